@@ -1,0 +1,1 @@
+"""Both backends timed side by side."""

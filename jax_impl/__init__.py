@@ -1,0 +1,1 @@
+"""The functional port, Flax and Optax; the twin of `pt_impl`."""

@@ -1,0 +1,396 @@
+"""The one shared data-prep module: load, check, split, standardise, batches, initial parameters.
+
+Everything random is drawn here, once, in NumPy and in float64; both frameworks and the oracle are fed the
+same bits, and `PreparedData.hash` of them stands in every trace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.errors import InputError
+from lockstep.recipe import Data, Recipe
+from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import polars
+
+__all__ = ["Batches", "PreparedData", "Table", "layer_sizes", "load_table", "prepare", "updates_per_epoch"]
+
+SCHEMA = "lockstep.data/1"
+ORDER, PARAMETERS = 1, 2  # streams of random numbers under one seed
+
+Parameters = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as they were read: features (N, D) float64, classes (N,) int64 from 0, and their names."""
+
+    x_ND: NDArray[np.float64]
+    y_N: NDArray[np.int64]
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one epoch. Every batch has B row numbers; a short last one is padded.
+
+    rows_TB int64, row numbers into the training rows; weight_TB float64, 1 for a row that counts and 0 for
+    padding; count_T int64, how many rows count.
+    """
+
+    rows_TB: NDArray[np.int64]
+    weight_TB: NDArray[np.float64]
+    count_T: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What every trainer is fed. Arrays are float64 (labels int64); `cast` rounds them to a recipe's dtype."""
+
+    train_x_ND: NDArray[Any]
+    train_y_N: NDArray[np.int64]
+    held_out_x_ND: NDArray[Any]
+    held_out_y_N: NDArray[np.int64]
+    mean_D: NDArray[np.float64]
+    scale_D: NDArray[np.float64]
+    parameters: Parameters
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    batch: int
+    drop_last: bool
+    epochs: int
+    seed: int
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return updates_per_epoch(len(self.train_y_N), self.batch, drop_last=self.drop_last)
+
+    @property
+    def updates(self) -> int:
+        """T, the number of optimizer updates of the whole run."""
+        return self.epochs * self.updates_per_epoch
+
+    def batches(self, epoch: int) -> Batches:
+        """The batches of an epoch, counted from 0."""
+        rows = len(self.train_y_N)
+        order_N = _generator(self.seed, ORDER, epoch).permutation(rows)
+        padded = np.zeros(self.updates_per_epoch * self.batch, dtype=np.int64)
+        used = min(rows, len(padded))
+        padded[:used] = order_N[:used]
+        weight = (np.arange(len(padded)) < used).astype(np.float64)
+        weight_TB = weight.reshape(-1, self.batch)
+        return Batches(padded.reshape(-1, self.batch), weight_TB, weight_TB.sum(axis=1).astype(np.int64))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of all that is fed: rows, labels, initial parameters and the order of every epoch."""
+        arrays = {
+            "train_x": self.train_x_ND,
+            "train_y": self.train_y_N,
+            "held_out_x": self.held_out_x_ND,
+            "held_out_y": self.held_out_y_N,
+            **self.parameters,
+        }
+        for epoch in range(self.epochs):
+            arrays[f"order/{epoch}"] = self.batches(epoch).rows_TB
+        return hash_arrays(arrays)
+
+    def cast(self, dtype: Any) -> "PreparedData":
+        """The same data with features and initial parameters rounded to `dtype`; the hash stays that of
+        the float64 data, so that runs of both precisions can be seen to share it."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("train_x_ND", "held_out_x_ND"):
+            content[name] = content[name].astype(dtype)
+        content["parameters"] = {name: array.astype(dtype) for name, array in self.parameters.items()}
+        data = PreparedData(**content)
+        data.__dict__["hash"] = self.hash
+        return data
+
+    def save(self, path: Path) -> None:
+        """Write to one file, so that each trainer's process starts from these bits."""
+        header = {name: getattr(self, name) for name in HEADER_FIELDS}
+        arrays = {name: getattr(self, name) for name in ARRAY_FIELDS}
+        write_tensors(path, SCHEMA, header, arrays | {f"parameters/{k}": v for k, v in self.parameters.items()})
+
+    @staticmethod
+    def load(path: Path) -> "PreparedData":
+        """Read what `save` wrote."""
+        header, arrays = read_tensors(path, SCHEMA)
+        content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
+        content |= {name: arrays[name] for name in ARRAY_FIELDS}
+        names = [name for name in arrays if name.startswith("parameters/")]
+        content["parameters"] = {name.removeprefix("parameters/"): arrays[name] for name in sorted(names)}
+        return PreparedData(**content)
+
+
+HEADER_FIELDS = ("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed")
+ARRAY_FIELDS = ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mean_D", "scale_D")
+
+
+def updates_per_epoch(rows: int, batch: int, *, drop_last: bool) -> int:
+    """How many batches, and so updates, an epoch has."""
+    return rows // batch if drop_last else -(-rows // batch)
+
+
+def layer_sizes(inputs: int, hidden: Sequence[int], classes: int) -> list[tuple[str, int, int]]:
+    """Canonical name, inputs and outputs of every linear layer: ("linear1", 10, 50), ("linear2", 50, 2)."""
+    sizes = [inputs, *hidden, classes]
+    return [(f"linear{i}", sizes[i - 1], sizes[i]) for i in range(1, len(sizes))]
+
+
+def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
+    """Load, check, split, standardise and draw all that a recipe needs.
+
+    Args:
+        recipe: what to train.
+        table: the rows, where they are already at hand; `load_table(recipe.data)` otherwise.
+
+    Raises:
+        InputError: rows that cannot be trained on; names the column and row, or the field.
+    """
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    table = load_table(recipe.data) if table is None else table
+    rows, classes = len(table.y_N), len(table.classes)
+    held_out = round(rows * recipe.data.held_out)
+    if recipe.data.source == "synthetic":
+        held_out = rows - recipe.data.rows
+    _check_sizes(recipe, table, held_out)
+    train_x, held_out_x, train_y, held_out_y = train_test_split(
+        table.x_ND,
+        table.y_N,
+        test_size=held_out,
+        train_size=rows - held_out,
+        stratify=table.y_N,
+        random_state=recipe.data.seed,
+    )
+    scaler = StandardScaler().fit(train_x)
+    constant = [name for name, low, high in zip(table.columns, train_x.min(0), train_x.max(0)) if low == high]
+    return PreparedData(
+        train_x_ND=scaler.transform(train_x),
+        train_y_N=train_y,
+        held_out_x_ND=scaler.transform(held_out_x),
+        held_out_y_N=held_out_y,
+        mean_D=scaler.mean_,
+        scale_D=scaler.scale_,
+        parameters=initial_parameters(recipe, len(table.columns), classes),
+        columns=table.columns,
+        classes=table.classes,
+        warnings=tuple(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
+        batch=recipe.training.batch,
+        drop_last=recipe.training.drop_last,
+        epochs=recipe.training.epochs,
+        seed=recipe.training.seed,
+    )
+
+
+def initial_parameters(recipe: Recipe, inputs: int, classes: int) -> Parameters:
+    """Weights (in, out) and biases (out,), float64, drawn from U(-1/sqrt(in), 1/sqrt(in)).
+
+    This is the default of `torch.nn.Linear` (torch 2.13, `Linear.reset_parameters`).
+    """
+    generator = _generator(recipe.training.seed, PARAMETERS)
+    parameters: Parameters = {}
+    for name, fan_in, fan_out in layer_sizes(inputs, recipe.model.hidden, classes):
+        bound = fan_in**-0.5
+        parameters[f"{name}.weight"] = generator.uniform(-bound, bound, (fan_in, fan_out))
+        parameters[f"{name}.bias"] = generator.uniform(-bound, bound, fan_out)
+    return parameters
+
+
+def load_table(data: Data) -> Table:
+    """The rows that a recipe's data section names, checked cell by cell.
+
+    Raises:
+        InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
+    """
+    if data.source == "file":
+        return _read_file(data)
+    from sklearn import datasets
+
+    if data.source == "synthetic":
+        return _draw_table(data)
+    bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[data.source]()
+    return Table(
+        x_ND=np.asarray(bunch.data, dtype=np.float64),
+        y_N=np.asarray(bunch.target, dtype=np.int64),
+        columns=tuple(str(name) for name in bunch.feature_names),
+        classes=tuple(str(name) for name in bunch.target_names),
+    )
+
+
+def _draw_table(data: Data) -> Table:
+    from sklearn.datasets import make_classification
+
+    least = int(np.ceil(np.log2(data.classes)))
+    informative = max(least, (data.features + 1) // 2)
+    if data.features < least:
+        raise InputError(f"data.features: {data.classes} classes need at least {least} features, got {data.features}")
+    if data.rows < data.classes:
+        raise InputError(f"data.rows: {data.rows} rows are fewer than the {data.classes} classes (data.classes)")
+    x_ND, y_N = make_classification(
+        n_samples=data.rows + max(round(data.rows * data.held_out), data.classes),
+        n_features=data.features,
+        n_informative=informative,
+        n_redundant=0,
+        n_repeated=0,
+        n_classes=data.classes,
+        n_clusters_per_class=1,
+        weights=None,
+        flip_y=0.0,
+        class_sep=data.class_separation,
+        hypercube=True,
+        shift=0.0,
+        scale=1.0,
+        shuffle=True,
+        random_state=data.seed,
+    )
+    return Table(
+        x_ND=x_ND,
+        y_N=y_N.astype(np.int64),
+        columns=tuple(f"x{i}" for i in range(1, data.features + 1)),
+        classes=tuple(str(i) for i in range(data.classes)),
+    )
+
+
+def _check_sizes(recipe: Recipe, table: Table, held_out: int) -> None:
+    rows, classes = len(table.y_N), len(table.classes)
+    if classes < 2:
+        raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
+    count_K = np.bincount(table.y_N, minlength=classes)
+    rare = int(count_K.argmin())
+    if count_K[rare] < 2:
+        raise InputError(
+            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified split needs 2 of each"
+        )
+    if min(held_out, rows - held_out) < classes:
+        raise InputError(
+            f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+            f"{held_out} held out; each part needs one for each of the {classes} classes"
+        )
+    if recipe.training.batch > rows - held_out:
+        raise InputError(
+            f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
+        )
+
+
+def _read_file(data: Data) -> Table:
+    path = Path(data.path)
+    if not data.path:
+        raise InputError('data.path: source = "file" needs a .csv, .parquet or .npz file')
+    if not data.target:
+        raise InputError("data.target: name the column that holds the class (--target COLUMN)")
+    frame = _read_frame(path)
+    if data.target not in frame.columns:
+        import difflib
+
+        close = difflib.get_close_matches(data.target, frame.columns, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(frame.columns[:8])}"
+        raise InputError(f"{path}: no column {data.target!r} for the target; {hint}")
+    if frame.width < 2:
+        raise InputError(f"{path}: no feature column beside the target {data.target!r}")
+    if frame.height == 0:
+        raise InputError(f"{path}: no rows")
+    names = [name for name in frame.columns if name != data.target]
+    x_ND = np.column_stack([_numbers(path, frame[name]) for name in names])
+    values_N = _labels(path, frame[data.target])
+    classes, y_N = np.unique(values_N, return_inverse=True)
+    return Table(x_ND, y_N.astype(np.int64), tuple(names), tuple(str(name) for name in classes.tolist()))
+
+
+def _read_frame(path: Path) -> "polars.DataFrame":
+    import polars
+
+    readers = {
+        ".csv": lambda: polars.read_csv(path, infer_schema_length=None),
+        ".parquet": lambda: polars.read_parquet(path),
+        ".npz": lambda: _read_npz(path),
+    }
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: must end in .csv, .parquet or .npz")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return readers[path.suffix.lower()]()
+    except InputError:
+        raise
+    except Exception as error:  # each reader has error types of its own; all mean an unreadable file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a readable {path.suffix.lower()} file: {reason}") from None
+
+
+def _read_npz(path: Path) -> "polars.DataFrame":
+    """Every array is a column, a two-dimensional one is a column for each of its own: `x[0]`, `x[1]`, ..."""
+    import polars
+
+    columns: dict[str, NDArray[Any]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name, array in arrays.items():
+            if array.ndim == 1:
+                columns[name] = array
+            elif array.ndim == 2:
+                columns |= {f"{name}[{i}]": array[:, i] for i in range(array.shape[1])}
+            else:
+                raise InputError(f"{path}: array {name!r} has shape {array.shape}; must have 1 or 2 dimensions")
+    lengths = {name: len(array) for name, array in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"{path}: arrays differ in length: {lengths}")
+    return polars.DataFrame(columns)
+
+
+def _numbers(path: Path, column: "polars.Series") -> NDArray[np.float64]:
+    """A feature column as float64, or an error that names the first cell that is not a finite number."""
+    import polars
+
+    if not (column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.String, polars.Null)):
+        raise InputError(f"{path}: column {column.name!r} holds {column.dtype}; must hold numbers")
+    cells = column.str.strip_chars() if column.dtype == polars.String else column
+    numbers = cells.cast(polars.Float64, strict=False)
+    found = numbers.to_numpy()
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        row = int(bad[0])
+        cell = column[row]
+        what = "is empty" if cell is None or cell == "" else f"holds {cell!r}"
+        if isinstance(cell, str) and cell and numbers[row] is None:
+            what += ", text where a number is due"
+        raise InputError(f"{path}: row {row + 1}, column {column.name!r} {what}; must be a finite number")
+    return found
+
+
+def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
+    """The target column as integers or text, or an error that names the first cell that is neither."""
+    import polars
+
+    if column.null_count():
+        row = int(column.is_null().arg_max() or 0)
+        raise InputError(f"{path}: row {row + 1}, target column {column.name!r} is empty")
+    if column.dtype == polars.String:
+        return np.asarray(column.to_list())
+    if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
+        raise InputError(f"{path}: target column {column.name!r} holds {column.dtype}; must hold integers or text")
+    values_N = column.to_numpy()
+    if column.dtype.is_float():
+        with np.errstate(invalid="ignore"):
+            bad = np.flatnonzero(~(values_N == np.trunc(values_N)) | np.isinf(values_N))
+        if len(bad):
+            raise InputError(
+                f"{path}: row {bad[0] + 1}, target column {column.name!r} holds {values_N[bad[0]]}; "
+                "a class must be an integer or text"
+            )
+        values_N = values_N.astype(np.int64)
+    return values_N
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))

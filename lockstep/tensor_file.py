@@ -1,0 +1,91 @@
+"""One file of named arrays under a JSON header: safetensors, written whole or not at all, checked when read."""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lockstep.errors import InputError
+
+__all__ = ["hash_arrays", "read_tensors", "write_file", "write_tensors"]
+
+
+def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes; the order of the names does not count."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside the target, then rename: on a full disk an old file stays as it was.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # a temporary file is private; the result is an ordinary one
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays of any shape under a JSON header.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = json.dumps(header, sort_keys=True)
+    seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
+    metadata = {"schema": schema, "header": text, "seal": seal}
+    write_file(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+
+
+def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what `write_tensors` wrote: header and arrays.
+
+    Raises:
+        InputError: not there, truncated, tampered with, not of this kind, or of another schema version.
+    """
+    kind, _, version = schema.rpartition("/")
+    try:
+        content = path.read_bytes()
+        arrays = load(content)
+        (length,) = struct.unpack("<Q", content[:8])
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (SafetensorError, KeyError, TypeError) as error:  # the last two: a dtype that NumPy does not know
+        raise InputError(f"{path}: not a readable {kind} file, perhaps truncated: {error}") from None
+    found = str(metadata.get("schema"))
+    if found.rpartition("/")[0] != kind:
+        raise InputError(f"{path}: not a {kind} file")
+    if found != schema:
+        raise InputError(f"{path}: {kind} schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
+    text = metadata.get("header", "")
+    if metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest():
+        raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
+    return json.loads(text), arrays

@@ -1,0 +1,1 @@
+"""PyTorch as people write it; the twin of `jax_impl`."""
