@@ -4,11 +4,13 @@ Everything random is drawn here, once, in NumPy and in float64; both frameworks 
 same bits, and `PreparedData.hash` of them stands in every trace.
 """
 
+import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "PreparedData", "Table", "layer_sizes", "load_table", "prepare", "updates_per_epoch"]
 
 SCHEMA = "lockstep.data/1"
+LARGEST = 1e100  # a feature above it could overflow when it is standardised
 ORDER, PARAMETERS = 1, 2  # streams of random numbers under one seed
 
 Parameters = dict[str, NDArray[Any]]
@@ -38,8 +41,7 @@ class Table:
     classes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Batches:
+class Batches(NamedTuple):
     """The batches of one epoch. Every batch has B row numbers; a short last one is padded.
 
     rows_TB int64, row numbers into the training rows; weight_TB float64, 1 for a row that counts and 0 for
@@ -165,7 +167,7 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
     held_out = round(rows * recipe.data.held_out)
     if recipe.data.source == "synthetic":
         held_out = rows - recipe.data.rows
-    _check_sizes(recipe, table, held_out)
+    _check_table(recipe, table, held_out)
     train_x, held_out_x, train_y, held_out_y = train_test_split(
         table.x_ND,
         table.y_N,
@@ -175,7 +177,8 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         random_state=recipe.data.seed,
     )
     scaler = StandardScaler().fit(train_x)
-    constant = [name for name, low, high in zip(table.columns, train_x.min(0), train_x.max(0)) if low == high]
+    # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
+    constant = [name for name, var, by in zip(table.columns, scaler.var_, scaler.scale_) if by == 1 and var < 0.5]
     return PreparedData(
         train_x_ND=scaler.transform(train_x),
         train_y_N=train_y,
@@ -238,23 +241,24 @@ def _draw_table(data: Data) -> Table:
         raise InputError(f"data.features: {data.classes} classes need at least {least} features, got {data.features}")
     if data.rows < data.classes:
         raise InputError(f"data.rows: {data.rows} rows are fewer than the {data.classes} classes (data.classes)")
-    x_ND, y_N = make_classification(
-        n_samples=data.rows + max(round(data.rows * data.held_out), data.classes),
-        n_features=data.features,
-        n_informative=informative,
-        n_redundant=0,
-        n_repeated=0,
-        n_classes=data.classes,
-        n_clusters_per_class=1,
-        weights=None,
-        flip_y=0.0,
-        class_sep=data.class_separation,
-        hypercube=True,
-        shift=0.0,
-        scale=1.0,
-        shuffle=True,
-        random_state=data.seed,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # `prepare` refuses what overflows
+        x_ND, y_N = make_classification(
+            n_samples=data.rows + max(round(data.rows * data.held_out), data.classes),
+            n_features=data.features,
+            n_informative=informative,
+            n_redundant=0,
+            n_repeated=0,
+            n_classes=data.classes,
+            n_clusters_per_class=1,
+            weights=None,
+            flip_y=0.0,
+            class_sep=data.class_separation,
+            hypercube=True,
+            shift=0.0,
+            scale=1.0,
+            shuffle=True,
+            random_state=data.seed,
+        )
     return Table(
         x_ND=x_ND,
         y_N=y_N.astype(np.int64),
@@ -263,8 +267,11 @@ def _draw_table(data: Data) -> Table:
     )
 
 
-def _check_sizes(recipe: Recipe, table: Table, held_out: int) -> None:
+def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
     rows, classes = len(table.y_N), len(table.classes)
+    for name, largest in zip(table.columns, np.abs(table.x_ND).max(axis=0)):
+        if not largest <= LARGEST:
+            raise InputError(f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}")
     if classes < 2:
         raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
     count_K = np.bincount(table.y_N, minlength=classes)
@@ -295,7 +302,7 @@ def _read_file(data: Data) -> Table:
         import difflib
 
         close = difflib.get_close_matches(data.target, frame.columns, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(frame.columns[:8])}"
+        hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(map(repr, frame.columns[:8]))}"
         raise InputError(f"{path}: no column {data.target!r} for the target; {hint}")
     if frame.width < 2:
         raise InputError(f"{path}: no feature column beside the target {data.target!r}")
@@ -318,15 +325,21 @@ def _read_frame(path: Path) -> "polars.DataFrame":
     }
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: must end in .csv, .parquet or .npz")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that the system refuses
         raise InputError(f"{path}: no such file")
     try:
-        return readers[path.suffix.lower()]()
+        frame = readers[path.suffix.lower()]()
     except InputError:
         raise
-    except Exception as error:  # each reader has error types of its own; all mean an unreadable file
+    # each reader has error types of its own; all mean an unreadable file; a panic is no Exception
+    except (Exception, polars.exceptions.PanicException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not a readable {path.suffix.lower()} file: {reason}") from None
+        raise InputError(f"{path}: not a readable {path.suffix.lower()} file: {_short(reason)}") from None
+    for name in frame.columns:
+        original, renamed, _ = name.rpartition("_duplicated_")  # how polars keeps equal names of a CSV apart
+        if renamed and original in frame.columns:
+            raise InputError(f"{path}: two columns are named {original!r}")
+    return frame
 
 
 def _read_npz(path: Path) -> "polars.DataFrame":
@@ -334,6 +347,8 @@ def _read_npz(path: Path) -> "polars.DataFrame":
     import polars
 
     columns: dict[str, NDArray[Any]] = {}
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a readable .npz file: not a zip archive")
     with np.load(path, allow_pickle=False) as arrays:
         for name, array in arrays.items():
             if array.ndim == 1:
@@ -361,7 +376,7 @@ def _numbers(path: Path, column: "polars.Series") -> NDArray[np.float64]:
     if len(bad):
         row = int(bad[0])
         cell = column[row]
-        what = "is empty" if cell is None or cell == "" else f"holds {cell!r}"
+        what = "is empty" if cell is None or cell == "" else f"holds {_short(repr(cell))}"
         if isinstance(cell, str) and cell and numbers[row] is None:
             what += ", text where a number is due"
         raise InputError(f"{path}: row {row + 1}, column {column.name!r} {what}; must be a finite number")
@@ -376,13 +391,19 @@ def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
         row = int(column.is_null().arg_max() or 0)
         raise InputError(f"{path}: row {row + 1}, target column {column.name!r} is empty")
     if column.dtype == polars.String:
+        column = column.str.strip_chars()
+        if (empty := column == "").any():
+            raise InputError(f"{path}: row {empty.arg_max() + 1}, target column {column.name!r} is empty")
         return np.asarray(column.to_list())
     if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
         raise InputError(f"{path}: target column {column.name!r} holds {column.dtype}; must hold integers or text")
-    values_N = column.to_numpy()
-    if column.dtype.is_float():
+    if column.dtype in (polars.Int128, polars.UInt128):  # NumPy has no such integers
+        raise InputError(f"{path}: target column {column.name!r} holds integers beyond 64 bits; write them as text")
+    values_N = column.cast(polars.Float64).to_numpy() if column.dtype.is_decimal() else column.to_numpy()
+    if values_N.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
-            bad = np.flatnonzero(~(values_N == np.trunc(values_N)) | np.isinf(values_N))
+            # from 2^53 on, neighbouring integers share one float64
+            bad = np.flatnonzero(~((values_N == np.trunc(values_N)) & (np.abs(values_N) < 2**53)))
         if len(bad):
             raise InputError(
                 f"{path}: row {bad[0] + 1}, target column {column.name!r} holds {values_N[bad[0]]}; "
@@ -390,6 +411,10 @@ def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
             )
         values_N = values_N.astype(np.int64)
     return values_N
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _generator(*key: int) -> np.random.Generator:

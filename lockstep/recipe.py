@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -175,7 +176,7 @@ class Recipe:
         for name, value in values.items():
             section, _, field = name.partition(".")
             if section not in SECTIONS or not field:
-                raise InputError(f"{name}: no such field{_nearest(name, _field_names())}")
+                raise InputError(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
             content[section][field] = value
         return Recipe.from_dict(content)
 
@@ -193,7 +194,7 @@ class Recipe:
         sections: dict[str, Any] = {}
         for name, values in content.items():
             if name not in SECTIONS:
-                raise InputError(f"{name}: no such section{_nearest(name, SECTIONS)}")
+                raise InputError(f"{_printable(name)}: no such section{_nearest(name, SECTIONS)}")
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}: must be a table, [{name}]")
             try:
@@ -251,10 +252,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such recipe, not TOML, or a field that is unknown or wrong.
     """
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that the system refuses
         ready_made = ready_made_recipes()
         # recipes/digits.toml is also the way to write the ready-made one from any folder
-        name = path.stem if path.parent.name in ("", "recipes") else name_or_path
+        name = path.stem if str(path.parent) in (".", "recipes") else name_or_path
         if name not in ready_made:
             raise InputError(
                 f"{name_or_path}: no such recipe file, and no ready-made recipe of that name"
@@ -263,7 +264,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         path = ready_made[name]
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets the last two out for absurd content
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
     try:
         recipe = Recipe.from_dict(content)
@@ -278,11 +279,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _parse_override(item: str) -> tuple[str, Any]:
     name, equals, text = item.partition("=")
     if not equals:
-        raise InputError(f"--set {item}: must be section.field=value")
+        raise InputError(f"--set {_printable(item)}: must be section.field=value")
     try:
-        return name.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), text.strip()
+        content = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        content = {}
+    return name.strip(), content["value"] if content.keys() == {"value"} else text.strip()
 
 
 def _description(section: Any, field: str) -> str:
@@ -307,6 +309,11 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f"; did you mean {best[0]}?" if best else ""
 
 
+def _printable(name: str) -> str:
+    """A name that someone wrote, fit for one line: quoted TOML keys may hold line breaks."""
+    return name if name.isprintable() else repr(name)
+
+
 def _one_line(error: ValidationError, section: str = "") -> str:
     """Every fault of a pydantic error in one line, each with its full field name."""
     faults = []
@@ -314,7 +321,7 @@ def _one_line(error: ValidationError, section: str = "") -> str:
         name = ".".join(str(part) for part in (section, *fault["loc"]) if part != "")
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "unexpected_keyword_argument":
-            faults.append(f"{name}: no such field{_nearest(name, _field_names())}")
+            faults.append(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
         elif fault["type"] == "value_error":
             faults.append(f"{section}.{message}" if section else message)
         else:

@@ -23,7 +23,7 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and bytes; the order of the names does not count."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")  # ascontiguousarray would make () into (1,)
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data)
     return digest.hexdigest()
@@ -61,7 +61,7 @@ def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Ma
     text = json.dumps(header, sort_keys=True)
     seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
     metadata = {"schema": schema, "header": text, "seal": seal}
-    write_file(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+    write_file(path, save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata))
 
 
 def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -1,0 +1,156 @@
+"""Train a recipe and record it."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jax_impl.device import describe_environment, select_device
+from jax_impl.loss import accuracy, cross_entropy
+from jax_impl.model import build_model, export_parameters
+from jax_impl.optimizer import learning_rate, make_optimizer
+from jax_impl.predict import trace_prediction
+from jax_impl.schedule import make_schedule
+from lockstep.data_prep import Parameters, PreparedData
+from lockstep.recipe import Optimizer, Recipe
+from lockstep.schedules import learning_rates
+from lockstep.trace import Metrics, Progress, Recorder, Trace
+
+__all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
+
+
+class State(NamedTuple):
+    """What an update takes and gives back: a pure function changes nothing in place."""
+
+    graph: nnx.GraphDef[Any]
+    parameters: nnx.State
+    optimizer: optax.OptState
+    table_T: jax.Array
+
+
+class Batch(NamedTuple):
+    """Rows of one update, and how many of them count."""
+
+    x_BD: jax.Array
+    y_B: jax.Array
+    count: jax.Array
+
+
+def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
+    """The state before the first update; `data` is of the recipe's dtype."""
+    table_T = jax.device_put(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype), device)
+    graph, parameters = nnx.split(build_model(recipe, data, device))
+    _, optimizer = make_optimizer(recipe.optimizer, make_schedule(table_T), parameters)
+    return State(graph, parameters, optimizer, table_T)
+
+
+def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
+    """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
+    rows_TB, _, count_T = data.batches(epoch)
+    labels_N = data.train_y_N.astype(np.int32)
+    return jax.device_put(Batch(data.train_x_ND[rows_TB], labels_N[rows_TB], count_T.astype(np.int32)), device)
+
+
+def make_update(optimizer: Optimizer) -> Any:
+    """One update: (state, batch) -> state, scalars."""
+
+    def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        schedule = make_schedule(state.table_T)
+        transformation, _ = make_optimizer(optimizer, schedule, state.parameters)
+
+        def loss_of(parameters: nnx.State) -> jax.Array:
+            model = nnx.merge(state.graph, parameters)
+            return cross_entropy(model(batch.x_BD), batch.y_B, batch.count)
+
+        loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
+        lr = learning_rate(state.optimizer, schedule)
+        steps, optimizer_state = transformation.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, steps)
+        changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
+        scalars = {"lr": lr, "loss": loss, "grad_norm": _norm(gradients), "update_norm": _norm(changes)}
+        return state._replace(parameters=parameters, optimizer=optimizer_state), scalars
+
+    return update
+
+
+@cache
+def make_segment(optimizer: Optimizer) -> Any:
+    """Consecutive updates: (state, batches) -> state, scalars of each."""
+    update = make_update(optimizer)
+
+    @jax.jit
+    def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
+        return jax.lax.scan(update, state, batches)
+
+    return segment
+
+
+@jax.jit
+def _evaluate(state: State, x_ND: jax.Array, y_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logits_NK = nnx.merge(state.graph, state.parameters)(x_ND)
+    return cross_entropy(logits_NK, y_N, len(y_N)), accuracy(logits_NK, y_N)
+
+
+def evaluate(state: State, x_ND: jax.Array, y_N: jax.Array) -> Metrics:
+    """Loss and accuracy over all rows."""
+    return Metrics(*(float(value) for value in _evaluate(state, x_ND, y_N)))
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    parameters_every: int = 0,
+    progress: Progress | None = None,
+) -> Trace:
+    """Train on the recipe's data and record the run.
+
+    Args:
+        recipe: what to train.
+        data: from `lockstep.data_prep.prepare`.
+        device: "cpu", "gpu" or "auto".
+        parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        progress: told how far the run is.
+
+    Raises:
+        InputError: no such device.
+    """
+    place = select_device(device)
+    environment = describe_environment(place)
+    recorder = Recorder(
+        recipe,
+        data,
+        backend="jax",
+        environment=environment,
+        parameters_every=parameters_every,
+        progress=progress,
+    )
+    data = data.cast(recipe.dtype)
+    with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
+        train_rows, held_out_rows = (
+            (jax.device_put(x_ND, place), jax.device_put(y_N.astype(np.int32), place))
+            for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+        )
+        state, segment = initial_state(recipe, data, place), make_segment(recipe.optimizer)
+        recorder.record_parameters(_parameters(state))
+        for epoch, start, stop in recorder.segments():
+            if start == 0:
+                batches = load_batches(data, epoch, place)
+            state, scalars = segment(state, Batch(*(array[start:stop] for array in batches)))
+            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()}, _parameters(state))
+            if stop == data.updates_per_epoch:
+                recorder.record_epoch(evaluate(state, *train_rows), evaluate(state, *held_out_rows))
+        return recorder.finish(trace_prediction(nnx.merge(state.graph, state.parameters), held_out_rows[0][:1]))
+
+
+def _parameters(state: State) -> Parameters:
+    return export_parameters(state.parameters)
+
+
+def _norm(tensors: Any) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(tensor)) for tensor in jax.tree.leaves(tensors)))

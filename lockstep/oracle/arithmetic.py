@@ -1,0 +1,88 @@
+"""The two arithmetics the oracle runs in: exact float64, and many perturbed copies at once.
+
+Arrays have shape (..., rows, columns); a bias is a single row. `Perturbed` adds a leading axis of members.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SAFETY", "Exact", "Perturbed", "unit_roundoff"]
+
+Array = NDArray[np.float64]
+
+SAFETY = 4.0
+"""How far beyond the widest member a real run may lie. A run whose errors are drawn like a member's exceeds the
+widest of 8 members once in 9 tensors, but seldom by much: over 240 runs (docs/equality.md) the largest ratio seen
+was below this factor, which is also what decides how close to 0 a ReLU input counts as undecided."""
+
+
+def unit_roundoff(dtype: Any) -> float:
+    """Largest relative error of one rounding to nearest: 2^-24 for float32, 2^-53 for float64."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+class Exact:
+    """Plain float64."""
+
+    def dot(self, a: Array, b: Array) -> Array:
+        """Matrix product over the last two axes."""
+        return np.matmul(a, b)
+
+    def near(self, value: Array, size: Any) -> Array:
+        """A value that an evaluation can miss by one rounding of something as large as `size`."""
+        return value
+
+    def round(self, value: Array) -> Array:
+        """A value that is stored."""
+        return value
+
+    def constant(self, name: str, value: float) -> Any:
+        """A hyperparameter, rounded once and then the same at every update."""
+        return value
+
+    def positive(self, z: Array) -> NDArray[np.bool_]:
+        """Where ReLU passes its gradient; at 0 it does not, in both frameworks."""
+        return z > 0
+
+
+class Perturbed(Exact):
+    """Member 0 is exact; every other one errs by one unit roundoff, up or down at random, in each operation.
+
+    A dot product of n terms errs by u |a| |b| (2-norms): by the Cauchy-Schwarz inequality no less than u times the
+    sum of the absolute terms, the first-order size of its error where terms cancel
+    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+    """
+
+    def __init__(self, members: int, unit: float, seed: int) -> None:
+        self.generator = np.random.Generator(np.random.PCG64(seed))
+        self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
+        self.constant_signs: dict[str, Array] = {}
+
+    def dot(self, a: Array, b: Array) -> Array:
+        size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)
+        return self.near(np.matmul(a, b), size)
+
+    def near(self, value: Array, size: Any) -> Array:
+        return value + self.unit_M11 * self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape)) * size
+
+    def round(self, value: Array) -> Array:
+        return self.near(value, np.abs(value))
+
+    def constant(self, name: str, value: Any) -> Any:
+        # a rounded hyperparameter errs the same way at every update, so its sign is drawn once
+        if name not in self.constant_signs:
+            self.constant_signs[name] = self._signs(self.unit_M11.shape)
+        return value * (1 + self.unit_M11 * self.constant_signs[name])
+
+    def positive(self, z: Array) -> NDArray[np.bool_]:
+        # Inputs nearer to 0 than rounding can tell fall on either side. Each such unit's sign is drawn anew,
+        # since a flip seen in one real run need not happen in any of a few members.
+        spread = np.abs(z - z[:1]).max(axis=0, keepdims=True)
+        undecided = (np.abs(z[:1]) <= SAFETY * spread) & (self._signs(z.shape) > 0)
+        undecided[0] = False
+        return (z > 0) ^ undecided
+
+    def _signs(self, shape: tuple[int, ...]) -> Array:
+        return self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0

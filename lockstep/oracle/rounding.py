@@ -1,0 +1,75 @@
+"""How far rounding can carry a run: bounds from an ensemble of perturbed trainings.
+
+Each member repeats the float64 training with every operation off by one unit roundoff of the recipe's dtype
+(stochastic arithmetic: Parker, Monte Carlo Arithmetic, 1997; Vignes, CADNA, 1993). What the widest member strays
+from the exact one, times `SAFETY`, bounds what a correct implementation in that dtype may stray.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.data_prep import PreparedData
+from lockstep.oracle.arithmetic import SAFETY, Array, Perturbed, unit_roundoff
+from lockstep.oracle.trajectory import canonical, evaluate, start, trajectory
+from lockstep.recipe import Recipe
+from lockstep.trace import METRICS
+
+__all__ = ["rounding_bounds"]
+
+MEMBERS = 8
+
+
+def rounding_bounds(
+    recipe: Recipe, data: PreparedData, recorded: set[int], seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Absolute bounds on |a correct run - oracle|.
+
+    Args:
+        recipe: what is trained; its dtype sets the size of a rounding.
+        data: float64, from `trajectory.rows_of`.
+        recorded: after how many updates the parameters are compared.
+        seed: of the directions in which the members err.
+
+    Returns:
+        named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,) and
+        `parameters/<u>/<name>` (), the last for the worst element of the tensor. A bound is infinite where a
+        member, or the oracle, is not finite.
+    """
+    arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed)
+    members = {name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()}
+    series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
+    metrics: dict[str, list[float]] = {name: [] for name in METRICS}
+    bounds: dict[str, NDArray[np.float64]] = {}
+    with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
+        for step in trajectory(recipe, data, arithmetic, members):
+            for name, values in series.items():
+                values.append(_spread(getattr(step, name)))
+            done = step.update + 1
+            if done in recorded:
+                for name, array in canonical(step.parameters).items():
+                    bounds[f"parameters/{done}/{name}"] = np.array(_spread(array))
+            if done % data.updates_per_epoch == 0:
+                for part, x_ND, y_N in (
+                    ("train", data.train_x_ND, data.train_y_N),
+                    ("held_out", data.held_out_x_ND, data.held_out_y_N),
+                ):
+                    loss, _, margin_N = evaluate(step.parameters, x_ND, y_N, recipe.model.activation, arithmetic)
+                    metrics[f"{part}_loss"].append(_spread(loss))
+                    metrics[f"{part}_accuracy"].append(_undecided(margin_N))
+    bounds |= {f"updates/{name}": np.array(values) for name, values in series.items()}
+    return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
+
+
+def _spread(members: Array) -> float:
+    """SAFETY times the largest distance of any element of any member from member 0."""
+    widest = float(np.abs(members - members[:1]).max())
+    return SAFETY * widest if np.isfinite(widest) else np.inf
+
+
+def _undecided(margin_MN: Array) -> float:
+    """Share of rows whose answer rounding may turn."""
+    spread_N = np.abs(margin_MN - margin_MN[:1]).max(axis=0)
+    decided_N = np.abs(margin_MN[0]) > SAFETY * spread_N
+    return float(1 - decided_N.mean())

@@ -1,0 +1,74 @@
+"""Train a recipe in float64 and record it, with bounds on what rounding may do to a run of the recipe's dtype."""
+
+from typing import Any
+
+import numpy as np
+
+from lockstep.data_prep import PreparedData
+from lockstep.oracle.arithmetic import Exact
+from lockstep.oracle.network import cross_entropy, forward
+from lockstep.oracle.rounding import rounding_bounds
+from lockstep.oracle.trajectory import canonical, evaluate, rows_of, start, trajectory
+from lockstep.recipe import Recipe
+from lockstep.trace import Metrics, Progress, Recorder, Trace
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    parameters_every: int = 0,
+    progress: Progress | None = None,
+    bounds: bool = True,
+) -> Trace:
+    """Train on the recipe's data, rounded to its dtype, in float64 arithmetic.
+
+    Args:
+        recipe: what to train.
+        data: from `lockstep.data_prep.prepare`.
+        device: there is no choice: NumPy computes on the CPU.
+        parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        progress: told how far the run is.
+        bounds: derive the rounding bounds as well, at about 10 times the work.
+
+    Returns:
+        A trace in float64.
+    """
+    environment = {"device": "cpu", "framework": f"numpy {np.__version__}"}
+    recorder = Recorder(
+        recipe,
+        data,
+        backend="oracle",
+        environment=environment,
+        parameters_every=parameters_every,
+        progress=progress,
+    )
+    exact, seen = Exact(), rows_of(recipe, data)
+    parameters = start(seen)
+    recorder.record_parameters(canonical(parameters))
+    with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
+        steps = trajectory(recipe, seen, exact, parameters)
+        for segment in recorder.segments():
+            scalars: dict[str, list[Any]] = {name: [] for name in ("lr", "loss", "grad_norm", "update_norm")}
+            for _ in range(segment.start, segment.stop):
+                step = next(steps)
+                for name, values in scalars.items():
+                    values.append(getattr(step, name))
+            parameters = step.parameters
+            recorder.record_segment(scalars, canonical(parameters))
+            if segment.stop == data.updates_per_epoch:
+                parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
+                found = (evaluate(parameters, *part, recipe.model.activation, exact) for part in parts)
+                recorder.record_epoch(*(Metrics(float(loss), float(right_N.mean())) for loss, right_N, _ in found))
+        outputs = forward(parameters, seen.held_out_x_ND[:1], recipe.model.activation, exact)
+        *_, logits_BK = outputs.values()
+        outputs["softmax"] = cross_entropy(logits_BK, seen.held_out_y_N[:1], exact)[1]
+    prediction = {name: values[0] for name, values in outputs.items()}
+    trace = recorder.finish(prediction)
+    if bounds:
+        derived = rounding_bounds(recipe, seen, set(trace.recorded_updates))
+        trace.arrays.update({f"bounds/{name}": array for name, array in derived.items()})
+    return trace

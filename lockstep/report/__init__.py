@@ -1,0 +1,1 @@
+"""What a comparison found, told in the terminal, as one HTML file and as JSON."""

@@ -1,0 +1,561 @@
+"""Gathers once, from traces and data, everything that the terminal and the HTML page show."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from lockstep.data_prep import PreparedData, Table
+from lockstep.errors import InputError
+from lockstep.recipe import Recipe
+from lockstep.report.curves import Chart, build_charts
+from lockstep.report.numbers import difference, name, number, percent, ratio, several
+from lockstep.report.quiz import Question, build_quiz
+from lockstep.report.summary import versions
+from lockstep.schedules import learning_rates
+from lockstep.trace import METRICS, Trace
+
+__all__ = [
+    "Check",
+    "EffectRow",
+    "EpochRow",
+    "Fact",
+    "LayerRow",
+    "Prediction",
+    "Stage",
+    "Story",
+    "Verdict",
+    "WarmupEffect",
+    "build_story",
+    "select_rows",
+]
+
+LISTED = 8  # classes, layers or learning rates that a list names before it is cut
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was compared."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison came to.
+
+    `word` is identical, rounding or diverged; `max_difference` has the keys lr, loss and parameters
+    (largest absolute difference of torch against jax).
+    """
+
+    word: str
+    checks: tuple[Check, ...]
+    max_difference: dict[str, float]
+
+    @property
+    def sentence(self) -> str:
+        """The word, spelt out."""
+        return {
+            "identical": "PyTorch and JAX produced the same bits.",
+            "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
+            "diverged": "PyTorch and JAX do not do the same thing.",
+        }.get(self.word, self.word)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of a stage."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline."""
+
+    name: str
+    what: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update."""
+
+    epoch: int
+    lr: float
+    train_loss: tuple[float, float]
+    train_accuracy: tuple[float, float]
+    held_out_loss: tuple[float, float]
+    held_out_accuracy: tuple[float, float]
+    difference: float
+    observation: str
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer gave for the sample."""
+
+    layer: str
+    torch: tuple[float, ...]
+    jax: tuple[float, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One held-out sample through the trained model; `predicted` is (torch, jax)."""
+
+    layers: tuple[LayerRow, ...]
+    predicted: tuple[str, str]
+    probability: tuple[float, float]
+    true: str
+
+
+@dataclass(frozen=True)
+class EffectRow:
+    """One number with and without warmup; each a pair (torch, jax)."""
+
+    what: str
+    with_warmup: tuple[float, float]
+    without: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class WarmupEffect:
+    """Warmup against none: which run is the contrast, the numbers, and what they say."""
+
+    note: str
+    rows: tuple[EffectRow, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that is shown."""
+
+    title: str
+    subtitle: str
+    verdict: Verdict
+    pipeline: tuple[Stage, ...]
+    training: tuple[EpochRow, ...]
+    prediction: Prediction
+    warmup: WarmupEffect
+    quiz: tuple[Question, ...]
+    insight: str
+    charts: tuple[Chart, ...]
+    recipe_hash: str
+    data_hash: str
+    versions: dict[str, str]
+
+
+def build_story(
+    data: PreparedData,
+    raw: Table,
+    traces: Mapping[str, Trace],
+    contrast: Mapping[str, Trace],
+    verdict: Verdict,
+) -> Story:
+    """Gather everything that is shown.
+
+    Args:
+        data: what was trained on.
+        raw: the rows before split and scaling.
+        traces: "torch", "jax" and "oracle" of the recipe.
+        contrast: the same three without warmup, or with one where the recipe has none.
+        verdict: what the comparison came to.
+    """
+    for backend in ("torch", "jax"):
+        if backend not in traces or backend not in contrast:
+            raise InputError(f"report: needs a trace of {backend}, with and without warmup")
+    recipe = traces["torch"].recipe
+    with_warmup, without = (traces, contrast) if recipe.warmup else (contrast, traces)
+    effect = _warmup_effect(recipe, with_warmup, without)
+    return Story(
+        title="One recipe, two frameworks",
+        subtitle=_subtitle(recipe, data),
+        verdict=verdict,
+        pipeline=(
+            _data_loading(data, raw),
+            _preprocessing(data, raw),
+            _initialisation(recipe, traces),
+            _schedule(recipe, traces, contrast),
+            _training(recipe, data),
+        ),
+        training=_epoch_rows(recipe, traces),
+        prediction=_prediction(data, traces),
+        warmup=effect,
+        quiz=build_quiz(recipe, traces, with_warmup, without),
+        insight=_insight(traces, with_warmup, without, verdict),
+        charts=build_charts(traces, with_warmup, without),
+        recipe_hash=str(traces["torch"].header["recipe_hash"]),
+        data_hash=str(traces["torch"].header["data_hash"]),
+        versions=versions(traces),
+    )
+
+
+def select_rows(rows: Sequence[EpochRow], limit: int) -> list[EpochRow]:
+    """At most `limit` epochs: the first and last, those where something happens, and some evenly between."""
+    if len(rows) <= limit:
+        return list(rows)
+    kept = {0, 1, 2, len(rows) - 2, len(rows) - 1}
+    turns = [i for i in range(1, len(rows)) if rows[i].observation != rows[i - 1].observation]
+    kept |= set(turns[: limit // 3])
+    spread = np.linspace(0, len(rows) - 1, max(limit - len(kept), 2), dtype=int)
+    kept |= {int(i) for i in spread}
+    return [rows[i] for i in sorted(kept)[:limit]]
+
+
+def _pair(traces: Mapping[str, Trace], metric: str, epoch: int) -> tuple[float, float]:
+    return float(traces["torch"].metric(metric)[epoch]), float(traces["jax"].metric(metric)[epoch])
+
+
+def _subtitle(recipe: Recipe, data: PreparedData) -> str:
+    rows, features = data.train_x_ND.shape
+    return (
+        f"{rows} rows, {features} features, {len(data.classes)} classes; {_optimizer(recipe)}; "
+        f"{recipe.training.epochs} epochs in {recipe.training.dtype}"
+    )
+
+
+def _named(names: Sequence[str], limit: int = LISTED) -> str:
+    shown = [name(text) for text in names[:limit]]
+    more = len(names) - limit
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
+    shown = [f"{name(column, 24)} = {number(value)}" for column, value in zip(columns[:limit], values)]
+    return ", ".join(shown + ["..."] * (len(columns) > limit))
+
+
+def _data_loading(data: PreparedData, raw: Table) -> Stage:
+    rows, features = data.train_x_ND.shape
+    counts = np.bincount(data.train_y_N, minlength=len(data.classes))
+    per_class = [f"{name(text)}: {count}" for text, count in zip(data.classes[:LISTED], counts)]
+    if len(data.classes) > LISTED:
+        per_class.append(f"least {counts.min()}, most {counts.max()}")
+    facts = (
+        Fact("to train on", f"{rows} rows x {features} features"),
+        Fact("held out in addition", f"{len(data.held_out_y_N)} rows"),
+        Fact(f"{len(data.classes)} classes", _named(data.classes)),
+        Fact("training rows by class", ", ".join(per_class)),
+        Fact("first row", _cells(raw.columns, raw.x_ND[0])),
+        Fact("its class", name(raw.classes[int(raw.y_N[0])])),
+    )
+    return Stage("Data loading", "The rows are read and split once; both frameworks are fed the same bits.", facts)
+
+
+def _preprocessing(data: PreparedData, raw: Table) -> Stage:
+    x_ND = np.asarray(data.train_x_ND, dtype=np.float64)
+    before_D = x_ND[0] * data.scale_D + data.mean_D
+    nearest = int(np.abs(raw.x_ND - before_D).max(axis=1).argmin())
+    std_D = x_ND.std(axis=0)
+    facts = [
+        Fact("shape in, out", f"{x_ND.shape} -> {x_ND.shape}"),
+        Fact("before", _cells(raw.columns, raw.x_ND[nearest])),
+        Fact("after", _cells(raw.columns, x_ND[0])),
+        Fact("mean achieved", f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column"),
+        Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
+    ]
+    facts += [Fact("warning", name(warning, 120)) for warning in data.warnings[:3]]
+    if len(data.warnings) > 3:
+        facts.append(Fact("warnings", f"{len(data.warnings) - 3} more of this kind"))
+    what = "Each column is brought to mean 0 and variance 1 with the training rows' mean and deviation."
+    return Stage("Preprocessing", what, tuple(facts))
+
+
+def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
+    torch, jax = traces["torch"].parameters(0), traces["jax"].parameters(0)
+    weights = [key for key in sorted(torch, key=lambda key: int(_digits(key))) if key.endswith(".weight")]
+    activation = {"relu": "ReLU", "tanh": "Tanh"}[recipe.model.activation]
+    layers, counts = [], []
+    for key in weights:
+        inputs, outputs = torch[key].shape
+        layers.append(f"Linear({inputs}\u2192{outputs})")
+        counts.append(f"{key.removesuffix('.weight')} {inputs} x {outputs} + {outputs} = {(inputs + 1) * outputs}")
+    chain = [part for layer in layers for part in (layer, activation)][:-1]
+    total = sum(array.size for array in torch.values())
+    same = all(np.array_equal(torch[key], jax[key], equal_nan=True) for key in torch)
+    first = weights[0]
+    facts = (
+        Fact("layers", ", ".join(_cut(chain, 2 * LISTED))),
+        Fact("parameters by layer", "; ".join(_cut(counts, LISTED))),
+        Fact("parameters in all", str(total)),
+        Fact(f"{first}[0]", several(torch[first][0])),
+        Fact("same bits in both", "yes" if same else "no"),
+    )
+    what = "Weights and biases are drawn once, uniformly within 1/sqrt(inputs), and handed to both frameworks."
+    return Stage("Model initialisation", what, facts)
+
+
+def _digits(key: str) -> str:
+    return "".join(c for c in key if c.isdigit()) or "0"
+
+
+def _cut(items: list[str], limit: int) -> list[str]:
+    return items if len(items) <= limit else [*items[: limit - 1], f"... {len(items) - limit} more ...", items[-1]]
+
+
+def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]) -> Stage:
+    schedule = recipe.schedule
+    peak, rates = number(schedule.peak), _epoch_rates(traces["torch"])
+    facts = []
+    if recipe.warmup:
+        what = f"The learning rate rises in a straight line to {peak}"
+        what += " and then falls along a cosine." if schedule.name == "warmup_cosine" else " and then stays there."
+        facts.append(Fact("formula", _formula(recipe)))
+        facts.append(Fact("before training", "learning rate 0: nothing has been updated"))
+    else:
+        what = f"This recipe has no warmup; its learning rate is {peak} from the first update"
+        what += ", then falls along a cosine." if schedule.name == "warmup_cosine" else "."
+    varies = bool((np.ptp(_by_epoch(traces["torch"]), axis=1) > 0).any())
+    facts.append(Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1)))
+    facts.append(Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ"))
+    facts += _other_unit(recipe, traces["torch"])
+    if not recipe.warmup:
+        other = contrast["torch"]
+        facts.append(Fact("the contrast has", _formula(other.recipe)))
+        facts.append(Fact("its learning rate", _runs(_epoch_rates(other), "epoch", 1)))
+    return Stage("Warmup schedule", what, tuple(facts))
+
+
+def _formula(recipe: Recipe) -> str:
+    schedule = recipe.schedule
+    return (
+        f"{number(schedule.peak)} x {schedule.ramp} with W = {recipe.warmup} {schedule.unit}s "
+        f"and t = the {schedule.unit}, counted from 0"
+    )
+
+
+def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
+    """What the same warmup gives when it counts updates in place of epochs, or the reverse."""
+    if not recipe.warmup:
+        return
+    length = int(trace.header["updates_per_epoch"])
+    unit, span = "update", recipe.warmup * length
+    if recipe.schedule.unit == "update":
+        unit, span = "epoch", min(max(1, round(recipe.warmup / length)), recipe.training.epochs)
+    other = recipe.with_values({"schedule.unit": unit, "schedule.warmup": span})
+    rates = learning_rates(other, length)
+    label = f"counted in {unit}s"
+    if unit == "epoch":
+        yield Fact(label, f"W = {span}: {_runs(rates[length - 1 :: length], 'epoch', 1)}")
+        return
+    shown = sorted({0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1} & set(range(len(rates))))
+    yield Fact(label, f"W = {span}: " + ", ".join(f"{number(rates[i])} (update {i})" for i in shown))
+
+
+def _by_epoch(trace: Trace) -> Any:
+    rates = np.asarray(trace.series("lr"))
+    return rates.reshape(-1, int(trace.header["updates_per_epoch"]))
+
+
+def _epoch_rates(trace: Trace) -> Any:
+    return _by_epoch(trace)[:, -1]
+
+
+def _same_rates(traces: Mapping[str, Trace]) -> bool:
+    return bool(np.array_equal(traces["torch"].series("lr"), traces["jax"].series("lr")))
+
+
+def _runs(rates: Any, unit: str, first: int) -> str:
+    """0.002 (epoch 1), 0.004 (2), ..., 0.01 (5 to 10)."""
+    runs, at = [], first
+    for value, group in groupby(number(rate) for rate in rates):
+        end = at + len(list(group)) - 1
+        runs.append((value, f"{at}" if end == at else f"{at} to {end}"))
+        at = end + 1
+    texts = [f"{value} ({unit + ' ' if i == 0 else ''}{where})" for i, (value, where) in enumerate(runs)]
+    return ", ".join(_cut(texts, LISTED + 2))
+
+
+def _optimizer(recipe: Recipe) -> str:
+    knobs = asdict(recipe.optimizer)
+    kind = knobs.pop("name")
+    used = ("momentum", "nesterov") if kind == "sgd" else ("beta1", "beta2", "eps")
+    shown = [f"{key} {knobs[key]:g}" for key in (*used, "weight_decay") if key != "nesterov"]
+    if knobs["nesterov"] and kind == "sgd":
+        shown.insert(1, "nesterov")
+    return f"{kind} ({', '.join(shown).replace('_', ' ')})"
+
+
+def _training(recipe: Recipe, data: PreparedData) -> Stage:
+    last = int(data.batches(0).count_T[-1])
+    rows, length = len(data.train_y_N), data.updates_per_epoch
+    note = f"{last} rows" if last != data.batch else f"{last} rows, as the others"
+    if data.drop_last and rows % data.batch:
+        note += f"; {rows % data.batch} rows are left out of each epoch"
+    facts = (
+        Fact("epochs", str(data.epochs)),
+        Fact("rows in a batch", str(data.batch)),
+        Fact("last batch of an epoch", note),
+        Fact("updates in an epoch", str(length)),
+        Fact("updates in all", f"{data.epochs} x {length} = {data.updates}"),
+        Fact("optimizer", _optimizer(recipe)),
+        Fact("precision", recipe.training.dtype),
+    )
+    return Stage("Training", "Both frameworks see the same batches in the same order.", facts)
+
+
+def _epoch_rows(recipe: Recipe, traces: Mapping[str, Trace]) -> tuple[EpochRow, ...]:
+    rates = _epoch_rates(traces["torch"])
+    observations = _observations(recipe, traces)
+    rows = []
+    for epoch, (rate, observation) in enumerate(zip(rates, observations)):
+        pairs = {metric: _pair(traces, metric, epoch) for metric in METRICS}
+        apart = difference([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
+        rows.append(EpochRow(epoch + 1, float(rate), **pairs, difference=apart, observation=observation))
+    return tuple(rows)
+
+
+def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
+    """A few words an epoch (at most 12 characters), from the numbers alone."""
+    rates_ET = _by_epoch(traces["torch"])
+    at_peak = np.flatnonzero(rates_ET.ravel() >= recipe.schedule.peak * (1 - 1e-6))
+    peak = int(at_peak[0]) if len(at_peak) else rates_ET.size
+    start, stop = np.arange(len(rates_ET)) * rates_ET.shape[1], (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1]
+    losses = np.array([[*_pair(traces, "train_loss", e), *_pair(traces, "held_out_loss", e)] for e in range(len(start))])
+    before, best = float(traces["torch"].series("loss")[0]), math.inf
+    observations = []
+    for epoch, row in enumerate(losses):
+        train, held_out = float(row[0]), float(row[2])
+        if np.isnan(row).any():
+            found = "not a number"
+        elif np.isinf(row).any():
+            found = "infinite"
+        elif peak >= stop[epoch]:
+            found = "warming up"
+        elif peak >= start[epoch] and peak > 0:
+            found = "peak reached"
+        elif train > 1.01 * before:
+            found = "loss rises"
+        elif held_out > 1.01 * best and train < before:
+            found = "overfitting"
+        else:
+            found = "converging" if train < 0.99 * before else "steady"
+        observations.append(found)
+        before, best = train, min(best, held_out)
+    return observations
+
+
+def _prediction(data: PreparedData, traces: Mapping[str, Trace]) -> Prediction:
+    torch, jax = traces["torch"].prediction, traces["jax"].prediction
+    layers = [
+        LayerRow(
+            layer,
+            tuple(float(value) for value in np.ravel(torch[layer])),
+            tuple(float(value) for value in np.ravel(jax[layer])),
+            difference(torch[layer], jax[layer]),
+        )
+        for layer in torch
+    ]
+    found = [_most_likely(data, layers[-1].torch), _most_likely(data, layers[-1].jax)]
+    return Prediction(
+        layers=tuple(layers),
+        predicted=(found[0][0], found[1][0]),
+        probability=(found[0][1], found[1][1]),
+        true=name(data.classes[int(data.held_out_y_N[0])]),
+    )
+
+
+def _most_likely(data: PreparedData, shares: tuple[float, ...]) -> tuple[str, float]:
+    if any(math.isnan(share) for share in shares):
+        return "none (not a number)", math.nan
+    best = int(np.argmax(shares))
+    return name(data.classes[best]), shares[best]
+
+
+def _warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> WarmupEffect:
+    warm = with_warmup["torch"].recipe
+    span = f"{warm.warmup} {warm.schedule.unit}{'s' if warm.warmup > 1 else ''}"
+    if recipe.warmup:
+        note = f"The recipe has a warmup of {span}; the contrast is the same recipe without it."
+    else:
+        note = f"The recipe has no warmup; the contrast is the same recipe with one of {span}."
+    length = int(with_warmup["torch"].header["updates_per_epoch"])
+
+    def updates(what: str, reduce: Any) -> EffectRow:
+        pairs = [
+            tuple(float(reduce(side[backend].series("update_norm")[:length])) for backend in ("torch", "jax"))
+            for side in (with_warmup, without)
+        ]
+        return EffectRow(what, (pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1]))
+
+    def metric(what: str, key: str, epoch: int) -> EffectRow:
+        return EffectRow(what, _pair(with_warmup, key, epoch), _pair(without, key, epoch))
+
+    rows = (
+        updates("size of the first update", lambda norms: norms[0]),
+        updates("mean size, first epoch", np.mean),
+        updates("largest, first epoch", np.max),
+        metric("train loss, epoch 1", "train_loss", 0),
+        metric("train loss, end", "train_loss", -1),
+        metric("held-out loss, epoch 1", "held_out_loss", 0),
+        metric("held-out loss, end", "held_out_loss", -1),
+    )
+    return WarmupEffect(note, rows, _effect_sentence(rows, with_warmup, without))
+
+
+def _effect_sentence(rows: Sequence[EffectRow], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> str:
+    if np.array_equal(with_warmup["torch"].series("lr"), without["torch"].series("lr")):
+        return "Both runs have the same learning rate at every update, so this warmup changes nothing."
+    first, early, late = rows[0], rows[5], rows[6]
+    return (
+        f"{_first_update(first.with_warmup[0], first.without[0])} "
+        f"After epoch 1 the held-out loss {_compared(early)}; at the end it {_compared(late)}."
+    )
+
+
+def _first_update(warm: float, cold: float) -> str:
+    if not math.isfinite(warm) or not math.isfinite(cold):
+        return f"The first update had size {number(warm)} with warmup and {number(cold)} without."
+    if warm == 0:
+        return f"With warmup the first update left the parameters as they were; without, it had size {number(cold)}."
+    if abs(cold - warm) <= 0.01 * warm:
+        return f"The first update had the same size with warmup as without ({number(warm)})."
+    factor = ratio(cold, warm) + " as large" if cold > warm else ratio(warm, cold) + " smaller"
+    return f"Without warmup the first update was {factor} ({number(cold)} against {number(warm)})."
+
+
+def _compared(row: EffectRow) -> str:
+    """The with side of a row against the other, in words, each printed as far as it is told apart."""
+    warm, cold = row.with_warmup[0], row.without[0]
+    numbers = f"({number(warm)} with, {number(cold)} without)"
+    if not math.isfinite(warm) or not math.isfinite(cold):
+        which = "neither" if not math.isfinite(warm) and not math.isfinite(cold) else "only one"
+        return f"was a finite number in {which} of the two {numbers}"
+    if warm == cold:
+        return f"was the same {numbers}"
+    word = "lower" if warm < cold else "higher"
+    share = abs(warm - cold) / abs(cold) if cold else math.inf
+    size = f"{100 * share:.2g} % " if 0 < share < 1 else ""
+    return f"was {size}{word} with warmup {numbers}"
+
+
+def _insight(
+    traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace], verdict: Verdict
+) -> str:
+    updates = traces["torch"].header["updates"]
+    apart = verdict.max_difference.get("parameters", math.nan)
+    agreement = f"After {updates} updates no parameter of the two frameworks is further apart than {number(apart, 2)}"
+    if math.isnan(apart):
+        agreement = "The parameters of the two frameworks cannot be compared in full, as some are not a number"
+    elif apart == 0:
+        agreement = f"Over {updates} updates every recorded parameter is the same, bit for bit, in both frameworks"
+    if np.array_equal(with_warmup["torch"].series("lr"), without["torch"].series("lr")):
+        return f"This warmup leaves every learning rate as it is. {agreement}."
+    warm, cold = (float(side["torch"].series("update_norm")[0]) for side in (with_warmup, without))
+    ends = [float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)]
+    right = [percent(side["torch"].metric("held_out_accuracy")[-1]) for side in (with_warmup, without)]
+    return (
+        f"Warmup changes how a run starts: its first update had size {number(warm)}, without warmup {number(cold)}; "
+        f"the run ended at a held-out loss of {number(ends[0])} ({right[0]} % right) with it and "
+        f"{number(ends[1])} ({right[1]} %) without. {agreement}."
+    )

@@ -1,0 +1,200 @@
+"""What a run recorded: one file, safetensors under a JSON header, with a versioned schema.
+
+Arrays of a trace (T updates, E epochs; a float in the run's dtype):
+
+| name | shape | what |
+|---|---|---|
+| `updates/lr` | (T,) | learning rate that the update used |
+| `updates/loss` | (T,) | mean loss over the rows of the batch, before the update |
+| `updates/grad_norm` | (T,) | 2-norm of the gradient over all parameters |
+| `updates/update_norm` | (T,) | 2-norm of the change of all parameters |
+| `epochs/{train,held_out}_{loss,accuracy}` | (E,) | over all rows of that part, at the end of the epoch |
+| `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is before training |
+| `prediction/<layer>` | (units,) | one held-out sample through the trained model |
+| `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep import __version__
+from lockstep.data_prep import Parameters, PreparedData
+from lockstep.recipe import Recipe
+from lockstep.tensor_file import read_tensors, write_tensors
+
+__all__ = ["METRICS", "UPDATE_SERIES", "Metrics", "Progress", "Recorder", "Segment", "Trace"]
+
+SCHEMA = "lockstep.trace/1"
+UPDATE_SERIES = ("lr", "loss", "grad_norm", "update_norm")
+METRICS = ("train_loss", "train_accuracy", "held_out_loss", "held_out_accuracy")
+
+Progress = Callable[[int, int], None]
+"""Called with updates done and updates in all."""
+
+
+class Metrics(NamedTuple):
+    """Mean loss and share of right answers over a set of rows."""
+
+    loss: float
+    accuracy: float
+
+
+class Segment(NamedTuple):
+    """Updates start to stop (exclusive) within one epoch, all counted from 0, with nothing to record between."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The record of one run.
+
+    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
+    `updates_per_epoch` and `environment` (versions, device, threads, matmul precision).
+    """
+
+    header: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def backend(self) -> str:
+        """torch, jax or oracle."""
+        return str(self.header["backend"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was trained."""
+        return Recipe.from_dict(self.header["recipe"])
+
+    def series(self, name: str) -> NDArray[Any]:
+        """One of `UPDATE_SERIES`, shape (T,)."""
+        return self.arrays[f"updates/{name}"]
+
+    def metric(self, name: str) -> NDArray[Any]:
+        """One of `METRICS`, shape (E,)."""
+        return self.arrays[f"epochs/{name}"]
+
+    @property
+    def recorded_updates(self) -> list[int]:
+        """After how many updates the parameters were recorded, ascending; begins with 0."""
+        return sorted({int(name.split("/")[1]) for name in self.arrays if name.startswith("parameters/")})
+
+    def parameters(self, update: int) -> Parameters:
+        """Canonical name -> array, after that many updates."""
+        return self._below(f"parameters/{update}/")
+
+    @property
+    def prediction(self) -> Parameters:
+        """Layer -> its values for one held-out sample, from "input" to "softmax", in order."""
+        found = self._below("prediction/")
+        return {name: found[name] for name in self.header["layers"]}
+
+    def _below(self, prefix: str) -> Parameters:
+        return {name.removeprefix(prefix): self.arrays[name] for name in self.arrays if name.startswith(prefix)}
+
+    def save(self, path: Path) -> None:
+        """Write the trace; an old file of that name stays whole if that fails.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_tensors(path, SCHEMA, self.header, self.arrays)
+
+    @staticmethod
+    def load(path: Path) -> "Trace":
+        """Read a trace.
+
+        Raises:
+            InputError: not there, truncated, changed by hand, or of another schema version.
+        """
+        return Trace(*read_tensors(path, SCHEMA))
+
+
+class Recorder:
+    """Collects a run, in the same way for every backend.
+
+    Args:
+        recipe: what is trained.
+        data: what it is trained on.
+        backend: torch, jax or oracle.
+        environment: versions, device, threads, matmul precision.
+        parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        progress: told how far the run is, after each segment.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: PreparedData,
+        *,
+        backend: str,
+        environment: Mapping[str, Any],
+        parameters_every: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.header: dict[str, Any] = {
+            "backend": backend,
+            "recipe": asdict(recipe),
+            "recipe_hash": recipe.hash,
+            "data_hash": data.hash,
+            "dtype": "float64" if backend == "oracle" else recipe.training.dtype,
+            "updates": data.updates,
+            "updates_per_epoch": data.updates_per_epoch,
+            "environment": {"lockstep": __version__, "numpy": np.__version__, **environment},
+        }
+        self.parameters_every = parameters_every
+        self.progress = progress
+        self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
+        self.epochs: dict[str, list[Any]] = {name: [] for name in METRICS}
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.done = 0
+
+    def segments(self) -> Iterator[Segment]:
+        """The run cut where something is recorded: at each epoch's end, and every `parameters_every` updates."""
+        length = self.header["updates_per_epoch"]
+        for epoch in range(self.header["updates"] // length):
+            first, every = epoch * length, self.parameters_every
+            cuts = {0, length}
+            if every:
+                cuts |= {cut for cut in range(-first % every, length, every)}
+            ordered = sorted(cuts)
+            for start, stop in zip(ordered, ordered[1:]):
+                yield Segment(epoch, start, stop)
+
+    def record_segment(self, scalars: Mapping[str, Any], parameters: Parameters) -> None:
+        """The scalars of a segment's updates, each a sequence, and the parameters after its last one."""
+        for name in UPDATE_SERIES:
+            self.updates[name].append(np.asarray(scalars[name]))
+        self.done += len(scalars["lr"])
+        self.record_parameters(parameters)
+        if self.progress:
+            self.progress(self.done, self.header["updates"])
+
+    def record_parameters(self, parameters: Parameters) -> None:
+        """The parameters as they are now."""
+        for name, array in parameters.items():
+            self.arrays[f"parameters/{self.done}/{name}"] = np.array(array)
+
+    def record_epoch(self, train: Metrics, held_out: Metrics) -> None:
+        """The metrics at the end of an epoch."""
+        for name, value in zip(METRICS, (*train, *held_out)):
+            self.epochs[name].append(value)
+
+    def finish(self, prediction: Parameters, bounds: Mapping[str, NDArray[Any]] | None = None) -> Trace:
+        """The trace of the whole run."""
+        for name in UPDATE_SERIES:
+            self.arrays[f"updates/{name}"] = np.concatenate(self.updates[name])
+        for name in METRICS:
+            self.arrays[f"epochs/{name}"] = np.array(self.epochs[name], dtype=np.float64)
+        for name, array in prediction.items():
+            self.arrays[f"prediction/{name}"] = np.array(array)
+        for name, array in (bounds or {}).items():
+            self.arrays[f"bounds/{name}"] = np.asarray(array)
+        return Trace(self.header | {"layers": list(prediction)}, self.arrays)

@@ -1,0 +1,151 @@
+"""Train a recipe and record it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from lockstep.data_prep import Parameters, PreparedData
+from lockstep.recipe import Optimizer, Recipe
+from lockstep.schedules import learning_rates
+from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace
+from pt_impl.device import describe_environment, select_device
+from pt_impl.loss import accuracy, cross_entropy
+from pt_impl.model import MLP, build_model, export_parameters
+from pt_impl.optimizer import learning_rate, make_optimizer
+from pt_impl.predict import trace_prediction
+from pt_impl.schedule import make_schedule
+
+__all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
+
+
+class State(NamedTuple):
+    """What an update changes: here in place."""
+
+    model: MLP
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+
+
+class Batch(NamedTuple):
+    """Rows of one update, and how many of them count."""
+
+    x_BD: torch.Tensor
+    y_B: torch.Tensor
+    count: int
+
+
+def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
+    """The state before the first update; `data` is of the recipe's dtype."""
+    table_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
+    model = build_model(recipe, data, device)
+    return State(model, *make_optimizer(recipe.optimizer, make_schedule(table_T), model.parameters()))
+
+
+def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[Batch]:
+    """The batches of an epoch, counted from 0, on the device."""
+    batches = data.batches(epoch)
+    x_ND, y_N = torch.from_numpy(data.train_x_ND).to(device), torch.from_numpy(data.train_y_N).to(device)
+    rows_TB = torch.from_numpy(batches.rows_TB).to(device)
+    counts = batches.count_T.tolist()
+    return [Batch(x_ND[rows[:count]], y_N[rows[:count]], count) for rows, count in zip(rows_TB, counts)]
+
+
+def make_update(optimizer: Optimizer) -> Any:
+    """One update: (state, batch) -> state, scalars."""
+
+    def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        model, optimizer, scheduler = state
+        parameters = list(model.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(model(batch.x_BD), batch.y_B, batch.count)
+        loss.backward()
+        lr = learning_rate(optimizer, scheduler.lr_lambdas[0])
+        optimizer.step()
+        scheduler.step()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        changes = [parameter.detach() - old for parameter, old in zip(parameters, before)]
+        scalars = {"lr": lr, "loss": loss.detach(), "grad_norm": _norm(gradients), "update_norm": _norm(changes)}
+        return state, scalars
+
+    return update
+
+
+def make_segment(optimizer: Optimizer) -> Any:
+    """Consecutive updates: (state, batches) -> state, scalars of each."""
+    update = make_update(optimizer)
+
+    def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
+        found: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
+        for batch in batches:
+            state, scalars = update(state, batch)
+            for name, value in scalars.items():
+                found[name].append(value)
+        dtype = found["loss"][0].dtype
+        rates_T = torch.tensor(found.pop("lr"), dtype=dtype)
+        return state, {"lr": rates_T} | {name: torch.stack(values) for name, values in found.items()}
+
+    return segment
+
+
+@torch.no_grad()
+def evaluate(state: State, x_ND: torch.Tensor, y_N: torch.Tensor) -> Metrics:
+    """Loss and accuracy over all rows."""
+    logits_NK = state.model(x_ND)
+    return Metrics(float(cross_entropy(logits_NK, y_N, len(y_N))), float(accuracy(logits_NK, y_N)))
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    parameters_every: int = 0,
+    progress: Progress | None = None,
+) -> Trace:
+    """Train on the recipe's data and record the run.
+
+    Args:
+        recipe: what to train.
+        data: from `lockstep.data_prep.prepare`.
+        device: "cpu", "gpu" or "auto".
+        parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        progress: told how far the run is.
+
+    Raises:
+        InputError: no such device.
+    """
+    place = select_device(device)
+    environment = describe_environment(place)
+    recorder = Recorder(
+        recipe,
+        data,
+        backend="torch",
+        environment=environment,
+        parameters_every=parameters_every,
+        progress=progress,
+    )
+    data = data.cast(recipe.dtype)
+    train_rows, held_out_rows = (
+        (torch.from_numpy(x_ND).to(place), torch.from_numpy(y_N).to(place))
+        for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+    )
+    state, segment = initial_state(recipe, data, place), make_segment(recipe.optimizer)
+    recorder.record_parameters(_parameters(state))
+    for epoch, start, stop in recorder.segments():
+        if start == 0:
+            batches = load_batches(data, epoch, place)
+        state, scalars = segment(state, batches[start:stop])
+        recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()}, _parameters(state))
+        if stop == data.updates_per_epoch:
+            recorder.record_epoch(evaluate(state, *train_rows), evaluate(state, *held_out_rows))
+    return recorder.finish(trace_prediction(state.model, held_out_rows[0][:1]))
+
+
+def _parameters(state: State) -> Parameters:
+    return export_parameters(state.model)
+
+
+def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
