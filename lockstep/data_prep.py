@@ -74,6 +74,7 @@ class PreparedData:
 
     @property
     def updates_per_epoch(self) -> int:
+        """How many batches, and so updates, an epoch has."""
         return updates_per_epoch(len(self.train_y_N), self.batch, drop_last=self.drop_last)
 
     @property
@@ -393,7 +394,7 @@ def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
     if column.dtype == polars.String:
         column = column.str.strip_chars()
         if (empty := column == "").any():
-            raise InputError(f"{path}: row {empty.arg_max() + 1}, target column {column.name!r} is empty")
+            raise InputError(f"{path}: row {int(empty.arg_max() or 0) + 1}, target column {column.name!r} is empty")
         return np.asarray(column.to_list())
     if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
         raise InputError(f"{path}: target column {column.name!r} holds {column.dtype}; must hold integers or text")
@@ -401,6 +402,7 @@ def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
         raise InputError(f"{path}: target column {column.name!r} holds integers beyond 64 bits; write them as text")
     values_N = column.cast(polars.Float64).to_numpy() if column.dtype.is_decimal() else column.to_numpy()
     if values_N.dtype.kind == "f":
+        values_N = values_N.astype(np.float64)
         with np.errstate(invalid="ignore"):
             # from 2^53 on, neighbouring integers share one float64
             bad = np.flatnonzero(~((values_N == np.trunc(values_N)) & (np.abs(values_N) < 2**53)))

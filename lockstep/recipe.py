@@ -180,6 +180,15 @@ class Recipe:
             content[section][field] = value
         return Recipe.from_dict(content)
 
+    def with_overrides(self, overrides: Sequence[str]) -> "Recipe":
+        """A copy with some fields changed by "section.field=value" items, the value as in TOML; a bare word is a
+        string.
+
+        Raises:
+            InputError: as `with_values`.
+        """
+        return self.with_values(dict(_parse_override(item) for item in overrides))
+
     def with_dtype(self, dtype: Literal["float32", "float64"]) -> "Recipe":
         """The same recipe in another precision."""
         return replace(self, training=replace(self.training, dtype=dtype))
@@ -246,7 +255,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name_or_path: "digits", "recipes/digits.toml", "mine.toml".
-        overrides: "section.field=value" items, the value as in TOML; a bare word is a string.
+        overrides: as `Recipe.with_overrides` takes them.
 
     Raises:
         InputError: no such recipe, not TOML, or a field that is unknown or wrong.
@@ -273,7 +282,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if recipe.data.path:
         resolved = path.resolve().parent / recipe.data.path
         recipe = recipe.with_values({"data.path": str(resolved)})
-    return recipe.with_values(dict(_parse_override(item) for item in overrides))
+    return recipe.with_overrides(overrides)
 
 
 def _parse_override(item: str) -> tuple[str, Any]:

@@ -86,6 +86,6 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
     if found != schema:
         raise InputError(f"{path}: {kind} schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
     text = metadata.get("header", "")
-    if metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest():
+    if not text or metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest():
         raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
     return json.loads(text), arrays

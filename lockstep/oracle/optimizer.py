@@ -52,9 +52,10 @@ def _adam(optimizer: Optimizer, update: int, gradient: Array, moments: Moments, 
     beta1, beta2 = exact.constant("beta1", optimizer.beta1), exact.constant("beta2", optimizer.beta2)
     first = moments.get("first", np.zeros_like(gradient))
     second = moments.get("second", np.zeros_like(gradient))
-    first = moments["first"] = exact.round(beta1 * first + (1 - beta1) * gradient)
-    second = moments["second"] = exact.round(beta2 * second + (1 - beta2) * gradient**2)
-    # 1 - beta^t loses to cancellation what the power was rounded by
+    share1, share2 = exact.constant("1 - beta1", 1 - optimizer.beta1), exact.constant("1 - beta2", 1 - optimizer.beta2)
+    first = moments["first"] = exact.round(beta1 * first + share1 * gradient)
+    second = moments["second"] = exact.round(beta2 * second + share2 * gradient**2)
+    # 1 - beta^t magnifies by cancellation what beta was rounded by
     corrected_first = exact.round(first / (1 - exact.constant("beta1 power", beta1 ** (update + 1))))
     corrected_second = exact.round(second / (1 - exact.constant("beta2 power", beta2 ** (update + 1))))
     return exact.round(corrected_first / (np.sqrt(corrected_second) + optimizer.eps))

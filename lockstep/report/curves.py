@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def thin(y: NDArray[Any], points: int = POINTS) -> NDArray[np.int64]:
         return np.arange(len(y))
     edges = np.linspace(0, len(y), points // 2, dtype=np.int64)
     kept = {0, len(y) - 1}
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         stretch = y[start:stop]
         if np.isnan(stretch).all():
             kept.add(int(start))
@@ -144,7 +144,9 @@ def _loss_difference(traces: Mapping[str, Trace], present: list[str]) -> Chart:
         curves.append(_curve(label, apart, f"{first}-{second}"))
         counts[label] = (int((apart == 0).sum()), len(apart))
     caption = _equal(curves, counts) + _thinned(len(traces["torch"].series("loss")))
-    return Chart("loss-difference", "How far the losses are apart", caption, "update", "|difference|", tuple(curves), True)
+    return Chart(
+        "loss-difference", "How far the losses are apart", caption, "update", "|difference|", tuple(curves), True
+    )
 
 
 def _parameter_difference(traces: Mapping[str, Trace], present: list[str]) -> Chart:

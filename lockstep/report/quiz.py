@@ -44,7 +44,7 @@ def _why_start_low(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace
     if warm[0] == 0:
         explanation += " This ramp begins at 0, so its first update changes nothing."
     elif not cold[0] > 1.01 * warm[0]:
-        explanation += " In this run the warmup did not make it smaller: its rate begins as high as without."
+        explanation += " In this run the warmup did not make it smaller."
     return Question(
         "Why does a warmup start with a low learning rate?",
         (
@@ -75,7 +75,11 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
         reason = f"The recipe has no warmup: it starts at its peak of {number(schedule.peak)}"
     return Question(
         f"The peak is {number(schedule.peak)}"
-        + (f", reached by the ramp {schedule.ramp} with W = {warmup} {schedule.unit}s" if warmup else ", without warmup")
+        + (
+            f", reached by the ramp {schedule.ramp} with W = {warmup} {schedule.unit}s"
+            if warmup
+            else ", without warmup"
+        )
         + f". What is the learning rate {where}?",
         tuple(order),
         order.index(number(rate)),

@@ -421,7 +421,9 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
     at_peak = np.flatnonzero(rates_ET.ravel() >= recipe.schedule.peak * (1 - 1e-6))
     peak = int(at_peak[0]) if len(at_peak) else rates_ET.size
     start, stop = np.arange(len(rates_ET)) * rates_ET.shape[1], (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1]
-    losses = np.array([[*_pair(traces, "train_loss", e), *_pair(traces, "held_out_loss", e)] for e in range(len(start))])
+    losses = np.array(
+        [[*_pair(traces, "train_loss", e), *_pair(traces, "held_out_loss", e)] for e in range(len(start))]
+    )
     before, best = float(traces["torch"].series("loss")[0]), math.inf
     observations = []
     for epoch, row in enumerate(losses):
@@ -482,11 +484,11 @@ def _warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Ma
     length = int(with_warmup["torch"].header["updates_per_epoch"])
 
     def updates(what: str, reduce: Any) -> EffectRow:
-        pairs = [
-            tuple(float(reduce(side[backend].series("update_norm")[:length])) for backend in ("torch", "jax"))
-            for side in (with_warmup, without)
-        ]
-        return EffectRow(what, (pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1]))
+        found = []
+        for side in (with_warmup, without):
+            norms = [np.asarray(side[key].series("update_norm")[:length], dtype=np.float64) for key in ("torch", "jax")]
+            found.append((float(reduce(norms[0])), float(reduce(norms[1]))))
+        return EffectRow(what, *found)
 
     def metric(what: str, key: str, epoch: int) -> EffectRow:
         return EffectRow(what, _pair(with_warmup, key, epoch), _pair(without, key, epoch))
@@ -554,8 +556,8 @@ def _insight(
     warm, cold = (float(side["torch"].series("update_norm")[0]) for side in (with_warmup, without))
     ends = [float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)]
     right = [percent(side["torch"].metric("held_out_accuracy")[-1]) for side in (with_warmup, without)]
-    return (
-        f"Warmup changes how a run starts: its first update had size {number(warm)}, without warmup {number(cold)}; "
-        f"the run ended at a held-out loss of {number(ends[0])} ({right[0]} % right) with it and "
-        f"{number(ends[1])} ({right[1]} %) without. {agreement}."
+    ended = (
+        f"The run ended at a held-out loss of {number(ends[0])} ({right[0]} % right) with warmup "
+        f"and {number(ends[1])} ({right[1]} %) without."
     )
+    return f"{_first_update(warm, cold)} {ended} {agreement}."

@@ -1,0 +1,305 @@
+"""The commands. The only room of the core that reaches for the twins, and only when a command needs one."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lockstep import __version__
+from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.recipe import Recipe
+    from lockstep.trace import Trace
+
+__all__ = ["main"]
+
+TRAINERS = {"torch": "pt_impl.train", "jax": "jax_impl.train", "oracle": "lockstep.oracle.train"}
+
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="cpu", show_default=True, help="Where to train."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
+)
+data_options = (
+    click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .parquet or .npz."),
+    click.option("--target", metavar="COLUMN", help="With --data: the column that holds the class."),
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to train."""
+    for option in (set_option, *reversed(data_options)):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lockstep")
+def cli() -> None:
+    """Train one recipe in PyTorch and in JAX, and say whether the two do the same thing."""
+
+
+@cli.command()
+@click.argument("recipe", default="seed")
+@recipe_options
+@device_option
+@click.option("--out", metavar="FOLDER", help="The run folder; default runs/<recipe>. One that exists is kept.")
+def run(
+    recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str], device: str, out: str | None
+) -> int:
+    """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what happened.
+
+    Exits with 1 where the two frameworks part.
+    """
+    from lockstep.report.folder import new_run_folder, write_reports
+    from lockstep.report.terminal import make_console, print_story, training_progress
+    from lockstep.session import train_everywhere
+
+    chosen = _recipe(recipe, data_path, target, overrides)
+    name = Path(data_path).stem if data_path else Path(recipe).stem
+    with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
+        with training_progress() as report:
+            found = train_everywhere(chosen, folder.partial, device=device, report=report)
+        story = write_reports(found, folder.partial)
+    console = make_console()
+    print_story(story, console)
+    console.print(f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True)
+    return 1 if found.verdict.word == "diverged" else 0
+
+
+@cli.command()
+@click.argument("recipe", default="seed")
+@click.option("--backend", type=click.Choice([*TRAINERS]), required=True, help="What to train with.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
+@recipe_options
+@device_option
+@click.option(
+    "--parameters-every",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="UPDATES",
+    help="Record the parameters after every so many updates too, not at epoch ends only.",
+)
+def record(
+    recipe: str,
+    backend: str,
+    out: Path,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    device: str,
+    parameters_every: int,
+) -> int:
+    """Train RECIPE with one backend and write its trace."""
+    from lockstep.data_prep import prepare
+    from lockstep.report.terminal import training_progress
+
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    chosen = _recipe(recipe, data_path, target, overrides)
+    train = _trainer(backend)
+    data = prepare(chosen)
+    _warn(data.warnings)
+    with training_progress() as report:
+        trace = train(
+            chosen,
+            data,
+            device=device,
+            parameters_every=parameters_every,
+            progress=lambda done, total: report(backend, done, total),
+        )
+    trace.save(out)
+    loss = trace.metric("train_loss")[-1]
+    click.echo(f"{out}: {backend}, {data.updates} updates, training loss {loss:.6g}, data {data.hash[:12]}")
+    return 0
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+def compare(a: Path, b: Path) -> int:
+    """Judge two traces of one recipe: identical, rounding or diverged.
+
+    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
+    """
+    from lockstep.diagnose import compare as diagnose
+    from lockstep.report.terminal import make_console, print_comparison
+    from lockstep.trace import Trace
+
+    traces = Trace.load(a), Trace.load(b)
+    diagnose.refuse_different_runs(*traces)
+    found = diagnose.compare(*traces, diagnose.bounds_of(*traces) or _derive_bounds(*traces))
+    print_comparison(found, (str(a), str(b)), make_console())
+    return 1 if found.verdict == "diverged" else 0
+
+
+@cli.group("recipe")
+def recipe_group() -> None:
+    """Show, start or check a recipe."""
+
+
+@recipe_group.command("show")
+@click.argument("recipe", default="seed")
+@set_option
+def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
+    """Print RECIPE with every field written out and explained, and its hash."""
+    chosen = _recipe(recipe, None, None, overrides)
+    click.echo(f"# hash {chosen.hash}\n")
+    click.echo(chosen.to_toml(documented=True), nl=False)
+    return 0
+
+
+@recipe_group.command("init")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="recipe.toml")
+@click.option("--from", "source", default="seed", metavar="RECIPE", help="The recipe to start from; default: seed.")
+@set_option
+def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
+    """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a file that exists."""
+    from lockstep.tensor_file import write_file
+
+    chosen = _recipe(source, None, None, overrides)
+    if path.exists():
+        raise InputError(f"{path}: exists already, and is kept; name another file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: no folder {path.parent}")
+    write_file(path, chosen.to_toml(documented=True).encode())
+    click.echo(f"wrote {path}; train it with: lockstep run {path}")
+    return 0
+
+
+@recipe_group.command("check")
+@click.argument("recipe", default="seed")
+@recipe_options
+def recipe_check(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> int:
+    """Check RECIPE and its data without training."""
+    from lockstep.data_prep import prepare
+    from lockstep.schedules import learning_rates
+
+    chosen = _recipe(recipe, data_path, target, overrides)
+    data = prepare(chosen)
+    rates = learning_rates(chosen, data.updates_per_epoch)
+    _warn(data.warnings)
+    rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
+    click.echo(
+        f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, {len(data.classes)} classes, "
+        f"{data.updates} updates, learning rate {rates.min():g} to {rates.max():g}\n"
+        f"recipe {chosen.hash}\ndata   {data.hash}"
+    )
+    return 0
+
+
+@cli.command()
+@click.argument("recipe", default="seed")
+@recipe_options
+@device_option
+@click.option("--rounds", type=click.IntRange(min=3), default=7, show_default=True, help="Times each is measured.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
+def bench(
+    recipe: str,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    device: str,
+    rounds: int,
+    out: Path | None,
+) -> int:
+    """Time both backends on RECIPE: step by step and the whole run compiled."""
+    from benchmarks.bench import run_bench
+    from lockstep.report.terminal import make_console
+
+    return run_bench(
+        _recipe(recipe, data_path, target, overrides), device=device, rounds=rounds, out=out, console=make_console()
+    )
+
+
+@cli.command(hidden=True)
+@click.argument("backend", type=click.Choice([*TRAINERS]))
+@device_option
+def worker(backend: str, device: str) -> int:
+    """Train what standard input says; see `lockstep.session`."""
+    from lockstep.session import serve, tell_error
+
+    try:
+        train = _trainer(backend)
+    except InputError as error:
+        tell_error(error, sys.stdout)
+        return 2
+    serve(train, device, sys.stdin, sys.stdout)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: bad input is one line on standard error and exit status 2."""
+    try:
+        status = cli.main(args=arguments, prog_name="lockstep", standalone_mode=False)
+    except InputError as error:
+        status = _complain(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = 2
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lockstep: stopped", err=True)
+        status = 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left, and that is no fault
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str) -> int:
+    click.echo("lockstep: " + " ".join(message.split()), err=True)
+    return 2
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _recipe(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> "Recipe":
+    from lockstep.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    if data_path is not None:
+        if target is None:
+            raise InputError(f"--data {data_path}: name the column that holds the class with --target COLUMN")
+        loaded = loaded.with_values(
+            {"data.source": "file", "data.path": str(Path(data_path).resolve()), "data.target": target}
+        )
+    elif target is not None:
+        loaded = loaded.with_values({"data.target": target})
+    return loaded.with_overrides(overrides)
+
+
+def _trainer(backend: str) -> Callable[..., "Trace"]:
+    from importlib import import_module
+
+    try:
+        module = import_module(TRAINERS[backend])
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--backend {backend}: the package {error.name} is not installed: pip install 'lockstep[{backend}]'"
+        ) from None
+    train: Callable[..., "Trace"] = module.train
+    return train
+
+
+def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:
+    from lockstep.data_prep import prepare
+    from lockstep.oracle.rounding import rounding_bounds
+    from lockstep.oracle.trajectory import rows_of
+
+    data = prepare(a.recipe)
+    if data.hash != a.header["data_hash"]:
+        raise InputError(
+            f"the data of these traces ({a.header['data_hash'][:12]}) cannot be prepared again here (found "
+            f"{data.hash[:12]}): compare with an oracle's trace, which carries the rounding bounds"
+        )
+    recorded = set(a.recorded_updates) & set(b.recorded_updates)
+    return rounding_bounds(a.recipe, rows_of(a.recipe, data), recorded)

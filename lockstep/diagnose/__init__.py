@@ -1,0 +1,1 @@
+"""From traces to a verdict and the first place where they part."""

@@ -1,0 +1,167 @@
+"""Judge two traces of one recipe: identical, rounding or diverged, and where they first part."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.errors import InputError
+from lockstep.trace import METRICS, UPDATE_SERIES, Trace
+
+__all__ = ["SEMANTICS", "STAGES", "Comparison", "Difference", "bounds_of", "compare", "refuse_different_runs"]
+
+SEMANTICS = 1e-12
+"""Largest relative difference between two float64 runs of one meaning. Right ones differ by some 1e-14 after
+hundreds of updates; of the wrong ones tried, the nearest (a rate rounded to float32) by 2.5e-8 (docs/equality.md)."""
+
+STAGES = ("init", "lr", "loss", "gradients", "update", "parameters", "metrics")
+SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
+
+Bounds = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The worst element of one tensor at one update.
+
+    `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before training.
+    """
+
+    stage: str
+    tensor: str
+    update: int
+    element: tuple[int, ...]
+    a: float
+    b: float
+    difference: float
+    bound: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    `worst` has the largest ratio of each stage that was compared; `first` is where the traces part in causal order,
+    None unless `verdict` is "diverged".
+    """
+
+    verdict: str
+    worst: dict[str, Difference]
+    first: Difference | None
+    compared: int
+
+
+def bounds_of(*traces: Trace) -> dict[str, NDArray[np.float64]] | None:
+    """The rounding bounds that an oracle's trace among these carries, named as the arrays they bound."""
+    for trace in traces:
+        found = {k.removeprefix("bounds/"): v for k, v in trace.arrays.items() if k.startswith("bounds/")}
+        if found:
+            return found
+    return None
+
+
+def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
+    """Judge every array that both traces hold.
+
+    Initial parameters and learning rates must be the same bits, rounded to the lower of both precisions. All else
+    must agree within the sum of both sides' bounds, an oracle's being 0; between float64 runs within `SEMANTICS` of
+    the tensor's largest value, where that is more.
+
+    Raises:
+        InputError: traces of different recipes or data, or with nothing in common to compare.
+    """
+    refuse_different_runs(a, b)
+    judged = ("updates/", "epochs/", "parameters/")
+    names = [name for name in a.arrays if name.startswith(judged) and name in b.arrays]
+    if not any(name.startswith("parameters/") for name in names) or "updates/lr" not in names:
+        raise InputError("the traces have no recorded parameters in common: nothing to compare")
+    parted: list[Difference] = []
+    worst: dict[str, Difference] = {}
+    for name in names:
+        for difference in _differences(a, b, name, bounds):
+            known = worst.get(difference.stage)
+            if known is None or not difference.ratio <= known.ratio:
+                worst[difference.stage] = difference
+            if not difference.ratio <= 1:
+                parted.append(difference)
+    first = min(parted, key=lambda found: (found.update, STAGES.index(found.stage)), default=None)
+    same = all(found.difference == 0 for found in worst.values())
+    verdict = "diverged" if first else "identical" if same else "rounding"
+    return Comparison(verdict, {stage: worst[stage] for stage in STAGES if stage in worst}, first, len(names))
+
+
+def refuse_different_runs(a: Trace, b: Trace) -> None:
+    """Nothing, for traces of one recipe and data.
+
+    Raises:
+        InputError: traces of different recipes or data; names what differs.
+    """
+    if a.header["recipe_hash"] != b.header["recipe_hash"]:
+        fields_a, fields_b = (
+            {f"{section}.{field}": value for section, values in asdict(t.recipe).items() for field, value in values.items()}
+            for t in (a, b)
+        )
+        differing = [f"{k} {fields_a[k]!r} and {fields_b[k]!r}" for k in fields_a if fields_a[k] != fields_b[k]]
+        raise InputError(f"traces of different recipes: {'; '.join(differing)}")
+    if a.header["data_hash"] != b.header["data_hash"]:
+        raise InputError(
+            f"traces of different data: hash {a.header['data_hash'][:12]} and {b.header['data_hash'][:12]}; "
+            "same recipe, but other rows, initial parameters or order"
+        )
+
+
+def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Difference]:
+    """One difference for a parameter tensor; one for each update of a series, or epoch of a metric, that differs
+    most (by ratio) and that is the first beyond its bound."""
+    values_a, values_b = a.arrays[name], b.arrays[name]
+    if values_a.shape != values_b.shape:
+        raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
+    kind, _, rest = name.partition("/")
+    exact = name == "updates/lr" or name.startswith("parameters/0/")
+    bound: NDArray[Any] = np.zeros(())
+    if exact:
+        lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
+        values_a, values_b = values_a.astype(lower), values_b.astype(lower)
+    else:
+        bound = np.asarray(bounds.get(name, np.zeros(()))) * sum(trace.backend != "oracle" for trace in (a, b))
+        if a.header["recipe"]["training"]["dtype"] == "float64" and rest not in METRICS[1::2]:
+            finite = np.abs(values_b[np.isfinite(values_b)])
+            bound = np.maximum(bound, SEMANTICS * finite.max(initial=0.0))
+    wide_a, wide_b = values_a.astype(np.float64), values_b.astype(np.float64)
+    with np.errstate(all="ignore"):
+        gap = np.abs(wide_a - wide_b)
+        same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
+        gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+        ratio = np.where(same | ~np.isfinite(bound), 0.0, gap / bound)
+    if kind == "parameters":
+        places = [int(ratio.argmax()) if ratio.max() > 0 else int(gap.argmax())]
+    else:
+        places = sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
+    length = a.header["updates_per_epoch"]
+    found = []
+    for place in places:
+        element = tuple(int(i) for i in np.unravel_index(place, gap.shape))
+        if kind == "parameters":
+            done, _, tensor = rest.partition("/")
+            stage, update = ("init" if done == "0" else "parameters"), int(done) - 1
+        elif kind == "updates":
+            stage, tensor, update, element = SERIES_STAGE[rest], rest, place, ()
+        else:
+            stage, tensor, update, element = "metrics", rest, (place + 1) * length - 1, ()
+        found.append(
+            Difference(
+                stage=stage,
+                tensor=tensor,
+                update=update,
+                element=element,
+                a=float(wide_a.flat[place]),
+                b=float(wide_b.flat[place]),
+                difference=float(gap.flat[place]),
+                bound=float(np.broadcast_to(bound, gap.shape).flat[place]),
+                ratio=float(ratio.flat[place]),
+            )
+        )
+    return found

@@ -1,0 +1,62 @@
+"""The report as one HTML file that opens offline."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from lockstep.report.curves import Chart
+from lockstep.report.numbers import json_number, number, percent, several, short
+from lockstep.report.story import Story, select_rows
+
+__all__ = ["render_html"]
+
+EPOCHS = 200
+LAYERS = 40
+
+
+def render_html(story: Story) -> str:
+    """The whole page, scripts and styles within it; it loads nothing from elsewhere."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "percent": percent, "several": several, "short": short}
+    source = files("lockstep.report").joinpath("template.html").read_text(encoding="utf-8")
+    rows = select_rows(story.training, EPOCHS)
+    layers = story.prediction.layers
+    return environment.from_string(source).render(
+        story=story,
+        rows=rows,
+        layers=layers if len(layers) <= LAYERS else (*layers[: LAYERS - 2], *layers[-2:]),
+        hidden_layers=max(len(layers) - LAYERS, 0),
+        charts={chart.key: chart for chart in story.charts},
+        chart_json=_embedded({chart.key: _plain(chart) for chart in story.charts}),
+        plotly=_plotly(),
+    )
+
+
+def _plotly() -> str:
+    # the file alone: `import plotly.graph_objects` takes seconds
+    script = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    return script.replace("</script", "<\\/script")
+
+
+def _plain(chart: Chart) -> dict[str, Any]:
+    curves = [
+        {
+            "name": curve.name,
+            "role": curve.role,
+            "dashed": curve.dashed,
+            "x": [json_number(value) for value in curve.x],
+            "y": [json_number(value) if value != 0 or not chart.log else None for value in curve.y],
+        }
+        for curve in chart.curves
+    ]
+    return {"title": chart.title, "x": chart.x_label, "y": chart.y_label, "log": chart.log, "curves": curves}
+
+
+def _embedded(content: Any) -> str:
+    """JSON that may stand inside a script element, whatever its strings hold."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

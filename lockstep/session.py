@@ -1,0 +1,225 @@
+"""A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run folder."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from lockstep.data_prep import PreparedData, Table, load_table, prepare
+from lockstep.diagnose.verdict import Verdict, judge
+from lockstep.errors import InputError
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe, Schedule
+from lockstep.trace import Trace
+
+__all__ = ["BACKENDS", "Job", "Run", "Worker", "contrast_schedule", "serve", "tell_error", "train_everywhere"]
+
+BACKENDS = ("torch", "jax")
+
+Report = Callable[[str, int, int], None]
+"""Called with a backend, its updates done and its updates in all."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training for a worker: what, and the trace's file."""
+
+    recipe: Recipe
+    out: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one `lockstep run` trained. Each mapping has the keys torch, jax and oracle.
+
+    `traces` are the recipe as it is, `semantics` the recipe in float64 and `contrast` the recipe without its warmup.
+    """
+
+    recipe: Recipe
+    table: Table
+    data: PreparedData
+    traces: dict[str, Trace]
+    semantics: dict[str, Trace]
+    contrast: dict[str, Trace]
+    verdict: Verdict
+
+
+class Worker:
+    """A process that imports one twin at once and trains what it is told: both frameworks start side by side."""
+
+    def __init__(self, backend: str, device: str) -> None:
+        self.backend = backend
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lockstep", "worker", backend, "--device", device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        self.thread: threading.Thread | None = None
+        self.failure: str | None = None
+        self.finished = False
+
+    def send(self, data: Path, jobs: list[Job], report: Report) -> None:
+        """Hand over the work; `report` hears of its progress, in a thread."""
+        message = {"data": str(data), "jobs": [{"recipe": asdict(job.recipe), "out": str(job.out)} for job in jobs]}
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended before it was told anything; `wait` says why
+        self.thread = threading.Thread(target=self._listen, args=(report,), daemon=True)
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Wait for the traces to be written.
+
+        Raises:
+            InputError: what the worker found wrong, or how it died.
+        """
+        assert self.thread is not None
+        self.thread.join()
+        code = self.process.wait()
+        if self.failure is None and not self.finished:
+            self.errors.seek(0)
+            last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            self.failure = f"the {self.backend} process ended with status {code}: {''.join(last) or 'no message'}"
+        if self.failure is not None:
+            raise InputError(self.failure)
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None and not stream.closed:
+                stream.close()
+        self.errors.close()
+
+    def _listen(self, report: Report) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                message = json.loads(line)
+                kind = message["lockstep"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a library's own print
+            if kind == "progress":
+                report(self.backend, message["done"], message["total"])
+            elif kind == "error":
+                self.failure = message["text"]
+            elif kind == "finished":
+                self.finished = True
+
+
+def tell_error(error: InputError, stdout: IO[str]) -> None:
+    """Tell whoever started this worker what is wrong."""
+    _say(stdout, "error", text=str(error))
+
+
+def _say(stdout: IO[str], kind: str, **content: Any) -> None:
+    print(json.dumps({"lockstep": kind, **content}), file=stdout, flush=True)
+
+
+def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[str]) -> None:
+    """A worker's side: read the work from stdin, train it, and tell the progress on stdout."""
+
+    line = stdin.readline()
+    if not line:
+        return  # nothing to do after all: bad input was found before
+    try:
+        message = json.loads(line)
+        data = PreparedData.load(Path(message["data"]))
+        recipes = [Recipe.from_dict(job["recipe"]) for job in message["jobs"]]
+        total, before = len(recipes) * data.updates, 0
+        for recipe, job in zip(recipes, message["jobs"]):
+            tell = partial(_tell_progress, stdout, before, total)
+            trace = train(recipe, data, device=device, progress=tell)
+            trace.save(Path(job["out"]))
+            before += data.updates
+        _say(stdout, "finished")
+    except InputError as error:
+        tell_error(error, stdout)
+
+
+def _tell_progress(stdout: IO[str], before: int, total: int, done: int, _: int) -> None:
+    _say(stdout, "progress", done=before + done, total=total)
+
+
+def contrast_schedule(recipe: Recipe) -> Schedule:
+    """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
+    first half of the epochs."""
+    if recipe.warmup:
+        return replace(recipe.schedule, warmup=0)
+    name = "warmup_constant" if recipe.schedule.name == "constant" else recipe.schedule.name
+    half = (recipe.training.epochs + 1) // 2
+    return replace(recipe.schedule, name=name, warmup=half, unit="epoch", ramp="(t+1)/W")
+
+
+def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report) -> Run:
+    """Train the recipe, its float64 form and its contrast with the oracle and both twins.
+
+    Args:
+        recipe: what to train.
+        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other two forms in
+            `float64/` and `contrast/`.
+        device: "cpu", "gpu" or "auto", for both twins.
+        report: told of each backend's progress.
+
+    Raises:
+        InputError: data that cannot be trained on, a device or framework that is not there.
+    """
+    workers = [Worker(backend, device) for backend in BACKENDS]
+    try:
+        table = load_table(recipe.data)
+        data = prepare(recipe, table)
+        forms = {
+            "traces": (folder, recipe),
+            "semantics": (folder / "float64", recipe.with_dtype("float64")),
+            "contrast": (folder / "contrast", replace(recipe, schedule=contrast_schedule(recipe))),
+        }
+        for place, _ in forms.values():
+            place.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            shared = Path(scratch) / "data"
+            data.save(shared)
+            for worker in workers:
+                jobs = [Job(form, place / f"{worker.backend}.trace") for place, form in forms.values()]
+                worker.send(shared, jobs, report)
+            oracles = _train_oracles(data, forms, report)
+            for worker in workers:
+                worker.wait()
+    finally:
+        for worker in workers:
+            worker.stop()
+    found: dict[str, dict[str, Trace]] = {}
+    for name, (place, _) in forms.items():
+        found[name] = {backend: Trace.load(place / f"{backend}.trace") for backend in BACKENDS}
+        found[name]["oracle"] = oracles[name]
+    verdict = judge(found["traces"], found["semantics"])
+    return Run(recipe, table, data, found["traces"], found["semantics"], found["contrast"], verdict)
+
+
+def _train_oracles(
+    data: PreparedData, forms: Mapping[str, tuple[Path, Recipe]], report: Report
+) -> dict[str, Trace]:
+    traces: dict[str, Trace] = {}
+    total = len(forms) * data.updates
+    for i, (name, (place, form)) in enumerate(forms.items()):
+        traces[name] = train_oracle(
+            form,
+            data,
+            progress=lambda done, _, before=i * data.updates: report("oracle", before + done, total),
+            bounds=name == "traces",
+        )
+        traces[name].save(place / "oracle.trace")
+    return traces

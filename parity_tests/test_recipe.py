@@ -1,0 +1,442 @@
+"""Recipes: what is accepted, what is refused and in which words, and what a hash stands for."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lockstep.errors import InputError
+from lockstep.recipe import Data, Model, Optimizer, Recipe, Schedule, Training, load_recipe, ready_made_recipes
+
+SECTIONS = {field.name: field.type for field in fields(Recipe)}
+
+counts = st.integers(1, 2**31 - 1)
+seeds = st.integers(0, 2**32 - 1)
+text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+decays = st.floats(0, 1, exclude_max=True)
+positive = st.floats(0, exclude_min=True, allow_infinity=False)
+non_negative = st.floats(0, allow_infinity=False)
+
+
+@st.composite
+def recipes(draw):
+    """Every valid recipe: each field over its whole range, numbers as awkward as they come."""
+    name = draw(st.sampled_from(["sgd", "adam", "adamw"]))
+    momentum = draw(decays)
+    epochs = draw(counts)
+    schedule = draw(st.sampled_from(["constant", "warmup_constant", "warmup_cosine"]))
+    unit = draw(st.sampled_from(["epoch", "update"]))
+    longest = epochs if unit == "epoch" and schedule != "constant" else 2**63 - 1
+    return Recipe(
+        data=Data(
+            source=draw(st.sampled_from(["synthetic", "breast_cancer", "digits", "file"])),
+            path=draw(text),
+            target=draw(text),
+            rows=draw(counts),
+            features=draw(counts),
+            classes=draw(st.integers(2, 10_000)),
+            class_separation=draw(positive),
+            held_out=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
+            seed=draw(seeds),
+        ),
+        model=Model(
+            hidden=tuple(draw(st.lists(counts, max_size=4))),
+            activation=draw(st.sampled_from(["relu", "tanh"])),
+        ),
+        optimizer=Optimizer(
+            name=name,
+            momentum=momentum,
+            nesterov=draw(st.booleans()) and not (name == "sgd" and momentum == 0),
+            weight_decay=draw(non_negative),
+            beta1=draw(decays),
+            beta2=draw(decays),
+            eps=draw(positive),
+        ),
+        schedule=Schedule(
+            name=schedule,
+            peak=draw(positive),
+            warmup=draw(st.integers(0, longest)),
+            unit=unit,
+            ramp=draw(st.sampled_from(["(t+1)/W", "t/W", "(t+1)/(W+1)"])),
+            floor=draw(st.floats(0, 1)),
+        ),
+        training=Training(
+            epochs=epochs,
+            batch=draw(counts),
+            drop_last=draw(st.booleans()),
+            dtype=draw(st.sampled_from(["float32", "float64"])),
+            seed=draw(seeds),
+        ),
+    )
+
+
+def refusal(call, *arguments):
+    """The one line in which `call` refuses its arguments."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def accepted(call, *arguments):
+    """What `call` returns, or None where it refuses its arguments in one line."""
+    try:
+        return call(*arguments)
+    except InputError as error:
+        lines = str(error).splitlines()
+    assert len(lines) == 1, lines
+    return None
+
+
+# ---- to and from TOML
+
+
+@given(recipes(), st.booleans())
+def test_toml_round_trip_loses_nothing(recipe, documented):
+    text = recipe.to_toml(documented=documented)
+    again = Recipe.from_dict(tomllib.loads(text))
+    assert again == recipe
+    assert again.hash == recipe.hash
+    assert again.to_toml(documented=documented) == text
+
+
+@given(recipes())
+def test_json_header_round_trip_loses_nothing(recipe):
+    # a trace holds the recipe as JSON, which has lists and no tuples
+    assert Recipe.from_dict(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize("value", [1e-300, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, 1.0])
+def test_toml_keeps_each_bit_of_a_float(value):
+    recipe = Recipe(schedule=Schedule(peak=value))
+    assert Recipe.from_dict(tomllib.loads(recipe.to_toml())).schedule.peak == value
+
+
+def test_toml_of_softmax_regression_has_an_empty_list():
+    recipe = Recipe(model=Model(hidden=()))
+    assert "hidden = []" in recipe.to_toml()
+    assert Recipe.from_dict(tomllib.loads(recipe.to_toml())).model.hidden == ()
+
+
+def test_toml_writes_every_field_out():
+    content = tomllib.loads(Recipe().to_toml())
+    assert {name: set(values) for name, values in content.items()} == {
+        name: {field.name for field in fields(section)} for name, section in SECTIONS.items()
+    }
+
+
+def test_every_field_is_described():
+    documented = Recipe().to_toml(documented=True).splitlines()
+    for name, section in SECTIONS.items():
+        for field in fields(section):
+            description = section.__pydantic_fields__[field.name].description
+            assert description, f"{name}.{field.name}"
+            above = [documented[i - 1] for i, line in enumerate(documented) if line.startswith(f"{field.name} =")]
+            assert any(" ".join(description.split()) in comment for comment in above), f"{name}.{field.name}"
+
+
+def test_documented_toml_lists_the_choices():
+    assert '# Applied after every layer but the last. One of "relu", "tanh".' in Recipe().to_toml(documented=True)
+
+
+# ---- the hash
+
+
+def test_hash_of_the_seed_recipe():
+    # a change here makes every old trace incomparable: raise the schema version with it
+    assert Recipe().hash == "9b5843a0e7b547a52b72386be4f5a3c5cc07fe62a99ac51a940d4930056d1208"
+
+
+def test_hash_does_not_depend_on_where_the_file_lies():
+    assert Recipe(data=Data(path="/a/b.csv")).hash == Recipe(data=Data(path="c.csv")).hash == Recipe().hash
+
+
+@given(st.randoms(use_true_random=False))
+def test_hash_does_not_depend_on_the_order_of_the_fields(random):
+    content = asdict(Recipe())
+    shuffled = {}
+    for name in random.sample(sorted(content), len(content)):
+        shuffled[name] = {
+            field: content[name][field] for field in random.sample(sorted(content[name]), len(content[name]))
+        }
+    assert Recipe.from_dict(shuffled).hash == Recipe().hash
+
+
+# another valid value for every field
+OTHER = {
+    "data.source": "digits", "data.target": "y", "data.rows": 999, "data.features": 11, "data.classes": 3,
+    "data.class_separation": 1.0000000000000002, "data.held_out": 0.2, "data.seed": 1,
+    "model.hidden": [50, 50], "model.activation": "tanh",
+    "optimizer.name": "adam", "optimizer.momentum": 0.8, "optimizer.nesterov": True,
+    "optimizer.weight_decay": 5e-324, "optimizer.beta1": 0.8, "optimizer.beta2": 0.99, "optimizer.eps": 1e-7,
+    "schedule.name": "warmup_cosine", "schedule.peak": 0.02, "schedule.warmup": 4, "schedule.unit": "update",
+    "schedule.ramp": "t/W", "schedule.floor": 0.1,
+    "training.epochs": 11, "training.batch": 33, "training.drop_last": True, "training.dtype": "float64",
+    "training.seed": 1,
+}  # fmt: skip
+
+
+def test_other_values_cover_every_field():
+    names = {f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)}
+    assert set(OTHER) == names - {"data.path"}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_hash_changes_with_each_field(name):
+    assert Recipe().with_values({name: OTHER[name]}).hash != Recipe().hash
+
+
+def test_hash_tells_a_hidden_layer_apart_from_none():
+    hashes = {Recipe(model=Model(hidden=hidden)).hash for hidden in [(), (5,), (50,), (5, 0 + 50), (55, 0 + 50)]}
+    assert len(hashes) == 5
+
+
+# ---- defaults, ready-made recipes, where they are found
+
+
+def test_the_seed_recipe_is_the_default():
+    assert load_recipe("seed") == Recipe()
+
+
+@pytest.mark.parametrize("name", ["seed", "digits", "breast_cancer"])
+@pytest.mark.parametrize("form", ["{}", "{}.toml", "recipes/{}.toml", "./recipes/{}.toml"])
+def test_ready_made_recipes_are_found_from_any_folder(name, form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = Recipe.from_dict(tomllib.loads(ready_made_recipes()[name].read_text()))
+    assert load_recipe(form.format(name)) == expected
+
+
+def test_a_file_of_that_name_comes_before_the_ready_made_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "digits.toml").write_text("[training]\nepochs = 77")
+    assert load_recipe("recipes/digits.toml").training.epochs == 77
+
+
+@pytest.mark.parametrize("path", ["/nowhere/recipes/digits.toml", "project/recipes/digits.toml", "other/digits.toml"])
+def test_a_wrong_folder_is_not_taken_for_the_ready_made_one(path):
+    assert refusal(load_recipe, path).startswith(f"{path}: no such recipe file")
+
+
+@pytest.mark.parametrize("name", ["digit", "digit.toml", "recipes/digit.toml"])
+def test_an_unknown_recipe_names_the_nearest(name):
+    line = refusal(load_recipe, name)
+    assert line.startswith(f"{name}: no such recipe file")
+    assert "did you mean digits?" in line
+    assert "(ready-made: breast_cancer, digits, seed)" in line
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "x" * 5000, "nul\0"])
+def test_an_impossible_path_is_no_recipe(name):
+    assert "no such recipe file" in refusal(load_recipe, name)
+
+
+def test_data_path_is_relative_to_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('[data]\nsource = "file"\npath = "rows.csv"\ntarget = "y"')
+    monkeypatch.chdir("/")
+    assert load_recipe(str(tmp_path / "mine.toml")).data.path == str(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"epochs = ",
+        b"\xff\xfe",
+        b"[data]\nrows = 1\n[data]\nrows = 2",
+        b"\0",
+        b"rows = " + b"1" * 5000,
+        b"a = " + b"[" * 100_000,
+        b"a = 1979-99-99",
+    ],
+    ids=["no value", "not UTF-8", "twice", "NUL", "5000 digits", "nested", "no such day"],
+)
+def test_what_is_not_toml_is_refused(content, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    assert refusal(load_recipe, str(path)).startswith(f"{path}: not a readable TOML file: ")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_recipe_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(content)
+    assert isinstance(accepted(load_recipe, str(path)), Recipe | None)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nepoch = 3")
+    assert refusal(load_recipe, str(path)) == f"{path}: training.epoch: no such field; did you mean training.epochs?"
+
+
+# ---- from nested dicts
+
+
+def test_missing_fields_take_their_defaults():
+    assert Recipe.from_dict({}) == Recipe()
+    assert Recipe.from_dict({"training": {"epochs": 7}}) == Recipe(training=Training(epochs=7))
+    assert Recipe.from_dict({"data": {}, "model": {}}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"trainin": {}}, "trainin: no such section; did you mean training?"),
+        ({"training": 3}, "training: must be a table, [training]"),
+        ({"training": {"epoch": 3}}, "training.epoch: no such field; did you mean training.epochs?"),
+        ({"optimizer": {"weightdecay": 0.1}},
+         "optimizer.weightdecay: no such field; did you mean optimizer.weight_decay?"),
+        ({"a\nb": {}}, "'a\\nb': no such section"),
+        ({"training": {"bat\nch": 3}}, "'training.bat\\nch': no such field; did you mean training.batch?"),
+        ({"training": {"batch": True}}, "training.batch: input should be a valid integer, got True"),
+        ({"training": {"batch": 32.0}}, "training.batch: input should be a valid integer, got 32.0"),
+        ({"training": {"batch": "32"}}, "training.batch: input should be a valid integer, got '32'"),
+        ({"training": {"drop_last": 1}}, "training.drop_last: input should be a valid boolean, got 1"),
+        ({"training": {"dtype": "float16"}}, "training.dtype: input should be 'float32' or 'float64', got 'float16'"),
+        ({"training": {"batch": 0}}, "training.batch: input should be greater than or equal to 1, got 0"),
+        ({"training": {"epochs": -1}}, "training.epochs: input should be greater than or equal to 1, got -1"),
+        ({"training": {"seed": -1}}, "training.seed: input should be greater than or equal to 0, got -1"),
+        ({"training": {"seed": 2**32}},
+         "training.seed: input should be less than or equal to 4294967295, got 4294967296"),
+        ({"data": {"rows": 0}}, "data.rows: input should be greater than or equal to 1, got 0"),
+        ({"data": {"features": -3}}, "data.features: input should be greater than or equal to 1, got -3"),
+        ({"data": {"classes": 1}}, "data.classes: input should be greater than or equal to 2, got 1"),
+        ({"data": {"held_out": 0.0}}, "data.held_out: input should be greater than 0, got 0.0"),
+        ({"data": {"held_out": 1.0}}, "data.held_out: input should be less than 1, got 1.0"),
+        ({"data": {"class_separation": 0.0}}, "data.class_separation: input should be greater than 0, got 0.0"),
+        ({"data": {"path": 3}}, "data.path: input should be a valid string, got 3"),
+        ({"model": {"hidden": 50}}, "model.hidden: input should be a list, got 50"),
+        ({"model": {"hidden": [50, 0]}}, "model.hidden.1: input should be greater than or equal to 1, got 0"),
+        ({"model": {"hidden": [-1]}}, "model.hidden.0: input should be greater than or equal to 1, got -1"),
+        ({"model": {"hidden": [True]}}, "model.hidden.0: input should be a valid integer, got True"),
+        ({"model": {"hidden": [5.0]}}, "model.hidden.0: input should be a valid integer, got 5.0"),
+        ({"schedule": {"peak": True}}, "schedule.peak: input should be a valid number, got True"),
+        ({"schedule": {"peak": "0.1"}}, "schedule.peak: input should be a valid number, got '0.1'"),
+        ({"schedule": {"peak": 0.0}}, "schedule.peak: input should be greater than 0, got 0.0"),
+        ({"schedule": {"peak": float("nan")}}, "schedule.peak: input should be a finite number, got nan"),
+        ({"schedule": {"peak": float("inf")}}, "schedule.peak: input should be a finite number, got inf"),
+        ({"schedule": {"warmup": -1}}, "schedule.warmup: input should be greater than or equal to 0, got -1"),
+        ({"schedule": {"floor": 1.1}}, "schedule.floor: input should be less than or equal to 1, got 1.1"),
+        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: input should be less than 1, got 1.0"),
+        ({"optimizer": {"weight_decay": -0.1}},
+         "optimizer.weight_decay: input should be greater than or equal to 0, got -0.1"),
+        ({"optimizer": {"eps": 0.0}}, "optimizer.eps: input should be greater than 0, got 0.0"),
+        ({"optimizer": {"nesterov": True, "momentum": 0.0}}, "optimizer.nesterov: true needs a momentum above 0"),
+        (
+            {"schedule": {"warmup": 11}},
+            "schedule.warmup: 11 epochs of warmup are longer than the run of 10 epochs (training.epochs)",
+        ),
+        (
+            {"training": {"epochs": 0, "batch": 0}},
+            "training.epochs: input should be greater than or equal to 1, got 0; "
+            "training.batch: input should be greater than or equal to 1, got 0",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_content_is_refused_by_name(content, line):
+    assert refusal(Recipe.from_dict, content) == line
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Schedule(warmup=10), Schedule(warmup=0), Schedule(name="constant", warmup=11), Schedule(unit="update", warmup=11)],
+    ids=["as long as the run", "none", "constant ignores it", "updates are counted later"],
+)
+def test_warmup_that_fits_is_accepted(schedule):
+    assert Recipe(schedule=schedule).schedule == schedule
+
+
+def test_a_whole_number_does_for_a_float():
+    assert Recipe.from_dict({"schedule": {"peak": 1}}).hash == Recipe(schedule=Schedule(peak=1.0)).hash
+
+
+def test_warmup_of_a_constant_schedule_is_zero():
+    assert Recipe(schedule=Schedule(name="constant")).warmup == 0
+    assert Recipe().warmup == 5
+
+
+def test_with_dtype_changes_nothing_else():
+    other = Recipe().with_dtype("float64")
+    assert other.dtype == "float64"
+    assert replace(other, training=Training()) == Recipe()
+
+
+# ---- overrides
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "value"),
+    [
+        ("training.epochs=7", "training.epochs", 7),
+        ("training.epochs = 7 ", "training.epochs", 7),
+        ("training.epochs=1_000", "training.epochs", 1000),
+        ("schedule.peak=1e-300", "schedule.peak", 1e-300),
+        ("optimizer.name=adam", "optimizer.name", "adam"),
+        ('optimizer.name="adam"', "optimizer.name", "adam"),
+        ("optimizer.nesterov=true", "optimizer.nesterov", True),
+        ("model.hidden=[]", "model.hidden", ()),
+        ("model.hidden=[64, 32]", "model.hidden", (64, 32)),
+        ("schedule.ramp=t/W", "schedule.ramp", "t/W"),
+        ("data.target=a = b", "data.target", "a = b"),
+        ("data.target=two words", "data.target", "two words"),
+        ("data.target=", "data.target", ""),
+        ("data.target=1\nx = 2", "data.target", "1\nx = 2"),
+    ],
+)
+def test_overrides_are_toml_or_bare_words(item, name, value):
+    assert load_recipe("seed", [item]) == Recipe().with_values({name: value})
+
+
+def test_overrides_are_checked_together():
+    # each alone would be refused: 5 epochs of warmup in 3
+    recipe = load_recipe("seed", ["training.epochs=3", "schedule.warmup=2"])
+    assert (recipe.training.epochs, recipe.schedule.warmup) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("item", "line"),
+    [
+        ("training.epochs", "--set training.epochs: must be section.field=value"),
+        (
+            "training.epochs=3",
+            "schedule.warmup: 5 epochs of warmup are longer than the run of 3 epochs (training.epochs)",
+        ),
+        ("epochs=3", "epochs: no such field; did you mean training.epochs?"),
+        ("training.bach=3", "training.bach: no such field; did you mean training.batch?"),
+        ("training.epochs.x=3", "training.epochs.x: no such field; did you mean training.epochs?"),
+        ("=3", ": no such field"),
+        ("a\nb=3", "'a\\nb': no such field"),
+        ("training.epochs=many", "training.epochs: input should be a valid integer, got 'many'"),
+        ("data.path=2020-01-01", "data.path: input should be a valid string, got datetime.date(2020, 1, 1)"),
+    ],
+)
+def test_wrong_overrides_are_refused_by_name(item, line):
+    assert refusal(load_recipe, "seed", [item]) == line
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000], ids=["5000 digits", "nested"])
+def test_absurd_overrides_are_one_line(value):
+    assert refusal(load_recipe, "seed", [f"training.epochs={value}"]).startswith("training.epochs: ")
+
+
+@given(st.text(max_size=30))
+def test_any_override_is_applied_or_one_line(item):
+    assert isinstance(accepted(load_recipe, "seed", [item]), Recipe | None)
+
+
+# ---- the room
+
+
+def test_the_core_imports_neither_framework():
+    names = "recipe, data_prep, schedules, tensor_file, trace"
+    code = (
+        f"import sys; from lockstep import {names}; print({{'torch', 'jax', 'sklearn', 'polars'}} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/"))
+    assert result.stdout.strip() == "set()"
