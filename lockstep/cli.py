@@ -56,7 +56,8 @@ def run(
     Exits with 1 where the two frameworks part.
     """
     from lockstep.report.folder import new_run_folder, write_reports
-    from lockstep.report.terminal import make_console, print_story, training_progress
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.terminal import print_story
     from lockstep.session import train_everywhere
 
     chosen = _recipe(recipe, data_path, target, overrides)
@@ -96,7 +97,7 @@ def record(
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
     from lockstep.data_prep import prepare
-    from lockstep.report.terminal import training_progress
+    from lockstep.report.console import training_progress
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
@@ -127,7 +128,7 @@ def compare(a: Path, b: Path) -> int:
     Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
     """
     from lockstep.diagnose import compare as diagnose
-    from lockstep.report.terminal import make_console, print_comparison
+    from lockstep.report.console import make_console, print_comparison
     from lockstep.trace import Trace
 
     traces = Trace.load(a), Trace.load(b)
@@ -209,7 +210,7 @@ def bench(
 ) -> int:
     """Time both backends on RECIPE: step by step and the whole run compiled."""
     from benchmarks.bench import run_bench
-    from lockstep.report.terminal import make_console
+    from lockstep.report.console import make_console
 
     return run_bench(
         _recipe(recipe, data_path, target, overrides), device=device, rounds=rounds, out=out, console=make_console()

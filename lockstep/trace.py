@@ -16,6 +16,7 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,9 +164,8 @@ class Recorder:
             first, every = epoch * length, self.parameters_every
             cuts = {0, length}
             if every:
-                cuts |= {cut for cut in range(-first % every, length, every)}
-            ordered = sorted(cuts)
-            for start, stop in zip(ordered, ordered[1:]):
+                cuts |= set(range(-first % every, length, every))
+            for start, stop in pairwise(sorted(cuts)):
                 yield Segment(epoch, start, stop)
 
     def record_segment(self, scalars: Mapping[str, Any], parameters: Parameters) -> None:

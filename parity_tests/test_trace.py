@@ -215,7 +215,7 @@ def test_one_flipped_bit_anywhere_is_refused(small, flip, tmp_path):
         assert refusal(read_tensors, path, "a.kind/1").startswith(f"{path}: "), position
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_change_is_refused_or_changes_nothing(tmp_path_factory, small, data):
     path = tmp_path_factory.getbasetemp() / "changed"
@@ -234,7 +234,7 @@ def test_any_change_is_refused_or_changes_nothing(tmp_path_factory, small, data)
     assert len(lines) == 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda text: struct.pack("<Q", len(text)) + text))
 def test_random_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random"
@@ -340,10 +340,26 @@ def test_a_missing_folder_is_refused(trace, tmp_path):
     assert refusal(trace.save, path) == f"{path}: cannot be written: No such file or directory"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_refused(trace, tmp_path):
+UNPRIVILEGED = """
+import os, sys
+from pathlib import Path
+from lockstep.errors import InputError
+from lockstep.tensor_file import write_tensors
+if os.geteuid() == 0:  # root may write anywhere
+    os.seteuid(65534)
+try:
+    write_tensors(Path(sys.argv[1]), "a.kind/1", {}, {})
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_read_only_folder_is_refused(tmp_path):
+    path = tmp_path / "run.trace"
     tmp_path.chmod(0o500)
-    assert refusal(trace.save, tmp_path / "run.trace").endswith("cannot be written: Permission denied")
+    result = subprocess.run([sys.executable, "-c", UNPRIVILEGED, path], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [f"{path}: cannot be written: Permission denied"]
 
 
 @pytest.mark.parametrize("name", ["file/run.trace", "folder", "x" * 300])
@@ -381,7 +397,7 @@ def recorder_of(updates_per_epoch, epochs, every):
     return Recorder(recipe, prepare(recipe), backend="torch", environment={}, parameters_every=every)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 40))
 def test_segments_cover_each_update_once_and_are_cut_where_something_is_recorded(updates_per_epoch, epochs, every):
     segments = list(recorder_of(updates_per_epoch, epochs, every).segments())

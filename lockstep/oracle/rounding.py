@@ -5,8 +5,6 @@ Each member repeats the float64 training with every operation off by one unit ro
 from the exact one, times `SAFETY`, bounds what a correct implementation in that dtype may stray.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +17,7 @@ from lockstep.trace import METRICS
 __all__ = ["rounding_bounds"]
 
 MEMBERS = 8
+NEIGHBOURS = 8  # updates on either side
 
 
 def rounding_bounds(
@@ -58,7 +57,7 @@ def rounding_bounds(
                     loss, _, margin_N = evaluate(step.parameters, x_ND, y_N, recipe.model.activation, arithmetic)
                     metrics[f"{part}_loss"].append(_spread(loss))
                     metrics[f"{part}_accuracy"].append(_undecided(margin_N))
-    bounds |= {f"updates/{name}": np.array(values) for name, values in series.items()}
+    bounds |= {f"updates/{name}": _widen(np.array(values)) for name, values in series.items()}
     return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
 
 
@@ -66,6 +65,12 @@ def _spread(members: Array) -> float:
     """SAFETY times the largest distance of any element of any member from member 0."""
     widest = float(np.abs(members - members[:1]).max())
     return SAFETY * widest if np.isfinite(widest) else np.inf
+
+
+def _widen(spread_T: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The largest of each update's and its neighbours': a few members may agree by chance at one update."""
+    padded = np.pad(spread_T, NEIGHBOURS, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1).max(axis=-1)
 
 
 def _undecided(margin_MN: Array) -> float:

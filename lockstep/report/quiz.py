@@ -76,7 +76,7 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
     return Question(
         f"The peak is {number(schedule.peak)}"
         + (
-            f", reached by the ramp {schedule.ramp} with W = {warmup} {schedule.unit}s"
+            f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
             if warmup
             else ", without warmup"
         )

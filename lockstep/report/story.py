@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lockstep.data_prep import PreparedData, Table
+from lockstep.diagnose.verdict import Check, Verdict
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.report.curves import Chart, build_charts
@@ -33,38 +34,12 @@ __all__ = [
     "select_rows",
 ]
 
+SENTENCES = {
+    "identical": "PyTorch and JAX produced the same bits.",
+    "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
+    "diverged": "PyTorch and JAX do not do the same thing.",
+}
 LISTED = 8  # classes, layers or learning rates that a list names before it is cut
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was compared."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the comparison came to.
-
-    `word` is identical, rounding or diverged; `max_difference` has the keys lr, loss and parameters
-    (largest absolute difference of torch against jax).
-    """
-
-    word: str
-    checks: tuple[Check, ...]
-    max_difference: dict[str, float]
-
-    @property
-    def sentence(self) -> str:
-        """The word, spelt out."""
-        return {
-            "identical": "PyTorch and JAX produced the same bits.",
-            "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
-            "diverged": "PyTorch and JAX do not do the same thing.",
-        }.get(self.word, self.word)
 
 
 @dataclass(frozen=True)
@@ -143,6 +118,7 @@ class Story:
     title: str
     subtitle: str
     verdict: Verdict
+    verdict_sentence: str
     pipeline: tuple[Stage, ...]
     training: tuple[EpochRow, ...]
     prediction: Prediction
@@ -181,6 +157,7 @@ def build_story(
         title="One recipe, two frameworks",
         subtitle=_subtitle(recipe, data),
         verdict=verdict,
+        verdict_sentence=SENTENCES.get(verdict.word, verdict.word),
         pipeline=(
             _data_loading(data, raw),
             _preprocessing(data, raw),
@@ -239,8 +216,10 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
     rows, features = data.train_x_ND.shape
     counts = np.bincount(data.train_y_N, minlength=len(data.classes))
     per_class = [f"{name(text)}: {count}" for text, count in zip(data.classes[:LISTED], counts)]
-    if len(data.classes) > LISTED:
-        per_class.append(f"least {counts.min()}, most {counts.max()}")
+    if counts.min() == counts.max():
+        per_class = [f"{counts[0]} each"]
+    elif len(data.classes) > LISTED:
+        per_class.append(f"of all: least {counts.min()}, most {counts.max()}")
     facts = (
         Fact("to train on", f"{rows} rows x {features} features"),
         Fact("held out in addition", f"{len(data.held_out_y_N)} rows"),
@@ -329,9 +308,13 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
 def _formula(recipe: Recipe) -> str:
     schedule = recipe.schedule
     return (
-        f"{number(schedule.peak)} x {schedule.ramp} with W = {recipe.warmup} {schedule.unit}s "
+        f"{number(schedule.peak)} x {schedule.ramp} with W = {_span(recipe)} "
         f"and t = the {schedule.unit}, counted from 0"
     )
+
+
+def _span(recipe: Recipe) -> str:
+    return f"{recipe.warmup} {recipe.schedule.unit}{'' if recipe.warmup == 1 else 's'}"
 
 
 def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
@@ -476,7 +459,7 @@ def _most_likely(data: PreparedData, shares: tuple[float, ...]) -> tuple[str, fl
 
 def _warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> WarmupEffect:
     warm = with_warmup["torch"].recipe
-    span = f"{warm.warmup} {warm.schedule.unit}{'s' if warm.warmup > 1 else ''}"
+    span = _span(warm)
     if recipe.warmup:
         note = f"The recipe has a warmup of {span}; the contrast is the same recipe without it."
     else:

@@ -1,20 +1,18 @@
 """The comparison as one JSON object."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lockstep.diagnose.verdict import Verdict
 from lockstep.report.numbers import json_number
 from lockstep.trace import Trace
-
-if TYPE_CHECKING:
-    from lockstep.report.story import Verdict
 
 __all__ = ["summarise"]
 
 PACKAGES = ("lockstep", "python", "numpy", "torch", "jax", "jaxlib", "flax", "optax")
 
 
-def summarise(traces: Mapping[str, Trace], verdict: "Verdict") -> dict[str, Any]:
+def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
     """Verdict, final metrics, differences, hashes and versions; strict JSON, None in place of NaN.
 
     Args:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lockstep.report.numbers import number, percent, several, short
 from lockstep.report.quiz import Question
-from lockstep.report.story import EpochRow, Prediction, Stage, Story, Verdict, WarmupEffect, select_rows
+from lockstep.report.story import EpochRow, Prediction, Stage, Story, WarmupEffect, select_rows
 
 __all__ = ["print_story"]
 
@@ -83,9 +83,9 @@ def _grid() -> Table:
 
 
 def _verdict(story: Story) -> Panel:
-    verdict: Verdict = story.verdict
+    verdict = story.verdict
     text = Text(f"{verdict.word.upper()}  ", style=f"bold {COLOURS.get(verdict.word, 'yellow')}")
-    text.append(verdict.sentence, style="default not bold")
+    text.append(story.verdict_sentence, style="default not bold")
     text.append(f"\n{story.subtitle}", style="default not bold")
     largest = ", ".join(f"{key} {number(value, 3)}" for key, value in verdict.max_difference.items())
     text.append(f"\nLargest difference, torch against jax: {largest}", style="default not bold")

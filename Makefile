@@ -1,0 +1,36 @@
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test sweep bench lint types clean
+
+run: .venv/ready ## train the default recipe in both frameworks and show what happened
+	.venv/bin/lockstep run
+
+test: .venv/ready-to-develop ## all tests but the slow sweeps
+	.venv/bin/pytest --numprocesses auto --dist worksteal -q
+
+sweep: .venv/ready-to-develop ## the slow, exhaustive tests
+	.venv/bin/pytest -q -m sweep
+
+bench: .venv/ready
+	.venv/bin/lockstep bench
+
+lint: .venv/ready-to-develop
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+types: .venv/ready-to-develop
+	.venv/bin/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lockstep needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[all]'
+	touch $@
+
+.venv/ready-to-develop: .venv/ready
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

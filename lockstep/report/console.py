@@ -1,0 +1,62 @@
+"""The terminal: its width and colours, progress while training, and the result of a comparison."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lockstep.diagnose.compare import Comparison
+from lockstep.diagnose.verdict import describe_difference
+
+__all__ = ["make_console", "print_comparison", "training_progress"]
+
+Report = Callable[[str, int, int], None]
+
+
+def make_console() -> Console:
+    """Standard output: colours on a terminal unless NO_COLOR is set; 80 columns wide where it is none and
+    COLUMNS does not say otherwise."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    return Console(width=width, highlight=False, emoji=False)
+
+
+@contextmanager
+def training_progress() -> Iterator[Report]:
+    """A bar for each backend, on standard error; nothing where that is not a terminal."""
+    columns = (TextColumn("{task.description:7}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(backend: str, done: int, total: int) -> None:
+            if backend not in tasks:
+                tasks[backend] = bars.add_task(backend, total=total)
+            bars.update(tasks[backend], completed=done, total=total)
+
+        yield report
+
+
+def print_comparison(found: Comparison, names: tuple[str, str], console: Console) -> None:
+    """A row for each stage with its worst element, then the verdict."""
+    a, b = (escape(name) for name in names)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{a} against {b}", title_justify="left")
+    for header in ("stage", "worst at", "update"):
+        table.add_column(header)
+    for header in ("difference", "bound", "ratio"):
+        table.add_column(header, justify="right")
+    for stage, worst in found.worst.items():
+        place = f"[{', '.join(map(str, worst.element))}]" if worst.element else ""
+        update = "start" if worst.update < 0 else str(worst.update)
+        ratio = "beyond" if worst.ratio == float("inf") else f"{worst.ratio:.2g}"
+        table.add_row(
+            stage, escape(worst.tensor + place), update, f"{worst.difference:.2e}", f"{worst.bound:.2e}", ratio
+        )
+    console.print(table)
+    if found.first is not None:
+        console.print(f"First {escape(describe_difference(found.first))}", soft_wrap=True)
+    console.print(f"verdict: {found.verdict} ({found.compared} arrays compared)", style="bold")

@@ -1,0 +1,1 @@
+"""Tests of parity, and tests of the tests."""

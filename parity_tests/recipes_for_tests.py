@@ -1,0 +1,35 @@
+"""Small recipes that the parity tests share."""
+
+from functools import cache
+from typing import Any
+
+from lockstep.data_prep import PreparedData, prepare
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe
+from lockstep.trace import Trace
+
+# 90 rows in batches of 32: two full ones and one of 26
+SMALL: dict[str, Any] = {
+    "data.rows": 90,
+    "data.features": 6,
+    "data.classes": 3,
+    "model.hidden": (6, 5),
+    "schedule.warmup": 2,
+    "schedule.peak": 0.05,
+    "training.epochs": 4,
+}
+
+
+def small_recipe(**values: Any) -> Recipe:
+    """The small recipe with fields changed: `small_recipe(optimizer__name="adamw")`."""
+    return Recipe().with_values(SMALL | {name.replace("__", "."): value for name, value in values.items()})
+
+
+@cache
+def prepared(recipe: Recipe) -> PreparedData:
+    return prepare(recipe)
+
+
+@cache
+def oracle_trace(recipe: Recipe, parameters_every: int = 1) -> Trace:
+    return train_oracle(recipe, prepared(recipe), parameters_every=parameters_every)

@@ -1,0 +1,128 @@
+"""The house: twins stay twins, data flows one way, and the core loads without either framework."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path.name for path in (ROOT / "pt_impl").glob("*.py"))
+FRAMEWORKS = {"torch", "jax", "flax", "optax"}
+ALLOWED = {
+    "lockstep": {"lockstep"},
+    "pt_impl": {"lockstep", "pt_impl"},
+    "jax_impl": {"lockstep", "jax_impl"},
+}
+# the one place of the core that names the twins does so in strings, loaded when a command needs one
+ROOMS = {"lockstep", "pt_impl", "jax_impl", "benchmarks", "parity_tests"}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def public_shape(path: Path) -> list[tuple[str, ...]]:
+    """Public names of a module in order, with each function's parameter names and each class's public methods."""
+    shape: list[tuple[str, ...]] = []
+    for node in parse(path).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            shape.append((node.name, *(argument.arg for argument in (*node.args.args, *node.args.kwonlyargs))))
+        elif isinstance(node, ast.ClassDef):
+            methods = (item.name for item in node.body if isinstance(item, ast.FunctionDef))
+            # what PyTorch calls forward, Flax calls __call__
+            shape.append((node.name, *("forward" if name == "__call__" else name for name in methods)))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            shape.append(("__all__", *ast.literal_eval(node.value)))
+    return shape
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a module imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_twins_have_the_same_files() -> None:
+    assert sorted(path.name for path in (ROOT / "jax_impl").glob("*.py")) == FILES
+    assert len(FILES) >= 8
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_twins_have_the_same_names_order_and_signatures(name: str) -> None:
+    assert public_shape(ROOT / "pt_impl" / name) == public_shape(ROOT / "jax_impl" / name)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
+def test_twins_say_the_same_of_themselves(name: str) -> None:
+    documented = [ast.get_docstring(parse(ROOT / twin / name)) for twin in ("pt_impl", "jax_impl")]
+    assert documented[0] == documented[1]
+
+
+def test_the_shape_of_a_drifted_twin_differs(tmp_path: Path) -> None:
+    source = (ROOT / "pt_impl" / "model.py").read_text()
+    drifted = tmp_path / "model.py"
+    for old, new in (("def build_model(recipe", "def build_model(config"), ("def export_", "def read_")):
+        drifted.write_text(source.replace(old, new))
+        assert public_shape(drifted) != public_shape(ROOT / "jax_impl" / "model.py")
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_run_one_way(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        found = imports(path)
+        # the command line starts the benchmarks
+        allowed = ALLOWED[room] | ({"benchmarks"} if path.name == "cli.py" else set())
+        assert found & ROOMS <= allowed, path
+        if room == "lockstep":
+            assert not found & FRAMEWORKS, path
+        assert not (room == "pt_impl" and found & {"jax", "flax", "optax"}), path
+        assert not (room == "jax_impl" and "torch" in found), path
+
+
+@pytest.mark.parametrize("missing", [("torch",), ("jax", "flax", "optax"), ("torch", "jax", "flax", "optax")])
+def test_the_core_loads_trains_and_compares_without(missing: tuple[str, ...], tmp_path: Path) -> None:
+    code = f"""
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+from lockstep.cli import main
+import lockstep.session, lockstep.report.folder
+def run(*arguments):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code
+small = ["--set", "data.rows=64", "--set", "training.epochs=2", "--set", "schedule.warmup=1"]
+for name in "ab":
+    assert run("record", "--backend", "oracle", "--out", name, *small) == 0
+assert run("compare", "a", "b") == 0
+assert run("record", "--backend", "{"torch" if "torch" in missing else "jax"}", "--out", "c", *small) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: identical" in done.stdout
+    assert "is not installed: pip install 'lockstep[" in done.stderr
+
+
+def test_help_loads_neither_numpy_nor_a_framework() -> None:
+    code = """
+import sys
+from lockstep.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print(sorted({"numpy", "torch", "jax", "pydantic", "rich"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
