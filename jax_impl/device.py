@@ -29,7 +29,9 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
     """Versions, device and settings that a trace carries."""
     gpu = device.platform == "gpu"
     return {
-        "framework": f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}",
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),

@@ -55,7 +55,8 @@ class MLP(nnx.Module):
 def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, len(data.classes))
-    model = MLP(layers, recipe.model.activation, recipe.dtype)
+    # shapes alone: nothing is drawn, compiled or computed only to be replaced
+    model = nnx.eval_shape(lambda: MLP(layers, recipe.model.activation, recipe.dtype))
     import_parameters(model, data.parameters)
     nnx.update(model, jax.device_put(nnx.state(model), device))
     return model
@@ -66,7 +67,7 @@ def import_parameters(model: MLP, parameters: Parameters) -> None:
     # both [in, out]
     for name, array in parameters.items():
         layer, _, kind = name.partition(".")
-        getattr(getattr(model, layer), FLAX_NAMES[kind])[...] = jax.numpy.asarray(array)
+        getattr(getattr(model, layer), FLAX_NAMES[kind]).set_value(np.asarray(array))
 
 
 def export_parameters(model: MLP | nnx.State) -> Parameters:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from flax import nnx
 
 from jax_impl.model import MLP
 from lockstep.data_prep import Parameters
@@ -11,7 +12,17 @@ __all__ = ["trace_prediction"]
 
 def trace_prediction(model: MLP, x_1D: jax.Array) -> Parameters:
     """Layer -> its output for the one row, from "input" to "softmax", in NumPy."""
-    outputs = model.outputs(x_1D)
-    *_, logits_1K = outputs.values()
-    outputs["softmax"] = jax.nn.softmax(logits_1K, axis=-1)
-    return {name: np.asarray(values_1H[0]) for name, values_1H in outputs.items()}
+    names: list[str] = []
+
+    # a list and the names apart: jit would hand a dict back in the order of its keys
+    @jax.jit
+    def outputs_of(parameters: nnx.State) -> list[jax.Array]:
+        outputs = nnx.merge(graph, parameters).outputs(x_1D)
+        *_, logits_1K = outputs.values()
+        outputs["softmax"] = jax.nn.softmax(logits_1K, axis=-1)
+        names.extend(outputs)
+        return list(outputs.values())
+
+    graph, parameters = nnx.split(model)
+    values = outputs_of(parameters)
+    return {name: np.asarray(values_1H)[0] for name, values_1H in zip(names, values)}

@@ -42,10 +42,11 @@ class Batch(NamedTuple):
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
-    table_T = jax.device_put(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype), device)
+    table_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
     graph, parameters = nnx.split(build_model(recipe, data, device))
-    _, optimizer = make_optimizer(recipe.optimizer, make_schedule(table_T), parameters)
-    return State(graph, parameters, optimizer, table_T)
+    _, optimizer = make_optimizer(recipe.optimizer, make_schedule(jnp.asarray(table_T)), parameters)
+    # committed to the device as an update's results are, so that the first update compiles for all of them
+    return jax.device_put(State(graph, parameters, optimizer, jnp.asarray(table_T)), device)
 
 
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
@@ -53,6 +54,11 @@ def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     rows_TB, _, count_T = data.batches(epoch)
     labels_N = data.train_y_N.astype(np.int32)
     return jax.device_put(Batch(data.train_x_ND[rows_TB], labels_N[rows_TB], count_T.astype(np.int32)), device)
+
+
+def _cut(batches: Batch, start: int, stop: int) -> Batch:
+    # the whole epoch as it is: a slice of a JAX array is a computation, compiled for its shape
+    return batches if stop - start == len(batches.count) else Batch(*(array[start:stop] for array in batches))
 
 
 def make_update(optimizer: Optimizer) -> Any:
@@ -142,7 +148,7 @@ def train(
         for epoch, start, stop in recorder.segments():
             if start == 0:
                 batches = load_batches(data, epoch, place)
-            state, scalars = segment(state, Batch(*(array[start:stop] for array in batches)))
+            state, scalars = segment(state, _cut(batches, start, stop))
             recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()}, _parameters(state))
             if stop == data.updates_per_epoch:
                 recorder.record_epoch(evaluate(state, *train_rows), evaluate(state, *held_out_rows))

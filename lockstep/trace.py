@@ -14,6 +14,7 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
 """
 
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -148,7 +149,12 @@ class Recorder:
             "dtype": "float64" if backend == "oracle" else recipe.training.dtype,
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
-            "environment": {"lockstep": __version__, "numpy": np.__version__, **environment},
+            "environment": {
+                "lockstep": __version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                **environment,
+            },
         }
         self.parameters_every = parameters_every
         self.progress = progress

@@ -26,7 +26,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and settings that a trace carries."""
     gpu = device.type == "cuda"
     return {
-        "framework": f"torch {torch.__version__}",
+        "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if gpu else "cpu",
         "threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from lockstep.oracle.arithmetic import Array, Exact
 
-__all__ = ["cross_entropy", "forward", "loss_and_gradients"]
+__all__ = ["cross_entropy", "forward", "loss_and_gradients", "mean_loss"]
 
 Parameters = dict[str, Array]
 Labels = NDArray[np.int64]
@@ -61,4 +61,10 @@ def loss_and_gradients(
                 slope = slope * arithmetic.positive(outputs[f"linear{i - 1}"])
             else:
                 slope = arithmetic.round(slope * arithmetic.near(1 - h_BH**2, 1.0))
-    return arithmetic.round(loss_B.mean(axis=-1)[..., None, None])[..., 0, 0], gradients
+    return mean_loss(loss_B, arithmetic), gradients
+
+
+def mean_loss(loss_B: Array, arithmetic: Exact) -> Array:
+    """Mean over the last axis; as a dot product with 1/B it errs by the root mean square of its terms."""
+    size = np.sqrt(np.mean(loss_B**2, axis=-1))
+    return arithmetic.near(loss_B.mean(axis=-1)[..., None, None], size[..., None, None])[..., 0, 0]

@@ -37,7 +37,7 @@ def train(
     Returns:
         A trace in float64.
     """
-    environment = {"device": "cpu", "framework": f"numpy {np.__version__}"}
+    environment = {"device": "cpu"}
     recorder = Recorder(
         recipe,
         data,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Array, Exact
-from lockstep.oracle.network import Labels, Parameters, cross_entropy, forward, loss_and_gradients
+from lockstep.oracle.network import Labels, Parameters, cross_entropy, forward, loss_and_gradients, mean_loss
 from lockstep.oracle.optimizer import Moments, update_parameter
 from lockstep.recipe import Recipe
 from lockstep.schedules import learning_rates
@@ -79,7 +79,7 @@ def evaluate(
         right = np.where(right_BK, logits_BK, -np.inf).max(axis=-1)
         margins.append(right - np.where(right_BK, -np.inf, logits_BK).max(axis=-1))
     margin_N = np.concatenate(margins, axis=-1)
-    return np.concatenate(losses, axis=-1).mean(axis=-1), margin_N > 0, margin_N
+    return mean_loss(np.concatenate(losses, axis=-1), arithmetic), margin_N > 0, margin_N
 
 
 def _norm(tensors: Parameters) -> Array:
