@@ -34,7 +34,7 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
         "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     }
 
 

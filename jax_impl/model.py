@@ -70,7 +70,7 @@ def import_parameters(model: MLP, parameters: Parameters) -> None:
         getattr(getattr(model, layer), FLAX_NAMES[kind]).set_value(np.asarray(array))
 
 
-def export_parameters(model: MLP | nnx.State) -> Parameters:
+def export_parameters(model: MLP | nnx.State[Any, Any]) -> Parameters:
     """The model's parameters, in canonical names and layout, in NumPy."""
     # both [in, out]
     state = nnx.to_pure_dict(model if isinstance(model, nnx.State) else nnx.state(model))

@@ -1,5 +1,7 @@
 """One sample through the model, layer by layer."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -16,7 +18,7 @@ def trace_prediction(model: MLP, x_1D: jax.Array) -> Parameters:
 
     # a list and the names apart: jit would hand a dict back in the order of its keys
     @jax.jit
-    def outputs_of(parameters: nnx.State) -> list[jax.Array]:
+    def outputs_of(parameters: nnx.State[Any, Any]) -> list[jax.Array]:
         outputs = nnx.merge(graph, parameters).outputs(x_1D)
         *_, logits_1K = outputs.values()
         outputs["softmax"] = jax.nn.softmax(logits_1K, axis=-1)

@@ -27,7 +27,7 @@ class State(NamedTuple):
     """What an update takes and gives back: a pure function changes nothing in place."""
 
     graph: nnx.GraphDef[Any]
-    parameters: nnx.State
+    parameters: nnx.State[Any, Any]
     optimizer: optax.OptState
     table_T: jax.Array
 
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     x_BD: jax.Array
     y_B: jax.Array
-    count: jax.Array
+    used: jax.Array
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
@@ -46,19 +46,21 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     graph, parameters = nnx.split(build_model(recipe, data, device))
     _, optimizer = make_optimizer(recipe.optimizer, make_schedule(jnp.asarray(table_T)), parameters)
     # committed to the device as an update's results are, so that the first update compiles for all of them
-    return jax.device_put(State(graph, parameters, optimizer, jnp.asarray(table_T)), device)
+    state: State = jax.device_put(State(graph, parameters, optimizer, jnp.asarray(table_T)), device)
+    return state
 
 
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
     rows_TB, _, count_T = data.batches(epoch)
     labels_N = data.train_y_N.astype(np.int32)
-    return jax.device_put(Batch(data.train_x_ND[rows_TB], labels_N[rows_TB], count_T.astype(np.int32)), device)
+    arrays = (data.train_x_ND[rows_TB], labels_N[rows_TB], count_T.astype(np.int32))
+    return Batch(*jax.device_put(arrays, device))
 
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
     # the whole epoch as it is: a slice of a JAX array is a computation, compiled for its shape
-    return batches if stop - start == len(batches.count) else Batch(*(array[start:stop] for array in batches))
+    return batches if stop - start == len(batches.used) else Batch(*(array[start:stop] for array in batches))
 
 
 def make_update(optimizer: Optimizer) -> Any:
@@ -68,9 +70,9 @@ def make_update(optimizer: Optimizer) -> Any:
         schedule = make_schedule(state.table_T)
         transformation, _ = make_optimizer(optimizer, schedule, state.parameters)
 
-        def loss_of(parameters: nnx.State) -> jax.Array:
+        def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
             model = nnx.merge(state.graph, parameters)
-            return cross_entropy(model(batch.x_BD), batch.y_B, batch.count)
+            return cross_entropy(model(batch.x_BD), batch.y_B, batch.used)
 
         loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
         lr = learning_rate(state.optimizer, schedule)

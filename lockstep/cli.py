@@ -55,8 +55,8 @@ def run(
 
     Exits with 1 where the two frameworks part.
     """
-    from lockstep.report.folder import new_run_folder, write_reports
     from lockstep.report.console import make_console, training_progress
+    from lockstep.report.folder import new_run_folder, write_reports
     from lockstep.report.terminal import print_story
     from lockstep.session import train_everywhere
 
@@ -68,7 +68,9 @@ def run(
         story = write_reports(found, folder.partial)
     console = make_console()
     print_story(story, console)
-    console.print(f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True)
+    console.print(
+        f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
+    )
     return 1 if found.verdict.word == "diverged" else 0
 
 
@@ -186,7 +188,8 @@ def recipe_check(recipe: str, data_path: str | None, target: str | None, overrid
     _warn(data.warnings)
     rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
     click.echo(
-        f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, {len(data.classes)} classes, "
+        f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, "
+        f"{len(data.classes)} classes, "
         f"{data.updates} updates, learning rate {rates.min():g} to {rates.max():g}\n"
         f"recipe {chosen.hash}\ndata   {data.hash}"
     )
@@ -210,6 +213,7 @@ def bench(
 ) -> int:
     """Time both backends on RECIPE: step by step and the whole run compiled."""
     from benchmarks.bench import run_bench
+
     from lockstep.report.console import make_console
 
     return run_bench(
@@ -287,7 +291,7 @@ def _trainer(backend: str) -> Callable[..., "Trace"]:
         raise InputError(
             f"--backend {backend}: the package {error.name} is not installed: pip install 'lockstep[{backend}]'"
         ) from None
-    train: Callable[..., "Trace"] = module.train
+    train: Callable[..., Trace] = module.train
     return train
 
 

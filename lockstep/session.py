@@ -209,17 +209,19 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
     return Run(recipe, table, data, found["traces"], found["semantics"], found["contrast"], verdict)
 
 
-def _train_oracles(
-    data: PreparedData, forms: Mapping[str, tuple[Path, Recipe]], report: Report
-) -> dict[str, Trace]:
+def _train_oracles(data: PreparedData, forms: Mapping[str, tuple[Path, Recipe]], report: Report) -> dict[str, Trace]:
     traces: dict[str, Trace] = {}
     total = len(forms) * data.updates
     for i, (name, (place, form)) in enumerate(forms.items()):
         traces[name] = train_oracle(
             form,
             data,
-            progress=lambda done, _, before=i * data.updates: report("oracle", before + done, total),
+            progress=partial(_report_oracle, report, i * data.updates, total),
             bounds=name == "traces",
         )
         traces[name].save(place / "oracle.trace")
     return traces
+
+
+def _report_oracle(report: Report, before: int, total: int, done: int, _: int) -> None:
+    report("oracle", before + done, total)

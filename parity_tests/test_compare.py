@@ -136,6 +136,8 @@ def test_the_verdict_on_a_run_names_what_fails() -> None:
     assert [check.name for check in failed] == ["same semantics, in float64"]
     assert "jax against oracle: at update 4, update, update_norm" in failed[0].detail
     traces["torch"] = changed(float32, "updates/lr", nudged(4, 1e-6))
-    assert not {check.name: check.passed for check in judge(traces, semantics).checks}["same learning rate, bit for bit"]
+    assert not {check.name: check.passed for check in judge(traces, semantics).checks}[
+        "same learning rate, bit for bit"
+    ]
     with pytest.raises(InputError, match="no rounding bounds"):
         judge({**traces, "oracle": semantics["torch"].__class__({**float32.header}, {})}, semantics)

@@ -101,7 +101,9 @@ def test_initial_parameters_are_the_same_bits_in_both_layouts(dtype: str) -> Non
         assert torch_model.linear1.weight.shape == (6, 6)
         assert torch_model.linear2.weight.shape == (5, 6)
         assert jax_model.linear2.kernel.shape == (6, 5)
-        np.testing.assert_array_equal(torch_model.linear2.weight.detach().numpy().T, np.asarray(jax_model.linear2.kernel))
+        np.testing.assert_array_equal(
+            torch_model.linear2.weight.detach().numpy().T, np.asarray(jax_model.linear2.kernel)
+        )
         for export in (pt_impl.model.export_parameters(torch_model), jax_impl.model.export_parameters(jax_model)):
             assert export.keys() == data.parameters.keys()
             for name, array in data.parameters.items():

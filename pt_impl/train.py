@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
     x_BD: torch.Tensor
     y_B: torch.Tensor
-    count: int
+    used: int
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -59,7 +59,7 @@ def make_update(optimizer: Optimizer) -> Any:
         parameters = list(model.parameters())
         before = [parameter.detach().clone() for parameter in parameters]
         optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(model(batch.x_BD), batch.y_B, batch.count)
+        loss = cross_entropy(model(batch.x_BD), batch.y_B, batch.used)
         loss.backward()
         lr = learning_rate(optimizer, scheduler.lr_lambdas[0])
         optimizer.step()

@@ -101,7 +101,11 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
     """
     if a.header["recipe_hash"] != b.header["recipe_hash"]:
         fields_a, fields_b = (
-            {f"{section}.{field}": value for section, values in asdict(t.recipe).items() for field, value in values.items()}
+            {
+                f"{section}.{field}": value
+                for section, values in asdict(t.recipe).items()
+                for field, value in values.items()
+            }
             for t in (a, b)
         )
         differing = [f"{k} {fields_a[k]!r} and {fields_b[k]!r}" for k in fields_a if fields_a[k] != fields_b[k]]

@@ -30,7 +30,8 @@ class Exact:
 
     def dot(self, a: Array, b: Array) -> Array:
         """Matrix product over the last two axes."""
-        return np.matmul(a, b)
+        product: Array = np.matmul(a, b)
+        return product
 
     def near(self, value: Array, size: Any) -> Array:
         """A value that an evaluation can miss by one rounding of something as large as `size`."""
@@ -46,7 +47,7 @@ class Exact:
 
     def positive(self, z: Array) -> NDArray[np.bool_]:
         """Where ReLU passes its gradient; at 0 it does not, in both frameworks."""
-        return z > 0
+        return np.greater(z, 0)
 
 
 class Perturbed(Exact):
@@ -61,7 +62,7 @@ class Perturbed(Exact):
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
         self.constant_signs: dict[str, Array] = {}
-        self.pool = self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0
+        self.pool: Array = np.asarray(self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64)
 
     def dot(self, a: Array, b: Array) -> Array:
         size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)
@@ -85,12 +86,12 @@ class Perturbed(Exact):
         spread = np.abs(z - z[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(z[:1]) <= spread) & (self._signs(z.shape) > 0)
         undecided[0] = False
-        return (z > 0) ^ undecided
+        return np.logical_xor(z > 0, undecided)
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
         # a stretch of one pool, from a random place on: drawing each sign anew would cost as much as the training
         size = math.prod(shape)
         if size > POOL // 2:
-            return self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0
+            return np.asarray(self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64)
         begin = int(self.generator.integers(0, POOL - size))
         return self.pool[begin : begin + size].reshape(shape)

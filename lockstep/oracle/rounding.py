@@ -70,7 +70,8 @@ def _spread(members: Array) -> float:
 def _widen(spread_T: NDArray[np.float64]) -> NDArray[np.float64]:
     """The largest of each update's and its neighbours': a few members may agree by chance at one update."""
     padded = np.pad(spread_T, NEIGHBOURS, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1).max(axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1)
+    return np.asarray(windows.max(axis=-1))
 
 
 def _undecided(margin_MN: Array) -> float:

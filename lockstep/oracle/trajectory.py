@@ -61,8 +61,7 @@ def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters
                 for name, gradient in sorted(gradients.items())
             }
             changes = {name: parameters[name] - before[name] for name in parameters}
-            norms = (arithmetic.round(_norm(tensors))[..., 0, 0] for tensors in (gradients, changes))
-            yield Step(update, lr, loss, *norms, parameters)
+            yield Step(update, lr, loss, _norm(gradients, arithmetic), _norm(changes, arithmetic), parameters)
             update += 1
 
 
@@ -82,6 +81,6 @@ def evaluate(
     return mean_loss(np.concatenate(losses, axis=-1), arithmetic), margin_N > 0, margin_N
 
 
-def _norm(tensors: Parameters) -> Array:
-    squares = [np.square(tensor).sum(axis=(-2, -1)) for tensor in tensors.values()]
-    return np.asarray(np.sqrt(sum(squares)))[..., None, None]
+def _norm(tensors: Parameters, arithmetic: Exact) -> Array:
+    squares = np.stack([np.square(tensor).sum(axis=(-2, -1)) for tensor in tensors.values()])
+    return arithmetic.round(np.sqrt(squares.sum(axis=0))[..., None, None])[..., 0, 0]
