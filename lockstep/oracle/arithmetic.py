@@ -66,10 +66,11 @@ class Perturbed(Exact):
 
     def dot(self, a: Array, b: Array) -> Array:
         size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)
-        return self.near(np.matmul(a, b), size)
+        return self.near(super().dot(a, b), size)
 
     def near(self, value: Array, size: Any) -> Array:
-        return value + self.unit_M11 * self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape)) * size
+        signs = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
+        return np.asarray(value + self.unit_M11 * signs * size)
 
     def round(self, value: Array) -> Array:
         return self.near(value, np.abs(value))
@@ -86,7 +87,7 @@ class Perturbed(Exact):
         spread = np.abs(z - z[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(z[:1]) <= spread) & (self._signs(z.shape) > 0)
         undecided[0] = False
-        return np.logical_xor(z > 0, undecided)
+        return np.asarray(np.logical_xor(z > 0, undecided))
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
         # a stretch of one pool, from a random place on: drawing each sign anew would cost as much as the training

@@ -1,0 +1,159 @@
+"""What is timed: each contender trains a whole run from its start, everything already on the device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lockstep.data_prep import Parameters, PreparedData
+from lockstep.recipe import Recipe
+from lockstep.schedules import learning_rates
+
+__all__ = ["CONTENDERS", "Prepared"]
+
+UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile and run no faster
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender ready to go.
+
+    `run` trains from the start and comes back once the device has finished; `parameters` are those of the last run;
+    `environment` says what ran it.
+    """
+
+    run: Callable[[], None]
+    parameters: Callable[[], Parameters]
+    environment: dict[str, Any]
+
+
+def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """PyTorch, one eager update after the other."""
+    from pt_impl import device as devices
+    from pt_impl import model, train
+
+    place = devices.select_device(device)
+    data = data.cast(recipe.dtype)
+    batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
+    update = train.make_update(recipe.optimizer)
+    last: list[train.State] = []
+
+    def run() -> None:
+        state = train.initial_state(recipe, data, place)
+        for batch in batches:
+            state, _ = update(state, batch)
+        devices.synchronise(state)
+        last[:] = [state]
+
+    return Prepared(run, lambda: model.export_parameters(last[0].model), devices.describe_environment(place))
+
+
+def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """PyTorch, `torch.compile` over graphs of several updates in functional form."""
+    import torch
+    from torch.func import functional_call, grad
+
+    from benchmarks.torch_updates import initial_moments, update_parameter
+    from pt_impl import device as devices
+    from pt_impl import model
+
+    place = devices.select_device(device)
+    data = data.cast(recipe.dtype)
+    network = model.build_model(recipe, data, place)
+    x_ND, y_N = torch.from_numpy(data.train_x_ND).to(place), torch.from_numpy(data.train_y_N).to(place)
+    epochs = [data.batches(epoch) for epoch in range(data.epochs)]
+    rows_TB = torch.cat([torch.from_numpy(epoch.rows_TB) for epoch in epochs]).to(place)
+    weight_TB = torch.cat([torch.from_numpy(epoch.weight_TB) for epoch in epochs]).to(place, x_ND.dtype)
+    x_TBD, y_TB = x_ND[rows_TB], y_N[rows_TB]
+    lr_T = torch.from_numpy(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)).to(place)
+    update_T = torch.arange(1, len(lr_T) + 1, device=place, dtype=x_ND.dtype)
+
+    def loss_of(parameters: Any, x_BD: Any, y_B: Any, weight_B: Any) -> Any:
+        loss_B = torch.nn.functional.cross_entropy(functional_call(network, parameters, (x_BD,)), y_B, reduction="none")
+        return (loss_B * weight_B).sum() / weight_B.sum()
+
+    def updates(parameters: Any, moments: Any, x: Any, y: Any, weight: Any, lr: Any, number: Any) -> Any:
+        for t in range(len(x)):
+            gradients = grad(loss_of)(parameters, x[t], y[t], weight[t])
+            after = {
+                name: update_parameter(recipe.optimizer, lr[t], number[t], parameters[name], gradient, moments[name])
+                for name, gradient in gradients.items()
+            }
+            parameters = {name: pair[0] for name, pair in after.items()}
+            moments = {name: pair[1] for name, pair in after.items()}
+        return parameters, moments
+
+    compiled = torch.compile(updates, fullgraph=True, dynamic=False)
+    last: list[Any] = []
+
+    def run() -> None:
+        parameters = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+        moments = {name: initial_moments(recipe.optimizer, tensor) for name, tensor in parameters.items()}
+        for begin in range(0, len(lr_T), UPDATES_A_GRAPH):
+            cut = slice(begin, begin + UPDATES_A_GRAPH)
+            arguments = (x_TBD[cut], y_TB[cut], weight_TB[cut], lr_T[cut], update_T[cut])
+            parameters, moments = compiled(parameters, moments, *arguments)
+        devices.synchronise(parameters)
+        last[:] = [parameters]
+
+    def exported() -> Parameters:
+        return {name: tensor.cpu().numpy().T for name, tensor in last[0].items()}
+
+    return Prepared(run, exported, devices.describe_environment(place))
+
+
+def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """JAX, one jitted update after the other."""
+    import jax
+
+    from jax_impl import train
+
+    def run_from(state: train.State, batches: list[train.Batch]) -> train.State:
+        for batch in batches:
+            state, _ = update(state, batch)
+        return state
+
+    def split(batches: train.Batch) -> list[train.Batch]:
+        return [train.Batch(*(array[t] for array in batches)) for t in range(len(batches.used))]
+
+    update = jax.jit(train.make_update(recipe.optimizer))
+    return _jax(recipe, data, device, run_from, split)
+
+
+def jax_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """JAX, the whole run in one jitted scan."""
+    from jax_impl import train
+
+    segment = train.make_segment(recipe.optimizer)
+    return _jax(recipe, data, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
+
+
+def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: Any) -> Prepared:
+    import jax
+    import numpy as np
+
+    from jax_impl import device as devices
+    from jax_impl import model, train
+
+    place = devices.select_device(device)
+    jax.config.update("jax_enable_x64", recipe.training.dtype == "float64")
+    data = data.cast(recipe.dtype)
+    epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
+    whole = train.Batch(*(jax.device_put(np.concatenate(arrays), place) for arrays in zip(*epochs)))
+    batches, start = split(whole), train.initial_state(recipe, data, place)
+    devices.synchronise((batches, start))
+    last: list[train.State] = []
+
+    def run() -> None:
+        state = run_from(start, batches)
+        devices.synchronise(state)
+        last[:] = [state]
+
+    return Prepared(run, lambda: model.export_parameters(last[0].parameters), devices.describe_environment(place))
+
+
+CONTENDERS: dict[str, tuple[str, Callable[[Recipe, PreparedData, str], Prepared]]] = {
+    "torch steps": ("torch", torch_steps),
+    "torch compiled": ("torch", torch_compiled),
+    "jax steps": ("jax", jax_steps),
+    "jax whole run": ("jax", jax_compiled),
+}
