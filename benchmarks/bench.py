@@ -28,7 +28,7 @@ from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import read_tensors, write_file
 
-__all__ = ["SCHEMA", "Contender", "compare_with_oracle", "median_interval", "run_bench"]
+__all__ = ["SCHEMA", "Contender", "compare_with_oracle", "median_interval", "run_bench", "short"]
 
 SCHEMA = "lockstep.bench/1"
 
@@ -169,6 +169,11 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:
     return median(ordered), ordered[below], ordered[n - 1 - below]
 
 
+def short(value: float) -> str:
+    """Three digits, or all those before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     model = platform.processor() or platform.machine()
@@ -185,21 +190,19 @@ def _print(found: Mapping[str, Any], recipe: Recipe, data: PreparedData, rounds:
     fastest = min(timed, key=lambda name: median(timed[name]["samples"]), default="")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("contender", no_wrap=True)
-    for header in ("us/update", "95 %", "x fastest", "95 %", "import", "first run"):
+    for header in ("us/update\n95 %", "x fastest\n95 %", "import\n", "first run\n"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, result in timed.items():
         time, low, high = (1e6 * value for value in median_interval(result["samples"]))
         ratios = [a / b for a, b in zip(result["samples"], timed[fastest]["samples"])]
         ratio, ratio_low, ratio_high = median_interval(ratios)
         apart = (f"{result['import_seconds']:.1f} s", f"{result['first_run_seconds']:.1f} s")
-        spread = (f"{low:.3g}-{high:.3g}", f"{ratio:.3g}", f"{ratio_low:.3g}-{ratio_high:.3g}")
-        table.add_row(name, f"{time:.3g}", *spread, *apart)
+        both = f"{short(time)}\n{short(low)}-{short(high)}", f"{short(ratio)}\n{short(ratio_low)}-{short(ratio_high)}"
+        table.add_row(name, *both, *apart)
     sizes = f"{data.updates} updates of {recipe.training.batch} rows, {recipe.training.dtype}"
     console.print(f"\nTime per update, steady state: {sizes}; {rounds} interleaved rounds", highlight=False)
     console.print(table)
-    console.print(
-        "steps: one update a call; first run: compilation, where there is any, and one run\n", highlight=False
-    )
+    console.print("steps: one update a call; first run: compiling, where there is any, and one run\n", highlight=False)
     for name, result in found.items():
         if "differs" in result:
             error = result["differs"]

@@ -26,6 +26,7 @@ def main() -> None:
         _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
     else:
         for _ in sys.stdin:
+            READY[0].reset()
             begin = perf_counter()
             READY[0].run()
             _answer({"seconds": perf_counter() - begin})
@@ -47,9 +48,11 @@ def _get_ready(work: dict[str, Any], begin: float) -> dict[str, Any]:
     imported = perf_counter()
     recipe, data = Recipe.from_dict(work["recipe"]), PreparedData.load(Path(work["data"]))
     in_float64 = prepare(recipe.with_dtype("float64"), data, work["device"])
+    in_float64.reset()
     in_float64.run()
     write_tensors(Path(work["out"]), PARAMETERS, {}, in_float64.parameters())
     prepared = prepare(recipe, data, work["device"])
+    prepared.reset()
     ready = perf_counter()
     prepared.run()
     READY[:] = [prepared]

@@ -17,10 +17,11 @@ UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile 
 class Prepared:
     """A contender ready to go.
 
-    `run` trains from the start and comes back once the device has finished; `parameters` are those of the last run;
-    `environment` says what ran it.
+    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once the device has
+    finished; `parameters` are those of the last run; `environment` says what ran it.
     """
 
+    reset: Callable[[], None]
     run: Callable[[], None]
     parameters: Callable[[], Parameters]
     environment: dict[str, Any]
@@ -37,14 +38,17 @@ def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     update = train.make_update(recipe.optimizer)
     last: list[train.State] = []
 
+    def reset() -> None:
+        last[:] = [train.initial_state(recipe, data, place)]
+        devices.synchronise(last)
+
     def run() -> None:
-        state = train.initial_state(recipe, data, place)
+        state = last[0]
         for batch in batches:
             state, _ = update(state, batch)
         devices.synchronise(state)
-        last[:] = [state]
 
-    return Prepared(run, lambda: model.export_parameters(last[0].model), devices.describe_environment(place))
+    return Prepared(reset, run, lambda: model.export_parameters(last[0].model), devices.describe_environment(place))
 
 
 def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
@@ -85,20 +89,25 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     compiled = torch.compile(updates, fullgraph=True, dynamic=False)
     last: list[Any] = []
 
-    def run() -> None:
+    def reset() -> None:
         parameters = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
         moments = {name: initial_moments(recipe.optimizer, tensor) for name, tensor in parameters.items()}
+        devices.synchronise(moments)
+        last[:] = [parameters, moments]
+
+    def run() -> None:
+        parameters, moments = last
         for begin in range(0, len(lr_T), UPDATES_A_GRAPH):
             cut = slice(begin, begin + UPDATES_A_GRAPH)
             arguments = (x_TBD[cut], y_TB[cut], weight_TB[cut], lr_T[cut], update_T[cut])
             parameters, moments = compiled(parameters, moments, *arguments)
         devices.synchronise(parameters)
-        last[:] = [parameters]
+        last[:] = [parameters, moments]
 
     def exported() -> Parameters:
         return {name: tensor.cpu().numpy().T for name, tensor in last[0].items()}
 
-    return Prepared(run, exported, devices.describe_environment(place))
+    return Prepared(reset, run, exported, devices.describe_environment(place))
 
 
 def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
@@ -143,12 +152,17 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
     devices.synchronise((batches, start))
     last: list[train.State] = []
 
+    def reset() -> None:
+        last[:] = [start]  # an update changes nothing in place
+
     def run() -> None:
-        state = run_from(start, batches)
+        state = run_from(last[0], batches)
         devices.synchronise(state)
         last[:] = [state]
 
-    return Prepared(run, lambda: model.export_parameters(last[0].parameters), devices.describe_environment(place))
+    return Prepared(
+        reset, run, lambda: model.export_parameters(last[0].parameters), devices.describe_environment(place)
+    )
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Recipe, PreparedData, str], Prepared]]] = {
