@@ -213,7 +213,6 @@ def bench(
 ) -> int:
     """Time both backends on RECIPE: step by step and the whole run compiled."""
     from benchmarks.bench import run_bench
-
     from lockstep.report.console import make_console
 
     return run_bench(

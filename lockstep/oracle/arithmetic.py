@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 POOL = 2**20
 
 SAFETY = 8.0
-"""How far beyond the widest of the members a right run may lie. Right float32 runs of both frameworks came up to
-3.8 times as far as the widest of 8 members (docs/equality.md); the factor is twice that."""
+"""How far beyond the widest of the members a right run may lie. Of 240 right float32 runs of both frameworks
+the farthest came 4.1 times as far as the widest of 8 members (docs/equality.md); the factor is twice that."""
 
 
 def unit_roundoff(dtype: Any) -> float:
