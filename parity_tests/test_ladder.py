@@ -302,12 +302,18 @@ def test_ready_made_recipes_converge_alike(name: str) -> None:
     assert abs(right[0] - right[1]) <= 1  # at most one held-out row lies within rounding of the decision
 
 
-def test_training_that_blows_up_is_recorded_as_it_is(backend: str) -> None:
-    recipe = small_recipe(schedule__peak=1e30, training__epochs=2, schedule__warmup=0)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_that_blows_up_is_recorded_as_it_is(dtype: str, backend: str) -> None:
+    peak = {"float32": 1e30, "float64": 1e250}[dtype]
+    recipe = small_recipe(schedule__peak=peak, training__epochs=2, schedule__warmup=0, training__dtype=dtype)
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     assert not np.isfinite(trace.series("loss")).all()
     assert np.isfinite(trace.series("loss")[0])
     assert trace.header["updates"] == len(oracle.series("loss"))
+    bounds = bounds_of(oracle)
+    assert bounds
+    found = compare(trace, oracle, bounds)
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
 
 
 @pytest.mark.gpu

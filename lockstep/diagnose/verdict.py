@@ -73,7 +73,7 @@ def describe_difference(found: Difference) -> str:
     """Where two traces differ, in one line."""
     place = f"[{', '.join(map(str, found.element))}]" if found.element else ""
     when = "before training" if found.update < 0 else f"at update {found.update}"
-    times = f"{found.ratio:.3g} times the bound" if np.isfinite(found.ratio) else "where the bound is 0"
+    times = f"{found.ratio:.3g} times the bound" if np.isfinite(found.ratio) else "which no bound covers"
     return f"{when}, {found.stage}, {found.tensor}{place}: {found.a!r} and {found.b!r}, {times}"
 
 

@@ -33,30 +33,35 @@ def rounding_bounds(
 
     Returns:
         named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,) and
-        `parameters/<u>/<name>` (), the last for the worst element of the tensor. A bound is infinite where a
-        member, or the oracle, is not finite.
+        `parameters/<u>/<name>` (), the last for the worst element of the tensor. Bounds are infinite
+        from the update on at which the oracle or a member leaves the range that the dtype can compute in.
     """
     arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed)
     members = {name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()}
     series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
     metrics: dict[str, list[float]] = {name: [] for name in METRICS}
     bounds: dict[str, NDArray[np.float64]] = {}
+    # beyond this a square, as in a norm, leaves the range of the dtype
+    largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
         for step in trajectory(recipe, data, arithmetic, members):
-            for name, values in series.items():
-                values.append(_spread(getattr(step, name)))
+            scalars = [getattr(step, name) for name in series]
+            seen = max(np.abs(array).max() for array in (*scalars, *step.parameters.values()))
+            overflowed = overflowed or not seen <= largest
+            for values, scalar in zip(series.values(), scalars):
+                values.append(np.inf if overflowed else _spread(scalar))
             done = step.update + 1
             if done in recorded:
                 for name, array in canonical(step.parameters).items():
-                    bounds[f"parameters/{done}/{name}"] = np.array(_spread(array))
+                    bounds[f"parameters/{done}/{name}"] = np.array(np.inf if overflowed else _spread(array))
             if done % data.updates_per_epoch == 0:
                 for part, x_ND, y_N in (
                     ("train", data.train_x_ND, data.train_y_N),
                     ("held_out", data.held_out_x_ND, data.held_out_y_N),
                 ):
                     loss, _, margin_N = evaluate(step.parameters, x_ND, y_N, recipe.model.activation, arithmetic)
-                    metrics[f"{part}_loss"].append(_spread(loss))
-                    metrics[f"{part}_accuracy"].append(_undecided(margin_N))
+                    metrics[f"{part}_loss"].append(np.inf if overflowed else _spread(loss))
+                    metrics[f"{part}_accuracy"].append(np.inf if overflowed else _undecided(margin_N))
     bounds |= {f"updates/{name}": _widen(np.array(values)) for name, values in series.items()}
     return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
 

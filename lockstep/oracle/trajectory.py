@@ -69,16 +69,18 @@ def evaluate(
     parameters: Parameters, x_ND: Array, y_N: Labels, activation: str, arithmetic: Exact
 ) -> tuple[Array, NDArray[np.bool_], Array]:
     """Mean loss (...), right answers (..., N) and margins (..., N): how far the right logit leads the others."""
-    losses, margins = [], []
+    losses, answers, margins = [], [], []
     for begin in range(0, len(y_N), CHUNK):
         y_B = y_N[begin : begin + CHUNK]
         *_, logits_BK = forward(parameters, x_ND[begin : begin + CHUNK], activation, arithmetic).values()
         losses.append(cross_entropy(logits_BK, y_B, arithmetic)[0])
+        # as both frameworks do: the first of equal logits, and a NaN counts as the largest
+        answers.append(logits_BK.argmax(axis=-1) == y_B)
         right_BK = np.eye(logits_BK.shape[-1], dtype=bool)[y_B]
         right = np.where(right_BK, logits_BK, -np.inf).max(axis=-1)
         margins.append(right - np.where(right_BK, -np.inf, logits_BK).max(axis=-1))
-    margin_N = np.concatenate(margins, axis=-1)
-    return mean_loss(np.concatenate(losses, axis=-1), arithmetic), margin_N > 0, margin_N
+    loss_N, right_N, margin_N = (np.concatenate(parts, axis=-1) for parts in (losses, answers, margins))
+    return mean_loss(loss_N, arithmetic), right_N, margin_N
 
 
 def _norm(tensors: Parameters, arithmetic: Exact) -> Array:

@@ -1,0 +1,47 @@
+"""What the documents show must be true: commands, links and the example."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from lockstep.cli import cli
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    found = [line for path in DOCUMENTS for line in re.findall(r"`(lockstep [^`]+)`", path.read_text())]
+    assert len(found) >= 7
+    for line in found:
+        words = shlex.split(re.sub(r"\[[A-Z]+\]", "seed", line))[1:]
+        command = cli.get_command(click.Context(cli), words[0])
+        assert command is not None, line
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), words.pop(1))
+        assert command is not None, line
+        command.make_parser(click.Context(command)).parse_args(words[1:])  # raises for an unknown option
+
+
+def test_every_link_leads_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for path in DOCUMENTS:
+        for target in re.findall(r"`?make ([a-z]+)", path.read_text()):
+            assert target in targets, (path, target)
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "from_python.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["torch", "jax"]
+    assert all(line.endswith("against the oracle: rounding") for line in lines)
