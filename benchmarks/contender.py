@@ -2,12 +2,16 @@
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep.errors import InputError
 from lockstep.tensor_file import write_tensors
+
+if TYPE_CHECKING:
+    from benchmarks.contenders import Prepared
 
 __all__ = ["main"]
 
@@ -19,32 +23,29 @@ def main() -> None:
     work = json.loads(sys.stdin.readline())
     begin = perf_counter()
     try:
-        _answer(_get_ready(work, begin))
+        prepared, found = _get_ready(work, begin)
+    except ModuleNotFoundError as error:
+        return _answer({"skipped": f"{error.name} is not installed"})
     except InputError as error:
-        _answer({"error": str(error)})
+        return _answer({"error": str(error)})
     except Exception as error:  # a compiler that is missing or fails, an operation that is not supported
-        _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
-    else:
-        for _ in sys.stdin:
-            READY[0].reset()
-            begin = perf_counter()
-            READY[0].run()
-            _answer({"seconds": perf_counter() - begin})
+        return _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+    _answer(found)
+    for _ in sys.stdin:
+        prepared.reset()
+        begin = perf_counter()
+        prepared.run()
+        _answer({"seconds": perf_counter() - begin})
+    return None
 
 
-READY: list[Any] = []
-
-
-def _get_ready(work: dict[str, Any], begin: float) -> dict[str, Any]:
+def _get_ready(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str, Any]]:
     from benchmarks.contenders import CONTENDERS
     from lockstep.data_prep import PreparedData
     from lockstep.recipe import Recipe
 
     package, prepare = CONTENDERS[work["contender"]]
-    try:
-        __import__({"torch": "pt_impl.train", "jax": "jax_impl.train"}[package])
-    except ModuleNotFoundError as error:
-        return {"skipped": f"{error.name} is not installed"}
+    import_module(f"{package}.train")
     imported = perf_counter()
     recipe, data = Recipe.from_dict(work["recipe"]), PreparedData.load(Path(work["data"]))
     in_float64 = prepare(recipe.with_dtype("float64"), data, work["device"])
@@ -55,8 +56,7 @@ def _get_ready(work: dict[str, Any], begin: float) -> dict[str, Any]:
     prepared.reset()
     ready = perf_counter()
     prepared.run()
-    READY[:] = [prepared]
-    return {
+    return prepared, {
         "import_seconds": imported - begin,
         "first_run_seconds": perf_counter() - ready,
         "environment": prepared.environment,

@@ -166,8 +166,8 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Recipe, PreparedData, str], Prepared]]] = {
-    "torch steps": ("torch", torch_steps),
-    "torch compiled": ("torch", torch_compiled),
-    "jax steps": ("jax", jax_steps),
-    "jax whole run": ("jax", jax_compiled),
+    "torch steps": ("pt_impl", torch_steps),
+    "torch compiled": ("pt_impl", torch_compiled),
+    "jax steps": ("jax_impl", jax_steps),
+    "jax whole run": ("jax_impl", jax_compiled),
 }

@@ -302,7 +302,8 @@ def _description(section: Any, field: str) -> str:
     choices = get_args(described.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         text += " One of " + ", ".join(f'"{choice}"' for choice in choices) + "."
-    return text
+    default = list(described.default) if isinstance(described.default, tuple) else described.default
+    return f"{text} Default: {json.dumps(default)}."
 
 
 def _field_names() -> list[str]:
