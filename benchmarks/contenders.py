@@ -54,7 +54,7 @@ def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
 def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
     import torch
-    from torch.func import functional_call, grad
+    from torch.func import functional_call, grad_and_value
 
     from benchmarks.torch_updates import initial_moments, update_parameter
     from pt_impl import device as devices
@@ -75,16 +75,24 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
         loss_B = torch.nn.functional.cross_entropy(functional_call(network, parameters, (x_BD,)), y_B, reduction="none")
         return (loss_B * weight_B).sum() / weight_B.sum()
 
+    def norm(tensors: Any) -> Any:
+        return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
+
     def updates(parameters: Any, moments: Any, x: Any, y: Any, weight: Any, lr: Any, number: Any) -> Any:
+        scalars: list[Any] = []
         for t in range(len(x)):
-            gradients = grad(loss_of)(parameters, x[t], y[t], weight[t])
+            before = parameters
+            gradients, loss = grad_and_value(loss_of)(parameters, x[t], y[t], weight[t])
             after = {
                 name: update_parameter(recipe.optimizer, lr[t], number[t], parameters[name], gradient, moments[name])
                 for name, gradient in gradients.items()
             }
             parameters = {name: pair[0] for name, pair in after.items()}
             moments = {name: pair[1] for name, pair in after.items()}
-        return parameters, moments
+            # the other contenders compute these at every update too
+            changes = [parameters[name] - before[name] for name in parameters]
+            scalars += [loss, norm(gradients.values()), norm(changes)]
+        return parameters, moments, torch.stack(scalars)
 
     compiled = torch.compile(updates, fullgraph=True, dynamic=False)
     last: list[Any] = []
@@ -97,10 +105,12 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
 
     def run() -> None:
         parameters, moments = last
+        found = []
         for begin in range(0, len(lr_T), UPDATES_A_GRAPH):
             cut = slice(begin, begin + UPDATES_A_GRAPH)
             arguments = (x_TBD[cut], y_TB[cut], weight_TB[cut], lr_T[cut], update_T[cut])
-            parameters, moments = compiled(parameters, moments, *arguments)
+            parameters, moments, scalars = compiled(parameters, moments, *arguments)
+            found.append(scalars)
         devices.synchronise(parameters)
         last[:] = [parameters, moments]
 
@@ -144,19 +154,21 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
     from jax_impl import model, train
 
     place = devices.select_device(device)
-    jax.config.update("jax_enable_x64", recipe.training.dtype == "float64")
+    double = recipe.training.dtype == "float64"
     data = data.cast(recipe.dtype)
-    epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
-    whole = train.Batch(*(jax.device_put(np.concatenate(arrays), place) for arrays in zip(*epochs)))
-    batches, start = split(whole), train.initial_state(recipe, data, place)
-    devices.synchronise((batches, start))
+    with jax.enable_x64(double):
+        epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
+        whole = train.Batch(*(jax.device_put(np.concatenate(arrays), place) for arrays in zip(*epochs)))
+        batches, start = split(whole), train.initial_state(recipe, data, place)
+        devices.synchronise((batches, start))
     last: list[train.State] = []
 
     def reset() -> None:
         last[:] = [start]  # an update changes nothing in place
 
     def run() -> None:
-        state = run_from(last[0], batches)
+        with jax.enable_x64(double):
+            state = run_from(last[0], batches)
         devices.synchronise(state)
         last[:] = [state]
 

@@ -200,7 +200,7 @@ def test_summary_is_strict_json(kind: str) -> None:
     assert found["max_difference"] == {"lr": 0.0, "loss": 1.2e-7, "parameters": None}
     final = float(traces["jax"].metric("held_out_loss")[-1])
     assert found["jax"]["held_out_loss"] == (final if np.isfinite(final) else None)
-    assert found["versions"].keys() == {"lockstep", "numpy", "torch", "jax"}
+    assert found["versions"].keys() == {"lockstep", "python", "numpy", "torch", "jax"}
 
 
 def charts_of(page: str) -> dict[str, Any]:
