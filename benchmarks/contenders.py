@@ -35,7 +35,7 @@ def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     place = devices.select_device(device)
     data = data.cast(recipe.dtype)
     batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
-    update = train.make_update(recipe.optimizer)
+    update = train.make_update(recipe)
     last: list[train.State] = []
 
     def reset() -> None:
@@ -134,7 +134,7 @@ def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     def split(batches: train.Batch) -> list[train.Batch]:
         return [train.Batch(*(array[t] for array in batches)) for t in range(len(batches.used))]
 
-    update = jax.jit(train.make_update(recipe.optimizer))
+    update = jax.jit(train.make_update(recipe))
     return _jax(recipe, data, device, run_from, split)
 
 
@@ -142,7 +142,7 @@ def jax_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     """JAX, the whole run in one jitted scan."""
     from jax_impl import train
 
-    segment = train.make_segment(recipe.optimizer)
+    segment = train.make_segment(recipe.update_rule)
     return _jax(recipe, data, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
 
 

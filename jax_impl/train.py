@@ -16,7 +16,7 @@ from jax_impl.optimizer import learning_rate, make_optimizer
 from jax_impl.predict import trace_prediction
 from jax_impl.schedule import make_schedule
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Optimizer, Recipe
+from lockstep.recipe import Recipe
 from lockstep.schedules import learning_rates
 from lockstep.trace import Metrics, Progress, Recorder, Trace
 
@@ -63,12 +63,12 @@ def _cut(batches: Batch, start: int, stop: int) -> Batch:
     return batches if stop - start == len(batches.used) else Batch(*(array[start:stop] for array in batches))
 
 
-def make_update(optimizer: Optimizer) -> Any:
-    """One update: (state, batch) -> state, scalars."""
+def make_update(recipe: Recipe) -> Any:
+    """One update of the recipe: (state, batch) -> state, scalars."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         schedule = make_schedule(state.table_T)
-        transformation, _ = make_optimizer(optimizer, schedule, state.parameters)
+        transformation, _ = make_optimizer(recipe.optimizer, schedule, state.parameters)
 
         def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
             model = nnx.merge(state.graph, parameters)
@@ -86,9 +86,9 @@ def make_update(optimizer: Optimizer) -> Any:
 
 
 @cache
-def make_segment(optimizer: Optimizer) -> Any:
-    """Consecutive updates: (state, batches) -> state, scalars of each."""
-    update = make_update(optimizer)
+def make_segment(recipe: Recipe) -> Any:
+    """Consecutive updates: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
 
     @jax.jit
     def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -145,7 +145,7 @@ def train(
             (jax.device_put(x_ND, place), jax.device_put(y_N.astype(np.int32), place))
             for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
         )
-        state, segment = initial_state(recipe, data, place), make_segment(recipe.optimizer)
+        state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
         recorder.record_parameters(_parameters(state))
         for epoch, start, stop in recorder.segments():
             if start == 0:

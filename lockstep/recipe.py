@@ -13,11 +13,15 @@ from typing import Annotated, Any, Literal, Self, get_args
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
 
 __all__ = [
+    "Average",
     "Data",
+    "Gradient",
+    "Loss",
     "Model",
     "Optimizer",
     "Recipe",
@@ -33,6 +37,25 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+ABSENT: Any = None
+"""A knob that the chosen `name` does not have."""
+
+
+def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], values: ArgsKwargs) -> ArgsKwargs:
+    """The values with the defaults of the named one's knobs; a knob that it does not have must be left out."""
+    given = {knob: value for knob, value in (values.kwargs or {}).items() if value is not None}
+    name = given.get("name", next(iter(knobs)))
+    if name not in knobs:
+        return ArgsKwargs(values.args, given)  # refused with the names that there are
+    every = {knob for having in knobs.values() for knob in having}
+    for knob in sorted(every - knobs[name].keys()):
+        if knob in given:
+            having = f"it has {', '.join(knobs[name])}" if knobs[name] else "it has none"
+            raise ValueError(f"{knob}: {name} has no such knob; {having}")
+    filled = {knob: default for knob, default in knobs[name].items() if knob not in given}
+    return ArgsKwargs(values.args, given | filled)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -61,38 +84,240 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Model:
-    """A multilayer perceptron: Linear, activation, ..., Linear. The data gives input and output sizes."""
+    """A multilayer perceptron: Linear, normalisation, activation, dropout, ..., Linear. The data gives input and
+    output sizes."""
 
     hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (50,)
     """Hidden units, a number a layer; [] is softmax regression."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Applied after every layer but the last."""
+    activation: Literal[
+        "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish"
+    ] = "relu"
+    """Applied after every layer but the last. gelu has the error function, gelu_tanh its approximation; leaky_relu
+    has slope 0.01 below 0; elu has alpha 1."""
+    bias: bool = True
+    """A bias in every linear layer."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation between a hidden linear layer and its activation."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Added to the variance, inside the root."""
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """norm = "batch": share of the batch in the running statistics (PyTorch's meaning; Flax's is 1 minus it)."""
+    norm_variance: Literal["unbiased", "biased"] = "unbiased"
+    """norm = "batch": the variance that goes into the running statistics, over n - 1 (PyTorch) or n (Flax)."""
+    dropout: Decay = 0.0
+    """Share of the hidden units dropped in training; the others are scaled by 1 / (1 - dropout)."""
+    init: Literal[
+        "torch",
+        "flax",
+        "xavier_uniform",
+        "xavier_normal",
+        "kaiming_uniform",
+        "kaiming_normal",
+        "orthogonal",
+        "zeros",
+    ] = "torch"
+    """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights are."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Loss:
+    """What is minimised: the mean over the rows of a batch. A knob that a loss does not have is None."""
+
+    name: Literal["cross_entropy", "binary_cross_entropy", "mse", "huber"] = "cross_entropy"
+    """cross_entropy: K classes. binary_cross_entropy: 2 classes, one logit. mse, huber: a number to predict."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = ABSENT
+    """Share of each label spread evenly over all classes."""
+    class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
+    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of the weights. []
+    is 1 for each."""
+    ignored_class: str = ABSENT
+    """Name of a class whose rows do not count in the loss; "" is none."""
+    positive_weight: Annotated[float, Field(gt=0)] = ABSENT
+    """Factor on the loss of the rows of the second class."""
+    delta: Annotated[float, Field(gt=0)] = ABSENT
+    """Error from which on the loss is linear: delta (|e| - delta / 2)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(LOSS_KNOBS, values)
+
+
+LOSS_KNOBS: dict[str, dict[str, Any]] = {
+    "cross_entropy": {"label_smoothing": 0.0, "class_weights": (), "ignored_class": ""},
+    "binary_cross_entropy": {"positive_weight": 1.0},
+    "mse": {},
+    "huber": {"delta": 1.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Gradient:
+    """What happens to the gradient between the loss and the optimizer."""
+
+    clip: Literal["none", "norm", "value"] = "none"
+    """norm: scale all gradients together to a 2-norm of at most `clip_at`. value: each element to +-`clip_at`."""
+    clip_at: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm, or value."""
+    clip_eps: NonNegative = 0.0
+    """clip = "norm": added to the norm that divides; 1e-6 in PyTorch, 0 in Optax."""
+    accumulate: Count = 1
+    """Batches whose gradients make one update; an epoch's last update may have fewer."""
+    accumulate_mean: Literal["batches", "rows"] = "batches"
+    """Each batch counts alike, or by its rows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Average:
+    """An exponential moving average (EMA) of the parameters, kept beside them."""
+
+    decay: Decay = 0.0
+    """Share of the average kept at each update; 0 keeps none."""
+    start: Literal["copy", "zero"] = "copy"
+    """Begin as a copy of the initial parameters (PyTorch's AveragedModel) or at 0 (optax.ema)."""
+    debias: bool = False
+    """start = "zero": divide by 1 - decay^updates."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Optimizer:
-    """What turns a gradient into an update. Every knob is passed on explicitly, in both frameworks."""
+    """What turns a gradient into an update. A knob that an optimizer does not have is None; one that it has and that
+    is not given takes the default of `OPTIMIZER_KNOBS`. Every knob is passed on explicitly, in both frameworks."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam add weight decay to the gradient (L2); adamw decays the parameters (decoupled)."""
-    momentum: Decay = 0.9
-    """sgd: share of the previous momentum kept; dampening is 0."""
-    nesterov: bool = False
-    """sgd: look ahead along the momentum."""
-    weight_decay: NonNegative = 0.0
-    """Decay rate, for weights and biases alike."""
-    beta1: Decay = 0.9
-    """adam, adamw: decay of the first moment."""
-    beta2: Decay = 0.999
-    """adam, adamw: decay of the second moment."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    """adam, adamw: added to the root of the second moment, outside the root."""
+    name: Literal[
+        "sgd",
+        "adam",
+        "adamw",
+        "nadam",
+        "nadamw",
+        "radam",
+        "adamax",
+        "lamb",
+        "lion",
+        "adagrad",
+        "rmsprop",
+        "adadelta",
+        "rprop",
+        "adafactor",
+        "muon",
+    ] = "sgd"
+    """Weight decay is added to the gradient (L2), but decays the parameters (decoupled) in adamw, nadamw, lamb, lion,
+    adafactor and muon."""
+    momentum: Decay = ABSENT
+    """Share of the previous momentum kept."""
+    dampening: Annotated[float, Field(ge=0, lt=1)] = ABSENT
+    """sgd: the gradient enters the momentum times 1 - dampening, but at the first update whole, as in PyTorch."""
+    nesterov: bool = ABSENT
+    """Look ahead along the momentum."""
+    weight_decay: NonNegative = ABSENT
+    """Decay rate; times the learning rate where it is decoupled."""
+    beta1: Decay = ABSENT
+    """Decay of the first moment."""
+    beta2: Decay = ABSENT
+    """Decay of the second moment."""
+    eps: Annotated[float, Field(gt=0)] = ABSENT
+    """Keeps the division finite: added to the root of the second moment, or inside it."""
+    eps_in_root: bool = ABSENT
+    """eps is added inside the root."""
+    amsgrad: Literal["off", "raw", "corrected"] = ABSENT
+    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
+    momentum_ramp: bool = ABSENT
+    """nadam, nadamw: beta1 grows as beta1 (1 - 0.96^(t momentum_decay) / 2) (PyTorch) or stays (Optax)."""
+    momentum_decay: Annotated[float, Field(gt=0)] = ABSENT
+    """nadam, nadamw: pace of the ramp of beta1."""
+    initial_accumulator: NonNegative = ABSENT
+    """adagrad: the sum of squares before the first update; 0 in PyTorch, 0.1 in Optax."""
+    lr_decay: NonNegative = ABSENT
+    """adagrad: divides the learning rate by 1 + t lr_decay."""
+    decay: Decay = ABSENT
+    """rmsprop, adadelta: decay of the mean of the squared gradient."""
+    centered: bool = ABSENT
+    """rmsprop: divide by the root of the variance, not of the second moment."""
+    shrink: Annotated[float, Field(gt=0, lt=1)] = ABSENT
+    """rprop: factor on a step size whose gradient has changed its sign."""
+    grow: Annotated[float, Field(gt=1)] = ABSENT
+    """rprop: factor on a step size whose gradient has kept its sign."""
+    step_min: Annotated[float, Field(gt=0)] = ABSENT
+    """rprop: smallest step size."""
+    step_max: Annotated[float, Field(gt=0)] = ABSENT
+    """rprop: largest step size."""
+    decay_power: Annotated[float, Field(gt=0)] = ABSENT
+    """adafactor: the second moment decays by 1 - (t+1)^-decay_power."""
+    eps_scale: NonNegative = ABSENT
+    """adafactor: least root mean square of a parameter that scales its step."""
+    clip_threshold: Annotated[float, Field(gt=0)] = ABSENT
+    """adafactor: largest root mean square of an update before the learning rate."""
+    min_factored: Count = ABSENT
+    """adafactor: least size of both dimensions of a weight whose second moment is factored; 1 in PyTorch, 128 in
+    Optax."""
+    orthogonalisations: Count = ABSENT
+    """muon: Newton-Schulz iterations."""
+    adjust: Literal["original", "match_rms_adamw"] = ABSENT
+    """muon: scale of a step of an (in, out) weight: sqrt(max(1, out / in)), or 0.2 sqrt(max(in, out))."""
+    decay_on: Literal["all", "weights"] = "all"
+    """What decays: all parameters, or only the weights of the linear layers (not biases, not normalisation)."""
+    multipliers: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
+    """Factor on the learning rate of each linear layer, with its normalisation; [] is 1 for each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(OPTIMIZER_KNOBS, values)
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
-        if self.name == "sgd" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov: true needs a momentum above 0")
+        if self.nesterov and (self.momentum == 0 or self.dampening):
+            raise ValueError("nesterov: true needs a momentum above 0 and a dampening of 0")
         return self
+
+
+ADAM: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
+    "adam": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.0},
+    "adamw": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.01},
+    "nadam": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.0},
+    "nadamw": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.01},
+    "radam": ADAM | {"weight_decay": 0.0},
+    "adamax": ADAM | {"weight_decay": 0.0},
+    "lamb": ADAM | {"eps": 1e-6, "weight_decay": 0.01},
+    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01},
+    "adagrad": {
+        "eps": 1e-10,
+        "eps_in_root": False,
+        "initial_accumulator": 0.0,
+        "lr_decay": 0.0,
+        "weight_decay": 0.0,
+    },
+    "rmsprop": {
+        "decay": 0.99,
+        "eps": 1e-8,
+        "eps_in_root": False,
+        "centered": False,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+    },
+    "adadelta": {"decay": 0.9, "eps": 1e-6, "weight_decay": 0.0},
+    "rprop": {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0},
+    "adafactor": {
+        "decay_power": 0.8,
+        "eps": 1e-30,
+        "eps_scale": 1e-3,
+        "clip_threshold": 1.0,
+        "min_factored": 1,
+        "weight_decay": 0.0,
+    },
+    "muon": ADAM
+    | {
+        "eps": 1e-7,
+        "momentum": 0.95,
+        "nesterov": True,
+        "orthogonalisations": 5,
+        "adjust": "original",
+        "weight_decay": 0.1,
+    },
+}
+"""The knobs of every optimizer, with the defaults of its PyTorch class, or of its paper where PyTorch has none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -125,6 +350,9 @@ class Training:
     """Leave out the last batch of an epoch where it has fewer rows."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of data, parameters, arithmetic and learning rate."""
+    compute: Literal["same", "bfloat16"] = "same"
+    """Precision of the products and activations, forward and backward: that of `dtype`, or bfloat16 beside parameters,
+    loss, optimizer and learning rate in `dtype` (mixed precision)."""
     seed: Seed = 0
     """Seed of the initial parameters and of the order of the rows."""
 
@@ -135,7 +363,10 @@ class Recipe:
 
     data: Data = Data()
     model: Model = Model()
+    loss: Loss = Loss()
+    gradient: Gradient = Gradient()
     optimizer: Optimizer = Optimizer()
+    average: Average = Average()
     schedule: Schedule = Schedule()
     training: Training = Training()
 
@@ -166,8 +397,15 @@ class Recipe:
         del content["data"]["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def update_rule(self) -> "Recipe":
+        """The recipe with all that one update does not depend on put to its default."""
+        training = Training(dtype=self.training.dtype, compute=self.training.compute)
+        return replace(self, data=Data(), schedule=Schedule(), training=training)
+
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
-        """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`.
+        """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another `name` of a loss,
+        optimizer or schedule brings its own defaults; of the old knobs those stay that were changed and that it has.
 
         Raises:
             InputError: a name that is no field, or a value that the field does not take.
@@ -178,6 +416,13 @@ class Recipe:
             if section not in SECTIONS or not field:
                 raise InputError(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
             content[section][field] = value
+        for section, knobs in KNOBS.items():
+            before, name = getattr(self, section), content[section].get("name")
+            if name != before.name and name in knobs:
+                for knob, default in knobs[before.name].items():
+                    kept = getattr(before, knob) != default and knob in knobs[name]
+                    if f"{section}.{knob}" not in values and not kept:
+                        del content[section][knob]
         return Recipe.from_dict(content)
 
     def with_overrides(self, overrides: Sequence[str]) -> "Recipe":
@@ -224,9 +469,11 @@ class Recipe:
             values = getattr(self, section.name)
             table = tomlkit.table()
             for field in fields(values):
-                if documented:
-                    table.add(tomlkit.comment(_description(type(values), field.name)))
                 value = getattr(values, field.name)
+                if value is None:  # a knob that the chosen name does not have
+                    continue
+                if documented:
+                    table.add(tomlkit.comment(_description(values, field.name)))
                 table.add(field.name, list(value) if isinstance(value, tuple) else value)
             document.add(section.name, table)
         return tomlkit.dumps(document)
@@ -235,10 +482,17 @@ class Recipe:
 SECTIONS: dict[str, Any] = {
     "data": Data,
     "model": Model,
+    "loss": Loss,
+    "gradient": Gradient,
     "optimizer": Optimizer,
+    "average": Average,
     "schedule": Schedule,
     "training": Training,
 }
+
+
+KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS}
+"""The sections whose `name` says which of their fields there are."""
 
 
 def ready_made_recipes() -> dict[str, Path]:
@@ -296,14 +550,16 @@ def _parse_override(item: str) -> tuple[str, Any]:
     return name.strip(), content["value"] if content.keys() == {"value"} else text.strip()
 
 
-def _description(section: Any, field: str) -> str:
-    described = section.__pydantic_fields__[field]
+def _description(values: Any, field: str) -> str:
+    described = type(values).__pydantic_fields__[field]
     text = " ".join(str(described.description).split())
-    choices = get_args(described.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
+    choices = [choice for part in (described.annotation, *get_args(described.annotation)) for choice in get_args(part)]
+    choices = [choice for choice in choices if isinstance(choice, str)]
+    if choices:
         text += " One of " + ", ".join(f'"{choice}"' for choice in choices) + "."
-    default = list(described.default) if isinstance(described.default, tuple) else described.default
-    return f"{text} Default: {json.dumps(default)}."
+    section = type(values).__name__.lower()
+    default = KNOBS.get(section, {}).get(getattr(values, "name", ""), {}).get(field, described.default)
+    return f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
 
 
 def _field_names() -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Optimizer, Recipe
+from lockstep.recipe import Recipe
 from lockstep.schedules import learning_rates
 from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace
 from pt_impl.device import describe_environment, select_device
@@ -51,8 +51,8 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
     return [Batch(x_ND[rows[:count]], y_N[rows[:count]], count) for rows, count in zip(rows_TB, counts)]
 
 
-def make_update(optimizer: Optimizer) -> Any:
-    """One update: (state, batch) -> state, scalars."""
+def make_update(recipe: Recipe) -> Any:
+    """One update of the recipe: (state, batch) -> state, scalars."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         model, optimizer, scheduler = state
@@ -72,9 +72,9 @@ def make_update(optimizer: Optimizer) -> Any:
     return update
 
 
-def make_segment(optimizer: Optimizer) -> Any:
-    """Consecutive updates: (state, batches) -> state, scalars of each."""
-    update = make_update(optimizer)
+def make_segment(recipe: Recipe) -> Any:
+    """Consecutive updates: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
 
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
         found: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
@@ -131,7 +131,7 @@ def train(
         (torch.from_numpy(x_ND).to(place), torch.from_numpy(y_N).to(place))
         for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
     )
-    state, segment = initial_state(recipe, data, place), make_segment(recipe.optimizer)
+    state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
     recorder.record_parameters(_parameters(state))
     for epoch, start, stop in recorder.segments():
         if start == 0:
