@@ -6,74 +6,74 @@ import sys
 import tomllib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep.errors import InputError
-from lockstep.recipe import Data, Model, Optimizer, Recipe, Schedule, Training, load_recipe, ready_made_recipes
+from lockstep.recipe import KNOBS, Data, Model, Optimizer, Recipe, Schedule, Training, load_recipe, ready_made_recipes
 
 SECTIONS = {field.name: field.type for field in fields(Recipe)}
 
-counts = st.integers(1, 2**31 - 1)
-seeds = st.integers(0, 2**32 - 1)
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
-decays = st.floats(0, 1, exclude_max=True)
-positive = st.floats(0, exclude_min=True, allow_infinity=False)
-non_negative = st.floats(0, allow_infinity=False)
+
+
+def values_of(annotation, limits):
+    """Every value that a field of that type takes, numbers as awkward as they come."""
+    if get_origin(annotation) is Annotated:
+        annotation, info = get_args(annotation)
+        limits = info.metadata
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return st.lists(values_of(get_args(annotation)[0], ()), max_size=4).map(tuple)
+    bounds = {
+        name: getattr(limit, name) for limit in limits for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)
+    }
+    least, most = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if annotation is int:
+        return st.integers(least, 2**63 - 1 if most is None else most)
+    if annotation is float:
+        opened = {"exclude_min": "gt" in bounds, "exclude_max": "lt" in bounds}
+        return st.floats(least, most, allow_infinity=False, allow_nan=False, **opened)
+    return {bool: st.booleans(), str: text}[annotation]
 
 
 @st.composite
-def recipes(draw):
-    """Every valid recipe: each field over its whole range, numbers as awkward as they come."""
-    name = draw(st.sampled_from(["sgd", "adam", "adamw"]))
-    momentum = draw(decays)
-    epochs = draw(counts)
-    schedule = draw(st.sampled_from(["constant", "warmup_constant", "warmup_cosine"]))
-    unit = draw(st.sampled_from(["epoch", "update"]))
-    longest = epochs if unit == "epoch" and schedule != "constant" else 2**63 - 1
-    return Recipe(
-        data=Data(
-            source=draw(st.sampled_from(["synthetic", "breast_cancer", "digits", "file"])),
-            path=draw(text),
-            target=draw(text),
-            rows=draw(counts),
-            features=draw(counts),
-            classes=draw(st.integers(2, 10_000)),
-            class_separation=draw(positive),
-            held_out=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
-            seed=draw(seeds),
-        ),
-        model=Model(
-            hidden=tuple(draw(st.lists(counts, max_size=4))),
-            activation=draw(st.sampled_from(["relu", "tanh"])),
-        ),
-        optimizer=Optimizer(
-            name=name,
-            momentum=momentum,
-            nesterov=draw(st.booleans()) and not (name == "sgd" and momentum == 0),
-            weight_decay=draw(non_negative),
-            beta1=draw(decays),
-            beta2=draw(decays),
-            eps=draw(positive),
-        ),
-        schedule=Schedule(
-            name=schedule,
-            peak=draw(positive),
-            warmup=draw(st.integers(0, longest)),
-            unit=unit,
-            ramp=draw(st.sampled_from(["(t+1)/W", "t/W", "(t+1)/(W+1)"])),
-            floor=draw(st.floats(0, 1)),
-        ),
-        training=Training(
-            epochs=epochs,
-            batch=draw(counts),
-            drop_last=draw(st.booleans()),
-            dtype=draw(st.sampled_from(["float32", "float64"])),
-            seed=draw(seeds),
-        ),
-    )
+def contents(draw):
+    """Nested dicts with every field over its whole range."""
+    content = {}
+    for name, section in SECTIONS.items():
+        drawn = {field: draw(values_of(info.annotation, info.metadata))
+                 for field, info in section.__pydantic_fields__.items()}  # fmt: skip
+        knobs = KNOBS.get(name, {})
+        absent = {knob for having in knobs.values() for knob in having} - set(knobs.get(drawn.get("name"), ()))
+        content[name] = {field: value for field, value in drawn.items() if field not in absent}
+    if content["optimizer"].get("nesterov"):
+        content["optimizer"] |= {"momentum": 0.5} | ({"dampening": 0.0} if "dampening" in content["optimizer"] else {})
+    schedule = content["schedule"]
+    if schedule["unit"] == "epoch":
+        schedule["warmup"] = min(schedule["warmup"], content["training"]["epochs"])
+    return content
+
+
+def recipes():
+    """Every valid recipe."""
+    return contents().map(Recipe.from_dict)
+
+
+def other_value(annotation, value):
+    """Another value that a field of that type takes."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != value)
+    if get_origin(annotation) is tuple:
+        return (*value, 1)
+    return {bool: lambda: not value, int: lambda: value + 1,
+            float: lambda: value * 0.9 if value else 5e-324, str: lambda: value + "y"}[annotation]()  # fmt: skip
 
 
 def refusal(call, *arguments):
@@ -124,25 +124,38 @@ def test_toml_of_softmax_regression_has_an_empty_list():
     assert Recipe.from_dict(tomllib.loads(recipe.to_toml())).model.hidden == ()
 
 
+def fields_of(recipe):
+    """Section -> its fields but the knobs that the chosen names do not have."""
+    content = {name: {field for field, value in values.items() if value is not None}
+               for name, values in asdict(recipe).items()}  # fmt: skip
+    for name, knobs in KNOBS.items():
+        every = {knob for having in knobs.values() for knob in having}
+        section = getattr(recipe, name)
+        assert {field.name for field in fields(section)} - every | set(knobs[section.name]) == content[name]
+    return content
+
+
 def test_toml_writes_every_field_out():
     content = tomllib.loads(Recipe().to_toml())
-    assert {name: set(values) for name, values in content.items()} == {
-        name: {field.name for field in fields(section)} for name, section in SECTIONS.items()
-    }
+    assert {name: set(values) for name, values in content.items()} == fields_of(Recipe())
 
 
 def test_every_field_is_described():
     documented = Recipe().to_toml(documented=True).splitlines()
+    written = fields_of(Recipe())
     for name, section in SECTIONS.items():
         for field in fields(section):
             description = section.__pydantic_fields__[field.name].description
             assert description, f"{name}.{field.name}"
             above = [documented[i - 1] for i, line in enumerate(documented) if line.startswith(f"{field.name} =")]
-            assert any(" ".join(description.split()) in comment for comment in above), f"{name}.{field.name}"
+            told = any(" ".join(description.split()) in comment for comment in above)
+            assert told == (field.name in written[name]), f"{name}.{field.name}"
 
 
 def test_documented_toml_lists_the_choices():
-    assert '# Applied after every layer but the last. One of "relu", "tanh".' in Recipe().to_toml(documented=True)
+    documented = Recipe().to_toml(documented=True)
+    assert 'times. One of "none", "norm", "value". Default: "none".' in documented.replace("`clip_at`.", "times.")
+    assert "Default: 0.9." in documented  # of a knob, that of the chosen optimizer
 
 
 # ---- the hash
@@ -150,7 +163,7 @@ def test_documented_toml_lists_the_choices():
 
 def test_hash_of_the_seed_recipe():
     # a change here makes every old trace incomparable: raise the schema version with it
-    assert Recipe().hash == "9b5843a0e7b547a52b72386be4f5a3c5cc07fe62a99ac51a940d4930056d1208"
+    assert Recipe().hash == "1ba2e0575e7a36144f38c1511a215739290bb5992b8dd0f5f92645b0c6ab0c5d"
 
 
 def test_hash_does_not_depend_on_where_the_file_lies():
@@ -168,28 +181,40 @@ def test_hash_does_not_depend_on_the_order_of_the_fields(random):
     assert Recipe.from_dict(shuffled).hash == Recipe().hash
 
 
-# another valid value for every field
-OTHER = {
-    "data.source": "digits", "data.target": "y", "data.rows": 999, "data.features": 11, "data.classes": 3,
-    "data.class_separation": 1.0000000000000002, "data.held_out": 0.2, "data.seed": 1,
-    "model.hidden": [50, 50], "model.activation": "tanh",
-    "optimizer.name": "adam", "optimizer.momentum": 0.8, "optimizer.nesterov": True,
-    "optimizer.weight_decay": 5e-324, "optimizer.beta1": 0.8, "optimizer.beta2": 0.99, "optimizer.eps": 1e-7,
-    "schedule.name": "warmup_cosine", "schedule.peak": 0.02, "schedule.warmup": 4, "schedule.unit": "update",
-    "schedule.ramp": "t/W", "schedule.floor": 0.1,
-    "training.epochs": 11, "training.batch": 33, "training.drop_last": True, "training.dtype": "float64",
-    "training.seed": 1,
-}  # fmt: skip
+CHOSEN = [("", "")] + [(section, name) for section, knobs in KNOBS.items() for name in knobs]
 
 
-def test_other_values_cover_every_field():
-    names = {f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)}
-    assert set(OTHER) == names - {"data.path"}
+@pytest.mark.parametrize(("section", "name"), CHOSEN)
+def test_hash_changes_with_each_field(section, name):
+    base = Recipe().with_values({f"{section}.name": name} if section else {})
+    seen = {base.hash}
+    names = [(part, field) for part, written in fields_of(base).items() for field in written if section in ("", part)]
+    for part, field in names:
+        info = SECTIONS[part].__pydantic_fields__[field]
+        other = other_value(info.annotation, getattr(getattr(base, part), field))
+        if field == "nesterov" and getattr(base, part).momentum == 0:
+            continue
+        changed = base.with_values({f"{part}.{field}": other})
+        assert (changed.hash in seen) == (field == "path"), f"{part}.{field}"
+        seen.add(changed.hash)
 
 
-@pytest.mark.parametrize("name", OTHER)
-def test_hash_changes_with_each_field(name):
-    assert Recipe().with_values({name: OTHER[name]}).hash != Recipe().hash
+@pytest.mark.parametrize(("section", "name"), CHOSEN[1:])
+def test_a_knob_that_the_chosen_one_lacks_is_refused_with_those_it_has(section, name):
+    knobs = KNOBS[section]
+    lacking = {knob: having[knob] for having in knobs.values() for knob in having if knob not in knobs[name]}
+    for knob, value in lacking.items():
+        line = refusal(Recipe.from_dict, {section: {"name": name, knob: value}})
+        has = f"it has {', '.join(knobs[name])}" if knobs[name] else "it has none"
+        assert line == f"{section}.{knob}: {name} has no such knob; {has}"
+
+
+def test_another_optimizer_brings_its_own_defaults_and_keeps_what_was_changed():
+    recipe = Recipe().with_values({"optimizer.weight_decay": 0.3, "optimizer.momentum": 0.8})
+    adamw = recipe.with_values({"optimizer.name": "adamw"}).optimizer
+    assert adamw == Optimizer(name="adamw", weight_decay=0.3)
+    assert recipe.with_values({"optimizer.name": "rmsprop"}).optimizer.momentum == 0.8
+    assert Recipe().with_values({"optimizer.name": "rmsprop"}).optimizer.momentum == 0.0
 
 
 def test_hash_tells_a_hidden_layer_apart_from_none():
@@ -326,8 +351,9 @@ def test_missing_fields_take_their_defaults():
         ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: input should be less than 1, got 1.0"),
         ({"optimizer": {"weight_decay": -0.1}},
          "optimizer.weight_decay: input should be greater than or equal to 0, got -0.1"),
-        ({"optimizer": {"eps": 0.0}}, "optimizer.eps: input should be greater than 0, got 0.0"),
-        ({"optimizer": {"nesterov": True, "momentum": 0.0}}, "optimizer.nesterov: true needs a momentum above 0"),
+        ({"optimizer": {"name": "adam", "eps": 0.0}}, "optimizer.eps: input should be greater than 0, got 0.0"),
+        ({"optimizer": {"nesterov": True, "momentum": 0.0}},
+         "optimizer.nesterov: true needs a momentum above 0 and a dampening of 0"),
         (
             {"schedule": {"warmup": 11}},
             "schedule.warmup: 11 epochs of warmup are longer than the run of 10 epochs (training.epochs)",
