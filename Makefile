@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test sweep bench lint types clean
+.PHONY: run test sweep bench atlas lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
@@ -14,6 +14,9 @@ sweep: .venv/ready-to-develop ## the slow, exhaustive tests
 
 bench: .venv/ready
 	.venv/bin/lockstep bench
+
+atlas: .venv/ready-to-develop ## run every page of docs/atlas and write its figures and the index
+	.venv/bin/python -m parity_tests.run_atlas
 
 lint: .venv/ready-to-develop
 	.venv/bin/ruff check

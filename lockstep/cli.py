@@ -220,6 +220,23 @@ def bench(
     )
 
 
+@cli.command()
+@click.argument("words", nargs=-1, metavar="[WORD]")
+def atlas(words: Sequence[str]) -> int:
+    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none lists all."""
+    from lockstep.atlas import find_pages, load_atlas
+    from lockstep.report.atlas import print_index, print_page
+    from lockstep.report.console import make_console
+
+    pages = load_atlas()
+    found = find_pages(pages, words) if words else pages
+    if len(found) == 1:
+        print_page(found[0], make_console())
+    else:
+        print_index(found, make_console(), grouped=not words)
+    return 0
+
+
 @cli.command(hidden=True)
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
