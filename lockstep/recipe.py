@@ -218,7 +218,8 @@ class Optimizer:
     eps: Annotated[float, Field(gt=0)] = ABSENT
     """Keeps the division finite: added to the root of the second moment, or inside it."""
     eps_in_root: bool = ABSENT
-    """eps is added inside the root."""
+    """eps is added inside the root. adafactor: to the squared gradient (Optax); false makes it the least root
+    (PyTorch, whose default is the machine epsilon of the dtype)."""
     amsgrad: Literal["off", "raw", "corrected"] = ABSENT
     """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
     momentum_ramp: bool = ABSENT
@@ -233,12 +234,15 @@ class Optimizer:
     """rmsprop, adadelta: decay of the mean of the squared gradient."""
     centered: bool = ABSENT
     """rmsprop: divide by the root of the variance, not of the second moment."""
+    rate_in_momentum: bool = ABSENT
+    """rmsprop: the momentum sums steps that their learning rates have scaled (Optax), or is scaled itself
+    (PyTorch)."""
     shrink: Annotated[float, Field(gt=0, lt=1)] = ABSENT
     """rprop: factor on a step size whose gradient has changed its sign."""
     grow: Annotated[float, Field(gt=1)] = ABSENT
     """rprop: factor on a step size whose gradient has kept its sign."""
     step_min: Annotated[float, Field(gt=0)] = ABSENT
-    """rprop: smallest step size."""
+    """rprop: smallest step size. The first is the learning rate of the first update; the later ones do nothing."""
     step_max: Annotated[float, Field(gt=0)] = ABSENT
     """rprop: largest step size."""
     decay_power: Annotated[float, Field(gt=0)] = ABSENT
@@ -247,11 +251,21 @@ class Optimizer:
     """adafactor: least root mean square of a parameter that scales its step."""
     clip_threshold: Annotated[float, Field(gt=0)] = ABSENT
     """adafactor: largest root mean square of an update before the learning rate."""
+    rate_cap: bool = ABSENT
+    """adafactor: the learning rate is at most (t+1)^-1/2 (PyTorch), or as scheduled (Optax)."""
     min_factored: Count = ABSENT
     """adafactor: least size of both dimensions of a weight whose second moment is factored; 1 in PyTorch, 128 in
     Optax."""
     orthogonalisations: Count = ABSENT
     """muon: Newton-Schulz iterations."""
+    eps_norm: Annotated[float, Field(gt=0)] = ABSENT
+    """muon: keeps the division by a weight's norm finite; eps is that of AdamW, which trains all else."""
+    eps_norm_added: bool = ABSENT
+    """muon: eps_norm is added to the norm (Optax), or is the least norm (PyTorch)."""
+    momentum_correction: bool = ABSENT
+    """muon: divide the momentum by 1 - momentum^(t+1) (Optax)."""
+    nesterov_rest: bool = ABSENT
+    """muon: look ahead along the first moment of AdamW too (Optax)."""
     adjust: Literal["original", "match_rms_adamw"] = ABSENT
     """muon: scale of a step of an (in, out) weight: sqrt(max(1, out / in)), or 0.2 sqrt(max(in, out))."""
     decay_on: Literal["all", "weights"] = "all"
@@ -295,24 +309,30 @@ OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
         "eps_in_root": False,
         "centered": False,
         "momentum": 0.0,
+        "rate_in_momentum": False,
         "weight_decay": 0.0,
     },
     "adadelta": {"decay": 0.9, "eps": 1e-6, "weight_decay": 0.0},
     "rprop": {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0},
     "adafactor": {
         "decay_power": 0.8,
-        "eps": 1e-30,
+        "eps": 2.0**-23,
+        "eps_in_root": False,
         "eps_scale": 1e-3,
         "clip_threshold": 1.0,
+        "rate_cap": True,
         "min_factored": 1,
         "weight_decay": 0.0,
     },
     "muon": ADAM
     | {
-        "eps": 1e-7,
         "momentum": 0.95,
+        "momentum_correction": False,
         "nesterov": True,
+        "nesterov_rest": False,
         "orthogonalisations": 5,
+        "eps_norm": 1e-7,
+        "eps_norm_added": False,
         "adjust": "original",
         "weight_decay": 0.1,
     },
