@@ -1,40 +1,60 @@
 """The recipe's optimizer with its learning-rate schedule; every hyperparameter passed explicitly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 
+from jax_impl.adam_like import MAKERS as ADAM_LIKE
+from lockstep.groups import DECOUPLED, decays, rate_of
 from lockstep.recipe import Optimizer
 
-__all__ = ["learning_rate", "make_optimizer"]
+__all__ = ["MAKERS", "learning_rate", "make_optimizer"]
+
+MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE}
+"""Optimizer -> (its hyperparameters, schedule, mask of what decays) -> `optax.GradientTransformation`."""
 
 
 def make_optimizer(
-    optimizer: Optimizer, schedule: Callable[[jax.Array], jax.Array], parameters: Any
+    optimizer: Optimizer, schedules: Mapping[int, Callable[[jax.Array], jax.Array]], parameters: Any
 ) -> tuple[optax.GradientTransformation, optax.OptState]:
-    """The optimizer, which carries its schedule, and its state before the first update."""
-    betas = {"b1": optimizer.beta1, "b2": optimizer.beta2}
-    decay, eps = optimizer.weight_decay, optimizer.eps
-    made: optax.GradientTransformation
-    if optimizer.name == "sgd":
-        momentum = optimizer.momentum or None
-        made = optax.sgd(schedule, momentum=momentum, nesterov=optimizer.nesterov, accumulator_dtype=None)
-    elif optimizer.name == "adam":
-        made = optax.adam(schedule, **betas, eps=eps, eps_root=0.0, mu_dtype=None, nesterov=False)
+    """The optimizer, which carries its schedules, and its state before the first update.
+
+    Args:
+        optimizer: its hyperparameters.
+        schedules: 0 -> the schedule; with multipliers also layer -> the layer's.
+        parameters: a tree of layer -> kind -> array.
+    """
+
+    def decayed(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: decays(optimizer, _name(path)), tree)
+
+    mask = None if optimizer.decay_on == "all" else decayed
+
+    def make(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
+        made: optax.GradientTransformation = MAKERS[optimizer.name](optimizer, schedule, mask)
+        if optimizer.weight_decay and optimizer.name not in DECOUPLED:
+            made = optax.chain(optax.add_decayed_weights(optimizer.weight_decay, mask=mask), made)
+        return made
+
+    if optimizer.multipliers:
+        labels = jax.tree_util.tree_map_with_path(lambda path, _: rate_of(optimizer, _name(path)), parameters)
+        made = optax.partition({layer: make(schedules[layer]) for layer in schedules if layer}, labels)
     else:
-        made = optax.adamw(
-            schedule, **betas, eps=eps, eps_root=0.0, mu_dtype=None, weight_decay=decay, mask=None, nesterov=False
-        )
-    if decay and optimizer.name != "adamw":
-        made = optax.chain(optax.add_decayed_weights(decay, mask=None), made)
+        made = make(schedules[0])
     return made, made.init(parameters)
 
 
 def learning_rate(optimizer: optax.OptState, schedule: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The learning rate that the next update will use."""
+    """The learning rate that the next update will use, before multipliers."""
     # every chain ends with the learning rate, and its state counts the updates
-    while not isinstance(optimizer, optax.ScaleByScheduleState):
-        optimizer = optimizer[-1]
-    return schedule(optimizer.count)
+    kind = optax.ScaleByScheduleState
+    *_, last = (
+        leaf for leaf in jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, kind)) if isinstance(leaf, kind)
+    )
+    return schedule(last.count)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -16,8 +16,8 @@ from jax_impl.optimizer import learning_rate, make_optimizer
 from jax_impl.predict import trace_prediction
 from jax_impl.schedule import make_schedule
 from lockstep.data_prep import Parameters, PreparedData
+from lockstep.groups import rate_tables
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
 from lockstep.trace import Metrics, Progress, Recorder, Trace
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
@@ -29,7 +29,7 @@ class State(NamedTuple):
     graph: nnx.GraphDef[Any]
     parameters: nnx.State[Any, Any]
     optimizer: optax.OptState
-    table_T: jax.Array
+    tables: dict[int, jax.Array]
 
 
 class Batch(NamedTuple):
@@ -42,11 +42,12 @@ class Batch(NamedTuple):
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
-    table_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
+    tables = {layer: jnp.asarray(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()}
+    schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     graph, parameters = nnx.split(build_model(recipe, data, device))
-    _, optimizer = make_optimizer(recipe.optimizer, make_schedule(jnp.asarray(table_T)), parameters)
+    _, optimizer = make_optimizer(recipe.optimizer, schedules, parameters)
     # committed to the device as an update's results are, so that the first update compiles for all of them
-    state: State = jax.device_put(State(graph, parameters, optimizer, jnp.asarray(table_T)), device)
+    state: State = jax.device_put(State(graph, parameters, optimizer, tables), device)
     return state
 
 
@@ -67,15 +68,15 @@ def make_update(recipe: Recipe) -> Any:
     """One update of the recipe: (state, batch) -> state, scalars."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        schedule = make_schedule(state.table_T)
-        transformation, _ = make_optimizer(recipe.optimizer, schedule, state.parameters)
+        schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
+        transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
 
         def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
             model = nnx.merge(state.graph, parameters)
             return cross_entropy(model(batch.x_BD), batch.y_B, batch.used)
 
         loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
-        lr = learning_rate(state.optimizer, schedule)
+        lr = learning_rate(state.optimizer, schedules[0])
         steps, optimizer_state = transformation.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, steps)
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)

@@ -62,15 +62,15 @@ def late_applied_only(module: Any) -> Any:
     """The learning rate is reported right and applied late."""
     if module is pt_impl.train:
 
-        def make_torch(optimizer: Optimizer, schedule: Any, parameters: Any) -> Any:
-            made, _ = pt_impl.optimizer.make_optimizer(optimizer, schedule, parameters)
-            late = torch.optim.lr_scheduler.LambdaLR(made, lambda update: schedule(max(update - 1, 0)))
-            late.lr_lambdas[0] = lambda update: schedule(max(update - 1, 0))
+        def make_torch(optimizer: Optimizer, schedules: Any, parameters: Any) -> Any:
+            made, _ = pt_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
+            late = torch.optim.lr_scheduler.LambdaLR(made, lambda update: schedules[0](max(update - 1, 0)))
+            late.lr_lambdas[0] = lambda update: schedules[0](max(update - 1, 0))
             return made, late
 
         return make_torch
-    return lambda optimizer, schedule, parameters: jax_impl.optimizer.make_optimizer(
-        optimizer, lambda update: schedule(jnp.maximum(update - 1, 0)), parameters
+    return lambda optimizer, schedules, parameters: jax_impl.optimizer.make_optimizer(
+        optimizer, {0: lambda update: schedules[0](jnp.maximum(update - 1, 0))}, parameters
     )
 
 
@@ -102,8 +102,10 @@ def other_order(module: Any) -> Any:
 
 
 def rounded_rates(module: Any) -> Any:
-    original = module.learning_rates
-    return lambda *arguments: original(*arguments).astype(np.float32).astype(np.float64)
+    original = module.rate_tables
+    return lambda *arguments: {
+        layer: table_T.astype(np.float32).astype(np.float64) for layer, table_T in original(*arguments).items()
+    }
 
 
 def not_transposed(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ FAULTS = [
     Fault("learning rate one update late", {"make_schedule": late_schedule}, "lr", 3),
     Fault("learning rate late where applied, right where reported", {"make_optimizer": late_applied_only}, "update", 3,
           twins=("jax",)),
-    Fault("learning rate rounded to float32", {"learning_rates": rounded_rates}, "lr", 0),
+    Fault("learning rate rounded to float32", {"rate_tables": rounded_rates}, "lr", 0),
     Fault("eps 1e-7 for 1e-8", other_optimizer(eps=1e-7), "update", 0, ADAMW),
     Fault("weight decay of PyTorch's default", other_optimizer(weight_decay=0.01), "update", 0, ADAMW),
     Fault("weight decay of Optax's default", other_optimizer(weight_decay=1e-4), "update", 0, ADAMW),

@@ -120,7 +120,8 @@ def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
     plain = Optimizer(name="sgd", momentum=0.0)
     if backend == "torch":
         p = torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, recipe.training.dtype)))
-        optimizer, scheduler = pt_impl.optimizer.make_optimizer(plain, pt_impl.schedule.make_schedule(table_T), [p])
+        schedules = {0: pt_impl.schedule.make_schedule(table_T)}
+        optimizer, scheduler = pt_impl.optimizer.make_optimizer(plain, schedules, {"linear1.weight": p})
         found = []
         for _ in table_T:
             with torch.no_grad():
@@ -131,9 +132,9 @@ def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
             found.append(-p.detach().numpy().copy())
         return np.array(found)
     with jax.enable_x64(recipe.training.dtype == "float64"):
-        schedule = jax_impl.schedule.make_schedule(jnp.asarray(table_T))
+        schedules = {0: jax_impl.schedule.make_schedule(jnp.asarray(table_T))}
         zero = jnp.zeros((), recipe.dtype)
-        transformation, state = jax_impl.optimizer.make_optimizer(plain, schedule, zero)
+        transformation, state = jax_impl.optimizer.make_optimizer(plain, schedules, zero)
 
         def step(state: Any, _: None) -> Any:
             change, state = transformation.update(jnp.ones_like(zero), state, zero)

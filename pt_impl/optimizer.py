@@ -1,53 +1,43 @@
 """The recipe's optimizer with its learning-rate schedule; every hyperparameter passed explicitly."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from lockstep.groups import decays, rate_of
 from lockstep.recipe import Optimizer
+from pt_impl.adam_like import MAKERS as ADAM_LIKE
 
-__all__ = ["learning_rate", "make_optimizer"]
+__all__ = ["MAKERS", "learning_rate", "make_optimizer"]
+
+MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE}
+"""Optimizer -> (its hyperparameters, parameter groups) -> `torch.optim.Optimizer`; a group has a weight decay."""
 
 
 def make_optimizer(
-    optimizer: Optimizer, schedule: Callable[[int], float], parameters: Iterable[torch.nn.Parameter]
+    optimizer: Optimizer, schedules: Mapping[int, Callable[[int], float]], parameters: Mapping[str, torch.nn.Parameter]
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimizer, and the scheduler that sets its learning rate (base rate 1, times the schedule)."""
-    betas = (optimizer.beta1, optimizer.beta2)
-    decay, eps = optimizer.weight_decay, optimizer.eps
-    made: torch.optim.Optimizer
-    if optimizer.name == "sgd":
-        made = torch.optim.SGD(
-            parameters,
-            lr=1.0,
-            momentum=optimizer.momentum,
-            dampening=0.0,
-            weight_decay=decay,
-            nesterov=optimizer.nesterov,
-            maximize=False,
-            foreach=False,
-            differentiable=False,
-            fused=False,
-        )
-    else:
-        kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
-        made = kind(
-            parameters,
-            lr=1.0,
-            betas=betas,
-            eps=eps,
-            weight_decay=decay,
-            amsgrad=False,
-            maximize=False,
-            foreach=False,
-            capturable=False,
-            differentiable=False,
-            fused=False,
-        )
-    return made, LambdaLR(made, schedule)
+    """The optimizer, and the scheduler that sets its learning rates (base rate 1, times the schedule).
+
+    Args:
+        optimizer: its hyperparameters.
+        schedules: 0 -> the schedule; with multipliers also layer -> the layer's.
+        parameters: by canonical name.
+    """
+    # the first group's rate is the schedule's, and is reported: with multipliers it has no parameters
+    members: dict[tuple[int, bool], list[torch.nn.Parameter]] = {(0, True): []} if optimizer.multipliers else {}
+    for name, parameter in parameters.items():
+        members.setdefault((rate_of(optimizer, name), decays(optimizer, name)), []).append(parameter)
+    groups = [
+        {"params": list(members[key]), "lr": 1.0, "weight_decay": (optimizer.weight_decay or 0.0) * key[1]}
+        for key in members
+    ]
+    made = MAKERS[optimizer.name](optimizer, groups)
+    return made, LambdaLR(made, [schedules[rate] for rate, _ in members])
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float]) -> float:
-    """The learning rate that the next update will use."""
+    """The learning rate that the next update will use, before multipliers."""
     return float(optimizer.param_groups[0]["lr"])

@@ -6,8 +6,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.data_prep import Parameters, PreparedData
+from lockstep.groups import rate_tables
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
 from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace
 from pt_impl.device import describe_environment, select_device
 from pt_impl.loss import cross_entropy, right_answers
@@ -37,9 +37,10 @@ class Batch(NamedTuple):
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
-    table_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
+    tables = rate_tables(recipe, data.updates_per_epoch)
+    schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
-    return State(model, *make_optimizer(recipe.optimizer, make_schedule(table_T), model.parameters()))
+    return State(model, *make_optimizer(recipe.optimizer, schedules, dict(model.named_parameters())))
 
 
 def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[Batch]:

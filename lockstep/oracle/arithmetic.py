@@ -4,14 +4,18 @@ Arrays have shape (..., rows, columns); a bias is a single row. `Perturbed` adds
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SAFETY", "Exact", "Perturbed", "unit_roundoff"]
+__all__ = ["SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule", "unit_roundoff"]
 
 Array = NDArray[np.float64]
+Moments = dict[str, Array]
+Rule = Callable[..., Array]
+"""(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update."""
 
 POOL = 2**20
 
@@ -49,6 +53,11 @@ class Exact:
     def positive(self, z: Array) -> NDArray[np.bool_]:
         """Where ReLU passes its gradient; at 0 it does not, in both frameworks."""
         return np.greater(z, 0)
+
+    def sign(self, value: Array) -> Array:
+        """-1, 0 or 1."""
+        signs: Array = np.sign(value)
+        return signs
 
 
 class Perturbed(Exact):
@@ -89,6 +98,15 @@ class Perturbed(Exact):
         undecided = (np.abs(z[:1]) <= spread) & (self._signs(z.shape) > 0)
         undecided[0] = False
         return np.asarray(np.logical_xor(z > 0, undecided))
+
+    def sign(self, value: Array) -> Array:
+        # A step by the sign does not shrink as what it is the sign of does, so that whatever a right run may turn
+        # counts as undecided, not only what these members turn. What is 0 in all of them is 0 in a right run.
+        spread = SAFETY * np.abs(value - value[:1]).max(axis=0, keepdims=True)
+        undecided = (np.abs(value[:1]) <= spread) & (spread > 0)
+        drawn = np.where(undecided, self._signs(value.shape), np.sign(value))
+        drawn[0] = np.sign(value[0])
+        return np.asarray(drawn)
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
         # a stretch of one pool, from a random place on: drawing each sign anew would cost as much as the training

@@ -1,61 +1,49 @@
-"""The updates of SGD, Adam and AdamW, as PyTorch documents them (torch 2.13, `torch.optim`)."""
+"""One update of one parameter, by the optimizer that the recipe names."""
 
-import numpy as np
+from dataclasses import replace
+from functools import cache
 
-from lockstep.oracle.arithmetic import Array, Exact
+from lockstep.groups import DECOUPLED, decays
+from lockstep.oracle.adam_like import RULES as ADAM_LIKE
+from lockstep.oracle.arithmetic import Array, Exact, Moments, Rule
 from lockstep.recipe import Optimizer
 
-__all__ = ["Moments", "update_parameter"]
+__all__ = ["RULES", "update_parameter"]
 
-Moments = dict[str, Array]
+RULES: dict[str, Rule] = ADAM_LIKE
+"""Optimizer -> its rule."""
 
 
 def update_parameter(
-    optimizer: Optimizer, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    name: str,
+    optimizer: Optimizer,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> Array:
     """The parameter after one update; `moments` (empty before the first) is changed in place.
 
     Args:
+        name: of the parameter; says whether it decays.
         optimizer: its hyperparameters.
-        lr: learning rate of this update.
+        lr: learning rate of this update and parameter.
         update: counted from 0.
         parameter: any shape, as `gradient`.
         gradient: of the loss, before weight decay.
         moments: what the optimizer remembers of this parameter.
         exact: the arithmetic.
     """
-    decay = optimizer.weight_decay
-    if decay and optimizer.name != "adamw":
-        gradient = exact.round(gradient + exact.constant("weight_decay", decay) * parameter)
-    if optimizer.name == "sgd":
-        direction = _sgd(optimizer, gradient, moments, exact)
-    else:
-        direction = _adam(optimizer, update, gradient, moments, exact)
-    if decay and optimizer.name == "adamw":
-        parameter = exact.round(parameter * exact.constant("decay", 1 - lr * decay))
-    return exact.round(parameter - exact.round(lr * direction))
+    optimizer = _as_seen_by(optimizer, decays(optimizer, name))
+    if optimizer.weight_decay and optimizer.name not in DECOUPLED:
+        decay = exact.constant("weight_decay", optimizer.weight_decay)
+        gradient = exact.round(gradient + exact.round(decay * parameter))
+    return RULES[optimizer.name](optimizer, lr, update, parameter, gradient, moments, exact)
 
 
-def _sgd(optimizer: Optimizer, gradient: Array, moments: Moments, exact: Exact) -> Array:
-    if optimizer.momentum == 0:
-        return gradient
-    momentum = exact.constant("momentum", optimizer.momentum)
-    previous = moments.get("momentum", np.zeros_like(gradient))
-    moments["momentum"] = exact.round(momentum * previous + gradient)
-    if optimizer.nesterov:
-        return exact.round(gradient + momentum * moments["momentum"])
-    return moments["momentum"]
-
-
-def _adam(optimizer: Optimizer, update: int, gradient: Array, moments: Moments, exact: Exact) -> Array:
-    """Kingma & Ba, arXiv:1412.6980, algorithm 1; eps outside the root."""
-    beta1, beta2 = exact.constant("beta1", optimizer.beta1), exact.constant("beta2", optimizer.beta2)
-    first = moments.get("first", np.zeros_like(gradient))
-    second = moments.get("second", np.zeros_like(gradient))
-    share1, share2 = exact.constant("1 - beta1", 1 - optimizer.beta1), exact.constant("1 - beta2", 1 - optimizer.beta2)
-    first = moments["first"] = exact.round(beta1 * first + share1 * gradient)
-    second = moments["second"] = exact.round(beta2 * second + share2 * gradient**2)
-    # 1 - beta^t magnifies by cancellation what beta was rounded by
-    corrected_first = exact.round(first / (1 - exact.constant("beta1 power", beta1 ** (update + 1))))
-    corrected_second = exact.round(second / (1 - exact.constant("beta2 power", beta2 ** (update + 1))))
-    return exact.round(corrected_first / (np.sqrt(corrected_second) + optimizer.eps))
+@cache
+def _as_seen_by(optimizer: Optimizer, decayed: bool) -> Optimizer:
+    """What a rule reads of the optimizer for a parameter that decays or does not."""
+    return optimizer if decayed or not optimizer.weight_decay else replace(optimizer, weight_decay=0.0)

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
-from lockstep.oracle.arithmetic import Array, Exact
+from lockstep.groups import rate_of, rate_tables
+from lockstep.oracle.arithmetic import Array, Exact, Moments
 from lockstep.oracle.network import Labels, Parameters, cross_entropy, forward, loss_and_gradients, mean_loss
-from lockstep.oracle.optimizer import Moments, update_parameter
+from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
 
 __all__ = ["Step", "canonical", "evaluate", "rows_of", "start", "trajectory"]
 
@@ -46,7 +46,8 @@ def canonical(parameters: Parameters) -> dict[str, NDArray[Any]]:
 
 def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters: Parameters) -> Iterator[Step]:
     """Train from `parameters` on `data` (both float64) and yield every update."""
-    rates = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype).astype(np.float64)
+    optimizer = recipe.optimizer
+    tables = {layer: rates_T.tolist() for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()}
     moments: dict[str, Moments] = {name: {} for name in parameters}
     update = 0
     for epoch in range(data.epochs):
@@ -55,13 +56,24 @@ def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters
             used = rows_B[:count]
             x_BD, y_B = data.train_x_ND[used], data.train_y_N[used]
             loss, gradients = loss_and_gradients(parameters, x_BD, y_B, recipe.model.activation, arithmetic)
-            before, lr = parameters, float(rates[update])
+            before = parameters
             parameters = {
-                name: update_parameter(recipe.optimizer, lr, update, before[name], gradient, moments[name], arithmetic)
+                name: update_parameter(
+                    name,
+                    optimizer,
+                    tables[rate_of(optimizer, name)][update],
+                    update,
+                    before[name],
+                    gradient,
+                    moments[name],
+                    arithmetic,
+                )
                 for name, gradient in sorted(gradients.items())
             }
             changes = {name: parameters[name] - before[name] for name in parameters}
-            yield Step(update, lr, loss, _norm(gradients, arithmetic), _norm(changes, arithmetic), parameters)
+            yield Step(
+                update, tables[0][update], loss, _norm(gradients, arithmetic), _norm(changes, arithmetic), parameters
+            )
             update += 1
 
 
