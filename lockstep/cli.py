@@ -140,6 +140,36 @@ def compare(a: Path, b: Path) -> int:
     return 1 if found.verdict == "diverged" else 0
 
 
+@cli.command()
+@click.argument("words", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table as Markdown too.")
+@device_option
+def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
+    """Train every schedule, optimizer, loss and layer in both frameworks and show how far each is from the oracle.
+
+    WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does not hold.
+    """
+    from lockstep.catalogue import entries
+    from lockstep.matrix import measure
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.matrix import matrix_markdown, print_matrix
+    from lockstep.tensor_file import write_file
+
+    every = entries()
+    chosen = [entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)]
+    if not chosen:
+        groups = ", ".join(dict.fromkeys(entry.group for entry in every))
+        raise InputError(f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    with training_progress() as report:
+        rows = measure(chosen, device=device, report=report)
+    print_matrix(rows, make_console())
+    if out is not None:
+        write_file(out, matrix_markdown(rows).encode())
+    return 0 if all(row.holds for row in rows) else 1
+
+
 @cli.group("recipe")
 def recipe_group() -> None:
     """Show, start or check a recipe."""

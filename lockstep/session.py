@@ -28,10 +28,12 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One training for a worker: what, and the trace's file."""
+    """One training for a worker: what, on which saved `PreparedData`, and the trace's file."""
 
     recipe: Recipe
+    data: Path
     out: Path
+    parameters_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Worker:
 
     def __init__(self, backend: str, device: str) -> None:
         self.backend = backend
+        self.device = device
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lockstep", "worker", backend, "--device", device],
@@ -67,9 +70,9 @@ class Worker:
         self.failure: str | None = None
         self.finished = False
 
-    def send(self, data: Path, jobs: list[Job], report: Report) -> None:
+    def send(self, jobs: list[Job], report: Report) -> None:
         """Hand over the work; `report` hears of its progress, in a thread."""
-        message = {"data": str(data), "jobs": [{"recipe": asdict(job.recipe), "out": str(job.out)} for job in jobs]}
+        message = [asdict(job) | {"data": str(job.data), "out": str(job.out)} for job in jobs]
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
@@ -137,15 +140,19 @@ def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[s
     if not line:
         return  # nothing to do after all: bad input was found before
     try:
-        message = json.loads(line)
-        data = PreparedData.load(Path(message["data"]))
-        recipes = [Recipe.from_dict(job["recipe"]) for job in message["jobs"]]
-        total, before = len(recipes) * data.updates, 0
-        for recipe, job in zip(recipes, message["jobs"]):
-            tell = partial(_tell_progress, stdout, before, total)
-            trace = train(recipe, data, device=device, progress=tell)
+        jobs = json.loads(line)
+        data = {path: PreparedData.load(Path(path)) for path in {job["data"] for job in jobs}}
+        total, before = sum(data[job["data"]].updates for job in jobs), 0
+        for job in jobs:
+            trace = train(
+                Recipe.from_dict(job["recipe"]),
+                data[job["data"]],
+                device=device,
+                parameters_every=job["parameters_every"],
+                progress=partial(_tell_progress, stdout, before, total),
+            )
             trace.save(Path(job["out"]))
-            before += data.updates
+            before += data[job["data"]].updates
         _say(stdout, "finished")
     except InputError as error:
         tell_error(error, stdout)
@@ -193,8 +200,8 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
             shared = Path(scratch) / "data"
             data.save(shared)
             for worker in workers:
-                jobs = [Job(form, place / f"{worker.backend}.trace") for place, form in forms.values()]
-                worker.send(shared, jobs, report)
+                jobs = [Job(form, shared, place / f"{worker.backend}.trace") for place, form in forms.values()]
+                worker.send(jobs, report)
             oracles = _train_oracles(data, forms, report)
             for worker in workers:
                 worker.wait()

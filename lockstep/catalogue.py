@@ -1,0 +1,116 @@
+"""Everything that a recipe can name, as small recipes: what the parity matrix trains."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from lockstep.recipe import KNOBS, SECTIONS, Recipe
+
+__all__ = ["Entry", "entries"]
+
+BASE: dict[str, Any] = {
+    # 90 rows in batches of 32: two full ones and one of 26; 67 epochs of 3 updates are 201
+    "data.rows": 90,
+    "data.features": 6,
+    "data.classes": 3,
+    "model.hidden": (6, 5),
+    "model.activation": "tanh",
+    "schedule.unit": "update",
+    "schedule.warmup": 20,
+    "schedule.peak": 0.02,
+    "training.epochs": 67,
+}
+
+OTHER: dict[str, Any] = {
+    "optimizer.momentum": 0.8,
+    "optimizer.dampening": 0.3,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.initial_accumulator": 0.1,
+    "optimizer.lr_decay": 0.01,
+    "optimizer.multipliers": (0.5, 1.0, 2.0),
+    "gradient.clip_eps": 1e-6,
+    "gradient.accumulate": 2,
+    "loss.label_smoothing": 0.1,
+    "loss.class_weights": (0.5, 1.0, 2.0),
+    "loss.ignored_class": "1",
+    "loss.positive_weight": 3.0,
+    "loss.delta": 0.3,
+    "model.norm_eps": 1e-3,
+    "model.norm_momentum": 0.01,
+    "model.dropout": 0.2,
+    "average.decay": 0.9,
+    "schedule.floor": 0.1,
+}
+"""A second value of the fields that are no choice; a field without one keeps its default."""
+
+NEEDS: dict[str, dict[str, Any]] = {
+    "loss.name=binary_cross_entropy": {"data.classes": 2},
+    "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
+    "gradient.clip": {"gradient.clip_at": 0.05},
+    "gradient.clip_eps": {"gradient.clip": "norm", "gradient.clip_at": 0.05},
+    "gradient.accumulate_mean": {"gradient.accumulate": 3},  # with 2 no update has batches of different rows
+    "average.start": {"average.decay": 0.9},
+    "average.debias": {"average.decay": 0.9, "average.start": "zero"},
+    "model.norm_eps": {"model.norm": "batch"},
+    "model.norm_momentum": {"model.norm": "batch"},
+    "model.norm_variance": {"model.norm": "batch"},
+}
+"""What must be set for a choice, or for a field, to have an effect."""
+
+SHARED = {"optimizer": ("sgd", "adamw", "muon"), "schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
+"""Where the fields that are no knob of one name alone are varied too."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the matrix: a section of the recipe, what of it is chosen, a recipe that trains with it and the same
+    recipe without it."""
+
+    group: str
+    name: str
+    recipe: Recipe
+    without: Recipe
+
+
+def entries() -> list[Entry]:
+    """Every choice that the recipe declares, at its defaults and with each knob at another value."""
+    found: list[Entry] = []
+    for section, knobs in KNOBS.items():
+        names = list(knobs)
+        for name in names:
+            needed = NEEDS.get(f"{section}.name={name}", {})
+            chosen = needed | {f"{section}.name": name}
+            without = needed | {f"{section}.name": names[1] if name == names[0] else names[0]}
+            found += [Entry(section, name, _recipe(chosen), _recipe(without))]
+            found += _vary(section, chosen, None if name in SHARED.get(section, ()) else set(knobs[name]))
+    for section in ("gradient", "average", "model"):
+        found += _vary(section, {}, None)
+    # the rest of this section is no choice, or is in every row: both dtypes
+    return found + list(_vary("training", {}, {"drop_last", "compute"}))
+
+
+def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iterator[Entry]:
+    """The section with one field after another at another value."""
+    for field, value in asdict(getattr(_recipe(chosen), section)).items():
+        if value is None or field == "name" or (fields is not None and field not in fields):
+            continue
+        base = chosen | NEEDS.get(f"{section}.{field}", {})
+        for other in _others(section, field, value):
+            shown = json.dumps(other) if isinstance(other, bool | tuple) else other
+            label = ", ".join([*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"])
+            yield Entry(section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base))
+
+
+def _others(section: str, field: str, value: Any) -> list[Any]:
+    annotation = SECTIONS[section].__pydantic_fields__[field].annotation
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if choice != value]
+    if isinstance(value, bool):
+        return [not value]
+    other = OTHER.get(f"{section}.{field}", value)
+    return [other] if other != value else []
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    return Recipe().with_values(BASE | values)

@@ -1,0 +1,165 @@
+"""The parity matrix: every entry of the catalogue trained by both twins and the oracle, and judged."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from lockstep.catalogue import Entry
+from lockstep.data_prep import PreparedData, prepare
+from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.errors import InputError
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe
+from lockstep.session import BACKENDS, Job, Report, Worker
+from lockstep.trace import Trace
+
+__all__ = ["Cell", "Row", "measure"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One twin held against the oracle, over every array that both recorded.
+
+    `semantics` is the largest difference in float64, relative to its array's largest value (None where the recipe
+    computes in bfloat16 and float64 would say nothing), `rounding` the same in float32, and `share` the largest
+    error in float32 over its derived bound. `fault` says in one line what is wrong, and is "" if nothing is.
+    """
+
+    semantics: float | None = None
+    rounding: float | None = None
+    share: float | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry, with a cell for each twin."""
+
+    entry: Entry
+    cells: dict[str, Cell]
+
+    @property
+    def holds(self) -> bool:
+        """No cell is at fault."""
+        return not any(cell.fault for cell in self.cells.values())
+
+
+def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Row]:
+    """Train every entry in float64 and in float32 with the oracle and both twins, and judge it.
+
+    Args:
+        entries: from `lockstep.catalogue.entries`.
+        device: "cpu", "gpu" or "auto", for both twins.
+        report: told of each backend's progress.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data = [prepare(entry.recipe) for entry in entries]
+        for i, prepared in enumerate(data):
+            prepared.save(folder / f"{i}.data")
+        jobs = {
+            backend: [
+                Job(form, folder / f"{i}.data", folder / f"{i}.{dtype}.{backend}")
+                for i, entry in enumerate(entries)
+                for dtype, form in _forms(entry.recipe).items()
+            ]
+            for backend in BACKENDS
+        }
+        workers = {backend: Worker(backend, device) for backend in BACKENDS}
+        try:
+            for backend, worker in workers.items():
+                worker.send(jobs[backend], report)
+            oracles = _train_oracles(entries, data, report)
+            faults = {backend: _finish(worker, jobs[backend], report) for backend, worker in workers.items()}
+        finally:
+            for worker in workers.values():
+                worker.stop()
+        rows = []
+        for i, (entry, oracle) in enumerate(zip(entries, oracles)):
+            if _changes_nothing(entry, oracle):
+                rows.append(Row(entry, dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded"))))
+            else:
+                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, faults[b]) for b in BACKENDS}))
+        return rows
+
+
+def _forms(recipe: Recipe) -> dict[str, Recipe]:
+    both = {"float64": recipe.with_dtype("float64"), "float32": recipe.with_dtype("float32")}
+    return both if recipe.training.compute == "same" else {"float32": both["float32"]}
+
+
+def _train_oracles(entries: Sequence[Entry], data: Sequence[PreparedData], report: Report) -> list[dict[str, Trace]]:
+    total, before = sum(prepared.updates for prepared in data), 0
+    found = []
+    for entry, prepared in zip(entries, data):
+        forms = _forms(entry.recipe)
+        found.append({d: train_oracle(form, prepared, bounds=d == "float32") for d, form in forms.items()})
+        before += prepared.updates
+        report("oracle", before, total)
+    return found
+
+
+def _changes_nothing(entry: Entry, oracle: Mapping[str, Trace]) -> bool:
+    """The oracle trains the same with the entry's choice as without it: there would be nothing to compare."""
+    trace = oracle["float32"]
+    other = _train_without(entry.without.with_dtype("float32"))
+    return all(np.array_equal(array, trace.arrays.get(name, ())) for name, array in other.arrays.items())
+
+
+@cache
+def _train_without(recipe: Recipe) -> Trace:
+    return train_oracle(recipe, prepare(recipe), bounds=False)
+
+
+def _finish(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Path, str]:
+    """Wait for a worker; where a job ends it, tell why, and go on with the next in a new process."""
+    faults: dict[Path, str] = {}
+    while True:
+        try:
+            worker.wait()
+            return faults
+        except InputError as error:
+            left = [job for job in jobs if not job.out.exists() and job.out not in faults]
+            if not left:
+                raise
+            faults[left[0].out] = str(error)
+            if len(left) == 1:
+                return faults
+        finally:
+            worker.stop()
+        worker = Worker(worker.backend, worker.device)
+        worker.send(left[1:], report)
+
+
+def _judge(folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], faults: Mapping[Path, str]) -> Cell:
+    cell = Cell()
+    for dtype, truth in oracle.items():
+        path = folder / f"{i}.{dtype}.{backend}"
+        if path in faults:
+            return replace(cell, fault=f"{dtype}: {faults[path]}")
+        trace = Trace.load(path)
+        found = compare(trace, truth, bounds_of(truth) or {})
+        if dtype == "float64":
+            cell = replace(cell, semantics=_distance(trace, truth))
+        else:
+            share = max(worst.ratio for worst in found.worst.values())
+            cell = replace(cell, rounding=_distance(trace, truth), share=share)
+        if found.first is not None:
+            return replace(cell, fault=f"{dtype}: {describe_difference(found.first)}")
+    return cell
+
+
+def _distance(trace: Trace, truth: Trace) -> float:
+    """Largest difference of any array, relative to its largest value."""
+    found = 0.0
+    for name, expected in truth.arrays.items():
+        if name in trace.arrays and name != "updates/lr":
+            size = float(np.abs(expected).max(initial=0.0))
+            difference = float(np.abs(trace.arrays[name].astype(np.float64) - expected).max(initial=0.0))
+            found = max(found, difference / size if size else difference)
+    return found

@@ -1,0 +1,68 @@
+"""The parity matrix as a table, in the terminal and in Markdown."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lockstep.matrix import Cell, Row
+
+__all__ = ["matrix_markdown", "print_matrix", "summarise"]
+
+HEADERS = ("float64: torch", "jax", "float32: torch", "jax")
+
+
+def summarise(rows: Sequence[Row]) -> str:
+    """How many rows hold, in one line."""
+    holding = sum(row.holds for row in rows)
+    return f"{holding} of {len(rows)} hold" + ("" if holding == len(rows) else f"; {len(rows) - holding} do not")
+
+
+def print_matrix(rows: Sequence[Row], console: Console) -> None:
+    """A row for each entry, then what is wrong, then the sum."""
+    for group in dict.fromkeys(row.entry.group for row in rows):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(group, overflow="fold")
+        for header in HEADERS:
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            if row.entry.group == group:
+                table.add_row(escape(row.entry.name), *_figures(row), style="" if row.holds else "red")
+        console.print(table)
+    for row in rows:
+        for backend, cell in row.cells.items():
+            if cell.fault:
+                place = f"{row.entry.group} {row.entry.name}, {backend}"
+                console.print(f"{escape(place)}: {escape(cell.fault)}", soft_wrap=True, style="red")
+    console.print(summarise(rows), style="bold")
+
+
+def matrix_markdown(rows: Sequence[Row]) -> str:
+    """The rows as tables, one a group."""
+    lines: list[str] = []
+    for group in dict.fromkeys(row.entry.group for row in rows):
+        lines += [f"## {group}", "", "| entry | " + " | ".join(HEADERS) + " |", "|---|" + "---:|" * len(HEADERS)]
+        for row in rows:
+            if row.entry.group == group:
+                lines.append(f"| {row.entry.name} | " + " | ".join(_figures(row)) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _figures(row: Row) -> list[str]:
+    cells = row.cells.values()
+    return [_semantics(cell) for cell in cells] + [_rounding(cell) for cell in cells]
+
+
+def _semantics(cell: Cell) -> str:
+    return _hole(cell) if cell.semantics is None else f"{cell.semantics:.0e}"
+
+
+def _rounding(cell: Cell) -> str:
+    return _hole(cell) if cell.rounding is None else f"{cell.rounding:.0e} ({cell.share:.2f})"
+
+
+def _hole(cell: Cell) -> str:
+    return "-" if cell.fault else ""

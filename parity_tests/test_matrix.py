@@ -1,0 +1,119 @@
+"""The parity matrix: it leaves nothing out, and it does not hold where a twin is wrong or nothing is compared."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+import lockstep.matrix
+from lockstep.catalogue import Entry, entries
+from lockstep.cli import main
+from lockstep.matrix import Row, measure
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import KNOBS, SECTIONS
+
+EVERY = entries()
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def measured(chosen: list[Entry]) -> list[Row]:
+    return measure(chosen, device="cpu", report=lambda backend, done, total: None)
+
+
+def named(group: str, name: str) -> Entry:
+    return next(entry for entry in EVERY if (entry.group, entry.name) == (group, name))
+
+
+@pytest.mark.parametrize("section", ["model", "loss", "gradient", "optimizer", "average", "schedule"])
+def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
+    found = {field: set() for field in SECTIONS[section].__pydantic_fields__}
+    for entry in EVERY:
+        for field, value in asdict(getattr(entry.recipe, section)).items():
+            found[field].add(value)
+    for field, info in SECTIONS[section].__pydantic_fields__.items():
+        if get_origin(info.annotation) is Literal:
+            assert set(get_args(info.annotation)) <= found[field], field
+        elif info.annotation is bool:
+            assert {True, False} <= found[field], field
+
+
+@pytest.mark.parametrize("section", KNOBS)
+def test_every_name_has_a_row_of_its_own_and_one_for_each_choice_of_its_knobs(section: str) -> None:
+    for name, knobs in KNOBS[section].items():
+        rows = [getattr(e.recipe, section) for e in EVERY if e.group == section and e.name.split(",")[0] == name]
+        assert rows
+        assert {row.name for row in rows} == {name}
+        for knob in knobs:
+            choices: Any = SECTIONS[section].__pydantic_fields__[knob].annotation
+            wanted = {True, False} if choices is bool else set(get_args(choices))
+            if choices is bool or get_origin(choices) is Literal:
+                assert {getattr(row, knob) for row in rows} >= wanted, (name, knob)
+
+
+def test_rows_have_names_of_their_own() -> None:
+    names = [(entry.group, entry.name) for entry in EVERY]
+    assert len(set(names)) == len(names)
+
+
+def test_a_row_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "matrix.md"
+    assert run("matrix", "optimizer", "nesterov true", "sgd", "--out", str(out)) == 0
+    printed = capsys.readouterr().out
+    assert "sgd, nesterov true" in printed
+    assert "1 of 1 hold" in printed
+    (row,) = [line for line in out.read_text().splitlines() if line.startswith("| sgd, nesterov true |")]
+    torch64, jax64 = (float(cell) for cell in row.split("|")[2:4])
+    assert 0 < torch64 < 1e-12
+    assert 0 < jax64 < 1e-12
+
+
+def test_no_row_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("matrix", "no such thing") == 2
+    error = capsys.readouterr().err
+    assert "no such thing: no row of the matrix holds that" in error
+    assert "optimizer" in error
+
+
+def test_a_twin_that_differs_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = named("optimizer", "sgd, nesterov true")
+
+    def train_another(recipe: Any, data: Any, **options: Any) -> Any:
+        momentum = recipe.optimizer.momentum + 1e-9
+        return train_oracle(replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options)
+
+    monkeypatch.setattr(lockstep.matrix, "train_oracle", train_another)
+    monkeypatch.setattr("lockstep.diagnose.compare.refuse_different_runs", lambda *_: None)
+    (row,) = measured([entry])
+    assert not row.holds
+    for cell in row.cells.values():
+        assert cell.fault.startswith("float64: at update 0, update")
+
+
+def test_a_choice_that_changes_nothing_does_not_hold() -> None:
+    entry = named("optimizer", "sgd, nesterov true")
+    (row,) = measured([replace(entry, without=entry.recipe)])
+    assert not row.holds
+    assert all("changes nothing" in cell.fault for cell in row.cells.values())
+
+
+def test_a_twin_that_dies_leaves_a_hole_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = named("optimizer", "sgd, nesterov true")
+    save = lockstep.matrix.PreparedData.save
+
+    def save_or_damage(data: Any, path: Path) -> None:
+        save(data, path)
+        if path.name == "0.data":
+            path.write_bytes(path.read_bytes()[:-1])
+
+    monkeypatch.setattr(lockstep.matrix.PreparedData, "save", save_or_damage)
+    broken, whole = measured([entry, named("optimizer", "sgd, momentum 0.8")])
+    assert not broken.holds
+    assert "perhaps truncated" in broken.cells["torch"].fault
+    assert whole.holds
