@@ -1,20 +1,56 @@
-"""Mean cross entropy over the rows that count."""
+"""Mean loss over the rows that count, and the sums that its metrics are made of."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["cross_entropy", "right_answers"]
+from lockstep.data_prep import IGNORED
+from lockstep.recipe import Loss
+
+__all__ = ["link", "mean_loss", "sums"]
 
 
-def cross_entropy(logits_BK: jax.Array, y_B: jax.Array, count: jax.Array | int) -> jax.Array:
-    """Mean over the first `count` rows of -log softmax(logits)[y]; the rows after them are padding."""
+def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Mean over the first `count` rows, the others are padding; classes (B,) are int32, numbers (B,) floats."""
     # a mask and not a slice: every batch of a scan has one shape
-    loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, y_B)
-    counts_B = jnp.arange(len(y_B)) < count
+    counts_B, output_B = jnp.arange(len(y_B)) < count, outputs_BK[:, 0]
+    if loss.name == "cross_entropy":
+        # Optax knows no ignored label and takes -1 for the last class
+        counts_B, y_B = counts_B & (y_B != IGNORED), jnp.maximum(y_B, 0)
+        weight_K = jnp.asarray(loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype)
+        weight_B = jnp.where(counts_B, weight_K[y_B], 0.0)
+        if loss.label_smoothing or loss.class_weights:
+            labels_BK = jax.nn.one_hot(y_B, outputs_BK.shape[-1], dtype=outputs_BK.dtype)
+            labels_BK = weight_K * optax.smooth_labels(labels_BK, loss.label_smoothing)
+            loss_B = optax.softmax_cross_entropy(outputs_BK, labels_BK, axis=-1)
+        else:
+            loss_B = optax.softmax_cross_entropy_with_integer_labels(outputs_BK, y_B, axis=-1)
+        return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.sum(weight_B)
+    if loss.name == "binary_cross_entropy":
+        weight_B = jnp.where(y_B == 1, jnp.asarray(loss.positive_weight, output_B.dtype), 1.0)
+        loss_B = weight_B * optax.sigmoid_binary_cross_entropy(output_B, y_B)
+    elif loss.name == "mse":
+        loss_B = optax.squared_error(output_B, y_B)
+    else:
+        loss_B = optax.huber_loss(output_B, y_B, delta=loss.delta)
     return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.asarray(count, loss_B.dtype)
 
 
-def right_answers(logits_BK: jax.Array, y_B: jax.Array) -> jax.Array:
-    """How many rows have their largest logit at the right class."""
-    return (logits_BK.argmax(axis=-1) == y_B).sum()
+def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Array]:
+    """Over all rows, for `lockstep.trace.metrics_of`; a class is right where its logit is the largest, or above 0."""
+    if loss.predicts_number:
+        error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
+        found = {"squares": jnp.square(error_N), "absolute": jnp.abs(error_N), "variation": jnp.square(deviation_N)}
+    elif loss.name == "binary_cross_entropy":
+        found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
+    else:
+        found = {"right": outputs_NK.argmax(axis=-1) == y_N}
+    found["rows"] = jnp.ones_like(y_N) if loss.predicts_number else y_N != IGNORED
+    return {name: values_N.sum() for name, values_N in found.items()}
+
+
+def link(loss: Loss, outputs_NK: jax.Array) -> dict[str, jax.Array]:
+    """What turns the outputs into a prediction; nothing for a number."""
+    if loss.name == "cross_entropy":
+        return {"softmax": jax.nn.softmax(outputs_NK, axis=-1)}
+    return {"sigmoid": jax.nn.sigmoid(outputs_NK)} if loss.name == "binary_cross_entropy" else {}

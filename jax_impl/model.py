@@ -54,7 +54,7 @@ class MLP(nnx.Module):
 
 def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
-    layers = layer_sizes(len(data.columns), recipe.model.hidden, len(data.classes))
+    layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
     # shapes alone: nothing is drawn, compiled or computed only to be replaced
     model = nnx.eval_shape(lambda: MLP(layers, recipe.model.activation, recipe.dtype))
     import_parameters(model, data.parameters)

@@ -6,22 +6,24 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jax_impl.loss import link
 from jax_impl.model import MLP
 from lockstep.data_prep import Parameters
+from lockstep.recipe import Loss
 
 __all__ = ["trace_prediction"]
 
 
-def trace_prediction(model: MLP, x_1D: jax.Array) -> Parameters:
-    """Layer -> its output for the one row, from "input" to "softmax", in NumPy."""
+def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
+    """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
     names: list[str] = []
 
     # a list and the names apart: jit would hand a dict back in the order of its keys
     @jax.jit
     def outputs_of(parameters: nnx.State[Any, Any]) -> list[jax.Array]:
         outputs = nnx.merge(graph, parameters).outputs(x_1D)
-        *_, logits_1K = outputs.values()
-        outputs["softmax"] = jax.nn.softmax(logits_1K, axis=-1)
+        *_, outputs_1K = outputs.values()
+        outputs |= link(loss, outputs_1K)
         names.extend(outputs)
         return list(outputs.values())
 

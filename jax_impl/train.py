@@ -1,6 +1,6 @@
 """Train a recipe and record it."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from numpy.typing import NDArray
 
 from jax_impl.device import describe_environment, select_device
-from jax_impl.loss import cross_entropy, right_answers
+from jax_impl.loss import mean_loss, sums
 from jax_impl.model import build_model, export_parameters
 from jax_impl.optimizer import learning_rate, make_optimizer
 from jax_impl.predict import trace_prediction
 from jax_impl.schedule import make_schedule
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
-from lockstep.recipe import Recipe
-from lockstep.trace import Metrics, Progress, Recorder, Trace
+from lockstep.recipe import Loss, Recipe
+from lockstep.trace import Metrics, Progress, Recorder, Trace, metrics_of
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
 
@@ -54,9 +55,13 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
     rows_TB, _, count_T = data.batches(epoch)
-    labels_N = data.train_y_N.astype(np.int32)
-    arrays = (data.train_x_ND[rows_TB], labels_N[rows_TB], count_T.astype(np.int32))
+    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], count_T.astype(np.int32))
     return Batch(*jax.device_put(arrays, device))
+
+
+def _narrow(y_N: NDArray[Any]) -> NDArray[Any]:
+    # JAX has no 64-bit integers unless it has 64-bit floats
+    return y_N.astype(np.int32) if y_N.dtype.kind == "i" else y_N
 
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
@@ -73,7 +78,7 @@ def make_update(recipe: Recipe) -> Any:
 
         def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
             model = nnx.merge(state.graph, parameters)
-            return cross_entropy(model(batch.x_BD), batch.y_B, batch.used)
+            return mean_loss(recipe.loss, model(batch.x_BD), batch.y_B, batch.used)
 
         loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
         lr = learning_rate(state.optimizer, schedules[0])
@@ -98,16 +103,15 @@ def make_segment(recipe: Recipe) -> Any:
     return segment
 
 
-@jax.jit
-def _evaluate(state: State, x_ND: jax.Array, y_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    logits_NK = nnx.merge(state.graph, state.parameters)(x_ND)
-    return cross_entropy(logits_NK, y_N, len(y_N)), right_answers(logits_NK, y_N)
+@partial(jax.jit, static_argnames="loss")
+def _evaluate(loss: Loss, state: State, x_ND: jax.Array, y_N: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    outputs_NK = nnx.merge(state.graph, state.parameters)(x_ND)
+    return mean_loss(loss, outputs_NK, y_N, len(y_N)), sums(loss, outputs_NK, y_N)
 
 
-def evaluate(state: State, x_ND: jax.Array, y_N: jax.Array) -> Metrics:
-    """Loss and accuracy over all rows."""
-    loss, right = _evaluate(state, x_ND, y_N)
-    return Metrics(float(loss), int(right) / len(y_N))
+def evaluate(loss: Loss, state: State, x_ND: jax.Array, y_N: jax.Array) -> Metrics:
+    """Loss and other metrics over all rows."""
+    return metrics_of(*_evaluate(loss, state, x_ND, y_N))
 
 
 def train(
@@ -143,7 +147,7 @@ def train(
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
         train_rows, held_out_rows = (
-            (jax.device_put(x_ND, place), jax.device_put(y_N.astype(np.int32), place))
+            (jax.device_put(x_ND, place), jax.device_put(_narrow(y_N), place))
             for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
         )
         state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
@@ -154,8 +158,10 @@ def train(
             state, scalars = segment(state, _cut(batches, start, stop))
             recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()}, _parameters(state))
             if stop == data.updates_per_epoch:
-                recorder.record_epoch(evaluate(state, *train_rows), evaluate(state, *held_out_rows))
-        return recorder.finish(trace_prediction(nnx.merge(state.graph, state.parameters), held_out_rows[0][:1]))
+                parts = (train_rows, held_out_rows)
+                recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))
+        model = nnx.merge(state.graph, state.parameters)
+        return recorder.finish(trace_prediction(recipe.loss, model, held_out_rows[0][:1]))
 
 
 def _parameters(state: State) -> Parameters:

@@ -26,19 +26,24 @@ __all__ = ["Batches", "PreparedData", "Table", "layer_sizes", "load_table", "pre
 
 SCHEMA = "lockstep.data/1"
 LARGEST = 1e100  # a feature above it could overflow when it is standardised
-ORDER, PARAMETERS = 1, 2  # streams of random numbers under one seed
+ORDER, PARAMETERS, NOISE = 1, 2, 11  # streams of random numbers under one seed
+
+IGNORED = -1
+"""The label of a row whose class the loss ignores."""
 
 Parameters = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they were read: features (N, D) float64, classes (N,) int64 from 0, and their names."""
+    """Rows as they were read: features (N, D) float64, classes (N,) int64 from 0, and their names; or a number to
+    predict (N,) float64, and no classes. `target` is the name of what is predicted."""
 
     x_ND: NDArray[np.float64]
-    y_N: NDArray[np.int64]
+    y_N: NDArray[Any]
     columns: tuple[str, ...]
     classes: tuple[str, ...]
+    target: str = "class"
 
 
 class Batches(NamedTuple):
@@ -55,12 +60,17 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What every trainer is fed. Arrays are float64 (labels int64); `cast` rounds them to a recipe's dtype."""
+    """What every trainer is fed. Arrays are float64 (labels int64); `cast` rounds them to a recipe's dtype.
+
+    `classes` are those that the model tells apart; a row of the ignored class has the label `IGNORED`. A number to
+    predict is standardised: (y - `target_mean`) / `target_scale`; there are no classes then. `outputs` is the model's
+    number of output units.
+    """
 
     train_x_ND: NDArray[Any]
-    train_y_N: NDArray[np.int64]
+    train_y_N: NDArray[Any]
     held_out_x_ND: NDArray[Any]
-    held_out_y_N: NDArray[np.int64]
+    held_out_y_N: NDArray[Any]
     mean_D: NDArray[np.float64]
     scale_D: NDArray[np.float64]
     parameters: Parameters
@@ -71,6 +81,10 @@ class PreparedData:
     drop_last: bool
     epochs: int
     seed: int
+    outputs: int
+    target: str
+    target_mean: float
+    target_scale: float
 
     @property
     def updates_per_epoch(self) -> int:
@@ -108,11 +122,12 @@ class PreparedData:
         return hash_arrays(arrays)
 
     def cast(self, dtype: Any) -> "PreparedData":
-        """The same data with features and initial parameters rounded to `dtype`; the hash stays that of
-        the float64 data, so that runs of both precisions can be seen to share it."""
+        """The same data with features, numbers to predict and initial parameters rounded to `dtype`; the hash
+        stays that of the float64 data, so that runs of both precisions can be seen to share it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("train_x_ND", "held_out_x_ND"):
-            content[name] = content[name].astype(dtype)
+        for name in ("train_x_ND", "held_out_x_ND", "train_y_N", "held_out_y_N"):
+            if content[name].dtype.kind == "f":
+                content[name] = content[name].astype(dtype)
         content["parameters"] = {name: array.astype(dtype) for name, array in self.parameters.items()}
         data = PreparedData(**content)
         data.__dict__["hash"] = self.hash
@@ -135,7 +150,10 @@ class PreparedData:
         return PreparedData(**content)
 
 
-HEADER_FIELDS = ("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed")
+HEADER_FIELDS = (
+    *("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed"),
+    *("outputs", "target", "target_mean", "target_scale"),
+)
 ARRAY_FIELDS = ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mean_D", "scale_D")
 
 
@@ -144,9 +162,9 @@ def updates_per_epoch(rows: int, batch: int, *, drop_last: bool) -> int:
     return rows // batch if drop_last else -(-rows // batch)
 
 
-def layer_sizes(inputs: int, hidden: Sequence[int], classes: int) -> list[tuple[str, int, int]]:
+def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[str, int, int]]:
     """Canonical name, inputs and outputs of every linear layer: ("linear1", 10, 50), ("linear2", 50, 2)."""
-    sizes = [inputs, *hidden, classes]
+    sizes = [inputs, *hidden, outputs]
     return [(f"linear{i}", sizes[i - 1], sizes[i]) for i in range(1, len(sizes))]
 
 
@@ -155,7 +173,7 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
 
     Args:
         recipe: what to train.
-        table: the rows, where they are already at hand; `load_table(recipe.data)` otherwise.
+        table: the rows, where they are already at hand; `load_table(recipe)` otherwise.
 
     Raises:
         InputError: rows that cannot be trained on; names the column and row, or the field.
@@ -163,8 +181,8 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
 
-    table = load_table(recipe.data) if table is None else table
-    rows, classes = len(table.y_N), len(table.classes)
+    table = load_table(recipe) if table is None else table
+    rows, numbers = len(table.y_N), recipe.loss.predicts_number
     held_out = round(rows * recipe.data.held_out)
     if recipe.data.source == "synthetic":
         held_out = rows - recipe.data.rows
@@ -174,56 +192,129 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         table.y_N,
         test_size=held_out,
         train_size=rows - held_out,
-        stratify=table.y_N,
+        stratify=None if numbers else table.y_N,
         random_state=recipe.data.seed,
     )
     scaler = StandardScaler().fit(train_x)
+    target_mean, target_scale = 0.0, 1.0
+    if numbers:
+        target_mean, target_scale = _target_scaling(train_y)
+        for part, y_N in (("training", train_y), ("held-out", held_out_y)):
+            if target_scale == 0 or np.ptp(y_N) <= 1e-13 * np.abs(y_N).max():
+                raise InputError(f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows")
+        train_y, held_out_y = ((y_N - target_mean) / target_scale for y_N in (train_y, held_out_y))
+    else:
+        train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
     # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
     constant = [name for name, var, by in zip(table.columns, scaler.var_, scaler.scale_) if by == 1 and var < 0.5]
-    return PreparedData(
+    classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
+    outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
+    data = PreparedData(
         train_x_ND=scaler.transform(train_x),
         train_y_N=train_y,
         held_out_x_ND=scaler.transform(held_out_x),
         held_out_y_N=held_out_y,
         mean_D=scaler.mean_,
         scale_D=scaler.scale_,
-        parameters=initial_parameters(recipe, len(table.columns), classes),
+        parameters=initial_parameters(recipe, len(table.columns), outputs),
         columns=table.columns,
-        classes=table.classes,
+        classes=classes,
         warnings=tuple(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
         batch=recipe.training.batch,
         drop_last=recipe.training.drop_last,
         epochs=recipe.training.epochs,
         seed=recipe.training.seed,
+        outputs=outputs,
+        target=table.target,
+        target_mean=target_mean,
+        target_scale=target_scale,
     )
+    _check_targets(recipe, data)
+    return data
 
 
-def initial_parameters(recipe: Recipe, inputs: int, classes: int) -> Parameters:
+def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation of the training rows' targets; the latter is 0 where it is lost in rounding."""
+    largest = float(np.abs(train_y_N).max()) or 1.0
+    shares_N = train_y_N / largest  # the square of a tiny or huge target could leave the range of float64
+    deviation = float(shares_N.std())
+    return float(train_y_N.mean()), deviation * largest if deviation > 1e-13 else 0.0
+
+
+def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels, numbered over the classes that count; `IGNORED` for rows of the ignored class."""
+    if not recipe.loss.ignored_class:
+        return y_N
+    ignored = table.classes.index(recipe.loss.ignored_class)
+    return np.where(y_N == ignored, IGNORED, y_N - (y_N > ignored))
+
+
+def _check_targets(recipe: Recipe, data: PreparedData) -> None:
+    """Every batch, and the held-out rows, must have a row whose loss counts."""
+    if recipe.loss.name != "cross_entropy" or not (recipe.loss.ignored_class or 0 in recipe.loss.class_weights):
+        return
+    weight_K = np.array([*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0])  # label -1 is the last
+    named = "loss.ignored_class" if recipe.loss.ignored_class else "loss.class_weights"
+    if not (weight_K[data.held_out_y_N].any() and (data.held_out_y_N != IGNORED).any()):
+        raise InputError(f"{named}: no held-out row counts")
+    for epoch in range(data.epochs):
+        rows_TB, weight_TB, _ = data.batches(epoch)
+        counted_T = (weight_K[data.train_y_N[rows_TB]] * weight_TB).any(axis=1)
+        if not counted_T.all():
+            batch, of_update = int(counted_T.argmin()), recipe.gradient.accumulate
+            update = epoch * -(-len(rows_TB) // of_update) + batch // of_update
+            raise InputError(
+                f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update {update}; "
+                "a larger training.batch would help"
+            )
+
+
+def initial_parameters(recipe: Recipe, inputs: int, outputs: int) -> Parameters:
     """Weights (in, out) and biases (out,), float64, drawn from U(-1/sqrt(in), 1/sqrt(in)).
 
     This is the default of `torch.nn.Linear` (torch 2.13, `Linear.reset_parameters`).
     """
     generator = _generator(recipe.training.seed, PARAMETERS)
     parameters: Parameters = {}
-    for name, fan_in, fan_out in layer_sizes(inputs, recipe.model.hidden, classes):
+    for name, fan_in, fan_out in layer_sizes(inputs, recipe.model.hidden, outputs):
         bound = fan_in**-0.5
         parameters[f"{name}.weight"] = generator.uniform(-bound, bound, (fan_in, fan_out))
         parameters[f"{name}.bias"] = generator.uniform(-bound, bound, fan_out)
     return parameters
 
 
-def load_table(data: Data) -> Table:
-    """The rows that a recipe's data section names, checked cell by cell.
+def load_table(recipe: Recipe) -> Table:
+    """The rows that a recipe's data section names, checked cell by cell; with a number to predict where its loss
+    takes one.
 
     Raises:
         InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
     """
+    data, numbers = recipe.data, recipe.loss.predicts_number
     if data.source == "file":
-        return _read_file(data)
+        return _read_file(data, numbers)
     from sklearn import datasets
 
     if data.source == "synthetic":
-        return _draw_table(data)
+        return _draw_numbers(data) if numbers else _draw_classes(data)
+    if numbers and data.source != "diabetes":
+        raise InputError(
+            f'loss.name: {recipe.loss.name} predicts a number, but data.source "{data.source}" has classes'
+        )
+    if data.source == "diabetes":
+        if not numbers:
+            raise InputError(
+                f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" has a number to predict '
+                "(loss.name = mse or huber)"
+            )
+        bunch = datasets.load_diabetes(scaled=False)
+        return Table(
+            x_ND=np.asarray(bunch.data, dtype=np.float64),
+            y_N=np.asarray(bunch.target, dtype=np.float64),
+            columns=tuple(str(name) for name in bunch.feature_names),
+            classes=(),
+            target="progression",
+        )
     bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[data.source]()
     return Table(
         x_ND=np.asarray(bunch.data, dtype=np.float64),
@@ -233,7 +324,32 @@ def load_table(data: Data) -> Table:
     )
 
 
-def _draw_table(data: Data) -> Table:
+def _draw_numbers(data: Data) -> Table:
+    """A linear target of half the columns, with noise of its own stream."""
+    from sklearn.datasets import make_regression
+
+    x_ND, signal_N = make_regression(
+        n_samples=data.rows + max(round(data.rows * data.held_out), 2),
+        n_features=data.features,
+        n_informative=(data.features + 1) // 2,
+        n_targets=1,
+        bias=0.0,
+        effective_rank=None,
+        noise=0.0,
+        shuffle=True,
+        random_state=data.seed,
+    )
+    noise_N = _generator(data.seed, NOISE).standard_normal(len(signal_N))
+    return Table(
+        x_ND=x_ND,
+        y_N=signal_N + data.noise * signal_N.std() * noise_N,
+        columns=tuple(f"x{i}" for i in range(1, data.features + 1)),
+        classes=(),
+        target="y",
+    )
+
+
+def _draw_classes(data: Data) -> Table:
     from sklearn.datasets import make_classification
 
     least = int(np.ceil(np.log2(data.classes)))
@@ -269,10 +385,28 @@ def _draw_table(data: Data) -> Table:
 
 
 def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
-    rows, classes = len(table.y_N), len(table.classes)
+    rows = len(table.y_N)
     for name, largest in zip(table.columns, np.abs(table.x_ND).max(axis=0)):
         if not largest <= LARGEST:
             raise InputError(f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}")
+    if recipe.loss.predicts_number:
+        if not np.abs(table.y_N).max() <= LARGEST:
+            raise InputError(f"target {table.target!r}: must be finite and at most {LARGEST:g} in size")
+        if min(held_out, rows - held_out) < 2:
+            raise InputError(
+                f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+                f"{held_out} held out; each part needs two"
+            )
+    else:
+        _check_classes(recipe, table, held_out)
+    if recipe.training.batch > rows - held_out:
+        raise InputError(
+            f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
+        )
+
+
+def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
+    rows, classes, loss = len(table.y_N), len(table.classes), recipe.loss
     if classes < 2:
         raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
     count_K = np.bincount(table.y_N, minlength=classes)
@@ -286,13 +420,23 @@ def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
             f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
             f"{held_out} held out; each part needs one for each of the {classes} classes"
         )
-    if recipe.training.batch > rows - held_out:
-        raise InputError(
-            f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
-        )
+    if loss.name == "binary_cross_entropy" and classes != 2:
+        raise InputError(f"loss.name: binary_cross_entropy needs 2 classes, but the data has {classes}")
+    if loss.ignored_class:
+        if loss.ignored_class not in table.classes:
+            raise InputError(
+                f"loss.ignored_class: no class {loss.ignored_class!r}{_nearest(loss.ignored_class, table.classes)}"
+            )
+        classes -= 1
+        if classes < 2:
+            raise InputError(f"loss.ignored_class: without {loss.ignored_class!r} a single class is left")
+    if loss.class_weights and len(loss.class_weights) != classes:
+        raise InputError(f"loss.class_weights: {len(loss.class_weights)} weights for {classes} classes")
+    if loss.class_weights and not any(loss.class_weights):
+        raise InputError("loss.class_weights: all are 0, so no row counts")
 
 
-def _read_file(data: Data) -> Table:
+def _read_file(data: Data, numbers: bool) -> Table:
     path = Path(data.path)
     if not data.path:
         raise InputError('data.path: source = "file" needs a .csv, .parquet or .npz file')
@@ -300,20 +444,26 @@ def _read_file(data: Data) -> Table:
         raise InputError("data.target: name the column that holds the class (--target COLUMN)")
     frame = _read_frame(path)
     if data.target not in frame.columns:
-        import difflib
-
-        close = difflib.get_close_matches(data.target, frame.columns, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(map(repr, frame.columns[:8]))}"
-        raise InputError(f"{path}: no column {data.target!r} for the target; {hint}")
+        hint = _nearest(data.target, frame.columns, "columns")
+        raise InputError(f"{path}: no column {data.target!r} for the target{hint}")
     if frame.width < 2:
         raise InputError(f"{path}: no feature column beside the target {data.target!r}")
     if frame.height == 0:
         raise InputError(f"{path}: no rows")
     names = [name for name in frame.columns if name != data.target]
     x_ND = np.column_stack([_numbers(path, frame[name]) for name in names])
+    if numbers:
+        return Table(x_ND, _numbers(path, frame[data.target], "target column"), tuple(names), (), data.target)
     values_N = _labels(path, frame[data.target])
     classes, y_N = np.unique(values_N, return_inverse=True)
-    return Table(x_ND, y_N.astype(np.int64), tuple(names), tuple(str(name) for name in classes.tolist()))
+    return Table(x_ND, y_N.astype(np.int64), tuple(names), tuple(str(name) for name in classes.tolist()), data.target)
+
+
+def _nearest(name: str, known: Sequence[str], what: str = "classes") -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; {what}: {', '.join(map(repr, known[:8]))}"
 
 
 def _read_frame(path: Path) -> "polars.DataFrame":
@@ -364,12 +514,12 @@ def _read_npz(path: Path) -> "polars.DataFrame":
     return polars.DataFrame(columns)
 
 
-def _numbers(path: Path, column: "polars.Series") -> NDArray[np.float64]:
-    """A feature column as float64, or an error that names the first cell that is not a finite number."""
+def _numbers(path: Path, column: "polars.Series", what: str = "column") -> NDArray[np.float64]:
+    """A column as float64, or an error that names the first cell that is not a finite number."""
     import polars
 
     if not (column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.String, polars.Null)):
-        raise InputError(f"{path}: column {column.name!r} holds {column.dtype}; must hold numbers")
+        raise InputError(f"{path}: {what} {column.name!r} holds {column.dtype}; must hold numbers")
     cells = column.str.strip_chars() if column.dtype == polars.String else column
     numbers = cells.cast(polars.Float64, strict=False)
     found = numbers.to_numpy()
@@ -377,10 +527,10 @@ def _numbers(path: Path, column: "polars.Series") -> NDArray[np.float64]:
     if len(bad):
         row = int(bad[0])
         cell = column[row]
-        what = "is empty" if cell is None or cell == "" else f"holds {_short(repr(cell))}"
+        found_there = "is empty" if cell is None or cell == "" else f"holds {_short(repr(cell))}"
         if isinstance(cell, str) and cell and numbers[row] is None:
-            what += ", text where a number is due"
-        raise InputError(f"{path}: row {row + 1}, column {column.name!r} {what}; must be a finite number")
+            found_there += ", text where a number is due"
+        raise InputError(f"{path}: row {row + 1}, {what} {column.name!r} {found_there}; must be a finite number")
     return found
 
 
@@ -409,7 +559,7 @@ def _labels(path: Path, column: "polars.Series") -> NDArray[Any]:
         if len(bad):
             raise InputError(
                 f"{path}: row {bad[0] + 1}, target column {column.name!r} holds {values_N[bad[0]]}; "
-                "a class must be an integer or text"
+                "a class must be an integer or text; numbers need loss.name = mse or huber"
             )
         values_N = values_N.astype(np.int64)
     return values_N

@@ -62,12 +62,13 @@ def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], values: ArgsKwargs) -> A
 class Data:
     """The rows to train on and the rows held out."""
 
-    source: Literal["synthetic", "breast_cancer", "digits", "file"] = "synthetic"
-    """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own."""
+    source: Literal["synthetic", "breast_cancer", "digits", "diabetes", "file"] = "synthetic"
+    """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own. Whether there are classes or
+    a number to predict follows from `loss.name`; breast_cancer and digits have classes, diabetes a number."""
     path: str = ""
     """source = "file": a .csv, .parquet or .npz file; relative to the recipe's folder."""
     target: str = ""
-    """source = "file": the column (or .npz array) that holds the class."""
+    """source = "file": the column (or .npz array) that holds the class, or the number to predict."""
     rows: Count = 1000
     """source = "synthetic": rows to train on; the held-out rows are drawn in addition."""
     features: Count = 10
@@ -76,10 +77,12 @@ class Data:
     """source = "synthetic": classes."""
     class_separation: Annotated[float, Field(gt=0)] = 1.0
     """source = "synthetic": half the side of the hypercube whose corners are the class centres."""
+    noise: NonNegative = 0.1
+    """source = "synthetic", a number to predict: deviation of its noise, as a share of that of the signal."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Rows held out, as a share of all rows (synthetic: of `rows`, drawn in addition)."""
     seed: Seed = 0
-    """Seed of the drawn rows and of the stratified split."""
+    """Seed of the drawn rows and of the split, which is stratified by class."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -136,6 +139,11 @@ class Loss:
     """Factor on the loss of the rows of the second class."""
     delta: Annotated[float, Field(gt=0)] = ABSENT
     """Error from which on the loss is linear: delta (|e| - delta / 2)."""
+
+    @property
+    def predicts_number(self) -> bool:
+        """The target is a number and not a class."""
+        return self.name in ("mse", "huber")
 
     @model_validator(mode="before")
     @classmethod

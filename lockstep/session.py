@@ -187,7 +187,7 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
     """
     workers = [Worker(backend, device) for backend in BACKENDS]
     try:
-        table = load_table(recipe.data)
+        table = load_table(recipe)
         data = prepare(recipe, table)
         forms = {
             "traces": (folder, recipe),

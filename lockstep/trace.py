@@ -9,6 +9,7 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `updates/grad_norm` | (T,) | 2-norm of the gradient over all parameters |
 | `updates/update_norm` | (T,) | 2-norm of the change of all parameters |
 | `epochs/{train,held_out}_{loss,accuracy}` | (E,) | over all rows of that part, at the end of the epoch |
+| `epochs/{train,held_out}_{r2,mae}` | (E,) | in place of accuracy where a number is predicted; see `metric_names` |
 | `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is before training |
 | `prediction/<layer>` | (units,) | one held-out sample through the trained model |
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
@@ -26,24 +27,48 @@ from numpy.typing import NDArray
 
 from lockstep import __version__
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Recipe
+from lockstep.recipe import Loss, Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 
-__all__ = ["METRICS", "UPDATE_SERIES", "Metrics", "Progress", "Recorder", "Segment", "Trace"]
+__all__ = [
+    "UPDATE_SERIES",
+    "Metrics",
+    "Progress",
+    "Recorder",
+    "Segment",
+    "Trace",
+    "metric_names",
+    "metrics_of",
+]
 
 SCHEMA = "lockstep.trace/1"
 UPDATE_SERIES = ("lr", "loss", "grad_norm", "update_norm")
-METRICS = ("train_loss", "train_accuracy", "held_out_loss", "held_out_accuracy")
+PARTS = ("train", "held_out")
 
 Progress = Callable[[int, int], None]
 """Called with updates done and updates in all."""
 
+Metrics = Mapping[str, float]
+"""Over the rows of a part that count: "loss", the mean loss; then "accuracy", the share of right answers, or, of a
+number, "r2", the share of the target's variance that is explained, and "mae", the mean absolute error in units of
+the target's `target_scale`."""
 
-class Metrics(NamedTuple):
-    """Mean loss and share of right answers over a set of rows."""
 
-    loss: float
-    accuracy: float
+def metric_names(loss: Loss) -> tuple[str, ...]:
+    """What a trace records at the end of each epoch: "train_loss", "train_accuracy", ..."""
+    kinds = ("loss", "r2", "mae") if loss.predicts_number else ("loss", "accuracy")
+    return tuple(f"{part}_{kind}" for part in PARTS for kind in kinds)
+
+
+def metrics_of(loss: Any, sums: Mapping[str, Any]) -> Metrics:
+    """The metrics from the mean loss and the sums over a set of rows: "right" and "rows"; or, of a number,
+    "squares" of the errors, their "absolute" values, "variation", the squares of the targets' distance from their
+    mean, and "rows"."""
+    found = {name: float(value) for name, value in sums.items()}
+    if "right" in found:
+        return {"loss": float(loss), "accuracy": found["right"] / found["rows"]}
+    r2 = 1 - found["squares"] / found["variation"]
+    return {"loss": float(loss), "r2": r2, "mae": found["absolute"] / found["rows"]}
 
 
 class Segment(NamedTuple):
@@ -80,7 +105,7 @@ class Trace:
         return self.arrays[f"updates/{name}"]
 
     def metric(self, name: str) -> NDArray[Any]:
-        """One of `METRICS`, shape (E,)."""
+        """One of `metric_names`, shape (E,)."""
         return self.arrays[f"epochs/{name}"]
 
     @property
@@ -94,7 +119,7 @@ class Trace:
 
     @property
     def prediction(self) -> Parameters:
-        """Layer -> its values for one held-out sample, from "input" to "softmax", in order."""
+        """Layer -> its values for one held-out sample, in order: from "input" to the last, then softmax or sigmoid."""
         found = self._below("prediction/")
         return {name: found[name] for name in self.header["layers"]}
 
@@ -159,7 +184,7 @@ class Recorder:
         self.parameters_every = parameters_every
         self.progress = progress
         self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
-        self.epochs: dict[str, list[Any]] = {name: [] for name in METRICS}
+        self.epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
         self.arrays: dict[str, NDArray[Any]] = {}
         self.done = 0
 
@@ -190,14 +215,15 @@ class Recorder:
 
     def record_epoch(self, train: Metrics, held_out: Metrics) -> None:
         """The metrics at the end of an epoch."""
-        for name, value in zip(METRICS, (*train, *held_out)):
-            self.epochs[name].append(value)
+        for part, metrics in zip(PARTS, (train, held_out)):
+            for name, value in metrics.items():
+                self.epochs[f"{part}_{name}"].append(value)
 
     def finish(self, prediction: Parameters, bounds: Mapping[str, NDArray[Any]] | None = None) -> Trace:
         """The trace of the whole run."""
         for name in UPDATE_SERIES:
             self.arrays[f"updates/{name}"] = np.concatenate(self.updates[name])
-        for name in METRICS:
+        for name in self.epochs:
             self.arrays[f"epochs/{name}"] = np.array(self.epochs[name], dtype=np.float64)
         for name, array in prediction.items():
             self.arrays[f"prediction/{name}"] = np.array(array)

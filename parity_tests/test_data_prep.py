@@ -146,7 +146,7 @@ def test_training_rows_have_mean_0_and_variance_1_and_the_others_are_scaled_alik
 
 
 def test_the_scaler_has_not_seen_the_held_out_rows(seed):
-    table = load_table(Data())
+    table = load_table(Recipe())
     back = np.concatenate([seed.train_x_ND, seed.held_out_x_ND]) * seed.scale_D + seed.mean_D
     order = [np.lexsort(rows.T) for rows in (back, table.x_ND)]
     np.testing.assert_allclose(back[order[0]], table.x_ND[order[1]], rtol=1e-12, atol=1e-14)
@@ -309,6 +309,7 @@ def prepared_rows(rows):
         train_x_ND=np.zeros((rows, 1)), train_y_N=np.zeros(rows, np.int64), held_out_x_ND=np.zeros((1, 1)),
         held_out_y_N=np.zeros(1, np.int64), mean_D=np.zeros(1), scale_D=np.ones(1), parameters={}, columns=("a",),
         classes=("u", "v"), warnings=(), batch=1, drop_last=False, epochs=1, seed=0,
+        outputs=2, target="class", target_mean=0.0, target_scale=1.0,
     )  # fmt: skip
 
 
@@ -385,7 +386,7 @@ def refused(tmp_path):
 def read_csv(tmp_path):
     def write_and_read(content, target="y"):
         (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_table(file_recipe(tmp_path / "t.csv", target).data)
+        return load_table(file_recipe(tmp_path / "t.csv", target))
 
     return write_and_read
 
@@ -418,7 +419,7 @@ def test_a_two_dimensional_array_is_a_column_for_each_of_its_own(tmp_path):
     np.savez(
         tmp_path / "t.npz", x=np.arange(16.0).reshape(8, 2), z=np.ones(8, np.float16), y=np.array([0, 1] * 4, ">i4")
     )
-    table = load_table(file_recipe(tmp_path / "t.npz").data)
+    table = load_table(file_recipe(tmp_path / "t.npz"))
     assert table.columns == ("x[0]", "x[1]", "z")
     np.testing.assert_array_equal(table.x_ND, np.column_stack([np.arange(16.0).reshape(8, 2), np.ones(8)]))
 
@@ -454,7 +455,7 @@ def test_huge_whole_numbers_are_features(read_csv):
 
 
 TEXT = ", text where a number is due; must be a finite number"
-NO_CLASS = "; a class must be an integer or text"
+NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse or huber"
 
 
 @pytest.mark.parametrize(
@@ -582,7 +583,7 @@ PARQUET = {
     ),
     "decimals": (
         frame(y=[decimal.Decimal("1.5"), decimal.Decimal("2.5")] * 4),
-        "row 1, target column 'y' holds 1.5; a class must be an integer or text",
+        "row 1, target column 'y' holds 1.5; a class must be an integer or text; numbers need loss.name = mse or huber",
     ),
     "128 bits": (
         frame(y=polars.Series([2**100, 0] * 4, dtype=polars.Int128)),
@@ -590,7 +591,8 @@ PARQUET = {
     ),
     "beyond 2^53": (
         frame(y=[2.0**53, 0.0] * 4),
-        "row 1, target column 'y' holds 9007199254740992.0; a class must be an integer or text",
+        "row 1, target column 'y' holds 9007199254740992.0; "
+        "a class must be an integer or text; numbers need loss.name = mse or huber",
     ),
     "no rows": (frame().head(0), "no rows"),
 }
@@ -605,7 +607,7 @@ def test_bad_parquet_is_refused_by_name(case, refused):
 def test_decimal_features_and_whole_decimal_labels_are_numbers(tmp_path):
     whole, half = decimal.Decimal("3.00"), decimal.Decimal("1.50")
     frame(a=[half] * 8, y=[whole, half * 2 - 1] * 4).write_parquet(tmp_path / "t.parquet")
-    table = load_table(file_recipe(tmp_path / "t.parquet").data)
+    table = load_table(file_recipe(tmp_path / "t.parquet"))
     assert table.classes == ("2", "3")
     assert (table.x_ND == 1.5).all()
 
@@ -616,7 +618,7 @@ def test_every_truncation_of_a_parquet_file_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 23):
         path.write_bytes(whole[:length])
-        assert refusal(load_table, file_recipe(path).data).startswith(f"{path}: not a readable .parquet file: "), length
+        assert refusal(load_table, file_recipe(path)).startswith(f"{path}: not a readable .parquet file: "), length
 
 
 def test_a_panic_of_the_reader_is_an_unreadable_file(refused, monkeypatch):
@@ -643,11 +645,11 @@ NPZ = {
     "complex": ({"x": np.zeros(8, complex), "y": Y8}, "column 'x' holds Object; must hold numbers"),
     "fraction": (
         {"x": np.zeros(8), "y": Y8 / 2},
-        "row 2, target column 'y' holds 0.5; a class must be an integer or text",
+        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers need loss.name = mse or huber",
     ),
     "half": (
         {"x": np.zeros(8), "y": (Y8 / 2).astype(np.float16)},
-        "row 2, target column 'y' holds 0.5; a class must be an integer or text",
+        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers need loss.name = mse or huber",
     ),
     "bytes": ({"x": np.zeros(8), "y": Y8.astype("S")}, "target column 'y' holds Binary; must hold integers or text"),
     "2-D target": ({"x": np.zeros(8), "y": Y8[:, None]}, "no column 'y' for the target; columns: 'x', 'y[0]'"),
@@ -687,7 +689,7 @@ def test_a_damaged_npz_is_refused(tmp_path):
     whole = path.read_bytes()
     for position in range(30, len(whole), 7):
         path.write_bytes(whole[:position])
-        assert refusal(load_table, file_recipe(path).data).startswith(f"{path}: not a readable .npz file: "), position
+        assert refusal(load_table, file_recipe(path)).startswith(f"{path}: not a readable .npz file: "), position
 
 
 # ---- which file, which column
@@ -715,14 +717,14 @@ def test_a_folder_is_no_file(refused, tmp_path):
 
 def test_the_suffix_may_be_in_capitals(tmp_path):
     (tmp_path / "T.CSV").write_text("a,b,y\n" + BODY)
-    assert load_table(file_recipe(tmp_path / "T.CSV").data).columns == ("a", "b")
+    assert load_table(file_recipe(tmp_path / "T.CSV")).columns == ("a", "b")
 
 
 def test_path_and_target_must_be_given():
     line = 'data.path: source = "file" needs a .csv, .parquet or .npz file'
-    assert refusal(load_table, Data(source="file", target="y")) == line
+    assert refusal(load_table, Recipe(data=Data(source="file", target="y"))) == line
     line = "data.target: name the column that holds the class (--target COLUMN)"
-    assert refusal(load_table, Data(source="file", path="t.csv")) == line
+    assert refusal(load_table, Recipe(data=Data(source="file", path="t.csv"))) == line
 
 
 @pytest.mark.parametrize(("target", "meant"), [("label", "Label"), ("Labels", "Label"), ("widht", "width")])

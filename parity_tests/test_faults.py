@@ -78,17 +78,17 @@ def constant_loss_scale(scale: Callable[[Any, Any], Any]) -> dict[str, Callable[
     """The loss times scale(count, batch)."""
 
     def put(module: Any) -> Any:
-        original = module.cross_entropy
-        return lambda logits, y, count: original(logits, y, count) * scale(count, 32)
+        original = module.mean_loss
+        return lambda loss, outputs, y, count: original(loss, outputs, y, count) * scale(count, 32)
 
-    return {"cross_entropy": put}
+    return {"mean_loss": put}
 
 
 def smoothed(module: Any) -> Any:
-    def torch_loss(logits: Any, y: Any, count: int) -> Any:
+    def torch_loss(loss: Any, logits: Any, y: Any, count: int) -> Any:
         return functional.cross_entropy(logits[:count], y[:count], label_smoothing=1e-3)
 
-    def jax_loss(logits: Any, y: Any, count: Any) -> Any:
+    def jax_loss(loss: Any, logits: Any, y: Any, count: Any) -> Any:
         labels = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype), 1e-3)
         counts = jnp.arange(len(y)) < count
         return jnp.sum(jnp.where(counts, optax.softmax_cross_entropy(logits, labels), 0.0)) / count
@@ -135,7 +135,7 @@ FAULTS = [
     Fault("beta2 0.99", other_optimizer(beta2=0.99), "update", 1, ADAMW),
     Fault("short batch divided by the full size", constant_loss_scale(lambda count, batch: count / batch), "loss", 2),
     Fault("sum for mean", constant_loss_scale(lambda count, batch: count), "loss", 0),
-    Fault("label smoothing", {"cross_entropy": smoothed}, "loss", 0),
+    Fault("label smoothing", {"mean_loss": smoothed}, "loss", 0),
     Fault("shuffled differently", {"load_batches": other_order}, "loss", 0),
 ]  # fmt: skip
 CASES = [pytest.param(fault, twin, id=f"{fault.name}-{twin}") for fault in FAULTS for twin in fault.twins]

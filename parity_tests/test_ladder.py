@@ -25,7 +25,8 @@ from lockstep.data_prep import Parameters
 from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact
-from lockstep.oracle.network import cross_entropy, forward, loss_and_gradients
+from lockstep.oracle.loss import loss_and_slope
+from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import canonical, start
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.schedules import learning_rates
@@ -178,12 +179,12 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
     x_BD, y_B = data.train_x_ND[:32], data.train_y_N[:32]
     oracle = start(data)
     logits = forward(oracle, x_BD, activation, Exact())["linear3"]
-    loss, gradients = loss_and_gradients(oracle, x_BD[:count], y_B[:count], activation, Exact())
+    loss, gradients = loss_and_gradients(oracle, x_BD[:count], y_B[:count], activation, recipe.loss, Exact())
     found_gradients: Parameters
     if backend == "torch":
         model = pt_impl.model.build_model(recipe, data, CPU["torch"])
         found_logits = model(torch.from_numpy(x_BD))
-        found_loss = pt_impl.loss.cross_entropy(found_logits, torch.from_numpy(y_B), count)
+        found_loss = pt_impl.loss.mean_loss(recipe.loss, found_logits, torch.from_numpy(y_B), count)
         found_loss.backward()
         found_gradients = {name: p.grad.numpy().T for name, p in model.named_parameters() if p.grad is not None}
         found = (found_logits.detach().numpy(), found_loss.item())
@@ -193,7 +194,7 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
 
             def loss_of(state: Any) -> Any:
                 logits_BK = nnx.merge(graph, state)(jnp.asarray(x_BD))
-                return jax_impl.loss.cross_entropy(logits_BK, jnp.asarray(y_B), count), logits_BK
+                return jax_impl.loss.mean_loss(recipe.loss, logits_BK, jnp.asarray(y_B), count), logits_BK
 
             (jax_loss, jax_logits), jax_gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state)
             found_gradients = jax_impl.model.export_parameters(jax_gradients)
@@ -209,13 +210,13 @@ def test_oracle_gradients_against_finite_differences() -> None:
     recipe = small_recipe(training__dtype="float64", model__activation="tanh")
     data = prepared(recipe)
     x_BD, y_B, parameters = data.train_x_ND[:8], data.train_y_N[:8], start(data)
-    _, gradients = loss_and_gradients(parameters, x_BD, y_B, "tanh", Exact())
+    _, gradients = loss_and_gradients(parameters, x_BD, y_B, "tanh", recipe.loss, Exact())
 
     def loss_at(name: str, index: tuple[int, ...], step: float) -> float:
         moved = {key: array.copy() for key, array in parameters.items()}
         moved[name][index] += step
         *_, logits_BK = forward(moved, x_BD, "tanh", Exact()).values()
-        return float(cross_entropy(logits_BK, y_B, Exact())[0].mean())
+        return float(loss_and_slope(recipe.loss, logits_BK, y_B, Exact())[0])
 
     h = 1e-5  # central differences: error h^2 ~ 1e-10 of the third derivative, and 1e-16 / h ~ 1e-11 of rounding
     for name, gradient in gradients.items():

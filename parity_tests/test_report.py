@@ -73,7 +73,7 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
     def metrics(x: Any, y: Any) -> Metrics:
         share = forward(recipe, parameters, x)["softmax"]
         picked = share[np.arange(len(y)), y]
-        return Metrics(-np.log(picked).mean(), float((share.argmax(axis=1) == y).mean()))
+        return {"loss": -np.log(picked).mean(), "accuracy": float((share.argmax(axis=1) == y).mean())}
 
     with np.errstate(all="ignore"):
         for segment in recorder.segments():
@@ -123,7 +123,7 @@ VERDICT = Verdict(
 @cache
 def told(kind: str) -> tuple[Story, dict[str, Trace], dict[str, Trace], PreparedData, Table]:
     recipe = Recipe().with_values(SMALL | RECIPES[kind])
-    table = load_table(recipe.data)
+    table = load_table(recipe)
     data = prepare(recipe, table)
     traces, contrast = (
         {backend: train(which, data, backend) for backend in ("torch", "jax", "oracle")}

@@ -41,7 +41,7 @@ class MLP(nn.Module):
 
 def build_model(recipe: Recipe, data: PreparedData, device: torch.device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
-    layers = layer_sizes(len(data.columns), recipe.model.hidden, len(data.classes))
+    layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
     model = MLP(layers, recipe.model.activation, getattr(torch, recipe.training.dtype))
     import_parameters(model, data.parameters)
     return model.to(device)

@@ -7,10 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
-from lockstep.recipe import Recipe
-from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace
+from lockstep.recipe import Loss, Recipe
+from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
 from pt_impl.device import describe_environment, select_device
-from pt_impl.loss import cross_entropy, right_answers
+from pt_impl.loss import mean_loss, sums
 from pt_impl.model import MLP, build_model, export_parameters
 from pt_impl.optimizer import learning_rate, make_optimizer
 from pt_impl.predict import trace_prediction
@@ -60,7 +60,7 @@ def make_update(recipe: Recipe) -> Any:
         parameters = list(model.parameters())
         before = [parameter.detach().clone() for parameter in parameters]
         optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(model(batch.x_BD), batch.y_B, batch.used)
+        loss = mean_loss(recipe.loss, model(batch.x_BD), batch.y_B, batch.used)
         loss.backward()
         lr = learning_rate(optimizer, scheduler.lr_lambdas[0])
         optimizer.step()
@@ -91,10 +91,10 @@ def make_segment(recipe: Recipe) -> Any:
 
 
 @torch.no_grad()
-def evaluate(state: State, x_ND: torch.Tensor, y_N: torch.Tensor) -> Metrics:
-    """Loss and accuracy over all rows."""
-    logits_NK = state.model(x_ND)
-    return Metrics(float(cross_entropy(logits_NK, y_N, len(y_N))), int(right_answers(logits_NK, y_N)) / len(y_N))
+def evaluate(loss: Loss, state: State, x_ND: torch.Tensor, y_N: torch.Tensor) -> Metrics:
+    """Loss and other metrics over all rows."""
+    outputs_NK = state.model(x_ND)
+    return metrics_of(mean_loss(loss, outputs_NK, y_N, len(y_N)), sums(loss, outputs_NK, y_N))
 
 
 def train(
@@ -140,8 +140,9 @@ def train(
         state, scalars = segment(state, batches[start:stop])
         recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()}, _parameters(state))
         if stop == data.updates_per_epoch:
-            recorder.record_epoch(evaluate(state, *train_rows), evaluate(state, *held_out_rows))
-    return recorder.finish(trace_prediction(state.model, held_out_rows[0][:1]))
+            parts = (train_rows, held_out_rows)
+            recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))
+    return recorder.finish(trace_prediction(recipe.loss, state.model, held_out_rows[0][:1]))
 
 
 def _parameters(state: State) -> Parameters:

@@ -46,8 +46,8 @@ class Exact:
         """A value that is stored."""
         return value
 
-    def constant(self, name: str, value: float) -> Any:
-        """A hyperparameter, rounded once and then the same at every update."""
+    def constant(self, name: str, value: Any) -> Any:
+        """A hyperparameter, or several as an array, rounded once and then the same at every update."""
         return value
 
     def positive(self, z: Array) -> NDArray[np.bool_]:
@@ -88,7 +88,7 @@ class Perturbed(Exact):
     def constant(self, name: str, value: Any) -> Any:
         # a rounded hyperparameter errs the same way at every update, so its sign is drawn once
         if name not in self.constant_signs:
-            self.constant_signs[name] = self._signs(self.unit_M11.shape)
+            self.constant_signs[name] = self._signs(np.broadcast_shapes(np.shape(value), self.unit_M11.shape))
         return value * (1 + self.unit_M11 * self.constant_signs[name])
 
     def positive(self, z: Array) -> NDArray[np.bool_]:

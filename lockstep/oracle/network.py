@@ -1,14 +1,14 @@
-"""Forward, loss and gradients of the multilayer perceptron, by hand."""
+"""Forward pass and gradients of the multilayer perceptron, by hand."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lockstep.oracle.arithmetic import Array, Exact
+from lockstep.oracle.loss import Targets, loss_and_slope
+from lockstep.recipe import Loss
 
-__all__ = ["cross_entropy", "forward", "loss_and_gradients", "mean_loss"]
+__all__ = ["forward", "loss_and_gradients"]
 
 Parameters = dict[str, Array]
-Labels = NDArray[np.int64]
 
 
 def forward(parameters: Parameters, x_BD: Array, activation: str, arithmetic: Exact) -> dict[str, Array]:
@@ -26,28 +26,13 @@ def forward(parameters: Parameters, x_BD: Array, activation: str, arithmetic: Ex
     return outputs
 
 
-def cross_entropy(logits_BK: Array, y_B: Labels, arithmetic: Exact) -> tuple[Array, Array]:
-    """Loss of each row (..., B) and softmax (..., B, K); -log softmax[y], by the shifted log-sum-exp."""
-    largest = logits_BK.max(axis=-1, keepdims=True)
-    shifted = arithmetic.round(logits_BK - largest)
-    exp_BK = arithmetic.round(np.exp(shifted))
-    sum_B1 = arithmetic.round(exp_BK.sum(axis=-1, keepdims=True))
-    chosen_B1 = np.take_along_axis(shifted, np.broadcast_to(y_B[:, None], (*shifted.shape[:-1], 1)), axis=-1)
-    # a framework may add the largest logit back before it subtracts the chosen one
-    loss_B1 = arithmetic.near(np.log(sum_B1) - chosen_B1, np.abs(largest) + np.abs(chosen_B1))
-    return loss_B1[..., 0], arithmetic.round(exp_BK / sum_B1)
-
-
 def loss_and_gradients(
-    parameters: Parameters, x_BD: Array, y_B: Labels, activation: str, arithmetic: Exact
+    parameters: Parameters, x_BD: Array, y_B: Targets, activation: str, loss: Loss, arithmetic: Exact
 ) -> tuple[Array, Parameters]:
-    """Mean loss (...) over the B rows and its gradient by every parameter, of the parameter's shape."""
-    layers, rows = len(parameters) // 2, len(y_B)
+    """Mean loss (...) over the rows that count and its gradient by every parameter, of the parameter's shape."""
+    layers = len(parameters) // 2
     outputs = forward(parameters, x_BD, activation, arithmetic)
-    loss_B, softmax_BK = cross_entropy(outputs[f"linear{layers}"], y_B, arithmetic)
-    # d loss / d logits = (softmax - one-hot) / B
-    one_hot_BK = np.eye(softmax_BK.shape[-1])[y_B]
-    slope = arithmetic.round((softmax_BK - one_hot_BK) / rows)
+    mean, slope = loss_and_slope(loss, outputs[f"linear{layers}"], y_B, arithmetic)
     gradients: Parameters = {}
     for i in range(layers, 0, -1):
         h_BH = outputs["input" if i == 1 else f"{activation}{i - 1}"]
@@ -61,10 +46,4 @@ def loss_and_gradients(
                 slope = slope * arithmetic.positive(outputs[f"linear{i - 1}"])
             else:
                 slope = arithmetic.round(slope * arithmetic.near(1 - h_BH**2, 1.0))
-    return mean_loss(loss_B, arithmetic), gradients
-
-
-def mean_loss(loss_B: Array, arithmetic: Exact) -> Array:
-    """Mean over the last axis; as a dot product with 1/B it errs by the root mean square of its terms."""
-    size = np.sqrt(np.mean(loss_B**2, axis=-1))
-    return arithmetic.near(loss_B.mean(axis=-1)[..., None, None], size[..., None, None])[..., 0, 0]
+    return mean, gradients

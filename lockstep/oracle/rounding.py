@@ -12,7 +12,7 @@ from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import SAFETY, Array, Perturbed, unit_roundoff
 from lockstep.oracle.trajectory import canonical, evaluate, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import METRICS
+from lockstep.trace import metric_names
 
 __all__ = ["rounding_bounds"]
 
@@ -39,7 +39,7 @@ def rounding_bounds(
     arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed)
     members = {name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()}
     series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
-    metrics: dict[str, list[float]] = {name: [] for name in METRICS}
+    metrics: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}
     bounds: dict[str, NDArray[np.float64]] = {}
     # beyond this a square, as in a norm, leaves the range of the dtype
     largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
@@ -59,9 +59,10 @@ def rounding_bounds(
                     ("train", data.train_x_ND, data.train_y_N),
                     ("held_out", data.held_out_x_ND, data.held_out_y_N),
                 ):
-                    loss, _, margin_N = evaluate(step.parameters, x_ND, y_N, recipe.model.activation, arithmetic)
-                    metrics[f"{part}_loss"].append(np.inf if overflowed else _spread(loss))
-                    metrics[f"{part}_accuracy"].append(np.inf if overflowed else _undecided(margin_N))
+                    found, margin_N = evaluate(step.parameters, x_ND, y_N, recipe, arithmetic)
+                    for name, value in found.items():
+                        spread = _spread(value) if name != "accuracy" or margin_N is None else _undecided(margin_N)
+                        metrics[f"{part}_{name}"].append(np.inf if overflowed else spread)
     bounds |= {f"updates/{name}": _widen(np.array(values)) for name, values in series.items()}
     return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
 

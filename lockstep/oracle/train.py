@@ -6,11 +6,12 @@ import numpy as np
 
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Exact
-from lockstep.oracle.network import cross_entropy, forward
+from lockstep.oracle.loss import link
+from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
 from lockstep.oracle.trajectory import canonical, evaluate, rows_of, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import Metrics, Progress, Recorder, Trace
+from lockstep.trace import Progress, Recorder, Trace
 
 __all__ = ["train"]
 
@@ -61,11 +62,12 @@ def train(
             recorder.record_segment(scalars, canonical(parameters))
             if segment.stop == data.updates_per_epoch:
                 parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
-                found = (evaluate(parameters, *part, recipe.model.activation, exact) for part in parts)
-                recorder.record_epoch(*(Metrics(float(loss), float(right_N.mean())) for loss, right_N, _ in found))
+                found = (evaluate(parameters, *part, recipe, exact)[0] for part in parts)
+                recorder.record_epoch(*({name: float(value) for name, value in metrics.items()} for metrics in found))
         outputs = forward(parameters, seen.held_out_x_ND[:1], recipe.model.activation, exact)
-        *_, logits_BK = outputs.values()
-        outputs["softmax"] = cross_entropy(logits_BK, seen.held_out_y_N[:1], exact)[1]
+        *_, outputs_BK = outputs.values()
+        name, predicted_BK = link(recipe.loss, outputs_BK, exact)
+        outputs |= {name: predicted_BK} if name else {}
     prediction = {name: values[0] for name, values in outputs.items()}
     trace = recorder.finish(prediction)
     if bounds:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from lockstep.data_prep import PreparedData
 from lockstep.groups import rate_of, rate_tables
 from lockstep.oracle.arithmetic import Array, Exact, Moments
-from lockstep.oracle.network import Labels, Parameters, cross_entropy, forward, loss_and_gradients, mean_loss
+from lockstep.oracle.loss import Targets, answers, mean_loss, metrics, row_losses, total_weight
+from lockstep.oracle.network import Parameters, forward, loss_and_gradients
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
 
@@ -55,7 +56,9 @@ def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters
         for rows_B, count in zip(batches.rows_TB, batches.count_T):
             used = rows_B[:count]
             x_BD, y_B = data.train_x_ND[used], data.train_y_N[used]
-            loss, gradients = loss_and_gradients(parameters, x_BD, y_B, recipe.model.activation, arithmetic)
+            loss, gradients = loss_and_gradients(
+                parameters, x_BD, y_B, recipe.model.activation, recipe.loss, arithmetic
+            )
             before = parameters
             parameters = {
                 name: update_parameter(
@@ -78,21 +81,21 @@ def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters
 
 
 def evaluate(
-    parameters: Parameters, x_ND: Array, y_N: Labels, activation: str, arithmetic: Exact
-) -> tuple[Array, NDArray[np.bool_], Array]:
-    """Mean loss (...), right answers (..., N) and margins (..., N): how far the right logit leads the others."""
-    losses, answers, margins = [], [], []
+    parameters: Parameters, x_ND: Array, y_N: Targets, recipe: Recipe, arithmetic: Exact
+) -> tuple[dict[str, Array], Array | None]:
+    """The metrics (...) over all rows, and of classes the margins (..., N): how far the right answer leads."""
+    parts: dict[str, list[Array]] = {}
     for begin in range(0, len(y_N), CHUNK):
         y_B = y_N[begin : begin + CHUNK]
-        *_, logits_BK = forward(parameters, x_ND[begin : begin + CHUNK], activation, arithmetic).values()
-        losses.append(cross_entropy(logits_BK, y_B, arithmetic)[0])
-        # as both frameworks do: the first of equal logits, and a NaN counts as the largest
-        answers.append(logits_BK.argmax(axis=-1) == y_B)
-        right_BK = np.eye(logits_BK.shape[-1], dtype=bool)[y_B]
-        right = np.where(right_BK, logits_BK, -np.inf).max(axis=-1)
-        margins.append(right - np.where(right_BK, -np.inf, logits_BK).max(axis=-1))
-    loss_N, right_N, margin_N = (np.concatenate(parts, axis=-1) for parts in (losses, answers, margins))
-    return mean_loss(loss_N, arithmetic), right_N, margin_N
+        *_, outputs_BK = forward(parameters, x_ND[begin : begin + CHUNK], recipe.model.activation, arithmetic).values()
+        rows = row_losses(recipe.loss, outputs_BK, y_B, arithmetic)
+        found = {"loss": rows.loss_B, "weight": rows.weight_B, **answers(recipe.loss, outputs_BK, y_B, arithmetic)}
+        for name, values_B in found.items():
+            parts.setdefault(name, []).append(values_B)
+    answered = {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
+    total = total_weight(recipe.loss, answered["weight"], arithmetic)
+    loss = mean_loss(answered["loss"], total, arithmetic)
+    return {"loss": loss, **metrics(recipe.loss, answered, y_N, arithmetic)}, answered.get("margin")
 
 
 def _norm(tensors: Parameters, arithmetic: Exact) -> Array:

@@ -17,7 +17,7 @@ from lockstep.report.numbers import difference, name, number, percent, ratio, se
 from lockstep.report.quiz import Question, build_quiz
 from lockstep.report.summary import versions
 from lockstep.schedules import learning_rates
-from lockstep.trace import METRICS, Trace
+from lockstep.trace import Trace, metric_names
 
 __all__ = [
     "Check",
@@ -392,7 +392,7 @@ def _epoch_rows(recipe: Recipe, traces: Mapping[str, Trace]) -> tuple[EpochRow, 
     observations = _observations(recipe, traces)
     rows = []
     for epoch, (rate, observation) in enumerate(zip(rates, observations)):
-        pairs = {metric: _pair(traces, metric, epoch) for metric in METRICS}
+        pairs = {metric: _pair(traces, metric, epoch) for metric in metric_names(recipe.loss)}
         apart = difference([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
         rows.append(EpochRow(epoch + 1, float(rate), **pairs, difference=apart, observation=observation))
     return tuple(rows)
