@@ -1,6 +1,8 @@
 """The parity matrix as a table, in the terminal and in Markdown."""
 
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from rich import box
 from rich.console import Console
@@ -40,8 +42,22 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
 
 
 def matrix_markdown(rows: Sequence[Row]) -> str:
-    """The rows as tables, one a group."""
-    lines: list[str] = []
+    """A page: how to read it, and a table for each group."""
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "jax", "flax", "optax", "numpy"))
+    lines = [
+        "# The parity matrix",
+        "",
+        "Every choice that a recipe can name, trained by PyTorch, by JAX and by the oracle. `lockstep matrix` prints it.",
+        "",
+        f"- Measured with {versions}, on {platform.machine()}. {summarise(rows)}.",
+        "- The learning rate is the same bits in all three at every update of every row.",
+        "- **float64**: the largest difference from the oracle of anything recorded (loss, norms, every parameter, "
+        "metrics), relative to the largest value of its kind. A row holds at 1e-12.",
+        "- **float32**: the same in float32, and in brackets the largest error over the bound derived for it, "
+        "which may be at most 1 (see [equality](equality.md)). Mixed precision has no float64 form.",
+        "- A row that trains as if its choice were not made does not hold.",
+        "",
+    ]
     for group in dict.fromkeys(row.entry.group for row in rows):
         lines += [f"## {group}", "", "| entry | " + " | ".join(HEADERS) + " |", "|---|" + "---:|" * len(HEADERS)]
         for row in rows:
