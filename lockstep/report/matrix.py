@@ -47,7 +47,7 @@ def matrix_markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# The parity matrix",
         "",
-        "Every choice that a recipe can name, trained by PyTorch, by JAX and by the oracle. `lockstep matrix` prints it.",
+        "Every choice that a recipe can name, trained by PyTorch, JAX and the oracle. `lockstep matrix` prints it.",
         "",
         f"- Measured with {versions}, on {platform.machine()}. {summarise(rows)}.",
         "- The learning rate is the same bits in all three at every update of every row.",
