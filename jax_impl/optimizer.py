@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import optax
 
+from jax_impl.adafactor import MAKERS as ADAFACTOR
 from jax_impl.adam_like import MAKERS as ADAM_LIKE
+from jax_impl.muon import MAKERS as MUON
+from jax_impl.other_optimizers import MAKERS as OTHERS
 from lockstep.groups import DECOUPLED, decays, rate_of
 from lockstep.recipe import Optimizer
 
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 
-MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE}
+MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE, **OTHERS, **ADAFACTOR, **MUON}
 """Optimizer -> (its hyperparameters, schedule, mask of what decays) -> `optax.GradientTransformation`."""
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.schedules import learning_rates
 
-__all__ = ["DECOUPLED", "decays", "layer_of", "rate_of", "rate_tables"]
+__all__ = ["DECOUPLED", "decays", "is_weight", "layer_of", "rate_of", "rate_tables"]
 
 DECOUPLED = frozenset({"adamw", "nadamw", "lamb", "lion", "adafactor", "muon"})
 """Optimizers whose weight decay acts on the parameters; in all others it is added to the gradient (L2)."""
@@ -21,10 +21,15 @@ def layer_of(name: str) -> int:
 
 
 def decays(optimizer: Optimizer, name: str) -> bool:
-    """Whether weight decay acts on a parameter; a weight may have its Flax name, "linear1.kernel"."""
+    """Whether weight decay acts on a parameter."""
     if not optimizer.weight_decay:
         return False
-    return optimizer.decay_on == "all" or (name.startswith("linear") and not name.endswith("bias"))
+    return optimizer.decay_on == "all" or is_weight(name)
+
+
+def is_weight(name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer; it may have its Flax name, "linear1.kernel"."""
+    return name.startswith("linear") and not name.endswith("bias")
 
 
 def rate_of(optimizer: Optimizer, name: str) -> int:

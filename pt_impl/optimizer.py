@@ -8,11 +8,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.groups import decays, rate_of
 from lockstep.recipe import Optimizer
+from pt_impl.adafactor import MAKERS as ADAFACTOR
 from pt_impl.adam_like import MAKERS as ADAM_LIKE
+from pt_impl.muon import MAKERS as MUON
+from pt_impl.other_optimizers import MAKERS as OTHERS
 
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 
-MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE}
+MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE, **OTHERS, **ADAFACTOR, **MUON}
 """Optimizer -> (its hyperparameters, parameter groups) -> `torch.optim.Optimizer`; a group has a weight decay."""
 
 

@@ -3,14 +3,16 @@
 from dataclasses import replace
 from functools import cache
 
-from lockstep.groups import DECOUPLED, decays
+from lockstep.groups import DECOUPLED, decays, is_weight
 from lockstep.oracle.adam_like import RULES as ADAM_LIKE
 from lockstep.oracle.arithmetic import Array, Exact, Moments, Rule
+from lockstep.oracle.other_optimizers import RULES as OTHERS
+from lockstep.oracle.other_optimizers import WEIGHT_RULES
 from lockstep.recipe import Optimizer
 
 __all__ = ["RULES", "update_parameter"]
 
-RULES: dict[str, Rule] = ADAM_LIKE
+RULES: dict[str, Rule] = ADAM_LIKE | OTHERS
 """Optimizer -> its rule."""
 
 
@@ -40,7 +42,8 @@ def update_parameter(
     if optimizer.weight_decay and optimizer.name not in DECOUPLED:
         decay = exact.constant("weight_decay", optimizer.weight_decay)
         gradient = exact.round(gradient + exact.round(decay * parameter))
-    return RULES[optimizer.name](optimizer, lr, update, parameter, gradient, moments, exact)
+    rules = RULES | WEIGHT_RULES if is_weight(name) else RULES
+    return rules[optimizer.name](optimizer, lr, update, parameter, gradient, moments, exact)
 
 
 @cache

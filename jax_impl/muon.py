@@ -1,0 +1,70 @@
+"""Muon for the weights of linear layers, AdamW for all else.
+
+By hand: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another optimizer;
+`optax.contrib.muon` corrects the bias of the momentum.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_impl.by_hand import by_hand
+from lockstep.recipe import Optimizer
+
+__all__ = ["MAKERS"]
+
+Moments = dict[str, jax.Array]
+
+
+def _muon_moments(optimizer: Optimizer, parameter: jax.Array) -> Moments:
+    slots = ("momentum",) if parameter.ndim == 2 else ("first", "second")
+    return {slot: jnp.zeros_like(parameter) for slot in slots}
+
+
+def _muon_step(
+    optimizer: Optimizer, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+) -> tuple[jax.Array, Moments]:
+    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon` 0.2.8), AdamW for all
+    else."""
+    if parameter.ndim != 2:
+        beta1, beta2, looks = optimizer.beta1, optimizer.beta2, optimizer.nesterov_rest
+        first, ahead = _momentum(beta1, looks, True, update, gradient, moments["first"])
+        second = beta2 * moments["second"] + (1 - beta2) * gradient**2
+        root = jnp.sqrt(second / (1 - beta2 ** (update + 1))) + optimizer.eps
+        return lr * ahead / root, {"first": first, "second": second}
+    beta, corrects = optimizer.momentum, optimizer.momentum_correction
+    momentum, ahead = _momentum(beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"])
+    inputs, outputs = parameter.shape
+    scale = max(1.0, outputs / inputs) ** 0.5
+    if optimizer.adjust == "match_rms_adamw":
+        scale = 0.2 * max(outputs, inputs) ** 0.5
+    return lr * scale * _orthogonalised(optimizer, ahead), {"momentum": momentum}
+
+
+def _momentum(
+    beta: float, looks_ahead: bool, corrects: bool, update: jax.Array, gradient: jax.Array, before: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The moving average of the gradient, and what it steps along."""
+    after = beta * before + (1 - beta) * gradient
+    bias = 1 - beta ** (update + 1) if corrects else 1.0
+    if not looks_ahead:
+        return after, after / bias
+    next_bias = 1 - beta ** (update + 2) if corrects else 1.0
+    return after, beta * after / next_bias + (1 - beta) * gradient / bias
+
+
+def _orthogonalised(optimizer: Optimizer, weight: jax.Array) -> jax.Array:
+    """Newton-Schulz iterations on the weight over its norm; coefficients: Jordan, Muon, 2024."""
+    norm = jnp.sqrt((weight**2).sum())
+    x = weight / (norm + optimizer.eps_norm if optimizer.eps_norm_added else jnp.maximum(norm, optimizer.eps_norm))
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(optimizer.orthogonalisations):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x
+    return x.T if tall else x
+
+
+MAKERS: dict[str, Callable[..., Any]] = {"muon": by_hand(_muon_moments, _muon_step)}
