@@ -60,4 +60,5 @@ def learning_rate(optimizer: optax.OptState, schedule: Callable[[jax.Array], jax
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    # a leaf of an NNX state is the value of a Param
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
