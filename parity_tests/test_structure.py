@@ -29,7 +29,7 @@ def public_shape(path: Path) -> list[tuple[str, ...]]:
     for node in parse(path).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             shape.append((node.name, *(argument.arg for argument in (*node.args.args, *node.args.kwonlyargs))))
-        elif isinstance(node, ast.ClassDef):
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             methods = (item.name for item in node.body if isinstance(item, ast.FunctionDef))
             # what PyTorch calls forward, Flax calls __call__
             shape.append((node.name, *("forward" if name == "__call__" else name for name in methods)))
