@@ -47,15 +47,18 @@ class Table:
 
 
 class Batches(NamedTuple):
-    """The batches of one epoch. Every batch has B row numbers; a short last one is padded.
+    """The batches of one epoch, T of them. Every batch has B row numbers; a short last one is padded.
 
     rows_TB int64, row numbers into the training rows; weight_TB float64, 1 for a row that counts and 0 for
-    padding; count_T int64, how many rows count.
+    padding; count_T int64, how many rows count; share_T float64, the weight of the batch in the gradient of its
+    update: those of an update add up to 1; last_T bool, where a batch is the last of its update.
     """
 
     rows_TB: NDArray[np.int64]
     weight_TB: NDArray[np.float64]
     count_T: NDArray[np.int64]
+    share_T: NDArray[np.float64]
+    last_T: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,18 @@ class PreparedData:
     target: str
     target_mean: float
     target_scale: float
+    accumulate: int = 1
+    accumulate_mean: str = "batches"
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return updates_per_epoch(len(self.train_y_N), self.batch, drop_last=self.drop_last)
 
     @property
     def updates_per_epoch(self) -> int:
-        """How many batches, and so updates, an epoch has."""
-        return updates_per_epoch(len(self.train_y_N), self.batch, drop_last=self.drop_last)
+        """How many updates an epoch has: its batches, `accumulate` at a time; the last update may take fewer."""
+        return -(-self.batches_per_epoch // self.accumulate)
 
     @property
     def updates(self) -> int:
@@ -100,12 +110,17 @@ class PreparedData:
         """The batches of an epoch, counted from 0."""
         rows = len(self.train_y_N)
         order_N = _generator(self.seed, ORDER, epoch).permutation(rows)
-        padded = np.zeros(self.updates_per_epoch * self.batch, dtype=np.int64)
+        padded = np.zeros(self.batches_per_epoch * self.batch, dtype=np.int64)
         used = min(rows, len(padded))
         padded[:used] = order_N[:used]
         weight = (np.arange(len(padded)) < used).astype(np.float64)
         weight_TB = weight.reshape(-1, self.batch)
-        return Batches(padded.reshape(-1, self.batch), weight_TB, weight_TB.sum(axis=1).astype(np.int64))
+        count_T = weight_TB.sum(axis=1).astype(np.int64)
+        update_T = np.arange(len(count_T)) // self.accumulate
+        size_T = count_T if self.accumulate_mean == "rows" else np.ones_like(count_T)
+        share_T = size_T / np.bincount(update_T, weights=size_T)[update_T]
+        last_T = np.diff(update_T, append=-1) != 0
+        return Batches(padded.reshape(-1, self.batch), weight_TB, count_T, share_T, last_T)
 
     @cached_property
     def hash(self) -> str:
@@ -153,12 +168,13 @@ class PreparedData:
 HEADER_FIELDS = (
     *("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed"),
     *("outputs", "target", "target_mean", "target_scale"),
+    *("accumulate", "accumulate_mean"),
 )
 ARRAY_FIELDS = ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mean_D", "scale_D")
 
 
 def updates_per_epoch(rows: int, batch: int, *, drop_last: bool) -> int:
-    """How many batches, and so updates, an epoch has."""
+    """How many batches, and so updates without accumulation, an epoch has."""
     return rows // batch if drop_last else -(-rows // batch)
 
 
@@ -228,6 +244,8 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         target=table.target,
         target_mean=target_mean,
         target_scale=target_scale,
+        accumulate=recipe.gradient.accumulate,
+        accumulate_mean=recipe.gradient.accumulate_mean,
     )
     _check_targets(recipe, data)
     return data
@@ -258,11 +276,11 @@ def _check_targets(recipe: Recipe, data: PreparedData) -> None:
     if not (weight_K[data.held_out_y_N].any() and (data.held_out_y_N != IGNORED).any()):
         raise InputError(f"{named}: no held-out row counts")
     for epoch in range(data.epochs):
-        rows_TB, weight_TB, _ = data.batches(epoch)
+        rows_TB, weight_TB, *_ = data.batches(epoch)
         counted_T = (weight_K[data.train_y_N[rows_TB]] * weight_TB).any(axis=1)
         if not counted_T.all():
-            batch, of_update = int(counted_T.argmin()), recipe.gradient.accumulate
-            update = epoch * -(-len(rows_TB) // of_update) + batch // of_update
+            batch = int(counted_T.argmin())
+            update = epoch * data.updates_per_epoch + batch // data.accumulate
             raise InputError(
                 f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update {update}; "
                 "a larger training.batch would help"
