@@ -10,7 +10,9 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
+from jax_impl.average import export_average, start_average, update_average
 from jax_impl.device import describe_environment, select_device
+from jax_impl.gradient import clip, norm
 from jax_impl.loss import mean_loss, sums
 from jax_impl.model import build_model, export_parameters
 from jax_impl.optimizer import learning_rate, make_optimizer
@@ -19,26 +21,31 @@ from jax_impl.schedule import make_schedule
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import Metrics, Progress, Recorder, Trace, metrics_of
+from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
 
 
 class State(NamedTuple):
-    """What an update takes and gives back: a pure function changes nothing in place."""
+    """What an update takes and gives back: a pure function changes nothing in place. `accumulated` is the loss and
+    the gradients of the batches accumulated so far."""
 
     graph: nnx.GraphDef[Any]
     parameters: nnx.State[Any, Any]
     optimizer: optax.OptState
     tables: dict[int, jax.Array]
+    accumulated: tuple[jax.Array, Any] | None
+    average: Any
 
 
 class Batch(NamedTuple):
-    """Rows of one update, and how many of them count."""
+    """Rows of one batch, how many of them count, the batch's share of its update, and whether it completes it."""
 
     x_BD: jax.Array
     y_B: jax.Array
     used: jax.Array
+    share: jax.Array
+    last: jax.Array
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
@@ -47,15 +54,20 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     graph, parameters = nnx.split(build_model(recipe, data, device))
     _, optimizer = make_optimizer(recipe.optimizer, schedules, parameters)
+    accumulated = None
+    if recipe.gradient.accumulate > 1:
+        accumulated = jnp.zeros((), recipe.dtype), jax.tree.map(jnp.zeros_like, parameters)
+    average = start_average(recipe.average, parameters)
     # committed to the device as an update's results are, so that the first update compiles for all of them
-    state: State = jax.device_put(State(graph, parameters, optimizer, tables), device)
+    state: State = jax.device_put(State(graph, parameters, optimizer, tables, accumulated, average), device)
     return state
 
 
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
-    rows_TB, _, count_T = data.batches(epoch)
-    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], count_T.astype(np.int32))
+    rows_TB, _, count_T, share_T, last_T = data.batches(epoch)
+    scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
+    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], *scalars)
     return Batch(*jax.device_put(arrays, device))
 
 
@@ -70,30 +82,47 @@ def _cut(batches: Batch, start: int, stop: int) -> Batch:
 
 
 def make_update(recipe: Recipe) -> Any:
-    """One update of the recipe: (state, batch) -> state, scalars."""
+    """One batch of the recipe, and the update that it completes: (state, batch) -> state, scalars; zeros where it
+    completes none."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
-        transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
-
         def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
             model = nnx.merge(state.graph, parameters)
             return mean_loss(recipe.loss, model(batch.x_BD), batch.y_B, batch.used)
 
         loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
+        if state.accumulated is None:
+            return apply(state, (loss, gradients))
+        # a batch alone in its update has share 1
+        terms = jax.tree.map(lambda total, term: total + batch.share * term, state.accumulated, (loss, gradients))
+        found: tuple[State, dict[str, Any]] = jax.lax.cond(batch.last, apply, wait, state, terms)
+        return found
+
+    def wait(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
+        return state._replace(accumulated=accumulated), dict.fromkeys(UPDATE_SERIES, jnp.zeros_like(accumulated[0]))
+
+    def apply(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
+        schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
+        transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
+        loss, gradients = accumulated
         lr = learning_rate(state.optimizer, schedules[0])
-        steps, optimizer_state = transformation.update(gradients, state.optimizer, state.parameters)
+        grad_norm = norm(gradients)
+        clipped = clip(recipe.gradient, gradients)
+        steps, optimizer = transformation.update(clipped, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, steps)
+        nothing = jax.tree.map(jnp.zeros_like, state.accumulated)
+        average = update_average(recipe.average, state.average, parameters)
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
-        scalars = {"lr": lr, "loss": loss, "grad_norm": _norm(gradients), "update_norm": _norm(changes)}
-        return state._replace(parameters=parameters, optimizer=optimizer_state), scalars
+        scalars = {"lr": lr, "loss": loss, "grad_norm": grad_norm, "update_norm": norm(changes)}
+        state = state._replace(parameters=parameters, optimizer=optimizer, accumulated=nothing, average=average)
+        return state, scalars
 
     return update
 
 
 @cache
 def make_segment(recipe: Recipe) -> Any:
-    """Consecutive updates: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
     update = make_update(recipe)
 
     @jax.jit
@@ -151,13 +180,15 @@ def train(
             for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
         )
         state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
-        recorder.record_parameters(_parameters(state))
+        recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, 0))
         for epoch, start, stop in recorder.segments():
             if start == 0:
                 batches = load_batches(data, epoch, place)
             state, scalars = segment(state, _cut(batches, start, stop))
-            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()}, _parameters(state))
-            if stop == data.updates_per_epoch:
+            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()})
+            average = export_average(recipe.average, state.average, recorder.done)
+            recorder.record_parameters(_parameters(state), average)
+            if stop == data.batches_per_epoch:
                 parts = (train_rows, held_out_rows)
                 recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))
         model = nnx.merge(state.graph, state.parameters)
@@ -166,7 +197,3 @@ def train(
 
 def _parameters(state: State) -> Parameters:
     return export_parameters(state.parameters)
-
-
-def _norm(tensors: Any) -> jax.Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(tensor)) for tensor in jax.tree.leaves(tensors)))

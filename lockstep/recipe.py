@@ -182,9 +182,16 @@ class Average:
     decay: Decay = 0.0
     """Share of the average kept at each update; 0 keeps none."""
     start: Literal["copy", "zero"] = "copy"
-    """Begin as a copy of the initial parameters (PyTorch's AveragedModel) or at 0 (optax.ema)."""
+    """Begin as a copy of the initial parameters, or at 0 (optax.ema). PyTorch's AveragedModel begins as a copy of what
+    it is first given: the initial parameters here, those after the first update where it is called after each."""
     debias: bool = False
     """start = "zero": divide by 1 - decay^updates."""
+
+    @model_validator(mode="after")
+    def _debias_needs_zero(self) -> Self:
+        if self.debias and self.start != "zero":
+            raise ValueError('debias: true needs start = "zero": a copy of the parameters has nothing to correct')
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

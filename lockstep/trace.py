@@ -5,12 +5,13 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | name | shape | what |
 |---|---|---|
 | `updates/lr` | (T,) | learning rate that the update used |
-| `updates/loss` | (T,) | mean loss over the rows of the batch, before the update |
-| `updates/grad_norm` | (T,) | 2-norm of the gradient over all parameters |
+| `updates/loss` | (T,) | mean loss over the rows of the batch, or of the batches accumulated, before the update |
+| `updates/grad_norm` | (T,) | 2-norm of the gradient over all parameters, before clipping |
 | `updates/update_norm` | (T,) | 2-norm of the change of all parameters |
 | `epochs/{train,held_out}_{loss,accuracy}` | (E,) | over all rows of that part, at the end of the epoch |
 | `epochs/{train,held_out}_{r2,mae}` | (E,) | in place of accuracy where a number is predicted; see `metric_names` |
 | `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is before training |
+| `average/<u>/<name>` | as the parameter | their moving average, as it is read (debiased), where the recipe keeps one |
 | `prediction/<layer>` | (units,) | one held-out sample through the trained model |
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
 """
@@ -72,7 +73,7 @@ def metrics_of(loss: Any, sums: Mapping[str, Any]) -> Metrics:
 
 
 class Segment(NamedTuple):
-    """Updates start to stop (exclusive) within one epoch, all counted from 0, with nothing to record between."""
+    """Batches start to stop (exclusive) within one epoch, all counted from 0, with nothing to record between."""
 
     epoch: int
     start: int
@@ -181,6 +182,7 @@ class Recorder:
                 **environment,
             },
         }
+        self.data = data
         self.parameters_every = parameters_every
         self.progress = progress
         self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
@@ -190,28 +192,30 @@ class Recorder:
 
     def segments(self) -> Iterator[Segment]:
         """The run cut where something is recorded: at each epoch's end, and every `parameters_every` updates."""
-        length = self.header["updates_per_epoch"]
-        for epoch in range(self.header["updates"] // length):
+        length, batches = self.data.updates_per_epoch, self.data.batches_per_epoch
+        for epoch in range(self.data.epochs):
             first, every = epoch * length, self.parameters_every
-            cuts = {0, length}
+            cuts = {0, batches}
             if every:
-                cuts |= set(range(-first % every, length, every))
+                cuts |= {update * self.data.accumulate for update in range(-first % every, length, every)}
+            last_T = self.data.batches(epoch).last_T
             for start, stop in pairwise(sorted(cuts)):
+                self.last_T = last_T[start:stop]
                 yield Segment(epoch, start, stop)
 
-    def record_segment(self, scalars: Mapping[str, Any], parameters: Parameters) -> None:
-        """The scalars of a segment's updates, each a sequence, and the parameters after its last one."""
+    def record_segment(self, scalars: Mapping[str, Any]) -> None:
+        """The scalars of a segment's batches, each a sequence; those of batches that complete an update are kept."""
         for name in UPDATE_SERIES:
-            self.updates[name].append(np.asarray(scalars[name]))
-        self.done += len(scalars["lr"])
-        self.record_parameters(parameters)
+            self.updates[name].append(np.asarray(scalars[name])[self.last_T])
+        self.done += int(self.last_T.sum())
         if self.progress:
             self.progress(self.done, self.header["updates"])
 
-    def record_parameters(self, parameters: Parameters) -> None:
-        """The parameters as they are now."""
-        for name, array in parameters.items():
-            self.arrays[f"parameters/{self.done}/{name}"] = np.array(array)
+    def record_parameters(self, parameters: Parameters, average: Parameters | None = None) -> None:
+        """The parameters and their average as they are now."""
+        for kind, tensors in (("parameters", parameters), ("average", average or {})):
+            for name, array in tensors.items():
+                self.arrays[f"{kind}/{self.done}/{name}"] = np.array(array)
 
     def record_epoch(self, train: Metrics, held_out: Metrics) -> None:
         """The metrics at the end of an epoch."""

@@ -94,7 +94,8 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
             if backend == "jax":
                 parameters[f"{last}.weight"] = parameters[f"{last}.weight"] * dtype.type(1 + 2e-7)
             start = segment.epoch * data.updates_per_epoch
-            recorder.record_segment(scalars | {"lr": rates[start + segment.start : start + segment.stop]}, parameters)
+            recorder.record_segment(scalars | {"lr": rates[start + segment.start : start + segment.stop]})
+            recorder.record_parameters(parameters)
             recorder.record_epoch(
                 metrics(data.train_x_ND.astype(dtype), data.train_y_N),
                 metrics(data.held_out_x_ND.astype(dtype), data.held_out_y_N),

@@ -73,7 +73,8 @@ def trace():
     recorder.record_parameters(data.parameters)
     for segment in recorder.segments():
         count = segment.stop - segment.start
-        recorder.record_segment({name: np.full(count, 0.5) for name in UPDATE_SERIES}, data.parameters)
+        recorder.record_segment({name: np.full(count, 0.5) for name in UPDATE_SERIES})
+        recorder.record_parameters(data.parameters)
         if segment.stop == data.updates_per_epoch:
             recorder.record_epoch({"loss": 0.7, "accuracy": 0.5}, {"loss": 0.8, "accuracy": 0.25})
     prediction = {"input": np.zeros(3), "linear1": np.ones(2), "softmax": np.array([0.25, 0.75])}
@@ -424,7 +425,7 @@ def test_progress_is_told_after_each_segment():
     recorder = recorder_of(5, 2, 3)
     recorder.progress = lambda *numbers: told.append(numbers)
     for segment in recorder.segments():
-        recorder.record_segment({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, {})
+        recorder.record_segment({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES})
     assert told == [(3, 10), (5, 10), (6, 10), (9, 10), (10, 10)]
 
 

@@ -4,12 +4,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
 from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
+from pt_impl.average import export_average, start_average, update_average
 from pt_impl.device import describe_environment, select_device
+from pt_impl.gradient import clip, norm
 from pt_impl.loss import mean_loss, sums
 from pt_impl.model import MLP, build_model, export_parameters
 from pt_impl.optimizer import learning_rate, make_optimizer
@@ -20,19 +23,24 @@ __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_
 
 
 class State(NamedTuple):
-    """What an update changes: here in place."""
+    """What an update changes: here in place. `loss` is that of the batches accumulated so far; their gradients lie
+    with the parameters."""
 
     model: MLP
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
+    loss: torch.Tensor | None
+    average: AveragedModel | None
 
 
 class Batch(NamedTuple):
-    """Rows of one update, and how many of them count."""
+    """Rows of one batch, how many of them count, the batch's share of its update, and whether it completes it."""
 
     x_BD: torch.Tensor
     y_B: torch.Tensor
     used: int
+    share: float
+    last: bool
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -40,7 +48,8 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     tables = rate_tables(recipe, data.updates_per_epoch)
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
-    return State(model, *make_optimizer(recipe.optimizer, schedules, dict(model.named_parameters())))
+    optimizer, scheduler = make_optimizer(recipe.optimizer, schedules, dict(model.named_parameters()))
+    return State(model, optimizer, scheduler, None, start_average(recipe.average, model))
 
 
 def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[Batch]:
@@ -48,33 +57,49 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
     batches = data.batches(epoch)
     x_ND, y_N = torch.from_numpy(data.train_x_ND).to(device), torch.from_numpy(data.train_y_N).to(device)
     rows_TB = torch.from_numpy(batches.rows_TB).to(device)
-    counts = batches.count_T.tolist()
-    return [Batch(x_ND[rows[:count]], y_N[rows[:count]], count) for rows, count in zip(rows_TB, counts)]
+    scalars = (batches.count_T.tolist(), batches.share_T.tolist(), batches.last_T.tolist())
+    return [
+        Batch(x_ND[rows[:count]], y_N[rows[:count]], count, share, last)
+        for rows, count, share, last in zip(rows_TB, *scalars)
+    ]
 
 
 def make_update(recipe: Recipe) -> Any:
-    """One update of the recipe: (state, batch) -> state, scalars."""
+    """One batch of the recipe, and the update that it completes: (state, batch) -> state, scalars; zeros where it
+    completes none."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        model, optimizer, scheduler = state
+        loss = mean_loss(recipe.loss, state.model(batch.x_BD), batch.y_B, batch.used)
+        if recipe.gradient.accumulate > 1:
+            loss = loss * batch.share
+        loss.backward()  # adds to the gradients of the update's batches before this one
+        loss = loss.detach() if state.loss is None else state.loss + loss.detach()
+        return apply(state._replace(loss=loss)) if batch.last else wait(state._replace(loss=loss))
+
+    def wait(state: State) -> tuple[State, dict[str, Any]]:
+        assert state.loss is not None
+        return state, dict.fromkeys(UPDATE_SERIES, torch.zeros_like(state.loss))
+
+    def apply(state: State) -> tuple[State, dict[str, Any]]:
+        model, optimizer, scheduler, loss, average = state
         parameters = list(model.parameters())
         before = [parameter.detach().clone() for parameter in parameters]
-        optimizer.zero_grad(set_to_none=True)
-        loss = mean_loss(recipe.loss, model(batch.x_BD), batch.y_B, batch.used)
-        loss.backward()
         lr = learning_rate(optimizer, scheduler.lr_lambdas[0])
+        grad_norm = norm([parameter.grad for parameter in parameters])
+        clip(recipe.gradient, parameters)
         optimizer.step()
         scheduler.step()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        optimizer.zero_grad(set_to_none=True)
+        average = update_average(recipe.average, average, model)
         changes = [parameter.detach() - old for parameter, old in zip(parameters, before)]
-        scalars = {"lr": lr, "loss": loss.detach(), "grad_norm": _norm(gradients), "update_norm": _norm(changes)}
-        return state, scalars
+        scalars = {"lr": lr, "loss": loss, "grad_norm": grad_norm, "update_norm": norm(changes)}
+        return state._replace(loss=None, average=average), scalars
 
     return update
 
 
 def make_segment(recipe: Recipe) -> Any:
-    """Consecutive updates: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
     update = make_update(recipe)
 
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
@@ -133,13 +158,15 @@ def train(
         for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
     )
     state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
-    recorder.record_parameters(_parameters(state))
+    recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, 0))
     for epoch, start, stop in recorder.segments():
         if start == 0:
             batches = load_batches(data, epoch, place)
         state, scalars = segment(state, batches[start:stop])
-        recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()}, _parameters(state))
-        if stop == data.updates_per_epoch:
+        recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()})
+        average = export_average(recipe.average, state.average, recorder.done)
+        recorder.record_parameters(_parameters(state), average)
+        if stop == data.batches_per_epoch:
             parts = (train_rows, held_out_rows)
             recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))
     return recorder.finish(trace_prediction(recipe.loss, state.model, held_out_rows[0][:1]))
@@ -147,7 +174,3 @@ def train(
 
 def _parameters(state: State) -> Parameters:
     return export_parameters(state.model)
-
-
-def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()

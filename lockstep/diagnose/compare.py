@@ -16,7 +16,7 @@ SEMANTICS = 1e-12
 """Largest relative difference between two float64 runs of one meaning. Right ones differ by some 1e-14 after
 hundreds of updates; of the wrong ones tried, the nearest (a rate rounded to float32) by 2.5e-8 (docs/equality.md)."""
 
-STAGES = ("init", "lr", "loss", "gradients", "update", "parameters", "metrics")
+STAGES = ("init", "lr", "loss", "gradients", "update", "parameters", "average", "metrics")
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
 
 Bounds = Mapping[str, NDArray[np.float64]]
@@ -74,7 +74,7 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
         InputError: traces of different recipes or data, or with nothing in common to compare.
     """
     refuse_different_runs(a, b)
-    judged = ("updates/", "epochs/", "parameters/")
+    judged = ("updates/", "epochs/", "parameters/", "average/")
     names = [name for name in a.arrays if name.startswith(judged) and name in b.arrays]
     if not any(name.startswith("parameters/") for name in names) or "updates/lr" not in names:
         raise InputError("the traces have no recorded parameters in common: nothing to compare")
@@ -124,7 +124,7 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
     kind, _, rest = name.partition("/")
-    exact = name == "updates/lr" or name.startswith("parameters/0/")
+    exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/"))
     bound: NDArray[Any] = np.zeros(())
     if exact:
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
@@ -140,7 +140,7 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
         same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
         gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
         ratio = np.where(same | ~np.isfinite(bound), 0.0, gap / bound)
-    if kind == "parameters":
+    if kind in ("parameters", "average"):
         places = [int(ratio.argmax()) if ratio.max() > 0 else int(gap.argmax())]
     else:
         places = sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
@@ -148,9 +148,9 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
     found = []
     for place in places:
         element = tuple(int(i) for i in np.unravel_index(place, gap.shape))
-        if kind == "parameters":
+        if kind in ("parameters", "average"):
             done, _, tensor = rest.partition("/")
-            stage, update = ("init" if done == "0" else "parameters"), int(done) - 1
+            stage, update = ("init" if done == "0" else kind), int(done) - 1
         elif kind == "updates":
             stage, tensor, update, element = SERIES_STAGE[rest], rest, place, ()
         else:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import SAFETY, Array, Perturbed, unit_roundoff
-from lockstep.oracle.trajectory import canonical, evaluate, start, trajectory
+from lockstep.oracle.average import averaged
+from lockstep.oracle.trajectory import canonical, evaluate, initial_state, start, trajectory
 from lockstep.recipe import Recipe
 from lockstep.trace import metric_names
 
@@ -32,9 +33,9 @@ def rounding_bounds(
         seed: of the directions in which the members err.
 
     Returns:
-        named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,) and
-        `parameters/<u>/<name>` (), the last for the worst element of the tensor. Bounds are infinite
-        from the update on at which the oracle or a member leaves the range that the dtype can compute in.
+        named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,), and
+        `parameters/<u>/<name>` and `average/<u>/<name>` (), these for the worst element of the tensor. Bounds are
+        infinite from the update on at which the oracle or a member leaves the range that the dtype can compute in.
     """
     arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed)
     members = {name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()}
@@ -44,22 +45,26 @@ def rounding_bounds(
     # beyond this a square, as in a norm, leaves the range of the dtype
     largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
-        for step in trajectory(recipe, data, arithmetic, members):
+        for state, step in trajectory(recipe, data, arithmetic, initial_state(recipe, members)):
+            if step is None:
+                continue
             scalars = [getattr(step, name) for name in series]
-            seen = max(np.abs(array).max() for array in (*scalars, *step.parameters.values()))
+            seen = max(np.abs(array).max() for array in (*scalars, *state.parameters.values()))
             overflowed = overflowed or not seen <= largest
             for values, scalar in zip(series.values(), scalars):
                 values.append(np.inf if overflowed else _spread(scalar))
-            done = step.update + 1
+            done = state.updates
             if done in recorded:
-                for name, array in canonical(step.parameters).items():
-                    bounds[f"parameters/{done}/{name}"] = np.array(np.inf if overflowed else _spread(array))
+                average = averaged(recipe.average, state.average, done, arithmetic)
+                for kind, tensors in (("parameters", state.parameters), ("average", average)):
+                    for name, array in canonical(tensors).items():
+                        bounds[f"{kind}/{done}/{name}"] = np.array(np.inf if overflowed else _spread(array))
             if done % data.updates_per_epoch == 0:
                 for part, x_ND, y_N in (
                     ("train", data.train_x_ND, data.train_y_N),
                     ("held_out", data.held_out_x_ND, data.held_out_y_N),
                 ):
-                    found, margin_N = evaluate(step.parameters, x_ND, y_N, recipe, arithmetic)
+                    found, margin_N = evaluate(state.parameters, x_ND, y_N, recipe, arithmetic)
                     for name, value in found.items():
                         spread = _spread(value) if name != "accuracy" or margin_N is None else _undecided(margin_N)
                         metrics[f"{part}_{name}"].append(np.inf if overflowed else spread)

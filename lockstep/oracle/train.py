@@ -6,12 +6,13 @@ import numpy as np
 
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Exact
+from lockstep.oracle.average import averaged
 from lockstep.oracle.loss import link
 from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
-from lockstep.oracle.trajectory import canonical, evaluate, rows_of, start, trajectory
+from lockstep.oracle.trajectory import canonical, evaluate, initial_state, rows_of, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import Progress, Recorder, Trace
+from lockstep.trace import UPDATE_SERIES, Progress, Recorder, Trace
 
 __all__ = ["train"]
 
@@ -48,19 +49,21 @@ def train(
         progress=progress,
     )
     exact, seen = Exact(), rows_of(recipe, data)
-    parameters = start(seen)
-    recorder.record_parameters(canonical(parameters))
+    state = initial_state(recipe, start(seen))
+    recorder.record_parameters(canonical(state.parameters), canonical(state.average))
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
-        steps = trajectory(recipe, seen, exact, parameters)
+        steps = trajectory(recipe, seen, exact, state)
         for segment in recorder.segments():
-            scalars: dict[str, list[Any]] = {name: [] for name in ("lr", "loss", "grad_norm", "update_norm")}
+            scalars: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
             for _ in range(segment.start, segment.stop):
-                step = next(steps)
+                state, step = next(steps)
                 for name, values in scalars.items():
-                    values.append(getattr(step, name))
-            parameters = step.parameters
-            recorder.record_segment(scalars, canonical(parameters))
-            if segment.stop == data.updates_per_epoch:
+                    values.append(getattr(step, name) if step else 0.0)
+            parameters = state.parameters
+            average = averaged(recipe.average, state.average, state.updates, exact)
+            recorder.record_segment(scalars)
+            recorder.record_parameters(canonical(parameters), canonical(average))
+            if segment.stop == data.batches_per_epoch:
                 parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
                 found = (evaluate(parameters, *part, recipe, exact)[0] for part in parts)
                 recorder.record_epoch(*({name: float(value) for name, value in metrics.items()} for metrics in found))

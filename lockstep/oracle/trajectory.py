@@ -9,25 +9,41 @@ from numpy.typing import NDArray
 from lockstep.data_prep import PreparedData
 from lockstep.groups import rate_of, rate_tables
 from lockstep.oracle.arithmetic import Array, Exact, Moments
+from lockstep.oracle.average import start_average, update_average
+from lockstep.oracle.gradient import accumulate, clip, norm
 from lockstep.oracle.loss import Targets, answers, mean_loss, metrics, row_losses, total_weight
 from lockstep.oracle.network import Parameters, forward, loss_and_gradients
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
 
-__all__ = ["Step", "canonical", "evaluate", "rows_of", "start", "trajectory"]
+__all__ = ["State", "Step", "canonical", "evaluate", "initial_state", "rows_of", "start", "trajectory"]
 
 CHUNK = 1024  # rows evaluated at once: bounds the memory of wide layers over many rows
 
 
+class State(NamedTuple):
+    """Where a run is between two batches; arrays have a leading axis of members in the perturbed arithmetic.
+
+    `accumulated` holds the gradients and the loss (..., 1, 1) of the update under way, empty between two updates;
+    `average` is empty where none is kept; `batches` and `updates` are those done.
+    """
+
+    parameters: Parameters
+    moments: dict[str, Moments]
+    average: Parameters
+    accumulated: Parameters
+    batches: int
+    updates: int
+
+
 class Step(NamedTuple):
-    """One update: scalars have shape () or (members,), parameters and what they were before it likewise."""
+    """What is recorded of one update: scalars have shape () or (members,)."""
 
     update: int
     lr: float
     loss: Array
     grad_norm: Array
     update_norm: Array
-    parameters: Parameters
 
 
 def rows_of(recipe: Recipe, data: PreparedData) -> PreparedData:
@@ -45,39 +61,59 @@ def canonical(parameters: Parameters) -> dict[str, NDArray[Any]]:
     return {name: array[..., 0, :] if name.endswith("bias") else array for name, array in parameters.items()}
 
 
-def trajectory(recipe: Recipe, data: PreparedData, arithmetic: Exact, parameters: Parameters) -> Iterator[Step]:
-    """Train from `parameters` on `data` (both float64) and yield every update."""
-    optimizer = recipe.optimizer
+def initial_state(recipe: Recipe, parameters: Parameters) -> State:
+    """The state before the first batch."""
+    average = start_average(recipe.average, parameters)
+    return State(parameters, {name: {} for name in parameters}, average, {}, 0, 0)
+
+
+def trajectory(
+    recipe: Recipe, data: PreparedData, arithmetic: Exact, state: State
+) -> Iterator[tuple[State, Step | None]]:
+    """Train on `data` (float64) from a state on and yield, after every batch, the state and the update that the batch
+    completed, if any."""
     tables = {layer: rates_T.tolist() for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()}
-    moments: dict[str, Moments] = {name: {} for name in parameters}
-    update = 0
-    for epoch in range(data.epochs):
+    first, skipped = divmod(state.batches, data.batches_per_epoch)
+    for epoch in range(first, data.epochs):
         batches = data.batches(epoch)
-        for rows_B, count in zip(batches.rows_TB, batches.count_T):
+        for rows_B, _, count, share, last in list(zip(*batches))[skipped if epoch == first else 0 :]:
             used = rows_B[:count]
             x_BD, y_B = data.train_x_ND[used], data.train_y_N[used]
             loss, gradients = loss_and_gradients(
-                parameters, x_BD, y_B, recipe.model.activation, recipe.loss, arithmetic
+                state.parameters, x_BD, y_B, recipe.model.activation, recipe.loss, arithmetic
             )
-            before = parameters
-            parameters = {
-                name: update_parameter(
-                    name,
-                    optimizer,
-                    tables[rate_of(optimizer, name)][update],
-                    update,
-                    before[name],
-                    gradient,
-                    moments[name],
-                    arithmetic,
-                )
-                for name, gradient in sorted(gradients.items())
-            }
-            changes = {name: parameters[name] - before[name] for name in parameters}
-            yield Step(
-                update, tables[0][update], loss, _norm(gradients, arithmetic), _norm(changes, arithmetic), parameters
-            )
-            update += 1
+            terms = gradients | {"loss": loss[..., None, None]}
+            accumulated = accumulate(state.accumulated, terms, float(share), arithmetic)
+            state = state._replace(accumulated=accumulated, batches=state.batches + 1)
+            step = None
+            if last:
+                state, step = _apply(recipe, tables, arithmetic, state)
+            yield state, step
+
+
+def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, state: State) -> tuple[State, Step]:
+    """One optimizer update with the accumulated gradient; the moments are changed in place."""
+    optimizer, update, before = recipe.optimizer, state.updates, state.parameters
+    gradients = dict(sorted(state.accumulated.items()))
+    loss = gradients.pop("loss")[..., 0, 0]
+    parameters = {
+        name: update_parameter(
+            name,
+            optimizer,
+            tables[rate_of(optimizer, name)][update],
+            update,
+            before[name],
+            gradient,
+            state.moments[name],
+            arithmetic,
+        )
+        for name, gradient in clip(recipe.gradient, gradients, arithmetic).items()
+    }
+    changes = {name: parameters[name] - before[name] for name in parameters}
+    average = update_average(recipe.average, state.average, parameters, arithmetic)
+    step = Step(update, tables[0][update], loss, norm(gradients, arithmetic), norm(changes, arithmetic))
+    state = state._replace(parameters=parameters, average=average, accumulated={}, updates=update + 1)
+    return state, step
 
 
 def evaluate(
@@ -96,8 +132,3 @@ def evaluate(
     total = total_weight(recipe.loss, answered["weight"], arithmetic)
     loss = mean_loss(answered["loss"], total, arithmetic)
     return {"loss": loss, **metrics(recipe.loss, answered, y_N, arithmetic)}, answered.get("margin")
-
-
-def _norm(tensors: Parameters, arithmetic: Exact) -> Array:
-    squares = np.stack([np.square(tensor).sum(axis=(-2, -1)) for tensor in tensors.values()])
-    return arithmetic.round(np.sqrt(squares.sum(axis=0))[..., None, None])[..., 0, 0]
