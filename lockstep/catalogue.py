@@ -40,10 +40,27 @@ OTHER: dict[str, Any] = {
     "model.norm_momentum": 0.01,
     "model.dropout": 0.2,
     "average.decay": 0.9,
+    "schedule.warmup": 10,
+    "schedule.warmup_start": 0.5,
+    "schedule.length": 150,
     "schedule.floor": 0.1,
+    "schedule.power": 2.0,
+    "schedule.timescale": 50,
+    "schedule.factor": 0.5,
+    "schedule.every": 17,
+    "schedule.milestones": (10, 100),
+    "schedule.decay_length": 60,
+    "schedule.first": 0.3,
+    "schedule.rise": 0.5,
+    "schedule.fall": 0.7,
+    "schedule.cycle": 40,
+    "schedule.cycles": 3,
+    "schedule.cycle_growth": 2,
+    "schedule.cycle_decay": 0.5,
 }
 """A second value of the fields that are no choice; a field without one keeps its default."""
 
+UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup": 0}
 NEEDS: dict[str, dict[str, Any]] = {
     "loss.name=binary_cross_entropy": {"data.classes": 2},
     "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
@@ -55,8 +72,17 @@ NEEDS: dict[str, dict[str, Any]] = {
     "model.norm_eps": {"model.norm": "batch"},
     "model.norm_momentum": {"model.norm": "batch"},
     "model.norm_variance": {"model.norm": "batch"},
+    "schedule.name=inverse_sqrt": {"schedule.timescale": 20},
+    "schedule.name=exponential": {"schedule.factor": 0.99},
+    "schedule.name=step": {"schedule.every": 30},
+    "schedule.name=multistep": {"schedule.milestones": (50, 100)},
+    "schedule.name=wsd": {"schedule.decay_length": 30},
+    "schedule.after_end": {"schedule.length": 150},
+    "schedule.warmup_of": {"schedule.decay_start": "0"},
+    "schedule.warmup_shape=untuned_linear": UNTUNED,
+    "schedule.warmup_shape=untuned_exponential": UNTUNED,
 }
-"""What must be set for a choice, or for a field, to have an effect."""
+"""What must be set for a choice, for a field, or for one value of it, to have an effect."""
 
 SHARED = {"optimizer": ("sgd", "adamw", "muon"), "schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
 """Where the fields that are no knob of one name alone are varied too."""
@@ -81,7 +107,8 @@ def entries() -> list[Entry]:
         for name in names:
             needed = NEEDS.get(f"{section}.name={name}", {})
             chosen = needed | {f"{section}.name": name}
-            without = needed | {f"{section}.name": names[1] if name == names[0] else names[0]}
+            elsewhere = {key: value for key, value in needed.items() if not key.startswith(f"{section}.")}
+            without = elsewhere | {f"{section}.name": names[1] if name == names[0] else names[0]}
             found += [Entry(section, name, _recipe(chosen), _recipe(without))]
             found += _vary(section, chosen, None if name in SHARED.get(section, ()) else set(knobs[name]))
     for section in ("gradient", "average", "model"):
@@ -95,8 +122,8 @@ def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iter
     for field, value in asdict(getattr(_recipe(chosen), section)).items():
         if value is None or field == "name" or (fields is not None and field not in fields):
             continue
-        base = chosen | NEEDS.get(f"{section}.{field}", {})
         for other in _others(section, field, value):
+            base = chosen | NEEDS.get(f"{section}.{field}", {}) | NEEDS.get(f"{section}.{field}={other}", {})
             shown = json.dumps(other) if isinstance(other, bool | tuple) else other
             label = ", ".join([*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"])
             yield Entry(section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base))

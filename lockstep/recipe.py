@@ -357,20 +357,121 @@ OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Schedule:
-    """The learning rate of every update; see `lockstep.schedules` for the formulas."""
+    """The learning rate of every update: a warmup, times what follows it; see `lockstep.schedules` for the formulas. t
+    counts from 0; W is `warmup`, T `length`. A knob that a schedule does not have is None."""
 
-    name: Literal["constant", "warmup_constant", "warmup_cosine"] = "warmup_constant"
-    """What follows the linear warmup; "constant" has no warmup."""
+    name: Literal[
+        "constant",
+        "linear",
+        "polynomial",
+        "cosine",
+        "inverse_sqrt",
+        "exponential",
+        "step",
+        "multistep",
+        "wsd",
+        "one_cycle",
+        "cosine_restarts",
+    ] = "constant"
+    """What follows the warmup. wsd (warmup, stable, decay) stays at the peak and falls at its end."""
     peak: Annotated[float, Field(gt=0)] = 0.01
     """The highest learning rate."""
-    warmup: Annotated[int, Field(ge=0)] = 5
-    """Length W of the warmup, in `unit`s; 0 is no warmup."""
     unit: Literal["epoch", "update"] = "epoch"
-    """What t, W and T count: whole epochs (the rate is held within one) or optimizer updates."""
-    ramp: Literal["(t+1)/W", "t/W", "(t+1)/(W+1)"] = "(t+1)/W"
-    """Share of the peak at t, counted from 0, during the warmup."""
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """warmup_cosine: share of the peak that the cosine reaches at T."""
+    """What t, W, T and every other length count: whole epochs (the rate is held within one) or optimizer updates."""
+    warmup: Annotated[int, Field(ge=0)] = ABSENT
+    """Length W of the warmup, in `unit`s; 0 is no warmup. An exponential warmup has W as its time constant and never
+    quite ends; an untuned one takes W from `optimizer.beta2`, and this must be 0."""
+    warmup_shape: Literal["linear", "cosine", "exponential", "untuned_linear", "untuned_exponential"] = ABSENT
+    """exponential: 1 - exp(-(t+1)/W). untuned: W = 2 / (1 - beta2) updates for a linear one, 1 / (1 - beta2) for an
+    exponential one, rounded."""
+    ramp: Literal["(t+1)/W", "t/W", "(t+1)/(W+1)"] = ABSENT
+    """Share of the way up at t during a linear or cosine warmup."""
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """Share of the peak from which the warmup rises."""
+    warmup_of: Literal["peak", "schedule"] = ABSENT
+    """The warmup is a share of the peak, or of the schedule that is under way meanwhile (decay_start = "0")."""
+    length: Annotated[int, Field(ge=0)] = ABSENT
+    """T, where the schedule ends, in `unit`s; 0 is the length of the run."""
+    decay_start: Literal["W", "W-1", "0"] = ABSENT
+    """The t at which what follows the warmup begins, still at the peak."""
+    decay_end: Literal["T", "T-1"] = ABSENT
+    """The t at which the floor is reached."""
+    floor: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """Share of the peak that a decay ends at; in inverse_sqrt and exponential, that it does not go below."""
+    after_end: Literal["hold", "continue"] = ABSENT
+    """After the end: stay at the floor, or go on by the formula: a line below the floor, a cosine up again, or another
+    cycle."""
+    power: Annotated[float, Field(gt=0)] = ABSENT
+    """polynomial: exponent."""
+    timescale: Annotated[int, Field(ge=0)] = ABSENT
+    """inverse_sqrt: by how many `unit`s the root counts from before the decay's start; 0 is W."""
+    factor: Annotated[float, Field(gt=0, le=1)] = ABSENT
+    """What the rate is multiplied by, every so often."""
+    every: Count = ABSENT
+    """exponential, step: the number of `unit`s for one `factor`."""
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ABSENT
+    """multistep: the numbers of `unit`s after the decay's start at each of which `factor` comes in."""
+    decay_length: Count = ABSENT
+    """wsd: length of the decay, in `unit`s."""
+    decay_shape: Literal["linear", "1-sqrt", "cosine"] = ABSENT
+    """wsd: a line, 1 minus the root of the share done, or half a cosine."""
+    anneal: Literal["cosine", "linear"] = ABSENT
+    """one_cycle: shape of its phases."""
+    first: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """one_cycle: share of the peak at which it begins."""
+    rise: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """one_cycle: share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
+    fall: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """one_cycle: share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1".
+    0 is two phases: from the peak straight to the floor."""
+    cycle: Annotated[int, Field(ge=0)] = ABSENT
+    """cosine_restarts: length of the first cycle, in `unit`s; 0: the cycles fill the time until T."""
+    cycles: Count = ABSENT
+    """cosine_restarts: how many cycles there are."""
+    cycle_growth: Count = ABSENT
+    """cosine_restarts: how many times longer each cycle is than the one before."""
+    cycle_decay: Annotated[float, Field(gt=0, le=1)] = ABSENT
+    """cosine_restarts: how many times higher the peak of each cycle is than that of the one before."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(SCHEDULE_KNOBS, values)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.warmup_shape.startswith("untuned"):
+            if self.warmup:
+                raise ValueError(f"warmup: must be 0 with warmup_shape = {self.warmup_shape}, got {self.warmup}")
+            if self.unit != "update":
+                raise ValueError(f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}')
+        elif self.timescale == 0 and self.warmup == 0:
+            raise ValueError("timescale: must be above 0 where there is no warmup")
+        if self.fall and self.fall <= self.rise:
+            raise ValueError(f"fall: must be 0 or above rise = {self.rise}, got {self.fall}")
+        return self
+
+
+WARMUP: dict[str, Any] = {"warmup": 5, "warmup_shape": "linear", "ramp": "(t+1)/W", "warmup_start": 0.0}
+START: dict[str, Any] = WARMUP | {"decay_start": "W", "warmup_of": "peak"}
+END: dict[str, Any] = {"length": 0, "decay_end": "T", "floor": 0.0, "after_end": "hold"}
+SCHEDULE_KNOBS: dict[str, dict[str, Any]] = {
+    "constant": WARMUP,
+    "linear": START | END,
+    "polynomial": START | {"length": 0, "decay_end": "T", "floor": 0.0, "power": 1.0},
+    "cosine": START | END,
+    "inverse_sqrt": START | {"timescale": 0, "floor": 0.0},
+    "exponential": START | {"factor": 0.9, "every": 1, "floor": 0.0},
+    "step": START | {"factor": 0.1, "every": 3},
+    "multistep": START | {"factor": 0.1, "milestones": (2, 4)},
+    "wsd": WARMUP | END | {"decay_length": 2, "decay_shape": "linear"},
+    "one_cycle": WARMUP
+    | {"warmup": 0, "length": 0, "decay_end": "T", "anneal": "cosine", "first": 0.04, "rise": 0.3, "fall": 0.0}
+    | {"floor": 4e-6},
+    "cosine_restarts": START
+    | {"length": 0, "floor": 0.0, "after_end": "hold", "cycle": 0, "cycles": 2, "cycle_growth": 1, "cycle_decay": 1.0},
+}
+"""The knobs of every schedule with their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -406,18 +507,50 @@ class Recipe:
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _warmup_fits_the_run(self) -> Self:
-        if self.schedule.unit == "epoch" and self.warmup > self.training.epochs:
+    def _schedule_fits(self) -> Self:
+        if self.schedule.warmup_shape.startswith("untuned") and self.optimizer.beta2 is None:
             raise ValueError(
-                f"schedule.warmup: {self.warmup} epochs of warmup are longer than the run of "
-                f"{self.training.epochs} epochs (training.epochs)"
+                f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from optimizer.beta2, which "
+                f"{self.optimizer.name} does not have"
             )
+        if self.schedule.length:
+            self.check_schedule(self.schedule.length, f"schedule.length = {self.schedule.length}")
+        elif self.schedule.unit == "epoch":
+            epochs = self.training.epochs
+            self.check_schedule(epochs, f"the run of {epochs} epochs (training.epochs)")
         return self
+
+    def check_schedule(self, length: int, what: str) -> None:
+        """Raise ValueError where warmup and decay do not fit into T = `length`, called `what`."""
+        schedule, warmup = self.schedule, self.warmup
+        if warmup > length:
+            knob = "warmup_shape" if schedule.warmup_shape.startswith("untuned") else "warmup"
+            raise ValueError(f"schedule.{knob}: {warmup} {schedule.unit}s of warmup are longer than {what}")
+        if schedule.decay_length is not None and warmup + schedule.decay_length > length:
+            raise ValueError(
+                f"schedule.decay_length: {warmup} + {schedule.decay_length} {schedule.unit}s of warmup and decay are "
+                f"longer than {what}"
+            )
+        if schedule.cycle == 0 and self.cycle_units > length - warmup > 0:
+            raise ValueError(
+                f"schedule.cycles: the first of {schedule.cycles} cycles would be shorter than one {schedule.unit} in "
+                f"{what}"
+            )
 
     @property
     def warmup(self) -> int:
-        """Length of the warmup in `schedule.unit`s; 0 for a constant schedule."""
-        return 0 if self.schedule.name == "constant" else self.schedule.warmup
+        """Length of the warmup in `schedule.unit`s; 0 is no warmup."""
+        if self.schedule.warmup_shape == "untuned_linear":
+            return round(2 / (1 - self.optimizer.beta2))
+        if self.schedule.warmup_shape == "untuned_exponential":
+            return round(1 / (1 - self.optimizer.beta2))
+        return self.schedule.warmup
+
+    @property
+    def cycle_units(self) -> int:
+        """cosine_restarts: how many times longer all cycles are than the first."""
+        cycles, growth = self.schedule.cycles, self.schedule.cycle_growth
+        return int(cycles) if growth == 1 else int((growth**cycles - 1) // (growth - 1))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -526,7 +659,7 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS}
+KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS, "schedule": SCHEDULE_KNOBS}
 """The sections whose `name` says which of their fields there are."""
 
 

@@ -162,14 +162,25 @@ def _tell_progress(stdout: IO[str], before: int, total: int, done: int, _: int) 
     _say(stdout, "progress", done=before + done, total=total)
 
 
-def contrast_schedule(recipe: Recipe) -> Schedule:
+def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
-    first half of the epochs."""
+    first half of the epochs (or of a schedule that ends sooner)."""
+    schedule = recipe.schedule
     if recipe.warmup:
-        return replace(recipe.schedule, warmup=0)
-    name = "warmup_constant" if recipe.schedule.name == "constant" else recipe.schedule.name
-    half = (recipe.training.epochs + 1) // 2
-    return replace(recipe.schedule, name=name, warmup=half, unit="epoch", ramp="(t+1)/W")
+        changes: dict[str, Any] = {"warmup": 0, "warmup_shape": "linear"}
+        if schedule.name == "inverse_sqrt":
+            changes["timescale"] = schedule.timescale or recipe.warmup
+        return replace(schedule, **changes)
+    unit = 1 if schedule.unit == "epoch" else updates_per_epoch
+    half = (recipe.training.epochs + 1) // 2 * unit
+    if schedule.length:
+        half = min(half, (schedule.length + 1) // 2)
+    changes = {"warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"}
+    if schedule.name == "wsd":
+        left = (schedule.length or recipe.training.epochs * unit) - half
+        changes["decay_length"] = max(1, min(schedule.decay_length, left))
+        changes["warmup"] = half if left else half - 1
+    return replace(schedule, **changes)
 
 
 def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report) -> Run:
@@ -192,7 +203,10 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
         forms = {
             "traces": (folder, recipe),
             "semantics": (folder / "float64", recipe.with_dtype("float64")),
-            "contrast": (folder / "contrast", replace(recipe, schedule=contrast_schedule(recipe))),
+            "contrast": (
+                folder / "contrast",
+                replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)),
+            ),
         }
         for place, _ in forms.values():
             place.mkdir(exist_ok=True)

@@ -36,7 +36,7 @@ def small(**training):
     return Recipe(
         data=Data(rows=21, features=3),
         model=Model(hidden=(4,)),
-        schedule=Schedule(name="constant"),
+        schedule=Schedule(warmup=0),
         training=Training(**({"epochs": 2, "batch": 8} | training)),
     )
 
@@ -360,7 +360,7 @@ BODY = "1,2,0\n2,3,1\n3,4,0\n4,5,1\n5,1,0\n6,2,1\n7,3,0\n8,9,1\n"
 def file_recipe(path, target="y", **data):
     return Recipe(
         data=Data(source="file", path=str(path), target=target, **data),
-        schedule=Schedule(name="constant"),
+        schedule=Schedule(warmup=0),
         training=Training(batch=2, epochs=2),
     )
 

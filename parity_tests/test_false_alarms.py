@@ -17,7 +17,7 @@ SEEDS = 30
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd, relu": {},
     "adamw, relu": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.01},
-    "adamw, tanh": {"optimizer.name": "adamw", "model.activation": "tanh", "schedule.name": "warmup_cosine"},
+    "adamw, tanh": {"optimizer.name": "adamw", "model.activation": "tanh", "schedule.name": "cosine"},
     "nesterov, two layers": {"optimizer.nesterov": True, "model.hidden": (24, 16), "optimizer.weight_decay": 1e-3},
 }
 

@@ -53,10 +53,33 @@ def contents(draw):
         content[name] = {field: value for field, value in drawn.items() if field not in absent}
     if content["optimizer"].get("nesterov"):
         content["optimizer"] |= {"momentum": 0.5} | ({"dampening": 0.0} if "dampening" in content["optimizer"] else {})
-    schedule = content["schedule"]
-    if schedule["unit"] == "epoch":
-        schedule["warmup"] = min(schedule["warmup"], content["training"]["epochs"])
+    _mend_schedule(content["schedule"], content["training"]["epochs"], "beta2" in content["optimizer"])
     return content
+
+
+def _mend_schedule(schedule, epochs, has_beta2):
+    """Lengths that fit into one another."""
+    if schedule["warmup_shape"].startswith("untuned"):
+        if has_beta2:
+            schedule |= {"warmup": 0, "unit": "update"}
+        else:
+            schedule["warmup_shape"] = "linear"
+    decay = schedule.get("decay_length", 0)
+    if schedule["unit"] == "epoch":
+        schedule["warmup"] = min(schedule["warmup"], epochs)
+    if "length" in schedule:
+        schedule["length"] = 0 if schedule["unit"] == "epoch" or "untuned" in schedule["warmup_shape"] else 2**60
+        schedule["warmup"] = min(schedule["warmup"], 2**59)
+    if decay and schedule["unit"] == "epoch":
+        schedule["decay_length"] = min(decay, epochs)
+        schedule["warmup"] = min(schedule["warmup"], epochs - schedule["decay_length"])
+    if "timescale" in schedule:
+        schedule["timescale"] += 1
+    if schedule.get("fall"):
+        schedule["rise"] = schedule["fall"] / 2
+        schedule["fall"] *= schedule["rise"] < schedule["fall"]
+    if "cycles" in schedule:
+        schedule["cycles"], schedule["cycle"] = 1, schedule["cycle"] + 1
 
 
 def recipes():
@@ -163,7 +186,7 @@ def test_documented_toml_lists_the_choices():
 
 def test_hash_of_the_seed_recipe():
     # a change here makes every old trace incomparable: raise the schema version with it
-    assert Recipe().hash == "3da32e1e9f2e1b79178a08ce8205250bb3a42bb6dad163b465ba9fa61014c3e7"
+    assert Recipe().hash == "98fb045b73485eef36585251ae23254afda97d96f53cb81f14dc1f267cdee58c"
 
 
 def test_hash_does_not_depend_on_where_the_file_lies():
@@ -194,6 +217,7 @@ def test_hash_changes_with_each_field(section, name):
         other = other_value(info.annotation, getattr(getattr(base, part), field))
         if field == "nesterov" and getattr(base, part).momentum == 0:
             continue
+        other = {"length": 7, "fall": 0.5}.get(field, other)  # not shorter than warmup and rise
         changed = base.with_values({f"{part}.{field}": other})
         assert (changed.hash in seen) == (field == "path"), f"{part}.{field}"
         seen.add(changed.hash)
@@ -347,13 +371,34 @@ def test_missing_fields_take_their_defaults():
         ({"schedule": {"peak": float("nan")}}, "schedule.peak: input should be a finite number, got nan"),
         ({"schedule": {"peak": float("inf")}}, "schedule.peak: input should be a finite number, got inf"),
         ({"schedule": {"warmup": -1}}, "schedule.warmup: input should be greater than or equal to 0, got -1"),
-        ({"schedule": {"floor": 1.1}}, "schedule.floor: input should be less than or equal to 1, got 1.1"),
+        ({"schedule": {"name": "cosine", "floor": 1.1}},
+         "schedule.floor: input should be less than or equal to 1, got 1.1"),
         ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: input should be less than 1, got 1.0"),
         ({"optimizer": {"weight_decay": -0.1}},
          "optimizer.weight_decay: input should be greater than or equal to 0, got -0.1"),
         ({"optimizer": {"name": "adam", "eps": 0.0}}, "optimizer.eps: input should be greater than 0, got 0.0"),
         ({"optimizer": {"nesterov": True, "momentum": 0.0}},
          "optimizer.nesterov: true needs a momentum above 0 and a dampening of 0"),
+        ({"schedule": {"name": "cosine", "factor": 0.1}},
+         "schedule.factor: cosine has no such knob; it has warmup, warmup_shape, ramp, warmup_start, decay_start, "
+         "warmup_of, length, decay_end, floor, after_end"),
+        ({"schedule": {"warmup_shape": "untuned_linear"}},
+         "schedule.warmup: must be 0 with warmup_shape = untuned_linear, got 5"),
+        ({"schedule": {"warmup_shape": "untuned_linear", "warmup": 0}},
+         'schedule.unit: must be "update" with warmup_shape = untuned_linear, got epoch'),
+        ({"schedule": {"warmup_shape": "untuned_linear", "warmup": 0, "unit": "update"}},
+         "schedule.warmup_shape: untuned_linear takes its length from optimizer.beta2, which sgd does not have"),
+        ({"schedule": {"name": "inverse_sqrt", "warmup": 0}},
+         "schedule.timescale: must be above 0 where there is no warmup"),
+        ({"schedule": {"name": "one_cycle", "fall": 0.3}}, "schedule.fall: must be 0 or above rise = 0.3, got 0.3"),
+        ({"schedule": {"name": "linear", "length": 4}},
+         "schedule.warmup: 5 epochs of warmup are longer than schedule.length = 4"),
+        ({"schedule": {"name": "wsd", "decay_length": 6}},
+         "schedule.decay_length: 5 + 6 epochs of warmup and decay are longer than the run of 10 epochs "
+         "(training.epochs)"),
+        ({"schedule": {"name": "cosine_restarts", "cycles": 3, "cycle_growth": 2}},
+         "schedule.cycles: the first of 3 cycles would be shorter than one epoch in the run of 10 epochs "
+         "(training.epochs)"),
         (
             {"schedule": {"warmup": 11}},
             "schedule.warmup: 11 epochs of warmup are longer than the run of 10 epochs (training.epochs)",
@@ -371,8 +416,8 @@ def test_wrong_content_is_refused_by_name(content, line):
 
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule(warmup=10), Schedule(warmup=0), Schedule(name="constant", warmup=11), Schedule(unit="update", warmup=11)],
-    ids=["as long as the run", "none", "constant ignores it", "updates are counted later"],
+    [Schedule(warmup=10), Schedule(warmup=0), Schedule(unit="update", warmup=11)],
+    ids=["as long as the run", "none", "updates are counted later"],
 )
 def test_warmup_that_fits_is_accepted(schedule):
     assert Recipe(schedule=schedule).schedule == schedule
@@ -382,9 +427,11 @@ def test_a_whole_number_does_for_a_float():
     assert Recipe.from_dict({"schedule": {"peak": 1}}).hash == Recipe(schedule=Schedule(peak=1.0)).hash
 
 
-def test_warmup_of_a_constant_schedule_is_zero():
-    assert Recipe(schedule=Schedule(name="constant")).warmup == 0
+def test_length_of_the_warmup():
     assert Recipe().warmup == 5
+    for shape, warmup in (("untuned_linear", 2000), ("untuned_exponential", 1000)):
+        schedule = Schedule(warmup=0, warmup_shape=shape, unit="update")
+        assert Recipe(optimizer=Optimizer(name="adamw"), schedule=schedule).warmup == warmup
 
 
 def test_with_dtype_changes_nothing_else():

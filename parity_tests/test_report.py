@@ -22,6 +22,7 @@ from lockstep.report.story import Check, Story, Verdict, build_story, select_row
 from lockstep.report.summary import summarise
 from lockstep.report.terminal import print_story
 from lockstep.schedules import learning_rates
+from lockstep.session import contrast_schedule
 from lockstep.trace import Metrics, Recorder, Trace
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -29,11 +30,11 @@ SMALL = {"data.rows": 200, "model.hidden": [8]}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "seed": {},
-    "no warmup": {"schedule.name": "constant"},
-    "no warmup, one epoch": {"schedule.name": "constant", "training.epochs": 1},
-    "cosine, no warmup": {"schedule.name": "warmup_cosine", "schedule.warmup": 0},
+    "no warmup": {"schedule.warmup": 0},
+    "no warmup, one epoch": {"schedule.warmup": 0, "training.epochs": 1},
+    "cosine, no warmup": {"schedule.name": "cosine", "schedule.warmup": 0},
     "cosine by update from 0": {
-        "schedule.name": "warmup_cosine",
+        "schedule.name": "cosine",
         "schedule.unit": "update",
         "schedule.warmup": 11,
         "schedule.ramp": "t/W",
@@ -104,16 +105,6 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
     return recorder.finish(sample)
 
 
-def contrast_of(recipe: Recipe) -> Recipe:
-    if recipe.warmup:
-        return recipe.with_values({"schedule.warmup": 0})
-    half = max(1, recipe.training.epochs // 2)
-    changes = {"schedule.warmup": half, "schedule.unit": "epoch", "schedule.ramp": "(t+1)/W"}
-    if recipe.schedule.name == "constant":
-        changes["schedule.name"] = "warmup_constant"
-    return recipe.with_values(changes)
-
-
 VERDICT = Verdict(
     "rounding",
     (Check("learning rate", True, "the same bits at every update"), Check("parameters", True, "0.31 of the bound")),
@@ -128,7 +119,7 @@ def told(kind: str) -> tuple[Story, dict[str, Trace], dict[str, Trace], Prepared
     data = prepare(recipe, table)
     traces, contrast = (
         {backend: train(which, data, backend) for backend in ("torch", "jax", "oracle")}
-        for which in (recipe, contrast_of(recipe))
+        for which in (recipe, replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)))
     )
     return build_story(data, table, traces, contrast, VERDICT), traces, contrast, data, table
 

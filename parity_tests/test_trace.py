@@ -391,7 +391,7 @@ def recorder_of(updates_per_epoch, epochs, every):
     recipe = Recipe(
         data=Data(rows=updates_per_epoch * 2, features=1),
         model=Model(hidden=()),
-        schedule=Schedule(name="constant"),
+        schedule=Schedule(warmup=0),
         training=Training(epochs=epochs, batch=2),
     )
     return Recorder(recipe, prepare(recipe), backend="torch", environment={}, parameters_every=every)

@@ -68,7 +68,12 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
         where, rate = f"for update {t} (counted from 0)", float(rates[t])
     choices = _distinct(rate, _plausible(recipe, rate, t))
     order = sorted(choices, key=float)
-    if warmup:
+    straight = schedule.warmup_shape == "linear" and not schedule.warmup_start and schedule.name != "one_cycle"
+    if warmup and not (straight and schedule.warmup_of != "schedule"):
+        reason = f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
+    elif schedule.name == "one_cycle":
+        reason = f"It begins at {schedule.first:g} of its peak, {number(rate)}"
+    elif warmup:
         formula = schedule.ramp.replace("t", str(t)).replace("W", str(warmup))
         reason = f"t = {t} and W = {warmup}, so it is {number(schedule.peak)} x {formula} = {number(rate)}"
     else:
@@ -76,7 +81,9 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
     return Question(
         f"The peak is {number(schedule.peak)}"
         + (
-            f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
+            f", with a {schedule.warmup_shape.replace('_', ' ')} warmup, W = {warmup} ({schedule.unit}s)"
+            if warmup and not straight
+            else f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
             if warmup
             else ", without warmup"
         )

@@ -287,13 +287,15 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
     peak, rates = number(schedule.peak), _epoch_rates(traces["torch"])
     facts = []
     if recipe.warmup:
-        what = f"The learning rate rises in a straight line to {peak}"
-        what += " and then falls along a cosine." if schedule.name == "warmup_cosine" else " and then stays there."
+        shape = RISES[schedule.warmup_shape.removeprefix("untuned_")]
+        what = f"The learning rate rises {shape} to {peak} and then {FOLLOWS[schedule.name]}."
         facts.append(Fact("formula", _formula(recipe)))
         facts.append(Fact("before training", "learning rate 0: nothing has been updated"))
     else:
         what = f"This recipe has no warmup; its learning rate is {peak} from the first update"
-        what += ", then falls along a cosine." if schedule.name == "warmup_cosine" else "."
+        what += "." if schedule.name == "constant" else f", then {FOLLOWS[schedule.name]}."
+        if schedule.name == "one_cycle":
+            what = f"The learning rate rises to {peak} and falls again, in one cycle."
     varies = bool((np.ptp(_by_epoch(traces["torch"]), axis=1) > 0).any())
     facts.append(Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1)))
     facts.append(Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ"))
@@ -307,19 +309,40 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
 
 def _formula(recipe: Recipe) -> str:
     schedule = recipe.schedule
-    return (
-        f"{number(schedule.peak)} x {schedule.ramp} with W = {_span(recipe)} "
-        f"and t = the {schedule.unit}, counted from 0"
+    ramp = {"cosine": f"(1 - cos(pi {schedule.ramp})) / 2", "linear": schedule.ramp}.get(
+        schedule.warmup_shape.removeprefix("untuned_"), "(1 - exp(-(t+1)/W))"
     )
+    if schedule.warmup_start:
+        ramp = f"({schedule.warmup_start:g} + {1 - schedule.warmup_start:g} {ramp})"
+    top = schedule.peak * (schedule.first if schedule.name == "one_cycle" else 1)
+    return f"{number(top)} x {ramp} with W = {_span(recipe)} and t = the {schedule.unit}, counted from 0"
 
 
 def _span(recipe: Recipe) -> str:
     return f"{recipe.warmup} {recipe.schedule.unit}{'' if recipe.warmup == 1 else 's'}"
 
 
+RISES = {"linear": "in a straight line", "cosine": "along half a cosine", "exponential": "as 1 - exp(-(t+1)/W)"}
+FOLLOWS = {
+    "constant": "stays there",
+    "linear": "falls in a straight line",
+    "polynomial": "falls as a power of what is left",
+    "cosine": "falls along a cosine",
+    "inverse_sqrt": "falls with the inverse square root of the time",
+    "exponential": "falls exponentially",
+    "step": "falls in equal steps",
+    "multistep": "falls at its milestones",
+    "wsd": "stays there until it decays at the end",
+    "one_cycle": "goes through one cycle, up and down again",
+    "cosine_restarts": "falls along cosines, each from the top again",
+}
+
+
 def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
     """What the same warmup gives when it counts updates in place of epochs, or the reverse."""
-    if not recipe.warmup:
+    schedule = recipe.schedule
+    lengths = schedule.length or schedule.name not in ("constant", "linear", "polynomial", "cosine")
+    if not recipe.warmup or lengths or schedule.warmup_shape.startswith("untuned"):
         return
     length = int(trace.header["updates_per_epoch"])
     unit, span = "update", recipe.warmup * length
