@@ -28,6 +28,15 @@ OTHER: dict[str, Any] = {
     "optimizer.weight_decay": 0.05,
     "optimizer.initial_accumulator": 0.1,
     "optimizer.lr_decay": 0.01,
+    "optimizer.shrink": 0.4,
+    "optimizer.grow": 1.3,
+    "optimizer.step_min": 0.01,
+    "optimizer.step_max": 0.02,
+    "optimizer.decay_power": 0.5,
+    "optimizer.eps_scale": 0.5,
+    "optimizer.clip_threshold": 0.5,
+    "optimizer.min_factored": 6,
+    "optimizer.orthogonalisations": 3,
     "optimizer.multipliers": (0.5, 1.0, 2.0),
     "gradient.clip_eps": 1e-6,
     "gradient.accumulate": 2,
@@ -64,6 +73,9 @@ UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup"
 NEEDS: dict[str, dict[str, Any]] = {
     "loss.name=binary_cross_entropy": {"data.classes": 2},
     "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
+    "optimizer.momentum": {"schedule.peak": 0.005},  # rmsprop with momentum steps 5 times as far
+    "optimizer.rate_in_momentum": {"optimizer.momentum": 0.8, "schedule.peak": 0.005},
+    "optimizer.rate_cap": {"schedule.peak": 0.1},
     "gradient.clip": {"gradient.clip_at": 0.05},
     "gradient.clip_eps": {"gradient.clip": "norm", "gradient.clip_at": 0.05},
     "gradient.accumulate_mean": {"gradient.accumulate": 3},  # with 2 no update has batches of different rows
