@@ -132,7 +132,7 @@ def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
         return state
 
     def split(batches: train.Batch) -> list[train.Batch]:
-        return [train.Batch(*(array[t] for array in batches)) for t in range(len(batches.used))]
+        return [jax.tree.map(lambda array: array[t], batches) for t in range(len(batches.used))]  # noqa: B023
 
     update = jax.jit(train.make_update(recipe))
     return _jax(recipe, data, device, run_from, split)
@@ -158,7 +158,7 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
     data = data.cast(recipe.dtype)
     with jax.enable_x64(double):
         epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
-        whole = train.Batch(*(jax.device_put(np.concatenate(arrays), place) for arrays in zip(*epochs)))
+        whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
         batches, start = split(whole), train.initial_state(recipe, data, place)
         devices.synchronise((batches, start))
     last: list[train.State] = []

@@ -1,33 +1,50 @@
 """The multilayer perceptron, and its parameters in the canonical layout (in, out)."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lockstep.data_prep import Parameters, PreparedData, layer_sizes
-from lockstep.recipe import Recipe
+from jax_impl.norm import make_norm
+from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
+from lockstep.recipe import Model, Recipe
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 
-ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jax.numpy.tanh}
-FLAX_NAMES = {"weight": "kernel", "bias": "bias"}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    # jax.nn.leaky_relu has slope 1 at 0, PyTorch 0.01
+    "leaky_relu": lambda z: jnp.where(z > 0, z, 0.01 * z),
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
+    "elu": lambda z: jax.nn.elu(z, alpha=1.0),
+    "softplus": jax.nn.softplus,
+    "mish": jax.nn.mish,
+}
+FLAX_NAMES = {
+    "linear": {"weight": "kernel", "bias": "bias"},
+    "norm": {"weight": "scale", "bias": "bias", "mean": "mean", "var": "var"},
+}
 
 
 class MLP(nnx.Module):
-    """linear1, activation, linear2, ...: (B, D) -> logits (B, K)."""
+    """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
-    def __init__(self, layers: list[tuple[str, int, int]], activation: str, dtype: Any) -> None:
-        self.layers = tuple(name for name, _, _ in layers)
-        self.activation = activation
-        for name, inputs, outputs in layers:
+    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: Any) -> None:
+        self.model = model
+        for i, (name, inputs, outputs) in enumerate(layers, start=1):
             # zeros: the parameters come from data_prep
             zeros = nnx.initializers.zeros_init()
             layer = nnx.Linear(
                 inputs,
                 outputs,
-                use_bias=True,
+                use_bias=model.bias,
                 dtype=dtype,
                 param_dtype=dtype,
                 precision=jax.lax.Precision.HIGHEST,
@@ -36,46 +53,67 @@ class MLP(nnx.Module):
                 rngs=nnx.Rngs(0),
             )
             setattr(self, name, layer)
+            if model.norm != "none" and i < len(layers):
+                setattr(self, f"norm{i}", make_norm(model, outputs, dtype))
 
-    def __call__(self, x_BD: jax.Array) -> jax.Array:
-        """Logits (B, K)."""
-        *_, logits_BK = self.outputs(x_BD).values()
+    def __call__(self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None) -> jax.Array:
+        """Logits (B, K); for `masks` and `count` see `outputs`."""
+        *_, logits_BK = self.outputs(x_BD, masks, count).values()
         return logits_BK
 
-    def outputs(self, x_BD: jax.Array) -> dict[str, jax.Array]:
-        """Layer -> its output, from "input" to the logits, in order."""
+    def outputs(
+        self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Layer -> its output, from "input" to the logits, in order.
+
+        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer. The rows after the
+        first `count` are padding.
+        """
         found = {"input": x_BD}
-        for i, name in enumerate(self.layers, start=1):
-            x_BD = found[name] = getattr(self, name)(x_BD)
-            if i < len(self.layers):
-                x_BD = found[f"{self.activation}{i}"] = ACTIVATIONS[self.activation](x_BD)
-        return found
+        for i in range(1, len(self.model.hidden) + 1):
+            x_BD = found[f"linear{i}"] = getattr(self, f"linear{i}")(x_BD)
+            if self.model.norm != "none":
+                # only batch normalisation mixes rows
+                counted = {"count": count} if self.model.norm == "batch" else {}
+                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD, **counted)
+            x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
+            if len(masks):
+                scaled_BH = x_BD * (1 / (1 - self.model.dropout))
+                x_BD = found[f"dropout{i}"] = jnp.where(masks[i - 1], scaled_BH, 0.0)
+        last = f"linear{len(self.model.hidden) + 1}"
+        return found | {last: getattr(self, last)(x_BD)}
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
     # shapes alone: nothing is drawn, compiled or computed only to be replaced
-    model = nnx.eval_shape(lambda: MLP(layers, recipe.model.activation, recipe.dtype))
-    import_parameters(model, data.parameters)
+    model = nnx.eval_shape(lambda: MLP(layers, recipe.model, recipe.dtype))
+    statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
+    import_parameters(model, data.parameters | statistics)
     nnx.update(model, jax.device_put(nnx.state(model), device))
     return model
 
 
 def import_parameters(model: MLP, parameters: Parameters) -> None:
-    """Set the model's parameters from canonical ones."""
+    """Set the model's parameters, and running statistics where it has any, from canonical ones."""
     # both [in, out]
     for name, array in parameters.items():
         layer, _, kind = name.partition(".")
-        getattr(getattr(model, layer), FLAX_NAMES[kind]).set_value(np.asarray(array))
+        getattr(getattr(model, layer), _flax_names(layer)[kind]).set_value(np.asarray(array))
 
 
 def export_parameters(model: MLP | nnx.State[Any, Any]) -> Parameters:
-    """The model's parameters, in canonical names and layout, in NumPy."""
+    """The model's parameters, and running statistics where it has any, in canonical names and layout, in NumPy."""
     # both [in, out]
     state = nnx.to_pure_dict(model if isinstance(model, nnx.State) else nnx.state(model))
     return {
         f"{layer}.{kind}": np.asarray(state[layer][flax_name])
         for layer in sorted(state)
-        for kind, flax_name in FLAX_NAMES.items()
+        for kind, flax_name in _flax_names(layer).items()
+        if flax_name in state[layer]
     }
+
+
+def _flax_names(layer: str) -> dict[str, str]:
+    return FLAX_NAMES["norm" if layer.startswith("norm") else "linear"]

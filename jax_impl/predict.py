@@ -16,6 +16,7 @@ __all__ = ["trace_prediction"]
 
 def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
     """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
+    model.eval()  # type: ignore[no-untyped-call]
     names: list[str] = []
 
     # a list and the names apart: jit would hand a dict back in the order of its keys

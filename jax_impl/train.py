@@ -36,38 +36,43 @@ class State(NamedTuple):
     tables: dict[int, jax.Array]
     accumulated: tuple[jax.Array, Any] | None
     average: Any
+    statistics: nnx.State[Any, Any]
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, and whether it completes it."""
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes it, and the
+    dropout mask of each hidden layer."""
 
     x_BD: jax.Array
     y_B: jax.Array
     used: jax.Array
     share: jax.Array
     last: jax.Array
+    masks: list[jax.Array]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
     tables = {layer: jnp.asarray(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()}
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
-    graph, parameters = nnx.split(build_model(recipe, data, device))
+    model = build_model(recipe, data, device)
+    graph, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     _, optimizer = make_optimizer(recipe.optimizer, schedules, parameters)
     accumulated = None
     if recipe.gradient.accumulate > 1:
         accumulated = jnp.zeros((), recipe.dtype), jax.tree.map(jnp.zeros_like, parameters)
     average = start_average(recipe.average, parameters)
     # committed to the device as an update's results are, so that the first update compiles for all of them
-    state: State = jax.device_put(State(graph, parameters, optimizer, tables, accumulated, average), device)
-    return state
+    state = State(graph, parameters, optimizer, tables, accumulated, average, statistics)
+    placed: State = jax.device_put(state, device)
+    return placed
 
 
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
     rows_TB, _, count_T, share_T, last_T = data.batches(epoch)
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
-    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], *scalars)
+    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], *scalars, data.masks(epoch))
     return Batch(*jax.device_put(arrays, device))
 
 
@@ -78,7 +83,7 @@ def _narrow(y_N: NDArray[Any]) -> NDArray[Any]:
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
     # the whole epoch as it is: a slice of a JAX array is a computation, compiled for its shape
-    return batches if stop - start == len(batches.used) else Batch(*(array[start:stop] for array in batches))
+    return batches if stop - start == len(batches.used) else jax.tree.map(lambda array: array[start:stop], batches)
 
 
 def make_update(recipe: Recipe) -> Any:
@@ -86,11 +91,14 @@ def make_update(recipe: Recipe) -> Any:
     completes none."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        def loss_of(parameters: nnx.State[Any, Any]) -> jax.Array:
-            model = nnx.merge(state.graph, parameters)
-            return mean_loss(recipe.loss, model(batch.x_BD), batch.y_B, batch.used)
+        def loss_of(parameters: nnx.State[Any, Any]) -> tuple[jax.Array, nnx.State[Any, Any]]:
+            # a copy: batch normalisation writes its running statistics into the model
+            model = nnx.merge(state.graph, parameters, state.statistics, copy=True)
+            loss = mean_loss(recipe.loss, model(batch.x_BD, batch.masks, batch.used), batch.y_B, batch.used)
+            return loss, nnx.state(model, nnx.BatchStat)
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
+        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
+        state = state._replace(statistics=statistics)
         if state.accumulated is None:
             return apply(state, (loss, gradients))
         # a batch alone in its update has share 1
@@ -134,7 +142,9 @@ def make_segment(recipe: Recipe) -> Any:
 
 @partial(jax.jit, static_argnames="loss")
 def _evaluate(loss: Loss, state: State, x_ND: jax.Array, y_N: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    outputs_NK = nnx.merge(state.graph, state.parameters)(x_ND)
+    model = nnx.merge(state.graph, state.parameters, state.statistics)
+    model.eval()
+    outputs_NK = model(x_ND)
     return mean_loss(loss, outputs_NK, y_N, len(y_N)), sums(loss, outputs_NK, y_N)
 
 
@@ -191,9 +201,9 @@ def train(
             if stop == data.batches_per_epoch:
                 parts = (train_rows, held_out_rows)
                 recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))
-        model = nnx.merge(state.graph, state.parameters)
+        model = nnx.merge(state.graph, state.parameters, state.statistics)
         return recorder.finish(trace_prediction(recipe.loss, model, held_out_rows[0][:1]))
 
 
 def _parameters(state: State) -> Parameters:
-    return export_parameters(state.parameters)
+    return export_parameters(state.parameters) | export_parameters(state.statistics)

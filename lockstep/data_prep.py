@@ -16,17 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
-from lockstep.recipe import Data, Recipe
+from lockstep.initialise import draw_bias, draw_weight
+from lockstep.recipe import Data, Model, Recipe
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Batches", "PreparedData", "Table", "layer_sizes", "load_table", "prepare", "updates_per_epoch"]
+__all__ = [
+    "Batches",
+    "PreparedData",
+    "Table",
+    "initial_parameters",
+    "initial_statistics",
+    "layer_sizes",
+    "load_table",
+    "prepare",
+    "updates_per_epoch",
+]
 
 SCHEMA = "lockstep.data/1"
 LARGEST = 1e100  # a feature above it could overflow when it is standardised
-ORDER, PARAMETERS, NOISE = 1, 2, 11  # streams of random numbers under one seed
+ORDER, PARAMETERS, MASKS, NOISE = 1, 2, 3, 11  # streams of random numbers under one seed
 
 IGNORED = -1
 """The label of a row whose class the loss ignores."""
@@ -90,6 +101,8 @@ class PreparedData:
     target_scale: float
     accumulate: int = 1
     accumulate_mean: str = "batches"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
 
     @property
     def batches_per_epoch(self) -> int:
@@ -122,9 +135,21 @@ class PreparedData:
         last_T = np.diff(update_T, append=-1) != 0
         return Batches(padded.reshape(-1, self.batch), weight_TB, count_T, share_T, last_T)
 
+    def masks(self, epoch: int) -> list[NDArray[np.bool_]]:
+        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none without dropout."""
+        if not self.dropout:
+            return []
+        found = []
+        for layer, units in enumerate(self.hidden, start=1):
+            generator = _generator(self.seed, MASKS, epoch, layer)
+            # a batch at a time: the draws take 8 times the memory of the masks
+            masks = [generator.random((self.batch, units)) >= self.dropout for _ in range(self.batches_per_epoch)]
+            found.append(np.stack(masks))
+        return found
+
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of all that is fed: rows, labels, initial parameters and the order of every epoch."""
+        """SHA-256 (hex) of all that is fed: rows, labels, initial parameters, order and masks of every epoch."""
         arrays = {
             "train_x": self.train_x_ND,
             "train_y": self.train_y_N,
@@ -134,6 +159,8 @@ class PreparedData:
         }
         for epoch in range(self.epochs):
             arrays[f"order/{epoch}"] = self.batches(epoch).rows_TB
+            for layer, mask_TBH in enumerate(self.masks(epoch), start=1):
+                arrays[f"masks/{epoch}/{layer}"] = np.packbits(mask_TBH)
         return hash_arrays(arrays)
 
     def cast(self, dtype: Any) -> "PreparedData":
@@ -168,7 +195,7 @@ class PreparedData:
 HEADER_FIELDS = (
     *("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed"),
     *("outputs", "target", "target_mean", "target_scale"),
-    *("accumulate", "accumulate_mean"),
+    *("accumulate", "accumulate_mean", "hidden", "dropout"),
 )
 ARRAY_FIELDS = ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mean_D", "scale_D")
 
@@ -246,6 +273,8 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         target_scale=target_scale,
         accumulate=recipe.gradient.accumulate,
         accumulate_mean=recipe.gradient.accumulate_mean,
+        hidden=recipe.model.hidden,
+        dropout=recipe.model.dropout,
     )
     _check_targets(recipe, data)
     return data
@@ -288,17 +317,27 @@ def _check_targets(recipe: Recipe, data: PreparedData) -> None:
 
 
 def initial_parameters(recipe: Recipe, inputs: int, outputs: int) -> Parameters:
-    """Weights (in, out) and biases (out,), float64, drawn from U(-1/sqrt(in), 1/sqrt(in)).
-
-    This is the default of `torch.nn.Linear` (torch 2.13, `Linear.reset_parameters`).
-    """
-    generator = _generator(recipe.training.seed, PARAMETERS)
+    """Weights (in, out) and biases (out,), float64, as `lockstep.initialise` draws them; a normalisation has weights 1
+    and biases 0."""
+    generator, model = _generator(recipe.training.seed, PARAMETERS), recipe.model
     parameters: Parameters = {}
-    for name, fan_in, fan_out in layer_sizes(inputs, recipe.model.hidden, outputs):
-        bound = fan_in**-0.5
-        parameters[f"{name}.weight"] = generator.uniform(-bound, bound, (fan_in, fan_out))
-        parameters[f"{name}.bias"] = generator.uniform(-bound, bound, fan_out)
+    for i, (name, fan_in, fan_out) in enumerate(layer_sizes(inputs, model.hidden, outputs), start=1):
+        parameters[f"{name}.weight"] = draw_weight(model.init, generator, fan_in, fan_out)
+        # drawn even where there is none, so that the weights are the same with and without
+        bias = draw_bias(model.init, generator, fan_in, fan_out)
+        if model.bias:
+            parameters[f"{name}.bias"] = bias
+        if model.norm != "none" and i <= len(model.hidden):
+            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = np.ones(fan_out), np.zeros(fan_out)
     return parameters
+
+
+def initial_statistics(model: Model) -> Parameters:
+    """Batch normalisation's running statistics before training: mean 0 and variance 1, (units,) float64."""
+    statistics: Parameters = {}
+    for i, units in enumerate(model.hidden if model.norm == "batch" else (), start=1):
+        statistics[f"norm{i}.mean"], statistics[f"norm{i}.var"] = np.zeros(units), np.ones(units)
+    return statistics
 
 
 def load_table(recipe: Recipe) -> Table:
@@ -420,6 +459,13 @@ def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
     if recipe.training.batch > rows - held_out:
         raise InputError(
             f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
+        )
+    short = 0 if recipe.training.drop_last else (rows - held_out) % recipe.training.batch
+    if recipe.model.norm == "batch" and 1 in (recipe.training.batch, short):
+        where = "a batch" if recipe.training.batch == 1 else "the last batch of an epoch"
+        raise InputError(
+            f'training.batch: {where} has 1 row, and model.norm = "batch" needs 2 for a variance; another size, '
+            "or training.drop_last"
         )
 
 

@@ -178,8 +178,8 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
     data, count = prepared(recipe), 26
     x_BD, y_B = data.train_x_ND[:32], data.train_y_N[:32]
     oracle = start(data)
-    logits = forward(oracle, x_BD, activation, Exact())["linear3"]
-    loss, gradients = loss_and_gradients(oracle, x_BD[:count], y_B[:count], activation, recipe.loss, Exact())
+    logits = forward(recipe.model, oracle, x_BD, Exact()).outputs["linear3"]
+    loss, gradients, _ = loss_and_gradients(recipe, oracle, x_BD[:count], y_B[:count], Exact())
     found_gradients: Parameters
     if backend == "torch":
         model = pt_impl.model.build_model(recipe, data, CPU["torch"])
@@ -210,12 +210,12 @@ def test_oracle_gradients_against_finite_differences() -> None:
     recipe = small_recipe(training__dtype="float64", model__activation="tanh")
     data = prepared(recipe)
     x_BD, y_B, parameters = data.train_x_ND[:8], data.train_y_N[:8], start(data)
-    _, gradients = loss_and_gradients(parameters, x_BD, y_B, "tanh", recipe.loss, Exact())
+    _, gradients, _ = loss_and_gradients(recipe, parameters, x_BD, y_B, Exact())
 
     def loss_at(name: str, index: tuple[int, ...], step: float) -> float:
         moved = {key: array.copy() for key, array in parameters.items()}
         moved[name][index] += step
-        *_, logits_BK = forward(moved, x_BD, "tanh", Exact()).values()
+        *_, logits_BK = forward(recipe.model, moved, x_BD, Exact()).outputs.values()
         return float(loss_and_slope(recipe.loss, logits_BK, y_B, Exact())[0])
 
     h = 1e-5  # central differences: error h^2 ~ 1e-10 of the third derivative, and 1e-16 / h ~ 1e-11 of rounding

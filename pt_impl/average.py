@@ -39,4 +39,5 @@ def export_average(average: Average, kept: AveragedModel | None, updates: int) -
     found = {} if kept is None else export_parameters(cast(MLP, kept.module))
     # not left to the framework: PyTorch has no bias correction, and 1 - decay^updates cancels in float32
     weight = 1 - average.decay**updates if average.debias and updates else 1.0
-    return {name: array / weight for name, array in found.items()}
+    # the model in it has running statistics too: those of the model, not averaged
+    return {name: array / weight for name, array in found.items() if not name.endswith((".mean", ".var"))}

@@ -1,59 +1,97 @@
 """The multilayer perceptron, and its parameters in the canonical layout (in, out)."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
-from lockstep.data_prep import Parameters, PreparedData, layer_sizes
-from lockstep.recipe import Recipe
+from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
+from lockstep.recipe import Model, Recipe
+from pt_impl.norm import make_norm
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 
-ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "leaky_relu": lambda z: functional.leaky_relu(z, negative_slope=0.01),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "gelu": lambda z: functional.gelu(z, approximate="none"),
+    "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
+    "elu": lambda z: functional.elu(z, alpha=1.0),
+    # the default threshold, 20, leaves out log1p(exp(-20)), 2e-9
+    "softplus": lambda z: functional.softplus(z, beta=1.0, threshold=40.0),
+    "mish": functional.mish,
+}
+STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
 class MLP(nn.Module):
-    """linear1, activation, linear2, ...: (B, D) -> logits (B, K)."""
+    """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
-    def __init__(self, layers: list[tuple[str, int, int]], activation: str, dtype: torch.dtype) -> None:
+    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = [name for name, _, _ in layers]
-        self.activation = activation
-        for name, inputs, outputs in layers:
+        self.model = model
+        for i, (name, inputs, outputs) in enumerate(layers, start=1):
             # skip_init: the parameters come from data_prep
-            layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=True, dtype=dtype)
+            layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=model.bias, dtype=dtype)
             setattr(self, name, layer)
+            if model.norm != "none" and i < len(layers):
+                setattr(self, f"norm{i}", make_norm(model, outputs, dtype))
 
-    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K)."""
-        *_, logits_BK = self.outputs(x_BD).values()
+    def forward(self, x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Logits (B, K); for `masks` see `outputs`."""
+        *_, logits_BK = self.outputs(x_BD, masks).values()
         return logits_BK
 
-    def outputs(self, x_BD: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Layer -> its output, from "input" to the logits, in order."""
+    def outputs(self, x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()) -> dict[str, torch.Tensor]:
+        """Layer -> its output, from "input" to the logits, in order.
+
+        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer.
+        """
         found = {"input": x_BD}
-        for i, name in enumerate(self.layers, start=1):
-            x_BD = found[name] = getattr(self, name)(x_BD)
-            if i < len(self.layers):
-                x_BD = found[f"{self.activation}{i}"] = ACTIVATIONS[self.activation](x_BD)
-        return found
+        for i in range(1, len(self.model.hidden) + 1):
+            x_BD = found[f"linear{i}"] = getattr(self, f"linear{i}")(x_BD)
+            if self.model.norm != "none":
+                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD)
+            x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
+            if len(masks):
+                scaled_BH = x_BD * (1 / (1 - self.model.dropout))
+                x_BD = found[f"dropout{i}"] = torch.where(masks[i - 1], scaled_BH, 0.0)
+        last = f"linear{len(self.model.hidden) + 1}"
+        return found | {last: getattr(self, last)(x_BD)}
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: torch.device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
-    model = MLP(layers, recipe.model.activation, getattr(torch, recipe.training.dtype))
-    import_parameters(model, data.parameters)
+    model = MLP(layers, recipe.model, getattr(torch, recipe.training.dtype))
+    statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
+    import_parameters(model, data.parameters | statistics)
     return model.to(device)
 
 
 def import_parameters(model: MLP, parameters: Parameters) -> None:
-    """Set the model's parameters from canonical ones."""
-    # [in, out] -> [out, in]; a bias is its own transpose
-    model.load_state_dict({name: torch.tensor(np.ascontiguousarray(array.T)) for name, array in parameters.items()})
+    """Set the model's parameters, and running statistics where it has any, from canonical ones."""
+    names = {_canonical_name(name): name for name in model.state_dict()}
+    # [in, out] -> [out, in]; a vector is its own transpose
+    found = {names[name]: torch.tensor(np.ascontiguousarray(array.T)) for name, array in parameters.items()}
+    model.load_state_dict(found)
 
 
 def export_parameters(model: MLP) -> Parameters:
-    """The model's parameters, in canonical names and layout, in NumPy."""
+    """The model's parameters, and running statistics where it has any, in canonical names and layout, in NumPy."""
     # [out, in] -> [in, out]
-    return {name: tensor.detach().cpu().numpy().T for name, tensor in model.named_parameters()}
+    return {
+        _canonical_name(name): tensor.detach().cpu().numpy().T
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # of no effect where the momentum is given
+    }
+
+
+def _canonical_name(name: str) -> str:
+    layer, _, kind = name.partition(".")
+    return f"{layer}.{STATISTICS.get(kind, kind)}"

@@ -13,6 +13,7 @@ __all__ = ["trace_prediction"]
 @torch.no_grad()
 def trace_prediction(loss: Loss, model: MLP, x_1D: torch.Tensor) -> Parameters:
     """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
+    model.eval()
     outputs = model.outputs(x_1D)
     *_, outputs_1K = outputs.values()
     outputs |= link(loss, outputs_1K)

@@ -34,13 +34,15 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, and whether it completes it."""
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes it, and the
+    dropout mask of each hidden layer."""
 
     x_BD: torch.Tensor
     y_B: torch.Tensor
     used: int
     share: float
     last: bool
+    masks: list[torch.Tensor]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -58,9 +60,10 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
     x_ND, y_N = torch.from_numpy(data.train_x_ND).to(device), torch.from_numpy(data.train_y_N).to(device)
     rows_TB = torch.from_numpy(batches.rows_TB).to(device)
     scalars = (batches.count_T.tolist(), batches.share_T.tolist(), batches.last_T.tolist())
+    masks = [torch.from_numpy(mask_TBH).to(device) for mask_TBH in data.masks(epoch)]
     return [
-        Batch(x_ND[rows[:count]], y_N[rows[:count]], count, share, last)
-        for rows, count, share, last in zip(rows_TB, *scalars)
+        Batch(x_ND[rows[:count]], y_N[rows[:count]], count, share, last, [mask_TBH[t, :count] for mask_TBH in masks])
+        for t, (rows, count, share, last) in enumerate(zip(rows_TB, *scalars))
     ]
 
 
@@ -69,7 +72,7 @@ def make_update(recipe: Recipe) -> Any:
     completes none."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        loss = mean_loss(recipe.loss, state.model(batch.x_BD), batch.y_B, batch.used)
+        loss = mean_loss(recipe.loss, state.model(batch.x_BD, batch.masks), batch.y_B, batch.used)
         if recipe.gradient.accumulate > 1:
             loss = loss * batch.share
         loss.backward()  # adds to the gradients of the update's batches before this one
@@ -118,7 +121,9 @@ def make_segment(recipe: Recipe) -> Any:
 @torch.no_grad()
 def evaluate(loss: Loss, state: State, x_ND: torch.Tensor, y_N: torch.Tensor) -> Metrics:
     """Loss and other metrics over all rows."""
+    state.model.eval()
     outputs_NK = state.model(x_ND)
+    state.model.train()
     return metrics_of(mean_loss(loss, outputs_NK, y_N, len(y_N)), sums(loss, outputs_NK, y_N))
 
 

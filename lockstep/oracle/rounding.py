@@ -56,7 +56,7 @@ def rounding_bounds(
             done = state.updates
             if done in recorded:
                 average = averaged(recipe.average, state.average, done, arithmetic)
-                for kind, tensors in (("parameters", state.parameters), ("average", average)):
+                for kind, tensors in (("parameters", state.parameters | state.statistics), ("average", average)):
                     for name, array in canonical(tensors).items():
                         bounds[f"{kind}/{done}/{name}"] = np.array(np.inf if overflowed else _spread(array))
             if done % data.updates_per_epoch == 0:
@@ -64,7 +64,7 @@ def rounding_bounds(
                     ("train", data.train_x_ND, data.train_y_N),
                     ("held_out", data.held_out_x_ND, data.held_out_y_N),
                 ):
-                    found, margin_N = evaluate(state.parameters, x_ND, y_N, recipe, arithmetic)
+                    found, margin_N = evaluate(state.parameters, state.statistics, x_ND, y_N, recipe, arithmetic)
                     for name, value in found.items():
                         spread = _spread(value) if name != "accuracy" or margin_N is None else _undecided(margin_N)
                         metrics[f"{part}_{name}"].append(np.inf if overflowed else spread)

@@ -50,7 +50,7 @@ def train(
     )
     exact, seen = Exact(), rows_of(recipe, data)
     state = initial_state(recipe, start(seen))
-    recorder.record_parameters(canonical(state.parameters), canonical(state.average))
+    recorder.record_parameters(canonical(state.parameters | state.statistics), canonical(state.average))
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
         steps = trajectory(recipe, seen, exact, state)
         for segment in recorder.segments():
@@ -59,15 +59,15 @@ def train(
                 state, step = next(steps)
                 for name, values in scalars.items():
                     values.append(getattr(step, name) if step else 0.0)
-            parameters = state.parameters
+            parameters, statistics = state.parameters, state.statistics
             average = averaged(recipe.average, state.average, state.updates, exact)
             recorder.record_segment(scalars)
-            recorder.record_parameters(canonical(parameters), canonical(average))
+            recorder.record_parameters(canonical(parameters | statistics), canonical(average))
             if segment.stop == data.batches_per_epoch:
                 parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
-                found = (evaluate(parameters, *part, recipe, exact)[0] for part in parts)
+                found = (evaluate(parameters, statistics, *part, recipe, exact)[0] for part in parts)
                 recorder.record_epoch(*({name: float(value) for name, value in metrics.items()} for metrics in found))
-        outputs = forward(parameters, seen.held_out_x_ND[:1], recipe.model.activation, exact)
+        outputs = forward(recipe.model, parameters, seen.held_out_x_ND[:1], exact, statistics=statistics).outputs
         *_, outputs_BK = outputs.values()
         name, predicted_BK = link(recipe.loss, outputs_BK, exact)
         outputs |= {name: predicted_BK} if name else {}

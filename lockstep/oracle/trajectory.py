@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep import PreparedData
+from lockstep.data_prep import PreparedData, initial_statistics
 from lockstep.groups import rate_of, rate_tables
 from lockstep.oracle.arithmetic import Array, Exact, Moments
 from lockstep.oracle.average import start_average, update_average
 from lockstep.oracle.gradient import accumulate, clip, norm
 from lockstep.oracle.loss import Targets, answers, mean_loss, metrics, row_losses, total_weight
-from lockstep.oracle.network import Parameters, forward, loss_and_gradients
+from lockstep.oracle.network import Parameters, Statistics, forward, loss_and_gradients, running_statistics
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
 
@@ -34,6 +34,7 @@ class State(NamedTuple):
     accumulated: Parameters
     batches: int
     updates: int
+    statistics: Statistics
 
 
 class Step(NamedTuple):
@@ -52,19 +53,21 @@ def rows_of(recipe: Recipe, data: PreparedData) -> PreparedData:
 
 
 def start(data: PreparedData) -> Parameters:
-    """Initial parameters, a bias as a single row."""
+    """Initial parameters, a vector as a single row."""
     return {name: np.atleast_2d(array) for name, array in data.parameters.items()}
 
 
-def canonical(parameters: Parameters) -> dict[str, NDArray[Any]]:
-    """Back to the shapes of a trace."""
-    return {name: array[..., 0, :] if name.endswith("bias") else array for name, array in parameters.items()}
+def canonical(tensors: Parameters) -> dict[str, NDArray[Any]]:
+    """Parameters or statistics, back to the shapes of a trace."""
+    matrices = {name for name in tensors if name.startswith("linear") and name.endswith(".weight")}
+    return {name: array if name in matrices else array[..., 0, :] for name, array in tensors.items()}
 
 
 def initial_state(recipe: Recipe, parameters: Parameters) -> State:
     """The state before the first batch."""
     average = start_average(recipe.average, parameters)
-    return State(parameters, {name: {} for name in parameters}, average, {}, 0, 0)
+    statistics = {name: np.atleast_2d(array) for name, array in initial_statistics(recipe.model).items()}
+    return State(parameters, {name: {} for name in parameters}, average, {}, 0, 0, statistics)
 
 
 def trajectory(
@@ -75,16 +78,17 @@ def trajectory(
     tables = {layer: rates_T.tolist() for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()}
     first, skipped = divmod(state.batches, data.batches_per_epoch)
     for epoch in range(first, data.epochs):
-        batches = data.batches(epoch)
-        for rows_B, _, count, share, last in list(zip(*batches))[skipped if epoch == first else 0 :]:
+        batches, masks_TBH = data.batches(epoch), data.masks(epoch)
+        numbered = enumerate(zip(*batches))
+        for t, (rows_B, _, count, share, last) in list(numbered)[skipped if epoch == first else 0 :]:
             used = rows_B[:count]
             x_BD, y_B = data.train_x_ND[used], data.train_y_N[used]
-            loss, gradients = loss_and_gradients(
-                state.parameters, x_BD, y_B, recipe.model.activation, recipe.loss, arithmetic
-            )
+            masks = [mask_TBH[t, :count] for mask_TBH in masks_TBH]
+            loss, gradients, passed = loss_and_gradients(recipe, state.parameters, x_BD, y_B, arithmetic, masks=masks)
+            statistics = running_statistics(recipe.model, state.statistics, passed, int(count), arithmetic)
             terms = gradients | {"loss": loss[..., None, None]}
             accumulated = accumulate(state.accumulated, terms, float(share), arithmetic)
-            state = state._replace(accumulated=accumulated, batches=state.batches + 1)
+            state = state._replace(accumulated=accumulated, batches=state.batches + 1, statistics=statistics)
             step = None
             if last:
                 state, step = _apply(recipe, tables, arithmetic, state)
@@ -117,13 +121,15 @@ def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, st
 
 
 def evaluate(
-    parameters: Parameters, x_ND: Array, y_N: Targets, recipe: Recipe, arithmetic: Exact
+    parameters: Parameters, statistics: Statistics, x_ND: Array, y_N: Targets, recipe: Recipe, arithmetic: Exact
 ) -> tuple[dict[str, Array], Array | None]:
     """The metrics (...) over all rows, and of classes the margins (..., N): how far the right answer leads."""
     parts: dict[str, list[Array]] = {}
     for begin in range(0, len(y_N), CHUNK):
         y_B = y_N[begin : begin + CHUNK]
-        *_, outputs_BK = forward(parameters, x_ND[begin : begin + CHUNK], recipe.model.activation, arithmetic).values()
+        x_BD = x_ND[begin : begin + CHUNK]
+        passed = forward(recipe.model, parameters, x_BD, arithmetic, statistics=statistics)
+        *_, outputs_BK = passed.outputs.values()
         rows = row_losses(recipe.loss, outputs_BK, y_B, arithmetic)
         found = {"loss": rows.loss_B, "weight": rows.weight_B, **answers(recipe.loss, outputs_BK, y_B, arithmetic)}
         for name, values_B in found.items():

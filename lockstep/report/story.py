@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.data_prep import PreparedData, Table
+from lockstep.data_prep import PreparedData, Table, initial_statistics
 from lockstep.diagnose.verdict import Check, Verdict
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
@@ -38,6 +38,28 @@ SENTENCES = {
     "identical": "PyTorch and JAX produced the same bits.",
     "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
     "diverged": "PyTorch and JAX do not do the same thing.",
+}
+ACTIVATIONS = {
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU(0.01)",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "gelu_tanh": "GELU(tanh)",
+    "elu": "ELU",
+    "softplus": "Softplus",
+    "mish": "Mish",
+}
+DRAWN = {
+    "torch": "uniformly within 1/sqrt(inputs)",
+    "flax": "from a normal distribution of variance 1/inputs, cut off at 2 deviations",
+    "xavier_uniform": "uniformly within sqrt(6/(inputs + outputs))",
+    "xavier_normal": "from a normal distribution of variance 2/(inputs + outputs)",
+    "kaiming_uniform": "uniformly within sqrt(6/inputs)",
+    "kaiming_normal": "from a normal distribution of variance 2/inputs",
+    "orthogonal": "uniformly from the orthogonal matrices",
+    "zeros": "all 0",
 }
 LISTED = 8  # classes, layers or learning rates that a list names before it is cut
 
@@ -252,15 +274,24 @@ def _preprocessing(data: PreparedData, raw: Table) -> Stage:
 
 def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
     torch, jax = traces["torch"].parameters(0), traces["jax"].parameters(0)
-    weights = [key for key in sorted(torch, key=lambda key: int(_digits(key))) if key.endswith(".weight")]
-    activation = {"relu": "ReLU", "tanh": "Tanh"}[recipe.model.activation]
+    statistics = initial_statistics(recipe.model).keys()
+    kernels = sum(key.startswith("linear") and key.endswith(".weight") for key in torch)
+    weights = [f"linear{i}.weight" for i in range(1, kernels + 1)]
+    between = [ACTIVATIONS[recipe.model.activation]]
+    if recipe.model.norm != "none":
+        between.insert(0, {"layer": "LayerNorm", "batch": "BatchNorm"}[recipe.model.norm])
+    if recipe.model.dropout:
+        between.append(f"Dropout({recipe.model.dropout:g})")
     layers, counts = [], []
-    for key in weights:
+    for i, key in enumerate(weights, start=1):
         inputs, outputs = torch[key].shape
         layers.append(f"Linear({inputs}\u2192{outputs})")
-        counts.append(f"{key.removesuffix('.weight')} {inputs} x {outputs} + {outputs} = {(inputs + 1) * outputs}")
-    chain = [part for layer in layers for part in (layer, activation)][:-1]
-    total = sum(array.size for array in torch.values())
+        plus, size = (f" + {outputs}", (inputs + 1) * outputs) if recipe.model.bias else ("", inputs * outputs)
+        counts.append(f"linear{i} {inputs} x {outputs}{plus} = {size}")
+        if f"norm{i}.weight" in torch:
+            counts.append(f"norm{i} 2 x {outputs} = {2 * outputs}")
+    chain = [part for layer in layers for part in (layer, *between)][: -len(between)]
+    total = sum(array.size for key, array in torch.items() if key not in statistics)
     same = all(np.array_equal(torch[key], jax[key], equal_nan=True) for key in torch)
     first = weights[0]
     facts = (
@@ -270,12 +301,13 @@ def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
         Fact(f"{first}[0]", several(torch[first][0])),
         Fact("same bits in both", "yes" if same else "no"),
     )
-    what = "Weights and biases are drawn once, uniformly within 1/sqrt(inputs), and handed to both frameworks."
+    drawn, biases = DRAWN[recipe.model.init], " and biases" if recipe.model.bias else ""
+    if recipe.model.init != "torch" and recipe.model.bias:
+        drawn, biases = f"{drawn}, biases are 0", ""
+    what = f"Weights{biases} are drawn once, {drawn}, and handed to both frameworks."
+    if recipe.model.init == "zeros":
+        what = f"Weights{' and biases' if recipe.model.bias else ''} are 0 in both frameworks."
     return Stage("Model initialisation", what, facts)
-
-
-def _digits(key: str) -> str:
-    return "".join(c for c in key if c.isdigit()) or "0"
 
 
 def _cut(items: list[str], limit: int) -> list[str]:

@@ -1,0 +1,62 @@
+"""Normalisation between a hidden linear layer and its activation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lockstep.recipe import Model
+
+__all__ = ["BatchNorm", "make_norm"]
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`nnx.BatchNorm`, which is biased, with the running variance biased or unbiased."""
+
+    def __init__(self, units: int, model: Model, dtype: Any) -> None:
+        super().__init__(
+            units,
+            epsilon=model.norm_eps,
+            momentum=1 - model.norm_momentum,  # Flax counts what it keeps
+            use_bias=True,
+            use_scale=True,
+            use_running_average=False,
+            use_fast_variance=False,
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=nnx.Rngs(0),
+        )
+        self.norm_momentum = model.norm_momentum
+        self.norm_variance = model.norm_variance
+
+    def __call__(self, z_BH: jax.Array, count: jax.Array | None = None) -> jax.Array:  # type: ignore[override]
+        """Rows normalised by their own statistics in training, by the running ones in evaluation.
+
+        The rows after the first `count` are padding and have no part in the statistics.
+        """
+        counts_B1 = None if count is None else jnp.arange(len(z_BH))[:, None] < count
+        if self.use_running_average or self.norm_variance == "biased":
+            normalised_BH: jax.Array = super().__call__(z_BH, mask=counts_B1)
+            return normalised_BH
+        before = self.var[...]
+        normalised_BH = super().__call__(z_BH, mask=counts_B1)
+        seen = jnp.var(z_BH, axis=0, where=counts_B1, ddof=1)
+        self.var[...] = (1 - self.norm_momentum) * before + self.norm_momentum * seen
+        return normalised_BH
+
+
+def make_norm(model: Model, units: int, dtype: Any) -> nnx.Module:
+    """The model's normalisation of (B, units)."""
+    if model.norm == "batch":
+        return BatchNorm(units, model, dtype)
+    return nnx.LayerNorm(
+        units,
+        epsilon=model.norm_eps,
+        use_bias=True,
+        use_scale=True,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=nnx.Rngs(0),
+    )
