@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
+from lockstep.presets import PRESETS, expand
 
 __all__ = [
     "Average",
@@ -574,6 +575,7 @@ class Recipe:
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another `name` of a loss,
         optimizer or schedule brings its own defaults; of the old knobs those stay that were changed and that it has.
+        So does a `preset` of an optimizer, schedule or model: of the old knobs those stay that it leaves free.
 
         Raises:
             InputError: a name that is no field, or a value that the field does not take.
@@ -584,6 +586,13 @@ class Recipe:
             if section not in SECTIONS or not field:
                 raise InputError(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
             content[section][field] = value
+        for section, presets in PRESETS.items():
+            if "preset" in content[section]:
+                preset, before = presets.get(str(content[section]["preset"])), getattr(self, section)
+                for knob in asdict(before):
+                    kept = preset and knob in preset.free and _is_changed(before, knob)
+                    if f"{section}.{knob}" not in values and not kept:
+                        del content[section][knob]
         for section, knobs in KNOBS.items():
             before, name = getattr(self, section), content[section].get("name")
             if name != before.name and name in knobs:
@@ -608,10 +617,11 @@ class Recipe:
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "Recipe":
-        """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default.
+        """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default. A `preset` in a
+        section stands for the knobs of `lockstep.presets`.
 
         Raises:
-            InputError: unknown section or field, wrong type, or a value out of range; names each.
+            InputError: unknown section, field or preset, wrong type, or a value out of range; names each.
         """
         sections: dict[str, Any] = {}
         for name, values in content.items():
@@ -619,6 +629,8 @@ class Recipe:
                 raise InputError(f"{_printable(name)}: no such section{_nearest(name, SECTIONS)}")
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}: must be a table, [{name}]")
+            if name in PRESETS and "preset" in values:
+                values = expand(name, values)
             try:
                 sections[name] = SECTIONS[name](**values)
             except ValidationError as error:
@@ -725,13 +737,23 @@ def _description(values: Any, field: str) -> str:
     choices = [choice for choice in choices if isinstance(choice, str)]
     if choices:
         text += " One of " + ", ".join(f'"{choice}"' for choice in choices) + "."
-    section = type(values).__name__.lower()
-    default = KNOBS.get(section, {}).get(getattr(values, "name", ""), {}).get(field, described.default)
+    default = _default(values, field)
     return f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
 
 
+def _default(values: Any, field: str) -> Any:
+    knobs = KNOBS.get(type(values).__name__.lower(), {}).get(getattr(values, "name", ""), {})
+    return knobs.get(field, type(values).__pydantic_fields__[field].default)
+
+
+def _is_changed(values: Any, field: str) -> bool:
+    value = getattr(values, field)
+    return value is not None and value != _default(values, field)
+
+
 def _field_names() -> list[str]:
-    return [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)]
+    presets = [f"{name}.preset" for name in PRESETS]
+    return [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)] + presets
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,0 +1,335 @@
+"""Presets: the knobs of a section as a library sets them, under the library's name.
+
+A recipe may say `preset = "hf.cosine"` in a section. It is expanded when the recipe is read, which then holds the knobs
+alone. What a preset fixes cannot be set beside it; what it leaves free can, as the library's own arguments can.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lockstep.errors import InputError
+
+__all__ = ["PRESETS", "Preset", "expand"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Knobs that a library fixes and knobs that it leaves to its user.
+
+    `free` has the library's own default for each, or None where the recipe's default stays; `ties` are fixed knobs
+    that take the value of a free one; `source` is what is meant, with its version.
+    """
+
+    source: str
+    fixed: Mapping[str, Any]
+    free: Mapping[str, Any]
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+
+def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's values with its `preset` replaced by the knobs that it stands for.
+
+    Example: `expand("schedule", {"preset": "noam", "warmup": 4000, "unit": "update"})` has name = "inverse_sqrt".
+
+    Raises:
+        InputError: no such preset, or a knob that it does not leave free.
+    """
+    given = {knob: value for knob, value in values.items() if knob != "preset"}
+    name, presets = values["preset"], PRESETS[section]
+    if not isinstance(name, str) or name not in presets:
+        raise InputError(f"{section}.preset: no preset {name!r}{_nearest(str(name), presets)}")
+    preset = presets[name]
+    for knob in given:
+        if knob not in preset.free:
+            shown = knob if knob.isprintable() else repr(knob)
+            raise InputError(f"{section}.{shown}: {name} has no such knob; it has {', '.join(preset.free)}")
+    free = {knob: value for knob, value in preset.free.items() if value is not None} | given
+    return {**preset.fixed, **free, **{knob: free[other] for knob, other in preset.ties.items() if other in free}}
+
+
+def _nearest(name: str, presets: Mapping[str, Preset]) -> str:
+    library = [known for known in presets if known.startswith(name.partition(".")[0] + ".")]
+    close = difflib.get_close_matches(name, presets, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}? There" if close else "; there"
+    return f"{hint} are {', '.join(library or presets)}"
+
+
+# ---- schedules
+
+ANY: dict[str, Any] = {"peak": None, "unit": None}
+WARMUP = ANY | {"warmup": None}
+LENGTH = WARMUP | {"length": None}
+A = {"warmup_shape": "linear", "ramp": "(t+1)/W", "warmup_start": 0.0}
+B = {"warmup_shape": "linear", "ramp": "t/W", "warmup_start": 0.0}
+C = {"warmup_shape": "linear", "ramp": "(t+1)/(W+1)", "warmup_start": 0.0}
+B_FROM = {"warmup_shape": "linear", "ramp": "t/W"}  # from a rate of the user's choice
+FROM = {"warmup_start": 0.0}
+AFTER = {"decay_start": "W", "warmup_of": "peak"}
+HOLD = {"decay_end": "T", "after_end": "hold"}
+GO_ON = {"decay_end": "T", "after_end": "continue"}
+ZERO = {"floor": 0.0}
+TIMM = {"decay_start": "0", "warmup_of": "peak"}
+
+SCHEDULE_PRESETS: dict[str, Preset] = {
+    # torch: LinearLR(1/W, total_iters=W-1), then what is named, in a SequentialLR with milestone W
+    "torch.constant": Preset("torch 2.13 LinearLR", {"name": "constant"} | A, WARMUP),
+    "torch.linear": Preset(
+        "torch 2.13 LinearLR(1, floor, T-W)", {"name": "linear"} | A | AFTER | HOLD, LENGTH | {"floor": 0.0}
+    ),
+    "torch.polynomial": Preset(
+        "torch 2.13 PolynomialLR(T-W, power)",
+        {"name": "polynomial", "decay_end": "T"} | A | AFTER | ZERO,
+        LENGTH | {"power": 1.0},
+    ),
+    "torch.cosine": Preset(
+        "torch 2.13 CosineAnnealingLR(T-W, eta_min)", {"name": "cosine"} | A | AFTER | GO_ON, LENGTH | {"floor": 0.0}
+    ),
+    "torch.exponential": Preset(
+        "torch 2.13 ExponentialLR(factor)",
+        {"name": "exponential", "every": 1} | A | AFTER | ZERO,
+        WARMUP | {"factor": None},
+    ),
+    "torch.step": Preset(
+        "torch 2.13 StepLR(every, factor)", {"name": "step"} | A | AFTER, WARMUP | {"factor": 0.1, "every": None}
+    ),
+    "torch.multistep": Preset(
+        "torch 2.13 MultiStepLR(milestones, factor)",
+        {"name": "multistep"} | A | AFTER,
+        WARMUP | {"factor": 0.1, "milestones": None},
+    ),
+    "torch.one_cycle": Preset(
+        "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise)",
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1", "fall": 0.0},
+        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
+    ),
+    "torch.one_cycle_three_phase": Preset(
+        "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise, three_phase=True); fall is twice rise",
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1"},
+        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "fall": 0.6, "floor": 1 / 25 / 1e4},
+    ),
+    "torch.cosine_restarts": Preset(
+        "torch 2.13 CosineAnnealingWarmRestarts(T_0=cycle, T_mult=cycle_growth, eta_min)",
+        {"name": "cosine_restarts", "length": 0, "cycles": 1, "cycle_decay": 1.0, "after_end": "continue"} | A | AFTER,
+        WARMUP | {"cycle": 10, "cycle_growth": 1, "floor": 0.0},
+    ),
+    "optax.constant": Preset("optax 0.2.8 warmup_constant_schedule", {"name": "constant"} | B_FROM, WARMUP | FROM),
+    "optax.linear": Preset(
+        "optax 0.2.8 linear_schedule, twice, in join_schedules",
+        {"name": "linear"} | B_FROM | AFTER | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "optax.polynomial": Preset(
+        "optax 0.2.8 linear_schedule, then polynomial_schedule, in join_schedules",
+        {"name": "polynomial", "decay_end": "T"} | B_FROM | AFTER,
+        LENGTH | FROM | {"power": 1.0, "floor": 0.0},
+    ),
+    "optax.cosine": Preset(
+        "optax 0.2.8 warmup_cosine_decay_schedule(decay_steps=T)",
+        {"name": "cosine"} | B_FROM | AFTER | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "optax.exponential": Preset(
+        "optax 0.2.8 warmup_exponential_decay_schedule(transition_steps=every, decay_rate=factor)",
+        {"name": "exponential"} | B_FROM | AFTER,
+        WARMUP | FROM | {"factor": None, "every": None, "floor": 0.0},
+    ),
+    "optax.step": Preset(
+        "optax 0.2.8 warmup_exponential_decay_schedule(..., staircase=True)",
+        {"name": "step"} | B_FROM | AFTER,
+        WARMUP | FROM | {"factor": None, "every": None},
+    ),
+    "optax.multistep": Preset(
+        "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules",
+        {"name": "multistep"} | B_FROM | AFTER,
+        WARMUP | FROM | {"factor": None, "milestones": None},
+    ),
+    "optax.one_cycle": Preset(
+        "optax 0.2.8 cosine_onecycle_schedule(transition_steps=T, pct_start=rise)",
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"},
+        ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
+    ),
+    "optax.one_cycle_linear": Preset(
+        "optax 0.2.8 linear_onecycle_schedule(transition_steps=T, pct_start=rise, pct_final=fall)",
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "anneal": "linear"},
+        ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "fall": 0.85, "floor": 1 / 25 / 1e4},
+    ),
+    "optax.cosine_restarts": Preset(
+        "optax 0.2.8 linear_schedule, then sgdr_schedule with warmup_steps = 0, in join_schedules",
+        {"name": "cosine_restarts", "length": 0, "after_end": "hold", "cycle_decay": 1.0} | B_FROM | AFTER,
+        WARMUP | FROM | {"cycle": None, "cycles": None, "cycle_growth": 1, "floor": 0.0},
+    ),
+    "hf.constant": Preset("transformers 5.23 get_constant_schedule", {"name": "constant", "warmup": 0}, ANY),
+    "hf.constant_with_warmup": Preset(
+        "transformers 5.23 get_constant_schedule_with_warmup", {"name": "constant"} | B, WARMUP
+    ),
+    "hf.linear": Preset(
+        "transformers 5.23 get_linear_schedule_with_warmup", {"name": "linear"} | B | AFTER | HOLD | ZERO, LENGTH
+    ),
+    "hf.cosine": Preset(
+        "transformers 5.23 get_cosine_schedule_with_warmup", {"name": "cosine"} | B | AFTER | GO_ON | ZERO, LENGTH
+    ),
+    "hf.cosine_with_min_lr": Preset(
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup",
+        {"name": "cosine"} | B | AFTER | GO_ON,
+        LENGTH | {"floor": None},
+    ),
+    "hf.cosine_warmup_with_min_lr": Preset(
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
+        {"name": "cosine", "decay_start": "W-1", "warmup_of": "peak", "decay_end": "T-1", "after_end": "continue"} | A,
+        LENGTH | {"floor": None},
+    ),
+    "hf.cosine_with_restarts": Preset(
+        "transformers 5.23 get_cosine_with_hard_restarts_schedule_with_warmup",
+        {"name": "cosine_restarts", "cycle": 0, "cycle_growth": 1, "cycle_decay": 1.0, "after_end": "hold"}
+        | B
+        | AFTER
+        | ZERO,
+        LENGTH | {"cycles": 1},
+    ),
+    "hf.polynomial": Preset(
+        "transformers 5.23 get_polynomial_decay_schedule_with_warmup; floor is lr_end / lr",
+        {"name": "polynomial", "decay_end": "T"} | B | AFTER,
+        LENGTH | {"power": 1.0, "floor": None},
+    ),
+    "hf.inverse_sqrt": Preset(
+        "transformers 5.23 get_inverse_sqrt_schedule",
+        {"name": "inverse_sqrt"} | B | AFTER | ZERO,
+        WARMUP | {"timescale": None},
+    ),
+    "hf.warmup_stable_decay": Preset(
+        "transformers 5.23 get_wsd_schedule(num_training_steps=T, num_decay_steps=decay_length)",
+        {"name": "wsd", "ramp": "t/W", "warmup_shape": "linear"} | HOLD,
+        LENGTH | {"decay_length": None, "decay_shape": "cosine", "floor": 0.0},
+        {"warmup_start": "floor"},
+    ),
+    # timm: without warmup_prefix the warmup covers the decay's first steps; with it the decay comes after
+    "timm.cosine": Preset(
+        "timm 1.0.31 CosineLRScheduler(t_initial=T)",
+        {"name": "cosine"} | B_FROM | TIMM | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "timm.cosine_prefix": Preset(
+        "timm 1.0.31 CosineLRScheduler(t_initial=T-W, warmup_prefix=True)",
+        {"name": "cosine"} | B_FROM | AFTER | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "timm.cosine_restarts": Preset(
+        "timm 1.0.31 CosineLRScheduler(t_initial=cycle, cycle_limit=cycles, cycle_mul, warmup_prefix=True)",
+        {"name": "cosine_restarts", "length": 0, "after_end": "hold"} | B_FROM | AFTER,
+        WARMUP | FROM | {"cycle": None, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0, "floor": 0.0},
+    ),
+    "timm.polynomial": Preset(
+        "timm 1.0.31 PolyLRScheduler(t_initial=T)",
+        {"name": "polynomial", "decay_end": "T"} | B_FROM | TIMM,
+        LENGTH | FROM | {"power": 0.5, "floor": 0.0},
+    ),
+    "timm.step": Preset(
+        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor)",
+        {"name": "step"} | B_FROM | TIMM,
+        WARMUP | FROM | {"factor": None, "every": None},
+    ),
+    "timm.multistep_prefix": Preset(
+        "timm 1.0.31 MultiStepLRScheduler(decay_t=milestones, warmup_prefix=True), whose steps come one update early",
+        {"name": "multistep", "decay_start": "W-1", "warmup_of": "peak"} | B_FROM,
+        WARMUP | FROM | {"factor": None, "milestones": None},
+    ),
+    "timm.wsd": Preset(
+        "timm 1.0.31 WSDLRScheduler(t_initial=T-W, decay_t=decay_length)",
+        {"name": "wsd"} | B_FROM | HOLD,
+        LENGTH | FROM | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0},
+    ),
+    "nanogpt.cosine": Preset(
+        "nanoGPT train.py get_lr; floor is min_lr / learning_rate",
+        {"name": "cosine"} | C | AFTER | HOLD,
+        LENGTH | {"floor": 0.1},
+    ),
+    "torchtitan.linear": Preset(
+        'torchtitan lr_scheduler, "linear"',
+        {"name": "linear"} | A | AFTER | GO_ON,
+        LENGTH | {"floor": 0.0},
+    ),
+    "torchtitan.cosine": Preset(
+        'torchtitan lr_scheduler, "cosine"',
+        {"name": "cosine"} | A | AFTER | GO_ON,
+        LENGTH | {"floor": 0.0},
+    ),
+    "torchtitan.wsd": Preset(
+        "torchtitan lr_scheduler with decay_ratio = decay_length / T",
+        {"name": "wsd"} | A | GO_ON,
+        LENGTH | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
+    ),
+    "megatron.constant": Preset(
+        'Megatron-LM OptimizerParamScheduler, "constant"', {"name": "constant"} | B_FROM, WARMUP | FROM
+    ),
+    "megatron.linear": Preset(
+        'Megatron-LM OptimizerParamScheduler, "linear"',
+        {"name": "linear"} | B_FROM | AFTER | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "megatron.cosine": Preset(
+        'Megatron-LM OptimizerParamScheduler, "cosine"',
+        {"name": "cosine"} | B_FROM | AFTER | HOLD,
+        LENGTH | FROM | {"floor": 0.0},
+    ),
+    "megatron.inverse_sqrt": Preset(
+        'Megatron-LM OptimizerParamScheduler, "inverse-square-root", until lr_decay_steps',
+        {"name": "inverse_sqrt", "timescale": 0} | B_FROM | AFTER,
+        WARMUP | FROM | {"floor": 0.0},
+    ),
+    "megatron.wsd": Preset(
+        'Megatron-LM OptimizerParamScheduler, "WSD"',
+        {"name": "wsd"} | B_FROM | HOLD,
+        LENGTH | FROM | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
+    ),
+    "t5.inverse_sqrt": Preset(
+        "Raffel et al., arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(t, W)), whose peak is 1 / sqrt(W)",
+        {"name": "inverse_sqrt", "warmup_shape": "linear", "ramp": "t/W", "warmup_start": 1.0, "timescale": 0}
+        | AFTER
+        | ZERO,
+        WARMUP,
+    ),
+    "t5.linear_warmup": Preset(
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * rsqrt_normalized_decay")',
+        {"name": "inverse_sqrt", "timescale": 0} | B | AFTER | ZERO,
+        WARMUP,
+    ),
+    "noam": Preset(
+        "Vaswani et al., arXiv:1706.03762, section 5.3, whose peak is 1 / sqrt(d_model W)",
+        {"name": "inverse_sqrt", "timescale": 0, "decay_start": "W-1", "warmup_of": "peak"} | A | ZERO,
+        WARMUP,
+    ),
+    "pytorch_warmup.linear": Preset("pytorch_warmup 0.2 LinearWarmup(W)", {"name": "constant"} | A, WARMUP),
+    "pytorch_warmup.exponential": Preset(
+        "pytorch_warmup 0.2 ExponentialWarmup(W)",
+        {"name": "constant", "warmup_shape": "exponential", "ramp": "(t+1)/W", "warmup_start": 0.0},
+        WARMUP,
+    ),
+    "pytorch_warmup.untuned_linear": Preset(
+        "pytorch_warmup 0.2 UntunedLinearWarmup, but with a rounded period",
+        {"name": "constant", "warmup_shape": "untuned_linear", "warmup": 0, "unit": "update"}
+        | {"ramp": "(t+1)/W", "warmup_start": 0.0},
+        {"peak": None},
+    ),
+    "pytorch_warmup.untuned_exponential": Preset(
+        "pytorch_warmup 0.2 UntunedExponentialWarmup, but with a rounded period",
+        {"name": "constant", "warmup_shape": "untuned_exponential", "warmup": 0, "unit": "update"}
+        | {"ramp": "(t+1)/W", "warmup_start": 0.0},
+        {"peak": None},
+    ),
+}
+"""Schedules as the libraries have them."""
+
+OPTIMIZER_PRESETS: dict[str, Preset] = {}
+"""Optimizers as the libraries have them."""
+
+MODEL_PRESETS: dict[str, Preset] = {}
+"""Layers as the libraries have them."""
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "schedule": SCHEDULE_PRESETS,
+    "optimizer": OPTIMIZER_PRESETS,
+    "model": MODEL_PRESETS,
+}
+"""Section -> preset -> what it stands for."""
