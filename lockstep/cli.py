@@ -210,6 +210,7 @@ def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
 def recipe_check(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> int:
     """Check RECIPE and its data without training."""
     from lockstep.data_prep import prepare
+    from lockstep.report.targets import target_in_short
     from lockstep.schedules import learning_rates
 
     chosen = _recipe(recipe, data_path, target, overrides)
@@ -219,7 +220,7 @@ def recipe_check(recipe: str, data_path: str | None, target: str | None, overrid
     rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
     click.echo(
         f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, "
-        f"{len(data.classes)} classes, "
+        f"{target_in_short(data)}, "
         f"{data.updates} updates, learning rate {rates.min():g} to {rates.max():g}\n"
         f"recipe {chosen.hash}\ndata   {data.hash}"
     )

@@ -85,7 +85,8 @@ class Trace:
     """The record of one run.
 
     `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
-    `updates_per_epoch` and `environment` (versions, device, threads, matmul precision).
+    `updates_per_epoch`, `target` (its name; mean and scale that standardised a number, 0 and 1 for classes), and
+    `environment` (versions, device, threads, matmul precision).
     """
 
     header: dict[str, Any]
@@ -175,6 +176,7 @@ class Recorder:
             "dtype": "float64" if backend == "oracle" else recipe.training.dtype,
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
+            "target": {"name": data.target, "mean": data.target_mean, "scale": data.target_scale},
             "environment": {
                 "lockstep": __version__,
                 "python": platform.python_version(),

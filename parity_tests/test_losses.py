@@ -1,6 +1,8 @@
 """Every loss and knob: the twins against the oracle at every update, the oracle against finite differences and the
 frameworks' own classes, planted faults, and what data_prep makes of targets."""
 
+import io
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -13,18 +15,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import jax_impl.loss
 import jax_impl.train
 import pt_impl.loss
 import pt_impl.train
-from lockstep.data_prep import IGNORED, prepare
+from lockstep.data_prep import IGNORED, load_table, prepare
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.verdict import Verdict, describe_difference
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.loss import loss_and_slope
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import Loss, Recipe, load_recipe
+from lockstep.report.html import render_html
+from lockstep.report.story import Story, build_story
+from lockstep.report.summary import summarise
+from lockstep.report.terminal import print_story
 from lockstep.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
@@ -459,3 +466,80 @@ def test_save_and_load_keep_the_target(tmp_path: Any) -> None:
     assert (found.target, found.target_mean, found.target_scale) == (data.target, data.target_mean, data.target_scale)
     assert found.hash == data.hash
     np.testing.assert_array_equal(found.train_y_N, data.train_y_N)
+
+
+# --- the report
+
+
+def told(**values: Any) -> tuple[Story, dict[str, Trace]]:
+    recipe = small_recipe(**values)
+    traces = {"torch": twin_trace("torch", recipe), "jax": twin_trace("jax", recipe), "oracle": oracle_trace(recipe)}
+    verdict = Verdict("rounding", (), {"lr": 0.0, "loss": 0.0, "parameters": 0.0})
+    return build_story(prepared(recipe), load_table(recipe), traces, traces, verdict), traces
+
+
+def shown(story: Story, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_story(story, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    return str(" ".join(text.split()))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_number_is_told_in_its_unit(width: int) -> None:
+    story, traces = told(**LOSSES["mse"])
+    data = prepared(small_recipe(**LOSSES["mse"]))
+    text = shown(story, width)
+    mae = float(traces["torch"].metric("held_out_mae")[-1]) * data.target_scale
+    assert f"{mae:.4g} (torch)" in text
+    assert "R²" in text
+    assert "target y;" in text
+    assert "classes" not in text.partition("Quiz")[0]
+    assert "right answers" not in text
+    (predicted,) = re.findall(r"Predicted by torch: ([^;]+);", text)
+    expected = float(traces["torch"].prediction["linear3"][0]) * data.target_scale + data.target_mean
+    assert predicted == f"{expected:.4g}"
+    row = story.training[-1]
+    assert row.held_out_score == tuple(traces[key].metric("held_out_r2")[-1] for key in ("torch", "jax"))
+    page = render_html(story)
+    assert "train R²" in page
+    assert "R² per epoch" in page
+    assert f"{mae:.4g} (torch)" in page
+    assert summarise(traces, story.verdict)["torch"]["held_out_mae"] == pytest.approx(mae)
+    assert list(summarise(traces, story.verdict)["jax"]) == [
+        *("loss", "r2", "mae"),
+        *("held_out_loss", "held_out_r2", "held_out_mae"),
+    ]
+
+
+def test_one_logit_is_told_as_two_classes() -> None:
+    story, traces = told(**LOSSES["binary"])
+    share = float(traces["torch"].prediction["sigmoid"][0])
+    text = shown(story, 80)
+    assert f"Predicted by torch: {int(share > 0.5)} ({100 * max(share, 1 - share):.2f} %)" in text
+    assert "loss binary cross entropy optimizer" in text
+    assert "2 classes 0, 1" in text
+
+
+def test_ignored_rows_are_told() -> None:
+    text = shown(told(**LOSSES["ignored, weights, smoothing"])[0], 80)
+    assert "3 classes 1, 2, 3 training rows by class" in text
+    data = prepared(small_recipe(**LOSSES["ignored, weights, smoothing"]))
+    assert f"training rows ignored {int((data.train_y_N == IGNORED).sum())}" in text
+    assert "(label smoothing 0.3; class weights 0.5, 1, 3; ignores class 0)" in text
+
+
+def test_a_number_that_blows_up_still_fits_the_page() -> None:
+    for width in (80, 120):
+        text = shown(told(loss__name="mse", schedule__peak=1e4, schedule__warmup=0)[0], width)
+        assert "nan" in text or "inf" in text
+
+
+def test_the_diabetes_recipe_converges_alike() -> None:
+    recipe = load_recipe("diabetes")
+    for trace in (twin_trace(backend, recipe) for backend in TWINS):
+        assert trace.metric("train_r2")[-1] > 0.5
+        # a mean of the training rows would score 0; a linear least squares fit scores 0.33 on these rows
+        assert trace.metric("held_out_r2")[-1] > 0.3
+        assert trace.metric("held_out_loss")[-1] < 0.7 * trace.metric("held_out_loss")[0]

@@ -278,7 +278,7 @@ def test_an_unknown_recipe_names_the_nearest(name):
     line = refusal(load_recipe, name)
     assert line.startswith(f"{name}: no such recipe file")
     assert "did you mean digits?" in line
-    assert "(ready-made: breast_cancer, digits, seed)" in line
+    assert "(ready-made: breast_cancer, diabetes, digits, seed)" in line
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "x" * 5000, "nul\0"])

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.report.numbers import difference
+from lockstep.report.targets import score_of
 from lockstep.trace import Trace
 
 __all__ = ["Chart", "Curve", "build_charts", "thin"]
@@ -63,11 +64,12 @@ def build_charts(
 ) -> tuple[Chart, ...]:
     """All charts, from the run's traces and from the pair of runs with and without warmup."""
     present = [backend for backend in BACKENDS if backend in traces]
+    score = score_of(traces["torch"].recipe.loss)
     return (
         _lr(traces, with_warmup, without),
         _loss_per_update(traces, present),
-        _per_epoch(traces, "loss", "Loss per epoch", "mean loss"),
-        _per_epoch(traces, "accuracy", "Accuracy per epoch", "share of right answers"),
+        _per_epoch(traces, "loss", "Loss per epoch", "mean loss", "loss"),
+        _per_epoch(traces, score.key, score.title, score.axis, "score"),
         _loss_difference(traces, present),
         _parameter_difference(traces, present),
         _update_size(with_warmup, without),
@@ -107,7 +109,7 @@ def _loss_per_update(traces: Mapping[str, Trace], present: list[str]) -> Chart:
     return Chart("loss", "Loss per update", caption, "update", "batch loss", tuple(curves))
 
 
-def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str) -> Chart:
+def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str, key: str) -> Chart:
     curves = [
         _curve(
             f"{backend}, {part.replace('_', '-')}",
@@ -123,7 +125,7 @@ def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str)
     caption = "Over all rows of a part, at the end of each epoch."
     if epochs > POINTS:
         caption += f" {epochs} epochs are thinned to about {POINTS} points a curve; the extremes are kept."
-    return Chart(f"epoch-{metric}", title, caption, "epoch", label, tuple(curves))
+    return Chart(f"epoch-{key}", title, caption, "epoch", label, tuple(curves))
 
 
 def _apart(first: NDArray[Any], second: NDArray[Any]) -> Float64:

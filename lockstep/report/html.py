@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from lockstep.report.curves import Chart
-from lockstep.report.numbers import json_number, number, percent, several, short
+from lockstep.report.numbers import json_number, number, several, short
 from lockstep.report.story import Story, select_rows
 
 __all__ = ["render_html"]
@@ -19,7 +19,7 @@ LAYERS = 40
 def render_html(story: Story) -> str:
     """The whole page, scripts and styles within it; it loads nothing from elsewhere."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "percent": percent, "several": several, "short": short}
+    environment.filters |= {"number": number, "several": several, "short": short}
     source = files("lockstep.report").joinpath("template.html").read_text(encoding="utf-8")
     rows = select_rows(story.training, EPOCHS)
     layers = story.prediction.layers

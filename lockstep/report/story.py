@@ -13,9 +13,22 @@ from lockstep.diagnose.verdict import Check, Verdict
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.report.curves import Chart, build_charts
-from lockstep.report.numbers import difference, name, number, percent, ratio, several
+from lockstep.report.numbers import difference, name, number, ratio, several
 from lockstep.report.quiz import Question, build_quiz
 from lockstep.report.summary import versions
+from lockstep.report.targets import (
+    LISTED,
+    Score,
+    describe_loss,
+    describe_targets,
+    final_error,
+    first_target,
+    predict,
+    predicted_sentence,
+    score_of,
+    target_before_and_after,
+    target_in_short,
+)
 from lockstep.schedules import learning_rates
 from lockstep.trace import Trace, metric_names
 
@@ -61,7 +74,6 @@ DRAWN = {
     "orthogonal": "uniformly from the orthogonal matrices",
     "zeros": "all 0",
 }
-LISTED = 8  # classes, layers or learning rates that a list names before it is cut
 
 
 @dataclass(frozen=True)
@@ -83,14 +95,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update."""
+    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update, a score the accuracy or
+    R^2."""
 
     epoch: int
     lr: float
     train_loss: tuple[float, float]
-    train_accuracy: tuple[float, float]
+    train_score: tuple[float, float]
     held_out_loss: tuple[float, float]
-    held_out_accuracy: tuple[float, float]
+    held_out_score: tuple[float, float]
     difference: float
     observation: str
 
@@ -107,11 +120,10 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One held-out sample through the trained model; `predicted` is (torch, jax)."""
+    """One held-out sample through the trained model: each layer, what it means in both, and the truth."""
 
     layers: tuple[LayerRow, ...]
-    predicted: tuple[str, str]
-    probability: tuple[float, float]
+    predicted: str
     true: str
 
 
@@ -142,7 +154,9 @@ class Story:
     verdict: Verdict
     verdict_sentence: str
     pipeline: tuple[Stage, ...]
+    score: Score
     training: tuple[EpochRow, ...]
+    final_error: str
     prediction: Prediction
     warmup: WarmupEffect
     quiz: tuple[Question, ...]
@@ -187,8 +201,10 @@ def build_story(
             _schedule(recipe, traces, contrast),
             _training(recipe, data),
         ),
+        score=score_of(recipe.loss),
         training=_epoch_rows(recipe, traces),
-        prediction=_prediction(data, traces),
+        final_error=final_error(data, traces),
+        prediction=_prediction(recipe, data, traces),
         warmup=effect,
         quiz=build_quiz(recipe, traces, with_warmup, without),
         insight=_insight(traces, with_warmup, without, verdict),
@@ -218,15 +234,9 @@ def _pair(traces: Mapping[str, Trace], metric: str, epoch: int) -> tuple[float, 
 def _subtitle(recipe: Recipe, data: PreparedData) -> str:
     rows, features = data.train_x_ND.shape
     return (
-        f"{rows} rows, {features} features, {len(data.classes)} classes; {_optimizer(recipe)}; "
+        f"{rows} rows, {features} features, {target_in_short(data)}; {_optimizer(recipe)}; "
         f"{recipe.training.epochs} epochs in {recipe.training.dtype}"
     )
-
-
-def _named(names: Sequence[str], limit: int = LISTED) -> str:
-    shown = [name(text) for text in names[:limit]]
-    more = len(names) - limit
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
@@ -236,19 +246,12 @@ def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
 
 def _data_loading(data: PreparedData, raw: Table) -> Stage:
     rows, features = data.train_x_ND.shape
-    counts = np.bincount(data.train_y_N, minlength=len(data.classes))
-    per_class = [f"{name(text)}: {count}" for text, count in zip(data.classes[:LISTED], counts)]
-    if counts.min() == counts.max():
-        per_class = [f"{counts[0]} each"]
-    elif len(data.classes) > LISTED:
-        per_class.append(f"of all: least {counts.min()}, most {counts.max()}")
     facts = (
         Fact("to train on", f"{rows} rows x {features} features"),
         Fact("held out in addition", f"{len(data.held_out_y_N)} rows"),
-        Fact(f"{len(data.classes)} classes", _named(data.classes)),
-        Fact("training rows by class", ", ".join(per_class)),
+        *(Fact(*described) for described in describe_targets(data)),
         Fact("first row", _cells(raw.columns, raw.x_ND[0])),
-        Fact("its class", name(raw.classes[int(raw.y_N[0])])),
+        Fact(*first_target(raw)),
     )
     return Stage("Data loading", "The rows are read and split once; both frameworks are fed the same bits.", facts)
 
@@ -264,6 +267,7 @@ def _preprocessing(data: PreparedData, raw: Table) -> Stage:
         Fact("after", _cells(raw.columns, x_ND[0])),
         Fact("mean achieved", f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column"),
         Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
+        *(Fact(*described) for described in target_before_and_after(data)),
     ]
     facts += [Fact("warning", name(warning, 120)) for warning in data.warnings[:3]]
     if len(data.warnings) > 3:
@@ -415,12 +419,19 @@ def _runs(rates: Any, unit: str, first: int) -> str:
 
 
 def _optimizer(recipe: Recipe) -> str:
+    """sgd (momentum 0.9, weight decay 0): what is not off, and always momentum and weight decay."""
     knobs = asdict(recipe.optimizer)
     kind = knobs.pop("name")
-    used = ("momentum", "nesterov") if kind == "sgd" else ("beta1", "beta2", "eps")
-    shown = [f"{key} {knobs[key]:g}" for key in (*used, "weight_decay") if key != "nesterov"]
-    if knobs["nesterov"] and kind == "sgd":
-        shown.insert(1, "nesterov")
+    shown = []
+    for key, value in knobs.items():
+        if isinstance(value, bool) or value is None:
+            shown += [key] if value else []
+        elif isinstance(value, tuple):
+            shown += [f"{key} {', '.join(f'{factor:g}' for factor in value)}"] if value else []
+        elif isinstance(value, str):
+            shown += [f"{key} {value}"] if value not in ("off", "none", "all") else []
+        elif value or key in ("momentum", "weight_decay"):
+            shown.append(f"{key} {value:g}")
     return f"{kind} ({', '.join(shown).replace('_', ' ')})"
 
 
@@ -436,6 +447,7 @@ def _training(recipe: Recipe, data: PreparedData) -> Stage:
         Fact("last batch of an epoch", note),
         Fact("updates in an epoch", str(length)),
         Fact("updates in all", f"{data.epochs} x {length} = {data.updates}"),
+        Fact("loss", describe_loss(recipe.loss)),
         Fact("optimizer", _optimizer(recipe)),
         Fact("precision", recipe.training.dtype),
     )
@@ -444,12 +456,13 @@ def _training(recipe: Recipe, data: PreparedData) -> Stage:
 
 def _epoch_rows(recipe: Recipe, traces: Mapping[str, Trace]) -> tuple[EpochRow, ...]:
     rates = _epoch_rates(traces["torch"])
-    observations = _observations(recipe, traces)
+    observations, score = _observations(recipe, traces), score_of(recipe.loss).key
     rows = []
     for epoch, (rate, observation) in enumerate(zip(rates, observations)):
         pairs = {metric: _pair(traces, metric, epoch) for metric in metric_names(recipe.loss)}
         apart = difference([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
-        rows.append(EpochRow(epoch + 1, float(rate), **pairs, difference=apart, observation=observation))
+        train, held_out = ((pairs[f"{part}_loss"], pairs[f"{part}_{score}"]) for part in ("train", "held_out"))
+        rows.append(EpochRow(epoch + 1, float(rate), *train, *held_out, difference=apart, observation=observation))
     return tuple(rows)
 
 
@@ -485,7 +498,7 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
     return observations
 
 
-def _prediction(data: PreparedData, traces: Mapping[str, Trace]) -> Prediction:
+def _prediction(recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]) -> Prediction:
     torch, jax = traces["torch"].prediction, traces["jax"].prediction
     layers = [
         LayerRow(
@@ -496,20 +509,8 @@ def _prediction(data: PreparedData, traces: Mapping[str, Trace]) -> Prediction:
         )
         for layer in torch
     ]
-    found = [_most_likely(data, layers[-1].torch), _most_likely(data, layers[-1].jax)]
-    return Prediction(
-        layers=tuple(layers),
-        predicted=(found[0][0], found[1][0]),
-        probability=(found[0][1], found[1][1]),
-        true=name(data.classes[int(data.held_out_y_N[0])]),
-    )
-
-
-def _most_likely(data: PreparedData, shares: tuple[float, ...]) -> tuple[str, float]:
-    if any(math.isnan(share) for share in shares):
-        return "none (not a number)", math.nan
-    best = int(np.argmax(shares))
-    return name(data.classes[best]), shares[best]
+    found = [predict(recipe, data, layers[-1].torch), predict(recipe, data, layers[-1].jax)]
+    return Prediction(tuple(layers), *predicted_sentence(recipe, data, *zip(*found)))
 
 
 def _warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> WarmupEffect:
@@ -593,9 +594,10 @@ def _insight(
         return f"This warmup leaves every learning rate as it is. {agreement}."
     warm, cold = (float(side["torch"].series("update_norm")[0]) for side in (with_warmup, without))
     ends = [float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)]
-    right = [percent(side["torch"].metric("held_out_accuracy")[-1]) for side in (with_warmup, without)]
+    score = score_of(traces["torch"].recipe.loss)
+    scored = [score.text(float(side["torch"].metric(f"held_out_{score.key}")[-1])) for side in (with_warmup, without)]
     ended = (
-        f"The run ended at a held-out loss of {number(ends[0])} ({right[0]} % right) with warmup "
-        f"and {number(ends[1])} ({right[1]} %) without."
+        f"The run ended at a held-out loss of {number(ends[0])} ({scored[0]}) with warmup "
+        f"and {number(ends[1])} ({scored[1]}) without."
     )
     return f"{_first_update(warm, cold)} {ended} {agreement}."

@@ -5,7 +5,7 @@ from typing import Any
 
 from lockstep.diagnose.verdict import Verdict
 from lockstep.report.numbers import json_number
-from lockstep.trace import Trace
+from lockstep.trace import Trace, metric_names
 
 __all__ = ["summarise"]
 
@@ -43,6 +43,7 @@ def versions(traces: Mapping[str, Trace]) -> dict[str, str]:
 
 
 def _final(trace: Trace) -> dict[str, float | None]:
-    names = {"loss": "train_loss", "accuracy": "train_accuracy"}
-    keys = ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
-    return {key: json_number(trace.metric(names.get(key, key))[-1]) for key in keys}
+    """The last metrics, those of the training rows without their prefix; "mae" in the target's unit."""
+    unit = trace.header["target"]["scale"]
+    found = {name.removeprefix("train_"): trace.metric(name)[-1] for name in metric_names(trace.recipe.loss)}
+    return {name: json_number(value * unit if name.endswith("mae") else value) for name, value in found.items()}

@@ -1,6 +1,5 @@
 """The report in the terminal: tables and a loss chart; plain text where the output is no terminal."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lockstep.report.numbers import number, percent, several, short
+from lockstep.report.numbers import number, several, short
 from lockstep.report.quiz import Question
 from lockstep.report.story import EpochRow, Prediction, Stage, Story, WarmupEffect, select_rows
+from lockstep.report.targets import Score
 
 __all__ = ["print_story"]
 
@@ -46,14 +46,16 @@ def _print(story: Story, console: Console) -> None:
         console.print(Text(f"{i}. {stage.name}", style="bold").append(f": {stage.what}", style="not bold"), width=width)
         console.print(_facts(stage), width=width)
     _heading(console, "Training trace")
-    console.print(_training(story.training, width), width=width)
-    console.print(Text(_training_note(story.training)), width=width)
+    console.print(_training(story.training, story.score, width), width=width)
+    console.print(Text(_training_note(story.training, story.score)), width=width)
+    if story.final_error:
+        console.print(Text(story.final_error), width=width)
     console.print()
     for line in _chart(story, width):
         console.print(line, width=width, no_wrap=True)
     _heading(console, "Prediction trace")
     console.print(_prediction(story.prediction, width), width=width)
-    console.print(Text(_predicted(story.prediction)), width=width)
+    console.print(Text(f"{story.prediction.predicted} {story.prediction.true}"), width=width)
     _heading(console, "Warmup against none")
     console.print(Text(story.warmup.note), width=width)
     console.print()
@@ -102,14 +104,15 @@ def _facts(stage: Stage) -> Table:
     return table
 
 
-def _training(rows: Sequence[EpochRow], width: int) -> Table:
+def _training(rows: Sequence[EpochRow], score: Score, width: int) -> Table:
     roomy = width >= 100
     table = Table(box=box.SIMPLE_HEAD if roomy else None, pad_edge=False, padding=(0, 2 if roomy else 1, 0, 0))
     pair = "torch  jax"
     table.add_column("\nep", justify="right", no_wrap=True)
     table.add_column("\nLR", justify="left", no_wrap=True)
-    for header in (f"train loss\n{pair}", f"train %\n{pair}", f"held-out loss\n{pair}", f"held-out %\n{pair}"):
-        table.add_column(header, no_wrap=True)
+    for part in ("train", "held-out"):
+        table.add_column(f"{part} loss\n{pair}", no_wrap=True)
+        table.add_column(f"{part} {score.head}\n{pair}", no_wrap=True)
     table.add_column("max\ndiff", no_wrap=True)
     table.add_column("\nobservation", no_wrap=True)
     for row in select_rows(rows, EPOCHS):
@@ -117,9 +120,9 @@ def _training(rows: Sequence[EpochRow], width: int) -> Table:
             str(row.epoch),
             _rate(row.lr),
             _losses(row.train_loss),
-            _shares(row.train_accuracy),
+            _scores(score, row.train_score, not roomy),
             _losses(row.held_out_loss),
-            _shares(row.held_out_accuracy),
+            _scores(score, row.held_out_score, not roomy),
             "0" if row.difference == 0 else f"{row.difference:.0e}",
             Text(row.observation, style=_style(row.observation)),
         )
@@ -141,13 +144,14 @@ def _losses(pair: tuple[float, float]) -> str:
     return f"{short(pair[0]):>6} {short(pair[1]):>6}"
 
 
-def _shares(pair: tuple[float, float]) -> str:
-    return f"{percent(pair[0]):>4} {percent(pair[1]):>4}"
+def _scores(score: Score, pair: tuple[float, float], narrow: bool) -> str:
+    width = len(score.cell(0.5, narrow))
+    return " ".join(f"{score.cell(value, narrow):>{width}}" for value in pair)
 
 
-def _training_note(rows: Sequence[EpochRow]) -> str:
-    text = "Each cell holds torch, then jax. LR: the rate of the epoch's last update; %: right answers;"
-    text += " max diff: torch against jax, the largest over the four metrics."
+def _training_note(rows: Sequence[EpochRow], score: Score) -> str:
+    text = "Each cell holds torch, then jax. LR: the rate of the epoch's last update; "
+    text += f"{score.note}; max diff: torch against jax, the largest over the metrics."
     shown = len(select_rows(rows, EPOCHS))
     if shown < len(rows):
         text += f" {shown} of {len(rows)} epochs are shown."
@@ -221,17 +225,6 @@ def _prediction(prediction: Prediction, width: int) -> Table:
         cells = several(row.torch, values), several(row.jax, values)
         table.add_row(row.layer, str(len(row.torch)), *cells, apart)
     return table
-
-
-def _predicted(prediction: Prediction) -> str:
-    def share(value: float) -> str:
-        return f"{100 * value:.2f} %" if math.isfinite(value) else "nan"
-
-    torch, jax = prediction.predicted
-    return (
-        f"Predicted by torch: {torch} ({share(prediction.probability[0])}); "
-        f"by jax: {jax} ({share(prediction.probability[1])}). True class: {prediction.true}."
-    )
 
 
 def _warmup(effect: WarmupEffect) -> Table:
