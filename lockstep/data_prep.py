@@ -6,7 +6,7 @@ same bits, and `PreparedData.hash` of them stands in every trace.
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -262,7 +262,10 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         parameters=initial_parameters(recipe, len(table.columns), outputs),
         columns=table.columns,
         classes=classes,
-        warnings=tuple(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
+        warnings=(
+            *(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
+            *_model_warnings(recipe),
+        ),
         batch=recipe.training.batch,
         drop_last=recipe.training.drop_last,
         epochs=recipe.training.epochs,
@@ -278,6 +281,15 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
     )
     _check_targets(recipe, data)
     return data
+
+
+def _model_warnings(recipe: Recipe) -> Iterator[str]:
+    model = recipe.model
+    if model.norm == "batch" and model.bias and model.hidden and recipe.optimizer.name != "sgd":
+        yield (
+            "model.bias: before batch normalisation a bias has gradient 0 but for rounding, which "
+            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; false leaves them out"
+        )
 
 
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
