@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -87,6 +87,20 @@ def run(
     metavar="UPDATES",
     help="Record the parameters after every so many updates too, not at epoch ends only.",
 )
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write a checkpoint beside the trace after every N updates: <out>.<update>.checkpoint.",
+)
+@click.option(
+    "--checkpoint-unit",
+    type=click.Choice(["update", "batch"]),
+    default="update",
+    show_default=True,
+    help="What N counts; batches stop in the midst of an accumulation too: <out>.<update>+<batches>.checkpoint.",
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on from a checkpoint, whichever backend wrote it.")
 def record(
     recipe: str,
     backend: str,
@@ -96,17 +110,29 @@ def record(
     overrides: Sequence[str],
     device: str,
     parameters_every: int,
+    checkpoint_every: int | None,
+    checkpoint_unit: Literal["update", "batch"],
+    resume: Path | None,
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
+    from lockstep.checkpoint import Checkpoint, Checkpoints
     from lockstep.data_prep import prepare
     from lockstep.report.console import training_progress
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
     chosen = _recipe(recipe, data_path, target, overrides)
+    begun = Checkpoint.load(resume) if resume is not None else None
     train = _trainer(backend)
     data = prepare(chosen)
     _warn(data.warnings)
+    written: list[Path] = []
+
+    def save(checkpoint: Checkpoint) -> None:
+        place = f"{checkpoint.update}" + f"+{checkpoint.accumulated}" * bool(checkpoint.accumulated)
+        written.append(out.with_name(f"{out.stem}.{place}.checkpoint"))
+        checkpoint.save(written[-1])
+
     with training_progress() as report:
         trace = train(
             chosen,
@@ -114,10 +140,15 @@ def record(
             device=device,
             parameters_every=parameters_every,
             progress=lambda done, total: report(backend, done, total),
+            resume=begun,
+            checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
         )
     trace.save(out)
     loss = trace.metric("train_loss")[-1]
-    click.echo(f"{out}: {backend}, {data.updates} updates, training loss {loss:.6g}, data {data.hash[:12]}")
+    did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
+    if written:
+        click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
+    click.echo(f"{out}: {backend}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
 
 

@@ -14,6 +14,9 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `average/<u>/<name>` | as the parameter | their moving average, as it is read (debiased), where the recipe keeps one |
 | `prediction/<layer>` | (units,) | one held-out sample through the trained model |
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
+
+The trace of a run that went on from a checkpoint begins there: its series hold the updates from `first_update` on, its
+metrics the epochs from the one that this update is in; bounds are always those of the whole run.
 """
 
 import platform
@@ -27,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep import __version__
+from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint, position
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Loss, Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
@@ -85,8 +89,9 @@ class Trace:
     """The record of one run.
 
     `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
-    `updates_per_epoch`, `target` (its name; mean and scale that standardised a number, 0 and 1 for classes), and
-    `environment` (versions, device, threads, matmul precision).
+    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `target` (its name; mean and
+    scale that standardised a number, 0 and 1 for classes), and `environment` (versions, device, threads, matmul
+    precision).
     """
 
     header: dict[str, Any]
@@ -101,6 +106,11 @@ class Trace:
     def recipe(self) -> Recipe:
         """The recipe that was trained."""
         return Recipe.from_dict(self.header["recipe"])
+
+    @property
+    def first_update(self) -> int:
+        """The update that the series begin with, counted from 0."""
+        return int(self.header.get("first_update", 0))
 
     def series(self, name: str) -> NDArray[Any]:
         """One of `UPDATE_SERIES`, shape (T,)."""
@@ -146,6 +156,11 @@ class Trace:
         return Trace(*read_tensors(path, SCHEMA))
 
 
+def _multiples(every: int, epoch: int, length: int) -> range:
+    """Those within an epoch of this length of the multiples of `every`, counted through the whole run."""
+    return range(-(epoch * length) % every, length, every) if every else range(0)
+
+
 class Recorder:
     """Collects a run, in the same way for every backend.
 
@@ -156,6 +171,11 @@ class Recorder:
         environment: versions, device, threads, matmul precision.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         progress: told how far the run is, after each segment.
+        resume: where the run goes on from; None: at the start.
+        checkpoints: how often to write one, and where to; None: never.
+
+    Raises:
+        InputError: a checkpoint of another recipe or of other data.
     """
 
     def __init__(
@@ -167,7 +187,11 @@ class Recorder:
         environment: Mapping[str, Any],
         parameters_every: int = 0,
         progress: Progress | None = None,
+        resume: Checkpoint | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
+        if resume is not None:
+            resume.refuse_other_run(recipe, data)
         self.header: dict[str, Any] = {
             "backend": backend,
             "recipe": asdict(recipe),
@@ -176,6 +200,7 @@ class Recorder:
             "dtype": "float64" if backend == "oracle" else recipe.training.dtype,
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
+            "first_update": resume.update if resume else 0,
             "target": {"name": data.target, "mean": data.target_mean, "scale": data.target_scale},
             "environment": {
                 "lockstep": __version__,
@@ -184,25 +209,33 @@ class Recorder:
                 **environment,
             },
         }
-        self.data = data
+        self.recipe, self.data, self.backend = recipe, data, backend
         self.parameters_every = parameters_every
         self.progress = progress
+        self.checkpoints = checkpoints
         self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
         self.epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.done = 0
+        self.done: int = self.header["first_update"]
+        self.begun = self.batches = resume.batches if resume else 0
 
     def segments(self) -> Iterator[Segment]:
-        """The run cut where something is recorded: at each epoch's end, and every `parameters_every` updates."""
-        length, batches = self.data.updates_per_epoch, self.data.batches_per_epoch
-        for epoch in range(self.data.epochs):
-            first, every = epoch * length, self.parameters_every
-            cuts = {0, batches}
-            if every:
-                cuts |= {update * self.data.accumulate for update in range(-first % every, length, every)}
+        """The rest of the run cut where something is recorded: at each epoch's end, every `parameters_every` updates
+        and at each checkpoint."""
+        length, batches, many = self.data.updates_per_epoch, self.data.batches_per_epoch, self.data.accumulate
+        first_epoch, first_batch = divmod(self.batches, batches)
+        for epoch in range(first_epoch, self.data.epochs):
+            cuts = {0, batches} | {update * many for update in _multiples(self.parameters_every, epoch, length)}
+            if self.checkpoints and self.checkpoints.unit == "batch":
+                cuts |= set(_multiples(self.checkpoints.every, epoch, batches))
+            elif self.checkpoints:
+                cuts |= {update * many for update in _multiples(self.checkpoints.every, epoch, length)}
+            if epoch == first_epoch:
+                cuts = {first_batch} | {cut for cut in cuts if cut > first_batch}
             last_T = self.data.batches(epoch).last_T
             for start, stop in pairwise(sorted(cuts)):
                 self.last_T = last_T[start:stop]
+                self.batches = epoch * batches + stop
                 yield Segment(epoch, start, stop)
 
     def record_segment(self, scalars: Mapping[str, Any]) -> None:
@@ -213,8 +246,27 @@ class Recorder:
         if self.progress:
             self.progress(self.done, self.header["updates"])
 
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether a checkpoint belongs after the segment just recorded."""
+        if self.checkpoints is None:
+            return False
+        if self.checkpoints.unit == "batch":
+            return self.batches % self.checkpoints.every == 0
+        return bool(self.last_T[-1]) and self.done % self.checkpoints.every == 0
+
+    def save_checkpoint(self, arrays: Parameters) -> None:
+        """Write a checkpoint; of `arrays`, named as in one, those are kept that belong into it."""
+        assert self.checkpoints is not None
+        self.checkpoints.save(make_checkpoint(self.recipe, self.data, self.batches, self.backend, arrays))
+
     def record_parameters(self, parameters: Parameters, average: Parameters | None = None) -> None:
-        """The parameters and their average as they are now."""
+        """The parameters and their average as they are now, where they belong into the trace: never in the midst of an
+        accumulation, when running statistics have moved on already."""
+        place, every = position(self.data, self.batches), self.parameters_every
+        is_due = place["batch"] == 0 or (every and self.done % every == 0) or self.batches == self.begun
+        if place["accumulated"] or not is_due:
+            return
         for kind, tensors in (("parameters", parameters), ("average", average or {})):
             for name, array in tensors.items():
                 self.arrays[f"{kind}/{self.done}/{name}"] = np.array(array)

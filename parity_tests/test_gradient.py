@@ -232,18 +232,20 @@ def clip_after(module: Any) -> Any:
 
     def make_torch(optimizer: Any, schedules: Any, parameters: Any) -> Any:
         made, scheduler = pt_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
-        step = made.step
+        before: list[Any] = []
 
-        def clipped_step() -> None:
-            before = [p.detach().clone() for p in parameters.values()]
-            step()
+        def keep(*_: Any) -> None:
+            before[:] = [p.detach().clone() for p in parameters.values()]
+
+        def clip_changes(*_: Any) -> None:
             with torch.no_grad():
                 changes = [p - old for p, old in zip(parameters.values(), before)]
                 factor = (0.01 / torch.cat([c.ravel() for c in changes]).norm()).clamp(max=1.0)
                 for p, old, change in zip(parameters.values(), before, changes):
                     p.copy_(old + factor * change)
 
-        made.step = clipped_step  # type: ignore[method-assign,assignment]
+        made.register_step_pre_hook(keep)
+        made.register_step_post_hook(clip_changes)
         return made, scheduler
 
     return make_torch

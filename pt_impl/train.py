@@ -6,11 +6,13 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
 from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
 from pt_impl.average import export_average, start_average, update_average
+from pt_impl.checkpoint import export_state, import_state
 from pt_impl.device import describe_environment, select_device
 from pt_impl.gradient import clip, norm
 from pt_impl.loss import mean_loss, sums
@@ -134,6 +136,8 @@ def train(
     device: str = "cpu",
     parameters_every: int = 0,
     progress: Progress | None = None,
+    resume: Checkpoint | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trace:
     """Train on the recipe's data and record the run.
 
@@ -143,9 +147,11 @@ def train(
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         progress: told how far the run is.
+        resume: where to go on from, whichever backend wrote it; None: at the start.
+        checkpoints: how often to write one, and where to; None: never.
 
     Raises:
-        InputError: no such device.
+        InputError: no such device, or a checkpoint of another recipe or of other data.
     """
     place = select_device(device)
     environment = describe_environment(place)
@@ -156,6 +162,8 @@ def train(
         environment=environment,
         parameters_every=parameters_every,
         progress=progress,
+        resume=resume,
+        checkpoints=checkpoints,
     )
     data = data.cast(recipe.dtype)
     train_rows, held_out_rows = (
@@ -163,14 +171,19 @@ def train(
         for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
     )
     state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
-    recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, 0))
+    if resume is not None:
+        state = import_state(recipe, state, resume)
+    recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, recorder.done))
+    loaded = -1
     for epoch, start, stop in recorder.segments():
-        if start == 0:
-            batches = load_batches(data, epoch, place)
+        if epoch != loaded:
+            batches, loaded = load_batches(data, epoch, place), epoch
         state, scalars = segment(state, batches[start:stop])
         recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()})
         average = export_average(recipe.average, state.average, recorder.done)
         recorder.record_parameters(_parameters(state), average)
+        if recorder.checkpoint_is_due:
+            recorder.save_checkpoint(export_state(recipe, state))
         if stop == data.batches_per_epoch:
             parts = (train_rows, held_out_rows)
             recorder.record_epoch(*(evaluate(recipe.loss, state, *rows) for rows in parts))

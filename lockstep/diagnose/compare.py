@@ -64,7 +64,7 @@ def bounds_of(*traces: Trace) -> dict[str, NDArray[np.float64]] | None:
 
 
 def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
-    """Judge every array that both traces hold.
+    """Judge every array that both traces hold; of a run that went on from a checkpoint, the updates it holds.
 
     Initial parameters and learning rates must be the same bits, rounded to the lower of both precisions. All else
     must agree within the sum of both sides' bounds, an oracle's being 0; between float64 runs within `SEMANTICS` of
@@ -120,17 +120,18 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
 def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Difference]:
     """One difference for a parameter tensor; one for each update of a series, or epoch of a metric, that differs
     most (by ratio) and that is the first beyond its bound."""
-    values_a, values_b = a.arrays[name], b.arrays[name]
+    kind, _, rest = name.partition("/")
+    begin, (values_a, values_b) = _common(a, b, name)
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
-    kind, _, rest = name.partition("/")
     exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/"))
     bound: NDArray[Any] = np.zeros(())
     if exact:
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
         values_a, values_b = values_a.astype(lower), values_b.astype(lower)
     else:
-        bound = np.asarray(bounds.get(name, np.zeros(()))) * sum(trace.backend != "oracle" for trace in (a, b))
+        bound = np.asarray(bounds.get(name, np.zeros(())))
+        bound = (bound[begin:] if bound.ndim else bound) * sum(trace.backend != "oracle" for trace in (a, b))
         if a.header["recipe"]["training"]["dtype"] == "float64" and not rest.endswith("accuracy"):
             finite = np.abs(values_b[np.isfinite(values_b)])
             bound = np.maximum(bound, SEMANTICS * finite.max(initial=0.0))
@@ -152,9 +153,9 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
             done, _, tensor = rest.partition("/")
             stage, update = ("init" if done == "0" else kind), int(done) - 1
         elif kind == "updates":
-            stage, tensor, update, element = SERIES_STAGE[rest], rest, place, ()
+            stage, tensor, update, element = SERIES_STAGE[rest], rest, begin + place, ()
         else:
-            stage, tensor, update, element = "metrics", rest, (place + 1) * length - 1, ()
+            stage, tensor, update, element = "metrics", rest, (begin + place + 1) * length - 1, ()
         found.append(
             Difference(
                 stage=stage,
@@ -169,3 +170,12 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
             )
         )
     return found
+
+
+def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:
+    """The first update, or epoch, of which both traces hold the array, and both from there on."""
+    kind, length = name.partition("/")[0], a.header["updates_per_epoch"]
+    if kind in ("parameters", "average"):
+        return 0, [a.arrays[name], b.arrays[name]]
+    firsts = [trace.first_update // (length if kind == "epochs" else 1) for trace in (a, b)]
+    return max(firsts), [trace.arrays[name][max(firsts) - first :] for trace, first in zip((a, b), firsts)]

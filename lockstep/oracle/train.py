@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.average import averaged
+from lockstep.oracle.checkpoint import export_state, import_state
 from lockstep.oracle.loss import link
 from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
@@ -24,6 +26,8 @@ def train(
     device: str = "cpu",
     parameters_every: int = 0,
     progress: Progress | None = None,
+    resume: Checkpoint | None = None,
+    checkpoints: Checkpoints | None = None,
     bounds: bool = True,
 ) -> Trace:
     """Train on the recipe's data, rounded to its dtype, in float64 arithmetic.
@@ -34,6 +38,8 @@ def train(
         device: there is no choice: NumPy computes on the CPU.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         progress: told how far the run is.
+        resume: where to go on from, whichever backend wrote it; None: at the start.
+        checkpoints: how often to write one, and where to; None: never.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
@@ -47,10 +53,15 @@ def train(
         environment=environment,
         parameters_every=parameters_every,
         progress=progress,
+        resume=resume,
+        checkpoints=checkpoints,
     )
     exact, seen = Exact(), rows_of(recipe, data)
     state = initial_state(recipe, start(seen))
-    recorder.record_parameters(canonical(state.parameters | state.statistics), canonical(state.average))
+    if resume is not None:
+        state = import_state(state, resume)
+    average = averaged(recipe.average, state.average, state.updates, exact)
+    recorder.record_parameters(canonical(state.parameters | state.statistics), canonical(average))
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
         steps = trajectory(recipe, seen, exact, state)
         for segment in recorder.segments():
@@ -63,6 +74,8 @@ def train(
             average = averaged(recipe.average, state.average, state.updates, exact)
             recorder.record_segment(scalars)
             recorder.record_parameters(canonical(parameters | statistics), canonical(average))
+            if recorder.checkpoint_is_due:
+                recorder.save_checkpoint(export_state(state))
             if segment.stop == data.batches_per_epoch:
                 parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
                 found = (evaluate(parameters, statistics, *part, recipe, exact)[0] for part in parts)

@@ -1,0 +1,104 @@
+"""The state of a run, to and from a checkpoint's arrays."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lockstep.checkpoint import Checkpoint
+from lockstep.data_prep import Parameters
+from lockstep.recipe import Recipe
+from pt_impl.model import export_parameters, import_parameters
+
+__all__ = ["SLOTS", "export_state", "import_state"]
+
+SLOTS = {
+    "momentum_buffer": "momentum",
+    "exp_avg": "first",
+    "exp_avg_sq": "second",
+    "max_exp_avg_sq": "largest_second",
+    "exp_inf": "infinity",
+    "mu_product": "momentum_product",
+    "sum": "second",
+    "square_avg": "second",
+    "grad_avg": "first",
+    "acc_delta": "update_second",
+    "prev": "previous",
+    "variance": "second",
+    "row_var": "column",  # of a weight (out, in): each row has one output
+    "col_var": "row",
+}
+"""What PyTorch's optimizers call what they remember; those by hand have the canonical names."""
+
+
+def export_state(recipe: Recipe, state: Any) -> Parameters:
+    """Every array of the state, named as in a checkpoint."""
+    found = _model_arrays("parameters", state.model)
+    if state.average is not None:
+        found |= {name: a for name, a in _model_arrays("average", state.average.module).items() if "average/" in name}
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state[parameter].items() if parameter in state.optimizer.state else ():
+            if key != "step" and value is not None:
+                found[f"optimizer/{SLOTS.get(key, key)}/{name}"] = _canonical(value)
+        if parameter.grad is not None:
+            found[f"accumulated/{name}"] = _canonical(parameter.grad)
+    if state.loss is not None:
+        found["accumulated/loss"] = _canonical(state.loss)
+    return found
+
+
+def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
+    """The initial state with what the checkpoint has in its place."""
+    if checkpoint.update:
+        _import_optimizer(state, checkpoint)
+    parameters, statistics, average = (
+        {name: array.astype(recipe.dtype) for name, array in checkpoint.below(section).items()}
+        for section in ("parameters", "statistics", "average")
+    )
+    import_parameters(state.model, parameters | statistics)
+    if state.average is not None:
+        import_parameters(state.average.module, average | statistics)
+    if not checkpoint.accumulated:
+        return state
+    accumulated = checkpoint.below("accumulated")
+    for name, parameter in state.model.named_parameters():
+        parameter.grad = _own(accumulated[name], parameter)
+    return state._replace(loss=_own(accumulated["loss"], parameter))
+
+
+def _import_optimizer(state: Any, checkpoint: Checkpoint) -> None:
+    model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
+    # PyTorch makes an optimizer's state in its first step; what the step does to the parameters is replaced after it
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    slots = {f"optimizer/{name}": array for name, array in checkpoint.below("optimizer").items()}
+    for name, parameter in model.named_parameters():
+        remembered = optimizer.state[parameter]
+        for key, value in remembered.items():
+            path = f"optimizer/{SLOTS.get(key, key)}/{name}"
+            if key == "step":
+                remembered[key] = torch.full_like(value, checkpoint.update)
+            elif path in slots:
+                remembered[key] = _own(slots[path], parameter).to(value)
+    scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})
+    for group, schedule in zip(optimizer.param_groups, scheduler.lr_lambdas):
+        group["lr"] = schedule(checkpoint.update)
+
+
+def _model_arrays(section: str, model: Any) -> Parameters:
+    """Parameters under the section's name, running statistics under their own."""
+    trained = {name for name, _ in model.named_parameters()}
+    exported = export_parameters(model).items()
+    return {f"{section if name in trained else 'statistics'}/{name}": array for name, array in exported}
+
+
+def _canonical(tensor: torch.Tensor) -> Any:
+    # [out, in] -> [in, out]; of fewer dimensions there is nothing to turn
+    return tensor.detach().cpu().numpy().T
+
+
+def _own(array: Any, like: torch.Tensor) -> torch.Tensor:
+    # [in, out] -> [out, in]
+    return torch.tensor(np.ascontiguousarray(array.T) if array.ndim else array).to(like)
