@@ -4,12 +4,10 @@ Optax 0.2.8 document them.
 Every rule takes the gradient with L2 decay already in it; decoupled decay is the rule's own.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from lockstep.oracle.adam_like import RULES as ADAM_LIKE
 from lockstep.oracle.arithmetic import Array, Exact, Moments, Rule
 from lockstep.recipe import Optimizer
 
@@ -135,18 +133,14 @@ def _adafactor_step(
 def _muon(
     optimizer: Optimizer, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
 ) -> Array:
-    """All but the weights of linear layers: AdamW, or with a look ahead NAdamW."""
-    rest = _rest(optimizer)
-    return ADAM_LIKE[rest.name](rest, lr, update, parameter, gradient, moments, exact)
-
-
-@cache
-def _rest(optimizer: Optimizer) -> Optimizer:
-    knobs: dict[str, Any] = {"beta1": optimizer.beta1, "beta2": optimizer.beta2, "eps": optimizer.eps}
-    knobs["weight_decay"] = optimizer.weight_decay
-    if optimizer.nesterov_rest:
-        return Optimizer(name="nadamw", momentum_ramp=False, **knobs)
-    return Optimizer(name="adamw", **knobs)
+    """All but the weights of linear layers: AdamW, which may look ahead as `optax.adamw(nesterov=True)` does."""
+    moments["first"], ahead = _ahead(
+        "beta1", optimizer.beta1, optimizer.nesterov_rest, True, update, gradient, moments.get("first"), exact
+    )
+    second = moments["second"] = _average("beta2", optimizer.beta2, moments.get("second"), gradient**2, exact)
+    second = exact.round(second / _bias("beta2", optimizer.beta2, update, exact))
+    step = exact.round(lr * exact.round(ahead / (np.sqrt(second) + optimizer.eps)))
+    return exact.round(_decayed(optimizer, lr, parameter, exact) - step)
 
 
 def _muon_weight(
@@ -156,16 +150,17 @@ def _muon_weight(
 
     The scale of a step is "original" or that of Liu et al., arXiv:2502.16982, to match the size of AdamW's.
     """
-    beta = optimizer.momentum
-    ahead = moments["momentum"] = _average("momentum", beta, moments.get("momentum"), gradient, exact)
-    if optimizer.nesterov:
-        lead = gradient
-        if optimizer.momentum_correction:
-            ahead = exact.round(ahead / _bias(beta, update + 1, exact))
-            lead = exact.round(gradient / _bias(beta, update, exact))
-        ahead = _average("momentum", beta, ahead, lead, exact)
-    elif optimizer.momentum_correction:
-        ahead = exact.round(ahead / _bias(beta, update, exact))
+    corrects = optimizer.momentum_correction
+    moments["momentum"], ahead = _ahead(
+        "momentum",
+        optimizer.momentum,
+        optimizer.nesterov,
+        corrects,
+        update,
+        gradient,
+        moments.get("momentum"),
+        exact,
+    )
     norm = exact.round(np.sqrt((ahead**2).sum(axis=(-2, -1), keepdims=True)))
     norm = norm + optimizer.eps_norm if optimizer.eps_norm_added else np.maximum(norm, optimizer.eps_norm)
     x = exact.round(ahead / norm)
@@ -192,10 +187,30 @@ def _average(name: str, beta: float, before: Array | None, value: Array, exact: 
     return exact.round(exact.constant(name, beta) * before + share * value)
 
 
-def _bias(beta: float, update: int, exact: Exact) -> Any:
+def _bias(name: str, beta: float, update: int, exact: Exact) -> Any:
     """1 - beta^(update + 1): it magnifies by cancellation what beta was rounded by."""
-    power = exact.constant("momentum", beta) ** (update + 1)
-    return 1 - exact.constant("momentum power", power)
+    power = exact.constant(name, beta) ** (update + 1)
+    return 1 - exact.constant(f"{name} power", power)
+
+
+def _ahead(
+    name: str,
+    beta: float,
+    looks: bool,
+    corrects: bool,
+    update: int,
+    gradient: Array,
+    before: Array | None,
+    exact: Exact,
+) -> tuple[Array, Array]:
+    """The moving average of the gradient, and what is stepped along: it, or with a look ahead its next value for the
+    same gradient; either may be corrected for its start at 0."""
+    after = _average(name, beta, before, gradient, exact)
+    ahead = after
+    if corrects:
+        gradient = exact.round(gradient / _bias(name, beta, update, exact))
+        ahead = exact.round(after / _bias(name, beta, update + looks, exact))
+    return after, _average(name, beta, ahead, gradient, exact) if looks else ahead
 
 
 def _mix(before: Array | None, value: Array, share: Any, exact: Exact) -> Array:
