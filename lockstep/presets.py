@@ -321,7 +321,66 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
 }
 """Schedules as the libraries have them."""
 
-OPTIMIZER_PRESETS: dict[str, Preset] = {}
+TRAINED: dict[str, Any] = {"decay_on": None, "multipliers": None}
+DECAYED: dict[str, Any] = TRAINED | {"weight_decay": 0.0}
+RPROP = {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0}
+MUON = {"momentum": 0.95, "nesterov": True, "beta1": 0.9, "beta2": 0.999, "orthogonalisations": 5, "adjust": "original"}
+
+OPTIMIZER_PRESETS: dict[str, Preset] = {
+    "torch.adagrad": Preset(
+        "torch 2.13 Adagrad",
+        {"name": "adagrad", "eps_in_root": False},
+        DECAYED | {"eps": 1e-10, "initial_accumulator": 0.0, "lr_decay": 0.0},
+    ),
+    "optax.adagrad": Preset(
+        "optax 0.2.8 adagrad; with a weight decay after add_decayed_weights",
+        {"name": "adagrad", "eps_in_root": True, "lr_decay": 0.0},
+        DECAYED | {"eps": 1e-7, "initial_accumulator": 0.1},
+    ),
+    "torch.rmsprop": Preset(
+        "torch 2.13 RMSprop(alpha=decay)",
+        {"name": "rmsprop", "eps_in_root": False, "rate_in_momentum": False},
+        DECAYED | {"decay": 0.99, "eps": 1e-8, "centered": False, "momentum": 0.0},
+    ),
+    "optax.rmsprop": Preset(
+        "optax 0.2.8 rmsprop without bias correction or nesterov; with a weight decay after add_decayed_weights",
+        {"name": "rmsprop", "rate_in_momentum": True},
+        DECAYED | {"decay": 0.9, "eps": 1e-8, "eps_in_root": True, "centered": False, "momentum": 0.0},
+    ),
+    "torch.adadelta": Preset(
+        "torch 2.13 Adadelta(rho=decay)", {"name": "adadelta"}, DECAYED | {"decay": 0.9, "eps": 1e-6}
+    ),
+    "optax.adadelta": Preset(
+        "optax 0.2.8 adadelta(learning_rate, rho=decay); without a learning rate it ascends",
+        {"name": "adadelta"},
+        DECAYED | {"decay": 0.9, "eps": 1e-6},
+    ),
+    # there is no optax.rprop: it takes each step one update late
+    "torch.rprop": Preset("torch 2.13 Rprop(etas=(shrink, grow))", {"name": "rprop"}, TRAINED | RPROP),
+    "torch.adafactor": Preset(
+        "torch 2.13 Adafactor(beta2_decay=-decay_power, eps=(eps, eps_scale), d=clip_threshold) in float32: its "
+        "default eps is the machine epsilon of the dtype",
+        {"name": "adafactor", "eps_in_root": False, "rate_cap": True, "min_factored": 1},
+        DECAYED | {"decay_power": 0.8, "eps": 2.0**-23, "eps_scale": 1e-3, "clip_threshold": 1.0},
+    ),
+    "optax.adafactor": Preset(
+        "optax 0.2.8 adafactor, but for what a recipe cannot say: a momentum, no clipping, steps that are not scaled "
+        "by the parameter, a weight decay that is not times the learning rate",
+        {"name": "adafactor", "eps_in_root": True, "rate_cap": False, "eps_scale": 1e-3, "weight_decay": 0.0},
+        TRAINED | {"decay_power": 0.8, "eps": 1e-30, "clip_threshold": 1.0, "min_factored": 128},
+    ),
+    "torch.muon": Preset(
+        "torch 2.13 Muon for the weights, but not in bfloat16, beside AdamW with the same weight decay",
+        {"name": "muon", "momentum_correction": False, "nesterov_rest": False, "eps_norm_added": False},
+        TRAINED | MUON | {"eps": 1e-8, "eps_norm": 1e-7, "weight_decay": 0.1},
+    ),
+    "optax.muon": Preset(
+        "optax 0.2.8 contrib.muon; adjust match_rms_adamw is consistent_rms=0.2",
+        {"name": "muon", "momentum_correction": True, "eps_norm_added": True, "decay_on": "weights"},
+        MUON | {"eps": 1e-8, "weight_decay": 0.0, "multipliers": None},
+        {"nesterov_rest": "nesterov", "eps_norm": "eps"},
+    ),
+}
 """Optimizers as the libraries have them."""
 
 MODEL_PRESETS: dict[str, Preset] = {}

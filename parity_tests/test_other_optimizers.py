@@ -3,7 +3,7 @@ own classes against it where the twins do without them, and planted faults."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -394,6 +394,65 @@ def test_optax_rmsprop_has_the_rate_in_its_momentum() -> None:
         return optax.rmsprop(table_schedule(rates), decay=0.9, momentum=0.8, centered=True, eps_in_sqrt=False)
 
     assert apart(drive_optax(make, START, GRADIENTS), truth) < SEMANTICS
+
+
+# --- presets
+
+
+def whole(kind: Any, **knobs: Any) -> Callable[[dict[str, Any]], list[Any]]:
+    """One optimizer of PyTorch for all parameters."""
+    return lambda parameters: [kind(list(parameters.values()), lr=RATE, **knobs)]
+
+
+TORCH: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "torch.adagrad": whole(torch.optim.Adagrad),
+    "torch.rmsprop": whole(torch.optim.RMSprop),
+    "torch.adadelta": whole(torch.optim.Adadelta),
+    "torch.rprop": whole(torch.optim.Rprop),
+    "torch.adafactor": whole(torch.optim.Adafactor, eps=(2.0**-23, 1e-3)),  # as float32 has it, in float64
+    "torch.muon": torch_muon,
+}
+OPTAX: dict[str, Callable[..., Any]] = {
+    "optax.adagrad": optax.adagrad,
+    "optax.rmsprop": optax.rmsprop,
+    "optax.adadelta": optax.adadelta,
+    "optax.adafactor": optax.adafactor,
+    "optax.muon": optax.contrib.muon,
+}
+
+
+@pytest.mark.parametrize("preset", [*TORCH, *OPTAX])
+def test_a_preset_is_the_library_at_its_defaults(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = Recipe.from_dict({"optimizer": {"preset": preset}}).optimizer
+    if preset in TORCH:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # of Muon
+        found = drive_torch(TORCH[preset], START, GRADIENTS)
+    else:
+        found = drive_optax(lambda _: OPTAX[preset](RATE), START, GRADIENTS)
+    # Optax computes Adafactor's decay rate in float32
+    assert apart(found, expected(optimizer)) < (1e-6 if preset == "optax.adafactor" else SEMANTICS)
+
+
+def test_a_preset_takes_the_librarys_own_arguments() -> None:
+    def optimizer(preset: str, **knobs: Any) -> Optimizer:
+        return Recipe.from_dict({"optimizer": {"preset": preset, **knobs}}).optimizer
+
+    muon = optimizer("optax.muon", nesterov=False, eps=1e-4, adjust="match_rms_adamw", weight_decay=0.2)
+    assert (muon.nesterov_rest, muon.eps_norm) == (False, 1e-4)
+    made = optax.contrib.muon(RATE, nesterov=False, eps=1e-4, consistent_rms=0.2, weight_decay=0.2)
+    assert apart(drive_optax(lambda _: made, START, GRADIENTS), expected(muon)) < SEMANTICS
+    centered = {"centered": True, "momentum": 0.8, "decay": 0.8, "eps": 1e-3}
+    for eps_in_root in (True, False):
+        rmsprop = partial(optax.rmsprop, RATE, eps_in_sqrt=eps_in_root, **centered)
+        truth = expected(optimizer("optax.rmsprop", eps_in_root=eps_in_root, **centered))
+        assert apart(drive_optax(lambda _, make=rmsprop: make(), START, GRADIENTS), truth) < SEMANTICS
+    adagrad = whole(torch.optim.Adagrad, lr_decay=0.1, initial_accumulator_value=0.3, weight_decay=0.1)
+    truth = expected(optimizer("torch.adagrad", lr_decay=0.1, initial_accumulator=0.3, weight_decay=0.1))
+    assert apart(drive_torch(adagrad, START, GRADIENTS), truth) < SEMANTICS
+    adafactor = whole(torch.optim.Adafactor, beta2_decay=-0.6, d=2.0, weight_decay=0.1, eps=(1e-4, 1e-2))
+    knobs = {"decay_power": 0.6, "clip_threshold": 2.0, "weight_decay": 0.1, "eps": 1e-4, "eps_scale": 1e-2}
+    truth = expected(optimizer("torch.adafactor", **knobs))
+    assert apart(drive_torch(adafactor, START, GRADIENTS), truth) < SEMANTICS
 
 
 # --- planted faults
