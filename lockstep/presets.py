@@ -383,7 +383,32 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
 }
 """Optimizers as the libraries have them."""
 
-MODEL_PRESETS: dict[str, Preset] = {}
+SHAPE: dict[str, Any] = {"hidden": None, "bias": True, "dropout": None}
+ACTIVATED = SHAPE | {"activation": None}
+TORCH = {"init": "torch", "norm_eps": 1e-5, "norm_momentum": 0.1, "norm_variance": "unbiased"}
+FLAX: dict[str, Any] = {"init": "flax", "norm": "none"}
+FLAX_LAYER: dict[str, Any] = {"init": "flax", "norm": "layer", "norm_eps": 1e-6}
+
+MODEL_PRESETS: dict[str, Preset] = {
+    "torch": Preset("torch 2.13 nn.Linear, nn.LayerNorm, nn.BatchNorm1d", TORCH, ACTIVATED | {"norm": None}),
+    "torch.gelu": Preset("torch 2.13, with nn.GELU", TORCH | {"activation": "gelu"}, SHAPE | {"norm": None}),
+    # which eps is Flax's depends on the normalisation
+    "flax": Preset("flax 0.12 nnx.Linear", FLAX, ACTIVATED),
+    "flax.gelu": Preset("flax 0.12 nnx.Linear, with nnx.gelu", FLAX | {"activation": "gelu_tanh"}, SHAPE),
+    "flax.layer_norm": Preset(
+        "flax 0.12 nnx.Linear, nnx.LayerNorm, but with use_fast_variance=False", FLAX_LAYER, ACTIVATED
+    ),
+    "flax.gelu_layer_norm": Preset(
+        "flax 0.12 nnx.Linear, nnx.LayerNorm, but with use_fast_variance=False, and nnx.gelu",
+        FLAX_LAYER | {"activation": "gelu_tanh"},
+        SHAPE,
+    ),
+    "flax.batch_norm": Preset(
+        "flax 0.12 nnx.Linear, nnx.BatchNorm, but with use_fast_variance=False",
+        {"init": "flax", "norm": "batch", "norm_eps": 1e-5, "norm_momentum": 0.01, "norm_variance": "biased"},
+        ACTIVATED,
+    ),
+}
 """Layers as the libraries have them."""
 
 PRESETS: dict[str, dict[str, Preset]] = {

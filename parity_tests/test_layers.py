@@ -12,6 +12,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch import nn
 from torch.nn import functional
 
 import jax_impl.model
@@ -28,6 +29,7 @@ from lockstep.oracle.arithmetic import SAFETY, Exact, unit_roundoff
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import start
+from lockstep.presets import MODEL_PRESETS
 from lockstep.recipe import Recipe
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_ladder import CPU, TWINS, twin_trace
@@ -439,6 +441,46 @@ def test_torch_draws_keep_their_bits_and_a_bias_changes_no_weight() -> None:
         bias = generator.uniform(-(fan_in**-0.5), fan_in**-0.5, fan_out)
         np.testing.assert_array_equal(with_bias[f"linear{i}.bias"], bias)
         assert f"linear{i}.bias" not in without
+
+
+# --- presets
+
+
+def of_preset(name: str, **values: Any) -> Any:
+    return Recipe.from_dict({"model": {"preset": name, **values}}).model
+
+
+@pytest.mark.parametrize("name", MODEL_PRESETS)
+def test_presets_are_the_librarys_defaults(name: str) -> None:
+    model = of_preset(name)
+    layer, batch = (nn.LayerNorm(3), nn.BatchNorm1d(3)), nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    if name.startswith("torch"):
+        assert model.init == "torch"
+        assert {layer[0].eps, layer[1].eps} == {model.norm_eps}
+        assert (layer[1].momentum, model.norm_variance) == (model.norm_momentum, "unbiased")
+    else:
+        assert model.init == "flax"
+        assert model.norm == {"layer_norm": "layer", "gelu_layer_norm": "layer", "batch_norm": "batch"}.get(
+            name.partition(".")[2], "none"
+        )
+    if model.norm == "layer":
+        assert nnx.LayerNorm(3, rngs=nnx.Rngs(0)).epsilon == model.norm_eps
+    if model.norm == "batch":
+        assert (batch.epsilon, batch.momentum) == (model.norm_eps, pytest.approx(1 - model.norm_momentum))
+        assert model.norm_variance == "biased"
+    if "gelu" in name:
+        z = np.linspace(-4, 4, 101)
+        with jax.enable_x64(True):
+            theirs = nn.GELU()(torch.tensor(z)).numpy() if name.startswith("torch") else np.asarray(nnx.gelu(z))
+        np.testing.assert_allclose(activate(model.activation, z, Exact()), theirs, atol=1e-14)
+        with pytest.raises(InputError, match=r"model\.activation: .* has no such knob"):
+            of_preset(name, activation="relu")
+
+
+def test_presets_leave_the_rest_free() -> None:
+    model = of_preset("flax.batch_norm", hidden=[3], dropout=0.5, activation="elu", bias=False)
+    assert (model.hidden, model.dropout, model.activation, model.bias) == ((3,), 0.5, "elu", False)
+    assert of_preset("torch", norm="layer").norm == "layer"
 
 
 # --- planted faults
