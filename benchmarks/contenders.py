@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Recipe
+from lockstep.recipe import Loss, Recipe
 from lockstep.schedules import learning_rates
 
 __all__ = ["CONTENDERS", "Prepared"]
@@ -60,6 +60,8 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     from pt_impl import device as devices
     from pt_impl import model
 
+    if recipe.loss != Loss():
+        raise NotImplementedError(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
     place = devices.select_device(device)
     data = data.cast(recipe.dtype)
     network = model.build_model(recipe, data, place)

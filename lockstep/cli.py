@@ -26,7 +26,7 @@ set_option = click.option(
 )
 data_options = (
     click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .parquet or .npz."),
-    click.option("--target", metavar="COLUMN", help="With --data: the column that holds the class."),
+    click.option("--target", metavar="COLUMN", help="With --data: the column to predict, a class or a number."),
 )
 
 
@@ -351,7 +351,7 @@ def _recipe(recipe: str, data_path: str | None, target: str | None, overrides: S
     loaded = load_recipe(recipe)
     if data_path is not None:
         if target is None:
-            raise InputError(f"--data {data_path}: name the column that holds the class with --target COLUMN")
+            raise InputError(f"--data {data_path}: name the column to predict with --target COLUMN")
         loaded = loaded.with_values(
             {"data.source": "file", "data.path": str(Path(data_path).resolve()), "data.target": target}
         )

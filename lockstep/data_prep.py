@@ -517,7 +517,7 @@ def _read_file(data: Data, numbers: bool) -> Table:
     if not data.path:
         raise InputError('data.path: source = "file" needs a .csv, .parquet or .npz file')
     if not data.target:
-        raise InputError("data.target: name the column that holds the class (--target COLUMN)")
+        raise InputError("data.target: name the column to predict (--target COLUMN)")
     frame = _read_frame(path)
     if data.target not in frame.columns:
         hint = _nearest(data.target, frame.columns, "columns")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
@@ -123,6 +123,11 @@ class Model:
     """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights are."""
 
 
+def _named(value: Any) -> Any:
+    """A class whose name is a number may be written as one."""
+    return str(value) if type(value) is int else value
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Loss:
     """What is minimised: the mean over the rows of a batch. A knob that a loss does not have is None."""
@@ -134,7 +139,7 @@ class Loss:
     class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
     """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of the weights. []
     is 1 for each."""
-    ignored_class: str = ABSENT
+    ignored_class: Annotated[str, BeforeValidator(_named)] = ABSENT
     """Name of a class whose rows do not count in the loss; "" is none."""
     positive_weight: Annotated[float, Field(gt=0)] = ABSENT
     """Factor on the loss of the rows of the second class."""

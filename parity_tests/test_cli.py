@@ -203,7 +203,7 @@ BAD = [
     (("run", "--set", "training.batch=1001"), "training.batch: 1001 rows are more than the 1000 training rows"),
     (("run", "--set", "data.rows=2", "--set", "data.classes=3"), "data.rows: 2 rows are fewer than the 3 classes"),
     (("run", "digist"), "digist: no such recipe file, and no ready-made recipe of that name; did you mean digits?"),
-    (("run", "--data", "t.csv"), "--data t.csv: name the column that holds the class with --target COLUMN"),
+    (("run", "--data", "t.csv"), "--data t.csv: name the column to predict with --target COLUMN"),
     (("run", "--data", "missing.csv", "--target", "y"), "missing.csv: no such file"),
     (("record", "--backend", "torch", "--out", "no/such/folder"), "no folder no/such"),
     (("record", "--backend", "tensorflow", "--out", "x"), "'tensorflow' is not one of"),

@@ -723,7 +723,7 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
 def test_path_and_target_must_be_given():
     line = 'data.path: source = "file" needs a .csv, .parquet or .npz file'
     assert refusal(load_table, Recipe(data=Data(source="file", target="y"))) == line
-    line = "data.target: name the column that holds the class (--target COLUMN)"
+    line = "data.target: name the column to predict (--target COLUMN)"
     assert refusal(load_table, Recipe(data=Data(source="file", path="t.csv"))) == line
 
 

@@ -543,3 +543,9 @@ def test_the_diabetes_recipe_converges_alike() -> None:
         # a mean of the training rows would score 0; a linear least squares fit scores 0.33 on these rows
         assert trace.metric("held_out_r2")[-1] > 0.3
         assert trace.metric("held_out_loss")[-1] < 0.7 * trace.metric("held_out_loss")[0]
+
+
+def test_a_class_whose_name_is_a_number_may_be_written_as_one() -> None:
+    assert Recipe().with_overrides(["loss.ignored_class=9"]).loss.ignored_class == "9"
+    with pytest.raises(InputError, match="valid string, got True"):
+        Recipe().with_overrides(["loss.ignored_class=true"])

@@ -272,7 +272,8 @@ def _preprocessing(data: PreparedData, raw: Table) -> Stage:
     facts += [Fact("warning", name(warning, 120)) for warning in data.warnings[:3]]
     if len(data.warnings) > 3:
         facts.append(Fact("warnings", f"{len(data.warnings) - 3} more of this kind"))
-    what = "Each column is brought to mean 0 and variance 1 with the training rows' mean and deviation."
+    brought = "Each column is" if data.classes else "The target and each column are"
+    what = f"{brought} brought to mean 0 and variance 1 with the training rows' mean and deviation."
     return Stage("Preprocessing", what, tuple(facts))
 
 
