@@ -32,7 +32,7 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
     found = {}
     for section, tree in _sections(state).items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            name = _name(recipe, section, path)
+            name = _name(section, _keys(path))
             if name is not None:
                 found[name] = np.asarray(leaf)
     return found
@@ -43,7 +43,7 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
 
     def place(section: str, tree: Any) -> Any:
         def own(path: Any, leaf: jax.Array) -> jax.Array:
-            name = _name(recipe, section, path)
+            name = _name(section, _keys(path))
             if name is None:
                 return jnp.full_like(leaf, checkpoint.update)
             # both [in, out]
@@ -58,19 +58,25 @@ def _sections(state: Any) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("parameters", "statistics", "optimizer", "average", "accumulated")}
 
 
-def _name(recipe: Recipe, section: str, path: tuple[Any, ...]) -> str | None:
-    """The name of a leaf as in a checkpoint; None for a counter of updates."""
-    keys = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names on the way to a leaf; "value" is that of the variables of NNX."""
+    return tuple(key for key in jax.tree_util.keystr(path, simple=True, separator="/").split("/") if key != "value")
+
+
+def _name(section: str, keys: tuple[str, ...]) -> str | None:
+    """The name of a leaf as in a checkpoint; None for a counter of updates; its own where it is none of ours."""
     layer = next((i for i, key in enumerate(keys) if re.fullmatch(r"(linear|norm)\d+", key)), None)
-    if layer is None and section == "accumulated":
-        return "accumulated/loss"
     if layer is None:
-        assert keys[-1] in COUNTERS, keys
-        return None
-    kinds = FLAX_NAMES[keys[layer].rstrip("0123456789")]
-    parameter = f"{keys[layer]}.{next(kind for kind, name in kinds.items() if name == keys[layer + 1])}"
+        if section == "accumulated":
+            return "accumulated/loss"
+        return None if section == "optimizer" and keys[-1] in COUNTERS else "/".join((section, *keys))
+    kinds = {flax_name: kind for kind, flax_name in FLAX_NAMES[keys[layer].rstrip("0123456789")].items()}
+    if len(keys) == layer + 1 or keys[layer + 1] not in kinds:
+        return "/".join((section, *keys))
+    parameter = f"{keys[layer]}.{kinds[keys[layer + 1]]}"
+    above, below = keys[:layer], keys[layer + 2 :]
     if section != "optimizer":
-        return f"{section}/{parameter}"
-    # a field of Optax's state before the parameter, or a slot by hand after it
-    slot = keys[layer - 1] if keys[-1] == "value" else keys[-1]
+        return "/".join((section, parameter, *below))
+    # a slot by hand after the parameter, or a field of Optax's state before it
+    slot = below[0] if below else above[-1]
     return f"optimizer/{SLOTS.get(slot, slot)}/{parameter}"

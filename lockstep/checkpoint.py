@@ -28,7 +28,16 @@ from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 
-__all__ = ["Checkpoint", "Checkpoints", "as_stored", "check_names", "expected_shapes", "make_checkpoint", "position"]
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "as_stored",
+    "check_names",
+    "expected_shapes",
+    "make_checkpoint",
+    "make_header",
+    "position",
+]
 
 SCHEMA = "lockstep.checkpoint/1"
 NAMED = 5  # names in a message; more are counted
@@ -129,15 +138,9 @@ def position(data: PreparedData, batches: int) -> dict[str, int]:
             "accumulated": accumulated}  # fmt: skip
 
 
-def make_checkpoint(
-    recipe: Recipe, data: PreparedData, batches: int, backend: str, arrays: Mapping[str, NDArray[Any]]
-) -> Checkpoint:
-    """The checkpoint of a run after so many batches; of `arrays` those are kept that belong into it.
-
-    Raises:
-        InputError: arrays that are missing, or of another shape.
-    """
-    header: dict[str, Any] = {
+def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) -> dict[str, Any]:
+    """The header of a checkpoint after so many batches."""
+    return {
         "backend": backend,
         "recipe": asdict(recipe),
         "recipe_hash": recipe.hash,
@@ -146,6 +149,17 @@ def make_checkpoint(
         "batches": batches,
         **position(data, batches),
     }
+
+
+def make_checkpoint(
+    recipe: Recipe, data: PreparedData, batches: int, backend: str, arrays: Mapping[str, NDArray[Any]]
+) -> Checkpoint:
+    """The checkpoint of a run after so many batches; of `arrays` those are kept that belong into it.
+
+    Raises:
+        InputError: arrays that are missing, or of another shape.
+    """
+    header = make_header(recipe, data, batches, backend)
     expected = expected_shapes(recipe, data, header["update"], header["accumulated"])
     kept = {name: np.array(arrays[name]) for name in expected if name in arrays}
     check_names(kept, expected, f"the state of {backend}")

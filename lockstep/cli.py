@@ -153,6 +153,39 @@ def record(
 
 
 @cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--recipe", help="What is trained; where SOURCE is no lockstep checkpoint, which says so itself.")
+@recipe_options
+@click.option("--update", type=click.IntRange(min=0), metavar="N", help="Updates done, where SOURCE does not say.")
+def convert(
+    source: Path,
+    out: Path,
+    recipe: str | None,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    update: int | None,
+) -> int:
+    """Write the checkpoint SOURCE as another kind of file, OUT.
+
+    The names' ends say the kinds: .checkpoint is lockstep's, .pt and .safetensors are PyTorch's state_dict, .msgpack
+    and an Orbax folder are Flax's. Bits are kept, kernels transposed; names that are missing, extra or ambiguous are
+    refused.
+    """
+    from lockstep.convert import convert as write_as
+    from lockstep.data_prep import prepare
+
+    chosen = None
+    if recipe or overrides or data_path or target:
+        chosen = _recipe(recipe or "seed", data_path, target, overrides)
+    found = write_as(source, out, chosen, prepare, update)
+    model_only = found.header.get("model_only") or out.suffix == ".safetensors"
+    click.echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
+    return 0
+
+
+@cli.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 def compare(a: Path, b: Path) -> int:

@@ -66,13 +66,18 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
     return state._replace(loss=_own(accumulated["loss"], parameter))
 
 
+def _begin(state: Any) -> None:
+    """Let the optimizer make its state, as PyTorch does in the first step; what that does to the parameters is to be
+    replaced."""
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
 def _import_optimizer(state: Any, checkpoint: Checkpoint) -> None:
     model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
-    # PyTorch makes an optimizer's state in its first step; what the step does to the parameters is replaced after it
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    _begin(state)
     slots = {f"optimizer/{name}": array for name, array in checkpoint.below("optimizer").items()}
     for name, parameter in model.named_parameters():
         remembered = optimizer.state[parameter]
