@@ -36,8 +36,8 @@ FLAX_NAMES = {
 class MLP(nnx.Module):
     """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
-    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: Any) -> None:
-        self.model = model
+    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: Any, compute: Any) -> None:
+        self.model, self.dtype, self.compute = model, dtype, compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
             # zeros: the parameters come from data_prep
             zeros = nnx.initializers.zeros_init()
@@ -45,7 +45,7 @@ class MLP(nnx.Module):
                 inputs,
                 outputs,
                 use_bias=model.bias,
-                dtype=dtype,
+                dtype=compute,
                 param_dtype=dtype,
                 precision=jax.lax.Precision.HIGHEST,
                 kernel_init=zeros,
@@ -75,20 +75,22 @@ class MLP(nnx.Module):
             if self.model.norm != "none":
                 # only batch normalisation mixes rows
                 counted = {"count": count} if self.model.norm == "batch" else {}
-                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD, **counted)
+                normalised_BH = getattr(self, f"norm{i}")(x_BD.astype(self.dtype), **counted)
+                x_BD = found[f"norm{i}"] = normalised_BH.astype(self.compute)
             x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
             if len(masks):
                 scaled_BH = x_BD * (1 / (1 - self.model.dropout))
                 x_BD = found[f"dropout{i}"] = jnp.where(masks[i - 1], scaled_BH, 0.0)
         last = f"linear{len(self.model.hidden) + 1}"
-        return found | {last: getattr(self, last)(x_BD)}
+        return found | {last: getattr(self, last)(x_BD).astype(self.dtype)}
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
     # shapes alone: nothing is drawn, compiled or computed only to be replaced
-    model = nnx.eval_shape(lambda: MLP(layers, recipe.model, recipe.dtype))
+    compute = recipe.dtype if recipe.training.compute == "same" else np.dtype(jnp.bfloat16)
+    model = nnx.eval_shape(lambda: MLP(layers, recipe.model, recipe.dtype, compute))
     statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
     import_parameters(model, data.parameters | statistics)
     nnx.update(model, jax.device_put(nnx.state(model), device))

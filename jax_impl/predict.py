@@ -26,7 +26,7 @@ def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
         *_, outputs_1K = outputs.values()
         outputs |= link(loss, outputs_1K)
         names.extend(outputs)
-        return list(outputs.values())
+        return [values_1H.astype(outputs_1K.dtype) for values_1H in outputs.values()]
 
     graph, parameters = nnx.split(model)
     values = outputs_of(parameters)

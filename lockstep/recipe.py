@@ -494,7 +494,7 @@ class Training:
     """Precision of data, parameters, arithmetic and learning rate."""
     compute: Literal["same", "bfloat16"] = "same"
     """Precision of the products and activations, forward and backward: that of `dtype`, or bfloat16 beside parameters,
-    loss, optimizer and learning rate in `dtype` (mixed precision)."""
+    normalisation, loss, optimizer and learning rate in `dtype` (mixed precision)."""
     seed: Seed = 0
     """Seed of the initial parameters and of the order of the rows."""
 
@@ -617,8 +617,9 @@ class Recipe:
         return self.with_values(dict(_parse_override(item) for item in overrides))
 
     def with_dtype(self, dtype: Literal["float32", "float64"]) -> "Recipe":
-        """The same recipe in another precision."""
-        return replace(self, training=replace(self.training, dtype=dtype))
+        """The same recipe in another precision; in float64 nothing is computed in less."""
+        compute = "same" if dtype == "float64" else self.training.compute
+        return replace(self, training=replace(self.training, dtype=dtype, compute=compute))
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "Recipe":

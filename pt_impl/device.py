@@ -16,6 +16,7 @@ def select_device(name: str) -> torch.device:
         InputError: "gpu" where PyTorch sees none.
     """
     torch.set_float32_matmul_precision("highest")  # no TF32: both frameworks multiply in the recipe's dtype
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32
     found = torch.cuda.is_available()
     if name == "gpu" and not found:
         raise InputError(f"--device gpu: PyTorch {torch.__version__} sees no GPU on this machine")

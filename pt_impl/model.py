@@ -32,9 +32,11 @@ STATISTICS = {"running_mean": "mean", "running_var": "var"}
 class MLP(nn.Module):
     """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
-    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: list[tuple[str, int, int]], model: Model, dtype: torch.dtype, compute: torch.dtype
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.dtype, self.compute = model, dtype, compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
             # skip_init: the parameters come from data_prep
             layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=model.bias, dtype=dtype)
@@ -54,21 +56,32 @@ class MLP(nn.Module):
         """
         found = {"input": x_BD}
         for i in range(1, len(self.model.hidden) + 1):
-            x_BD = found[f"linear{i}"] = getattr(self, f"linear{i}")(x_BD)
+            x_BD = found[f"linear{i}"] = _linear(getattr(self, f"linear{i}"), x_BD, self.compute)
             if self.model.norm != "none":
-                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD)
+                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD.to(self.dtype)).to(self.compute)
             x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
             if len(masks):
                 scaled_BH = x_BD * (1 / (1 - self.model.dropout))
                 x_BD = found[f"dropout{i}"] = torch.where(masks[i - 1], scaled_BH, 0.0)
         last = f"linear{len(self.model.hidden) + 1}"
-        return found | {last: getattr(self, last)(x_BD)}
+        return found | {last: _linear(getattr(self, last), x_BD, self.compute).to(self.dtype)}
+
+
+def _linear(layer: nn.Linear, x_BD: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    """The layer in another precision than its parameters': what `nnx.Linear` does by its `dtype`."""
+    if layer.weight.dtype == compute:
+        found: torch.Tensor = layer(x_BD)
+        return found
+    bias = None if layer.bias is None else layer.bias.to(compute)
+    return functional.linear(x_BD.to(compute), layer.weight.to(compute), bias)
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: torch.device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
-    model = MLP(layers, recipe.model, getattr(torch, recipe.training.dtype))
+    dtype = getattr(torch, recipe.training.dtype)
+    compute = dtype if recipe.training.compute == "same" else torch.bfloat16
+    model = MLP(layers, recipe.model, dtype, compute)
     statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
     import_parameters(model, data.parameters | statistics)
     return model.to(device)

@@ -17,4 +17,4 @@ def trace_prediction(loss: Loss, model: MLP, x_1D: torch.Tensor) -> Parameters:
     outputs = model.outputs(x_1D)
     *_, outputs_1K = outputs.values()
     outputs |= link(loss, outputs_1K)
-    return {name: values_1H[0].cpu().numpy() for name, values_1H in outputs.items()}
+    return {name: values_1H[0].to(outputs_1K.dtype).cpu().numpy() for name, values_1H in outputs.items()}

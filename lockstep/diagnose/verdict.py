@@ -12,8 +12,9 @@ from lockstep.trace import Trace
 
 __all__ = ["Check", "Verdict", "describe_difference", "judge"]
 
-FLOAT64_OF_FLOAT32 = 2.0**-29
-"""Ratio of the unit roundoffs, 2^-53 to 2^-24: to first order rounding errors grow with the unit roundoff."""
+FLOAT64_UNIT = 2.0**-53
+UNITS = {"bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": FLOAT64_UNIT}
+"""Unit roundoffs; to first order rounding errors grow with them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
     bounds = bounds_of(traces["oracle"])
     if bounds is None:
         raise InputError("the oracle's trace has no rounding bounds")
-    scale = 1.0 if traces["torch"].header["dtype"] == "float64" else FLOAT64_OF_FLOAT32
+    training = traces["torch"].recipe.training
+    scale = FLOAT64_UNIT / UNITS[training.dtype if training.compute == "same" else training.compute]
     meant = {
         f"{backend} against oracle": compare(
             semantics[backend], semantics["oracle"], {name: bound * scale for name, bound in bounds.items()}
@@ -61,7 +63,7 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
         Check("same data, batches and initial parameters", *_exact(everything, "init", _data(traces))),
         Check("same learning rate, bit for bit", *_exact(everything, "lr", f"{_updates(traces)} updates")),
         Check("same semantics, in float64", *_bounded(meant)),
-        Check(f"the rest is rounding, in {traces['torch'].header['dtype']}", *_bounded(found)),
+        Check(f"the rest is rounding, in {_precision(traces)}", *_bounded(found)),
     )
     same = all(comparison.verdict == "identical" for comparison in everything.values())
     word = "diverged" if not all(check.passed for check in checks) else "identical" if same else "rounding"
@@ -79,6 +81,11 @@ def describe_difference(found: Difference) -> str:
 
 def _data(traces: Mapping[str, Trace]) -> str:
     return f"hash {traces['torch'].header['data_hash'][:12]}"
+
+
+def _precision(traces: Mapping[str, Trace]) -> str:
+    training = traces["torch"].recipe.training
+    return training.dtype if training.compute == "same" else f"{training.compute} and {training.dtype}"
 
 
 def _updates(traces: Mapping[str, Trace]) -> int:

@@ -3,6 +3,7 @@
 Arrays have shape (..., rows, columns); a bias is a single row. `Perturbed` adds a leading axis of members.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule", "unit_roundoff"]
+__all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule", "unit_roundoff"]
 
 Array = NDArray[np.float64]
 Moments = dict[str, Array]
@@ -23,6 +24,10 @@ SAFETY = 8.0
 """How far beyond the widest of the members a right run may lie: measured, not derived. A pilot of 72 right float32
 runs (12 seeds, three recipes) went to 4.7 times the widest of 8 members; the factor was then set, and held over 240
 runs, which share those seeds and came to 4.1 (docs/equality.md)."""
+
+
+BFLOAT16 = 2.0**-8
+"""Unit roundoff of bfloat16: 8 bits of precision."""
 
 
 def unit_roundoff(dtype: Any) -> float:
@@ -54,6 +59,16 @@ class Exact:
         """Where ReLU passes its gradient; at 0 it does not, in both frameworks."""
         return np.greater(z, 0)
 
+    @property
+    def compute(self) -> "Exact":
+        """The arithmetic of products and activations, where the recipe gives them a precision of their own."""
+        return self
+
+    def cast(self, value: Array, name: str = "") -> Array:
+        """A value that goes from the recipe's dtype to that of `compute`; of a parameter's name, the same way at each
+        update. Where both are one, nothing happens."""
+        return value
+
     def sign(self, value: Array) -> Array:
         """-1, 0 or 1."""
         signs: Array = np.sign(value)
@@ -68,11 +83,31 @@ class Perturbed(Exact):
     (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
     """
 
-    def __init__(self, members: int, unit: float, seed: int) -> None:
+    def __init__(self, members: int, unit: float, seed: int, compute_unit: float | None = None) -> None:
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
         self.constant_signs: dict[str, Array] = {}
+        self.low: Perturbed | None = None
+        self.casts = False
         self.pool: Array = np.asarray(self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64)
+        if compute_unit is not None:
+            self.low = copy.copy(self)
+            self.low.unit_M11 = self.unit_M11 * (compute_unit / unit)
+            self.low.constant_signs, self.low.casts = {}, True
+
+    @property
+    def compute(self) -> "Perturbed":
+        return self.low or self
+
+    def cast(self, value: Array, name: str = "") -> Array:
+        if not self.casts:
+            return value
+        if not name:
+            return self.round(value)
+        # a parameter that moves by less than a rounding is rounded as before: fresh signs would average out
+        if name not in self.constant_signs:
+            self.constant_signs[name] = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
+        return np.asarray(value * (1 + self.unit_M11 * self.constant_signs[name]))
 
     def dot(self, a: Array, b: Array) -> Array:
         size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)

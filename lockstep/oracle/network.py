@@ -57,21 +57,22 @@ def forward(
     """
     outputs = {"input": x_BD}
     inner: dict[str, Array] = {}
-    h_BH = x_BD
+    h_BH, low = x_BD, arithmetic.compute
     for i in range(1, len(model.hidden) + 2):
-        h_BH = arithmetic.dot(h_BH, parameters[f"linear{i}.weight"])
+        h_BH = low.dot(h_BH, low.cast(parameters[f"linear{i}.weight"], f"linear{i}.weight"))
         if model.bias:
-            bias = parameters[f"linear{i}.bias"]
-            h_BH = arithmetic.near(h_BH + bias, np.maximum(np.abs(h_BH), np.abs(bias)))
+            bias = low.cast(parameters[f"linear{i}.bias"], f"linear{i}.bias")
+            h_BH = low.near(h_BH + bias, np.maximum(np.abs(h_BH), np.abs(bias)))
         outputs[f"linear{i}"] = h_BH
         if i > len(model.hidden):
             break
         if model.norm != "none":
-            h_BH = outputs[f"norm{i}"] = _normalise(model, i, parameters, h_BH, statistics, inner, arithmetic)
+            normalised = _normalise(model, i, parameters, h_BH, statistics, inner, arithmetic)
+            h_BH = outputs[f"norm{i}"] = low.cast(normalised)
         inner[f"z{i}"] = h_BH
-        h_BH = outputs[f"{model.activation}{i}"] = activate(model.activation, h_BH, arithmetic)
+        h_BH = outputs[f"{model.activation}{i}"] = activate(model.activation, h_BH, low)
         if masks:
-            h_BH = outputs[f"dropout{i}"] = _drop(model, h_BH, masks[i - 1], arithmetic)
+            h_BH = outputs[f"dropout{i}"] = _drop(model, h_BH, masks[i - 1], low)
     return Pass(outputs, inner)
 
 
@@ -89,22 +90,25 @@ def backward(
     `passed` is of a `forward` without `statistics` and with the same `masks`.
     """
     outputs, gradients = list(passed.outputs.values()), {}
-    names = list(passed.outputs)
+    names, low = list(passed.outputs), arithmetic.compute
+    slope = low.cast(slope)
     for i in range(len(model.hidden) + 1, 0, -1):
         h_BH = outputs[names.index(f"linear{i}") - 1]
-        gradients[f"linear{i}.weight"] = arithmetic.dot(h_BH.swapaxes(-1, -2), slope)
+        gradients[f"linear{i}.weight"] = low.dot(h_BH.swapaxes(-1, -2), slope)
         if model.bias:
-            gradients[f"linear{i}.bias"] = _sum(slope, -2, arithmetic)
+            gradients[f"linear{i}.bias"] = _sum(slope, -2, low)
         if i == 1:
             break
-        slope = arithmetic.dot(slope, parameters[f"linear{i}.weight"].swapaxes(-1, -2))
+        weight = low.cast(parameters[f"linear{i}.weight"], f"linear{i}.weight")
+        slope = low.dot(slope, weight.swapaxes(-1, -2))
         if masks:
-            slope = _drop(model, slope, masks[i - 2], arithmetic)
-        bend = slope_of(model.activation, passed.inner[f"z{i - 1}"], arithmetic)
+            slope = _drop(model, slope, masks[i - 2], low)
+        bend = slope_of(model.activation, passed.inner[f"z{i - 1}"], low)
         # a factor of 0 or 1 does not round
-        slope = slope * bend if model.activation == "relu" else arithmetic.round(slope * bend)
+        slope = slope * bend if model.activation == "relu" else low.round(slope * bend)
         if model.norm != "none":
-            slope = _normalise_backward(model, i - 1, parameters, passed, slope, gradients, arithmetic)
+            normalised = _normalise_backward(model, i - 1, parameters, passed, slope, gradients, arithmetic)
+            slope = low.cast(normalised)
     return gradients
 
 

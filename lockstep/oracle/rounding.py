@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
-from lockstep.oracle.arithmetic import SAFETY, Array, Perturbed, unit_roundoff
+from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, Array, Perturbed, unit_roundoff
 from lockstep.oracle.average import averaged
 from lockstep.oracle.trajectory import canonical, evaluate, initial_state, start, trajectory
 from lockstep.recipe import Recipe
@@ -37,7 +37,8 @@ def rounding_bounds(
         `parameters/<u>/<name>` and `average/<u>/<name>` (), these for the worst element of the tensor. Bounds are
         infinite from the update on at which the oracle or a member leaves the range that the dtype can compute in.
     """
-    arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed)
+    compute = BFLOAT16 if recipe.training.compute == "bfloat16" else None
+    arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed, compute)
     members = {name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()}
     series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
     metrics: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}

@@ -1,6 +1,7 @@
 """One training run in a given arithmetic, update by update."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +49,20 @@ class Step(NamedTuple):
 
 
 def rows_of(recipe: Recipe, data: PreparedData) -> PreparedData:
-    """The data as a run of the recipe sees it, rounded to its dtype, in float64."""
-    return data.cast(recipe.dtype).cast(np.float64)
+    """The data as a run of the recipe sees it, in float64: rounded to its dtype, features to what it computes in."""
+    seen = data.cast(recipe.dtype).cast(np.float64)
+    if recipe.training.compute == "bfloat16":
+        train_x_ND, held_out_x_ND = _to_bfloat16(seen.train_x_ND), _to_bfloat16(seen.held_out_x_ND)
+        seen = replace(seen, train_x_ND=train_x_ND, held_out_x_ND=held_out_x_ND)
+        seen.__dict__["hash"] = data.hash
+    return seen
+
+
+def _to_bfloat16(values: Array) -> Array:
+    """Rounded to nearest, ties to even: bfloat16 is the upper half of a float32."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32).astype(np.float64)
 
 
 def start(data: PreparedData) -> Parameters:
