@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import Gradient, Loss, Recipe
 from lockstep.schedules import learning_rates
 
 __all__ = ["CONTENDERS", "Prepared"]
@@ -62,6 +62,8 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
 
     if recipe.loss != Loss():
         raise NotImplementedError(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
+    if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
+        raise NotImplementedError("has neither clipping, accumulation, averages nor mixed precision")
     place = devices.select_device(device)
     data = data.cast(recipe.dtype)
     network = model.build_model(recipe, data, place)

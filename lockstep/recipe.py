@@ -498,6 +498,11 @@ class Training:
     seed: Seed = 0
     """Seed of the initial parameters and of the order of the rows."""
 
+    @property
+    def precision(self) -> str:
+        """What it computes in, to be read: "float32", or "bfloat16 and float32"."""
+        return self.dtype if self.compute == "same" else f"{self.compute} and {self.dtype}"
+
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:

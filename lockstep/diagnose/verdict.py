@@ -63,7 +63,7 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
         Check("same data, batches and initial parameters", *_exact(everything, "init", _data(traces))),
         Check("same learning rate, bit for bit", *_exact(everything, "lr", f"{_updates(traces)} updates")),
         Check("same semantics, in float64", *_bounded(meant)),
-        Check(f"the rest is rounding, in {_precision(traces)}", *_bounded(found)),
+        Check(f"the rest is rounding, in {training.precision}", *_bounded(found)),
     )
     same = all(comparison.verdict == "identical" for comparison in everything.values())
     word = "diverged" if not all(check.passed for check in checks) else "identical" if same else "rounding"
@@ -81,11 +81,6 @@ def describe_difference(found: Difference) -> str:
 
 def _data(traces: Mapping[str, Trace]) -> str:
     return f"hash {traces['torch'].header['data_hash'][:12]}"
-
-
-def _precision(traces: Mapping[str, Trace]) -> str:
-    training = traces["torch"].recipe.training
-    return training.dtype if training.compute == "same" else f"{training.compute} and {training.dtype}"
 
 
 def _updates(traces: Mapping[str, Trace]) -> int:

@@ -235,7 +235,7 @@ def _subtitle(recipe: Recipe, data: PreparedData) -> str:
     rows, features = data.train_x_ND.shape
     return (
         f"{rows} rows, {features} features, {target_in_short(data)}; {_optimizer(recipe)}; "
-        f"{recipe.training.epochs} epochs in {recipe.training.dtype}"
+        f"{recipe.training.epochs} epochs in {recipe.training.precision}"
     )
 
 
@@ -436,6 +436,30 @@ def _optimizer(recipe: Recipe) -> str:
     return f"{kind} ({', '.join(shown).replace('_', ' ')})"
 
 
+def _accumulation(recipe: Recipe, data: PreparedData) -> tuple[Fact, ...]:
+    if data.accumulate == 1:
+        return ()
+    weighed = "by their rows" if recipe.gradient.accumulate_mean == "rows" else "alike"
+    return (Fact("batches in an update", f"{data.accumulate}, weighed {weighed}"),)
+
+
+def _clipping(recipe: Recipe) -> tuple[Fact, ...]:
+    gradient = recipe.gradient
+    if gradient.clip == "none":
+        return ()
+    how = {"norm": f"all together, to a norm of {gradient.clip_at:g}", "value": f"each to +-{gradient.clip_at:g}"}
+    eps = f", eps {gradient.clip_eps:g}" if gradient.clip == "norm" else ""
+    return (Fact("gradients clipped", how[gradient.clip] + eps),)
+
+
+def _average(recipe: Recipe) -> tuple[Fact, ...]:
+    average = recipe.average
+    if average.decay == 0:
+        return ()
+    start = "a copy of the initial parameters" if average.start == "copy" else "0"
+    return (Fact("average kept", f"decay {average.decay:g}, from {start}" + ", debiased" * average.debias),)
+
+
 def _training(recipe: Recipe, data: PreparedData) -> Stage:
     last = int(data.batches(0).count_T[-1])
     rows, length = len(data.train_y_N), data.updates_per_epoch
@@ -446,11 +470,14 @@ def _training(recipe: Recipe, data: PreparedData) -> Stage:
         Fact("epochs", str(data.epochs)),
         Fact("rows in a batch", str(data.batch)),
         Fact("last batch of an epoch", note),
+        *_accumulation(recipe, data),
         Fact("updates in an epoch", str(length)),
         Fact("updates in all", f"{data.epochs} x {length} = {data.updates}"),
         Fact("loss", describe_loss(recipe.loss)),
+        *_clipping(recipe),
         Fact("optimizer", _optimizer(recipe)),
-        Fact("precision", recipe.training.dtype),
+        *_average(recipe),
+        Fact("precision", recipe.training.precision),
     )
     return Stage("Training", "Both frameworks see the same batches in the same order.", facts)
 
