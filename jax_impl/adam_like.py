@@ -1,9 +1,11 @@
-"""SGD, Adam and their kin."""
+"""SGD, Adam and their kin: the library's where it has the knobs, else by hand."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lockstep.recipe import Optimizer
@@ -11,27 +13,182 @@ from lockstep.recipe import Optimizer
 __all__ = ["MAKERS"]
 
 Schedule = Callable[[jax.Array], jax.Array]
+Tree = Any
 
 
 def _sgd(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
-    return optax.sgd(schedule, momentum=optimizer.momentum or None, nesterov=optimizer.nesterov, accumulator_dtype=None)
+    made = optax.sgd(schedule, momentum=optimizer.momentum or None, nesterov=optimizer.nesterov, accumulator_dtype=None)
+    if not (optimizer.momentum and optimizer.dampening):
+        return made
+    damp = optax.scale_by_schedule(lambda update: jnp.where(update == 0, 1.0, 1 - optimizer.dampening))
+    return optax.chain(damp, made)
 
 
 def _adam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale_by_adam(
-            b1=optimizer.beta1, b2=optimizer.beta2, eps=optimizer.eps, eps_root=0.0, mu_dtype=None, nesterov=False
-        ),
-        *_decoupled(optimizer, mask),
-        optax.scale_by_learning_rate(schedule),
+    rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "mu_dtype": None}
+    # a root over moment + eps has nothing added to it
+    rule |= (
+        {"eps": 0.0, "eps_root": optimizer.eps} if optimizer.eps_in_root else {"eps": optimizer.eps, "eps_root": 0.0}
     )
+    if optimizer.amsgrad == "raw":
+        direction = _by_hand(optimizer, RawAmsgradState, _raw_amsgrad)
+    elif optimizer.amsgrad == "corrected":
+        direction = optax.scale_by_amsgrad(**rule, bias_correction_mu=True, bias_correction_nu=True)
+    else:
+        direction = optax.scale_by_adam(**rule, nesterov=False)
+    return _stepped(optimizer, schedule, mask, direction)
 
 
-def _decoupled(optimizer: Optimizer, mask: Any) -> tuple[optax.GradientTransformation, ...]:
-    """Weight decay of the parameters, for those that have it, times the learning rate that follows."""
-    if optimizer.name in ("adam",) or not optimizer.weight_decay:
-        return ()
-    return (optax.add_decayed_weights(optimizer.weight_decay, mask=mask),)
+def _nadam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
+    if optimizer.momentum_ramp:
+        return _stepped(optimizer, schedule, mask, _by_hand(optimizer, NadamState, _ramped_nadam))
+    rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "eps": optimizer.eps, "eps_root": 0.0, "mu_dtype": None}
+    return _stepped(optimizer, schedule, mask, optax.scale_by_adam(**rule, nesterov=True))
 
 
-MAKERS: dict[str, Callable[..., Any]] = {"sgd": _sgd, "adam": _adam, "adamw": _adam}
+def _radam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
+    return _stepped(optimizer, schedule, mask, _by_hand(optimizer, RadamState, _rectified))
+
+
+def _adamax(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
+    direction = optax.scale_by_adamax(b1=optimizer.beta1, b2=optimizer.beta2, eps=optimizer.eps)
+    return _stepped(optimizer, schedule, mask, direction)
+
+
+def _lamb(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
+    rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "eps": optimizer.eps, "eps_root": 0.0}
+    return optax.lamb(schedule, **rule, weight_decay=optimizer.weight_decay, mask=mask)
+
+
+def _lion(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
+    rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "mu_dtype": None}
+    return optax.lion(schedule, **rule, weight_decay=optimizer.weight_decay, mask=mask)
+
+
+def _stepped(optimizer: Optimizer, schedule: Schedule, mask: Any, direction: Any) -> optax.GradientTransformation:
+    """parameter <- parameter - lr direction, and decayed where the decay is decoupled."""
+    links = [direction, optax.scale_by_learning_rate(schedule)]
+    if optimizer.name in ("adamw", "nadamw") and optimizer.weight_decay:
+        if optimizer.decay_form == "step":
+            links.insert(1, optax.add_decayed_weights(optimizer.weight_decay, mask=mask))
+        else:
+            factor = _decay_by_factor(optimizer, schedule)
+            links.append(factor if mask is None else optax.masked(factor, mask))
+    return optax.chain(*links)
+
+
+class FactorState(NamedTuple):
+    """Of the decay by a factor: updates done."""
+
+    step: jax.Array
+
+
+def _decay_by_factor(optimizer: Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+    """Add to the steps what the factor 1 - lr weight_decay, rounded to the dtype, takes from the parameters."""
+
+    def update(steps: Tree, state: FactorState, parameters: Tree) -> tuple[Tree, FactorState]:
+        factor = 1 - schedule(state.step) * optimizer.weight_decay
+        return jax.tree.map(lambda s, p: s + (p * factor - p), steps, parameters), FactorState(state.step + 1)
+
+    return optax.GradientTransformation(lambda parameters: FactorState(jnp.zeros((), jnp.int32)), update)
+
+
+class RawAmsgradState(NamedTuple):
+    """Updates done, both moments, and the largest second one."""
+
+    step: jax.Array
+    first: Tree
+    second: Tree
+    largest_second: Tree
+
+
+class NadamState(NamedTuple):
+    """Updates done, both moments, and the product of the momenta."""
+
+    step: jax.Array
+    first: Tree
+    second: Tree
+    momentum_product: Tree
+
+
+class RadamState(NamedTuple):
+    """Updates done and both moments."""
+
+    step: jax.Array
+    first: Tree
+    second: Tree
+
+
+def _by_hand(optimizer: Optimizer, kind: Any, direction: Callable[..., Any]) -> optax.GradientTransformation:
+    """A transformation that keeps both moments, and whatever else of its state `direction` gives back by name."""
+
+    def init(parameters: Tree) -> Any:
+        slots = {name: optax.tree.zeros_like(parameters) for name in kind._fields[1:]}
+        if "momentum_product" in slots:
+            slots["momentum_product"] = jax.tree.map(lambda parameter: jnp.ones((), parameter.dtype), parameters)
+        return kind(jnp.zeros((), jnp.int32), **slots)
+
+    def update(gradients: Tree, state: Any, parameters: Tree = None) -> tuple[Tree, Any]:
+        first = optax.tree.update_moment(gradients, state.first, optimizer.beta1, 1)
+        second = optax.tree.update_moment(gradients, state.second, optimizer.beta2, 2)
+        state = state._replace(step=state.step + 1, first=first, second=second)
+        steps, more = direction(optimizer, state, gradients)
+        return steps, state._replace(**more)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _raw_amsgrad(rule: Optimizer, state: RawAmsgradState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+    bias1, bias2 = _bias(rule.beta1, state.step), _bias(rule.beta2, state.step)
+
+    def root(second: jax.Array) -> jax.Array:
+        return jnp.sqrt(second / bias2 + rule.eps) if rule.eps_in_root else jnp.sqrt(second / bias2) + rule.eps
+
+    largest = jax.tree.map(jnp.maximum, state.largest_second, state.second)
+    return jax.tree.map(lambda m, v: m / bias1 / root(v), state.first, largest), {"largest_second": largest}
+
+
+def _ramped_nadam(rule: Optimizer, state: NadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+    times = (state.step, state.step + 1)
+    now, following = (rule.beta1 * (1 - 0.5 * 0.96 ** (t * rule.momentum_decay)) for t in times)
+    bias2 = _bias(rule.beta2, state.step)
+
+    def step(g: jax.Array, m: jax.Array, v: jax.Array, product: jax.Array) -> jax.Array:
+        ahead = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
+        return ahead / (jnp.sqrt(v / bias2) + rule.eps)
+
+    products = jax.tree.map(lambda product: product * now, state.momentum_product)
+    return jax.tree.map(step, gradients, state.first, state.second, products), {"momentum_product": products}
+
+
+def _rectified(rule: Optimizer, state: RadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+    longest = 2 / (1 - rule.beta2) - 1
+    bias1, bias2 = _bias(rule.beta1, state.step), _bias(rule.beta2, state.step)
+    length = longest - 2 * state.step * (1 - bias2) / bias2
+    # no root of a negative number where it is not used: its 0 * NaN would be NaN
+    used = jnp.where(length > 5, length, 5.0)
+    shrunk = jnp.sqrt((used - 4) * (used - 2) * longest / ((longest - 4) * (longest - 2) * used))
+
+    def step(m: jax.Array, v: jax.Array) -> jax.Array:
+        root = jnp.sqrt(v / bias2) + rule.eps if rule.eps_corrected else (jnp.sqrt(v) + rule.eps) / jnp.sqrt(bias2)
+        return m / bias1 * jnp.where(length > 5, shrunk / root, 1.0)
+
+    return jax.tree.map(step, state.first, state.second), {}
+
+
+def _bias(beta: float, t: jax.Array) -> jax.Array:
+    """1 - beta^t, to the last bits: in float32 the plain form has lost 1e-5 of itself at beta 0.999 and t 1."""
+    return -jnp.expm1(t * math.log(beta)) if beta else jnp.ones(())
+
+
+MAKERS: dict[str, Callable[..., Any]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adam,
+    "nadam": _nadam,
+    "nadamw": _nadam,
+    "radam": _radam,
+    "adamax": _adamax,
+    "lamb": _lamb,
+    "lion": _lion,
+}

@@ -232,6 +232,9 @@ class Optimizer:
     """Look ahead along the momentum."""
     weight_decay: NonNegative = ABSENT
     """Decay rate; times the learning rate where it is decoupled."""
+    decay_form: Literal["factor", "step"] = ABSENT
+    """adamw, nadamw: decay by the factor 1 - lr weight_decay (PyTorch), which float32 rounds to 1 where the rate is
+    small, or as a part of the step: lr (direction + weight_decay parameter) (Optax)."""
     beta1: Decay = ABSENT
     """Decay of the first moment."""
     beta2: Decay = ABSENT
@@ -241,6 +244,8 @@ class Optimizer:
     eps_in_root: bool = ABSENT
     """eps is added inside the root. adafactor: to the squared gradient (Optax); false makes it the least root
     (PyTorch, whose default is the machine epsilon of the dtype)."""
+    eps_corrected: bool = ABSENT
+    """radam: eps is added to the root of the bias-corrected second moment (Optax), or of the raw one (PyTorch)."""
     amsgrad: Literal["off", "raw", "corrected"] = ABSENT
     """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
     momentum_ramp: bool = ABSENT
@@ -310,10 +315,10 @@ ADAM: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
     "adam": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.0},
-    "adamw": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.01},
+    "adamw": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.01, "decay_form": "factor"},
     "nadam": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.0},
-    "nadamw": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.01},
-    "radam": ADAM | {"weight_decay": 0.0},
+    "nadamw": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.01, "decay_form": "factor"},
+    "radam": ADAM | {"eps_corrected": False, "weight_decay": 0.0},
     "adamax": ADAM | {"weight_decay": 0.0},
     "lamb": ADAM | {"eps": 1e-6, "weight_decay": 0.01},
     "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01},
@@ -531,6 +536,15 @@ class Recipe:
             self.check_schedule(epochs, f"the run of {epochs} epochs (training.epochs)")
         return self
 
+    @model_validator(mode="after")
+    def _a_multiplier_a_layer(self) -> Self:
+        factors, layers = len(self.optimizer.multipliers), len(self.model.hidden) + 1
+        if factors not in (0, layers):
+            raise ValueError(
+                f"optimizer.multipliers: {factors} for {layers} linear layers (model.hidden, and the last)"
+            )
+        return self
+
     def check_schedule(self, length: int, what: str) -> None:
         """Raise ValueError where warmup and decay do not fit into T = `length`, called `what`."""
         schedule, warmup = self.schedule, self.warmup
@@ -571,8 +585,11 @@ class Recipe:
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
-        and what is in it stands in the data hash."""
-        content = asdict(self)
+        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count."""
+        content: dict[str, Any] = {
+            section: {field: value for field, value in values.items() if value is not None}
+            for section, values in asdict(self).items()
+        }
         del content["data"]["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
