@@ -31,7 +31,7 @@ def _adam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.Gradient
         {"eps": 0.0, "eps_root": optimizer.eps} if optimizer.eps_in_root else {"eps": optimizer.eps, "eps_root": 0.0}
     )
     if optimizer.amsgrad == "raw":
-        direction = _by_hand(optimizer, RawAmsgradState, _raw_amsgrad)
+        direction = _by_hand(optimizer, _RawAmsgradState, _raw_amsgrad)
     elif optimizer.amsgrad == "corrected":
         direction = optax.scale_by_amsgrad(**rule, bias_correction_mu=True, bias_correction_nu=True)
     else:
@@ -41,17 +41,24 @@ def _adam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.Gradient
 
 def _nadam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
     if optimizer.momentum_ramp:
-        return _stepped(optimizer, schedule, mask, _by_hand(optimizer, NadamState, _ramped_nadam))
+        return _stepped(optimizer, schedule, mask, _by_hand(optimizer, _NadamState, _ramped_nadam))
     rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "eps": optimizer.eps, "eps_root": 0.0, "mu_dtype": None}
     return _stepped(optimizer, schedule, mask, optax.scale_by_adam(**rule, nesterov=True))
 
 
 def _radam(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
-    return _stepped(optimizer, schedule, mask, _by_hand(optimizer, RadamState, _rectified))
+    return _stepped(optimizer, schedule, mask, _by_hand(optimizer, _RadamState, _rectified))
 
 
 def _adamax(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
-    direction = optax.scale_by_adamax(b1=optimizer.beta1, b2=optimizer.beta2, eps=optimizer.eps)
+    made = optax.scale_by_adamax(b1=optimizer.beta1, b2=optimizer.beta2, eps=optimizer.eps)
+
+    def update(gradients: Tree, state: _AdamaxState, parameters: Tree = None) -> tuple[Tree, _AdamaxState]:
+        steps, after = made.update(gradients, optax.ScaleByAdamState(*state), parameters)
+        return steps, _AdamaxState(*after)
+
+    # Optax's state calls the infinity norm what it calls a second moment
+    direction = optax.GradientTransformation(lambda parameters: _AdamaxState(*made.init(parameters)), update)
     return _stepped(optimizer, schedule, mask, direction)
 
 
@@ -77,44 +84,52 @@ def _stepped(optimizer: Optimizer, schedule: Schedule, mask: Any, direction: Any
     return optax.chain(*links)
 
 
-class FactorState(NamedTuple):
+class _FactorState(NamedTuple):
     """Of the decay by a factor: updates done."""
 
-    step: jax.Array
+    updates: jax.Array
 
 
 def _decay_by_factor(optimizer: Optimizer, schedule: Schedule) -> optax.GradientTransformation:
     """Add to the steps what the factor 1 - lr weight_decay, rounded to the dtype, takes from the parameters."""
 
-    def update(steps: Tree, state: FactorState, parameters: Tree) -> tuple[Tree, FactorState]:
-        factor = 1 - schedule(state.step) * optimizer.weight_decay
-        return jax.tree.map(lambda s, p: s + (p * factor - p), steps, parameters), FactorState(state.step + 1)
+    def update(steps: Tree, state: _FactorState, parameters: Tree) -> tuple[Tree, _FactorState]:
+        factor = 1 - schedule(state.updates) * optimizer.weight_decay
+        return jax.tree.map(lambda s, p: s + (p * factor - p), steps, parameters), _FactorState(state.updates + 1)
 
-    return optax.GradientTransformation(lambda parameters: FactorState(jnp.zeros((), jnp.int32)), update)
+    return optax.GradientTransformation(lambda parameters: _FactorState(jnp.zeros((), jnp.int32)), update)
 
 
-class RawAmsgradState(NamedTuple):
+class _AdamaxState(NamedTuple):
+    """Updates done, the first moment and the infinity norm."""
+
+    updates: jax.Array
+    first: Tree
+    infinity: Tree
+
+
+class _RawAmsgradState(NamedTuple):
     """Updates done, both moments, and the largest second one."""
 
-    step: jax.Array
+    updates: jax.Array
     first: Tree
     second: Tree
     largest_second: Tree
 
 
-class NadamState(NamedTuple):
+class _NadamState(NamedTuple):
     """Updates done, both moments, and the product of the momenta."""
 
-    step: jax.Array
+    updates: jax.Array
     first: Tree
     second: Tree
     momentum_product: Tree
 
 
-class RadamState(NamedTuple):
+class _RadamState(NamedTuple):
     """Updates done and both moments."""
 
-    step: jax.Array
+    updates: jax.Array
     first: Tree
     second: Tree
 
@@ -131,15 +146,15 @@ def _by_hand(optimizer: Optimizer, kind: Any, direction: Callable[..., Any]) -> 
     def update(gradients: Tree, state: Any, parameters: Tree = None) -> tuple[Tree, Any]:
         first = optax.tree.update_moment(gradients, state.first, optimizer.beta1, 1)
         second = optax.tree.update_moment(gradients, state.second, optimizer.beta2, 2)
-        state = state._replace(step=state.step + 1, first=first, second=second)
+        state = state._replace(updates=state.updates + 1, first=first, second=second)
         steps, more = direction(optimizer, state, gradients)
         return steps, state._replace(**more)
 
     return optax.GradientTransformation(init, update)
 
 
-def _raw_amsgrad(rule: Optimizer, state: RawAmsgradState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
-    bias1, bias2 = _bias(rule.beta1, state.step), _bias(rule.beta2, state.step)
+def _raw_amsgrad(rule: Optimizer, state: _RawAmsgradState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+    bias1, bias2 = _bias(rule.beta1, state.updates), _bias(rule.beta2, state.updates)
 
     def root(second: jax.Array) -> jax.Array:
         return jnp.sqrt(second / bias2 + rule.eps) if rule.eps_in_root else jnp.sqrt(second / bias2) + rule.eps
@@ -148,10 +163,10 @@ def _raw_amsgrad(rule: Optimizer, state: RawAmsgradState, gradients: Tree) -> tu
     return jax.tree.map(lambda m, v: m / bias1 / root(v), state.first, largest), {"largest_second": largest}
 
 
-def _ramped_nadam(rule: Optimizer, state: NadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
-    times = (state.step, state.step + 1)
+def _ramped_nadam(rule: Optimizer, state: _NadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+    times = (state.updates, state.updates + 1)
     now, following = (rule.beta1 * (1 - 0.5 * 0.96 ** (t * rule.momentum_decay)) for t in times)
-    bias2 = _bias(rule.beta2, state.step)
+    bias2 = _bias(rule.beta2, state.updates)
 
     def step(g: jax.Array, m: jax.Array, v: jax.Array, product: jax.Array) -> jax.Array:
         ahead = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
@@ -161,10 +176,10 @@ def _ramped_nadam(rule: Optimizer, state: NadamState, gradients: Tree) -> tuple[
     return jax.tree.map(step, gradients, state.first, state.second, products), {"momentum_product": products}
 
 
-def _rectified(rule: Optimizer, state: RadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
+def _rectified(rule: Optimizer, state: _RadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
     longest = 2 / (1 - rule.beta2) - 1
-    bias1, bias2 = _bias(rule.beta1, state.step), _bias(rule.beta2, state.step)
-    length = longest - 2 * state.step * (1 - bias2) / bias2
+    bias1, bias2 = _bias(rule.beta1, state.updates), _bias(rule.beta2, state.updates)
+    length = longest - 2 * state.updates * (1 - bias2) / bias2
     # no root of a negative number where it is not used: its 0 * NaN would be NaN
     used = jnp.where(length > 5, length, 5.0)
     shrunk = jnp.sqrt((used - 4) * (used - 2) * longest / ((longest - 4) * (longest - 2) * used))

@@ -85,7 +85,7 @@ class _Stepper(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in (parameter for parameter in group["params"] if parameter.grad is not None):
                 state = self.state[parameter]
-                state["step"] = state.get("step", 0) + 1
+                state["step"] = state.get("step", torch.zeros(())) + 1
                 direction = self.direction(self.rule, state, parameter, parameter.grad, group["weight_decay"])
                 parameter.sub_(group["lr"] * direction)
 
@@ -107,8 +107,9 @@ def _adam_direction(rule: Optimizer, state: State, parameter: Tensor, gradient: 
 def _nadam_direction(rule: Optimizer, state: State, parameter: Tensor, gradient: Tensor, decay: float) -> Tensor:
     first, second, _, bias2 = _two_moments(rule, state, gradient)
     pace = rule.momentum_decay if rule.momentum_ramp else 1e9
-    now, following = (rule.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (state["step"], state["step"] + 1))
-    product = state["momentum_product"] = state.get("momentum_product", 1.0) * now
+    t = int(state["step"])
+    now, following = (rule.beta1 * (1 - 0.5 * 0.96 ** (u * pace)) for u in (t, t + 1))
+    product = state["momentum_product"] = state.get("momentum_product", first.new_ones(())) * now
     ahead = following / (1 - product * following) * first + (1 - now) / (1 - product) * gradient
     direction: Tensor = ahead / ((second / bias2).sqrt() + rule.eps) + decay * parameter
     return direction
@@ -117,7 +118,7 @@ def _nadam_direction(rule: Optimizer, state: State, parameter: Tensor, gradient:
 def _radam_direction(rule: Optimizer, state: State, parameter: Tensor, gradient: Tensor, decay: float) -> Tensor:
     first, second, bias1, bias2 = _two_moments(rule, state, gradient + decay * parameter)
     longest = 2 / (1 - rule.beta2) - 1
-    length = longest - 2 * state["step"] * (1 - bias2) / bias2
+    length = longest - 2 * int(state["step"]) * (1 - bias2) / bias2
     direction: Tensor = first / bias1
     if length > 5:
         shrunk = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
@@ -143,7 +144,8 @@ def _two_moments(rule: Optimizer, state: State, gradient: Tensor) -> tuple[Tenso
     """Both moving averages, and what they lack for having begun at 0."""
     for name, beta, value in (("first", rule.beta1, gradient), ("second", rule.beta2, gradient.square())):
         state[name] = beta * state.get(name, torch.zeros_like(value)) + (1 - beta) * value
-    return state["first"], state["second"], 1 - rule.beta1 ** state["step"], 1 - rule.beta2 ** state["step"]
+    t = int(state["step"])
+    return state["first"], state["second"], 1 - rule.beta1**t, 1 - rule.beta2**t
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
