@@ -55,6 +55,10 @@ class Exact:
         """A hyperparameter, or several as an array, rounded once and then the same at every update."""
         return value
 
+    def within(self, value: Array, power: float) -> Array:
+        """A value that an evaluation raises to a power."""
+        return value
+
     def positive(self, z: Array) -> NDArray[np.bool_]:
         """Where ReLU passes its gradient; at 0 it does not, in both frameworks."""
         return np.greater(z, 0)
@@ -86,6 +90,8 @@ class Perturbed(Exact):
     def __init__(self, members: int, unit: float, seed: int, compute_unit: float | None = None) -> None:
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
+        # of float32 or, with the same range, bfloat16; with room for a sum of a few
+        self.largest = float(np.finfo(np.float64 if unit < 1e-12 else np.float32).max) / 8
         self.constant_signs: dict[str, Array] = {}
         self.low: Perturbed | None = None
         self.casts = False
@@ -111,7 +117,8 @@ class Perturbed(Exact):
 
     def dot(self, a: Array, b: Array) -> Array:
         size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)
-        return self.near(super().dot(a, b), size)
+        # a gradient multiplies such a product by another, even where a factor of 0 comes after
+        return self.within(self.near(super().dot(a, b), size), 2.0)
 
     def near(self, value: Array, size: Any) -> Array:
         signs = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
@@ -125,6 +132,10 @@ class Perturbed(Exact):
         if name not in self.constant_signs:
             self.constant_signs[name] = self._signs(np.broadcast_shapes(np.shape(value), self.unit_M11.shape))
         return value * (1 + self.unit_M11 * self.constant_signs[name])
+
+    def within(self, value: Array, power: float) -> Array:
+        # beyond the range of the dtype, or as a divisor below it, nothing is known of what follows
+        return np.where(np.abs(value) <= self.largest ** (1 / power), value, np.nan)
 
     def positive(self, z: Array) -> NDArray[np.bool_]:
         # Inputs nearer to 0 than rounding can tell fall on either side. Each such unit's sign is drawn anew,

@@ -150,7 +150,8 @@ def _normalise(
     else:
         mean = arithmetic.near(z.mean(axis=axis, keepdims=True), np.abs(z).mean(axis=axis, keepdims=True))
         centred = arithmetic.round(z - mean)
-        variance = arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True))
+        # the slope of 1 / sqrt(v) goes by v to the power of -3/2
+        variance = arithmetic.within(arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True)), 1.5)
     inverse = arithmetic.round(1 / np.sqrt(variance + arithmetic.constant("norm_eps", model.norm_eps)))
     normal = arithmetic.round(centred * inverse)
     weight, bias = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"]
