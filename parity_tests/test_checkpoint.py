@@ -125,6 +125,21 @@ def test_stopped_anywhere(pair: tuple[str, str], batches: int) -> None:
     assert_goes_on(*pair, batches, small_recipe(**FULL))
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+@pytest.mark.parametrize("batches", range(1, 24))
+def test_stopped_everywhere(writer: str, reader: str, batches: int) -> None:
+    assert_goes_on(writer, reader, batches, small_recipe(**FULL))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "everything"])
+@pytest.mark.parametrize("batches", [1, 2, 3, 7, 11])
+@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+def test_every_optimizer_stopped_elsewhere(variant: str, batches: int, writer: str, reader: str) -> None:
+    assert_goes_on(writer, reader, batches, small_recipe(**VARIANTS[variant]))
+
+
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "everything"])
 @pytest.mark.parametrize(("writer", "reader"), [("torch", "jax"), ("jax", "torch"), ("oracle", "jax")])
 def test_every_optimizer_goes_on(variant: str, writer: str, reader: str) -> None:
