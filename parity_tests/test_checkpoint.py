@@ -67,7 +67,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer__centered": True,
         "optimizer__momentum": 0.5,
     },
-    "amsgrad": {"training__dtype": "float64", "optimizer__name": "adam", "optimizer__amsgrad": "corrected"},
+    **{
+        f"amsgrad {form}": {"training__dtype": "float64", "optimizer__name": "adam", "optimizer__amsgrad": form}
+        for form in ("raw", "corrected")
+    },
+    "nadam without ramp": {
+        "training__dtype": "float64",
+        "optimizer__name": "nadam",
+        "optimizer__momentum_ramp": False,
+    },
+    "muon, nadamw": {"training__dtype": "float64", "optimizer__name": "muon", "optimizer__nesterov_rest": True},
+    "dampening": {"training__dtype": "float64", "optimizer__dampening": 0.5},
 }
 
 

@@ -50,7 +50,7 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
 def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
     """The initial state with what the checkpoint has in its place."""
     if checkpoint.update:
-        _import_optimizer(state, checkpoint)
+        _import_optimizer(recipe, state, checkpoint)
     parameters, statistics, average = (
         {name: array.astype(recipe.dtype) for name, array in checkpoint.below(section).items()}
         for section in ("parameters", "statistics", "average")
@@ -75,7 +75,7 @@ def _begin(state: Any) -> None:
     state.optimizer.zero_grad(set_to_none=True)
 
 
-def _import_optimizer(state: Any, checkpoint: Checkpoint) -> None:
+def _import_optimizer(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> None:
     model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
     _begin(state)
     slots = {f"optimizer/{name}": array for name, array in checkpoint.below("optimizer").items()}
@@ -87,6 +87,9 @@ def _import_optimizer(state: Any, checkpoint: Checkpoint) -> None:
                 remembered[key] = torch.full_like(value, checkpoint.update)
             elif path in slots:
                 remembered[key] = _own(slots[path], parameter).to(value)
+            elif SLOTS.get(key, key) == "momentum_product":
+                # without a ramp a power of beta1, which no checkpoint holds
+                remembered[key] = torch.full_like(value, recipe.optimizer.beta1**checkpoint.update)
     scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})
     for group, schedule in zip(optimizer.param_groups, scheduler.lr_lambdas):
         group["lr"] = schedule(checkpoint.update)

@@ -55,8 +55,10 @@ def _nadam(
     """Dozat (ICLR workshop 2016), with the product of all beta1 so far in place of a power, as in PyTorch."""
     first, second = _two_moments(optimizer, gradient, moments, exact)
     now, following = (exact.constant(f"momentum {i}", _ramped(optimizer, update + 1 + i)) for i in range(2))
-    product = exact.round(np.atleast_2d(moments.get("momentum_product", np.ones(()))) * now)
-    moments["momentum_product"] = product if product.ndim > 2 else product[0, 0]  # a number, or one a member
+    before = moments.get("momentum_product", np.ones(())) if optimizer.momentum_ramp else np.asarray(now**update)
+    product = exact.round(np.atleast_2d(before) * now)
+    if optimizer.momentum_ramp:  # else a power, which nobody need remember
+        moments["momentum_product"] = product if product.ndim > 2 else product[0, 0]  # a number, or one a member
     ahead = exact.round(following / (1 - product * following) * first)
     here = exact.round((1 - now) / (1 - product) * gradient)
     root = np.sqrt(exact.round(second / _bias("beta2", optimizer.beta2, update, exact))) + optimizer.eps
