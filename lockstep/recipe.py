@@ -29,6 +29,7 @@ __all__ = [
     "Schedule",
     "Training",
     "load_recipe",
+    "parse_value",
     "ready_made_recipes",
 ]
 
@@ -751,11 +752,16 @@ def _parse_override(item: str) -> tuple[str, Any]:
     name, equals, text = item.partition("=")
     if not equals:
         raise InputError(f"--set {_printable(item)}: must be section.field=value")
+    return name.strip(), parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A value as in TOML; a bare word is a string."""
     try:
         content = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         content = {}
-    return name.strip(), content["value"] if content.keys() == {"value"} else text.strip()
+    return content["value"] if content.keys() == {"value"} else text.strip()
 
 
 def _description(values: Any, field: str) -> str:

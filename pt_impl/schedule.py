@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["make_schedule"]
+__all__ = ["applied_rates", "make_schedule"]
 
 
 def make_schedule(table_T: NDArray[Any]) -> Callable[[int], float]:
@@ -14,3 +17,29 @@ def make_schedule(table_T: NDArray[Any]) -> Callable[[int], float]:
     Past the last update the last rate holds: `LambdaLR.step` asks once more after it.
     """
     return lambda update: float(table_T[min(update, len(table_T) - 1)])
+
+
+def applied_rates(table_T: NDArray[Any]) -> NDArray[Any]:
+    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning rates as applied."""
+    parameter = torch.nn.Parameter(torch.zeros((), dtype=torch.from_numpy(table_T).dtype))
+    optimizer = torch.optim.SGD(
+        [parameter],
+        lr=1.0,
+        momentum=0.0,
+        dampening=0.0,
+        weight_decay=0.0,
+        nesterov=False,
+        maximize=False,
+        foreach=False,
+        differentiable=False,
+        fused=False,
+    )
+    scheduler = LambdaLR(optimizer, make_schedule(table_T))
+    parameter.grad, parameter_T = torch.ones_like(parameter), np.empty_like(table_T)
+    value = parameter.detach()
+    for update in range(len(table_T)):
+        value.zero_()
+        optimizer.step()
+        scheduler.step()
+        parameter_T[update] = value.item()
+    return 0 - parameter_T

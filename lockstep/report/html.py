@@ -10,7 +10,7 @@ from lockstep.report.curves import Chart
 from lockstep.report.numbers import json_number, number, several, short
 from lockstep.report.story import Story, select_rows
 
-__all__ = ["render_html"]
+__all__ = ["plotly_script", "render_html"]
 
 EPOCHS = 200
 LAYERS = 40
@@ -30,11 +30,12 @@ def render_html(story: Story) -> str:
         hidden_layers=max(len(layers) - LAYERS, 0),
         charts={chart.key: chart for chart in story.charts},
         chart_json=_embedded({chart.key: _plain(chart) for chart in story.charts}),
-        plotly=_plotly(),
+        plotly=plotly_script(),
     )
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Plotly's script, fit to stand inside a script element."""
     # the file alone: `import plotly.graph_objects` takes seconds
     script = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     return script.replace("</script", "<\\/script")
