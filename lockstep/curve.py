@@ -63,7 +63,7 @@ def gap(a: Curve, b: Curve) -> Gap:
         return Gap(len(apart), None, None)
     difference = np.abs(a.rates_T - b.rates_T)
     # the first of those that rounding alone tells apart
-    return Gap(int((~apart).sum()), int(apart.argmax()), int((difference >= difference.max() * (1 - 1e-9)).argmax()))
+    return Gap(int((~apart).sum()), int(apart.argmax()), int((difference >= difference.max() * (1 - 1e-12)).argmax()))
 
 
 def preset_curve(written: str, *, peak: float | None, warmup: int | None, updates: int, length: int | None) -> Curve:

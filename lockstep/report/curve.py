@@ -37,8 +37,10 @@ def print_curves(curves: Sequence[Curve], console: Console) -> None:
     if len(curves) > 1:
         for letter, curve in letters.items():
             console.print(Text(f"  {letter}  {curve.name}"), width=width)
-    console.print(_knobs(letters), width=width)
-    console.print(_rates(letters, width), width=width)
+    for part in _parts(letters, (width - 14) // 13):  # a name such as inverse_sqrt stays whole
+        console.print(_knobs(letters, part), width=width)
+    for part in _parts(letters, (width - 25) // 11):
+        console.print(_rates(letters, part, width), width=width)
     first, *others = letters.items()
     for other in others:
         console.print(Text(_gap(first, other)), width=width)
@@ -50,18 +52,24 @@ def _letters(curves: Sequence[Curve]) -> dict[str, Curve]:
     return dict(zip(ascii_lowercase, curves))
 
 
-def _knobs(letters: Mapping[str, Curve]) -> Table:
+def _parts(letters: Mapping[str, Curve], most: int) -> list[list[str]]:
+    """The letters in as few tables as have room for them, of much the same width."""
+    tables = -(-len(letters) // max(1, most))
+    return [part.tolist() for part in np.array_split(list(letters), tables)]
+
+
+def _knobs(letters: Mapping[str, Curve], part: Sequence[str]) -> Table:
     knobs = {letter: knobs_of(curve) for letter, curve in letters.items()}
     every = list(dict.fromkeys(knob for having in knobs.values() for knob in having))
     shown = [knob for knob in every if len({str(having.get(knob)) for having in knobs.values()}) > 1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("knob", no_wrap=True)
-    for letter in letters:
+    for letter in part:
         table.add_column(letter if len(letters) > 1 else "", overflow="fold")
     for knob in shown if len(letters) > 1 else every:
-        table.add_row(knob, *(escape(_value(having.get(knob))) for having in knobs.values()))
+        table.add_row(knob, *(escape(_value(knobs[letter].get(knob))) for letter in part))
     if not table.row_count:
-        table.add_row("all the same", *("" for _ in letters))
+        table.add_row("all the same", *("" for _ in part))
     return table
 
 
@@ -71,16 +79,16 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _rates(letters: Mapping[str, Curve], width: int) -> Table:
+def _rates(letters: Mapping[str, Curve], part: Sequence[str], width: int) -> Table:
     marks = marked_updates(list(letters.values()))
-    roomy = len(letters) * 12 + 30 <= width
+    roomy = len(part) * 12 + 30 <= width
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("update", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for letter in letters:
-        table.add_column(letter, justify="right", overflow="fold")
+    table.add_column("", min_width=14)
+    for letter in part:
+        table.add_column(letter, justify="right", no_wrap=True)
     for update, what in marks.items():
-        rates = (number(float(curve.rates_T[update]), 6 if roomy else 3) for curve in letters.values())
+        rates = (number(float(letters[letter].rates_T[update]), 6 if roomy else 4) for letter in part)
         table.add_row(str(update), what, *rates)
     return table
 
