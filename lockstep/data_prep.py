@@ -7,7 +7,7 @@ same bits, and `PreparedData.hash` of them stands in every trace.
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
+from lockstep.groups import decay_warnings
 from lockstep.initialise import draw_bias, draw_weight
 from lockstep.recipe import Data, Model, Recipe
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
@@ -280,7 +281,7 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
         dropout=recipe.model.dropout,
     )
     _check_targets(recipe, data)
-    return data
+    return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
 
 
 def _model_warnings(recipe: Recipe) -> Iterator[str]:

@@ -326,7 +326,52 @@ DECAYED: dict[str, Any] = TRAINED | {"weight_decay": 0.0}
 RPROP = {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0}
 MUON = {"momentum": 0.95, "nesterov": True, "beta1": 0.9, "beta2": 0.999, "orthogonalisations": 5, "adjust": "original"}
 
+SGD: dict[str, Any] = DECAYED | {"momentum": 0.0, "nesterov": False}
+BETAS: dict[str, Any] = TRAINED | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+L2 = BETAS | {"weight_decay": 0.0}
+AFTER_DECAY = "; with a weight decay after add_decayed_weights"
+ADAM = {"name": "adam", "eps_in_root": False}
+ADAMW = {"name": "adamw", "eps_in_root": False}
+CONSTANT_MOMENTUM = {"momentum_ramp": False, "momentum_decay": 0.004}  # without a ramp its pace is no matter
+
 OPTIMIZER_PRESETS: dict[str, Preset] = {
+    "torch.sgd": Preset("torch 2.13 SGD", {"name": "sgd"}, SGD | {"dampening": 0.0}),
+    "optax.sgd": Preset(f"optax 0.2.8 sgd{AFTER_DECAY}", {"name": "sgd", "dampening": 0.0}, SGD),
+    "torch.adam": Preset("torch 2.13 Adam", ADAM | {"amsgrad": "off"}, L2),
+    "optax.adam": Preset(f"optax 0.2.8 adam{AFTER_DECAY}", ADAM | {"amsgrad": "off"}, L2),
+    "torch.amsgrad": Preset("torch 2.13 Adam(amsgrad=True)", ADAM | {"amsgrad": "raw"}, L2),
+    "optax.amsgrad": Preset(f"optax 0.2.8 amsgrad{AFTER_DECAY}", ADAM | {"amsgrad": "corrected"}, L2),
+    "torch.adamw": Preset(
+        "torch 2.13 AdamW", ADAMW | {"amsgrad": "off", "decay_form": "factor"}, BETAS | {"weight_decay": 0.01}
+    ),
+    "optax.adamw": Preset(
+        "optax 0.2.8 adamw", ADAMW | {"amsgrad": "off", "decay_form": "step"}, BETAS | {"weight_decay": 1e-4}
+    ),
+    "torch.nadam": Preset(
+        "torch 2.13 NAdam, but with its mu_product in the recipe's dtype",
+        {"name": "nadam", "momentum_ramp": True},
+        L2 | {"momentum_decay": 0.004},
+    ),
+    "optax.nadam": Preset(f"optax 0.2.8 nadam{AFTER_DECAY}", {"name": "nadam"} | CONSTANT_MOMENTUM, L2),
+    "torch.nadamw": Preset(
+        "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the recipe's dtype",
+        {"name": "nadamw", "momentum_ramp": True, "decay_form": "factor"},
+        L2 | {"momentum_decay": 0.004},
+    ),
+    "optax.nadamw": Preset(
+        "optax 0.2.8 nadamw",
+        {"name": "nadamw", "decay_form": "step"} | CONSTANT_MOMENTUM,
+        BETAS | {"weight_decay": 1e-4},
+    ),
+    "torch.radam": Preset("torch 2.13 RAdam", {"name": "radam", "eps_corrected": False}, L2),
+    "optax.radam": Preset(f"optax 0.2.8 radam{AFTER_DECAY}", {"name": "radam", "eps_corrected": True}, L2),
+    "torch.adamax": Preset("torch 2.13 Adamax", {"name": "adamax"}, L2),
+    "optax.adamax": Preset(f"optax 0.2.8 adamax{AFTER_DECAY}", {"name": "adamax"}, L2),
+    # PyTorch has neither LAMB nor Lion
+    "optax.lamb": Preset("optax 0.2.8 lamb", {"name": "lamb"}, L2 | {"eps": 1e-6}),
+    "optax.lion": Preset(
+        "optax 0.2.8 lion", {"name": "lion"}, TRAINED | {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3}
+    ),
     "torch.adagrad": Preset(
         "torch 2.13 Adagrad",
         {"name": "adagrad", "eps_in_root": False},
