@@ -73,9 +73,10 @@ def decay_warnings(recipe: Recipe, updates_per_epoch: int) -> Iterator[str]:
     if none_T.any() or abs(share) >= NOTABLE:
         places = f"rounds to 1 at {none_T.sum()} of {none_T.size} updates ({_ranges(none_T)})" if none_T.any() else ""
         places = places or f"is rounded in steps of 2^-24 that are coarse beside {wanted_LT.max():.1g}"
+        change = f"{100 * abs(share):.3g} % of the run's decay is {'lost' if share >= 0 else 'added'}"
         yield (
-            f"optimizer.weight_decay: in float32, 1 - lr weight_decay {places}: {100 * abs(share):.2g} % of the run's decay is "
-            f'{"lost" if share >= 0 else "added"}; optimizer.decay_form = "step" keeps it'
+            f"optimizer.weight_decay: in float32, 1 - lr weight_decay {places}: {change}; "
+            'optimizer.decay_form = "step" keeps it in the mean'
         )
 
 

@@ -235,7 +235,7 @@ class Optimizer:
     """Decay rate; times the learning rate where it is decoupled."""
     decay_form: Literal["factor", "step"] = ABSENT
     """adamw, nadamw: decay by the factor 1 - lr weight_decay (PyTorch), which float32 rounds to 1 where the rate is
-    small, or as a part of the step: lr (direction + weight_decay parameter) (Optax)."""
+    small, or as a part of the step: lr (direction + weight_decay parameter) (Optax), which it keeps in the mean."""
     beta1: Decay = ABSENT
     """Decay of the first moment."""
     beta2: Decay = ABSENT

@@ -193,7 +193,7 @@ def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, bac
         optimizer, scheduler = pt_impl.optimizer.make_optimizer(recipe.optimizer, schedules, parameters)
         for update in range(200):
             assert pt_impl.optimizer.learning_rate(optimizer, schedules[0]) == tables[0][update]
-            for name, parameter in parameters.items():
+            for parameter in parameters.values():
                 parameter.data.zero_()
                 parameter.grad = torch.ones_like(parameter)
             optimizer.step()
@@ -229,39 +229,38 @@ def test_multipliers_must_be_one_a_layer() -> None:
 
 
 def decay_kept(backend: str, form: str, rate: float) -> float:
-    """Share of its weight decay that AdamW does in float32, over 2000 updates with gradients of random signs."""
+    """Share of its weight decay that AdamW does in float32, over 2000 updates with random gradients."""
     generator = np.random.default_rng(0)
     starts = generator.uniform(0.5, 1.0, size=(200, 5)).astype(np.float32)
-    signs = np.sign(generator.normal(size=(2000, 200, 5))).astype(np.float32)
+    noise = generator.normal(size=(2000, 200, 5)).astype(np.float32)
     ends = {}
     for decay in (0.0, 0.01):
-        # no memory: each step is the rate times a sign
-        knobs = {"beta1": 0.0, "beta2": 0.0, "eps": 1e-30}
-        optimizer = Optimizer(name="adamw", decay_form=form, weight_decay=decay, **knobs)
+        optimizer = Optimizer(name="adamw", decay_form=form, weight_decay=decay)
         if backend == "torch":
             parameter = torch.nn.Parameter(torch.from_numpy(starts.copy()))
             made, _ = pt_impl.optimizer.make_optimizer(optimizer, {0: lambda _: rate}, {"linear1.weight": parameter})
-            for sign in signs:
-                parameter.grad = torch.from_numpy(sign)
+            for gradient in noise:
+                parameter.grad = torch.from_numpy(gradient)
                 made.step()
             ends[decay] = parameter.detach().numpy().astype(np.float64)
         else:
             tree = {"linear1": {"kernel": jnp.asarray(starts)}}
             transformation, state = jax_impl.optimizer.make_optimizer(optimizer, {0: lambda _: jnp.float32(rate)}, tree)
 
-            def step(carry: Any, sign: Any, transformation: Any = transformation) -> Any:
+            def step(carry: Any, gradient: Any, transformation: Any = transformation) -> Any:
                 tree, state = carry
-                changes, state = transformation.update({"linear1": {"kernel": sign}}, state, tree)
+                changes, state = transformation.update({"linear1": {"kernel": gradient}}, state, tree)
                 return (optax.apply_updates(tree, changes), state), None
 
-            run = jax.jit(lambda carry, signs, step=step: jax.lax.scan(step, carry, signs)[0])
-            ends[decay] = np.asarray(run((tree, state), signs)[0]["linear1"]["kernel"], np.float64)
+            run = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, noise)[0])
+            ends[decay] = np.asarray(run((tree, state))[0]["linear1"]["kernel"], np.float64)
     return float((ends[0.0] - ends[0.01]).mean() / (starts.mean() * rate * 0.01 * 2000))
 
 
 def test_float32_loses_the_decay_as_a_factor_and_keeps_it_as_a_step(backend: str) -> None:
     assert decay_kept(backend, "factor", 1e-6) == 0
-    assert 0.9 < decay_kept(backend, "step", 1e-6) < 1.1
+    # in the mean: what is less than half a last bit of the parameter turns the rounding of some steps
+    assert 0.97 < decay_kept(backend, "step", 1e-6) < 1.03
     assert 0.99 < decay_kept(backend, "factor", 1e-3) < 1.01
 
 
@@ -280,7 +279,7 @@ def test_lost_decay_is_told_with_its_updates_and_share() -> None:
     assert told({"name": "adamw"}, 1e-2) == []
     assert told({"name": "adam", "weight_decay": 0.01}, 1e-6) == []
     (line,) = told({"name": "adamw"}, 2e-5)  # lr weight_decay is 2e-7: 3.4 steps of 2^-24, rounded to 3
-    assert "rounds to 1 at 2 of 200 updates (0 to 1): 11 % of the run's decay is lost" in line
+    assert "rounds to 1 at 2 of 200 updates (0 to 1): 9.89 % of the run's decay is lost" in line
     (line,) = told({"name": "adamw", "multipliers": (1.0, 1e-4)}, 1e-2)
     assert "of 200 updates" in line
 
@@ -379,10 +378,10 @@ FAULTS: list[tuple[str, dict[str, Any], int]] = [
     ("adam", {"eps_in_root": True}, 0),
     ("adam L2", {"name": "adamw", "decay_form": "step"}, 0),
     ("adam amsgrad", {"amsgrad": "corrected"}, 1),
-    ("adam amsgrad corrected", {"amsgrad": "off"}, 4),
+    ("adam amsgrad corrected", {"amsgrad": "off"}, 1),
     ("adamw", {"weight_decay": 1e-4}, 0),
     ("adamw", {"decay_on": "weights"}, 0),
-    ("adamw groups", {"multipliers": (2.0, 0.5)}, 0),
+    ("adamw groups", {"multipliers": ()}, 0),
     ("nadam", {"momentum_ramp": False}, 0),
     ("nadam", {"momentum_decay": 0.005}, 0),
     ("nadamw", {"name": "nadam", "decay_form": None}, 0),
@@ -416,4 +415,6 @@ def test_fault_is_caught(
     jax_impl.train.make_segment.cache_clear()
     assert found.verdict == "diverged"
     assert found.first is not None
-    assert (found.first.stage, found.first.update) == ("update", update)
+    # not decaying the biases is too little to be seen in the norm of LAMB's step
+    stage = "parameters" if (variant, fault) == ("lamb", {"decay_on": "weights"}) else "update"
+    assert (found.first.stage, found.first.update) == (stage, update)
