@@ -41,7 +41,11 @@ def _rmsprop(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.Gradi
     if not optimizer.momentum:
         return optax.chain(scaled, rate)
     trace = optax.trace(optimizer.momentum, nesterov=False, accumulator_dtype=None)
-    return optax.chain(scaled, rate, trace) if optimizer.rate_in_momentum else optax.chain(scaled, trace, rate)
+    if not optimizer.rate_in_momentum:
+        return optax.chain(scaled, trace, rate)
+    # turned after the momentum, which then has the sign that it has in the twin
+    rate = optax.scale_by_learning_rate(schedule, flip_sign=False)
+    return optax.chain(scaled, rate, trace, optax.scale(-1.0))
 
 
 def _adadelta(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:

@@ -28,6 +28,7 @@ from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
+from parity_tests.test_checkpoint import assert_goes_on
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
 
@@ -111,6 +112,13 @@ def test_float32_training_stays_within_rounding(variant: str, backend: str) -> N
     assert trace.series("loss").dtype == np.float32
     found = compare(trace, oracle, bounds)
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_goes_on_in_the_other_framework(variant: str) -> None:
+    recipe = recipe_of(variant, training__dtype="float64")
+    for writer, reader in (("torch", "jax"), ("jax", "torch")):
+        assert_goes_on(writer, reader, 5, recipe)
 
 
 # --- single updates, over the same gradients

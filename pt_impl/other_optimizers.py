@@ -92,24 +92,26 @@ def _adagrad_step(
 
 
 def _rmsprop_moments(optimizer: Optimizer, parameter: torch.Tensor) -> Moments:
-    return {slot: torch.zeros_like(parameter) for slot in ("second", "first", "momentum")}
+    used = {"second": True, "first": optimizer.centered, "momentum": optimizer.momentum > 0}
+    return {slot: torch.zeros_like(parameter) for slot in used if used[slot]}
 
 
 def _rmsprop_step(
     optimizer: Optimizer, lr: float, update: int, parameter: torch.Tensor, gradient: torch.Tensor, moments: Moments
 ) -> tuple[torch.Tensor, Moments]:
     """RMSprop with eps inside the root, or the learning rate inside the momentum (`optax.rmsprop`, 0.2.8)."""
-    decay, first = optimizer.decay, moments["first"]
-    second = decay * moments["second"] + (1 - decay) * gradient**2
-    variance = second
+    decay, changed = optimizer.decay, {}
+    variance = changed["second"] = decay * moments["second"] + (1 - decay) * gradient**2
     if optimizer.centered:
-        first = decay * first + (1 - decay) * gradient
-        variance = second - first**2
+        changed["first"] = decay * moments["first"] + (1 - decay) * gradient
+        variance = variance - changed["first"] ** 2
     eps = optimizer.eps
     step = gradient / (torch.sqrt(variance + eps) if optimizer.eps_in_root else torch.sqrt(variance) + eps)
     before, after = (lr, 1.0) if optimizer.rate_in_momentum else (1.0, lr)
-    momentum = optimizer.momentum * moments["momentum"] + before * step
-    return after * momentum, {"second": second, "first": first, "momentum": momentum}
+    step = before * step
+    if optimizer.momentum:
+        step = changed["momentum"] = optimizer.momentum * moments["momentum"] + step
+    return after * step, changed
 
 
 _ADAGRAD = by_hand(_adagrad_moments, _adagrad_step)
