@@ -169,8 +169,9 @@ def test_jax_has_the_bits_of_the_closed_form_over_a_million_updates(name: str, r
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("ramp", "ABC")
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "ramp"), [("constant", "B"), ("constant", "C"), *zip(FAMILIES, "ABC" * len(FAMILIES))]
+)
 def test_torch_has_the_bits_of_the_closed_form_over_a_million_updates(name: str, ramp: str) -> None:
     table_T = table_of(schedules_over(MILLION)[name] | WARMUPS[ramp], MILLION, 3_000)
     same_bits(torch_eager(table_T), table_T)

@@ -40,6 +40,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule.ramp": "t/W",
     },
     "one epoch": {"training.epochs": 1, "schedule.warmup": 1},
+    "one cycle": {"schedule.name": "one_cycle"},
+    "exponential warmup": {"schedule.name": "inverse_sqrt", "schedule.warmup_shape": "exponential"},
+    "untuned warmup": {
+        "optimizer.name": "adamw",
+        "optimizer.beta2": 0.9,
+        "schedule.name": "wsd",
+        "schedule.unit": "update",
+        "schedule.warmup": 0,
+        "schedule.warmup_shape": "untuned_linear",
+    },
     "blows up": {"schedule.peak": 1e30},
     "no hidden layer": {"model.hidden": []},
     "200 classes": {"data.classes": 200, "data.rows": 400, "data.features": 9, "training.epochs": 5},
@@ -87,7 +97,7 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
                 scalars["loss"].append(-np.log(share[np.arange(len(y)), y]).mean())
                 inputs = list(layers.values())[-3]
                 gradient = inputs.T @ (share - np.eye(len(data.classes), dtype=dtype)[y]) / len(y)
-                momentum = recipe.optimizer.momentum * momentum + gradient
+                momentum = (recipe.optimizer.momentum or 0.0) * momentum + gradient
                 step = rates[segment.epoch * data.updates_per_epoch + i] * momentum
                 parameters[f"{last}.weight"] = parameters[f"{last}.weight"] - step.astype(dtype)
                 scalars["grad_norm"].append(np.linalg.norm(gradient))

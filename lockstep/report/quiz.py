@@ -81,7 +81,7 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
     return Question(
         f"The peak is {number(schedule.peak)}"
         + (
-            f", with a {schedule.warmup_shape.replace('_', ' ')} warmup, W = {warmup} ({schedule.unit}s)"
+            f", and the warmup is {schedule.warmup_shape.replace('_', ' ')} with W = {warmup} ({schedule.unit}s)"
             if warmup and not straight
             else f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
             if warmup

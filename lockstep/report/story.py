@@ -325,7 +325,8 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
     facts = []
     if recipe.warmup:
         shape = RISES[schedule.warmup_shape.removeprefix("untuned_")]
-        what = f"The learning rate rises {shape} to {peak} and then {FOLLOWS[schedule.name]}."
+        to = "towards" if "exponential" in schedule.warmup_shape else "to"
+        what = f"The learning rate rises {shape} {to} {peak} and then {FOLLOWS[schedule.name]}."
         facts.append(Fact("formula", _formula(recipe)))
         facts.append(Fact("before training", "learning rate 0: nothing has been updated"))
     else:
@@ -498,7 +499,9 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
     """A few words an epoch (at most 12 characters), from the numbers alone."""
     rates_ET = _by_epoch(traces["torch"])
     at_peak = np.flatnonzero(rates_ET.ravel() >= recipe.schedule.peak * (1 - 1e-6))
-    peak = int(at_peak[0]) if len(at_peak) else rates_ET.size
+    peak = int(at_peak[0]) if len(at_peak) else int(rates_ET.argmax())
+    if not len(at_peak) and peak >= rates_ET.size - rates_ET.shape[1]:
+        peak = rates_ET.size  # still rising at the end
     start, stop = np.arange(len(rates_ET)) * rates_ET.shape[1], (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1]
     losses = np.array(
         [[*_pair(traces, "train_loss", e), *_pair(traces, "held_out_loss", e)] for e in range(len(start))]
