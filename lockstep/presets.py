@@ -241,7 +241,7 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | FROM | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0},
     ),
     "nanogpt.cosine": Preset(
-        "nanoGPT train.py get_lr; floor is min_lr / learning_rate",
+        "nanoGPT train.py get_lr (older versions have the ramp t/W); floor is min_lr / learning_rate",
         {"name": "cosine"} | C | AFTER | HOLD,
         LENGTH | {"floor": 0.1},
     ),
@@ -256,7 +256,7 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | {"floor": 0.0},
     ),
     "torchtitan.wsd": Preset(
-        "torchtitan lr_scheduler with decay_ratio = decay_length / T",
+        "torchtitan lr_scheduler (older versions differ); decay_ratio is decay_length / T",
         {"name": "wsd"} | A | GO_ON,
         LENGTH | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
     ),
