@@ -161,6 +161,24 @@ def test_torch_preset_is_the_real_scheduler_bit_for_bit(name, W, peak):
     np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ramp": "t/W"}, {"ramp": "(t+1)/(W+1)"}, {"decay_start": "W-1"}, {"decay_end": "T-1"}, {"after_end": "hold"},
+     {"warmup_start": 1e-6}, {"floor": 0.1000001}, {"warmup": 6}, {"length": 301}],
+    ids=str,
+)  # fmt: skip
+def test_one_wrong_knob_differs_from_the_real_scheduler(wrong):
+    W, T, run = 5, 300, 400
+    make, knobs = TORCH["torch.cosine"]
+    expected = torch_rates(0.01, run, after_warmup(W, make(W, T))).astype(np.float32)
+    preset = preset_recipe("torch.cosine", epochs=run, warmup=W, peak=0.01, length=T, **knobs)
+    right, changed = (learning_rates(recipe, 1).astype(np.float32) for recipe in (
+        preset, preset.with_values({f"schedule.{knob}": value for knob, value in wrong.items()})))  # fmt: skip
+    np.testing.assert_array_equal(right, expected)
+    assert (changed != expected).any()
+
+
 ONE_CYCLES = [
     # anneal, three phases, rise, first, floor
     ("cosine", False, 0.3, 1 / 25, 1 / 25 / 1e4),
