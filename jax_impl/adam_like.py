@@ -15,6 +15,8 @@ __all__ = ["MAKERS"]
 Schedule = Callable[[jax.Array], jax.Array]
 Tree = Any
 
+EARLY = 4096
+
 
 def _sgd(optimizer: Optimizer, schedule: Schedule, mask: Any) -> optax.GradientTransformation:
     made = optax.sgd(schedule, momentum=optimizer.momentum or None, nesterov=optimizer.nesterov, accumulator_dtype=None)
@@ -177,23 +179,38 @@ def _ramped_nadam(rule: Optimizer, state: _NadamState, gradients: Tree) -> tuple
 
 
 def _rectified(rule: Optimizer, state: _RadamState, gradients: Tree) -> tuple[Tree, dict[str, Tree]]:
-    longest = 2 / (1 - rule.beta2) - 1
     bias1, bias2 = _bias(rule.beta1, state.updates), _bias(rule.beta2, state.updates)
-    length = longest - 2 * state.updates * (1 - bias2) / bias2
-    # no root of a negative number where it is not used: its 0 * NaN would be NaN
-    used = jnp.where(length > 5, length, 5.0)
-    shrunk = jnp.sqrt((used - 4) * (used - 2) * longest / ((longest - 4) * (longest - 2) * used))
+    longest = 2 / (1 - rule.beta2) - 1
+
+    def length(t: Any, bias2: Any) -> Any:
+        return longest - 2 * t * (1 - bias2) / bias2
+
+    def shrink(rho: Any) -> Any:
+        return ((rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho)) ** 0.5
+
+    def early(t: int) -> float:
+        rho = length(t, 1 - rule.beta2**t)
+        return float(shrink(rho)) if rho > 5 else 0.0
+
+    rho = length(state.updates, bias2)
+    shrunk = _early(early, state.updates, jnp.where(rho > 5, shrink(rho), 0.0))
 
     def step(m: jax.Array, v: jax.Array) -> jax.Array:
         root = jnp.sqrt(v / bias2) + rule.eps if rule.eps_corrected else (jnp.sqrt(v) + rule.eps) / jnp.sqrt(bias2)
-        return m / bias1 * jnp.where(length > 5, shrunk / root, 1.0)
+        return m / bias1 * jnp.where(shrunk > 0, shrunk / root, 1.0)
 
     return jax.tree.map(step, state.first, state.second), {}
 
 
 def _bias(beta: float, t: jax.Array) -> jax.Array:
     """1 - beta^t, to the last bits: in float32 the plain form has lost 1e-5 of itself at beta 0.999 and t 1."""
-    return -jnp.expm1(t * math.log(beta)) if beta else jnp.ones(())
+    return _early(lambda early: 1 - beta**early, t, -jnp.expm1(t * math.log(beta)) if beta else jnp.ones(()))
+
+
+def _early(exact: Callable[[int], float], t: jax.Array, later: jax.Array) -> jax.Array:
+    """`exact` at update t, counted from 1, from a table made in float64; past its end `later`, which cancels less."""
+    table_T = jnp.asarray([exact(early) for early in range(1, EARLY + 1)])
+    return jnp.where(t <= EARLY, table_T.at[t - 1].get(mode="clip"), later)
 
 
 MAKERS: dict[str, Callable[..., Any]] = {

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "optimizer.weight_decay": 0.05,
     "optimizer.initial_accumulator": 0.1,
     "optimizer.lr_decay": 0.01,
+    "optimizer.momentum_decay": 0.5,
     "optimizer.shrink": 0.4,
     "optimizer.grow": 1.3,
     "optimizer.step_min": 0.01,

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jax_impl.adam_like
 import jax_impl.optimizer
 import jax_impl.schedule
 import jax_impl.train
@@ -93,6 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "radam": {"name": "radam"},
     "radam eps corrected L2": {"name": "radam", "eps_corrected": True, "eps": 1e-3, "weight_decay": 0.05},
     "radam eps": {"name": "radam", "eps": 1e-3},
+    "radam beta2 0.9999": {"name": "radam", "beta2": 0.9999},
     "adamax": {"name": "adamax"},
     "adamax L2": {"name": "adamax", "weight_decay": 0.05, "beta2": 0.9},
     "lamb": {"name": "lamb"},
@@ -175,6 +177,16 @@ def test_the_sign_of_what_rounding_could_turn_is_drawn_and_no_other() -> None:
     np.testing.assert_array_equal(signs[:, 0, [0, 1, 3]], np.tile([1.0, -1.0, 0.0], (65, 1)))
     assert set(signs[1:, 0, 2]) == {-1.0, 1.0}
     np.testing.assert_array_equal(Exact().sign(value[0]), [[1.0, -1.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("name", ["radam", "nadam"])
+def test_past_the_tables_of_early_updates_jax_goes_on_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax_impl.adam_like, "EARLY", 8)
+    optimizer, rates = Optimizer(name=name, beta2=0.9), [0.01] * 20
+    start = start_of(3, 2, 0)
+    gradients = gradients_of(start, 20, 0)
+    truth = drive_oracle(optimizer, rates, start, gradients)
+    assert apart(drive_twin("jax", optimizer, rates, start, gradients), truth) < SEMANTICS
 
 
 # --- groups
