@@ -128,7 +128,7 @@ FAULTS = [
     Fault("eps 1e-7 for 1e-8", other_optimizer(eps=1e-7), "update", 0, ADAMW),
     Fault("weight decay of PyTorch's default", other_optimizer(weight_decay=0.01), "update", 0, ADAMW),
     Fault("weight decay of Optax's default", other_optimizer(weight_decay=1e-4), "update", 0, ADAMW),
-    Fault("L2 for decoupled weight decay", other_optimizer(name="adam"), "update", 0, ADAMW),
+    Fault("L2 for decoupled weight decay", other_optimizer(name="adam", decay_form=None), "update", 0, ADAMW),
     Fault("no weight decay", other_optimizer(weight_decay=0.0), "update", 0, {"optimizer__weight_decay": 1e-4}),
     Fault("momentum 0.89", other_optimizer(momentum=0.89), "update", 1),
     Fault("nesterov", other_optimizer(nesterov=True), "update", 0),
