@@ -1,0 +1,160 @@
+"""Commands that show what there is: every choice, schedule and trap."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lockstep.commands.options import TRAINERS, chosen_recipe, device_option, set_option, twin
+from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.curve import Curve
+
+__all__ = ["atlas", "curve", "matrix", "rates"]
+
+
+@click.command()
+@click.argument("words", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table as Markdown too.")
+@device_option
+def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
+    """Train every schedule, optimizer, loss and layer in both frameworks and show how far each is from the oracle.
+
+    WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does not hold.
+    """
+    from lockstep.catalogue import entries
+    from lockstep.matrix import measure
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.matrix import matrix_markdown, print_matrix
+    from lockstep.tensor_file import write_file
+
+    every = entries()
+    chosen = [entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)]
+    if not chosen:
+        groups = ", ".join(dict.fromkeys(entry.group for entry in every))
+        raise InputError(f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    with training_progress() as report:
+        rows = measure(chosen, device=device, report=report)
+    print_matrix(rows, make_console())
+    if out is not None:
+        write_file(out, matrix_markdown(rows).encode())
+    return 0 if all(row.holds for row in rows) else 1
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option(
+    "--preset", "presets", multiple=True, metavar="NAME[,KNOB=VALUE]", help="A library's schedule; repeatable."
+)
+@click.option("--peak", type=click.FloatRange(min=0, min_open=True), help="Of the presets; default 0.01.")
+@click.option("--warmup", type=click.IntRange(min=0), help="Of the presets, in updates; default a tenth of the run.")
+@click.option("--updates", type=click.IntRange(1, 10_000_000), help="Length of the run; default 1000, or the recipe's.")
+@click.option("--length", type=click.IntRange(min=1), help="T of the presets, where it is not the run's.")
+@set_option
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A plot as .png or .html, or the arrays oracle, torch and jax as .npz; repeatable.",
+)
+def curve(
+    recipe: str | None,
+    presets: Sequence[str],
+    peak: float | None,
+    warmup: int | None,
+    updates: int | None,
+    length: int | None,
+    overrides: Sequence[str],
+    outs: Sequence[Path],
+) -> int:
+    """Show the learning rate of every update: of RECIPE, of libraries' schedules, or of several over one another.
+
+    With RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine` alone needs no
+    recipe; `--preset list` names all.
+    """
+    from lockstep.curve import applied_rates, preset_curve
+    from lockstep.presets import PRESETS
+    from lockstep.report.console import make_console
+    from lockstep.report.curve import SUFFIXES, print_curves, render
+    from lockstep.tensor_file import write_file
+
+    if "list" in presets:
+        for name, preset in PRESETS["schedule"].items():
+            click.echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
+        return 0
+    for out in outs:
+        if out.suffix not in SUFFIXES:
+            raise InputError(f"--out {out}: must end in {', '.join(SUFFIXES)}")
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out}: no folder {out.parent}")
+    curves = []
+    if recipe is not None or not presets or overrides:
+        curves.append(_recipe_curve(recipe or "seed", overrides, updates))
+        peak = curves[0].recipe.schedule.peak if peak is None else peak
+        warmup = curves[0].warmup if warmup is None else warmup
+        updates = len(curves[0].rates_T)
+    free = [
+        PRESETS["schedule"][name].free for name in (p.split(",")[0] for p in presets) if name in PRESETS["schedule"]
+    ]
+    for knob, value in (("warmup", warmup), ("length", length)):
+        if value is not None and recipe is None and free and not any(knob in having for having in free):
+            raise InputError(f"--{knob} {value}: none of these presets has a {knob}")
+    updates = updates or 1000
+    warmup = updates // 10 if warmup is None else warmup
+    curves += [preset_curve(name, peak=peak, warmup=warmup, updates=updates, length=length) for name in presets]
+    if len(curves) > 26:
+        raise InputError(f"--preset: at most 26 curves at a time, got {len(curves)}")
+    applied = applied_rates(curves) if any(out.suffix == ".npz" for out in outs) else {}
+    files = {out: render(out, curves, applied) for out in outs}
+    print_curves(curves, make_console())
+    for out, content in files.items():
+        write_file(out, content)
+        click.echo(f"wrote {out}")
+    return 0
+
+
+@click.command(hidden=True)
+@click.argument("backend", type=click.Choice(["torch", "jax"]))
+@click.argument("tables", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+def rates(backend: str, tables: Path, out: Path) -> int:
+    """What a twin applies of each table of learning rates; see `lockstep.curve`."""
+    import numpy as np
+
+    apply = twin(backend, f"{TRAINERS[backend].partition('.')[0]}.schedule").applied_rates
+    np.save(out, np.stack([apply(table_T) for table_T in np.load(tables)]))
+    return 0
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[WORD]")
+def atlas(words: Sequence[str]) -> int:
+    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none lists all."""
+    from lockstep.atlas import find_pages, load_atlas
+    from lockstep.report.atlas import print_index, print_page
+    from lockstep.report.console import make_console
+
+    pages = load_atlas()
+    found = find_pages(pages, words) if words else pages
+    if len(found) == 1:
+        print_page(found[0], make_console())
+    else:
+        print_index(found, make_console(), grouped=not words)
+    return 0
+
+
+def _recipe_curve(recipe: str, overrides: Sequence[str], updates: int | None) -> "Curve":
+    from lockstep.curve import Curve
+    from lockstep.data_prep import prepare
+
+    chosen = chosen_recipe(recipe, None, None, overrides)
+    if updates is None:
+        return Curve.of(recipe, chosen, prepare(chosen).updates_per_epoch)
+    if chosen.schedule.unit == "epoch":
+        raise InputError(f"--updates {updates}: the schedule of {recipe} counts epochs, whose updates its data gives")
+    return Curve.of(recipe, chosen.with_values({"training.epochs": updates}), 1)

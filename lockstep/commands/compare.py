@@ -1,0 +1,47 @@
+"""Commands that judge traces."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.trace import Trace
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+def compare(a: Path, b: Path) -> int:
+    """Judge two traces of one recipe: identical, rounding or diverged.
+
+    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
+    """
+    from lockstep.diagnose import compare as diagnose
+    from lockstep.report.console import make_console, print_comparison
+    from lockstep.trace import Trace
+
+    traces = Trace.load(a), Trace.load(b)
+    diagnose.refuse_different_runs(*traces)
+    found = diagnose.compare(*traces, diagnose.bounds_of(*traces) or _derive_bounds(*traces))
+    print_comparison(found, (str(a), str(b)), make_console())
+    return 1 if found.verdict == "diverged" else 0
+
+
+def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:
+    from lockstep.data_prep import prepare
+    from lockstep.oracle.rounding import rounding_bounds
+    from lockstep.oracle.trajectory import rows_of
+
+    data = prepare(a.recipe)
+    if data.hash != a.header["data_hash"]:
+        raise InputError(
+            f"the data of these traces ({a.header['data_hash'][:12]}) cannot be prepared again here (found "
+            f"{data.hash[:12]}): compare with an oracle's trace, which carries the rounding bounds"
+        )
+    recorded = set(a.recorded_updates) & set(b.recorded_updates)
+    return rounding_bounds(a.recipe, rows_of(a.recipe, data), recorded)

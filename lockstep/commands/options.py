@@ -1,0 +1,91 @@
+"""What commands share: options, and what they stand for."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.recipe import Recipe
+    from lockstep.trace import Trace
+
+__all__ = [
+    "TRAINERS",
+    "chosen_recipe",
+    "device_option",
+    "recipe_options",
+    "set_option",
+    "trainer",
+    "twin",
+    "warn",
+]
+
+TRAINERS = {"torch": "pt_impl.train", "jax": "jax_impl.train", "oracle": "lockstep.oracle.train"}
+
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="cpu", show_default=True, help="Where to train."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
+)
+data_options = (
+    click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .parquet or .npz."),
+    click.option("--target", metavar="COLUMN", help="With --data: the column to predict, a class or a number."),
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to train."""
+    for option in (set_option, *reversed(data_options)):
+        command = option(command)
+    return command
+
+
+def chosen_recipe(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> "Recipe":
+    """The recipe that the options name.
+
+    Raises:
+        InputError: as `lockstep.recipe.load_recipe`, or --data without --target.
+    """
+    from lockstep.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    if data_path is not None:
+        if target is None:
+            raise InputError(f"--data {data_path}: name the column to predict with --target COLUMN")
+        loaded = loaded.with_values(
+            {"data.source": "file", "data.path": str(Path(data_path).resolve()), "data.target": target}
+        )
+    elif target is not None:
+        loaded = loaded.with_values({"data.target": target})
+    return loaded.with_overrides(overrides)
+
+
+def twin(backend: str, module: str) -> Any:
+    """A module of a twin.
+
+    Raises:
+        InputError: its framework is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--backend {backend}: the package {error.name} is not installed: pip install 'lockstep[{backend}]'"
+        ) from None
+
+
+def trainer(backend: str) -> Callable[..., "Trace"]:
+    """The `train` of torch, jax or oracle."""
+    train: Callable[..., Trace] = twin(backend, TRAINERS[backend]).train
+    return train
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Say on standard error what is odd."""
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

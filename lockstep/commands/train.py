@@ -1,0 +1,171 @@
+"""Commands that train, and that turn what was trained into other files."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from lockstep.commands.options import TRAINERS, chosen_recipe, device_option, recipe_options, trainer, warn
+from lockstep.errors import InputError
+
+__all__ = ["convert", "record", "run", "worker"]
+
+
+@click.command()
+@click.argument("recipe", default="seed")
+@recipe_options
+@device_option
+@click.option("--out", metavar="FOLDER", help="The run folder; default runs/<recipe>. One that exists is kept.")
+def run(
+    recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str], device: str, out: str | None
+) -> int:
+    """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what happened.
+
+    Exits with 1 where the two frameworks part.
+    """
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.folder import new_run_folder, write_reports
+    from lockstep.report.terminal import print_story
+    from lockstep.session import train_everywhere
+
+    chosen = chosen_recipe(recipe, data_path, target, overrides)
+    name = Path(data_path).stem if data_path else Path(recipe).stem
+    with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
+        with training_progress() as report:
+            found = train_everywhere(chosen, folder.partial, device=device, report=report)
+        story = write_reports(found, folder.partial)
+    console = make_console()
+    print_story(story, console)
+    console.print(
+        f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
+    )
+    return 1 if found.verdict.word == "diverged" else 0
+
+
+@click.command()
+@click.argument("recipe", default="seed")
+@click.option("--backend", type=click.Choice([*TRAINERS]), required=True, help="What to train with.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
+@recipe_options
+@device_option
+@click.option(
+    "--parameters-every",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="UPDATES",
+    help="Record the parameters after every so many updates too, not at epoch ends only.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write a checkpoint beside the trace after every N updates: <out>.<update>.checkpoint.",
+)
+@click.option(
+    "--checkpoint-unit",
+    type=click.Choice(["update", "batch"]),
+    default="update",
+    show_default=True,
+    help="What N counts; batches stop in the midst of an accumulation too: <out>.<update>+<batches>.checkpoint.",
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on from a checkpoint, whichever backend wrote it.")
+def record(
+    recipe: str,
+    backend: str,
+    out: Path,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    device: str,
+    parameters_every: int,
+    checkpoint_every: int | None,
+    checkpoint_unit: Literal["update", "batch"],
+    resume: Path | None,
+) -> int:
+    """Train RECIPE with one backend and write its trace."""
+    from lockstep.checkpoint import Checkpoint, Checkpoints
+    from lockstep.data_prep import prepare
+    from lockstep.report.console import training_progress
+
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    chosen = chosen_recipe(recipe, data_path, target, overrides)
+    begun = Checkpoint.load(resume) if resume is not None else None
+    train = trainer(backend)
+    data = prepare(chosen)
+    warn(data.warnings)
+    written: list[Path] = []
+
+    def save(checkpoint: Checkpoint) -> None:
+        place = f"{checkpoint.update}" + f"+{checkpoint.accumulated}" * bool(checkpoint.accumulated)
+        written.append(out.with_name(f"{out.stem}.{place}.checkpoint"))
+        checkpoint.save(written[-1])
+
+    with training_progress() as report:
+        trace = train(
+            chosen,
+            data,
+            device=device,
+            parameters_every=parameters_every,
+            progress=lambda done, total: report(backend, done, total),
+            resume=begun,
+            checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
+        )
+    trace.save(out)
+    loss = trace.metric("train_loss")[-1]
+    did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
+    if written:
+        click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
+    click.echo(f"{out}: {backend}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
+    return 0
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--recipe", help="What is trained; where SOURCE is no lockstep checkpoint, which says so itself.")
+@recipe_options
+@click.option("--update", type=click.IntRange(min=0), metavar="N", help="Updates done, where SOURCE does not say.")
+def convert(
+    source: Path,
+    out: Path,
+    recipe: str | None,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    update: int | None,
+) -> int:
+    """Write the checkpoint SOURCE as another kind of file, OUT.
+
+    The names' ends say the kinds: .checkpoint is lockstep's, .pt and .safetensors are PyTorch's state_dict, .msgpack
+    and an Orbax folder are Flax's. Bits are kept, kernels transposed; names that are missing, extra or ambiguous are
+    refused.
+    """
+    from lockstep.convert import convert as write_as
+    from lockstep.data_prep import prepare
+
+    chosen = None
+    if recipe or overrides or data_path or target:
+        chosen = chosen_recipe(recipe or "seed", data_path, target, overrides)
+    found = write_as(source, out, chosen, prepare, update)
+    model_only = found.header.get("model_only") or out.suffix == ".safetensors"
+    click.echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
+    return 0
+
+
+@click.command(hidden=True)
+@click.argument("backend", type=click.Choice([*TRAINERS]))
+@device_option
+def worker(backend: str, device: str) -> int:
+    """Train what standard input says; see `lockstep.session`."""
+    from lockstep.session import serve, tell_error
+
+    try:
+        train = trainer(backend)
+    except InputError as error:
+        tell_error(error, sys.stdout)
+        return 2
+    serve(train, device, sys.stdin, sys.stdout)
+    return 0
