@@ -23,7 +23,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
+from lockstep.trace import UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
 
@@ -181,7 +181,7 @@ def train(
     """
     place = select_device(device)
     environment = describe_environment(place)
-    recorder = Recorder(
+    recorder = RunRecorder(
         recipe,
         data,
         backend="jax",

@@ -39,7 +39,7 @@ __all__ = [
     "UPDATE_SERIES",
     "Metrics",
     "Progress",
-    "Recorder",
+    "RunRecorder",
     "Segment",
     "Trace",
     "metric_names",
@@ -161,7 +161,7 @@ def _multiples(every: int, epoch: int, length: int) -> range:
     return range(-(epoch * length) % every, length, every) if every else range(0)
 
 
-class Recorder:
+class RunRecorder:
     """Collects a run, in the same way for every backend.
 
     Args:

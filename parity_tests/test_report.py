@@ -23,7 +23,7 @@ from lockstep.report.summary import summarise
 from lockstep.report.terminal import print_story
 from lockstep.schedules import learning_rates
 from lockstep.session import contrast_schedule
-from lockstep.trace import Metrics, Recorder, Trace
+from lockstep.trace import Metrics, RunRecorder, Trace
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SMALL = {"data.rows": 200, "model.hidden": [8]}
@@ -73,7 +73,7 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
     """Momentum SGD on the last layer alone: enough for a trace whose numbers mean something."""
     dtype = np.dtype("float64" if backend == "oracle" else recipe.training.dtype)
     environment = {backend: "1.2.3", "device": "cpu"} if backend != "oracle" else {}
-    recorder = Recorder(recipe, data, backend=backend, environment=environment)
+    recorder = RunRecorder(recipe, data, backend=backend, environment=environment)
     recorder.header["recipe"] = json.loads(json.dumps(recorder.header["recipe"]))
     rates = learning_rates(recipe, data.updates_per_epoch).astype(dtype)
     parameters = {name: array.astype(dtype) for name, array in data.parameters.items()}

@@ -21,7 +21,7 @@ from lockstep.data_prep import prepare
 from lockstep.errors import InputError
 from lockstep.recipe import Data, Loss, Model, Recipe, Schedule, Training
 from lockstep.tensor_file import hash_arrays, read_tensors, write_file, write_tensors
-from lockstep.trace import UPDATE_SERIES, Recorder, Segment, Trace, metric_names
+from lockstep.trace import UPDATE_SERIES, RunRecorder, Segment, Trace, metric_names
 
 DTYPES = [np.float32, np.float64, np.int64, np.bool_]
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
@@ -69,7 +69,7 @@ RECIPE = Recipe(
 def trace():
     """A small trace as every backend records it, with made-up numbers."""
     data = prepare(RECIPE)
-    recorder = Recorder(RECIPE, data, backend="oracle", environment={"device": "none"}, parameters_every=2)
+    recorder = RunRecorder(RECIPE, data, backend="oracle", environment={"device": "none"}, parameters_every=2)
     recorder.record_parameters(data.parameters)
     for segment in recorder.segments():
         count = segment.stop - segment.start
@@ -145,7 +145,7 @@ def test_recorded_updates_are_in_order_of_number():
 
 
 def test_a_recorded_parameter_is_a_copy():
-    recorder = Recorder(RECIPE, prepare(RECIPE), backend="torch", environment={})
+    recorder = RunRecorder(RECIPE, prepare(RECIPE), backend="torch", environment={})
     weight = np.zeros(2)
     recorder.record_parameters({"linear1.bias": weight})
     weight += 1  # as an optimizer does in place
@@ -394,7 +394,7 @@ def recorder_of(updates_per_epoch, epochs, every):
         schedule=Schedule(warmup=0),
         training=Training(epochs=epochs, batch=2),
     )
-    return Recorder(recipe, prepare(recipe), backend="torch", environment={}, parameters_every=every)
+    return RunRecorder(recipe, prepare(recipe), backend="torch", environment={}, parameters_every=every)
 
 
 @settings(max_examples=60)
@@ -430,7 +430,7 @@ def test_progress_is_told_after_each_segment():
 
 
 def test_a_trace_of_a_twin_has_the_precision_of_its_recipe():
-    recorder = Recorder(RECIPE, prepare(RECIPE), backend="jax", environment={})
+    recorder = RunRecorder(RECIPE, prepare(RECIPE), backend="jax", environment={})
     assert recorder.header["dtype"] == "float32"
     assert recorder.header["recipe"] == asdict(RECIPE)
     assert Path(str(recorder.header["environment"]["lockstep"])).name  # a version stands there

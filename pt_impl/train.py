@@ -10,7 +10,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Metrics, Progress, Recorder, Trace, metrics_of
+from lockstep.trace import UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 from pt_impl.average import export_average, start_average, update_average
 from pt_impl.checkpoint import export_state, import_state
 from pt_impl.device import describe_environment, select_device
@@ -155,7 +155,7 @@ def train(
     """
     place = select_device(device)
     environment = describe_environment(place)
-    recorder = Recorder(
+    recorder = RunRecorder(
         recipe,
         data,
         backend="torch",

@@ -14,7 +14,7 @@ from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
 from lockstep.oracle.trajectory import canonical, evaluate, initial_state, rows_of, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import UPDATE_SERIES, Progress, Recorder, Trace
+from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace
 
 __all__ = ["train"]
 
@@ -46,7 +46,7 @@ def train(
         A trace in float64.
     """
     environment = {"device": "cpu"}
-    recorder = Recorder(
+    recorder = RunRecorder(
         recipe,
         data,
         backend="oracle",
