@@ -1,5 +1,6 @@
 """Train a recipe and record it."""
 
+from collections.abc import Collection
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from jax_impl.average import export_average, start_average, update_average
 from jax_impl.checkpoint import export_state, import_state
+from jax_impl.detail import detail_of_batch, detail_of_gradients
 from jax_impl.device import describe_environment, select_device
 from jax_impl.gradient import clip, norm
 from jax_impl.loss import mean_loss, sums
@@ -88,28 +90,38 @@ def _cut(batches: Batch, start: int, stop: int) -> Batch:
     return batches if stop - start == len(batches.used) else jax.tree.map(lambda array: array[start:stop], batches)
 
 
-def make_update(recipe: Recipe) -> Any:
+def make_update(recipe: Recipe, detail: bool = False) -> Any:
     """One batch of the recipe, and the update that it completes: (state, batch) -> state, scalars; zeros where it
-    completes none."""
+    completes none. With `detail` the scalars are joined by what `RunRecorder.record_detail` takes."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        def loss_of(parameters: nnx.State[Any, Any]) -> tuple[jax.Array, nnx.State[Any, Any]]:
+        def loss_of(parameters: nnx.State[Any, Any]) -> tuple[jax.Array, tuple[Any, nnx.State[Any, Any]]]:
             # a copy: batch normalisation writes its running statistics into the model
             model = nnx.merge(state.graph, parameters, state.statistics, copy=True)
-            loss = mean_loss(recipe.loss, model(batch.x_BD, batch.masks, batch.used), batch.y_B, batch.used)
-            return loss, nnx.state(model, nnx.BatchStat)
+            outputs = model.outputs(batch.x_BD, batch.masks, batch.used)
+            *_, outputs_BK = outputs.values()
+            loss = mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used)
+            return loss, (outputs, nnx.state(model, nnx.BatchStat))
 
-        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
+        (loss, (outputs, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
+        seen = detail_of_batch(batch, outputs) if detail else {}
         state = state._replace(statistics=statistics)
         if state.accumulated is None:
-            return apply(state, (loss, gradients))
+            state, scalars = apply(state, (loss, gradients))
+            return state, scalars | seen
         # a batch alone in its update has share 1
         terms = jax.tree.map(lambda total, term: total + batch.share * term, state.accumulated, (loss, gradients))
-        found: tuple[State, dict[str, Any]] = jax.lax.cond(batch.last, apply, wait, state, terms)
-        return found
+        state, scalars = jax.lax.cond(batch.last, apply, wait, state, terms)
+        return state, scalars | seen
 
     def wait(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
-        return state._replace(accumulated=accumulated), dict.fromkeys(UPDATE_SERIES, jnp.zeros_like(accumulated[0]))
+        scalars = dict.fromkeys(UPDATE_SERIES, jnp.zeros_like(accumulated[0]))
+        seen: dict[str, Any] = {}
+        if detail:  # both branches of a condition give back the same names
+            kinds = ("gradients", "clip") if recipe.gradient.clip != "none" else ("gradients",)
+            for kind in kinds:
+                seen |= detail_of_gradients(kind, jax.tree.map(jnp.zeros_like, accumulated[1]))
+        return state._replace(accumulated=accumulated), scalars | seen
 
     def apply(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
         schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
@@ -117,7 +129,10 @@ def make_update(recipe: Recipe) -> Any:
         loss, gradients = accumulated
         lr = learning_rate(state.optimizer, schedules[0])
         grad_norm = norm(gradients)
+        seen = detail_of_gradients("gradients", gradients) if detail else {}
         clipped = clip(recipe.gradient, gradients)
+        if detail and recipe.gradient.clip != "none":
+            seen |= detail_of_gradients("clip", clipped)
         steps, optimizer = transformation.update(clipped, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, steps)
         nothing = jax.tree.map(jnp.zeros_like, state.accumulated)
@@ -125,18 +140,18 @@ def make_update(recipe: Recipe) -> Any:
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
         scalars = {"lr": lr, "loss": loss, "grad_norm": grad_norm, "update_norm": norm(changes)}
         state = state._replace(parameters=parameters, optimizer=optimizer, accumulated=nothing, average=average)
-        return state, scalars
+        return state, scalars | seen
 
     return update
 
 
 @cache
-def make_segment(recipe: Recipe) -> Any:
+def make_segment(recipe: Recipe, detail: bool = False) -> Any:
     """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
-    update = make_update(recipe)
+    update = make_update(recipe, detail)
 
     @jax.jit
-    def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
+    def segment(state: State, batches: Batch) -> tuple[State, dict[str, Any]]:
         return jax.lax.scan(update, state, batches)
 
     return segment
@@ -161,6 +176,7 @@ def train(
     *,
     device: str = "cpu",
     parameters_every: int = 0,
+    detail: Collection[int] = (),
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -172,6 +188,7 @@ def train(
         data: from `lockstep.data_prep.prepare`.
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        detail: the updates, counted from 0, to record in detail, from rows to moments.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
@@ -187,6 +204,7 @@ def train(
         backend="jax",
         environment=environment,
         parameters_every=parameters_every,
+        detail=detail,
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
@@ -197,7 +215,8 @@ def train(
             (jax.device_put(x_ND, place), jax.device_put(_narrow(y_N), place))
             for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
         )
-        state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
+        state = initial_state(recipe, data, place)
+        segment, detailed = make_segment(recipe.update_rule), make_segment(recipe.update_rule, detail=True)
         if resume is not None:
             state = jax.device_put(import_state(recipe, state, resume), place)
         recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, recorder.done))
@@ -205,8 +224,13 @@ def train(
         for epoch, start, stop in recorder.segments():
             if epoch != loaded:
                 batches, loaded = load_batches(data, epoch, place), epoch
+            before = state
             state, scalars = segment(state, _cut(batches, start, stop))
-            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()})
+            recorder.record_segment({name: np.asarray(scalars[name]) for name in UPDATE_SERIES})
+            if recorder.is_detailed:
+                # once more from the same state: compiled with more to give back, an update may round otherwise
+                _, scalars = detailed(before, _cut(batches, start, stop))
+                recorder.record_detail(scalars, export_state(recipe, state))
             average = export_average(recipe.average, state.average, recorder.done)
             recorder.record_parameters(_parameters(state), average)
             if recorder.checkpoint_is_due:

@@ -13,14 +13,22 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is before training |
 | `average/<u>/<name>` | as the parameter | their moving average, as it is read (debiased), where the recipe keeps one |
 | `prediction/<layer>` | (units,) | one held-out sample through the trained model |
+| `detail/<u>/batch/{x,y,mask<i>}` | (B, ...) | rows of update u (from 0) that count, and dropout masks |
+| `detail/<u>/forward/<layer>` | (B, units) | output of a layer in training |
+| `detail/<u>/gradients/<name>` | as the parameter | of the mean loss, before clipping |
+| `detail/<u>/clip/<name>` | as the parameter | what the optimizer is given, where the recipe clips |
+| `detail/<u>/moments/<slot>/<name>` | as the slot | what the optimizer remembers after the update |
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
+
+Detail is recorded of chosen updates, with the parameters before and after each; the batches accumulated in one follow
+one another along B.
 
 The trace of a run that went on from a checkpoint begins there: its series hold the updates from `first_update` on, its
 metrics the epochs from the one that this update is in; bounds are always those of the whole run.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -89,9 +97,9 @@ class Trace:
     """The record of one run.
 
     `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
-    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `target` (its name; mean and
-    scale that standardised a number, 0 and 1 for classes), and `environment` (versions, device, threads, matmul
-    precision).
+    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `detail` (the updates
+    recorded in detail), `layers` (of the prediction, in order), `target` (its name; mean and scale that standardised a
+    number, 0 and 1 for classes), and `environment` (versions, device, threads, matmul precision).
     """
 
     header: dict[str, Any]
@@ -170,6 +178,7 @@ class RunRecorder:
         backend: torch, jax or oracle.
         environment: versions, device, threads, matmul precision.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        detail: the updates, counted from 0, to record in detail.
         progress: told how far the run is, after each segment.
         resume: where the run goes on from; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
@@ -186,6 +195,7 @@ class RunRecorder:
         backend: str,
         environment: Mapping[str, Any],
         parameters_every: int = 0,
+        detail: Collection[int] = (),
         progress: Progress | None = None,
         resume: Checkpoint | None = None,
         checkpoints: Checkpoints | None = None,
@@ -201,6 +211,7 @@ class RunRecorder:
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
             "first_update": resume.update if resume else 0,
+            "detail": [],
             "target": {"name": data.target, "mean": data.target_mean, "scale": data.target_scale},
             "environment": {
                 "lockstep": __version__,
@@ -211,11 +222,13 @@ class RunRecorder:
         }
         self.recipe, self.data, self.backend = recipe, data, backend
         self.parameters_every = parameters_every
+        self.detail = frozenset(detail)
         self.progress = progress
         self.checkpoints = checkpoints
         self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
         self.epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.is_detailed = False
         self.done: int = self.header["first_update"]
         self.begun = self.batches = resume.batches if resume else 0
 
@@ -230,12 +243,18 @@ class RunRecorder:
                 cuts |= set(_multiples(self.checkpoints.every, epoch, batches))
             elif self.checkpoints:
                 cuts |= {update * many for update in _multiples(self.checkpoints.every, epoch, length)}
+            for update in self.detail & set(range(epoch * length, (epoch + 1) * length)):
+                begin = update % length * many
+                cuts |= {begin, min(begin + many, batches)}
             if epoch == first_epoch:
                 cuts = {first_batch} | {cut for cut in cuts if cut > first_batch}
-            last_T = self.data.batches(epoch).last_T
+            drawn = self.data.batches(epoch)
             for start, stop in pairwise(sorted(cuts)):
-                self.last_T = last_T[start:stop]
+                self.last_T, self.count_T = drawn.last_T[start:stop], drawn.count_T[start:stop]
                 self.batches = epoch * batches + stop
+                # an update that a checkpoint cuts in two is not seen whole
+                is_whole = start % many == 0 and stop == min(start + many, batches)
+                self.is_detailed = is_whole and epoch * length + start // many in self.detail
                 yield Segment(epoch, start, stop)
 
     def record_segment(self, scalars: Mapping[str, Any]) -> None:
@@ -245,6 +264,29 @@ class RunRecorder:
         self.done += int(self.last_T.sum())
         if self.progress:
             self.progress(self.done, self.header["updates"])
+
+    def record_detail(self, found: Mapping[str, Any], state: Parameters) -> None:
+        """What the update just recorded, the whole of a segment, saw and made.
+
+        Args:
+            found: a sequence with an array for each of its batches, named "batch/x", "forward/linear1",
+                "gradients/linear1.weight", ... Rows after those that count are left out; of gradients only the last
+                batch's, in which all are accumulated, is kept.
+            state: every array of the state after it, named as in a checkpoint.
+        """
+        update = self.done - 1
+        self.header["detail"].append(update)
+        for name, values in found.items():
+            kind = name.partition("/")[0]
+            if kind in ("batch", "forward"):
+                rows = [np.asarray(array)[:count] for array, count in zip(values, self.count_T)]
+                self.arrays[f"detail/{update}/{name}"] = np.concatenate(rows)
+            elif kind in ("gradients", "clip"):
+                self.arrays[f"detail/{update}/{name}"] = np.asarray(values[len(values) - 1])
+        for name, array in state.items():
+            kind, _, rest = name.partition("/")
+            if kind == "optimizer":
+                self.arrays[f"detail/{update}/moments/{rest}"] = np.array(array)
 
     @property
     def checkpoint_is_due(self) -> bool:
@@ -265,6 +307,7 @@ class RunRecorder:
         accumulation, when running statistics have moved on already."""
         place, every = position(self.data, self.batches), self.parameters_every
         is_due = place["batch"] == 0 or (every and self.done % every == 0) or self.batches == self.begun
+        is_due = is_due or bool(self.detail & {self.done - 1, self.done})
         if place["accumulated"] or not is_due:
             return
         for kind, tensors in (("parameters", parameters), ("average", average or {})):

@@ -1,5 +1,6 @@
 """Train a recipe and record it."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from lockstep.recipe import Loss, Recipe
 from lockstep.trace import UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 from pt_impl.average import export_average, start_average, update_average
 from pt_impl.checkpoint import export_state, import_state
+from pt_impl.detail import detail_of_batch, detail_of_gradients
 from pt_impl.device import describe_environment, select_device
 from pt_impl.gradient import clip, norm
 from pt_impl.loss import mean_loss, sums
@@ -69,17 +71,21 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
     ]
 
 
-def make_update(recipe: Recipe) -> Any:
+def make_update(recipe: Recipe, detail: bool = False) -> Any:
     """One batch of the recipe, and the update that it completes: (state, batch) -> state, scalars; zeros where it
-    completes none."""
+    completes none. With `detail` the scalars are joined by what `RunRecorder.record_detail` takes."""
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        loss = mean_loss(recipe.loss, state.model(batch.x_BD, batch.masks), batch.y_B, batch.used)
+        outputs = state.model.outputs(batch.x_BD, batch.masks)
+        *_, outputs_BK = outputs.values()
+        loss = mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used)
+        seen = detail_of_batch(batch, outputs) if detail else {}
         if recipe.gradient.accumulate > 1:
             loss = loss * batch.share
         loss.backward()  # adds to the gradients of the update's batches before this one
         loss = loss.detach() if state.loss is None else state.loss + loss.detach()
-        return apply(state._replace(loss=loss)) if batch.last else wait(state._replace(loss=loss))
+        state, scalars = apply(state._replace(loss=loss)) if batch.last else wait(state._replace(loss=loss))
+        return state, scalars | seen
 
     def wait(state: State) -> tuple[State, dict[str, Any]]:
         assert state.loss is not None
@@ -91,31 +97,35 @@ def make_update(recipe: Recipe) -> Any:
         before = [parameter.detach().clone() for parameter in parameters]
         lr = learning_rate(optimizer, scheduler.lr_lambdas[0])
         grad_norm = norm([parameter.grad for parameter in parameters])
+        seen = detail_of_gradients("gradients", model) if detail else {}
         clip(recipe.gradient, parameters)
+        if detail and recipe.gradient.clip != "none":
+            seen |= detail_of_gradients("clip", model)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         average = update_average(recipe.average, average, model)
         changes = [parameter.detach() - old for parameter, old in zip(parameters, before)]
         scalars = {"lr": lr, "loss": loss, "grad_norm": grad_norm, "update_norm": norm(changes)}
-        return state._replace(loss=None, average=average), scalars
+        return state._replace(loss=None, average=average), scalars | seen
 
     return update
 
 
-def make_segment(recipe: Recipe) -> Any:
+def make_segment(recipe: Recipe, detail: bool = False) -> Any:
     """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
-    update = make_update(recipe)
+    update = make_update(recipe, detail)
 
-    def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
-        found: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
+    def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, Any]]:
+        found: dict[str, list[Any]] = {}
         for batch in batches:
             state, scalars = update(state, batch)
             for name, value in scalars.items():
-                found[name].append(value)
+                found.setdefault(name, []).append(value)
         dtype = found["loss"][0].dtype
         rates_T = torch.tensor(found.pop("lr"), dtype=dtype)
-        return state, {"lr": rates_T} | {name: torch.stack(values) for name, values in found.items()}
+        scalars = {name: torch.stack(found.pop(name)) for name in UPDATE_SERIES if name in found}
+        return state, {"lr": rates_T} | scalars | found
 
     return segment
 
@@ -135,6 +145,7 @@ def train(
     *,
     device: str = "cpu",
     parameters_every: int = 0,
+    detail: Collection[int] = (),
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -146,6 +157,7 @@ def train(
         data: from `lockstep.data_prep.prepare`.
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        detail: the updates, counted from 0, to record in detail, from rows to moments.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
@@ -161,6 +173,7 @@ def train(
         backend="torch",
         environment=environment,
         parameters_every=parameters_every,
+        detail=detail,
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
@@ -170,7 +183,8 @@ def train(
         (torch.from_numpy(x_ND).to(place), torch.from_numpy(y_N).to(place))
         for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
     )
-    state, segment = initial_state(recipe, data, place), make_segment(recipe.update_rule)
+    state = initial_state(recipe, data, place)
+    segment, detailed = make_segment(recipe.update_rule), make_segment(recipe.update_rule, detail=True)
     if resume is not None:
         state = import_state(recipe, state, resume)
     recorder.record_parameters(_parameters(state), export_average(recipe.average, state.average, recorder.done))
@@ -178,8 +192,10 @@ def train(
     for epoch, start, stop in recorder.segments():
         if epoch != loaded:
             batches, loaded = load_batches(data, epoch, place), epoch
-        state, scalars = segment(state, batches[start:stop])
-        recorder.record_segment({name: values.cpu().numpy() for name, values in scalars.items()})
+        state, scalars = (detailed if recorder.is_detailed else segment)(state, batches[start:stop])
+        recorder.record_segment({name: scalars[name].cpu().numpy() for name in UPDATE_SERIES})
+        if recorder.is_detailed:
+            recorder.record_detail(scalars, export_state(recipe, state))
         average = export_average(recipe.average, state.average, recorder.done)
         recorder.record_parameters(_parameters(state), average)
         if recorder.checkpoint_is_due:

@@ -58,6 +58,11 @@ def run(
     help="Record the parameters after every so many updates too, not at epoch ends only.",
 )
 @click.option(
+    "--detail",
+    metavar="A:B",
+    help="Record updates A to B (exclusive) from rows to moments: what `lockstep diagnose` walks through.",
+)
+@click.option(
     "--checkpoint-every",
     type=click.IntRange(min=1),
     metavar="N",
@@ -80,6 +85,7 @@ def record(
     overrides: Sequence[str],
     device: str,
     parameters_every: int,
+    detail: str | None,
     checkpoint_every: int | None,
     checkpoint_unit: Literal["update", "batch"],
     resume: Path | None,
@@ -96,6 +102,7 @@ def record(
     train = trainer(backend)
     data = prepare(chosen)
     warn(data.warnings)
+    window = _updates(detail, data.updates) if detail is not None else range(0)
     written: list[Path] = []
 
     def save(checkpoint: Checkpoint) -> None:
@@ -109,6 +116,7 @@ def record(
             data,
             device=device,
             parameters_every=parameters_every,
+            detail=window,
             progress=lambda done, total: report(backend, done, total),
             resume=begun,
             checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
@@ -153,6 +161,13 @@ def convert(
     model_only = found.header.get("model_only") or out.suffix == ".safetensors"
     click.echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
     return 0
+
+
+def _updates(text: str, total: int) -> range:
+    begin, colon, end = text.partition(":")
+    if not (colon and begin.isdecimal() and end.isdecimal() and int(begin) < int(end) <= total):
+        raise InputError(f"--detail {text}: must be A:B with A < B of the run's {total} updates, counted from 0")
+    return range(int(begin), int(end))
 
 
 @click.command(hidden=True)

@@ -5,6 +5,8 @@ Each member repeats the float64 training with every operation off by one unit ro
 from the exact one, times `SAFETY`, bounds what a correct implementation in that dtype may stray.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ NEIGHBOURS = 8  # updates on either side
 
 
 def rounding_bounds(
-    recipe: Recipe, data: PreparedData, recorded: set[int], seed: int = 0
+    recipe: Recipe, data: PreparedData, recorded: set[int], detail: Collection[int] = (), seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
     """Absolute bounds on |a correct run - oracle|.
 
@@ -30,11 +32,13 @@ def rounding_bounds(
         recipe: what is trained; its dtype sets the size of a rounding.
         data: float64, from `trajectory.rows_of`.
         recorded: after how many updates the parameters are compared.
+        detail: the updates of which the detail is compared.
         seed: of the directions in which the members err.
 
     Returns:
         named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,), and
-        `parameters/<u>/<name>` and `average/<u>/<name>` (), these for the worst element of the tensor. Bounds are
+        `parameters/<u>/<name>`, `average/<u>/<name>` and `detail/<u>/...` (but its batch), all (), for the worst
+        element of the tensor. Bounds are
         infinite from the update on at which the oracle or a member leaves the range that the dtype can compute in.
     """
     compute = BFLOAT16 if recipe.training.compute == "bfloat16" else None
@@ -46,7 +50,7 @@ def rounding_bounds(
     # beyond this a square, as in a norm, leaves the range of the dtype
     largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
-        for state, step in trajectory(recipe, data, arithmetic, initial_state(recipe, members)):
+        for state, step in trajectory(recipe, data, arithmetic, initial_state(recipe, members), detail):
             if step is None:
                 continue
             scalars = [getattr(step, name) for name in series]
@@ -55,6 +59,12 @@ def rounding_bounds(
             for values, scalar in zip(series.values(), scalars):
                 values.append(np.inf if overflowed else _spread(scalar))
             done = state.updates
+            if done - 1 in detail:
+                remembered = {f"moments/{s}/{n}": [m] for n, slots in state.moments.items() for s, m in slots.items()}
+                for name, arrays in (step.detail | remembered).items():
+                    if not name.startswith("batch"):
+                        spread = max(_spread(array) for array in arrays)
+                        bounds[f"detail/{done - 1}/{name}"] = np.array(np.inf if overflowed else spread)
             if done in recorded:
                 average = averaged(recipe.average, state.average, done, arithmetic)
                 for kind, tensors in (("parameters", state.parameters | state.statistics), ("average", average)):

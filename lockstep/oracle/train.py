@@ -1,5 +1,6 @@
 """Train a recipe in float64 and record it, with bounds on what rounding may do to a run of the recipe's dtype."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def train(
     *,
     device: str = "cpu",
     parameters_every: int = 0,
+    detail: Collection[int] = (),
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -37,6 +39,7 @@ def train(
         data: from `lockstep.data_prep.prepare`.
         device: there is no choice: NumPy computes on the CPU.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        detail: the updates, counted from 0, to record in detail, from rows to moments.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
@@ -52,6 +55,7 @@ def train(
         backend="oracle",
         environment=environment,
         parameters_every=parameters_every,
+        detail=detail,
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
@@ -63,7 +67,7 @@ def train(
     average = averaged(recipe.average, state.average, state.updates, exact)
     recorder.record_parameters(canonical(state.parameters | state.statistics), canonical(average))
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
-        steps = trajectory(recipe, seen, exact, state)
+        steps = trajectory(recipe, seen, exact, state, recorder.detail)
         for segment in recorder.segments():
             scalars: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
             for _ in range(segment.start, segment.stop):
@@ -73,6 +77,8 @@ def train(
             parameters, statistics = state.parameters, state.statistics
             average = averaged(recipe.average, state.average, state.updates, exact)
             recorder.record_segment(scalars)
+            if recorder.is_detailed and step:
+                recorder.record_detail(step.detail, export_state(state))
             recorder.record_parameters(canonical(parameters | statistics), canonical(average))
             if recorder.checkpoint_is_due:
                 recorder.save_checkpoint(export_state(state))
@@ -87,6 +93,6 @@ def train(
     prediction = {name: values[0] for name, values in outputs.items()}
     trace = recorder.finish(prediction)
     if bounds:
-        derived = rounding_bounds(recipe, seen, set(trace.recorded_updates))
+        derived = rounding_bounds(recipe, seen, set(trace.recorded_updates), trace.header["detail"])
         trace.arrays.update({f"bounds/{name}": array for name, array in derived.items()})
     return trace

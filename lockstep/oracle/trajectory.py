@@ -1,6 +1,6 @@
 """One training run in a given arithmetic, update by update."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -39,13 +39,15 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is recorded of one update: scalars have shape () or (members,)."""
+    """What is recorded of one update: scalars have shape () or (members,). `detail`, where it was asked for, is named
+    as below `detail/<u>/` in a trace: an array for each batch, or one, with an axis of members where they have one."""
 
     update: int
     lr: float
     loss: Array
     grad_norm: Array
     update_norm: Array
+    detail: dict[str, list[NDArray[Any]]]
 
 
 def rows_of(recipe: Recipe, data: PreparedData) -> PreparedData:
@@ -84,10 +86,11 @@ def initial_state(recipe: Recipe, parameters: Parameters) -> State:
 
 
 def trajectory(
-    recipe: Recipe, data: PreparedData, arithmetic: Exact, state: State
+    recipe: Recipe, data: PreparedData, arithmetic: Exact, state: State, detail: Collection[int] = ()
 ) -> Iterator[tuple[State, Step | None]]:
     """Train on `data` (float64) from a state on and yield, after every batch, the state and the update that the batch
-    completed, if any."""
+    completed, if any; with the detail of the updates in `detail`."""
+    seen: dict[str, list[NDArray[Any]]] = {}
     tables = {layer: rates_T.tolist() for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()}
     first, skipped = divmod(state.batches, data.batches_per_epoch)
     for epoch in range(first, data.epochs):
@@ -102,9 +105,16 @@ def trajectory(
             terms = gradients | {"loss": loss[..., None, None]}
             accumulated = accumulate(state.accumulated, terms, float(share), arithmetic)
             state = state._replace(accumulated=accumulated, batches=state.batches + 1, statistics=statistics)
+            if state.updates in detail:
+                masked = {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(masks, start=1)}
+                forwarded = {f"forward/{layer}": array for layer, array in passed.outputs.items() if layer != "input"}
+                for name, array in ({"batch/x": x_BD, "batch/y": y_B} | masked | forwarded).items():
+                    seen.setdefault(name, []).append(array)
             step = None
             if last:
                 state, step = _apply(recipe, tables, arithmetic, state)
+                if seen:
+                    step, seen = step._replace(detail=seen | step.detail), {}
             yield state, step
 
 
@@ -113,6 +123,7 @@ def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, st
     optimizer, update, before = recipe.optimizer, state.updates, state.parameters
     gradients = dict(sorted(state.accumulated.items()))
     loss = gradients.pop("loss")[..., 0, 0]
+    clipped = clip(recipe.gradient, gradients, arithmetic)
     parameters = {
         name: update_parameter(
             name,
@@ -124,11 +135,14 @@ def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, st
             state.moments[name],
             arithmetic,
         )
-        for name, gradient in clip(recipe.gradient, gradients, arithmetic).items()
+        for name, gradient in clipped.items()
     }
     changes = {name: parameters[name] - before[name] for name in parameters}
     average = update_average(recipe.average, state.average, parameters, arithmetic)
-    step = Step(update, tables[0][update], loss, norm(gradients, arithmetic), norm(changes, arithmetic))
+    detail = {f"gradients/{name}": [array] for name, array in canonical(gradients).items()}
+    if recipe.gradient.clip != "none":
+        detail |= {f"clip/{name}": [array] for name, array in canonical(clipped).items()}
+    step = Step(update, tables[0][update], loss, norm(gradients, arithmetic), norm(changes, arithmetic), detail)
     state = state._replace(parameters=parameters, average=average, accumulated={}, updates=update + 1)
     return state, step
 
