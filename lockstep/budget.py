@@ -1,0 +1,66 @@
+"""Detail of chosen updates within a budget of memory: what does not fit is thinned evenly."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Detail"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Detail:
+    """Arrays of updates, with the parameters before and after each.
+
+    Where they outgrow the budget, every 2nd that was offered is kept, then every 4th, and so on; the first and the
+    latest always, as long as these two fit.
+
+    Args:
+        budget: bytes.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.bytes = budget, 0
+        self.stride, self.offered = 1, 0
+        self.updates: dict[int, Arrays] = {}
+        self.parameters: dict[int, Arrays] = {}
+        self._ordinals: dict[int, int] = {}
+
+    def add(self, update: int, arrays: Arrays, before: Arrays, after: Arrays) -> None:
+        """Offer one more update, later than those before it."""
+        latest = next(reversed(self._ordinals), None)
+        if latest is not None and self._ordinals[latest] % self.stride:
+            self._drop(latest)
+        self.updates[update], self._ordinals[update] = arrays, self.offered
+        self.offered += 1
+        self.bytes += _bytes(arrays)
+        for done, parameters in ((update, before), (update + 1, after)):
+            if done not in self.parameters:
+                self.parameters[done] = parameters
+                self.bytes += _bytes(parameters)
+        self.thin()
+
+    def thin(self, beside: int = 0) -> None:
+        """Drop until the rest fits the budget, of which so many bytes are taken by other things."""
+        while self.bytes + beside > self.budget and self.updates:
+            *others, latest = self._ordinals
+            if len(others) <= 1:
+                self._drop(latest)
+                continue
+            self.stride *= 2
+            for update in others:
+                if self._ordinals[update] % self.stride:
+                    self._drop(update)
+
+    def _drop(self, update: int) -> None:
+        self.bytes -= _bytes(self.updates.pop(update))
+        del self._ordinals[update]
+        for done in (update, update + 1):
+            if done not in self.updates and done - 1 not in self.updates:
+                self.bytes -= _bytes(self.parameters.pop(done))
+
+
+def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
+    return int(np.sum([array.nbytes for array in arrays.values()], dtype=np.int64))
