@@ -1,5 +1,7 @@
 """Commands that judge traces."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +12,51 @@ from lockstep.errors import InputError
 if TYPE_CHECKING:
     from lockstep.trace import Trace
 
-__all__ = ["compare"]
+__all__ = ["compare", "junit_option", "refusals_in"]
+
+junit_option = click.option(
+    "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JUnit XML too."
+)
 
 
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-def compare(a: Path, b: Path) -> int:
+@junit_option
+def compare(a: Path, b: Path, junit: Path | None) -> int:
     """Judge two traces of one recipe: identical, rounding or diverged.
 
     Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
     """
     from lockstep.diagnose import compare as diagnose
     from lockstep.report.console import make_console, print_comparison
+    from lockstep.report.junit import junit_comparison
+    from lockstep.tensor_file import write_file
     from lockstep.trace import Trace
 
-    traces = Trace.load(a), Trace.load(b)
-    diagnose.refuse_different_runs(*traces)
-    found = diagnose.compare(*traces, diagnose.bounds_of(*traces) or _derive_bounds(*traces))
-    print_comparison(found, (str(a), str(b)), make_console())
+    names = str(a), str(b)
+    with refusals_in(junit, names):
+        traces = Trace.load(a), Trace.load(b)
+        diagnose.refuse_different_runs(*traces)
+        found = diagnose.compare(*traces, diagnose.bounds_of(*traces) or _derive_bounds(*traces))
+    print_comparison(found, names, make_console())
+    if junit is not None:
+        write_file(junit, junit_comparison(found, names))
     return 1 if found.verdict == "diverged" else 0
+
+
+@contextmanager
+def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
+    """Where traces cannot be compared, the file says so too: nobody takes an older result for this one."""
+    from lockstep.report.junit import junit_error
+    from lockstep.tensor_file import write_file
+
+    try:
+        yield
+    except InputError as error:
+        if junit is not None:
+            write_file(junit, junit_error(str(error), names))
+        raise
 
 
 def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:
