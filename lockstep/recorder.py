@@ -123,18 +123,21 @@ class Recorder:
     def watch(self, model: Any, optimizer: Any = None) -> None:
         """Let a PyTorch module and its optimizer record themselves, until `finish`.
 
-        The outputs of the module's leaf layers, while it trains, are recorded as `forward`; those of one layer that
-        runs several times in an update follow one another. As the optimizer steps, its learning rates are read, and
-        the gradients it is given: as `gradients`, or, where those were recorded in this update already, as `clipped`.
-        Parameters and moments need not be given to `update` any more.
+        What `update` need not be given any more: `forward`, the outputs of the module's leaf layers while it trains;
+        `gradients`, as they are accumulated, before anybody clips them; `clipped`, those that the optimizer was given;
+        `lr`, as it applied them; `moments` and `parameters`. With a loss scaler, record `gradients` after it has
+        unscaled them.
         """
         self._source, self._optimizer = model, optimizer
         for name, module in model.named_modules():
             if not any(True for _ in module.children()):
                 layer = name or type(module).__name__.lower()
                 self._hooks.append(module.register_forward_hook(self._make_hook(layer)))
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._make_gradient_hook(name)))
         if optimizer is not None:
-            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
     def record(
         self,
@@ -149,6 +152,9 @@ class Recorder:
         parameters: Any = None,
     ) -> None:
         """Record part of the update under way, at the place in the loop where it is at hand.
+
+        Batches and outputs that are recorded several times in an update, of micro-batches, follow one another along
+        their first axis.
 
         Args:
             batch: an array, or a tree of arrays: {"x": ..., "y": ...}.
@@ -165,17 +171,13 @@ class Recorder:
                 recorded.
         """
         if batch is not None and self._is_wanted:
-            self._arrays |= self._read("batch", {"x": batch} if hasattr(batch, "shape") else name_arrays(batch))
+            self._append("batch", {"x": batch} if hasattr(batch, "shape") else name_arrays(batch))
         if forward is not None and self._is_wanted:
-            outputs = name_arrays(forward)
-            self._arrays |= self._read("forward", outputs)
-            self._layers |= dict.fromkeys(outputs)
+            self._append("forward", name_arrays(forward))
         if loss is not None:
             self._scalars["loss"] = _scalar("loss", loss)
         if gradients is not None:
-            found = self._read("gradients", gradients_of(gradients))
-            self._scalars["grad_norm"] = _norm(found.values())
-            self._arrays |= found
+            self._arrays |= self._read("gradients", gradients_of(gradients))
         if clipped is not None and self._is_wanted:
             self._arrays |= self._read("clip", gradients_of(clipped))
         if lr is not None:
@@ -210,6 +212,9 @@ class Recorder:
         if self._source is not None:
             families = {"parameters": self._source, "moments": self._optimizer} | families
         self.record(**families)
+        gradients = [array for name, array in self._arrays.items() if name.startswith("gradients/")]
+        if gradients:
+            self._scalars["grad_norm"] = _norm(gradients)
         if not self._scalars and not self._arrays:
             raise InputError(f"update {self.done}: nothing was given to record")
         if self.done == 0:
@@ -333,32 +338,41 @@ class Recorder:
             self._statistics_until = self.done + 1
         self._detail.thin(self._statistics_bytes)
 
+    def _append(self, family: str, found: Mapping[str, Any]) -> None:
+        """Read more of an update's rows; where their shape is another, as of a layer used twice, under a name of their
+        own."""
+        for key, array in self._read(family, found).items():
+            known = self._arrays.get(key)
+            if known is None or known.shape[1:] != array.shape[1:] or not array.ndim:
+                again = sum(name == key or name.startswith(f"{key}#") for name in self._arrays)
+                key = f"{key}#{again + 1}" if again else key
+                self._arrays[key] = array
+            else:
+                self._arrays[key] = np.concatenate([known, array])
+            if family == "forward":
+                self._layers[key.removeprefix("forward/")] = None
+
     def _make_hook(self, layer: str) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            if not module.training or not self._is_wanted:
-                return
             while isinstance(output, tuple | list) and output:
                 output = output[0]
-            if not hasattr(output, "detach"):
-                return
-            key, outputs = f"forward/{layer}", self._read("forward", {layer: output})
-            known = self._arrays.get(key)
-            if known is not None and known.shape[1:] == outputs[key].shape[1:]:
-                outputs[key] = np.concatenate([known, outputs[key]])
-            elif known is not None:
-                again = sum(name.startswith(f"{key}#") for name in self._arrays) + 2
-                outputs = {f"{key}#{again}": outputs.pop(key)}
-            self._arrays |= outputs
-            self._layers |= dict.fromkeys(name.removeprefix("forward/") for name in outputs)
+            if module.training and self._is_wanted and hasattr(output, "detach"):
+                self._append("forward", {layer: output})
 
         return hook
 
-    def _before_step(self, optimizer: Any, *_: Any) -> None:
+    def _make_gradient_hook(self, name: str) -> Any:
+        def hook(parameter: Any) -> None:
+            self._arrays |= self._read("gradients", {name: parameter.grad})
+
+        return hook
+
+    def _after_step(self, optimizer: Any, *_: Any) -> None:
         if self._has_stepped:
             raise InputError(f"update {self.done}: the optimizer steps twice in it; call update() after each step")
         self._has_stepped = True
-        is_clipped = "grad_norm" in self._scalars
-        self.record(lr=optimizer, **{"clipped" if is_clipped else "gradients": self._source})
+        is_known = any(name.startswith("gradients/") for name in self._arrays)
+        self.record(lr=optimizer, **{"clipped" if is_known else "gradients": self._source})
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
         loss = torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="sum" if fault == "sum" else "mean")
         optimizer.zero_grad()
         loss.backward()
-        if recorder:
+        if recorder and not watch:
             recorder.record(gradients=model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()

@@ -277,7 +277,7 @@ def test_an_error_in_the_loop_leaves_the_trace_up_to_there(tmp_path: Path) -> No
         "FloatingPointError: loss is not finite",
     )
     assert not any(module._forward_hooks for module in model.modules())
-    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 # --- levels and budget
