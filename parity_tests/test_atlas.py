@@ -183,7 +183,7 @@ def atlas(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 def test_without_a_word_all_pages_are_listed_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = atlas(capsys)
     assert (status, err) == (0, "")
-    firsts = [line.split()[0] for line in out.splitlines() if line.split()]
+    firsts = [line.split()[0] for line in out.splitlines() if line.strip() and line[0] != " "]  # no wrapped titles
     shown = [first for first in firsts if first in {page.slug for page in PAGES}]
     assert shown == [page.slug for page in PAGES]
     groups = [group for group in GROUPS if any(page.group == group for page in PAGES)]
