@@ -1,0 +1,121 @@
+"""The knobs of a recipe as alternatives: which values a knob could have had instead, and what that is called."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar, get_args
+
+from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
+
+__all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices", "page"]
+
+Part = TypeVar("Part")
+Make = Callable[[Any], Tensors | None]
+"""What a stage gives with another part of the recipe in its place; None where that cannot be computed."""
+
+KEYS = {
+    "momentum": "other-momentum", "beta1": "other-beta", "beta2": "other-beta", "decay": "other-beta",
+    "eps": "other-eps", "eps_in_root": "eps-in-root", "weight_decay": "other-decay", "decay_on": "decay-on-bias",
+    "nesterov": "nesterov", "dampening": "dampening", "amsgrad": "amsgrad", "clip_eps": "clip-eps",
+    "clip": "clip-by-value", "label_smoothing": "label-smoothing", "norm_eps": "norm-eps", "dropout": "dropout-scale",
+    "norm_variance": "norm-variance", "activation": "other-activation", "ramp": "other-ramp", "peak": "lr-scaled",
+    "accumulate_mean": "accumulation-mean", "clip_at": "other-clip",
+}  # fmt: skip
+"""Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the knob."""
+WHOLE = ("loss", "schedule")
+
+PAGES = {
+    "eps_in_root": "rmsprop-eps-in-the-root", "weight_decay": "adamw-default-weight-decay",
+    "nesterov": "nesterov-needs-its-flag", "dampening": "dampening-spares-the-first-step",
+    "amsgrad": "amsgrad-of-which-moment", "initial_accumulator": "adagrad-initial-accumulator",
+    "decay": "rmsprop-decay", "decay_form": "adamw-loses-its-decay", "clip_eps": "clip-grad-norm-eps",
+    "label_smoothing": "label-smoothing-over-k-or-k-minus-1", "norm_eps": "layernorm-eps",
+    "norm_variance": "batchnorm-running-variance", "norm_momentum": "batchnorm-momentum",
+    "positive_weight": "bce-positive-weight", "delta": "huber-delta-or-smooth-l1-beta",
+    "accumulate_mean": "accumulation-short-last-micro-batch", "ramp": "linearlr-total-iters",
+    "warmup": "decay-steps-include-the-warmup", "length": "decay-steps-include-the-warmup",
+    "decay_start": "decay-steps-include-the-warmup", "after_end": "cosine-climbs-back",
+    "decay_end": "one-cycle-phase-ends", "milestones": "multistep-boundaries", "cycles": "warm-restarts-after-the-last",
+}  # fmt: skip
+
+SHARE = (0.0, 1 - 1e-9)
+SPANS = dict.fromkeys(
+    ("momentum", "beta1", "beta2", "decay", "dampening", "label_smoothing", "dropout", "norm_momentum"), SHARE
+) | {
+    **dict.fromkeys(("floor", "first", "rise", "fall", "warmup_start"), (0.0, 1.0)),
+    "factor": (1e-6, 1.0),
+    "shrink": (1e-6, 1 - 1e-9),
+    "grow": (1 + 1e-9, 1e3),
+}
+POSITIVE = (1e-16, 1e6)
+LOGARITHMIC = ("eps", "norm_eps", "eps_norm", "clip_eps", "momentum_decay", "step_min", "step_max", "clip_at")
+
+
+def changed(part: Part, **values: Any) -> Part | None:
+    """A copy of a part of a recipe with other values; None where they do not go together."""
+    try:
+        return replace(part, **values)  # type: ignore[type-var]  # every part is a dataclass
+    except ValueError:
+        return None
+
+
+def made(part: Callable[..., Part], **values: Any) -> Part | None:
+    """A part of a recipe; None where the values do not go together."""
+    try:
+        return part(**values)
+    except ValueError:
+        return None
+
+
+def choices(part: Any, knob: str) -> tuple[Any, ...]:
+    """The values that a knob of a few words, or a flag, can have."""
+    annotation = type(part).__pydantic_fields__[knob].annotation
+    if annotation is bool:
+        return (True, False)
+    words = get_args(annotation)
+    return tuple(word for word in words if isinstance(word, str))
+
+
+def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], make: Make) -> Iterator[Alternative]:
+    """Every knob of words or flags with each other value that it can have."""
+    for knob in knobs:
+        mine = getattr(part, knob)
+        for value in choices(part, knob) if mine is not None else ():
+            other = changed(part, **{knob: value}) if value != mine else None
+            tensors = make(other) if other is not None else None
+            if tensors is not None:
+                yield Alternative(
+                    _key(section, knob), _told(section, knob, str(value).lower(), mine), page(knob), tensors
+                )
+
+
+def fitted_knobs(
+    section: str, part: Any, knobs: Iterator[str] | list[str], make: Make, recorded: Tensors
+) -> Iterator[Alternative]:
+    """Every knob that is a number, with the value that fits best."""
+    for knob in knobs:
+        mine = getattr(part, knob)
+        if not isinstance(mine, float):
+            continue
+
+        def with_value(value: float, knob: str = knob) -> Tensors | None:
+            other = changed(part, **{knob: value})
+            return None if other is None else make(other)
+
+        yield from fitted(
+            _key(section, knob), _told(section, knob, "{value}", mine), page(knob), with_value, recorded, mine,
+            SPANS.get(knob, POSITIVE if knob in LOGARITHMIC else (0.0, POSITIVE[1])), log=knob in LOGARITHMIC,
+        )  # fmt: skip
+
+
+def page(knob: str) -> str:
+    """The atlas page about a knob, or ""."""
+    return PAGES.get(knob, "")
+
+
+def _key(section: str, knob: str) -> str:
+    return KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
+
+
+def _told(section: str, knob: str, value: str, mine: Any) -> str:
+    told = f"{mine:.4g}" if isinstance(mine, float) else str(mine).lower()
+    return f"{{side}} has {section}.{knob} = {value}; the recipe says {told}"

@@ -1,0 +1,172 @@
+"""What a trace holds about one update: the inputs that a stage is recomputed from, and what the stage gave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.data_prep import PreparedData, initial_statistics, prepare
+from lockstep.diagnose.causes.judge import TOLERANCE, Tensors
+from lockstep.errors import InputError
+from lockstep.groups import rate_of, rate_tables
+from lockstep.oracle.arithmetic import Array, Moments
+from lockstep.recipe import Recipe
+from lockstep.trace import Trace
+
+__all__ = ["Side", "declared", "prepared_data", "rows"]
+
+SECTIONS = tuple(field.name for field in fields(Recipe))
+NAMED = ("optimizer", "loss", "schedule")  # sections that say nothing without a name
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two traces at one update, counted from 0. `others` are traces that agree with it up to this update: what
+    this one did not record of the time before is taken from them."""
+
+    name: str
+    trace: Trace
+    update: int
+    others: tuple[Trace, ...] = ()
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """What is trained; of a loop what it declared, the rest being defaults; None where that is no recipe."""
+        return declared(self.trace)[0]
+
+    def declares(self, *sections: str) -> bool:
+        """Whether all that these sections hold is known."""
+        return declared(self.trace)[1].issuperset(sections)
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it is right by definition."""
+        return self.trace.header.get("backend") == "oracle"
+
+    @cached_property
+    def precision(self) -> str:
+        """The dtype of what was recorded."""
+        kinds = [array.dtype for array in self.trace.arrays.values() if array.dtype.kind == "f" and array.ndim]
+        known = self.trace.header.get("dtype")
+        return str(known or min(kinds, key=lambda dtype: dtype.itemsize, default="float64"))
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error of an explanation."""
+        return TOLERANCE.get(self.precision, TOLERANCE["bfloat16"])
+
+    def below(self, prefix: str, *, agreed: bool = False) -> Tensors:
+        """Name -> array in float64, a vector as a single row; `agreed` looks at the other traces too."""
+        for trace in (self.trace, *(self.others if agreed else ())):
+            found = {k.removeprefix(prefix): rows(v) for k, v in trace.arrays.items() if k.startswith(prefix)}
+            if found:
+                return found
+        return {}
+
+    def detail(self, family: str, update: int | None = None) -> Tensors:
+        """The tensors of "gradients", "forward", "moments", ... at this or another update; empty if not recorded."""
+        return self.below(f"detail/{self.update if update is None else update}/{family}/")
+
+    def series(self, name: str, update: int | None = None) -> float | None:
+        """One value of a series."""
+        values = self.trace.arrays.get(f"updates/{name}")
+        place = (self.update if update is None else update) - self.trace.first_update
+        return float(values[place]) if values is not None and 0 <= place < len(values) else None
+
+    def parameters(self, done: int) -> Tensors:
+        """The parameters after so many updates, without running statistics; of the time before from either trace."""
+        found = self.below(f"parameters/{done}/", agreed=done <= self.update)
+        return {name: array for name, array in found.items() if name not in self._statistics}
+
+    def statistics(self, done: int) -> Tensors:
+        """Running statistics after so many updates."""
+        found = self.below(f"parameters/{done}/", agreed=done <= self.update)
+        return {name: array for name, array in found.items() if name in self._statistics}
+
+    @cached_property
+    def _statistics(self) -> frozenset[str]:
+        return frozenset(initial_statistics(self.recipe.model) if self.recipe and self.declares("model") else ())
+
+    def batch(self) -> tuple[Array, NDArray[Any], tuple[NDArray[np.bool_], ...]] | None:
+        """x (B, ...), y (B,) and the dropout masks of this update; None if not recorded."""
+        prefix = f"detail/{self.update}/batch/"
+        x, y = (self.trace.arrays.get(prefix + name) for name in "xy")
+        if x is None or y is None:
+            return None
+        names = [name for name in self.trace.arrays if name.startswith(prefix + "mask")]
+        masks = sorted(names, key=lambda name: (len(name), name))
+        return x.astype(np.float64), y, tuple(self.trace.arrays[name].astype(bool) for name in masks)
+
+    def moments_before(self) -> dict[str, Moments] | None:
+        """Parameter -> what the optimizer remembered of it before this update; None if not recorded."""
+        if self.update == 0:
+            return {}
+        found: dict[str, Moments] = {}
+        for path, array in self.below(f"detail/{self.update - 1}/moments/", agreed=True).items():
+            slot, _, name = path.partition("/")
+            found.setdefault(name, {})[slot] = array
+        return found or None
+
+    def rate(self, name: str, offset: int = 0) -> float | None:
+        """The learning rate of a parameter at this update, or so many later; of a loop the recorded one."""
+        if self.recipe and "recipe" in self.trace.header:
+            table_T = rate_tables(self.recipe, self.trace.header["updates_per_epoch"])[
+                rate_of(self.recipe.optimizer, name)
+            ]
+            return float(table_T[min(max(self.update + offset, 0), len(table_T) - 1)])
+        found = self.series("lr", max(self.update + offset, 0))
+        settings = self.trace.header.get("settings", {}).get("optimizer", {})
+        fixed = settings.get("lr", settings.get("learning_rate")) if isinstance(settings, Mapping) else None
+        return found if found is not None or not isinstance(fixed, int | float) else float(fixed)
+
+
+def rows(array: NDArray[Any]) -> Array:
+    """In float64, a vector as a single row, a number as (1, 1): as the oracle has them."""
+    return np.atleast_2d(array.astype(np.float64))
+
+
+def declared(trace: Trace) -> tuple[Recipe | None, frozenset[str]]:
+    """A trace's recipe and the sections of it that are known."""
+    if "recipe" in trace.header:
+        return _parse(trace.header["recipe_hash"], trace), frozenset(SECTIONS)
+    settings = trace.header.get("settings", {})
+    given = {
+        section: {field.name: values[field.name] for field in fields(_type(section)) if field.name in values}
+        for section, values in settings.items()
+        if section in SECTIONS and isinstance(values, Mapping) and ("name" in values or section not in NAMED)
+    }
+    try:
+        return Recipe.from_dict(given), frozenset(given)
+    except InputError:
+        return None, frozenset()
+
+
+def prepared_data(recipe: Recipe, data_hash: str) -> PreparedData | None:
+    """The rows, batches and initial parameters of a recipe; None where they cannot be had, or have changed."""
+    try:
+        data = _prepare(recipe)
+    except InputError:
+        return None
+    return data if data.hash == data_hash else None
+
+
+@lru_cache(maxsize=4)
+def _prepare(recipe: Recipe) -> PreparedData:
+    return prepare(recipe)
+
+
+def _type(section: str) -> Any:
+    return type(getattr(Recipe(), section))
+
+
+def _parse(key: str, trace: Trace) -> Recipe:
+    if key not in _RECIPES:
+        _RECIPES.clear()
+        _RECIPES[key] = trace.recipe
+    return _RECIPES[key]
+
+
+_RECIPES: dict[str, Recipe] = {}
