@@ -123,14 +123,15 @@ class Recorder:
     def watch(self, model: Any, optimizer: Any = None) -> None:
         """Let a PyTorch module and its optimizer record themselves, until `finish`.
 
-        What `update` need not be given any more: `forward`, the outputs of the module's leaf layers while it trains;
-        `gradients`, as they are accumulated, before anybody clips them; `clipped`, those that the optimizer was given;
-        `lr`, as it applied them; `moments` and `parameters`. With a loss scaler, record `gradients` after it has
-        unscaled them.
+        What `update` need not be given any more: `forward`, the outputs while it trains of its leaf layers and of those
+        with parameters of their own, as attention; `gradients`, as they are accumulated, before anybody clips them;
+        `clipped`, those that the optimizer was given; `lr`, as it applied them; `moments` and `parameters`. With a loss
+        scaler, record `gradients` after it has unscaled them.
         """
         self._source, self._optimizer = model, optimizer
         for name, module in model.named_modules():
-            if not any(True for _ in module.children()):
+            is_leaf = not any(True for _ in module.children())
+            if is_leaf or any(True for _ in module.parameters(recurse=False)):
                 layer = name or type(module).__name__.lower()
                 self._hooks.append(module.register_forward_hook(self._make_hook(layer)))
         for name, parameter in model.named_parameters():

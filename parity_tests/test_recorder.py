@@ -248,6 +248,23 @@ def test_what_cannot_be_recorded_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "t").exists()
 
 
+def test_attention_is_watched_though_it_has_a_layer_of_its_own(tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)  # never calls its out_proj
+            self.block = torch.nn.Sequential(torch.nn.Linear(4, 1))
+
+        def forward(self, x_BTE: torch.Tensor) -> torch.Tensor:
+            return self.block(self.attention(x_BTE, x_BTE, x_BTE)[0])
+
+    with lockstep.Recorder(tmp_path / "t", backend="torch") as recorder:
+        model = recorder.start(Net())
+        recorder.watch(model)
+        recorder.update(loss=model(torch.ones(2, 3, 4)).sum())
+    assert Trace.load(tmp_path / "t").header["layers"] == ["attention", "block.0"]
+
+
 def test_two_steps_in_one_update_are_refused(tmp_path: Path) -> None:
     model, optimizer = noisy_net()
     recorder = lockstep.Recorder(tmp_path / "t", backend="torch")
