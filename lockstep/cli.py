@@ -9,7 +9,7 @@ import click
 from lockstep import __version__
 from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
-from lockstep.commands.compare import compare
+from lockstep.commands.compare import compare, names
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
 from lockstep.errors import InputError
@@ -28,6 +28,7 @@ for command in (
     record,
     convert,
     compare,
+    names,
     matrix,
     curve,
     rates,

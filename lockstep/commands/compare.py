@@ -12,7 +12,7 @@ from lockstep.errors import InputError
 if TYPE_CHECKING:
     from lockstep.trace import Trace
 
-__all__ = ["compare", "junit_option", "refusals_in"]
+__all__ = ["compare", "junit_option", "names", "refusals_in"]
 
 junit_option = click.option(
     "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JUnit XML too."
@@ -43,6 +43,34 @@ def compare(a: Path, b: Path, junit: Path | None) -> int:
     if junit is not None:
         write_file(junit, junit_comparison(found, names))
     return 1 if found.verdict == "diverged" else 0
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The TOML file to write.")
+@click.option(
+    "--given", type=click.Path(path_type=Path), metavar="FILE", help="A name map with lines that are settled already."
+)
+def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
+    """Propose which of B's names and layouts are which of A's, for two traces of your own loops.
+
+    Drawn from the shapes and values of the initial parameters, and refused where these leave a choice.
+    """
+    from lockstep.diagnose.names import load_names, save_names
+    from lockstep.diagnose.propose import propose
+    from lockstep.trace import Trace
+
+    if out.exists():
+        raise InputError(f"{out}: exists already, and is kept; name another file")
+    found, reasons = propose(Trace.load(a), Trace.load(b), load_names(given) if given else None)
+    save_names(out, found, reasons)
+    turned = sum(bool(layout.axes or layout.reshape) for layout in found.names.values())
+    click.echo(f"{out}: {len(found.names)} parameters, {turned} of them laid out otherwise")
+    for reason in dict.fromkeys(reasons.values()):
+        told_by = [name for name in found.names if reasons[name] == reason]
+        click.echo(f"  {len(told_by)} by {reason}" + (f": {', '.join(told_by)}" if "shape" in reason else ""))
+    return 0
 
 
 @contextmanager

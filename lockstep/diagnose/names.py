@@ -1,0 +1,227 @@
+"""The name map of two loops: what trace B calls and lays out otherwise than trace A.
+
+A TOML file, as `lockstep names` proposes it. Names that are alike in both need no line.
+
+    [names]                                   # parameters, with their gradients, moments and statistics
+    "fc.bias" = "Dense_0.bias"
+    "fc.weight" = { name = "Dense_0.kernel", layout = "transpose" }
+    "conv.weight" = { name = "Conv_0.kernel", axes = [3, 2, 0, 1] }
+    "query.weight" = { name = "query.kernel", reshape = [32, 32], axes = [1, 0] }
+
+    [forward]                                 # outputs of layers
+    "conv" = { name = "conv", axes = [0, 3, 1, 2] }
+
+    [batch]                                   # arrays of a batch
+    "x" = { name = "x", axes = [0, 3, 1, 2] }
+
+    [only]                                    # names that the other trace has no counterpart of
+    a = ["position_ids"]
+    b = []
+
+`reshape`, then `axes` (as `numpy.transpose` takes them), lead from B's array to A's; "transpose" stands for axes 1, 0.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+from numpy.typing import NDArray
+
+from lockstep.errors import InputError
+from lockstep.tensor_file import write_file
+from lockstep.trace import Trace
+
+__all__ = ["Layout", "NameMap", "apply", "load_names", "save_names"]
+
+TABLES = ("names", "forward", "batch")
+FAMILY_TABLE = {
+    "parameters": "names",
+    "average": "names",
+    "gradients": "names",
+    "clip": "names",
+    "moments": "names",
+    "forward": "forward",
+    "batch": "batch",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An array of trace B, and how it becomes one of A: `reshape` first, then `axes`; () leaves it as it is."""
+
+    name: str
+    axes: tuple[int, ...] = ()
+    reshape: tuple[int, ...] = ()
+
+    def turn(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array as A lays it out.
+
+        Raises:
+            InputError: an array of another number of axes or elements; names it.
+        """
+        try:
+            turned = array.reshape(self.reshape) if self.reshape else array
+            return np.transpose(turned, self.axes) if self.axes else turned
+        except ValueError:
+            how = f"reshape {list(self.reshape)}, " * bool(self.reshape) + f"axes {list(self.axes)}"
+            raise InputError(f"names: {self.name}: shape {array.shape} cannot be laid out by {how}") from None
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """A's name -> B's, of parameters, layers and arrays of a batch; and the names that only one of them has."""
+
+    names: Mapping[str, Layout] = field(default_factory=dict)
+    forward: Mapping[str, Layout] = field(default_factory=dict)
+    batch: Mapping[str, Layout] = field(default_factory=dict)
+    only_a: frozenset[str] = frozenset()
+    only_b: frozenset[str] = frozenset()
+
+
+def load_names(path: Path) -> NameMap:
+    """Read a name map.
+
+    Raises:
+        InputError: not there, not TOML, of another shape, or two names of A for one of B; names the line's key.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+    unknown = content.keys() - {*TABLES, "only"}
+    if unknown:
+        raise InputError(f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] and [only]")
+    tables = {table: _read_table(path, table, content.get(table, {})) for table in TABLES}
+    only = content.get("only", {})
+    if not isinstance(only, dict) or only.keys() - {"a", "b"}:
+        raise InputError(f"{path}: [only]: has lists of names, a and b")
+    lists = {}
+    for side in ("a", "b"):
+        lists[side] = only.get(side, [])
+        if not isinstance(lists[side], list) or not all(isinstance(name, str) for name in lists[side]):
+            raise InputError(f"{path}: only.{side}: must be a list of names")
+    return NameMap(**tables, only_a=frozenset(lists["a"]), only_b=frozenset(lists["b"]))
+
+
+def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = None) -> None:
+    """Write a name map; a comment of a name stands at its line.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    document = tomlkit.document()
+    for title in TABLES:
+        table = tomlkit.table()
+        for name, layout in getattr(names, title).items():
+            item = tomlkit.item(_write_layout(layout))
+            if comments and name in comments:
+                item.comment(comments[name])
+            table[name] = item
+        if table:
+            document.add(title, table)
+    if names.only_a or names.only_b:
+        only = tomlkit.table()
+        only["a"], only["b"] = sorted(names.only_a), sorted(names.only_b)
+        document.add("only", only)
+    write_file(path, tomlkit.dumps(document).encode())
+
+
+def apply(names: NameMap, trace: Trace) -> Trace:
+    """Trace B in A's names and layouts, of every family.
+
+    Raises:
+        InputError: a name that the trace does not hold, two arrays that end up with one name, or a layout that does
+            not fit.
+    """
+    held: dict[str, set[str]] = {table: set() for table in TABLES}
+    arrays: dict[str, NDArray[Any]] = {}
+    back = {table: {layout.name: (name, layout) for name, layout in getattr(names, table).items()} for table in TABLES}
+    for key, array in trace.arrays.items():
+        prefix, family, name = split_name(key)
+        table = FAMILY_TABLE.get(family, "")
+        if not table:
+            arrays[key] = array
+            continue
+        held[table].add(name)
+        if table == "names" and name in names.only_b:
+            continue
+        new, layout = back[table].get(name, (name, None))
+        if prefix + new in arrays:
+            raise InputError(f"names: {new}: two arrays of {trace.backend} would have this name")
+        is_summary = key.startswith(("statistics/", "bounds/"))
+        arrays[prefix + new] = array if layout is None or is_summary else layout.turn(array)
+    for table in TABLES:
+        missing = sorted(back[table].keys() - held[table])
+        if missing and (table == "names" or held[table]):
+            raise InputError(f"names: [{table}]: not in the trace of {trace.backend}: {', '.join(missing)}")
+    layers = [back["forward"].get(name, (name, None))[0] for name in trace.header.get("layers", [])]
+    buffers = [back["names"].get(name, (name, None))[0] for name in trace.header.get("buffers", [])]
+    return Trace(trace.header | {"layers": layers, "buffers": buffers}, arrays)
+
+
+def split_name(key: str) -> tuple[str, str, str]:
+    """An array's name in a trace as (what stands before the tensor, family, tensor):
+    "detail/3/moments/first/fc.weight" is ("detail/3/moments/first/", "moments", "fc.weight")."""
+    parts = key.split("/")
+    begin = 1 if parts[0] == "bounds" else 0
+    if parts[begin] == "detail":
+        family, cut = parts[begin + 2], begin + 3
+    elif parts[begin] == "statistics":
+        family, cut = parts[begin + 1], begin + 2
+    else:
+        family, cut = parts[begin], begin + 2
+    cut += family == "moments"
+    return "".join(f"{part}/" for part in parts[:cut]), family, "/".join(parts[cut:])
+
+
+def _read_table(path: Path, table: str, content: Any) -> dict[str, Layout]:
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {table}: must be a table")
+    found = {name: _read_layout(f"{path}: {table}.{name}", value) for name, value in content.items()}
+    taken: dict[str, str] = {}
+    for name, layout in found.items():
+        if layout.name in taken:
+            raise InputError(f"{path}: [{table}]: {taken[layout.name]} and {name} are both {layout.name}")
+        taken[layout.name] = name
+    return found
+
+
+def _read_layout(where: str, value: Any) -> Layout:
+    if isinstance(value, str):
+        return Layout(value)
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise InputError(f'{where}: must be a name, or {{ name = "...", layout, axes or reshape }}')
+    unknown = value.keys() - {"name", "layout", "axes", "reshape"}
+    if unknown:
+        raise InputError(f"{where}: unknown key {min(unknown)}; there are name, layout, axes and reshape")
+    axes, reshape = value.get("axes", []), value.get("reshape", [])
+    for key, numbers in (("axes", axes), ("reshape", reshape)):
+        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+            raise InputError(f"{where}: {key}: must be a list of whole numbers")
+    if sorted(axes) != list(range(len(axes))):
+        raise InputError(f"{where}: axes: {axes} must name each axis once")
+    if value.get("layout", "transpose") != "transpose" or (axes and "layout" in value):
+        raise InputError(f'{where}: layout: there is "transpose" alone, without axes; write any other order as axes')
+    if "layout" in value:
+        axes = [1, 0]
+    return Layout(value["name"], tuple(axes), tuple(reshape))
+
+
+def _write_layout(layout: Layout) -> Any:
+    if not layout.axes and not layout.reshape:
+        return layout.name
+    table = tomlkit.inline_table()
+    table["name"] = layout.name
+    if layout.reshape:
+        table["reshape"] = list(layout.reshape)
+    if layout.axes == (1, 0) and not layout.reshape:
+        table["layout"] = "transpose"
+    elif layout.axes:
+        table["axes"] = list(layout.axes)
+    return table
