@@ -1,6 +1,6 @@
 """Train a recipe and record it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -180,6 +180,7 @@ def train(
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
+    synchronise: Iterator[Checkpoint] | None = None,
 ) -> Trace:
     """Train on the recipe's data and record the run.
 
@@ -192,6 +193,8 @@ def train(
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
+        synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
+            from the last.
 
     Raises:
         InputError: no such device, or a checkpoint of another recipe or of other data.
@@ -208,6 +211,7 @@ def train(
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
+        synchronise=synchronise,
     )
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
@@ -224,6 +228,8 @@ def train(
         for epoch, start, stop in recorder.segments():
             if epoch != loaded:
                 batches, loaded = load_batches(data, epoch, place), epoch
+            if recorder.given is not None:
+                state = jax.device_put(import_state(recipe, state, recorder.given), place)
             before = state
             state, scalars = segment(state, _cut(batches, start, stop))
             recorder.record_segment({name: np.asarray(scalars[name]) for name in UPDATE_SERIES})

@@ -97,9 +97,10 @@ class Trace:
     """The record of one run.
 
     `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
-    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `detail` (the updates
-    recorded in detail), `layers` (of the prediction, in order), `target` (its name; mean and scale that standardised a
-    number, 0 and 1 for classes), and `environment` (versions, device, threads, matmul precision).
+    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `parameters_every`, `detail`
+    (the updates recorded in detail), `synchronised` (each update began from the oracle's state), `layers` (of the
+    prediction, in order), `target` (its name; mean and scale that standardised a number, 0 and 1 for classes), and
+    `environment` (versions, device, threads, matmul precision).
     """
 
     header: dict[str, Any]
@@ -182,6 +183,7 @@ class RunRecorder:
         progress: told how far the run is, after each segment.
         resume: where the run goes on from; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
+        synchronise: states to begin every update from; None: each goes on from the last.
 
     Raises:
         InputError: a checkpoint of another recipe or of other data.
@@ -199,6 +201,7 @@ class RunRecorder:
         progress: Progress | None = None,
         resume: Checkpoint | None = None,
         checkpoints: Checkpoints | None = None,
+        synchronise: Iterator[Checkpoint] | None = None,
     ) -> None:
         if resume is not None:
             resume.refuse_other_run(recipe, data)
@@ -211,7 +214,9 @@ class RunRecorder:
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
             "first_update": resume.update if resume else 0,
+            "parameters_every": parameters_every,
             "detail": [],
+            "synchronised": synchronise is not None,
             "target": {"name": data.target, "mean": data.target_mean, "scale": data.target_scale},
             "environment": {
                 "lockstep": __version__,
@@ -225,6 +230,8 @@ class RunRecorder:
         self.detail = frozenset(detail)
         self.progress = progress
         self.checkpoints = checkpoints
+        self.synchronise = synchronise
+        self.given: Checkpoint | None = None
         self.updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
         self.epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
         self.arrays: dict[str, NDArray[Any]] = {}
@@ -234,7 +241,7 @@ class RunRecorder:
 
     def segments(self) -> Iterator[Segment]:
         """The rest of the run cut where something is recorded: at each epoch's end, every `parameters_every` updates
-        and at each checkpoint."""
+        and at each checkpoint; where updates are synchronised at each, with the state to begin it from in `given`."""
         length, batches, many = self.data.updates_per_epoch, self.data.batches_per_epoch, self.data.accumulate
         first_epoch, first_batch = divmod(self.batches, batches)
         for epoch in range(first_epoch, self.data.epochs):
@@ -246,12 +253,16 @@ class RunRecorder:
             for update in self.detail & set(range(epoch * length, (epoch + 1) * length)):
                 begin = update % length * many
                 cuts |= {begin, min(begin + many, batches)}
+            if self.synchronise is not None:
+                cuts |= set(range(0, batches, many))
             if epoch == first_epoch:
                 cuts = {first_batch} | {cut for cut in cuts if cut > first_batch}
             drawn = self.data.batches(epoch)
             for start, stop in pairwise(sorted(cuts)):
                 self.last_T, self.count_T = drawn.last_T[start:stop], drawn.count_T[start:stop]
                 self.batches = epoch * batches + stop
+                if self.synchronise is not None:
+                    self.given = next(self.synchronise, None) if start % many == 0 else None
                 # an update that a checkpoint cuts in two is not seen whole
                 is_whole = start % many == 0 and stop == min(start + many, batches)
                 self.is_detailed = is_whole and epoch * length + start // many in self.detail

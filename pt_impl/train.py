@@ -1,6 +1,6 @@
 """Train a recipe and record it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -149,6 +149,7 @@ def train(
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
+    synchronise: Iterator[Checkpoint] | None = None,
 ) -> Trace:
     """Train on the recipe's data and record the run.
 
@@ -161,6 +162,8 @@ def train(
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
+        synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
+            from the last.
 
     Raises:
         InputError: no such device, or a checkpoint of another recipe or of other data.
@@ -177,6 +180,7 @@ def train(
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
+        synchronise=synchronise,
     )
     data = data.cast(recipe.dtype)
     train_rows, held_out_rows = (
@@ -192,6 +196,8 @@ def train(
     for epoch, start, stop in recorder.segments():
         if epoch != loaded:
             batches, loaded = load_batches(data, epoch, place), epoch
+        if recorder.given is not None:
+            state = import_state(recipe, state, recorder.given)
         state, scalars = (detailed if recorder.is_detailed else segment)(state, batches[start:stop])
         recorder.record_segment({name: scalars[name].cpu().numpy() for name in UPDATE_SERIES})
         if recorder.is_detailed:

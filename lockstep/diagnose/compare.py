@@ -10,14 +10,38 @@ from numpy.typing import NDArray
 from lockstep.errors import InputError
 from lockstep.trace import UPDATE_SERIES, Trace
 
-__all__ = ["SEMANTICS", "STAGES", "Comparison", "Difference", "bounds_of", "compare", "refuse_different_runs"]
+__all__ = [
+    "SEMANTICS",
+    "STAGES",
+    "Comparison",
+    "Difference",
+    "bounds_of",
+    "compare",
+    "differences",
+    "refuse_different_runs",
+]
 
 SEMANTICS = 1e-12
 """Largest relative difference between two float64 runs of one meaning. Right ones differ by some 1e-14 after
 hundreds of updates; of the wrong ones tried, the nearest (a rate rounded to float32) by 2.5e-8 (docs/equality.md)."""
 
-STAGES = ("init", "lr", "loss", "gradients", "update", "parameters", "average", "metrics")
+STAGES = (
+    "init",
+    "batch",
+    "forward",
+    "loss",
+    "gradients",
+    "clip",
+    "lr",
+    "moments",
+    "update",
+    "parameters",
+    "average",
+    "metrics",
+)
+"""In the order in which one update causes the next."""
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
+JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/")
 
 Bounds = Mapping[str, NDArray[np.float64]]
 
@@ -26,7 +50,9 @@ Bounds = Mapping[str, NDArray[np.float64]]
 class Difference:
     """The worst element of one tensor at one update.
 
-    `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before training.
+    `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before training. `share` is that
+    of the tensor's elements, or of the series' updates, that are beyond the bound; `rank` the tensor's place in its
+    stage, in the order of cause: layers forward, their gradients backward. `array` is its name in the traces.
     """
 
     stage: str
@@ -38,20 +64,28 @@ class Difference:
     difference: float
     bound: float
     ratio: float
+    share: float = 0.0
+    rank: int = 0
+    array: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What a comparison found.
 
-    `worst` has the largest ratio of each stage that was compared; `first` is where the traces part in causal order,
-    None unless `verdict` is "diverged".
+    `worst` has the largest ratio of each stage that was compared; `parted` what is beyond its bound, in causal order,
+    empty unless `verdict` is "diverged".
     """
 
     verdict: str
     worst: dict[str, Difference]
-    first: Difference | None
+    parted: tuple[Difference, ...]
     compared: int
+
+    @property
+    def first(self) -> Difference | None:
+        """Where the traces part."""
+        return self.parted[0] if self.parted else None
 
 
 def bounds_of(*traces: Trace) -> dict[str, NDArray[np.float64]] | None:
@@ -74,23 +108,22 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
         InputError: traces of different recipes or data, or with nothing in common to compare.
     """
     refuse_different_runs(a, b)
-    judged = ("updates/", "epochs/", "parameters/", "average/")
-    names = [name for name in a.arrays if name.startswith(judged) and name in b.arrays]
+    names = [name for name in a.arrays if name.startswith(JUDGED) and name in b.arrays]
     if not any(name.startswith("parameters/") for name in names) or "updates/lr" not in names:
         raise InputError("the traces have no recorded parameters in common: nothing to compare")
     parted: list[Difference] = []
     worst: dict[str, Difference] = {}
     for name in names:
-        for difference in _differences(a, b, name, bounds):
+        for difference in differences(a, b, name, bounds):
             known = worst.get(difference.stage)
             if known is None or not difference.ratio <= known.ratio:
                 worst[difference.stage] = difference
             if not difference.ratio <= 1:
                 parted.append(difference)
-    first = min(parted, key=lambda found: (found.update, STAGES.index(found.stage)), default=None)
+    parted.sort(key=lambda found: (found.update, STAGES.index(found.stage), found.rank))
     same = all(found.difference == 0 for found in worst.values())
-    verdict = "diverged" if first else "identical" if same else "rounding"
-    return Comparison(verdict, {stage: worst[stage] for stage in STAGES if stage in worst}, first, len(names))
+    verdict = "diverged" if parted else "identical" if same else "rounding"
+    return Comparison(verdict, {stage: worst[stage] for stage in STAGES if stage in worst}, tuple(parted), len(names))
 
 
 def refuse_different_runs(a: Trace, b: Trace) -> None:
@@ -110,6 +143,10 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
         )
         differing = [f"{k} {fields_a[k]!r} and {fields_b[k]!r}" for k in fields_a if fields_a[k] != fields_b[k]]
         raise InputError(f"traces of different recipes: {'; '.join(differing)}")
+    if a.header.get("synchronised", False) != b.header.get("synchronised", False):
+        raise InputError(
+            "one trace began every update from the oracle's state and the other did not: nothing to compare"
+        )
     if a.header["data_hash"] != b.header["data_hash"]:
         raise InputError(
             f"traces of different data: hash {a.header['data_hash'][:12]} and {b.header['data_hash'][:12]}; "
@@ -117,14 +154,19 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
         )
 
 
-def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Difference]:
-    """One difference for a parameter tensor; one for each update of a series, or epoch of a metric, that differs
-    most (by ratio) and that is the first beyond its bound."""
+def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | None = None) -> list[Difference]:
+    """How an array that both traces hold differs: the worst element of a tensor; of a series the update, or epoch, that
+    differs most (by ratio) and the first that is beyond its bound, or with `at` the one of that difference.
+
+    Raises:
+        InputError: the shapes differ.
+    """
     kind, _, rest = name.partition("/")
+    length = a.header["updates_per_epoch"]
     begin, (values_a, values_b) = _common(a, b, name)
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
-    exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/"))
+    exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/")) or "/batch/" in name
     bound: NDArray[Any] = np.zeros(())
     if exact:
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
@@ -141,17 +183,23 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
         same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
         gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
         ratio = np.where(same | ~np.isfinite(bound), 0.0, gap / bound)
-    if kind in ("parameters", "average"):
-        places = [int(ratio.argmax()) if ratio.max() > 0 else int(gap.argmax())]
+    is_tensor = kind in ("parameters", "average", "detail")
+    if is_tensor:
+        places = [int(ratio.argmax()) if ratio.max(initial=0) > 0 else int(gap.argmax())] if gap.size else []
+    elif at is not None:
+        places = [(at.update // length if kind == "epochs" else at.update) - begin]
     else:
         places = sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
-    length = a.header["updates_per_epoch"]
     found = []
+    share = float(np.mean(~(ratio <= 1))) if ratio.size else 0.0
     for place in places:
         element = tuple(int(i) for i in np.unravel_index(place, gap.shape))
         if kind in ("parameters", "average"):
             done, _, tensor = rest.partition("/")
             stage, update = ("init" if done == "0" else kind), int(done) - 1
+        elif kind == "detail":
+            number, stage, tensor = rest.split("/", 2)
+            update = int(number)
         elif kind == "updates":
             stage, tensor, update, element = SERIES_STAGE[rest], rest, begin + place, ()
         else:
@@ -167,6 +215,9 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
                 difference=float(gap.flat[place]),
                 bound=float(np.broadcast_to(bound, gap.shape).flat[place]),
                 ratio=float(ratio.flat[place]),
+                share=share,
+                rank=_rank(a, stage, tensor),
+                array=name,
             )
         )
     return found
@@ -175,7 +226,22 @@ def _differences(a: Trace, b: Trace, name: str, bounds: Bounds) -> list[Differen
 def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:
     """The first update, or epoch, of which both traces hold the array, and both from there on."""
     kind, length = name.partition("/")[0], a.header["updates_per_epoch"]
-    if kind in ("parameters", "average"):
+    if kind not in ("updates", "epochs"):
         return 0, [a.arrays[name], b.arrays[name]]
     firsts = [trace.first_update // (length if kind == "epochs" else 1) for trace in (a, b)]
     return max(firsts), [trace.arrays[name][max(firsts) - first :] for trace, first in zip((a, b), firsts)]
+
+
+def _rank(trace: Trace, stage: str, tensor: str) -> int:
+    """A tensor's place within its stage. Layers are numbered; of one number they stand as they are applied, in somebody
+    else's trace as it lists them."""
+    layer = tensor.rpartition("/")[2].partition(".")[0]
+    layers = trace.header.get("layers", [])
+    kinds = ("linear", "norm", (trace.header.get("recipe") or {}).get("model", {}).get("activation", ""), "dropout")
+    name, number = layer.rstrip("0123456789"), layer[len(layer.rstrip("0123456789")) :]
+    if name in kinds and number:
+        place = int(number) * len(kinds) + kinds.index(name)
+    else:
+        place = layers.index(layer) if layer in layers else 0
+    # a tensor after the loss or the norm that is made of them all
+    return 1 - place if stage in ("gradients", "clip") else 1 + place

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
-from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, Array, Perturbed, unit_roundoff
+from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, Array, Moments, Perturbed, unit_roundoff
 from lockstep.oracle.average import averaged
-from lockstep.oracle.trajectory import canonical, evaluate, initial_state, start, trajectory
+from lockstep.oracle.trajectory import State, canonical, evaluate, initial_state, start, trajectory
 from lockstep.recipe import Recipe
 from lockstep.trace import metric_names
 
@@ -24,7 +24,12 @@ NEIGHBOURS = 8  # updates on either side
 
 
 def rounding_bounds(
-    recipe: Recipe, data: PreparedData, recorded: set[int], detail: Collection[int] = (), seed: int = 0
+    recipe: Recipe,
+    data: PreparedData,
+    recorded: set[int],
+    detail: Collection[int] = (),
+    seed: int = 0,
+    synchronised: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Absolute bounds on |a correct run - oracle|.
 
@@ -34,6 +39,7 @@ def rounding_bounds(
         recorded: after how many updates the parameters are compared.
         detail: the updates of which the detail is compared.
         seed: of the directions in which the members err.
+        synchronised: every update begins from the exact state, stored in the dtype: the bounds are of one update.
 
     Returns:
         named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,), and
@@ -50,7 +56,10 @@ def rounding_bounds(
     # beyond this a square, as in a norm, leaves the range of the dtype
     largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
-        for state, step in trajectory(recipe, data, arithmetic, initial_state(recipe, members), detail):
+        steps, given = trajectory(recipe, data, arithmetic, initial_state(recipe, members), detail), None
+        for _ in range(data.epochs * data.batches_per_epoch):
+            state, step = steps.send(given)
+            given = _synchronised(state, arithmetic) if synchronised and step else None
             if step is None:
                 continue
             scalars = [getattr(step, name) for name in series]
@@ -81,6 +90,23 @@ def rounding_bounds(
                         metrics[f"{part}_{name}"].append(np.inf if overflowed else spread)
     bounds |= {f"updates/{name}": _widen(np.array(values)) for name, values in series.items()}
     return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
+
+
+def _synchronised(state: State, arithmetic: Perturbed) -> State:
+    """The exact member's state, as each member stores it."""
+
+    def stored(tensors: Moments) -> Moments:
+        return {
+            name: arithmetic.round(np.broadcast_to(array[:1], array.shape)) if array.ndim > 2 else array
+            for name, array in tensors.items()
+        }
+
+    return state._replace(
+        parameters=stored(state.parameters),
+        moments={name: stored(slots) for name, slots in state.moments.items()},
+        average=stored(state.average),
+        statistics=stored(state.statistics),
+    )
 
 
 def _spread(members: Array) -> float:

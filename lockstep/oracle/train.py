@@ -1,11 +1,11 @@
 """Train a recipe in float64 and record it, with bounds on what rounding may do to a run of the recipe's dtype."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
-from lockstep.checkpoint import Checkpoint, Checkpoints
+from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.average import averaged
@@ -17,7 +17,18 @@ from lockstep.oracle.trajectory import canonical, evaluate, initial_state, rows_
 from lockstep.recipe import Recipe
 from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace
 
-__all__ = ["train"]
+__all__ = ["states", "train"]
+
+
+def states(recipe: Recipe, data: PreparedData) -> Iterator[Checkpoint]:
+    """The state before every update, one after another as they are asked for."""
+    seen = rows_of(recipe, data)
+    begin = initial_state(recipe, start(seen))
+    yield make_checkpoint(recipe, data, 0, "oracle", export_state(begin))
+    with np.errstate(all="ignore"):
+        for state, step in trajectory(recipe, seen, Exact(), begin):
+            if step:
+                yield make_checkpoint(recipe, data, state.batches, "oracle", export_state(state))
 
 
 def train(
@@ -30,6 +41,7 @@ def train(
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
+    synchronise: Iterator[Checkpoint] | None = None,
     bounds: bool = True,
 ) -> Trace:
     """Train on the recipe's data, rounded to its dtype, in float64 arithmetic.
@@ -43,6 +55,7 @@ def train(
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
+        synchronise: these states are the oracle's own, so that only the bounds are others: of one update.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
@@ -59,6 +72,7 @@ def train(
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
+        synchronise=synchronise,
     )
     exact, seen = Exact(), rows_of(recipe, data)
     state = initial_state(recipe, start(seen))
@@ -93,6 +107,7 @@ def train(
     prediction = {name: values[0] for name, values in outputs.items()}
     trace = recorder.finish(prediction)
     if bounds:
-        derived = rounding_bounds(recipe, seen, set(trace.recorded_updates), trace.header["detail"])
+        recorded, is_synchronised = set(trace.recorded_updates), synchronise is not None
+        derived = rounding_bounds(recipe, seen, recorded, trace.header["detail"], synchronised=is_synchronised)
         trace.arrays.update({f"bounds/{name}": array for name, array in derived.items()})
     return trace

@@ -1,6 +1,6 @@
 """One training run in a given arithmetic, update by update."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -87,9 +87,9 @@ def initial_state(recipe: Recipe, parameters: Parameters) -> State:
 
 def trajectory(
     recipe: Recipe, data: PreparedData, arithmetic: Exact, state: State, detail: Collection[int] = ()
-) -> Iterator[tuple[State, Step | None]]:
+) -> Generator[tuple[State, Step | None], State | None, None]:
     """Train on `data` (float64) from a state on and yield, after every batch, the state and the update that the batch
-    completed, if any; with the detail of the updates in `detail`."""
+    completed, if any; with the detail of the updates in `detail`. A state that is sent takes the place of its own."""
     seen: dict[str, list[NDArray[Any]]] = {}
     tables = {layer: rates_T.tolist() for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()}
     first, skipped = divmod(state.batches, data.batches_per_epoch)
@@ -115,7 +115,7 @@ def trajectory(
                 state, step = _apply(recipe, tables, arithmetic, state)
                 if seen:
                     step, seen = step._replace(detail=seen | step.detail), {}
-            yield state, step
+            state = (yield state, step) or state
 
 
 def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, state: State) -> tuple[State, Step]:
