@@ -168,6 +168,16 @@ def test_layers_and_batches_are_found_by_their_numbers() -> None:
     np.testing.assert_array_equal(turned.arrays["detail/0/batch/x"], image)
 
 
+def test_an_output_that_differs_is_laid_out_as_the_others() -> None:
+    images = {"cube": draw(2, 5, 5, 5), "conv1": draw(2, 4, 6, 6), "conv2": draw(2, 3, 6, 6), "gone": draw(2, 3, 6)}
+    a = trace_of({"w": draw(1)}, forward=images | {"dense": draw(2, 4)})
+    turned = {name: array.transpose(0, 2, 3, 1) for name, array in images.items() if array.ndim == 4}
+    other = {"conv2": turned["conv2"] + 1, "gone": images["gone"] + 1, "dense": draw(2, 4)}
+    found, _ = propose(a, trace_of(a.parameters(0), forward=turned | other))
+    # (2, 5, 5, 5) has the same shape either way: the numbers tell
+    assert found.forward == {name: Layout(name, (0, 3, 1, 2)) for name in ("cube", "conv1", "conv2")}
+
+
 # --- the file
 
 

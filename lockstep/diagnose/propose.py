@@ -226,23 +226,33 @@ def _closest(array: NDArray[Any], others: Mapping[str, NDArray[Any]], fixed: int
 def _by_value(
     a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], given: Mapping[str, Layout]
 ) -> Iterator[tuple[str, Layout]]:
-    """Counterparts among outputs or batches, first axis first, where names or shapes are not alike already; what is
-    not certain is left out, since these need not be compared."""
+    """Counterparts among outputs or batches, first axis first. Those that hold the same numbers count, of one name
+    before others; where the numbers of a name part, it is laid out as all others with as many axes. What is alike in
+    both needs no line; what is not certain is left out, since these need not be compared."""
     yield from given.items()
     settled = {layout.name for layout in given.values()}
-    alike = {name for name in a if name in b and a[name].shape == b[name].shape and name not in given} - settled
-    settled |= alike
-    wanted = {name: a[name] for name in a if name not in given and name not in alike}
+    wanted = {name: array for name, array in a.items() if name not in given}
+    held = {name: array for name, array in b.items() if name not in settled}
     found = {
-        name: _closest(array, {x: v for x, v in b.items() if x not in settled and v.size == array.size}, fixed=1)
+        name: _closest(array, {x: v for x, v in held.items() if v.size == array.size}, fixed=1)
         for name, array in wanted.items()
     }
+    certain: dict[str, Layout] = {}
     for name, candidates in found.items():
-        if len(candidates) > 1:
-            candidates = [x for x in candidates if x.name == name]
-        rivals = [x.name for other, others in found.items() if other != name for x in others]
-        if len(candidates) == 1 and candidates[0].name not in rivals:
-            yield name, candidates[0]
+        alike = [x for x in candidates if x.name == name]
+        rivals = {x.name for other, others in found.items() if other != name for x in others}
+        left = alike or [x for x in candidates if x.name not in rivals]
+        if len(left) == 1:
+            certain[name] = left[0]
+    ways = {(a[name].ndim, layout.axes) for name, layout in certain.items() if not layout.reshape}
+    taken = {layout.name for layout in certain.values()}
+    for name in (wanted.keys() & held.keys()) - taken:
+        shared = [axes for axis_count, axes in ways if axis_count == wanted[name].ndim == held[name].ndim]
+        if not found[name] and len(shared) == 1:
+            layout = Layout(name, *shared)
+            if layout.turn(held[name]).shape == wanted[name].shape:
+                certain[name] = layout
+    yield from ((name, certain[name]) for name in wanted if name in certain and certain[name] != Layout(name))
 
 
 def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
