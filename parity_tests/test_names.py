@@ -264,7 +264,7 @@ def test_a_map_that_does_not_fit_its_trace_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "parts"),
     [
-        ("updates/loss", ("updates/loss/", "updates", "")),
+        ("updates/loss", ("updates/", "updates", "loss")),
         ("parameters/0/a/b.c", ("parameters/0/", "parameters", "a/b.c")),
         ("detail/12/forward/conv1", ("detail/12/forward/", "forward", "conv1")),
         ("detail/12/moments/first/fc.weight", ("detail/12/moments/first/", "moments", "fc.weight")),

@@ -169,13 +169,10 @@ def split_name(key: str) -> tuple[str, str, str]:
     """An array's name in a trace as (what stands before the tensor, family, tensor):
     "detail/3/moments/first/fc.weight" is ("detail/3/moments/first/", "moments", "fc.weight")."""
     parts = key.split("/")
-    begin = 1 if parts[0] == "bounds" else 0
-    if parts[begin] == "detail":
-        family, cut = parts[begin + 2], begin + 3
-    elif parts[begin] == "statistics":
-        family, cut = parts[begin + 1], begin + 2
-    else:
-        family, cut = parts[begin], begin + 2
+    begin = int(parts[0] == "bounds")
+    kind = parts[begin]
+    cut = begin + {"detail": 3, "statistics": 2, "parameters": 2, "average": 2}.get(kind, 1)
+    family = parts[cut - 1] if kind in ("detail", "statistics") else kind
     cut += family == "moments"
     return "".join(f"{part}/" for part in parts[:cut]), family, "/".join(parts[cut:])
 
