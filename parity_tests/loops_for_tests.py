@@ -65,7 +65,8 @@ def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
         loss.backward()
         if recorder and not watch:
             recorder.record(gradients=model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        if fault != "clip":
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         if recorder and watch:
             recorder.update(batch={"x": x_BD, "y": y_B}, loss=loss)

@@ -10,21 +10,39 @@ import click
 from lockstep.errors import InputError
 
 if TYPE_CHECKING:
+    from lockstep.diagnose.compare import Bounds
     from lockstep.trace import Trace
 
-__all__ = ["compare", "junit_option", "names", "refusals_in"]
+__all__ = ["compare", "junit_option", "load_pair", "names", "names_option", "noise_option", "refusals_in"]
 
 junit_option = click.option(
     "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JUnit XML too."
+)
+
+names_option = click.option(
+    "--names",
+    "names_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of your own loops: what B calls and lays out otherwise, as `lockstep names` writes it.",
+)
+noise_option = click.option(
+    "--noise",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="TRACE",
+    help="Of your own loops: a rerun, or a run with a perturbed start, of either side; may be repeated.",
 )
 
 
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
+@names_option
+@noise_option
 @junit_option
-def compare(a: Path, b: Path, junit: Path | None) -> int:
-    """Judge two traces of one recipe: identical, rounding or diverged.
+def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], junit: Path | None) -> int:
+    """Judge two traces, of one recipe or of your own two loops: identical, rounding or diverged.
 
     Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
     """
@@ -32,13 +50,13 @@ def compare(a: Path, b: Path, junit: Path | None) -> int:
     from lockstep.report.console import make_console, print_comparison
     from lockstep.report.junit import junit_comparison
     from lockstep.tensor_file import write_file
-    from lockstep.trace import Trace
 
     names = str(a), str(b)
     with refusals_in(junit, names):
-        traces = Trace.load(a), Trace.load(b)
-        diagnose.refuse_different_runs(*traces)
-        found = diagnose.compare(*traces, diagnose.bounds_of(*traces) or _derive_bounds(*traces))
+        first, second, bounds, notes = load_pair(a, b, names_file, noise)
+        found = diagnose.compare(first, second, bounds)
+    for note in notes:
+        click.echo(note)
     print_comparison(found, names, make_console())
     if junit is not None:
         write_file(junit, junit_comparison(found, names))
@@ -85,6 +103,37 @@ def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
         if junit is not None:
             write_file(junit, junit_error(str(error), names))
         raise
+
+
+def load_pair(
+    a: Path, b: Path, names_file: Path | None = None, noise: tuple[Path, ...] = ()
+) -> "tuple[Trace, Trace, Bounds, list[str]]":
+    """Two traces that can be compared, what rounding may do to them, and what to know of them beforehand.
+
+    Raises:
+        InputError: traces that cannot be read or compared; a name map or noise beside a recipe's.
+    """
+    from lockstep.diagnose.compare import bounds_of, refuse_different_runs
+    from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
+    from lockstep.diagnose.names import load_names
+    from lockstep.diagnose.noise import loop_bounds
+    from lockstep.trace import Trace
+
+    traces = Trace.load(a), Trace.load(b)
+    if not any(map(is_loop, traces)):
+        if names_file or noise:
+            raise InputError("--names and --noise are for loops of your own; a recipe has its names and its bounds")
+        refuse_different_runs(*traces)
+        return *traces, bounds_of(*traces) or _derive_bounds(*traces), []
+    mapped = load_names(names_file) if names_file else None
+    sides = sides_of([Trace.load(path) for path in noise], *traces, mapped)
+    aligned = align(*traces, mapped)
+    notes = notes_on(*aligned)
+    if not noise:
+        notes.append(
+            "no noise was measured (--noise): bounds are a rounding of the longest sum, times the updates done"
+        )
+    return *aligned, loop_bounds(*aligned, sides), notes
 
 
 def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Judge two traces of one recipe: identical, rounding or diverged, and where they first part."""
+"""Judge two traces, of one recipe or of aligned loops: identical, rounding or diverged, and where they first part."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
 from lockstep.trace import UPDATE_SERIES, Trace
 
@@ -41,7 +42,8 @@ STAGES = (
 )
 """In the order in which one update causes the next."""
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
-JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/")
+JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statistics/")
+STATISTICS = ("mean", "root mean square", "largest")
 
 Bounds = Mapping[str, NDArray[np.float64]]
 
@@ -102,14 +104,16 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
 
     Initial parameters and learning rates must be the same bits, rounded to the lower of both precisions. All else
     must agree within the sum of both sides' bounds, an oracle's being 0; between float64 runs within `SEMANTICS` of
-    the tensor's largest value, where that is more.
+    the tensor's largest value, where that is more. Of two loops (see `lockstep.diagnose.loops.align`) learning rates
+    and batches too may have bounds.
 
     Raises:
         InputError: traces of different recipes or data, or with nothing in common to compare.
     """
     refuse_different_runs(a, b)
     names = [name for name in a.arrays if name.startswith(JUDGED) and name in b.arrays]
-    if not any(name.startswith("parameters/") for name in names) or "updates/lr" not in names:
+    has_needed = any(name.startswith("parameters/") for name in names) and "updates/lr" in names
+    if not (names if is_loop(a) else has_needed):
         raise InputError("the traces have no recorded parameters in common: nothing to compare")
     parted: list[Difference] = []
     worst: dict[str, Difference] = {}
@@ -127,11 +131,15 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
 
 
 def refuse_different_runs(a: Trace, b: Trace) -> None:
-    """Nothing, for traces of one recipe and data.
+    """Nothing, for traces of one recipe and data, or of two loops.
 
     Raises:
-        InputError: traces of different recipes or data; names what differs.
+        InputError: traces of different recipes or data, names what differs; a loop's beside a recipe's.
     """
+    if is_loop(a) != is_loop(b):
+        raise InputError("one trace is of a recipe and the other of somebody's own loop: nothing to compare")
+    if is_loop(a):
+        return
     if a.header["recipe_hash"] != b.header["recipe_hash"]:
         fields_a, fields_b = (
             {
@@ -167,6 +175,7 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
     exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/")) or "/batch/" in name
+    exact = exact and not (is_loop(a) and name in bounds)
     bound: NDArray[Any] = np.zeros(())
     if exact:
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
@@ -174,7 +183,7 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
     else:
         bound = np.asarray(bounds.get(name, np.zeros(())))
         bound = (bound[begin:] if bound.ndim else bound) * sum(trace.backend != "oracle" for trace in (a, b))
-        if a.header["recipe"]["training"]["dtype"] == "float64" and not rest.endswith("accuracy"):
+        if a.header.get("recipe", {}).get("training", a.header)["dtype"] == "float64" and not rest.endswith("accuracy"):
             finite = np.abs(values_b[np.isfinite(values_b)])
             bound = np.maximum(bound, SEMANTICS * finite.max(initial=0.0))
     wide_a, wide_b = values_a.astype(np.float64), values_b.astype(np.float64)
@@ -201,7 +210,10 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
             number, stage, tensor = rest.split("/", 2)
             update = int(number)
         elif kind == "updates":
-            stage, tensor, update, element = SERIES_STAGE[rest], rest, begin + place, ()
+            stage, tensor, update, element = SERIES_STAGE.get(rest, "lr"), rest, begin + place, ()
+        elif kind == "statistics":
+            stage, _, tensor = rest.partition("/")
+            tensor, update, element = f"{STATISTICS[element[1]]} of {tensor}", element[0], ()
         else:
             stage, tensor, update, element = "metrics", rest, (begin + place + 1) * length - 1, ()
         found.append(
@@ -235,8 +247,10 @@ def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:
 def _rank(trace: Trace, stage: str, tensor: str) -> int:
     """A tensor's place within its stage. Layers are numbered; of one number they stand as they are applied, in somebody
     else's trace as it lists them."""
-    layer = tensor.rpartition("/")[2].partition(".")[0]
+    layer = tensor.rpartition("/")[2]
     layers = trace.header.get("layers", [])
+    module = layer.rpartition(".")[0] if is_loop(trace) else layer.partition(".")[0]
+    layer = layer if layer in layers else module
     kinds = ("linear", "norm", (trace.header.get("recipe") or {}).get("model", {}).get("activation", ""), "dropout")
     name, number = layer.rstrip("0123456789"), layer[len(layer.rstrip("0123456789")) :]
     if name in kinds and number:

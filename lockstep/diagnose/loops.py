@@ -45,9 +45,13 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
             "then compare with --names"
         )
     common = [key for key in a.arrays if key in b.arrays]
+    for key in common:
+        if key.startswith("statistics/"):  # as far as both budgets went
+            rows = min(len(a.arrays[key]), len(b.arrays[key]))
+            a.arrays[key], b.arrays[key] = a.arrays[key][:rows], b.arrays[key][:rows]
     if not common:
         raise InputError("the traces have no array in common: nothing to compare")
-    for key in common:
+    for key in sorted(common, key=lambda key: (not key.startswith("parameters/"), key)):
         if a.arrays[key].shape != b.arrays[key].shape:
             raise InputError(f"{key}: shapes differ, {a.arrays[key].shape} and {b.arrays[key].shape}")
     return a, b
@@ -67,7 +71,8 @@ def notes_on(a: Trace, b: Trace) -> list[str]:
 
 
 def sides_of(noise: Sequence[Trace], a: Trace, b: Trace, names: NameMap | None = None) -> list[list[Trace]]:
-    """Runs that tell noise, by the side that they are of, each after that side's own trace and in A's names.
+    """Runs that tell noise, by the side that they are of, in A's names. The traces that are compared are none of them:
+    a run of an older version of the loop then cannot widen the bounds by what has changed.
 
     Args:
         noise: reruns and perturbed runs, of either side.
@@ -76,7 +81,7 @@ def sides_of(noise: Sequence[Trace], a: Trace, b: Trace, names: NameMap | None =
         names: the map of B's names to A's.
 
     Raises:
-        InputError: a run that is of neither side.
+        InputError: a run that is of neither side, or the only one of its side.
     """
     sides: list[list[Trace]] = [[], []]
     for trace in noise:
@@ -87,8 +92,11 @@ def sides_of(noise: Sequence[Trace], a: Trace, b: Trace, names: NameMap | None =
         if not any(fits):
             raise InputError(f"noise: a run of {trace.backend}, of neither {a.backend} nor {b.backend} by its names")
         sides[fits.index(True)].append(trace)
-    turned = [[a, *sides[0]], [apply(names or NameMap(), trace) for trace in (b, *sides[1])]]
-    return [side for side in turned if len(side) > 1]
+    for side, runs in zip((a, b), sides):
+        if len(runs) == 1:
+            raise InputError(f"noise: one run of {side.backend} tells nothing; give two or more, with other seeds")
+    turned = [sides[0], [apply(names or NameMap(), trace) for trace in sides[1]]]
+    return [runs for runs in turned if runs]
 
 
 def _not_finite(trace: Trace) -> str:

@@ -3,30 +3,36 @@ place, or, where there are none, from the size of a rounding alone.
 
 Two sources add up to a bound on |a run - the same run without rounding|:
 
-- **measured**: the farthest that any run of the same side strays from the first, times `SAFETY`. A rerun shows what is
-  not deterministic (threads, atomics), a perturbed start how far rounding is carried by this very training;
+- **measured**: the farthest that any of several runs of one side strays from the first, times `SAFETY`. A rerun shows
+  what is not deterministic (threads, atomics), a perturbed start how far rounding is carried by this very training;
 - **first order**: an element that is a sum of n products errs by up to n u times the sum of their sizes, u being the
   unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). n is the longest sum
   that the shapes show, of a row of a kernel or over a batch; the sizes are not known and the largest element of the
   tensor stands for them. It is what one update may differ by, and the least that a bound is: few runs may agree by
   chance.
 
+A hyperparameter is rounded too: of 1 - 0.999, the beta that optimizers come with, float32 keeps three digits less
+than of other numbers, so that moments and steps may be off by 1000 u of their size.
+
 Without any measured run a bound is the first-order one, times the updates done: errors are assumed to add up. That
 is a guess where a training amplifies them; a few perturbed runs replace it.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
+from lockstep.diagnose.names import split_name
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, unit_roundoff
 from lockstep.trace import Trace
 
 __all__ = ["loop_bounds", "unit_of"]
 
+CANCELLED = 1000.0  # 1 / (1 - 0.999)
 NEIGHBOURS = 8  # updates on either side, as in `lockstep.oracle.rounding`
 JUDGED = ("updates/", "parameters/", "detail/", "statistics/")
 
@@ -37,7 +43,7 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> di
     Args:
         a: a loop's trace.
         b: another's, in the names and layouts of `a`.
-        noise: for one side or for both: runs of that side, in the names of `a`, the first unperturbed.
+        noise: for one side or for both: reruns and perturbed runs of that side, in the names of `a`.
 
     Returns:
         named as in a trace: (T,) for series, (T, 1) for statistics, () for tensors. Of batches and learning rates,
@@ -51,12 +57,13 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> di
     names = [name for name in names if not name.startswith("parameters/0/")]
     sides = [list(side) for side in noise]
     bounds: dict[str, NDArray[np.float64]] = {}
+    sized = [(trace, _sizes(trace)) for trace in (a, b)]
     for name in names:
-        floor = np.maximum(*(_first_order(trace, name, grows=not sides) for trace in (a, b)))
+        floor = np.maximum(*(_first_order(trace, size, name, grows=not sides) for trace, size in sized))
         bounds[name] = np.maximum(floor, np.max([_spread(side, name) for side in sides] or [0.0 * floor], axis=0))
     for side in sides:
         if len(side) < 2:
-            raise InputError("noise: a side needs two runs at least: one as it is, and a rerun or a perturbed one")
+            raise InputError("noise: a side needs two runs at least")
         if not any(name in trace.arrays for name in names for trace in side[1:]):
             raise InputError("noise: the runs of a side have no array in common with the traces that are compared")
     return bounds
@@ -64,39 +71,55 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> di
 
 def unit_of(trace: Trace) -> float:
     """Unit roundoff of the coarsest dtype that a loop computes in."""
-    dtypes = trace.header.get("dtypes") or [trace.header["dtype"]]
-    units = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
-    return max(next((u for name, u in units.items() if d.startswith(name)), None) or unit_roundoff(d) for d in dtypes)
+    return max(map(_unit, trace.header.get("dtypes") or [trace.header["dtype"]]))
 
 
-def _longest_sum(trace: Trace) -> int:
-    """The most terms that the shapes show in one sum: the elements of a kernel that one output needs, the rows of a
-    batch."""
-    lengths = [array.size // min(array.shape) for array in trace.parameters(0).values() if array.ndim > 1]
-    rows = [a.shape[0] for name, a in trace.arrays.items() if "/batch/" in name or "/forward/" in name if a.ndim]
-    return max(lengths + rows, default=1)
+def _unit(dtype: str) -> float:
+    coarse = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
+    return next((unit for name, unit in coarse.items() if dtype.startswith(name)), None) or unit_roundoff(dtype)
 
 
-def _first_order(trace: Trace, name: str, grows: bool) -> NDArray[np.float64]:
-    unit, array = unit_of(trace), np.abs(trace.arrays[name].astype(np.float64))
-    finite = np.where(np.isfinite(array), array, 0.0)
-    kind, _, rest = name.partition("/")
-    if name.startswith("updates/lr") or "/batch/" in name:
-        return np.asarray(SAFETY * unit * finite.max(initial=0.0))
-    terms = _longest_sum(trace)
+class _Sizes(NamedTuple):
+    """Of a loop: unit roundoffs of its computation and of its parameters, the longest sum that the shapes show (the
+    elements of a kernel that one output needs, the rows of a batch), and the 2-norm of the initial parameters."""
+
+    unit: float
+    stored: float
+    terms: int
+    norm: float
+
+
+def _sizes(trace: Trace) -> _Sizes:
+    initial = trace.parameters(0).values()
+    lengths = [array.size // min(array.shape) for array in initial if array.ndim > 1 and array.size]
+    rows = [array.shape[0] for name, array in trace.arrays.items() if split_name(name)[1] == "batch" and array.ndim]
+    norm = float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in initial)))
+    return _Sizes(unit_of(trace), _unit(trace.header["dtype"]), max(lengths + rows, default=1), norm)
+
+
+def _first_order(trace: Trace, sizes: _Sizes, name: str, grows: bool) -> NDArray[np.float64]:
+    """The first-order bound of an array after one update; if it grows, times the updates done."""
+    array = np.abs(trace.arrays[name].astype(np.float64))
+    array = np.where(np.isfinite(array), array, 0.0)
+    kind, family = name.partition("/")[0], split_name(name)[1]
+    if family == "batch" or name.startswith("updates/lr"):
+        return np.asarray(SAFETY * sizes.unit * array.max(initial=0.0))
+    relative = sizes.unit * sizes.terms
+    if family == "moments" or name == "updates/update_norm":
+        relative += CANCELLED * sizes.stored
     if kind in ("updates", "statistics"):
-        floor = terms * unit * (finite if kind == "updates" else finite[:, 2:])
-        if rest in ("update_norm", "loss"):
-            # a change is the difference of two rounded parameters; a loss the sum of terms that may be larger
-            floor = floor + unit * (_norm(trace) if rest == "update_norm" else 1.0)
+        # a change is that of rounded parameters, a loss the sum of terms that may be larger
+        least = sizes.unit * {"updates/update_norm": sizes.norm, "updates/loss": 1.0}.get(name, 0.0)
+        floor = least + relative * (array if kind == "updates" else array[:, 2:])
         done = np.arange(1, len(floor) + 1).reshape(-1, *[1] * (floor.ndim - 1))
-        return np.asarray(floor * (done if grows else 1))
-    count = int(rest.partition("/")[0]) + (kind == "detail")
-    return np.asarray(terms * unit * finite.max(initial=0.0) * (count if grows else 1))
-
-
-def _norm(trace: Trace) -> float:
-    return float(np.sqrt(sum(np.square(array.astype(np.float64)).sum() for array in trace.parameters(0).values())))
+    else:
+        floor = np.asarray(relative * array.max(initial=0.0))
+        done = np.asarray(int(name.split("/")[1]) + (kind == "detail"))
+        initial = trace.arrays.get(f"parameters/0/{name.split('/', 2)[2]}")
+        if family == "parameters" and initial is not None:
+            change = np.abs(trace.arrays[name].astype(np.float64) - initial)
+            floor = floor + CANCELLED * sizes.stored * np.where(np.isfinite(change), change, 0.0).max(initial=0.0)
+    return np.asarray(floor * (done if grows else 1))
 
 
 def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
