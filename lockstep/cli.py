@@ -10,6 +10,7 @@ from lockstep import __version__
 from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
 from lockstep.commands.compare import compare, names
+from lockstep.commands.diagnose import diagnose
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
 from lockstep.errors import InputError
@@ -28,6 +29,7 @@ for command in (
     record,
     convert,
     compare,
+    diagnose,
     names,
     matrix,
     curve,

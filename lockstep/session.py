@@ -1,6 +1,7 @@
 """A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run folder."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ class Job:
     data: Path
     out: Path
     parameters_every: int = 0
+    detail: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,12 @@ class Run:
 
 
 class Worker:
-    """A process that imports one twin at once and trains what it is told: both frameworks start side by side."""
+    """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
 
-    def __init__(self, backend: str, device: str) -> None:
+    `threads` is how many may share one operation; None leaves it to the framework.
+    """
+
+    def __init__(self, backend: str, device: str, threads: int | None = None) -> None:
         self.backend = backend
         self.device = device
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
@@ -65,6 +70,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
+            env=os.environ | (_limit(threads) if threads else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None
@@ -124,6 +130,13 @@ class Worker:
                 self.finished = True
 
 
+def _limit(threads: int) -> dict[str, str]:
+    flags = os.environ.get("XLA_FLAGS", "")
+    # XLA has no number of threads to set, but whether an operation has more than one
+    alone = {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()} if threads == 1 else {}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **alone}
+
+
 def tell_error(error: InputError, stdout: IO[str]) -> None:
     """Tell whoever started this worker what is wrong."""
     _say(stdout, "error", text=str(error))
@@ -149,6 +162,7 @@ def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[s
                 data[job["data"]],
                 device=device,
                 parameters_every=job["parameters_every"],
+                detail=job["detail"],
                 progress=partial(_tell_progress, stdout, before, total),
             )
             trace.save(Path(job["out"]))

@@ -137,15 +137,7 @@ def load_pair(
 
 
 def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:
-    from lockstep.data_prep import prepare
-    from lockstep.oracle.rounding import rounding_bounds
-    from lockstep.oracle.trajectory import rows_of
+    from lockstep.diagnose.compare import bounds_of
+    from lockstep.replay import data_of, truth_of
 
-    data = prepare(a.recipe)
-    if data.hash != a.header["data_hash"]:
-        raise InputError(
-            f"the data of these traces ({a.header['data_hash'][:12]}) cannot be prepared again here (found "
-            f"{data.hash[:12]}): compare with an oracle's trace, which carries the rounding bounds"
-        )
-    recorded = set(a.recorded_updates) & set(b.recorded_updates)
-    return rounding_bounds(a.recipe, rows_of(a.recipe, data), recorded)
+    return bounds_of(truth_of(a, b, data_of(a))) or {}

@@ -63,6 +63,11 @@ def run(
     help="Record updates A to B (exclusive) from rows to moments: what `lockstep diagnose` walks through.",
 )
 @click.option(
+    "--synchronise",
+    is_flag=True,
+    help="Begin every update from the oracle's state: what each gets wrong by itself, and nothing that has added up.",
+)
+@click.option(
     "--checkpoint-every",
     type=click.IntRange(min=1),
     metavar="N",
@@ -86,6 +91,7 @@ def record(
     device: str,
     parameters_every: int,
     detail: str | None,
+    synchronise: bool,
     checkpoint_every: int | None,
     checkpoint_unit: Literal["update", "batch"],
     resume: Path | None,
@@ -93,11 +99,14 @@ def record(
     """Train RECIPE with one backend and write its trace."""
     from lockstep.checkpoint import Checkpoint, Checkpoints
     from lockstep.data_prep import prepare
+    from lockstep.oracle.train import states
     from lockstep.report.console import training_progress
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
     chosen = chosen_recipe(recipe, data_path, target, overrides)
+    if resume is not None and synchronise:
+        raise InputError("--resume: goes on from one state, and --synchronise begins every update from another")
     begun = Checkpoint.load(resume) if resume is not None else None
     train = trainer(backend)
     data = prepare(chosen)
@@ -119,6 +128,7 @@ def record(
             detail=window,
             progress=lambda done, total: report(backend, done, total),
             resume=begun,
+            synchronise=states(chosen, data) if synchronise else None,
             checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
         )
     trace.save(out)

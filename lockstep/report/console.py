@@ -14,7 +14,7 @@ from rich.table import Table
 from lockstep.diagnose.compare import Comparison
 from lockstep.diagnose.verdict import describe_difference
 
-__all__ = ["make_console", "print_comparison", "training_progress"]
+__all__ = ["make_console", "print_comparison", "print_stages", "print_verdict", "training_progress"]
 
 Report = Callable[[str, int, int], None]
 
@@ -42,11 +42,24 @@ def training_progress() -> Iterator[Report]:
 
 
 def print_comparison(found: Comparison, names: tuple[str, str], console: Console) -> None:
-    """A row for each stage with its worst element, then the verdict."""
+    """A row for each stage with its worst element, the first divergence, then the verdict."""
+    print_stages(found, names, console)
+    if found.first is not None:
+        console.print(f"First {escape(describe_difference(found.first))}", soft_wrap=True)
+    print_verdict(found, console)
+
+
+def print_verdict(found: Comparison, console: Console) -> None:
+    """The verdict, and of how much."""
+    console.print(f"verdict: {found.verdict} ({found.compared} arrays compared)", style="bold")
+
+
+def print_stages(found: Comparison, names: tuple[str, str], console: Console) -> None:
+    """A row for each stage with its worst element."""
     a, b = (escape(name) for name in names)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{a} against {b}", title_justify="left")
     for header in ("stage", "worst at", "update"):
-        table.add_column(header)
+        table.add_column(header, overflow="fold")
     for header in ("difference", "bound", "ratio"):
         table.add_column(header, justify="right")
     for stage, worst in found.worst.items():
@@ -57,6 +70,3 @@ def print_comparison(found: Comparison, names: tuple[str, str], console: Console
             stage, escape(worst.tensor + place), update, f"{worst.difference:.2e}", f"{worst.bound:.2e}", ratio
         )
     console.print(table)
-    if found.first is not None:
-        console.print(f"First {escape(describe_difference(found.first))}", soft_wrap=True)
-    console.print(f"verdict: {found.verdict} ({found.compared} arrays compared)", style="bold")
