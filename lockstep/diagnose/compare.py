@@ -253,7 +253,7 @@ def _rank(trace: Trace, stage: str, tensor: str) -> int:
     layer = layer if layer in layers else module
     kinds = ("linear", "norm", (trace.header.get("recipe") or {}).get("model", {}).get("activation", ""), "dropout")
     name, number = layer.rstrip("0123456789"), layer[len(layer.rstrip("0123456789")) :]
-    if name in kinds and number:
+    if name in kinds and number and not is_loop(trace):
         place = int(number) * len(kinds) + kinds.index(name)
     else:
         place = layers.index(layer) if layer in layers else 0
