@@ -130,9 +130,7 @@ def load_pair(
     aligned = align(*traces, mapped)
     notes = notes_on(*aligned)
     if not noise:
-        notes.append(
-            "no noise was measured (--noise): bounds are a rounding of the longest sum, times the updates done"
-        )
+        notes.append("no noise was measured (--noise): bounds are what rounding every sum once an update comes to")
     return *aligned, loop_bounds(*aligned, sides), notes
 
 

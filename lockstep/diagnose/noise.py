@@ -1,21 +1,18 @@
 """Bounds for a loop without an oracle: from its own reruns and from runs whose start was moved by one unit in the last
-place, or, where there are none, from the size of a rounding alone.
+place, and from the size of a rounding.
 
-Two sources add up to a bound on |a run - the same run without rounding|:
+A bound on |a run - the same run without rounding| is the larger of two:
 
-- **measured**: the farthest that any of several runs of one side strays from the first, times `SAFETY`. A rerun shows
-  what is not deterministic (threads, atomics), a perturbed start how far rounding is carried by this very training;
 - **first order**: an element that is a sum of n products errs by up to n u times the sum of their sizes, u being the
-  unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). n is the longest sum
-  that the shapes show, of a row of a kernel or over a batch; the sizes are not known and the largest element of the
-  tensor stands for them. It is what one update may differ by, and the least that a bound is: few runs may agree by
-  chance.
-
-A hyperparameter is rounded too: of 1 - 0.999, the beta that optimizers come with, float32 keeps three digits less
-than of other numbers, so that moments and steps may be off by 1000 u of their size.
-
-Without any measured run a bound is the first-order one, times the updates done: errors are assumed to add up. That
-is a guess where a training amplifies them; a few perturbed runs replace it.
+  unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), and hardly ever by more
+  than a few sqrt(n) u of it (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019); the smaller of n and `SAFETY` sqrt(n)
+  counts. n is the longest sum that the shapes show, of a row of a kernel or over a batch; the sizes are not known, and
+  the largest element of the tensor stands for them. Every update rounds anew: the bound of one is multiplied by the
+  updates done. A hyperparameter is rounded too: of 1 - 0.999, the beta that optimizers come with, float32 keeps three
+  digits less than of other numbers, so that moments and steps may be off by 1000 u of their size.
+- **measured**: the farthest that any of several runs of one side strays from the first, times `SAFETY`. A rerun shows
+  what is not deterministic (threads, atomics), a perturbed start whether this training amplifies rounding. Without
+  such runs the first-order bound is all there is, and too small for a training that does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,7 +56,7 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> di
     bounds: dict[str, NDArray[np.float64]] = {}
     sized = [(trace, _sizes(trace)) for trace in (a, b)]
     for name in names:
-        floor = np.maximum(*(_first_order(trace, size, name, grows=not sides) for trace, size in sized))
+        floor = np.maximum(*(_first_order(trace, size, name) for trace, size in sized))
         bounds[name] = np.maximum(floor, np.max([_spread(side, name) for side in sides] or [0.0 * floor], axis=0))
     for side in sides:
         if len(side) < 2:
@@ -97,14 +94,14 @@ def _sizes(trace: Trace) -> _Sizes:
     return _Sizes(unit_of(trace), _unit(trace.header["dtype"]), max(lengths + rows, default=1), norm)
 
 
-def _first_order(trace: Trace, sizes: _Sizes, name: str, grows: bool) -> NDArray[np.float64]:
-    """The first-order bound of an array after one update; if it grows, times the updates done."""
+def _first_order(trace: Trace, sizes: _Sizes, name: str) -> NDArray[np.float64]:
+    """The first-order bound of an array: that of one update, times the updates done."""
     array = np.abs(trace.arrays[name].astype(np.float64))
     array = np.where(np.isfinite(array), array, 0.0)
     kind, family = name.partition("/")[0], split_name(name)[1]
     if family == "batch" or name.startswith("updates/lr"):
         return np.asarray(SAFETY * sizes.unit * array.max(initial=0.0))
-    relative = sizes.unit * sizes.terms
+    relative = sizes.unit * min(sizes.terms, SAFETY * np.sqrt(sizes.terms))
     if family == "moments" or name == "updates/update_norm":
         relative += CANCELLED * sizes.stored
     if kind in ("updates", "statistics"):
@@ -119,7 +116,7 @@ def _first_order(trace: Trace, sizes: _Sizes, name: str, grows: bool) -> NDArray
         if family == "parameters" and initial is not None:
             change = np.abs(trace.arrays[name].astype(np.float64) - initial)
             floor = floor + CANCELLED * sizes.stored * np.where(np.isfinite(change), change, 0.0).max(initial=0.0)
-    return np.asarray(floor * (done if grows else 1))
+    return np.asarray(floor * done)
 
 
 def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
