@@ -25,7 +25,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
 
@@ -181,6 +181,7 @@ def train(
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
     synchronise: Iterator[Checkpoint] | None = None,
+    budget_mib: float = BUDGET_MIB,
 ) -> Trace:
     """Train on the recipe's data and record the run.
 
@@ -195,9 +196,10 @@ def train(
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
             from the last.
+        budget_mib: MiB of memory that the detail of all updates may take.
 
     Raises:
-        InputError: no such device, or a checkpoint of another recipe or of other data.
+        InputError: no such device, a checkpoint of another recipe or of other data, or detail beyond its budget.
     """
     place = select_device(device)
     environment = describe_environment(place)
@@ -212,6 +214,7 @@ def train(
         resume=resume,
         checkpoints=checkpoints,
         synchronise=synchronise,
+        budget_mib=budget_mib,
     )
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from lockstep import __version__
 from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint, position
 from lockstep.data_prep import Parameters, PreparedData
+from lockstep.errors import InputError
 from lockstep.recipe import Loss, Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 
@@ -57,6 +58,7 @@ __all__ = [
 SCHEMA = "lockstep.trace/1"
 UPDATE_SERIES = ("lr", "loss", "grad_norm", "update_norm")
 PARTS = ("train", "held_out")
+BUDGET_MIB = 1024
 
 Progress = Callable[[int, int], None]
 """Called with updates done and updates in all."""
@@ -184,6 +186,7 @@ class RunRecorder:
         resume: where the run goes on from; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from; None: each goes on from the last.
+        budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates may take.
 
     Raises:
         InputError: a checkpoint of another recipe or of other data.
@@ -202,6 +205,7 @@ class RunRecorder:
         resume: Checkpoint | None = None,
         checkpoints: Checkpoints | None = None,
         synchronise: Iterator[Checkpoint] | None = None,
+        budget_mib: float = BUDGET_MIB,
     ) -> None:
         if resume is not None:
             resume.refuse_other_run(recipe, data)
@@ -227,7 +231,7 @@ class RunRecorder:
         }
         self.recipe, self.data, self.backend = recipe, data, backend
         self.parameters_every = parameters_every
-        self.detail = frozenset(detail)
+        self.detail, self.budget_mib = frozenset(detail), budget_mib
         self.progress = progress
         self.checkpoints = checkpoints
         self.synchronise = synchronise
@@ -284,6 +288,9 @@ class RunRecorder:
                 "gradients/linear1.weight", ... Rows after those that count are left out; of gradients only the last
                 batch's, in which all are accumulated, is kept.
             state: every array of the state after it, named as in a checkpoint.
+
+        Raises:
+            InputError: at this size of an update, the updates to record do not fit into the budget.
         """
         update = self.done - 1
         self.header["detail"].append(update)
@@ -298,6 +305,17 @@ class RunRecorder:
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 self.arrays[f"detail/{update}/moments/{rest}"] = np.array(array)
+        if len(self.header["detail"]) == 1:
+            self._refuse_beyond_budget(update)
+
+    def _refuse_beyond_budget(self, update: int) -> None:
+        size = sum(array.nbytes for name, array in self.arrays.items() if name.startswith(f"detail/{update}/"))
+        fitting = int(self.budget_mib * 2**20 // size)
+        if len(self.detail) > fitting:
+            raise InputError(
+                f"the detail of one update takes {size / 2**20:.3g} MiB: of the {len(self.detail)} wanted {fitting} "
+                f"fit into the budget of {self.budget_mib:g} MiB"
+            )
 
     @property
     def checkpoint_is_due(self) -> bool:

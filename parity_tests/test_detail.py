@@ -96,11 +96,26 @@ def test_every_family_is_there_with_the_parameters_around(backend: str) -> None:
     assert trace.arrays["detail/3/batch/x"].shape == (26, 6)  # the epoch's last update has what is left
 
 
-@pytest.mark.parametrize("window", ["3", "5:5", "7:6", "0:13", "a:b", "-1:2"])
+@pytest.mark.parametrize("window", ["3", "5:5", "7:6", "0:13", "a:b", "-1:2", "0:9:0", "1:2:3:4"])
 def test_no_window_is_one_line(window: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
     with pytest.raises(SystemExit) as ended:
         main(["record", "--backend", "oracle", "--out", str(tmp_path / "t"), f"--detail={window}", *small])
     assert ended.value.code == 2
-    assert f"--detail {window}: must be A:B with A < B of the run's 12 updates" in capsys.readouterr().err
+    assert f"--detail {window}: must be A:B or A:B:K with A < B of the run's 12 updates" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
+
+
+def test_every_kth_update_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
+    command = ["record", "--backend", "oracle", "--out", str(tmp_path / "t"), "--detail", "1:9:3", *small]
+    for budget, code in (("0.1", 2), ("10", 0)):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--budget-mib", budget])
+        assert ended.value.code == code
+        assert (tmp_path / "t").exists() == (code == 0)
+    said = capsys.readouterr().err
+    assert "the detail of one update takes" in said
+    assert "of the 3 wanted" in said
+    assert "budget of 0.1 MiB" in said
+    assert Trace.load(tmp_path / "t").header["detail"] == [1, 4, 7]

@@ -230,6 +230,6 @@ def test_the_oracle_is_trained_with_all_that_the_traces_hold() -> None:
 
 def test_it_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = Trace.load(folder / "torch_detail.trace"), Trace.load(folder / "jax.trace")
-    print_diagnosis(diagnose(a, b, oracle_trace(RECIPE)), ("a.trace", "b.trace"), make_console(), {"a": True})
+    print_diagnosis(diagnose(a, b, oracle_trace(RECIPE)), ("a.trace", "b.trace"), make_console(), replayed={"a": True})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

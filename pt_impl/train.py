@@ -11,7 +11,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 from pt_impl.average import export_average, start_average, update_average
 from pt_impl.checkpoint import export_state, import_state
 from pt_impl.detail import detail_of_batch, detail_of_gradients
@@ -150,6 +150,7 @@ def train(
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
     synchronise: Iterator[Checkpoint] | None = None,
+    budget_mib: float = BUDGET_MIB,
 ) -> Trace:
     """Train on the recipe's data and record the run.
 
@@ -164,9 +165,10 @@ def train(
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
             from the last.
+        budget_mib: MiB of memory that the detail of all updates may take.
 
     Raises:
-        InputError: no such device, or a checkpoint of another recipe or of other data.
+        InputError: no such device, a checkpoint of another recipe or of other data, or detail beyond its budget.
     """
     place = select_device(device)
     environment = describe_environment(place)
@@ -181,6 +183,7 @@ def train(
         resume=resume,
         checkpoints=checkpoints,
         synchronise=synchronise,
+        budget_mib=budget_mib,
     )
     data = data.cast(recipe.dtype)
     train_rows, held_out_rows = (

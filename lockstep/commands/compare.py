@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -53,9 +53,9 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
 
     names = str(a), str(b)
     with refusals_in(junit, names):
-        first, second, bounds, notes = load_pair(a, b, names_file, noise)
-        found = diagnose.compare(first, second, bounds)
-    for note in notes:
+        pair = load_pair(a, b, names_file, noise)
+        found = diagnose.compare(pair.a, pair.b, pair.bounds)
+    for note in pair.notes:
         click.echo(note)
     print_comparison(found, names, make_console())
     if junit is not None:
@@ -105,18 +105,38 @@ def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
         raise
 
 
+class Pair(NamedTuple):
+    """Two traces that can be compared, the oracle's of their recipe, what rounding may do to them, and what to know of
+    them beforehand."""
+
+    a: "Trace"
+    b: "Trace"
+    oracle: "Trace | None"
+    bounds: "Bounds"
+    notes: list[str]
+
+
 def load_pair(
-    a: Path, b: Path, names_file: Path | None = None, noise: tuple[Path, ...] = ()
-) -> "tuple[Trace, Trace, Bounds, list[str]]":
-    """Two traces that can be compared, what rounding may do to them, and what to know of them beforehand.
+    a: Path, b: Path, names_file: Path | None = None, noise: tuple[Path, ...] = (), oracle: Path | None = None
+) -> Pair:
+    """The traces in these files, aligned where they are of somebody's own loops.
+
+    Args:
+        a: one trace.
+        b: the other.
+        names_file: a name map, of own loops.
+        noise: reruns or perturbed runs of own loops.
+        oracle: the oracle's trace, of a recipe; trained where neither side is one and this is None.
 
     Raises:
-        InputError: traces that cannot be read or compared; a name map or noise beside a recipe's.
+        InputError: traces that cannot be read or compared; what belongs to own loops beside a recipe's, or the other
+            way round.
     """
     from lockstep.diagnose.compare import bounds_of, refuse_different_runs
     from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
     from lockstep.diagnose.names import load_names
     from lockstep.diagnose.noise import loop_bounds
+    from lockstep.replay import data_of, truth_of
     from lockstep.trace import Trace
 
     traces = Trace.load(a), Trace.load(b)
@@ -124,18 +144,16 @@ def load_pair(
         if names_file or noise:
             raise InputError("--names and --noise are for loops of your own; a recipe has its names and its bounds")
         refuse_different_runs(*traces)
-        return *traces, bounds_of(*traces) or _derive_bounds(*traces), []
+        truth = Trace.load(oracle) if oracle else next((trace for trace in traces if bounds_of(trace)), None)
+        truth = truth or truth_of(*traces, data_of(traces[0]))
+        refuse_different_runs(traces[0], truth)
+        return Pair(*traces, truth, bounds_of(truth) or {}, [])
+    if oracle:
+        raise InputError(f"--oracle {oracle}: is for a recipe; a loop of your own has its bounds from --noise")
     mapped = load_names(names_file) if names_file else None
     sides = sides_of([Trace.load(path) for path in noise], *traces, mapped)
     aligned = align(*traces, mapped)
     notes = notes_on(*aligned)
     if not noise:
         notes.append("no noise was measured (--noise): bounds are what rounding every sum once an update comes to")
-    return *aligned, loop_bounds(*aligned, sides), notes
-
-
-def _derive_bounds(a: "Trace", b: "Trace") -> dict[str, Any]:
-    from lockstep.diagnose.compare import bounds_of
-    from lockstep.replay import data_of, truth_of
-
-    return bounds_of(truth_of(a, b, data_of(a))) or {}
+    return Pair(*aligned, None, loop_bounds(*aligned, sides), notes)

@@ -59,8 +59,15 @@ def run(
 )
 @click.option(
     "--detail",
-    metavar="A:B",
-    help="Record updates A to B (exclusive) from rows to moments: what `lockstep diagnose` walks through.",
+    metavar="A:B[:K]",
+    help="Record updates A to B (exclusive), or every K-th of them, from rows to moments, for `lockstep diagnose`.",
+)
+@click.option(
+    "--budget-mib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1024,
+    show_default=True,
+    help="Memory, in MiB, that the detail may take.",
 )
 @click.option(
     "--synchronise",
@@ -91,6 +98,7 @@ def record(
     device: str,
     parameters_every: int,
     detail: str | None,
+    budget_mib: float,
     synchronise: bool,
     checkpoint_every: int | None,
     checkpoint_unit: Literal["update", "batch"],
@@ -126,6 +134,7 @@ def record(
             device=device,
             parameters_every=parameters_every,
             detail=window,
+            budget_mib=budget_mib,
             progress=lambda done, total: report(backend, done, total),
             resume=begun,
             synchronise=states(chosen, data) if synchronise else None,
@@ -174,10 +183,12 @@ def convert(
 
 
 def _updates(text: str, total: int) -> range:
-    begin, colon, end = text.partition(":")
-    if not (colon and begin.isdecimal() and end.isdecimal() and int(begin) < int(end) <= total):
-        raise InputError(f"--detail {text}: must be A:B with A < B of the run's {total} updates, counted from 0")
-    return range(int(begin), int(end))
+    parts = text.split(":")
+    if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
+        begin, end, every = (*map(int, parts), 1)[:3]
+        if begin < end <= total and every:
+            return range(begin, end, every)
+    raise InputError(f"--detail {text}: must be A:B or A:B:K with A < B of the run's {total} updates, counted from 0")
 
 
 @click.command(hidden=True)

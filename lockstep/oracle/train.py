@@ -15,7 +15,7 @@ from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
 from lockstep.oracle.trajectory import canonical, evaluate, initial_state, rows_of, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace
+from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Progress, RunRecorder, Trace
 
 __all__ = ["states", "train"]
 
@@ -42,6 +42,7 @@ def train(
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
     synchronise: Iterator[Checkpoint] | None = None,
+    budget_mib: float = BUDGET_MIB,
     bounds: bool = True,
 ) -> Trace:
     """Train on the recipe's data, rounded to its dtype, in float64 arithmetic.
@@ -56,6 +57,7 @@ def train(
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: these states are the oracle's own, so that only the bounds are others: of one update.
+        budget_mib: MiB of memory that the detail of all updates may take.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
@@ -73,6 +75,7 @@ def train(
         resume=resume,
         checkpoints=checkpoints,
         synchronise=synchronise,
+        budget_mib=budget_mib,
     )
     exact, seen = Exact(), rows_of(recipe, data)
     state = initial_state(recipe, start(seen))

@@ -1,6 +1,6 @@
 """A diagnosis in the terminal: what differs first, by how much, who is off, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +22,12 @@ OFF = {
 
 
 def print_diagnosis(
-    found: Diagnosis, names: tuple[str, str], console: Console, replayed: Mapping[str, bool] | None = None
+    found: Diagnosis,
+    names: tuple[str, str],
+    console: Console,
+    *,
+    notes: Sequence[str] = (),
+    replayed: Mapping[str, bool] | None = None,
 ) -> None:
     """Settings that differ, the first divergence with its cause, and the worst of every stage.
 
@@ -30,6 +35,7 @@ def print_diagnosis(
         found: the diagnosis.
         names: of the two sides.
         console: where to.
+        notes: what to know beforehand.
         replayed: side -> whether training it again gave the same bits; None where nothing was trained again.
     """
     rows = Table.grid(padding=(0, 2))
@@ -40,6 +46,8 @@ def print_diagnosis(
     for setting in found.unequal:
         said = ["not set" if value is None else escape(str(value)) for value in (setting.a, setting.b)]
         rows.add_row("differs", f"{escape(setting.name)}: {said[0]} and {said[1]}")
+    for note in notes:
+        rows.add_row("note", escape(note))
     for side, same in (replayed or {}).items():
         again = "the same bits" if same else "other bits: another code or environment than when it was recorded"
         rows.add_row("run again", f"{side}: {again}")
