@@ -1,5 +1,7 @@
 """One sample through the model, layer by layer."""
 
+from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,17 +19,14 @@ __all__ = ["trace_prediction"]
 def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
     """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
     model.eval()  # type: ignore[no-untyped-call]
-    names: list[str] = []
+    outputs = _outputs(loss, nnx.split(model), x_1D)
+    return {name: np.asarray(values_1H)[0] for name, values_1H in outputs.items()}
 
-    # a list and the names apart: jit would hand a dict back in the order of its keys
-    @jax.jit
-    def outputs_of(parameters: nnx.State[Any, Any]) -> list[jax.Array]:
-        outputs = nnx.merge(graph, parameters).outputs(x_1D)
-        *_, outputs_1K = outputs.values()
-        outputs |= link(loss, outputs_1K)
-        names.extend(outputs)
-        return [values_1H.astype(outputs_1K.dtype) for values_1H in outputs.values()]
 
-    graph, parameters = nnx.split(model)
-    values = outputs_of(parameters)
-    return {name: np.asarray(values_1H)[0] for name, values_1H in zip(names, values)}
+@partial(jax.jit, static_argnames="loss")
+def _outputs(loss: Loss, parts: Any, x_1D: jax.Array) -> OrderedDict[str, jax.Array]:
+    outputs = nnx.merge(*parts).outputs(x_1D)
+    *_, outputs_1K = outputs.values()
+    outputs |= link(loss, outputs_1K)
+    # jit would hand a dict back in the order of its keys
+    return OrderedDict((name, values_1H.astype(outputs_1K.dtype)) for name, values_1H in outputs.items())
