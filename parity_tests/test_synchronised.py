@@ -9,10 +9,13 @@ import pytest
 import jax_impl.train
 import pt_impl.train
 from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.diagnose.engine import diagnose
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.report.console import make_console
+from lockstep.report.diagnosis import print_diagnosis
 from lockstep.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
@@ -71,6 +74,30 @@ def test_a_fault_of_one_update_does_not_spread(backend: str, monkeypatch: pytest
                     synchronised("oracle", recipe), {})  # fmt: skip
     off = [{found.update for found in result.parted if found.stage == "parameters"} for result in (free, local)]
     assert off == [set(range(3, 12)), {3, 4, 5}]
+
+
+@pytest.mark.parametrize("backend", TWINS)
+def test_the_diagnosis_tells_local_errors_from_accumulated_ones(
+    backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe(training__dtype="float64")
+    module, data, truth = TWINS[backend], prepared(recipe), synchronised("oracle", recipe)
+    right = diagnose(synchronised(backend, recipe), truth, truth)
+    assert right.local == ()
+    original = module.load_batches
+    monkeypatch.setattr(
+        module,
+        "load_batches",
+        lambda d, epoch, *rest: original(replace(d, train_x_ND=d.train_x_ND * (1 + (epoch == 2))), epoch, *rest),
+    )
+    wrong = module.train(recipe, data, parameters_every=1, synchronise=states(recipe, data))
+    found = diagnose(wrong, truth, truth)
+    assert found.local == (6, 7, 8)
+    print_diagnosis(found, ("a", "b"), make_console())
+    assert "each of updates 6, 7, 8 is wrong by itself, and the others right" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert diagnose(oracle_trace(recipe), oracle_trace(recipe), oracle_trace(recipe)).local is None
 
 
 def test_a_synchronised_trace_is_not_compared_with_a_free_one() -> None:

@@ -41,7 +41,11 @@ def run(
     console.print(
         f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
     )
-    return 1 if found.verdict.word == "diverged" else 0
+    if found.verdict.word != "diverged":
+        return 0
+    pair = (folder.final / "float64" / f"{backend}.trace" for backend in ("torch", "jax"))
+    console.print("Where and why: lockstep diagnose {} {} --replay".format(*pair), soft_wrap=True)
+    return 1
 
 
 @click.command()

@@ -33,7 +33,9 @@ class Diagnosis:
     at the first divergence, "a", "b", "both", or "" where there is no oracle to tell or it is as near to either;
     `distances` of both from the oracle there, over its bound. `cause` is None where no known one explains the numbers.
     `horizon` is the update from which on two right runs may differ by more than `HORIZON` of their loss, None if there
-    is none in the run. `noise` has, for each side that was run again, its largest distance from itself over the bound.
+    is none in the run. `local`, where every update began from the oracle's state, are the updates that are wrong by
+    themselves; None where each went on from the last, and errors add up. `noise` has, for each side that was run
+    again, its largest distance from itself over the bound.
     `needs` are the updates whose detail would tell more.
     """
 
@@ -43,6 +45,7 @@ class Diagnosis:
     distances: tuple[float, float] | None = None
     cause: Cause | None = None
     horizon: int | None = None
+    local: tuple[int, ...] | None = None
     noise: Mapping[str, float] | None = None
     needs: tuple[int, ...] = ()
 
@@ -106,6 +109,7 @@ def diagnose(
         distances,
         find_cause(first, a, b, oracle) if first else None,
         _horizon(oracle or a, known),
+        tuple(sorted({part.update for part in found.parted})) if a.header.get("synchronised") else None,
         noise or None,
         tuple(needed_detail(first, a, b)) if first else (),
     )

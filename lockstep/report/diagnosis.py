@@ -13,6 +13,7 @@ from lockstep.report.console import print_stages, print_verdict
 
 __all__ = ["print_diagnosis"]
 
+NAMED = 8  # updates in a list; more are counted
 OFF = {
     "a": "a, and not b",
     "b": "b, and not a",
@@ -58,12 +59,22 @@ def print_diagnosis(
         console.print("\nFirst divergence", style="bold")
         console.print(Padding(_first(found, found.first), (0, 0, 0, 2)))
     print_stages(found.comparison, ("a", "b"), console)
+    if found.local:
+        console.print(
+            f"Every update began from the oracle's state: {_listed(found.local)} wrong by itself, and the others right."
+        )
     if found.horizon is not None:
         console.print(
             f"From update {found.horizon} on two right runs may differ by more than {HORIZON:.0%} of the loss: "
             "comparing trajectories says nothing there."
         )
     print_verdict(found.comparison, console)
+
+
+def _listed(updates: Sequence[int]) -> str:
+    shown = ", ".join(map(str, updates[:NAMED]))
+    more = f" and {len(updates) - NAMED} more" if len(updates) > NAMED else ""
+    return f"update {shown} is" if len(updates) == 1 else f"each of updates {shown}{more} is"
 
 
 def _first(found: Diagnosis, first: Difference) -> Table:
