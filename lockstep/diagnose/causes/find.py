@@ -7,6 +7,7 @@ import numpy as np
 
 from lockstep.diagnose.causes import batch, clip, evaluation, gradient, passes, rate, start, step, update
 from lockstep.diagnose.causes.judge import Alternative, Cause, Tensors, choose, residual
+from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.compare import Difference
@@ -77,6 +78,8 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
             return flip
         if (broken := _not_a_number(first)) is not None:
             return broken
+        if "recipe" not in a.header and (cause := layer_cause(first, mine, its)):
+            return cause
         return relation(first.stage, first.tensor, mine, its, oracle)
 
 
