@@ -8,7 +8,7 @@ without its recorder.
 import json
 from array import array as packed
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -197,10 +197,11 @@ class Recorder:
                 names = sorted(before.keys() ^ self._latest.keys())
                 raise InputError(f"update {self.done}: parameters have other names than before: {', '.join(names[:5])}")
             self._before = before
-            trained = [name for name in before if name not in self._buffers]
-            self._scalars["update_norm"] = _norm(
-                np.subtract(self._latest[name], before[name], dtype=np.float64) for name in trained
-            )
+            with np.errstate(all="ignore"):
+                changes = [
+                    self._latest[name].astype(np.float64) - before[name] for name in before if name not in self._buffers
+                ]
+            self._scalars["update_norm"] = _norm(changes)
 
     def update(self, **families: Any) -> None:
         """Record what is left of the update, by the arguments of `record`, and close it.
@@ -329,11 +330,11 @@ class Recorder:
         for name, array in arrays.items():
             if name.startswith(WATCHED) and array.size:
                 with np.errstate(all="ignore"):
-                    wide = array.astype(np.float64).ravel()
-                    row = wide.mean(), np.sqrt(wide @ wide / wide.size), np.maximum(wide.max(), -wide.min())
+                    wide = np.abs(array, dtype=np.float64)
+                    row = (array.mean(dtype=np.float64), np.sqrt(np.square(wide).mean()), wide.max())
                 values = statistics.setdefault(name, packed("d"))
                 values.extend([np.nan] * (3 * self.done - len(values)))  # where it was not given
-                values.extend(map(float, row))
+                values.extend(row)
         if self._statistics_bytes > self._detail.budget:
             self._statistics_until = self.done + 1
         self._detail.thin(self._statistics_bytes)
@@ -390,8 +391,7 @@ def _scalar(name: str, value: Any) -> Any:
     return array.reshape(())[()]
 
 
-def _norm(arrays: Iterable[NDArray[Any]]) -> np.float64:
+def _norm(arrays: Any) -> np.float64:
     """2-norm over all, in float64."""
     with np.errstate(all="ignore"):
-        flat = (array.astype(np.float64, copy=False).ravel() for array in arrays)
-        return np.float64(np.sqrt(sum(wide @ wide for wide in flat)))
+        return np.float64(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays)))

@@ -155,19 +155,6 @@ def test_what_is_recorded_is_a_copy(tmp_path: Path) -> None:
         np.testing.assert_array_equal(trace.parameters(done)["w"], [done, done])
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_what_is_not_finite_is_recorded_as_it_is(value: float, tmp_path: Path) -> None:
-    broken = {"w": np.array([1, value], np.float32)}
-    with lockstep.Recorder(tmp_path / "t", backend="numpy", statistics=True) as recorder:
-        recorder.start(broken)
-        recorder.update(loss=value, gradients=broken, parameters=broken)
-    trace = Trace.load(tmp_path / "t")
-    np.testing.assert_array_equal(trace.series("loss"), [value])
-    np.testing.assert_array_equal(trace.series("grad_norm"), [abs(value)])
-    np.testing.assert_array_equal(trace.arrays["statistics/gradients/w"], [[value, abs(value), abs(value)]])
-    np.testing.assert_array_equal(trace.parameters(1)["w"], broken["w"])
-
-
 # --- names and kinds of arrays
 
 

@@ -47,10 +47,12 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         return
     fed, masks = Rows(*mine[:2]), source.masks(side.update)
     yield from _other_updates(side, source, masks)
-    yield from _matched(fed, wanted, source, masks)
-    yield from _labels(wanted, fed, masks)
-    yield from _features(fed, wanted, source, masks)
+    yield from _matched(fed, wanted, masks)
+    yield from _labels(wanted, fed, source.shifted_labels(side.update), masks)
+    yield from _features(wanted, source, masks)
     yield from _other_masks(wanted, mine[2], masks)
+    yield from _known(fed, source, masks)
+    yield from _scaled(fed, wanted, masks)
 
 
 def _tensors(rows: Rows, masks: tuple[NDArray[np.bool_], ...] = ()) -> Tensors:
@@ -87,6 +89,13 @@ class _Source:
         return tuple(
             np.concatenate([mask_TBH[t, : len(rows)] for rows, t in self._numbered(update)]) for mask_TBH in masks
         )
+
+    def shifted_labels(self, update: int) -> dict[int, NDArray[Any]]:
+        """The labels of the rows so many places before those of an update."""
+        if self.data is None:
+            return {}
+        rows = np.concatenate([rows for rows, _ in self._numbered(update)])
+        return {shift: np.roll(self.data.train_y_N, shift)[rows] for shift in (1, -1)}
 
     def updates(self) -> range:
         """The updates of which there are rows, one epoch more than the run has."""
@@ -128,7 +137,7 @@ def _keys(rows: Rows) -> list[bytes]:
     return [row.tobytes() for row in np.column_stack([flat, rows.y.astype(np.float64)])]
 
 
-def _matched(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _matched(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
     """What was fed, where its rows are known ones."""
     if fed.x.shape[1:] != wanted.x.shape[1:]:
         return
@@ -144,6 +153,11 @@ def _matched(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.b
     if len(mine) < len(its) and mine == its[: len(mine)]:
         text = f"{{side}} is fed the first {len(mine)} of {len(its)} rows"
         yield Alternative("other-rows", text, "", as_fed)
+
+
+def _known(fed: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+    """What was fed, where its rows are some of the data's."""
+    mine = _keys(fed)
     if source.data is None:
         return
     data = source.data
@@ -156,11 +170,16 @@ def _matched(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.b
         if None not in places:
             ordered = told.startswith("other") and all(b - a == 1 for a, b in pairwise(places))  # type: ignore[operator]
             text = "{side} does not shuffle: it is fed the rows as they lie" if ordered else f"{{side}} is fed {told}"
-            yield Alternative("other-order" if ordered else "other-rows", text, "", as_fed)
+            yield Alternative("other-order" if ordered else "other-rows", text, "", _tensors(fed, masks), rank=1)
 
 
-def _labels(wanted: Rows, fed: Rows, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _labels(
+    wanted: Rows, fed: Rows, shifted: dict[int, NDArray[Any]], masks: tuple[NDArray[np.bool_], ...]
+) -> Iterator[Alternative]:
     """The right features with other labels."""
+    for shift, y in shifted.items():
+        text = f"{{side}}'s rows have the labels of the rows {abs(shift)} {'before' if shift > 0 else 'after'} them"
+        yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, y), masks))
     for shift in range(1, len(wanted.y)):
         text = f"{{side}}'s labels are shifted against the rows by {min(shift, len(wanted.y) - shift)}"
         yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, np.roll(wanted.y, shift)), masks))
@@ -172,7 +191,7 @@ def _labels(wanted: Rows, fed: Rows, masks: tuple[NDArray[np.bool_], ...]) -> It
         yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, fed.y), masks))
 
 
-def _features(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _features(wanted: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
     """The right rows with their features scaled or rounded otherwise."""
     options = [("features-rounded", f"rounded to {name}", rounded_to(name, wanted.x)) for name in FORMATS]
     data = source.data
@@ -186,6 +205,10 @@ def _features(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.
         ]
     for key, told, x in options:
         yield Alternative(key, f"{{side}}'s features are {told}", "", _tensors(Rows(x, wanted.y), masks))
+
+
+def _scaled(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+    """The right rows with each column by a factor, and shifted."""
     if fed.x.shape != wanted.x.shape or len(fed.y) < 4:
         return
     flat, mine = (rows.x.reshape(len(rows.y), -1) for rows in (wanted, fed))
@@ -196,7 +219,7 @@ def _features(fed: Rows, wanted: Rows, source: _Source, masks: tuple[NDArray[np.
     least, most = factor.min(), factor.max()
     told = f"{most:.4g}" if most - least <= 1e-3 * abs(most) else f"{least:.4g} to {most:.4g}, by column"
     text = f"{{side}}'s features are scaled by {told}"
-    yield Alternative("features-scaled", text, "", _tensors(Rows(x, wanted.y), masks), fitted=True)
+    yield Alternative("features-scaled", text, "", _tensors(Rows(x, wanted.y), masks), rank=2)
 
 
 def _other_masks(

@@ -52,7 +52,9 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         always = {name: array * (rule.clip_at / size) for name, array in gradients.items()}
         text = "{side} scales the gradient to the norm even where it is shorter"
         yield Alternative("clip-always", text, "", _named(always))
-    yield from other_choices("gradient", rule, ["clip"], lambda other: _clipped(other, gradients))
+    yield from other_choices(
+        "gradient", rule, ["clip"], lambda other: None if other.clip == "none" else _clipped(other, gradients)
+    )
     yield from _each_batch(side)
     decay = recipe.optimizer.weight_decay if side.declares("optimizer") else None
     parameters = side.parameters(side.update)

@@ -115,7 +115,7 @@ def _averaged(
     """The average after the update from that before it; `whole`: from the first parameters on, all recorded."""
     done, mine = side.update, side.recipe.average if side.recipe else average
     updates = range(done + 1) if whole else range(done, done + 1)
-    if whole or not done:
+    if whole or done <= 0:
         kept = start_average(average, side.parameters(0))
     else:
         weight = 1 - mine.decay**done if mine.debias and done else 1.0
@@ -178,6 +178,13 @@ def metric_alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         running = np.full((1, 1), np.mean([loss for loss in losses if loss is not None]))
         text = "{side} reports the mean of the updates' losses: each of other parameters"
         yield Alternative("mean-of-means", text, "epoch-loss-mean-of-means", null | {"metrics/train_loss": running})
+    last = f"linear{len(side.recipe.model.hidden) + 1}.bias"
+    parameters = side.parameters(side.update + 1)
+    if side.recipe.loss.name == "binary_cross_entropy" and last in parameters:
+        moved = _metrics(side, side.update + 1, parameters=parameters | {last: parameters[last] - 0.5}) or {}
+        right = {name: value for name, value in moved.items() if name.endswith("accuracy")}
+        text = "{side} takes a logit for a probability: it counts as positive what is above 0.5, not above 0"
+        yield Alternative("accuracy-other", text, "", null | right)
     for told, factor, offset in (("in per cent", 100.0, 0.0), ("as the share of wrong answers", -1.0, 1.0)):
         other = {name: factor * value + offset if name.endswith("accuracy") else value for name, value in null.items()}
         yield Alternative("accuracy-other", f"{{side}} reports the accuracy {told}", "", other)

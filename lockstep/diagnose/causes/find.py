@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.diagnose.causes import batch, clip, evaluation, gradient, passes, rate, start, step, update
-from lockstep.diagnose.causes.judge import Alternative, Cause, Tensors, choose, residual
+from lockstep.diagnose.causes.judge import BETTER, Alternative, Cause, Tensors, choose, residual
 from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
 from lockstep.diagnose.causes.side import Side
@@ -63,19 +63,19 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
     """
     if first.stage not in STAGES:
         return None
-    moment = max(first.update, 0)
+    moment = first.update if _is_average(first) else max(first.update, 0)
     sides = [
         Side(name, trace, moment, tuple(other for other in (oracle, rest) if other is not None and other is not trace))
         for name, trace, rest in (("b", b, a), ("a", a, b))
     ]
     with np.errstate(all="ignore"):
+        mine, its = sides[1], sides[0]
+        if first.stage == "gradients" and (flip := gradient.relu_flip(mine, its)):
+            return flip
         for side in sides:
             cause = None if side.is_oracle else _tested(first, side)
             if cause is not None:
                 return cause
-        mine, its = sides[1], sides[0]
-        if first.stage in ("forward", "gradients") and (flip := gradient.relu_flip(mine, its)):
-            return flip
         if (broken := _not_a_number(first)) is not None:
             return broken
         if "recipe" not in a.header and (cause := layer_cause(first, mine, its)):
@@ -99,15 +99,24 @@ def _tested(first: Difference, side: Side) -> Cause | None:
     stage = STAGES[first.stage]
     if first.stage == "parameters" and first.tensor in side.statistics(side.update + 1):
         stage = STATISTICS
+    if _is_average(first):
+        stage = STAGES["average"]
     recorded, null = stage.recorded(side), stage.null(side)
     if null is None or not recorded:
         return None
-    tolerance = side.tolerance + (step.rounding(side) if stage is UPDATE else 0.0)
+    noise, tolerance = step.rounding(side) if stage is UPDATE else {}, side.tolerance
     if first.stage == "lr":
         tolerance = rate.ROUNDING.get(side.precision, side.tolerance)
-    if recorded.keys() <= null.keys() and residual(null, recorded) <= tolerance:
-        return rate.rounded(side, recorded, null) if first.stage == "lr" else None
-    return choose(recorded, null, stage.alternatives(side, recorded), tolerance, side.name)
+        if residual(null, recorded) <= tolerance:
+            return rate.rounded(side, recorded, null)
+    if recorded.keys() <= null.keys() and residual(null, recorded, noise) <= tolerance / BETTER:
+        return None
+    return choose(recorded, null, stage.alternatives(side, recorded), tolerance, side.name, noise)
+
+
+def _is_average(first: Difference) -> bool:
+    """Of the moving average; before training too, where the stage is "init"."""
+    return first.stage == "average" or first.array.startswith("average/")
 
 
 def _not_a_number(first: Difference) -> Cause | None:

@@ -24,12 +24,12 @@ def alternatives(side: Side, variant: Variant, found: Tensors) -> Iterator[Alter
     yield from _model(variant)
     if variant.recipe.model.norm != "none":
         yield from _normalisation(side, variant)
-    if variant.masks:
-        yield from _dropout(variant, found)
     for name in FORMATS:
         text = f"{{side}} multiplies matrices in {name}"
         tensors = compute(replace(variant, arithmetic=LowProducts(name)))
         yield Alternative("low-precision-matmul", text, "", tensors)
+    if variant.masks:
+        yield from _dropout(variant, found)
 
 
 def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
@@ -70,7 +70,7 @@ def _parameters(side: Side, variant: Variant) -> Iterator[Alternative]:
     for names in _some(biases):
         text = f"{{side}} leaves out {' and '.join(names)}"
         yield Alternative("bias-missing", text, "", compute(replace(variant, bends=dict.fromkeys(names, ABSENT))))
-    for done, told in ((side.update - 1, "of the update before"), (0, "of the start")):
+    for done, told in {side.update - 1: "of the update before", 0: "of the start"}.items():
         old = side.parameters(done) if 0 <= done < side.update else {}
         if old.keys() == variant.parameters.keys():
             text = f"{{side}} computes with the parameters {told}"
@@ -131,7 +131,7 @@ def _dropout(variant: Variant, found: Tensors) -> Iterator[Alternative]:
     seen = tuple(_kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1))
     if any((mine != its).any() for mine, its in zip(seen, variant.masks)):
         text = "{side} drops other units than its mask says"
-        yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)))
+        yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)), rank=1)
 
 
 def _kept(found: Tensors, activation: str, layer: int, mask: Any) -> Any:

@@ -57,14 +57,6 @@ def _gradients(side: Side, variant: Variant, null: Tensors, found: Tensors) -> I
         text = f"{{side}} has no gradient for {told}"
         yield Alternative("gradient-missing", text, "parameters-without-gradient", tensors)
     rows, batches = len(variant.y), len(parts(variant))
-    for count, told in ((rows, "rows"), (variant.recipe.training.batch, "rows of a full batch"), (batches, "batches")):
-        if count > 1:
-            for factor, text in (
-                (float(count), f"{count}, the number of {told}"),
-                (1 / count, f"1 / {count} ({told})"),
-            ):
-                text = f"{{side}}'s gradient is multiplied by {text}"
-                yield Alternative("gradient-scaled", text, "optax-losses-do-not-reduce", _scaled(null, factor))
     before = side.detail("gradients", side.update - 1)
     if before:
         text = "{side} adds this gradient to that of the update before: it is not set to zero in between"
@@ -79,6 +71,14 @@ def _gradients(side: Side, variant: Variant, null: Tensors, found: Tensors) -> I
     if decay:
         text = f"{{side}} has the weight decay of {decay:.4g} in the gradient already, before clipping"
         yield Alternative("l2-in-gradient", text, "weight-decay-before-clip", _plus(null, variant.parameters, decay))
+    for count, told in ((rows, "rows"), (variant.recipe.training.batch, "rows of a full batch"), (batches, "batches")):
+        if count > 1:
+            for factor, text in (
+                (float(count), f"{count}, the number of {told}"),
+                (1 / count, f"1 / {count} ({told})"),
+            ):
+                text = f"{{side}}'s gradient is multiplied by {text}"
+                yield Alternative("gradient-scaled", text, "optax-losses-do-not-reduce", _scaled(null, factor), rank=1)
 
 
 def _accumulation(variant: Variant, batches: int) -> Iterator[Alternative]:
@@ -125,27 +125,33 @@ def _fits(variant: Variant, null: Tensors, found: Tensors) -> Iterator[Alternati
 
 
 def relu_flip(a: Side, b: Side) -> Cause | None:
-    """Units whose input of ReLU has another sign on the other side, where these alone explain the gradients."""
-    variant, hidden = variant_of(a), len(a.recipe.model.hidden) if a.recipe else 0
-    if variant is None or "relu" not in variant.recipe.model.activation:
+    """Units whose input of ReLU has another sign on the other side, where these explain the gradients: each side's are
+    right for its own signs, and not for the other's."""
+    variants, forwards = [variant_of(side) for side in (a, b)], [side.detail("forward") for side in (a, b)]
+    mine, its = variants
+    if mine is None or its is None or "relu" not in mine.recipe.model.activation:
         return None
-    kind = "linear" if variant.recipe.model.norm == "none" else "norm"
-    (mine, its), gradients = (side.detail("forward") for side in (a, b)), b.detail("gradients")
-    layers = [f"{kind}{i}" for i in range(1, hidden + 1)]
-    if not gradients or not all(name in mine and name in its and mine[name].shape == its[name].shape
-                                for name in layers):  # fmt: skip
+    kind = "linear" if mine.recipe.model.norm == "none" else "norm"
+    layers = [f"{kind}{i}" for i in range(1, len(mine.recipe.model.hidden) + 1)]
+    if not all(name in found and len(found[name]) == len(mine.y) for name in layers for found in forwards):
         return None
-    flips = {name: np.argwhere((mine[name] > 0) != (its[name] > 0)) for name in layers}
-    flipped = [(name, int(row), int(unit)) for name, places in flips.items() for row, unit in places]
-    if not flipped:
+    flips = [(name, int(row), int(unit)) for name in layers
+             for row, unit in np.argwhere((forwards[0][name] > 0) != (forwards[1][name] > 0))]  # fmt: skip
+    if not flips:
         return None
-    masks = (its[name][cut] > 0 for cut, _ in parts(variant) for name in reversed(layers))
-    recorded = {f"gradients/{name}": array for name, array in gradients.items()}
-    found = residual(compute(replace(variant, arithmetic=Signs(masks))), recorded)
-    without = residual(compute(variant), recorded)
-    if found > max(a.tolerance, b.tolerance) or found * BETTER > without:
+    recorded = [{f"gradients/{name}": array for name, array in side.detail("gradients").items()} for side in (a, b)]
+    found = max(residual(_with_signs(v, f, layers), g) for v, f, g in zip((mine, its), forwards, recorded))
+    without = min(residual(_with_signs(v, f, layers), g) for v, f, g in zip((mine, its), forwards[::-1], recorded))
+    tolerance = max(a.tolerance, b.tolerance)
+    if found > tolerance or without <= tolerance or found * BETTER > without:
         return None
-    name, row, unit = flipped[0]
-    more = f" and {len(flipped) - 1} more" if len(flipped) > 1 else ""
+    name, row, unit = flips[0]
+    more = f" and {len(flips) - 1} more" if len(flips) > 1 else ""
     text = f"rounding turned the sign in front of a ReLU: unit {unit} of {name} in row {row} of the batch{more}"
     return Cause("relu-flip", f"{text}; neither side is wrong", "gradient-at-the-kink", "", found, without)
+
+
+def _with_signs(variant: Variant, forward_tensors: Tensors, layers: list[str]) -> Tensors:
+    """The pass with each unit on the side of 0 that was recorded."""
+    masks = (forward_tensors[name][cut] > 0 for cut, _ in parts(variant) for name in reversed(layers))
+    return compute(replace(variant, arithmetic=Signs(masks)))

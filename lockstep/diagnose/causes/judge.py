@@ -1,7 +1,8 @@
 """How a cause is tested: an alternative must give the recorded numbers where the recipe as it is does not."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ own inputs strays by some 1e-14 in float64 and 1e-6 in float32; the mildest know
 
 BETTER = 100.0
 """So many times nearer than the recipe as it is an explanation must come: one free number fitted to ten or more that
-have nothing to do with it brings them nearer by a few per cent, not by a hundred times."""
+have nothing to do with it brings them nearer by a few per cent, not by a hundred times. A side that is nearer to the
+recipe than the tolerance over this is taken to follow it."""
 
 ALIKE = 10.0
 """Explanations whose residuals lie within this factor explain equally: the simplest, which comes first, is named."""
@@ -49,17 +51,24 @@ class Cause:
 
 
 class Alternative(NamedTuple):
-    """Another way to do what the recipe asks for, and what it gives; "{side}" in the text stands for who is off."""
+    """Another way to do what the recipe asks for, and what it gives; "{side}" in the text stands for who is off.
+
+    One of a higher rank is thought of only where none of a lower one holds: 0 says just what was done, 1 says little
+    (other rows, another optimizer), 2 has a number that was fitted.
+    """
 
     key: str
     text: str
     page: str
     tensors: Tensors
-    fitted: bool = False
+    rank: int = 0
 
 
-def residual(found: Tensors, recorded: Tensors) -> float:
-    """The largest relative error, in the 2-norm, of a tensor that both have; infinite where there is none."""
+def residual(found: Tensors, recorded: Tensors, noise: Mapping[str, float] = MappingProxyType({})) -> float:
+    """The largest relative error, in the 2-norm, of a tensor that both have; infinite where there is none.
+
+    `noise` is the 2-norm of what storing a tensor may have done to it: so much of an error does not count.
+    """
     names = found.keys() & recorded.keys()
     scales = _scales({name: recorded[name] for name in names}, found)
     worst = 0.0 if names else np.inf
@@ -71,26 +80,33 @@ def residual(found: Tensors, recorded: Tensors) -> float:
             gap = float(np.linalg.norm(np.where(same, 0.0, found[name] - recorded[name])))
         if not np.isfinite(gap):
             return np.inf
+        gap = max(gap - noise.get(name, 0.0), 0.0)
         worst = max(worst, gap / scales[name] if gap else 0.0)
     return worst
 
 
 def choose(
-    recorded: Tensors, null: Tensors, alternatives: Iterable[Alternative], tolerance: float, side: str
+    recorded: Tensors,
+    null: Tensors,
+    alternatives: Iterable[Alternative],
+    tolerance: float,
+    side: str,
+    noise: Mapping[str, float] = MappingProxyType({}),
 ) -> Cause | None:
     """The simplest alternative that explains what a side recorded; None where none does.
 
-    Alternatives come in order, those without a free number first: a number is fitted only where none of them holds.
+    Alternatives come by rank, and within one the simplest first.
     """
     held: list[tuple[Alternative, float, float]] = []
     for alternative in alternatives:
-        if alternative.fitted and held and not held[0][0].fitted:
+        if held and alternative.rank > held[0][0].rank:
             break
         names = recorded.keys() & alternative.tensors.keys()
         # what the recipe does not even make, as a moment that was recorded, it cannot explain
-        without = residual(null, {name: recorded[name] for name in names}) if names <= null.keys() else np.inf
-        found = residual(alternative.tensors, recorded)
-        if without > tolerance >= found and found * BETTER <= without:
+        made = names <= null.keys()
+        without = residual(null, {name: recorded[name] for name in names}, noise) if made else np.inf
+        found = residual(alternative.tensors, recorded, noise)
+        if found <= tolerance and max(found * BETTER, tolerance / BETTER) < without:
             held.append((alternative, found, without))
     if not held:
         return None
@@ -116,7 +132,7 @@ def fitted(
     value = fit(make, recorded, start, span, log=log)
     tensors = None if value is None else make(value)
     if value is not None and tensors is not None:
-        yield Alternative(key, text.replace("{value}", f"{value:.4g}"), page, tensors, fitted=True)
+        yield Alternative(key, text.replace("{value}", f"{value:.4g}"), page, tensors, rank=2)
 
 
 def fit(

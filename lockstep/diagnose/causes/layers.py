@@ -146,4 +146,4 @@ def _statistics(name: str, mine: Array, its: Array, before: Array) -> Iterator[A
     biased, other = ("b", "a") if slope < 1 else ("a", "b")
     text = f"{biased}'s {name} takes in variances over n, {other}'s over n - 1; n is {round(n)}"
     made = before + (moves @ np.array([slope, rest])).reshape(before.shape)
-    yield Alternative("norm-variance", text, "batchnorm-running-variance", {name: made}, fitted=True)
+    yield Alternative("norm-variance", text, "batchnorm-running-variance", {name: made}, rank=2)

@@ -52,7 +52,7 @@ def _factors(variant: Variant) -> Iterator[Alternative]:
         ("sum-for-mean", f"{{side}} sums the loss over the rows; the recipe takes {of}", "optax-losses-do-not-reduce",
          lambda y_B: _total(variant, y_B)),
         ("full-size-mean", f"{{side}} divides a short batch by the full size of {size} rows; the recipe takes {of}",
-         "padded-batch-in-the-mean", lambda y_B: _total(variant, y_B) / size),
+         "padded-batch-in-the-mean", lambda y_B: len(y_B) / size),
         ("half-loss", "{side} takes half of the loss", "l2-loss-is-half", lambda y_B: 0.5),
         ("half-loss", "{side} takes twice the loss", "l2-loss-is-half", lambda y_B: 2.0),
     ]  # fmt: skip

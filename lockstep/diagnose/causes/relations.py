@@ -1,6 +1,7 @@
 """How the two sides' tensors are related, where there is no recipe to recompute them by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -27,6 +28,7 @@ KEYS = {
 
 PAGES = {"transposed": "kernel-layout", "stale": "forgotten-zero-grad", "decayed": "l2-is-not-decoupled-decay",
          "zero": "parameters-without-gradient", "scaled": "optax-losses-do-not-reduce"}  # fmt: skip
+NOUNS = {"update": "step of", "parameters": "step of", "gradients": "gradient of", "init": "initial"}
 MANY = 2048  # rows that are matched with one another
 
 
@@ -52,10 +54,8 @@ def relation(stage: str, tensor: str, a: Side, b: Side, oracle: Trace | None) ->
             tolerance,
             off.name,
         )
-        if cause is not None:
-            return (
-                cause if known else Cause(*(cause.key, cause.text, cause.page, "", cause.residual, cause.null_residual))
-            )
+        if cause is not None and cause.null_residual > tolerance:
+            return cause if known else replace(cause, side="")
     return None
 
 
@@ -72,12 +72,9 @@ def _family(side: Side, stage: str, update: int | None = None) -> Tensors:
 
 def _alternatives(stage: str, mine: Tensors, its: Tensors, off: Side, right: Side) -> Iterator[Alternative]:
     """Simplest first. `mine` is what is off, `its` the other side's."""
-    what = ", ".join(name.partition("/")[2] for name in list(mine)[:3]) + (
-        f" and {len(mine) - 3} more" if len(mine) > 3 else ""
-    )
-    noun = {"update": "step of", "parameters": "step of", "gradients": "gradient of", "init": "initial"}.get(
-        stage, stage
-    )
+    names = [name.partition("/")[2] for name in mine]
+    what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    noun = NOUNS.get(stage, stage)
     head, other = f"{{side}}'s {noun} {what}", right.name
 
     def told(kind: str, text: str, tensors: Tensors) -> Alternative:
@@ -98,7 +95,7 @@ def _alternatives(stage: str, mine: Tensors, its: Tensors, off: Side, right: Sid
     if _fits(before, mine):
         summed = {k: its[k] + before[k] for k in mine}
         yield told("stale", f"is {other}'s plus its own of the update before", summed)
-    yield from _recognised(mine, its, told, other, off)
+    yield from _recognised(its, told, other, off)
     kind = KEYS.get(("update" if stage == "parameters" else stage, "scaled"), "scaled")
     yield from fitted(
         kind, f"{head} is {{value}} times {other}'s", PAGES["scaled"],
@@ -143,17 +140,14 @@ def _matched(mine: Array, its: Array, axis: int) -> Array:
     return np.asarray(np.take(its, order, axis=axis))
 
 
-def _recognised(mine: Tensors, its: Tensors, told: object, other: str, off: Side) -> Iterator[Alternative]:
+def _recognised(its: Tensors, told: Callable[..., Alternative], other: str, off: Side) -> Iterator[Alternative]:
     """A factor that has a name."""
     batch, settings = off.batch(), off.trace.header.get("settings", {})
     named = {"the rows of the batch": len(batch[1])} if batch is not None else {}
     named |= {key: value for key, value in settings.items() if type(value) is int and value > 1}
     for word, count in named.items():
-        for factor, text in (
-            (count, f"{count} times {other}'s: {word}"),
-            (1 / count, f"{other}'s divided by {count}: {word}"),
-        ):
-            yield told("scaled", f"is {text}", {k: factor * v for k, v in its.items()})  # type: ignore[operator]
+        yield told("scaled", f"is {count} times {other}'s: {word}", {k: count * v for k, v in its.items()})
+        yield told("scaled", f"is {other}'s divided by {count}: {word}", {k: v / count for k, v in its.items()})
 
 
 def _decayed(stage: str, mine: Tensors, its: Tensors, head: str, other: str, off: Side) -> Iterator[Alternative]:

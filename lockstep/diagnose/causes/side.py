@@ -60,7 +60,10 @@ class Side:
 
     def below(self, prefix: str, *, agreed: bool = False) -> Tensors:
         """Name -> array in float64, a vector as a single row; `agreed` looks at the other traces too."""
-        for trace in (self.trace, *(self.others if agreed else ())):
+        traces = (self.trace, *self.others) if agreed else (self.trace,)
+        if agreed and self.trace.header.get("synchronised"):  # every update began from the oracle's state
+            traces = tuple(trace for trace in traces if trace.header.get("backend") == "oracle")
+        for trace in traces:
             found = {k.removeprefix(prefix): rows(v) for k, v in trace.arrays.items() if k.startswith(prefix)}
             if found:
                 return found

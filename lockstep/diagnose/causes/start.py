@@ -7,7 +7,7 @@ import numpy as np
 
 from lockstep.data_prep import initial_parameters
 from lockstep.diagnose.causes.judge import Alternative, Tensors
-from lockstep.diagnose.causes.knobs import choices
+from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
 from lockstep.recipe import Recipe
@@ -75,8 +75,9 @@ def _drawn_otherwise(side: Side, recipe: Recipe) -> Iterator[Alternative]:
         if other is not None and init != recipe.model.init:
             text = f"{{side}} draws its initial parameters as {init}; the recipe says {recipe.model.init}"
             yield Alternative("other-init", text, "linear-initialisation", other)
-    for seed in SEEDS:
-        other = _drawn(side, replace(recipe, training=replace(recipe.training, seed=seed)))
+    for seed in dict.fromkeys((recipe.training.seed + 1, recipe.training.seed - 1, *SEEDS)):
+        training = changed(recipe.training, seed=seed)
+        other = None if training is None else _drawn(side, replace(recipe, training=training))
         if other is not None and seed != recipe.training.seed:
             text = f"{{side}}'s initial parameters are those of seed {seed}; the recipe says {recipe.training.seed}"
             yield Alternative("other-init", text, "", other)
@@ -87,11 +88,11 @@ def _scaled(wanted: Tensors, found: Tensors) -> Alternative:
     tensors, told = dict(wanted), []
     for name, array in wanted.items():
         size, mine = float(np.square(array).sum()), found.get(name)
-        if mine is None or mine.shape != array.shape or not size or array.size < 4:
+        if mine is None or mine.shape != array.shape or not size or array.size < 2:
             continue
         factor = float((mine * array).sum()) / size
         tensors[name] = factor * array
         if abs(factor - 1) > 1e-6:
             told.append(f"{name.removeprefix('init/')} by {factor:.4g}")
     text = f"{{side}}'s initial parameters are scaled: {', '.join(told)}"
-    return Alternative("init-scaled", text, "fan-in-of-a-transposed-weight", tensors, fitted=True)
+    return Alternative("init-scaled", text, "fan-in-of-a-transposed-weight", tensors, rank=2)

@@ -100,14 +100,11 @@ def null(side: Side) -> Tensors | None:
     return None if step is None else compute(step)
 
 
-def rounding(side: Side) -> float:
-    """What storing the parameters may do to the relative error of their change."""
-    before, after = side.parameters(side.update), side.parameters(side.update + 1)
-    steps = {name: float(np.linalg.norm(after[name] - before[name])) for name in after if name in before}
+def rounding(side: Side) -> dict[str, float]:
+    """The 2-norm of what storing the parameters before and after may do to their change."""
     unit = unit_roundoff("float64" if side.precision == "float64" else "float32")
-    largest = max(steps.values(), default=0.0)
-    sizes = [unit * float(np.linalg.norm(after[name])) for name in steps]
-    return 2 * max(sizes) / largest if largest else 0.0
+    after = side.parameters(side.update + 1)
+    return {f"update/{name}": 2 * unit * float(np.linalg.norm(array)) for name, array in after.items()}
 
 
 def _canonical(side: Side, name: str, parameter: Array) -> str:

@@ -32,6 +32,7 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     yield from _gradients(side, step)
     yield from _untouched(found, step)
     yield from _rounded(step)
+    yield from _optimizers(step)
     yield from _fits(step, found)
 
 
@@ -130,7 +131,7 @@ def _rates(side: Side, step: Step) -> Iterator[Alternative]:
 
 
 def _knobs(step: Step) -> Iterator[Alternative]:
-    """Flags and words of the recipe's optimizer, then other optimizers with its knobs."""
+    """Flags and words of the recipe's optimizer."""
     mine = step.optimizer
     knobs = [knob for knob in OPTIMIZER_KNOBS[mine.name] if knob != "weight_decay"]
     yield from other_choices("optimizer", mine, knobs, lambda other: attempt(replace(step, optimizer=other)))
@@ -139,15 +140,6 @@ def _knobs(step: Step) -> Iterator[Alternative]:
         text = "{side} dampens the first gradient too"
         page = "dampening-spares-the-first-step"
         yield Alternative("dampening", text, page, compute(replace(step, gradients=damped)))
-    for name in RULES:
-        kept = {knob: getattr(mine, knob) for knob in OPTIMIZER_KNOBS[name] if getattr(mine, knob) is not None}
-        rest = {"name": name, "decay_on": mine.decay_on, "multipliers": mine.multipliers}
-        for values in (kept, {}) if name != mine.name else ():
-            other = made(Optimizer, **rest, **values)
-            tensors = None if other is None else attempt(replace(step, optimizer=other))
-            if tensors is not None:
-                text = f"{{side}} updates by {name}; the recipe says {mine.name}"
-                yield Alternative("other-optimizer", text, "", tensors)
 
 
 def _gradients(side: Side, step: Step) -> Iterator[Alternative]:
@@ -182,6 +174,20 @@ def _rounded(step: Step) -> Iterator[Alternative]:
     for name in ("float32", "float16", "bfloat16"):
         low = {k: rounded_to(name, v) if k.startswith("moments/") else v for k, v in tensors.items()}
         yield Alternative("moments-rounded", f"{{side}} keeps its moments in {name}", "", low)
+
+
+def _optimizers(step: Step) -> Iterator[Alternative]:
+    """Other optimizers, with the recipe's knobs or their own."""
+    mine = step.optimizer
+    for name in RULES:
+        kept = {knob: getattr(mine, knob) for knob in OPTIMIZER_KNOBS[name] if getattr(mine, knob) is not None}
+        rest = {"name": name, "decay_on": mine.decay_on, "multipliers": mine.multipliers}
+        for values in (kept, {}) if name != mine.name else ():
+            other = made(Optimizer, **rest, **values)
+            tensors = None if other is None else attempt(replace(step, optimizer=other))
+            if tensors is not None:
+                text = f"{{side}} updates by {name}; the recipe says {mine.name}"
+                yield Alternative("other-optimizer", text, "", tensors, rank=1)
 
 
 def _fits(step: Step, found: Tensors) -> Iterator[Alternative]:
