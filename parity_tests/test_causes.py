@@ -1,8 +1,10 @@
 """The cause finder: planted alternatives are found with their numbers, and what has no known cause has none."""
 
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ import lockstep.oracle.train as oracle
 import lockstep.oracle.trajectory as trajectory
 from lockstep.atlas import atlas_folder
 from lockstep.data_prep import PreparedData
-from lockstep.diagnose.causes import find_cause, needed_detail
+from lockstep.diagnose import causes
+from lockstep.diagnose.causes import find_cause, knobs, needed_detail, relations
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import clip
@@ -398,7 +401,7 @@ FAULTS = [
     Planted("lr-early", "one update early", "lr", 2, patch=rates(lambda t: np.append(t[1:], t[-1]))),
     Planted("lr-rounded", "rounded to float32", "lr", patch=rates(lambda t: t.astype(np.float32).astype(float))),
     Planted("lr-scaled", "peak = 0.06", "lr", values={"schedule__peak": 0.06}),
-    Planted("other-ramp", "ramp = t/w", "lr", values={"schedule__ramp": "t/W"}),
+    Planted("other-ramp", "ramp = t/W", "lr", values={"schedule__ramp": "t/W"}),
     Planted("other-schedule", "no warmup", "lr", values={"schedule__warmup": 0}),
     Planted("other-schedule", "schedule.warmup = 3", "lr", recipe={"schedule__name": "cosine"},
             values={"schedule__warmup": 3}),
@@ -500,6 +503,20 @@ def test_a_planted_cause_is_found(fault: Planted, monkeypatch: pytest.MonkeyPatc
     swapped = find_cause(first(fault.stage, fault.update, fault.tensor), trace, truth)
     assert swapped is not None
     assert (swapped.key, swapped.side) == (fault.key, "a")
+
+
+def named_pages() -> set[str]:
+    """The third argument of every alternative that is written as one in the package, and the pages of its tables."""
+    calls = [node for path in Path(causes.__path__[0]).glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Alternative", "fitted")]  # fmt: skip
+    written = [call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)]
+    assert len(written) > 50
+    return {str(page) for page in (*written, *knobs.PAGES.values(), *relations.PAGES.values()) if page}
+
+
+def test_every_page_that_a_cause_names_is_in_the_atlas() -> None:
+    there = {path.stem for path in atlas_folder().glob("*.md")}
+    assert named_pages() <= there
 
 
 NULLS: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep import PreparedData
+from lockstep.data_prep import Batches, PreparedData
 from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, prepared_data
@@ -16,6 +16,8 @@ from lockstep.oracle.arithmetic import Array
 from lockstep.trace import Trace
 
 __all__ = ["alternatives", "null", "recorded"]
+
+EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class _Source:
     def __init__(self, side: Side) -> None:
         self.others: tuple[Trace, ...] = side.others
         self.data: PreparedData | None = None
+        self.drawn: dict[int, Batches] = {}
         if side.recipe is not None and "recipe" in side.trace.header:
             found = prepared_data(side.recipe, side.trace.header["data_hash"])
             self.data = found.cast(side.recipe.dtype) if found is not None else None
@@ -97,10 +100,11 @@ class _Source:
         rows = np.concatenate([rows for rows, _ in self._numbered(update)])
         return {shift: np.roll(self.data.train_y_N, shift)[rows] for shift in (1, -1)}
 
-    def updates(self) -> range:
-        """The updates of which there are rows, one epoch more than the run has."""
+    def updates(self, update: int) -> range:
+        """The updates of which there are rows, no further than `EPOCHS` away, and past the end of the run too."""
         if self.data is not None:
-            return range(self.data.updates + self.data.updates_per_epoch)
+            reach = EPOCHS * self.data.updates_per_epoch
+            return range(max(update - reach, 0), update + reach + 1)
         held = [int(name.split("/")[1]) for trace in self.others for name in trace.arrays if name.startswith("detail/")]
         return range(min(held, default=0), max(held, default=-1) + 1)
 
@@ -108,7 +112,9 @@ class _Source:
         """The row numbers of each batch of an update, and the batch's place in its epoch."""
         assert self.data is not None
         epoch, place = divmod(update, self.data.updates_per_epoch)
-        batches, many = self.data.batches(epoch), self.data.accumulate
+        if epoch not in self.drawn:
+            self.drawn[epoch] = self.data.batches(epoch)
+        batches, many = self.drawn[epoch], self.data.accumulate
         places = range(place * many, min((place + 1) * many, self.data.batches_per_epoch))
         return [(batches.rows_TB[t, : batches.count_T[t]], t) for t in places]
 
@@ -116,7 +122,7 @@ class _Source:
 def _other_updates(side: Side, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
     """The rows of another update."""
     wanted = source.rows(side.update)
-    for update in sorted(source.updates(), key=lambda update: abs(update - side.update)):
+    for update in sorted(source.updates(side.update), key=lambda update: abs(update - side.update)):
         rows = source.rows(update) if update != side.update else None
         if rows is None or wanted is None:
             continue

@@ -125,5 +125,8 @@ def _not_a_number(first: Difference) -> Cause | None:
     if len(broken) != 1:
         return None
     value = first.a if broken == ["a"] else first.b
-    where = f"{first.tensor}, {first.stage}" if first.tensor != first.stage else first.stage
-    return Cause("not-a-number", f"{broken[0]} is {value} from here on: {where}", "", broken[0], 0.0, np.inf)
+    when = f"at update {first.update}" if first.update >= 0 else "before training"
+    text = (
+        f"{broken[0]} leaves the numbers {when}: {first.tensor or first.stage} is {value}, and the other side's is not"
+    )
+    return Cause("not-a-number", text, "", broken[0], 0.0, np.inf)

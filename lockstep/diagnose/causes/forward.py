@@ -18,7 +18,7 @@ SWAPPED = Bend(np.transpose, np.transpose)
 ABSENT = Bend(np.zeros_like, np.zeros_like)
 
 
-def alternatives(side: Side, variant: Variant, found: Tensors) -> Iterator[Alternative]:
+def alternatives(side: Side, variant: Variant) -> Iterator[Alternative]:
     """The known other ways without a free number."""
     yield from _parameters(side, variant)
     yield from _model(variant)
@@ -29,12 +29,16 @@ def alternatives(side: Side, variant: Variant, found: Tensors) -> Iterator[Alter
         tensors = compute(replace(variant, arithmetic=LowProducts(name)))
         yield Alternative("low-precision-matmul", text, "", tensors)
     if variant.masks:
-        yield from _dropout(variant, found)
+        yield from _dropout(variant)
 
 
 def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
-    """Those with a number to find."""
+    """Those that say little, and those with a number to find."""
     model = variant.recipe.model
+    seen = tuple(_kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1))
+    if any((mine != its).any() for mine, its in zip(seen, variant.masks)):
+        text = "{side} drops other units than its mask says"
+        yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)), rank=1)
 
     def with_model(**values: Any) -> Tensors | None:
         other = changed(model, **values)
@@ -113,7 +117,7 @@ def _normalisation(side: Side, variant: Variant) -> Iterator[Alternative]:
     yield Alternative("norm-variance", text, "std-divides-by-n", outputs)
 
 
-def _dropout(variant: Variant, found: Tensors) -> Iterator[Alternative]:
+def _dropout(variant: Variant) -> Iterator[Alternative]:
     model = variant.recipe.model
     plain, kept = replace(model, dropout=0.0), tuple(np.ones_like(mask) for mask in variant.masks)
     yield Alternative(
@@ -128,10 +132,6 @@ def _dropout(variant: Variant, found: Tensors) -> Iterator[Alternative]:
     inverted = tuple(~mask for mask in variant.masks)
     text = "{side} drops the units that should stay"
     yield Alternative("other-mask", text, "", compute(replace(variant, masks=inverted)))
-    seen = tuple(_kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1))
-    if any((mine != its).any() for mine, its in zip(seen, variant.masks)):
-        text = "{side} drops other units than its mask says"
-        yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)), rank=1)
 
 
 def _kept(found: Tensors, activation: str, layer: int, mask: Any) -> Any:

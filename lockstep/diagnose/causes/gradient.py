@@ -23,7 +23,7 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     outputs = {name: array for name, array in found.items() if name.startswith("forward/")}
     right_outputs = bool(outputs) and residual(null, outputs) <= side.tolerance
     if not right_outputs:
-        yield from forward.alternatives(side, variant, found)
+        yield from forward.alternatives(side, variant)
     yield from _accumulation(variant, len(parts(variant)))
     yield from loss.alternatives(side, variant, null)
     yield from _gradients(side, variant, null, found)

@@ -83,9 +83,7 @@ def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], mak
             other = changed(part, **{knob: value}) if value != mine else None
             tensors = make(other) if other is not None else None
             if tensors is not None:
-                yield Alternative(
-                    _key(section, knob), _told(section, knob, str(value).lower(), mine), page(knob), tensors
-                )
+                yield Alternative(_key(section, knob), _told(section, knob, _written(value), mine), page(knob), tensors)
 
 
 def fitted_knobs(
@@ -117,5 +115,11 @@ def _key(section: str, knob: str) -> str:
 
 
 def _told(section: str, knob: str, value: str, mine: Any) -> str:
-    told = f"{mine:.4g}" if isinstance(mine, float) else str(mine).lower()
-    return f"{{side}} has {section}.{knob} = {value}; the recipe says {told}"
+    return f"{{side}} has {section}.{knob} = {value}; the recipe says {_written(mine)}"
+
+
+def _written(value: Any) -> str:
+    """As in a recipe."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
