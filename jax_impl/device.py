@@ -5,11 +5,15 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
 import optax
 
+from lockstep.diagnose.probe import Precision, measure_precision
 from lockstep.errors import InputError
 
-__all__ = ["describe_environment", "select_device", "synchronise"]
+__all__ = ["describe_environment", "effective_precision", "select_device", "synchronise"]
 
 
 def select_device(name: str) -> jax.Device:
@@ -25,16 +29,31 @@ def select_device(name: str) -> jax.Device:
     return jax.devices("gpu" if found and name != "cpu" else "cpu")[0]
 
 
+def effective_precision(device: jax.Device) -> Precision:
+    """How the device computes products of float32, whatever the settings say."""
+
+    def product(a: Any, b: Any) -> Any:
+        a, b = (jax.device_put(factor, device) for factor in (a, b))
+        return np.asarray(jnp.matmul(a, b))
+
+    return measure_precision(product)
+
+
 def describe_environment(device: jax.Device) -> dict[str, Any]:
-    """Versions, device and settings that a trace carries."""
-    gpu = device.platform == "gpu"
+    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are measured."""
+    gpu, precision = device.platform == "gpu", effective_precision(device)
     return {
         "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "flax": flax.__version__,
         "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+        "matmul_bits": precision.bits,
+        "subnormals": precision.subnormals,
+        "x64": jax.config.values["jax_enable_x64"],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

@@ -13,6 +13,7 @@ from lockstep.commands.compare import compare, names
 from lockstep.commands.diagnose import diagnose
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
+from lockstep.commands.versions import bless, upgrade_check
 from lockstep.errors import InputError
 
 __all__ = ["main"]
@@ -35,6 +36,8 @@ for command in (
     curve,
     rates,
     recipe_group,
+    bless,
+    upgrade_check,
     bench,
     atlas,
     worker,

@@ -12,10 +12,9 @@ from lockstep.catalogue import Entry
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
-from lockstep.errors import InputError
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker
+from lockstep.session import BACKENDS, Job, Report, Worker, finish_jobs
 from lockstep.trace import Trace
 
 __all__ = ["Cell", "Row", "measure"]
@@ -66,7 +65,7 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
             backend: [
                 Job(form, folder / f"{i}.data", folder / f"{i}.{dtype}.{backend}")
                 for i, entry in enumerate(entries)
-                for dtype, form in _forms(entry.recipe).items()
+                for dtype, form in entry.recipe.forms.items()
             ]
             for backend in BACKENDS
         }
@@ -75,7 +74,7 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
             for backend, worker in workers.items():
                 worker.send(jobs[backend], report)
             oracles = _train_oracles(entries, data, report)
-            faults = {backend: _finish(worker, jobs[backend], report) for backend, worker in workers.items()}
+            faults = {backend: finish_jobs(worker, jobs[backend], report) for backend, worker in workers.items()}
         finally:
             for worker in workers.values():
                 worker.stop()
@@ -88,17 +87,12 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
         return rows
 
 
-def _forms(recipe: Recipe) -> dict[str, Recipe]:
-    both = {"float64": recipe.with_dtype("float64"), "float32": recipe.with_dtype("float32")}
-    return both if recipe.training.compute == "same" else {"float32": both["float32"]}
-
-
 def _train_oracles(entries: Sequence[Entry], data: Sequence[PreparedData], report: Report) -> list[dict[str, Trace]]:
     total, before = sum(prepared.updates for prepared in data), 0
     found = []
     for entry, prepared in zip(entries, data):
-        forms = _forms(entry.recipe)
-        found.append({d: train_oracle(form, prepared, bounds=d == "float32") for d, form in forms.items()})
+        forms = entry.recipe.forms.items()
+        found.append({d: train_oracle(form, prepared, bounds=d == "float32") for d, form in forms})
         before += prepared.updates
         report("oracle", before, total)
     return found
@@ -114,26 +108,6 @@ def _changes_nothing(entry: Entry, oracle: Mapping[str, Trace]) -> bool:
 @cache
 def _train_without(recipe: Recipe) -> Trace:
     return train_oracle(recipe, prepare(recipe), bounds=False)
-
-
-def _finish(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Path, str]:
-    """Wait for a worker; where a job ends it, tell why, and go on with the next in a new process."""
-    faults: dict[Path, str] = {}
-    while True:
-        try:
-            worker.wait()
-            return faults
-        except InputError as error:
-            left = [job for job in jobs if not job.out.exists() and job.out not in faults]
-            if not left:
-                raise
-            faults[left[0].out] = str(error)
-            if len(left) == 1:
-                return faults
-        finally:
-            worker.stop()
-        worker = Worker(worker.backend, worker.device)
-        worker.send(left[1:], report)
 
 
 def _judge(folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], faults: Mapping[Path, str]) -> Cell:

@@ -644,6 +644,13 @@ class Recipe:
         compute = "same" if dtype == "float64" else self.training.compute
         return replace(self, training=replace(self.training, dtype=dtype, compute=compute))
 
+    @property
+    def forms(self) -> dict[str, "Recipe"]:
+        """Precision -> the recipe in it: float64, in which meaning is judged, and float32; the latter alone where the
+        products are bfloat16."""
+        both = {"float64": self.with_dtype("float64"), "float32": self.with_dtype("float32")}
+        return both if self.training.compute == "same" else {"float32": both["float32"]}
+
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "Recipe":
         """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default. A `preset` in a

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,18 @@ from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe, Schedule
 from lockstep.trace import Trace
 
-__all__ = ["BACKENDS", "Job", "Run", "Worker", "contrast_schedule", "serve", "tell_error", "train_everywhere"]
+__all__ = [
+    "BACKENDS",
+    "Interpreter",
+    "Job",
+    "Run",
+    "Worker",
+    "contrast_schedule",
+    "finish_jobs",
+    "serve",
+    "tell_error",
+    "train_everywhere",
+]
 
 BACKENDS = ("torch", "jax")
 
@@ -54,26 +65,44 @@ class Run:
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class Interpreter:
+    """Another environment's Python, and the folder from which it imports lockstep and the twins."""
+
+    python: Path
+    source: Path
+
+
 class Worker:
     """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
 
-    `threads` is how many may share one operation; None leaves it to the framework.
+    `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is None for the
+    present environment. `ready` says whether the twin could be imported.
     """
 
-    def __init__(self, backend: str, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self, backend: str, device: str, threads: int | None = None, interpreter: Interpreter | None = None
+    ) -> None:
         self.backend = backend
         self.device = device
+        self.threads = threads
+        self.interpreter = interpreter
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
+        elsewhere = {"PYTHONPATH": str(interpreter.source), "PYTHONNOUSERSITE": "1"} if interpreter else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lockstep", "worker", backend, "--device", device],
+            [
+                str(interpreter.python) if interpreter else sys.executable,
+                *("-m", "lockstep", "worker", backend, "--device", device),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | (_limit(threads) if threads else {}),
+            env=os.environ | elsewhere | (_limit(threads) if threads else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None
+        self.ready = False
         self.finished = False
 
     def send(self, jobs: list[Job], report: Report) -> None:
@@ -124,10 +153,39 @@ class Worker:
                 continue  # a library's own print
             if kind == "progress":
                 report(self.backend, message["done"], message["total"])
+            elif kind == "ready":
+                self.ready = True
             elif kind == "error":
                 self.failure = message["text"]
             elif kind == "finished":
                 self.finished = True
+
+
+def finish_jobs(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Path, str]:
+    """Wait for a worker; where a job ends it, go on with the next in a new process. The worker is stopped.
+
+    Returns:
+        the trace's file of each job that failed, and why.
+
+    Raises:
+        InputError: the twin could not be imported, or no job is to blame.
+    """
+    faults: dict[Path, str] = {}
+    while True:
+        try:
+            worker.wait()
+            return faults
+        except InputError as error:
+            left = [job for job in jobs if not job.out.exists() and job.out not in faults]
+            if not (left and worker.ready):
+                raise
+            faults[left[0].out] = str(error)
+            if len(left) == 1:
+                return faults
+        finally:
+            worker.stop()
+        worker = Worker(worker.backend, worker.device, worker.threads, worker.interpreter)
+        worker.send(left[1:], report)
 
 
 def _limit(threads: int) -> dict[str, str]:
@@ -149,6 +207,7 @@ def _say(stdout: IO[str], kind: str, **content: Any) -> None:
 def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[str]) -> None:
     """A worker's side: read the work from stdin, train it, and tell the progress on stdout."""
 
+    _say(stdout, "ready")
     line = stdin.readline()
     if not line:
         return  # nothing to do after all: bad input was found before

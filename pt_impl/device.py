@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from torch.nn import functional
 
+from lockstep.diagnose.probe import Precision, measure_precision
 from lockstep.errors import InputError
 
-__all__ = ["describe_environment", "select_device", "synchronise"]
+__all__ = ["describe_environment", "effective_precision", "select_device", "synchronise"]
 
 
 def select_device(name: str) -> torch.device:
@@ -23,14 +25,26 @@ def select_device(name: str) -> torch.device:
     return torch.device("cuda", 0) if found and name != "cpu" else torch.device("cpu")
 
 
+def effective_precision(device: torch.device) -> Precision:
+    """How the device computes products of float32, whatever the settings say."""
+
+    def product(a: Any, b: Any) -> Any:
+        a, b = (torch.from_numpy(factor).to(device) for factor in (a, b))
+        return functional.linear(a, b.T).cpu().numpy()
+
+    return measure_precision(product)
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and settings that a trace carries."""
-    gpu = device.type == "cuda"
+    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are measured."""
+    gpu, precision = device.type == "cuda", effective_precision(device)
     return {
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if gpu else "cpu",
         "threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),
+        "matmul_bits": precision.bits,
+        "subnormals": precision.subnormals,
     }
 
 

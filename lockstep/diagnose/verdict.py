@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lockstep.diagnose.compare import STAGES, Comparison, Difference, bounds_of, compare
+from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference, bounds_of, compare
 from lockstep.errors import InputError
+from lockstep.recipe import Recipe
 from lockstep.trace import Trace
 
-__all__ = ["Check", "Verdict", "describe_difference", "judge"]
+__all__ = ["Check", "Verdict", "describe_difference", "float64_bounds", "judge"]
 
 FLOAT64_UNIT = 2.0**-53
 UNITS = {"bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": FLOAT64_UNIT}
@@ -50,11 +52,9 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
     if bounds is None:
         raise InputError("the oracle's trace has no rounding bounds")
     training = traces["torch"].recipe.training
-    scale = FLOAT64_UNIT / UNITS[training.dtype if training.compute == "same" else training.compute]
+    exact = float64_bounds(traces["torch"].recipe, bounds)
     meant = {
-        f"{backend} against oracle": compare(
-            semantics[backend], semantics["oracle"], {name: bound * scale for name, bound in bounds.items()}
-        )
+        f"{backend} against oracle": compare(semantics[backend], semantics["oracle"], exact)
         for backend in ("torch", "jax")
     }
     found = {f"{a} against {b}": compare(traces[a], traces[b], bounds) for a, b in combinations(traces, 2)}
@@ -69,6 +69,13 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
     word = "diverged" if not all(check.passed for check in checks) else "identical" if same else "rounding"
     largest = {"lr": "updates/lr", "loss": "updates/loss", "parameters": "parameters/"}
     return Verdict(word, checks, {name: _largest(traces, prefix) for name, prefix in largest.items()})
+
+
+def float64_bounds(recipe: Recipe, bounds: Bounds) -> dict[str, NDArray[np.float64]]:
+    """Rounding bounds of a recipe, scaled to a run of it in float64."""
+    training = recipe.training
+    scale = FLOAT64_UNIT / UNITS[training.dtype if training.compute == "same" else training.compute]
+    return {name: bound * scale for name, bound in bounds.items()}
 
 
 def describe_difference(found: Difference) -> str:

@@ -1,0 +1,137 @@
+"""Commands that hold a training against other versions of what trains it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lockstep.commands.options import TRAINERS, device_option
+from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.golden import Key
+
+__all__ = ["bless", "upgrade_check"]
+
+folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="golden")
+out_option = click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what was found as .md or .json too; repeatable.",
+)
+recipe_option = click.option("--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable.")
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="golden",
+    show_default=True,
+    help="The golden folder; an older one is replaced.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["torch", "jax"]),
+    help="Beside the oracle; repeatable; default: both.",
+)
+@device_option
+def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device: str) -> int:
+    """Record golden traces, by which `lockstep upgrade-check` tells what a later version changes.
+
+    RECIPES are TOML files or ready-made names; default: a small set that has one of each kind. Nothing is written,
+    and the exit status is 1, where a backend does not agree with the oracle.
+    """
+    from lockstep.bless import bless as record
+    from lockstep.bless import golden_recipes
+    from lockstep.golden import Golden
+    from lockstep.recipe import load_recipe
+    from lockstep.report.console import training_progress
+
+    chosen = {} if recipes else golden_recipes()
+    for recipe in recipes:
+        name = Path(recipe).stem
+        if name in chosen:
+            raise InputError(f"{recipe}: there is another recipe {name}; rename one")
+        chosen[name] = load_recipe(recipe)
+    with training_progress() as report:
+        diverged = record(folder, chosen, backends or ("torch", "jax"), device=device, report=report)
+    if diverged:
+        return _tell_diverged(diverged)
+    golden = Golden.load(folder)
+    click.echo(f"{folder}: {len(golden.recipes)} recipes, {len(golden.traces)} traces by {', '.join(golden.backends)}")
+    return 0
+
+
+@click.command("upgrade-check")
+@folder_argument
+@recipe_option
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice([*TRAINERS]),
+    help="Only this one; repeatable; default: all that were blessed.",
+)
+@device_option
+@out_option
+@click.option("--bless", "blesses", is_flag=True, help="Then bless what is trained now in place of what was.")
+def upgrade_check(
+    folder: Path, names: Sequence[str], backends: Sequence[str], device: str, outs: Sequence[Path], blesses: bool
+) -> int:
+    """Train the golden recipes of FOLDER (default: golden) with what is installed now, and say what changed.
+
+    Per backend and stage: identical, rounding only, numeric mode changed, semantics changed, or fails. Exits with 0
+    where nothing changed but rounding, 1 where it did, 2 where the golden files cannot be used.
+    """
+    from lockstep.bless import bless as record
+    from lockstep.golden import Golden
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.upgrade import print_upgrade, upgrade_json, upgrade_markdown
+    from lockstep.tensor_file import write_file
+    from lockstep.upgrade import check_upgrade
+
+    _refuse_other_files(outs)
+    if blesses and (names or backends):
+        raise InputError("--bless: blesses all of a golden folder; leave out --recipe and --backend")
+    golden = Golden.load(folder)
+    with training_progress() as report:
+        found = check_upgrade(golden.only(names), backends, device=device, report=report)
+    print_upgrade(found, str(folder), make_console())
+    for out in outs:
+        text = upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
+        write_file(out, text.encode())
+        click.echo(f"wrote {out}")
+    if blesses:
+        if found.skipped:
+            raise InputError(f"--bless: {', '.join(found.skipped)} is not installed, and its traces would be lost")
+        others = [backend for backend in golden.backends if backend != "oracle"]
+        with training_progress() as report:
+            diverged = record(folder, golden.recipes, others, device=device, report=report)
+        if diverged:
+            return _tell_diverged(diverged)
+        click.echo(f"blessed {folder} anew")
+        return 0
+    return 0 if found.change.holds else 1
+
+
+def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
+    for key, text in diverged.items():
+        click.echo(f"{key.recipe}, {key.dtype}, {key.backend} is not what the oracle trains: {text}", err=True)
+    click.echo(f"nothing is blessed: {len(diverged)} traces diverge from the oracle", err=True)
+    return 1
+
+
+def _refuse_other_files(outs: Sequence[Path]) -> None:
+    for out in outs:
+        if out.suffix not in (".md", ".json"):
+            raise InputError(f"--out {out}: must end in .md or .json")
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out}: no folder {out.parent}")

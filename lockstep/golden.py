@@ -1,0 +1,236 @@
+"""Golden traces: small trainings recorded once and kept, to be held against later versions of what trained them.
+
+A golden folder has a `manifest.json` and, for each recipe, `<recipe>.data` (what was fed) and
+`<recipe>.<dtype>.<backend>.trace`. The manifest holds each recipe as TOML with its hash and that of its data, the
+SHA-256 of every file, and what trained them: versions, device and settings. It is sealed, as the files are.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lockstep import __version__
+from lockstep.data_prep import PreparedData
+from lockstep.errors import InputError
+from lockstep.recipe import Recipe
+from lockstep.tensor_file import write_file
+from lockstep.trace import Trace
+
+__all__ = ["Golden", "Key", "refuse_other_folder", "write_golden"]
+
+SCHEMA = "lockstep.golden/1"
+MANIFEST = "manifest.json"
+
+
+class Key(NamedTuple):
+    """Which trace: of which recipe, in which precision, by which backend (torch, jax or oracle)."""
+
+    recipe: str
+    dtype: str
+    backend: str
+
+    @property
+    def file(self) -> str:
+        """Its name in a golden folder."""
+        return f"{self.recipe}.{self.dtype}.{self.backend}.trace"
+
+
+class Golden(NamedTuple):
+    """What was blessed. `host` is the machine, with the keys python, platform, processor and numpy."""
+
+    recipes: dict[str, Recipe]
+    data: dict[str, PreparedData]
+    traces: dict[Key, Trace]
+    host: dict[str, str]
+
+    @property
+    def backends(self) -> list[str]:
+        """Whose traces there are, the oracle's first."""
+        return list(dict.fromkeys(sorted((key.backend for key in self.traces), key=("oracle", "torch", "jax").index)))
+
+    def environment(self, backend: str) -> dict[str, Any]:
+        """The versions, device and settings that a backend was blessed with."""
+        return next(trace.header["environment"] for key, trace in self.traces.items() if key.backend == backend)
+
+    def only(self, names: Collection[str]) -> "Golden":
+        """Of these recipes alone; of all, where none is named.
+
+        Raises:
+            InputError: no such recipe.
+        """
+        for name in names:
+            if name not in self.recipes:
+                raise InputError(f"{name}: no golden recipe of that name (there are: {', '.join(self.recipes)})")
+        chosen = [name for name in self.recipes if name in names or not names]
+        return self._replace(
+            recipes={name: self.recipes[name] for name in chosen},
+            data={name: self.data[name] for name in chosen},
+            traces={key: trace for key, trace in self.traces.items() if key.recipe in chosen},
+        )
+
+    @staticmethod
+    def load(folder: Path) -> "Golden":
+        """Read a golden folder, and check all of it.
+
+        Raises:
+            InputError: a file that is missing, truncated or not the one that was blessed, or a recipe that this
+                lockstep reads otherwise.
+        """
+        manifest = _read_manifest(folder)
+        recipes, data, traces = {}, {}, {}
+        for name, entry in manifest["recipes"].items():
+            for file, expected in entry["files"].items():
+                _refuse_other_file(folder / file, expected)
+            recipes[name] = _read_recipe(folder, name, entry)
+            data[name] = PreparedData.load(folder / f"{name}.data")
+            if data[name].hash != entry["data_hash"]:
+                raise InputError(f"{folder / name}.data: is of other data than were blessed")
+            for file in entry["files"]:
+                if file.endswith(".trace"):
+                    _, dtype, backend, _ = file.rsplit(".", 3)
+                    traces[Key(name, dtype, backend)] = Trace.load(folder / file)
+        return Golden(recipes, data, traces, manifest["host"])
+
+
+def write_golden(
+    folder: Path, recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], traces: Mapping[Key, Trace]
+) -> None:
+    """Write a golden folder, whole or not at all, in the place of an older one.
+
+    Raises:
+        InputError: the folder cannot be written, is no golden one, or holds files of somebody else.
+    """
+    refuse_other_folder(folder)
+    entries = {}
+    with _replaced(folder) as partial_folder:
+        for name, recipe in recipes.items():
+            files = {f"{name}.data": data[name].save}
+            files |= {key.file: trace.save for key, trace in traces.items() if key.recipe == name}
+            for file, save in files.items():
+                save(partial_folder / file)
+            entries[name] = {
+                "recipe": recipe.to_toml(),
+                "recipe_hash": recipe.hash,
+                "data_hash": data[name].hash,
+                "files": {file: _sha256(partial_folder / file) for file in files},
+            }
+        blessed = {key.backend: trace.header["environment"] for key, trace in traces.items()}
+        content = {"schema": SCHEMA, "lockstep": __version__, "host": _host(), "backends": blessed, "recipes": entries}
+        manifest = json.dumps(content | {"seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
+        write_file(partial_folder / MANIFEST, manifest.encode())
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder to fill, put in the place of `folder` once the block ends well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
+    try:
+        (scratch / "new").mkdir()
+        yield scratch / "new"
+        if folder.exists():
+            folder.rename(scratch / "old")
+        (scratch / "new").rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Nothing, where a golden folder may be written: there is none, an empty one, or one of golden files alone.
+
+    Raises:
+        InputError: a file that is not ours.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder")
+    present = {path.name for path in folder.iterdir()}
+    ours = set()
+    if MANIFEST in present:
+        entries = _read_manifest(folder)["recipes"].values()
+        ours = {MANIFEST, *(file for entry in entries for file in entry["files"])}
+    if present - ours:
+        raise InputError(
+            f"{folder / min(present - ours)}: is none of the golden files, and is kept; name another folder"
+        )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+        schema, seal = str(content["schema"]), content.pop("seal")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; lockstep bless writes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: not a readable manifest of golden traces, perhaps truncated") from None
+    if schema != SCHEMA:
+        raise InputError(f"{path}: schema {schema}; this lockstep reads {SCHEMA}")
+    if seal != _seal(content):
+        raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
+    if not content["recipes"]:
+        raise InputError(f"{path}: names no recipe: there is nothing to compare")
+    found: dict[str, Any] = content
+    return found
+
+
+def _refuse_other_file(path: Path, expected: str) -> None:
+    found = _sha256(path)
+    if found != expected:
+        raise InputError(
+            f"{path}: is not the file that was blessed (sha256 {found[:12]}, blessed {expected[:12]}): damaged, "
+            "or replaced"
+        )
+
+
+def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
+    try:
+        recipe = Recipe.from_dict(tomllib.loads(entry["recipe"]))
+    except InputError as error:
+        raise InputError(f"{folder / MANIFEST}: recipe {name}: {error}; bless again") from None
+    if recipe.hash != entry["recipe_hash"]:
+        raise InputError(
+            f"{folder / MANIFEST}: recipe {name}: hash {recipe.hash[:12]}, blessed as {entry['recipe_hash'][:12]}: "
+            "this lockstep reads it as another recipe; bless again"
+        )
+    return recipe
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _host() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name; `platform.processor` is empty on most Linux systems."""
+    try:
+        named = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        named = None
+    return named[1].strip() if named else platform.processor()
