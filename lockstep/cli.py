@@ -13,7 +13,7 @@ from lockstep.commands.compare import compare, names
 from lockstep.commands.diagnose import diagnose
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
-from lockstep.commands.versions import bless, upgrade_check
+from lockstep.commands.versions import bless, matrix_versions, upgrade_check
 from lockstep.errors import InputError
 
 __all__ = ["main"]
@@ -38,6 +38,7 @@ for command in (
     recipe_group,
     bless,
     upgrade_check,
+    matrix_versions,
     bench,
     atlas,
     worker,

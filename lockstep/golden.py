@@ -24,7 +24,7 @@ from lockstep.recipe import Recipe
 from lockstep.tensor_file import write_file
 from lockstep.trace import Trace
 
-__all__ = ["Golden", "Key", "refuse_other_folder", "write_golden"]
+__all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
@@ -66,12 +66,9 @@ class Golden(NamedTuple):
         Raises:
             InputError: no such recipe.
         """
-        for name in names:
-            if name not in self.recipes:
-                raise InputError(f"{name}: no golden recipe of that name (there are: {', '.join(self.recipes)})")
-        chosen = [name for name in self.recipes if name in names or not names]
+        chosen = choose(self.recipes, names)
         return self._replace(
-            recipes={name: self.recipes[name] for name in chosen},
+            recipes=chosen,
             data={name: self.data[name] for name in chosen},
             traces={key: trace for key, trace in self.traces.items() if key.recipe in chosen},
         )
@@ -98,6 +95,18 @@ class Golden(NamedTuple):
                     _, dtype, backend, _ = file.rsplit(".", 3)
                     traces[Key(name, dtype, backend)] = Trace.load(folder / file)
         return Golden(recipes, data, traces, manifest["host"])
+
+
+def choose(recipes: Mapping[str, Recipe], names: Collection[str]) -> dict[str, Recipe]:
+    """The recipes of these names; all of them, where none is named.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    for name in names:
+        if name not in recipes:
+            raise InputError(f"{name}: no golden recipe of that name (there are: {', '.join(recipes)})")
+    return {name: recipe for name, recipe in recipes.items() if name in names or not names}
 
 
 def write_golden(

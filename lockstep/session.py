@@ -88,7 +88,9 @@ class Worker:
         self.threads = threads
         self.interpreter = interpreter
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
-        elsewhere = {"PYTHONPATH": str(interpreter.source), "PYTHONNOUSERSITE": "1"} if interpreter else {}
+        elsewhere = {}
+        if interpreter:  # the source alone, not what lies in the present folder or in the user's
+            elsewhere = {"PYTHONPATH": str(interpreter.source), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
         self.process = subprocess.Popen(
             [
                 str(interpreter.python) if interpreter else sys.executable,

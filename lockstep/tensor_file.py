@@ -53,7 +53,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of any shape under a JSON header.
+    """Write arrays of any shape under a JSON header; the same content is the same bytes.
 
     Raises:
         InputError: the file cannot be written.
@@ -61,7 +61,16 @@ def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Ma
     text = json.dumps(header, sort_keys=True)
     seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
     metadata = {"schema": schema, "header": text, "seal": seal}
-    write_file(path, save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata))
+    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
+    write_file(path, _in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with the names of its header sorted; the library writes the metadata in any order."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)  # the arrays stay aligned
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
 def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -1,8 +1,8 @@
 """Commands that hold a training against other versions of what trains it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from lockstep.errors import InputError
 if TYPE_CHECKING:
     from lockstep.golden import Key
 
-__all__ = ["bless", "upgrade_check"]
+__all__ = ["bless", "matrix_versions", "upgrade_check"]
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="golden")
 out_option = click.option(
@@ -120,6 +120,84 @@ def upgrade_check(
         click.echo(f"blessed {folder} anew")
         return 0
     return 0 if found.change.holds else 1
+
+
+def _versions_option(package: str) -> Callable[..., Any]:
+    return click.option(f"--{package}", metavar="VERSION,...", default="", help=f"Versions of {package}.")
+
+
+@click.command("matrix-versions")
+@_versions_option("jax")
+@_versions_option("flax")
+@_versions_option("optax")
+@_versions_option("torch")
+@click.option("--zip", "together", is_flag=True, help="First with first, second with second, not each with each.")
+@click.option(
+    "--golden",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Compare with these golden traces; default: with the first combination.",
+)
+@recipe_option
+@click.option(
+    "--bisect",
+    "least",
+    type=click.Choice(["change", "rounding", "none"]),
+    default="change",
+    show_default=True,
+    help="What to trace to a package and a release; rounding: any change of bits.",
+)
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay.")
+@out_option
+def matrix_versions(
+    together: bool,
+    folder: Path | None,
+    names: Sequence[str],
+    least: str,
+    keep: Path | None,
+    outs: Sequence[Path],
+    **wanted: str,
+) -> int:
+    """Train with other versions of jax, flax, optax and torch, and say what each combination changes, and since when.
+
+    Each combination is installed with pip into an environment of its own, which takes a minute and 500 MB; a package
+    that is not named is as it is here. Exits with 1 where anything but rounding changes.
+    """
+    from lockstep.bless import golden_recipes
+    from lockstep.environments import combinations
+    from lockstep.golden import Golden, choose
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.versions import print_versions, versions_json, versions_markdown
+    from lockstep.tensor_file import write_file
+    from lockstep.upgrade import Change
+    from lockstep.versions import examiner, find_origins, golden_of
+
+    _refuse_other_files(outs)
+    numbers = {package: [n.strip() for n in text.split(",") if n.strip()] for package, text in wanted.items()}
+    chosen = combinations(numbers, together=together)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    with training_progress() as report:
+        if folder is not None:
+            golden, against = Golden.load(folder).only(names), str(folder)
+        else:
+            firsts = list({c.backend: c for c in reversed(chosen)}.values())
+            recipes = choose(golden_recipes(), names)
+            golden, against = golden_of(recipes, firsts, keep, report), " and ".join(c.label for c in firsts)
+        examine = examiner(golden, keep, report)
+        rows = [examine(combination) for combination in chosen]
+        origins = []
+        if least != "none":
+            lowest = Change.ROUNDING if least == "rounding" else Change.MODE
+            origins = list(find_origins(rows, examine, least=lowest))
+    print_versions(rows, origins, against, make_console())
+    for out in outs:
+        text = (versions_json if out.suffix == ".json" else versions_markdown)(rows, origins, against)
+        write_file(out, text.encode())
+        click.echo(f"wrote {out}")
+    if not any(row.findings for row in rows):
+        raise InputError("no combination could be installed: nothing was compared")
+    return 0 if all(row.change.holds for row in rows) else 1
 
 
 def _tell_diverged(diverged: "Mapping[Key, str]") -> int:

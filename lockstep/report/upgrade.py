@@ -1,7 +1,7 @@
 """What an upgrade changed: a table in the terminal, the same in Markdown, and all of it as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,15 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.report.numbers import json_number
 from lockstep.upgrade import Change, Finding, Upgrade
 
-__all__ = ["COLOURS", "describe_findings", "print_upgrade", "upgrade_json", "upgrade_markdown"]
+__all__ = [
+    "COLOURS",
+    "describe_findings",
+    "finding_json",
+    "markdown_table",
+    "print_upgrade",
+    "upgrade_json",
+    "upgrade_markdown",
+]
 
 COLOURS = dict(zip(Change, ("green", "green", "yellow", "red", "red")))
 NEARER = {
@@ -46,7 +54,7 @@ def print_upgrade(upgrade: Upgrade, folder: str, console: Console) -> None:
     console.print(f"verdict on {escape(folder)}: {upgrade.change.words}", style=f"bold {COLOURS[upgrade.change]}")
 
 
-def describe_findings(findings: Iterator[Finding] | tuple[Finding, ...] | list[Finding]) -> list[str]:
+def describe_findings(findings: Sequence[Finding]) -> list[str]:
     """A line for each recipe that changed, where it first parted; and one for each backend's largest rounding."""
     lines: list[str] = []
     rounding: dict[str, Finding] = {}
@@ -74,9 +82,9 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
     """The same as a page."""
     lines = [f"# Upgrade check of {folder}", "", f"**{upgrade.change.words}**", ""]
     if settings := list(_settings(upgrade)):
-        lines += _markdown_table(["", "setting", "blessed with", "here"], settings)
+        lines += markdown_table(["", "setting", "blessed with", "here"], settings)
     grid = [[stage, *(c.words if c is not None else "" for c in cells)] for stage, cells in _grid(upgrade).items()]
-    lines += _markdown_table(["stage", *_columns(upgrade)], grid)
+    lines += markdown_table(["stage", *_columns(upgrade)], grid)
     lines += [f"- {line}" for line in describe_findings(upgrade.findings)]
     lines += [f"- {backend}: skipped, it is not installed" for backend in upgrade.skipped]
     return "\n".join(lines).rstrip() + "\n"
@@ -89,7 +97,7 @@ def upgrade_json(upgrade: Upgrade) -> str:
         "skipped": upgrade.skipped,
         "settings": upgrade.settings,
         "stages": {backend: _named(upgrade.stages(backend)) for backend in upgrade.backends},
-        "findings": [_plain(finding) for finding in upgrade.findings],
+        "findings": [finding_json(finding) for finding in upgrade.findings],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -98,7 +106,8 @@ def _named(stages: dict[str, Change]) -> dict[str, str]:
     return {stage: change.words for stage, change in stages.items()}
 
 
-def _plain(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A finding as plain values, None in place of NaN and infinities."""
     differences = {name: _difference(getattr(finding, name)) for name in ("worst", "first")}
     return asdict(finding) | {"change": finding.change.words} | differences
 
@@ -134,8 +143,9 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def _markdown_table(headers: list[str], rows: list[Any]) -> list[str]:
-    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines, and an empty one."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return [
         f"| {' | '.join(headers)} |",
         "|" + "---|" * len(headers),

@@ -1,0 +1,99 @@
+"""Combinations of versions against the stages of a training, in the terminal, in Markdown and as JSON."""
+
+import json
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lockstep.report.upgrade import COLOURS, describe_findings, finding_json, markdown_table
+from lockstep.upgrade import Change
+from lockstep.versions import Origin, Row
+
+__all__ = ["describe_origin", "print_versions", "versions_json", "versions_markdown"]
+
+SIGNS = dict(zip(Change, ("=", "~", "mode", "semantics", "fails")))
+LEGEND = "= identical, ~ rounding only, mode: numeric mode changed, semantics: semantics changed"
+
+
+def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console) -> None:
+    """A row for each combination, then what changed in it, and where that began."""
+    stages = _stages(rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"against {escape(against)}", title_justify="left")
+    for header in ("combination", *stages):
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        cells = [
+            f"[{COLOURS[change]}]{SIGNS[change]}[/]" if change is not None else "" for change in _cells(row, stages)
+        ]
+        table.add_row(row.combination.label, *cells)
+    console.print(table)
+    console.print(LEGEND, style="dim", soft_wrap=True)
+    for line in (*_lines(rows), *map(describe_origin, origins)):
+        console.print(escape(line), soft_wrap=True)
+
+
+def describe_origin(origin: Origin) -> str:
+    """Which release changed what, in one line."""
+    steps = " and ".join(f"{name} {after} (not {before})" for name, before, after in origin.packages)
+    fixed = [
+        f"{name} {n}" for (name, n), (_, other) in zip(origin.with_it.versions, origin.without.versions) if n == other
+    ]
+    beside = f", beside {', '.join(fixed)}" if fixed else ""
+    return f"{origin.recipe}: {origin.change.words} with {steps}{beside}"
+
+
+def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
+    """The same as a page."""
+    stages = _stages(rows)
+    body = [[row.combination.label, *(c.words if c is not None else "" for c in _cells(row, stages))] for row in rows]
+    lines = [f"Against {against}.", "", *markdown_table(["combination", *stages], body)]
+    lines += [f"- {line}" for line in _lines(rows)]
+    if origins:
+        lines += ["", "Where it began:", "", *(f"- {describe_origin(origin)}" for origin in origins)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
+    """Everything that was found; strict JSON."""
+    content = {
+        "against": against,
+        "combinations": [
+            {
+                "versions": dict(row.combination.versions),
+                "verdict": row.change.words,
+                "fault": row.fault,
+                "stages": {stage: change.words for stage, change in row.stages.items()},
+                "findings": [finding_json(finding) for finding in row.findings],
+            }
+            for row in rows
+        ],
+        "origins": [
+            {
+                "recipe": origin.recipe,
+                "change": origin.change.words,
+                "without": dict(origin.without.versions),
+                "with": dict(origin.with_it.versions),
+            }
+            for origin in origins
+        ],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _stages(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(stage for row in rows for stage in row.stages))
+
+
+def _cells(row: Row, stages: Sequence[str]) -> list[Change | None]:
+    return [row.stages.get(stage) for stage in stages]
+
+
+def _lines(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        told = [row.fault] if row.fault else describe_findings(row.findings)
+        lines += [f"{row.combination.label}: {text.removeprefix(f'{row.combination.label}: ')}" for text in told]
+    return lines
