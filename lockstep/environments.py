@@ -19,7 +19,7 @@ __all__ = ["PACKAGES", "Combination", "combinations", "environment", "releases"]
 
 PACKAGES = {"jax": ("jax", "flax", "optax"), "torch": ("torch",)}
 PINNED = {"jax": ("jax", "jaxlib")}  # released together
-WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")  # what a worker of `lockstep.session` imports
+WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")  # what `lockstep worker` imports
 ROOMS = ("lockstep", "jax_impl", "pt_impl")
 HERE = Path(__file__).resolve().parent.parent  # they lie side by side, installed or not
 READY = "ready"

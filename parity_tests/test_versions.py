@@ -2,6 +2,7 @@
 with."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import lockstep.environments
 import lockstep.versions
 from lockstep.bless import Recording
 from lockstep.cli import main
-from lockstep.environments import Combination, combinations, environment, releases
+from lockstep.environments import WORKER, Combination, combinations, environment, releases
 from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
@@ -248,6 +249,26 @@ def test_a_worker_runs_in_the_environment_that_it_is_given(tmp_path: Path) -> No
     worker.send(jobs, lambda *_: None)
     with pytest.raises(InputError, match="a_name_that_is_gone"):
         finish_jobs(worker, jobs, lambda *_: None)
+
+
+def test_a_worker_needs_no_more_than_is_installed_for_it() -> None:
+    code = f"""
+import sys
+from importlib.metadata import requires
+others = {{name.split(">")[0] for name in requires("lockstep") if "extra" not in name}} - {set(WORKER)!r}
+others |= {{"sklearn", "rich", "threadpoolctl"}}
+assert "polars" in others
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+from lockstep.cli import main
+main(["worker", "oracle"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], input="", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"lockstep": "ready"}
 
 
 # --- the command
