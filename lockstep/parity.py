@@ -8,7 +8,7 @@ from typing import Any
 
 from lockstep.diagnose.engine import Diagnosis, Unequal, diagnose, unequal_settings
 from lockstep.diagnose.loops import align, sides_of
-from lockstep.diagnose.names import NameMap, load_names
+from lockstep.diagnose.names import NameMap, load_names, save_names
 from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.propose import propose
 from lockstep.diagnose.verdict import describe_difference
@@ -68,24 +68,26 @@ def assert_parity(
         recorders = [run(side, loop) for side, loop in loops]
         again = [run(side, loop, seed) for seed in range(perturbed) for side, loop in loops]
         try:
-            found, settings = _compare(recorders, again, load_names(Path(names)) if names is not None else None)
+            found, settings, known = _compare(recorders, again, names)
         except InputError as error:
             raise ParityError(f"torch and jax cannot be compared: {error}", {"verdict": "none"}) from None
     if found.first is not None or settings:
-        raise ParityError(_tell(found, settings, folder), _properties(found, settings))
+        closer = "" if folder is None else _command(folder, known)
+        raise ParityError(_tell(found, settings) + closer, _properties(found, settings))
     return found
 
 
 def _compare(
-    recorders: Sequence[Recorder], again: Sequence[Recorder], known: NameMap | None
-) -> tuple[Diagnosis, Sequence[Unequal]]:
+    recorders: Sequence[Recorder], again: Sequence[Recorder], names: str | Path | None
+) -> tuple[Diagnosis, Sequence[Unequal], NameMap]:
     first, second = (recorder.finish() for recorder in recorders)
     noise = [recorder.finish() for recorder in again]
-    known = known or _drawn(first, second)
+    known = _drawn(first, second) if names is None else load_names(Path(names))
     a, b = align(first, second, known)
     found = diagnose(a, b, bounds=loop_bounds(a, b, sides_of(noise, first, second, known)))
     # of one process both environments are the same, but for what the second loop switched on
-    return found, unequal_settings(*(Trace({"settings": trace.header["settings"]}, {}) for trace in (a, b)))
+    settings = unequal_settings(*(Trace({"settings": trace.header["settings"]}, {}) for trace in (a, b)))
+    return found, settings, known
 
 
 def _drawn(a: Trace, b: Trace) -> NameMap:
@@ -94,7 +96,16 @@ def _drawn(a: Trace, b: Trace) -> NameMap:
     return propose(a, b)[0] if all(shapes) and shapes[0] != shapes[1] else NameMap()
 
 
-def _tell(found: Diagnosis, settings: Sequence[Unequal], folder: Path | None) -> str:
+def _command(folder: Path, known: NameMap) -> str:
+    """A last line: how to see more of the traces in the folder."""
+    line = f"\n  look closer: lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}"
+    if known == NameMap():
+        return line
+    save_names(folder / "names.toml", known)
+    return f"{line} --names {folder / 'names.toml'}"
+
+
+def _tell(found: Diagnosis, settings: Sequence[Unequal]) -> str:
     """The story in a few lines, of which the first says what matters."""
     lines = [f"set differently: {name} is {_said(a)} in torch and {_said(b)} in jax" for name, a, b in settings]
     first = found.first
@@ -106,8 +117,6 @@ def _tell(found: Diagnosis, settings: Sequence[Unequal], folder: Path | None) ->
     if found.cause is not None:
         page = f" (lockstep atlas {found.cause.page})" if found.cause.page else ""
         lines.append(f"  cause: {found.cause.text}{page}")
-    if folder is not None:
-        lines.append(f"  look closer: lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}")
     return "\n".join(lines)
 
 

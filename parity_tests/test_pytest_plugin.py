@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lockstep import Recorder
+from lockstep.cli import main
 from lockstep.errors import ParityError
 from lockstep.parity import assert_parity
 from lockstep.trace import Trace
@@ -153,9 +154,16 @@ def test_map():
 
 def test_wrong_map():
     assert_parity(loop, other, names="wrong.toml")
+
+def test_fault(parity):
+    parity(loop, partial(other, fault=1.1))
 """,
     )
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=2)
+    hint = next(line for line in result.stdout.lines if "look closer: lockstep diagnose" in line)
+    with pytest.raises(SystemExit) as end:
+        main(hint.partition("lockstep ")[2].split())
+    assert end.value.code == 1
 
 
 def test_of_several_layers_the_first_in_the_order_of_the_loop_is_named() -> None:
