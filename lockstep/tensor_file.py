@@ -74,7 +74,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read what `write_tensors` wrote: header and arrays.
+    """Read what `write_tensors` wrote: header and arrays, by name.
 
     Raises:
         InputError: not there, truncated, tampered with, not of this kind, or of another schema version.
@@ -82,7 +82,7 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
     kind, _, version = schema.rpartition("/")
     try:
         content = path.read_bytes()
-        arrays = load(content)
+        arrays = dict(sorted(load(content).items()))  # it gives them in another order each time
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except OSError as error:

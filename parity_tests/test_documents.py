@@ -11,7 +11,7 @@ import pytest
 from lockstep.cli import cli
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/*.md")]
 
 
 def test_every_command_in_the_documents_exists() -> None:

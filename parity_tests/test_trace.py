@@ -98,6 +98,7 @@ def test_any_arrays_come_back_as_they_were(tmp_path_factory, arrays, header):
     found_header, found = read_tensors(path, "a.kind/1")
     assert found_header == header
     assert_same_arrays(found, arrays)
+    assert list(found) == sorted(arrays)
 
 
 @pytest.mark.parametrize(
