@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
     "schedule.warmup": 10,
     "schedule.warmup_start": 0.5,
     "schedule.length": 150,
-    "schedule.floor": 0.1,
+    "schedule.floor": 0.4,
     "schedule.power": 2.0,
     "schedule.timescale": 50,
     "schedule.factor": 0.5,
@@ -120,8 +120,9 @@ def entries() -> list[Entry]:
         for name in names:
             needed = NEEDS.get(f"{section}.name={name}", {})
             chosen = needed | {f"{section}.name": name}
+            other = names[1] if name == names[0] else names[0]
             elsewhere = {key: value for key, value in needed.items() if not key.startswith(f"{section}.")}
-            without = elsewhere | {f"{section}.name": names[1] if name == names[0] else names[0]}
+            without = elsewhere | NEEDS.get(f"{section}.name={other}", {}) | {f"{section}.name": other}
             found += [Entry(section, name, _recipe(chosen), _recipe(without))]
             found += _vary(section, chosen, None if name in SHARED.get(section, ()) else set(knobs[name]))
     for section in ("gradient", "average", "model"):

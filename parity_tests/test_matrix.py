@@ -9,9 +9,11 @@ import pytest
 import lockstep.matrix
 from lockstep.catalogue import Entry, entries
 from lockstep.cli import main
+from lockstep.data_prep import prepare
 from lockstep.matrix import Row, measure
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import KNOBS, SECTIONS
+from lockstep.schedules import learning_rates
 
 EVERY = entries()
 
@@ -60,6 +62,21 @@ def test_every_name_has_a_row_of_its_own_and_one_for_each_choice_of_its_knobs(se
 def test_rows_have_names_of_their_own() -> None:
     names = [(entry.group, entry.name) for entry in EVERY]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("group", dict.fromkeys(entry.group for entry in EVERY))
+def test_every_row_has_data_with_and_without_its_choice(group: str) -> None:
+    for entry in EVERY:
+        if entry.group == group:
+            prepare(entry.recipe)
+            prepare(entry.without)
+
+
+@pytest.mark.parametrize("name", ["inverse_sqrt, floor 0.4", "exponential, floor 0.4"])
+def test_a_floor_is_reached_within_the_run(name: str) -> None:
+    entry = named("schedule", name)
+    with_floor, without = (learning_rates(recipe, 3) for recipe in (entry.recipe, entry.without))
+    assert (with_floor != without).any()
 
 
 def test_a_row_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
