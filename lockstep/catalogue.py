@@ -91,7 +91,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "schedule.name=multistep": {"schedule.milestones": (50, 100)},
     "schedule.name=wsd": {"schedule.decay_length": 30},
     "schedule.after_end": {"schedule.length": 150},
-    "schedule.warmup_of": {"schedule.decay_start": "0"},
+    "schedule.warmup_of": {"schedule.decay_start": "0", "schedule.warmup": 60},  # every decay begins within it
     "schedule.warmup_shape=untuned_linear": UNTUNED,
     "schedule.warmup_shape=untuned_exponential": UNTUNED,
 }

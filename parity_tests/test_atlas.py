@@ -16,8 +16,6 @@ from parity_tests.run_atlas import SMALLEST, distance, measure, states, with_fig
 
 PAGES = load_atlas()
 FIELDS = {f"{section}.{field}" for section, kind in SECTIONS.items() for field in kind.__dataclass_fields__}
-# fields that pages name before the recipe has them
-PLANNED = {"optimizer.dampening", "optimizer.eps_in_root"}
 MODEL = next(page for page in PAGES if page.slug == "adamw-default-weight-decay")
 FIGURE = re.compile(r"0|\d\.\de[-+]\d\d|below 1e-\d\d|not finite|raises \w+")
 
@@ -43,7 +41,7 @@ def test_structure(page: Page) -> None:
     assert len(page.slug) <= 40, "the list must fit 80 columns"
     assert FIGURE.fullmatch(page.divergence)
     assert FIGURE.fullmatch(page.residual)
-    assert set(page.knobs) <= FIELDS | PLANNED | {f"lockstep {name}" for name in cli.commands}
+    assert set(page.knobs) <= FIELDS | {f"lockstep {name}" for name in cli.commands}
     for text, address in page.threads:
         thread = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d+)", text)
         if thread:

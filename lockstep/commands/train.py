@@ -82,14 +82,14 @@ def run(
     "--checkpoint-every",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Write a checkpoint beside the trace after every N updates: <out>.<update>.checkpoint.",
+    help="Write a checkpoint after every N updates: beside t.trace, t.100.checkpoint and so on.",
 )
 @click.option(
     "--checkpoint-unit",
     type=click.Choice(["update", "batch"]),
     default="update",
     show_default=True,
-    help="What N counts; batches stop in the midst of an accumulation too: <out>.<update>+<batches>.checkpoint.",
+    help="What N counts; batches stop in the midst of an accumulation too: t.100+1.checkpoint.",
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on from a checkpoint, whichever backend wrote it.")
 def record(
