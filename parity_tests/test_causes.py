@@ -505,6 +505,17 @@ def test_a_planted_cause_is_found(fault: Planted, monkeypatch: pytest.MonkeyPatc
     assert (swapped.key, swapped.side) == (fault.key, "a")
 
 
+def test_in_float32_a_small_decay_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both alternatives are within the tolerance: the nearer one is the cause."""
+    fault = Planted("other-decay", "", "update", recipe=ADAMW, values={"optimizer__weight_decay": 1e-4})
+    truth, trace = planted(fault, monkeypatch)
+    narrow = Trace(trace.header | {"dtype": "float32"}, {k: rounded(v, "float32") for k, v in trace.arrays.items()})
+    cause = find_cause(first("update"), truth, narrow)
+    assert cause is not None
+    assert cause.key == "other-decay"
+    assert "weight_decay = 0.0001" in cause.text
+
+
 def named_pages() -> set[str]:
     """The third argument of every alternative that is written as one in the package, and the pages of its tables."""
     calls = [node for path in Path(causes.__path__[0]).glob("*.py") for node in ast.walk(ast.parse(path.read_text()))

@@ -53,8 +53,8 @@ class Cause:
 class Alternative(NamedTuple):
     """Another way to do what the recipe asks for, and what it gives; "{side}" in the text stands for who is off.
 
-    One of a higher rank is thought of only where none of a lower one holds: 0 says just what was done, 1 says little
-    (other rows, another optimizer), 2 has a number that was fitted.
+    Of those that explain equally one of a lower rank is named: 0 says just what was done, 1 says little (other rows,
+    another optimizer), 2 has a number that was fitted.
     """
 
     key: str
@@ -97,9 +97,10 @@ def choose(
 
     Alternatives come by rank, and within one the simplest first.
     """
-    held: list[tuple[Alternative, float, float]] = []
+    held: list[tuple[float, float, Alternative]] = []
+    enough = tolerance * FLOOR  # no explanation is nearer than rounding lets it be
     for alternative in alternatives:
-        if held and alternative.rank > held[0][0].rank:
+        if any(found <= enough and alternative.rank > other.rank for found, _, other in held):
             break
         names = recorded.keys() & alternative.tensors.keys()
         # what the recipe does not even make, as a moment that was recorded, it cannot explain
@@ -107,13 +108,14 @@ def choose(
         without = residual(null, {name: recorded[name] for name in names}, noise) if made else np.inf
         found = residual(alternative.tensors, recorded, noise)
         if found <= tolerance and max(found * BETTER, tolerance / BETTER) < without:
-            held.append((alternative, found, without))
+            held.append((found, without, alternative))
     if not held:
         return None
-    best = max(min(found for _, found, _ in held) * ALIKE, tolerance * FLOOR)
-    alike = [entry for entry in held if entry[1] <= best]
-    (first, found, without), others = alike[0], [entry[0].text for entry in alike if entry[0].text != alike[0][0].text]
-    text = "; it could as well be: ".join([first.text, *dict.fromkeys(others)][:3])
+    best = max(min(found for found, *_ in held) * ALIKE, enough)
+    alike = sorted((entry for entry in held if entry[0] <= best), key=lambda entry: entry[2].rank)
+    found, without, first = alike[0]
+    texts = dict.fromkeys(entry[2].text for entry in alike if entry[2].rank == first.rank)
+    text = "; it could as well be: ".join(list(texts)[:3])
     return Cause(first.key, text.replace("{side}", side), first.page, side, found, without)
 
 
