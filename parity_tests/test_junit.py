@@ -39,9 +39,9 @@ def test_equal_traces_pass_in_every_stage(tmp_path: Path) -> None:
     assert status == 0
     assert [case.attrib["name"] for case in root.iter("testcase")] == [
         "init",
-        "lr",
         "loss",
         "gradients",
+        "lr",
         "update",
         "parameters",
         "metrics",
