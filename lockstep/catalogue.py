@@ -73,6 +73,8 @@ OTHER: dict[str, Any] = {
 UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup": 0}
 NEEDS: dict[str, dict[str, Any]] = {
     "loss.name=binary_cross_entropy": {"data.classes": 2},
+    # each step is a share of the parameter's norm, and 2 % of it makes rounding grow
+    "optimizer.name=lamb": {"schedule.peak": 0.005},
     "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
     "optimizer.momentum": {"schedule.peak": 0.005},  # rmsprop with momentum steps 5 times as far
     "optimizer.rate_in_momentum": {"optimizer.momentum": 0.8, "schedule.peak": 0.005},

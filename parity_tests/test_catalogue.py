@@ -21,8 +21,8 @@ TITLES = {
 }
 INTRODUCTION = """# The catalogue
 
-All that a recipe can name. Each of it is in PyTorch, in JAX and in the oracle; `lockstep matrix` shows how far they
-are apart. `lockstep recipe show` prints every field of a recipe with what it means. What goes wrong
+All that a recipe can name. Each of it is in PyTorch, in JAX and in the oracle; how far they are apart is in the
+[parity matrix](matrix.md). `lockstep recipe show` prints every field of a recipe with what it means. What goes wrong
 between the two frameworks is in the [atlas](atlas/README.md), and what comes of leaving settings to the libraries in
 [library defaults](library_defaults.md).
 

@@ -1,5 +1,6 @@
 """The parity matrix: it leaves nothing out, and it does not hold where a twin is wrong or nothing is compared."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,6 +17,7 @@ from lockstep.recipe import KNOBS, SECTIONS
 from lockstep.schedules import learning_rates
 
 EVERY = entries()
+PAGE = Path(__file__).parent.parent / "docs" / "matrix.md"
 
 
 def run(*arguments: str) -> int:
@@ -77,6 +79,49 @@ def test_every_choice_of_a_schedule_changes_a_rate() -> None:
         if entry.group == "schedule":
             with_choice, without = (learning_rates(recipe, 3) for recipe in (entry.recipe, entry.without))
             assert (with_choice != without).any(), entry.name
+
+
+def check_page(text: str) -> None:
+    """The page has every row of the catalogue in its order, and a figure that holds in every cell."""
+    found = []
+    for part in text.split("\n## ")[1:]:
+        group, *lines = part.splitlines()
+        for line in lines[3:]:
+            if line:
+                _, name, *cells, _ = (cell.strip() for cell in line.split("|"))
+                found.append(((group, name), cells))
+    assert [row for row, _ in found] == [(entry.group, entry.name) for entry in EVERY]
+    assert f"{len(EVERY)} of {len(EVERY)} hold." in text
+    for (row, cells), entry in zip(found, EVERY):
+        if entry.recipe.training.compute == "same":
+            assert all(float(cell) <= 1e-12 for cell in cells[:2]), row
+        else:
+            assert cells[:2] == ["", ""], row
+        for cell in cells[2:]:
+            rounding, share = cell.removesuffix(")").split(" (")
+            assert float(rounding) > 0, row
+            assert float(share) <= 1, row
+
+
+def test_the_page_has_every_row_and_all_hold() -> None:
+    check_page(PAGE.read_text())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "planted"),
+    [
+        (r"\| sgd, nesterov true .*\n", ""),
+        (r"\| sgd, nesterov true \| \S+", "| sgd, nesterov true | 2e-12"),
+        (r"\| sgd, nesterov true \| \S+", "| sgd, nesterov true | -"),
+        (r"(\| sgd, nesterov true .*)\(\d", r"\1(9"),
+        (r"(\d) hold\.", r"\1 hold; 1 do not."),
+    ],
+)
+def test_a_page_with_a_hole_is_none(pattern: str, planted: str) -> None:
+    text, times = re.subn(pattern, planted, PAGE.read_text())
+    assert times == 1
+    with pytest.raises((AssertionError, ValueError)):
+        check_page(text)
 
 
 def test_a_row_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
