@@ -88,9 +88,10 @@ class Worker:
         self.threads = threads
         self.interpreter = interpreter
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
-        elsewhere = {}
+        settings = {"JAX_TRACEBACK_FILTERING": "off"}  # else a note on that is the last line of an error
         if interpreter:  # the source alone, not what lies in the present folder or in the user's
-            elsewhere = {"PYTHONPATH": str(interpreter.source), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
+            source = str(interpreter.source)
+            settings |= {"PYTHONPATH": source, "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
         self.process = subprocess.Popen(
             [
                 str(interpreter.python) if interpreter else sys.executable,
@@ -100,7 +101,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | elsewhere | (_limit(threads) if threads else {}),
+            env=os.environ | settings | (_limit(threads) if threads else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None

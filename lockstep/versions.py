@@ -36,7 +36,7 @@ class Row:
     @property
     def stages(self) -> dict[str, Change]:
         """Stage -> the worst of all recipes."""
-        found: dict[str, Change] = {}
+        found = {"training": Change.FAILS} if self.fault else {}
         for finding in self.findings:
             found[finding.stage] = max(finding.change, found.get(finding.stage, Change.IDENTICAL))
         return found
@@ -53,12 +53,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a change of a recipe begins: between two combinations, with nothing in between that could be tried."""
+    """Where a change of a recipe begins: between two combinations. `untried` are those in between, which could not be
+    installed or imported."""
 
     recipe: str
     change: Change
     without: Combination
     with_it: Combination
+    untried: tuple[Combination, ...] = ()
 
     @property
     def packages(self) -> list[tuple[str, str, str]]:
@@ -135,7 +137,7 @@ def find_origins(
         if any((recipe, change, package, number) in explained for package, number in with_it.versions):
             continue
         origin = _find_origin(recipe, good, with_it, examine, change, list_releases)
-        if len(origin.packages) == 1:
+        if len(origin.packages) == 1 and not origin.untried:
             ((package, _, _),) = origin.packages
             explained.add((recipe, change, package, dict(with_it.versions)[package]))
         if origin not in found:
@@ -171,17 +173,17 @@ def _find_origin(
     for package, number in with_it.versions:
         if steps[-1].with_version(package, number) != steps[-1]:
             steps.append(steps[-1].with_version(package, number))
-    low, high = bisect(steps, changed)
+    low, *untried, high = bisect(steps, changed)
     origin = Origin(recipe, least, low, high)
     if len(origin.packages) == 1:
         ((package, before, after),) = origin.packages
         numbers = _between(list_releases(package), before, after)
-        low, high = bisect([low.with_version(package, number) for number in numbers], changed)
-    return Origin(recipe, examine(high).recipes[recipe], low, high)
+        low, *untried, high = bisect([low.with_version(package, number) for number in numbers], changed)
+    return Origin(recipe, examine(high).recipes[recipe], low, high, tuple(untried))
 
 
-def bisect(states: Sequence[State], changed: Callable[[State], bool | None]) -> tuple[State, State]:
-    """The nearest two states found between which a change lies.
+def bisect(states: Sequence[State], changed: Callable[[State], bool | None]) -> Sequence[State]:
+    """The fewest states found between whose first and last a change lies; those in between cannot be told.
 
     Args:
         states: the first is without it, the last has it.
@@ -198,7 +200,7 @@ def bisect(states: Sequence[State], changed: Callable[[State], bool | None]) -> 
             high = middle
         else:
             low = middle
-    return states[low], states[high]
+    return states[low : high + 1]
 
 
 def _is_changed(row: Row, recipe: str, least: Change) -> bool | None:

@@ -20,6 +20,7 @@ from lockstep.environments import WORKER, Combination, combinations, environment
 from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
+from lockstep.report.versions import describe_origin
 from lockstep.session import Interpreter, Job, Worker, finish_jobs
 from lockstep.upgrade import Change, Finding
 from lockstep.versions import Row, bisect, find_origins
@@ -80,9 +81,9 @@ def test_bisection_finds_the_step_and_leaves_out_what_cannot_be_tried(case: tupl
         tried.append(state)
         return None if state in broken else state >= first
 
-    low, high = bisect(range(count), changed)
+    low, *untried, high = bisect(range(count), changed)
     assert low < first <= high
-    assert set(range(low + 1, high)) <= broken
+    assert set(untried) == set(range(low + 1, high)) <= broken
     assert len(tried) == len(set(tried))
     assert broken or len(tried) <= count.bit_length()
 
@@ -145,6 +146,24 @@ def test_a_version_known_to_be_at_fault_is_not_traced_again() -> None:
         (Change.SEMANTICS, [("optax", "0.2.7", "0.2.6")]),
     ]
     assert {dict(combination.versions)["jax"] for combination in tried} == {"0.10.2"}
+
+
+def test_an_origin_that_is_not_exact_says_so_and_explains_nothing_else() -> None:
+    def truth(versions: dict[str, str]) -> dict[str, Change] | None:
+        if (versions["jax"], versions["optax"]) == ("0.10.2", "0.2.7"):
+            return None
+        return {"muon": Change.SEMANTICS if versions["optax"] < "0.2.7" else Change.IDENTICAL}
+
+    chosen = [jax(j, "0.12.8", o) for j, o in (("0.10.2", "0.2.8"), ("0.10.2", "0.2.6"), ("0.9.2", "0.2.6"))]
+    chosen.append(jax("0.9.2", "0.12.8", "0.2.7"))
+    examine = planted(truth)
+    rows = [examine(combination) for combination in chosen]
+    found = list(find_origins(rows, examine, list_releases=RELEASES.__getitem__))
+    assert [(origin.packages, origin.untried) for origin in found] == [
+        ([("optax", "0.2.8", "0.2.6")], (jax("0.10.2", "0.12.8", "0.2.7"),)),
+        ([("optax", "0.2.7", "0.2.6")], ()),
+    ]
+    assert "in between, not to be tried: jax 0.10.2, flax 0.12.8, optax 0.2.7" in describe_origin(found[0])
 
 
 def test_packages_that_cannot_be_installed_apart_are_told_together() -> None:

@@ -14,22 +14,24 @@ from lockstep.versions import Origin, Row
 
 __all__ = ["describe_origin", "print_versions", "versions_json", "versions_markdown"]
 
-SIGNS = dict(zip(Change, ("=", "~", "mode", "semantics", "fails")))
-LEGEND = "= identical, ~ rounding only, mode: numeric mode changed, semantics: semantics changed"
+SIGNS = dict(zip(Change, "=~MSF"))
+LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
+SHORT = {"numeric mode": "mode", "training": "runs"}
 
 
 def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console) -> None:
-    """A row for each combination, then what changed in it, and where that began."""
-    stages = _stages(rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"against {escape(against)}", title_justify="left")
-    for header in ("combination", *stages):
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        cells = [
-            f"[{COLOURS[change]}]{SIGNS[change]}[/]" if change is not None else "" for change in _cells(row, stages)
-        ]
-        table.add_row(row.combination.label, *cells)
-    console.print(table)
+    """For each backend a row for each combination; then what changed in it, and where that began."""
+    console.print(f"Against {escape(against)}:", soft_wrap=True)
+    for backend in dict.fromkeys(row.combination.backend for row in rows):
+        chosen = [row for row in rows if row.combination.backend == backend]
+        stages = _stages(chosen)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for header in (*dict(chosen[0].combination.versions), *(SHORT.get(stage, stage) for stage in stages)):
+            table.add_column(header, overflow="fold")
+        for row in chosen:
+            cells = [f"[{COLOURS[c]}]{SIGNS[c]}[/]" if c is not None else "" for c in _cells(row, stages)]
+            table.add_row(*(escape(number) for _, number in row.combination.versions), *cells)
+        console.print(table)
     console.print(LEGEND, style="dim", soft_wrap=True)
     for line in (*_lines(rows), *map(describe_origin, origins)):
         console.print(escape(line), soft_wrap=True)
@@ -42,7 +44,8 @@ def describe_origin(origin: Origin) -> str:
         f"{name} {n}" for (name, n), (_, other) in zip(origin.with_it.versions, origin.without.versions) if n == other
     ]
     beside = f", beside {', '.join(fixed)}" if fixed else ""
-    return f"{origin.recipe}: {origin.change.words} with {steps}{beside}"
+    untried = f"; in between, not to be tried: {'; '.join(c.label for c in origin.untried)}" if origin.untried else ""
+    return f"{origin.recipe}: {origin.change.words} with {steps}{beside}{untried}"
 
 
 def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
@@ -76,6 +79,7 @@ def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) 
                 "change": origin.change.words,
                 "without": dict(origin.without.versions),
                 "with": dict(origin.with_it.versions),
+                "untried": [dict(combination.versions) for combination in origin.untried],
             }
             for origin in origins
         ],
