@@ -131,6 +131,7 @@ def _build(combination: Combination, folder: Path, python: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(f"{combination.label}: cannot be built: {error}") from None
     except InputError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise InputError(f"{combination.label}: cannot be installed: {error}") from None
 
 

@@ -25,9 +25,11 @@ def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str,
     for backend in dict.fromkeys(row.combination.backend for row in rows):
         chosen = [row for row in rows if row.combination.backend == backend]
         stages = _stages(chosen)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for header in (*dict(chosen[0].combination.versions), *(SHORT.get(stage, stage) for stage in stages)):
-            table.add_column(header, overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for package, _ in chosen[0].combination.versions:
+            table.add_column(package, no_wrap=True)
+        for stage in stages:
+            table.add_column(SHORT.get(stage, stage), overflow="fold")
         for row in chosen:
             cells = [f"[{COLOURS[c]}]{SIGNS[c]}[/]" if c is not None else "" for c in _cells(row, stages)]
             table.add_row(*(escape(number) for _, number in row.combination.versions), *cells)
