@@ -11,6 +11,7 @@ from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
 from lockstep.commands.compare import compare, names
 from lockstep.commands.diagnose import diagnose
+from lockstep.commands.prove import prove
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
 from lockstep.commands.versions import bless, matrix_versions, upgrade_check
@@ -33,6 +34,7 @@ for command in (
     diagnose,
     names,
     matrix,
+    prove,
     curve,
     rates,
     recipe_group,

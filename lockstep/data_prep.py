@@ -7,7 +7,7 @@ same bits, and `PreparedData.hash` of them stands in every trace.
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -167,12 +167,11 @@ class PreparedData:
     def cast(self, dtype: Any) -> "PreparedData":
         """The same data with features, numbers to predict and initial parameters rounded to `dtype`; the hash
         stays that of the float64 data, so that runs of both precisions can be seen to share it."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("train_x_ND", "held_out_x_ND", "train_y_N", "held_out_y_N"):
-            if content[name].dtype.kind == "f":
-                content[name] = content[name].astype(dtype)
-        content["parameters"] = {name: array.astype(dtype) for name, array in self.parameters.items()}
-        data = PreparedData(**content)
+        names = ("train_x_ND", "held_out_x_ND", "train_y_N", "held_out_y_N")
+        numbers = {name: getattr(self, name) for name in names}
+        changed = {name: array.astype(dtype) for name, array in numbers.items() if array.dtype.kind == "f"}
+        parameters = {name: array.astype(dtype) for name, array in self.parameters.items()}
+        data = replace(self, **changed, parameters=parameters)
         data.__dict__["hash"] = self.hash
         return data
 

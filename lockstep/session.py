@@ -40,13 +40,15 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One training for a worker: what, on which saved `PreparedData`, and the trace's file."""
+    """One training for a worker: what, on which saved `PreparedData`, and the trace's file; for one that plants
+    faults also the key of one, "" for none."""
 
     recipe: Recipe
     data: Path
     out: Path
     parameters_every: int = 0
     detail: tuple[int, ...] = ()
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,18 @@ class Worker:
     """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
 
     `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is None for the
-    present environment. `ready` says whether the twin could be imported.
+    present environment. `plants`: its `train` is that of `lockstep.prove.plant`. `ready` says whether the twin could be
+    imported.
     """
 
     def __init__(
-        self, backend: str, device: str, threads: int | None = None, interpreter: Interpreter | None = None
+        self,
+        backend: str,
+        device: str,
+        threads: int | None = None,
+        interpreter: Interpreter | None = None,
+        *,
+        plants: bool = False,
     ) -> None:
         self.backend = backend
         self.device = device
@@ -95,7 +104,7 @@ class Worker:
         self.process = subprocess.Popen(
             [
                 str(interpreter.python) if interpreter else sys.executable,
-                *("-m", "lockstep", "worker", backend, "--device", device),
+                *("-m", "lockstep", "worker", backend, "--device", device, *["--plants"] * plants),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -226,6 +235,7 @@ def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[s
                 parameters_every=job["parameters_every"],
                 detail=job["detail"],
                 progress=partial(_tell_progress, stdout, before, total),
+                **({} if job["fault"] is None else {"fault": job["fault"]}),
             )
             trace.save(Path(job["out"]))
             before += data[job["data"]].updates

@@ -1,187 +1,134 @@
-"""The tests of the tests: faults planted in a twin must be caught, and at the right place."""
+"""The tests of the tests: every fault of the library, planted in each twin, is caught and placed; so is every fault of
+the checker; and no right run is called wrong."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
-import torch
-from torch.nn import functional
 
-import jax_impl.model
-import jax_impl.optimizer
-import jax_impl.train
-import pt_impl.model
-import pt_impl.optimizer
-import pt_impl.train
-from lockstep.diagnose.compare import compare
-from lockstep.recipe import Optimizer
-from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
+import jax_impl.faults
+import lockstep.prove.alarms
+import lockstep.prove.run
+import pt_impl.faults
+from lockstep.cli import main
+from lockstep.diagnose.compare import STAGES
+from lockstep.prove.checker import CHECKER_FAULTS
+from lockstep.prove.faults import FAULTS, PlantedFault
+from lockstep.prove.judges import JUDGES
+from lockstep.prove.run import Outcome, Proof, prove
 
-TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
+PLANTS = {"torch": pt_impl.faults.PLANTS, "jax": jax_impl.faults.PLANTS}
 
-
-@dataclass(frozen=True)
-class Fault:
-    """What to put in place of which name of a twin's `train` module, and where it must be found: the stage, and the
-    update, of 12 in 4 epochs."""
-
-    name: str
-    put: dict[str, Callable[[Any], Any]]
-    stage: str
-    update: int
-    recipe: dict[str, Any] = field(default_factory=dict)
-    twins: tuple[str, ...] = ("torch", "jax")
+# said to be planted, and not; and expected at another update than it is found at
+IDLE = replace(FAULTS["lr-scaled"], key="idle", wrong={}, twins=("torch",))
+MISPLACED = replace(FAULTS["lr-late"], update=4, twins=("torch",))
 
 
-ADAMW = {"optimizer__name": "adamw", "optimizer__weight_decay": 0.05}
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
-def other_optimizer(**values: Any) -> dict[str, Callable[[Any], Any]]:
-    def put(module: Any) -> Any:
-        original = module.make_optimizer
-        return lambda optimizer, *rest: original(replace(optimizer, **values), *rest)
-
-    return {"make_optimizer": put}
+@pytest.fixture(scope="module")
+def everything() -> Proof:
+    return prove([*FAULTS.values(), IDLE, MISPLACED], report=lambda name, done, total: None)
 
 
-def late_schedule(module: Any) -> Any:
-    def make_schedule(table_T: Any) -> Any:
-        if module is pt_impl.train:
-            return lambda update: float(table_T[max(update - 1, 0)])
-        return lambda update: table_T[jnp.maximum(update - 1, 0)]
-
-    return make_schedule
+@pytest.fixture(scope="module")
+def proof(everything: Proof) -> Proof:
+    """That of the library alone."""
+    return replace(everything, outcomes=tuple(o for o in everything.outcomes if FAULTS.get(o.fault.key) is o.fault))
 
 
-def late_applied_only(module: Any) -> Any:
-    """The learning rate is reported right and applied late."""
-    if module is pt_impl.train:
-
-        def make_torch(optimizer: Optimizer, schedules: Any, parameters: Any) -> Any:
-            made, _ = pt_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
-            late = torch.optim.lr_scheduler.LambdaLR(made, lambda update: schedules[0](max(update - 1, 0)))
-            late.lr_lambdas[0] = lambda update: schedules[0](max(update - 1, 0))
-            return made, late
-
-        return make_torch
-    return lambda optimizer, schedules, parameters: jax_impl.optimizer.make_optimizer(
-        optimizer, {0: lambda update: schedules[0](jnp.maximum(update - 1, 0))}, parameters
-    )
+def outcome_of(fault: PlantedFault, found: Proof) -> Outcome:
+    return next(outcome for outcome in found.outcomes if outcome.fault is fault)
 
 
-def constant_loss_scale(scale: Callable[[Any, Any], Any]) -> dict[str, Callable[[Any], Any]]:
-    """The loss times scale(count, batch)."""
-
-    def put(module: Any) -> Any:
-        original = module.mean_loss
-        return lambda loss, outputs, y, count: original(loss, outputs, y, count) * scale(count, 32)
-
-    return {"mean_loss": put}
+def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_twin(proof: Proof) -> None:
+    missed = [(o.fault.key, o.twin, o.first, o.cause) for o in proof.outcomes if not o.is_located]
+    assert not missed
+    assert len(proof.outcomes) == sum(len(fault.twins) for fault in FAULTS.values())
+    assert len(FAULTS) >= 60
 
 
-def smoothed(module: Any) -> Any:
-    def torch_loss(loss: Any, logits: Any, y: Any, count: int) -> Any:
-        return functional.cross_entropy(logits[:count], y[:count], label_smoothing=1e-3)
-
-    def jax_loss(loss: Any, logits: Any, y: Any, count: Any) -> Any:
-        labels = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype), 1e-3)
-        counts = jnp.arange(len(y)) < count
-        return jnp.sum(jnp.where(counts, optax.softmax_cross_entropy(logits, labels), 0.0)) / count
-
-    return torch_loss if module is pt_impl.train else jax_loss
+def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(proof: Proof) -> None:
+    assert not proof.alarms
+    assert proof.unpatched == len({fault.right for fault in FAULTS.values()})
 
 
-def other_order(module: Any) -> Any:
-    original = module.load_batches
-    return lambda data, epoch, device: original(data, epoch + 1, device)
+def test_a_fault_that_is_not_planted_survives(everything: Proof) -> None:
+    found = outcome_of(IDLE, everything)
+    assert found.first is None
+    assert not any(found.right.values())
+    assert not everything.holds
 
 
-def rounded_rates(module: Any) -> Any:
-    original = module.rate_tables
-    return lambda *arguments: {
-        layer: table_T.astype(np.float32).astype(np.float64) for layer, table_T in original(*arguments).items()
-    }
+def test_a_fault_at_another_update_is_caught_and_not_placed(everything: Proof) -> None:
+    found = outcome_of(MISPLACED, everything)
+    assert [name for name, is_right in found.right.items() if not is_right] == ["update"]
+    assert not found.is_located
 
 
-def not_transposed(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Square kernels go in and come out without a transpose (PyTorch), or with one too many (JAX)."""
-    package = {"torch": pt_impl, "jax": jax_impl}[twin]
-    original_in, original_out = package.model.import_parameters, package.model.export_parameters
-
-    def turn(parameters: Any) -> Any:
-        return {name: array.T for name, array in parameters.items()}
-
-    monkeypatch.setattr(package.model, "import_parameters", lambda model, p: original_in(model, turn(p)))
-    monkeypatch.setattr(package.train, "export_parameters", lambda model: turn(original_out(model)))
+def test_every_fault_of_the_checker_is_exposed_and_the_right_one_is_right(proof: Proof) -> None:
+    assert proof.checker[""] == ()
+    assert [key for key, cases in proof.checker.items() if key and not cases] == []
+    assert len(proof.checker) == 1 + len(CHECKER_FAULTS)
 
 
-FAULTS = [
-    Fault("learning rate one update late", {"make_schedule": late_schedule}, "lr", 3),
-    Fault("learning rate late where applied, right where reported", {"make_optimizer": late_applied_only}, "update", 3,
-          twins=("jax",)),
-    Fault("learning rate rounded to float32", {"rate_tables": rounded_rates}, "lr", 0),
-    Fault("eps 1e-7 for 1e-8", other_optimizer(eps=1e-7), "update", 0, ADAMW),
-    Fault("weight decay of PyTorch's default", other_optimizer(weight_decay=0.01), "update", 0, ADAMW),
-    Fault("weight decay of Optax's default", other_optimizer(weight_decay=1e-4), "update", 0, ADAMW),
-    Fault("L2 for decoupled weight decay", other_optimizer(name="adam", decay_form=None), "update", 0, ADAMW),
-    Fault("no weight decay", other_optimizer(weight_decay=0.0), "update", 0, {"optimizer__weight_decay": 1e-4}),
-    Fault("momentum 0.89", other_optimizer(momentum=0.89), "update", 1),
-    Fault("nesterov", other_optimizer(nesterov=True), "update", 0),
-    Fault("beta2 0.99", other_optimizer(beta2=0.99), "update", 1, ADAMW),
-    Fault("short batch divided by the full size", constant_loss_scale(lambda count, batch: count / batch), "loss", 2),
-    Fault("sum for mean", constant_loss_scale(lambda count, batch: count), "loss", 0),
-    Fault("label smoothing", {"mean_loss": smoothed}, "loss", 0),
-    Fault("shuffled differently", {"load_batches": other_order}, "loss", 0),
-]  # fmt: skip
-CASES = [pytest.param(fault, twin, id=f"{fault.name}-{twin}") for fault in FAULTS for twin in fault.twins]
+def test_simple_rules_let_faults_through(proof: Proof) -> None:
+    fooled = [set(outcome.fooled) for outcome in proof.outcomes if outcome.fooled is not None]
+    assert len(fooled) == len(FAULTS)
+    counts = [sum(rule in found for found in fooled) for rule in JUDGES]
+    assert all(counts)
+    assert counts[:4] == sorted(counts[:4])  # looser and looser
 
 
-@pytest.fixture(autouse=True)
-def _nothing_compiled_is_shared() -> Any:
-    jax_impl.train.make_segment.cache_clear()
-    yield
-    jax_impl.train.make_segment.cache_clear()
+def test_the_library_spans_all_stages_and_is_planted_as_it_says() -> None:
+    assert {fault.stage for fault in FAULTS.values()} == set(STAGES)
+    for twin, plants in PLANTS.items():
+        mine = {key for key, fault in FAULTS.items() if twin in fault.twins}
+        in_code = {key for key in mine if not (FAULTS[key].wrong or FAULTS[key].feed)}
+        assert in_code <= plants.keys() <= mine
 
 
-@pytest.mark.parametrize(("fault", "twin"), CASES)
-def test_fault_is_caught_at_its_place(fault: Fault, twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small_recipe(training__dtype="float64", **fault.recipe)
-    module = TWINS[twin]
-    for name, put in fault.put.items():
-        monkeypatch.setattr(module, name, put(module))
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    assert found.verdict == "diverged"
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (fault.stage, fault.update)
+def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_survives(
+    everything: Proof, proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "prove.md"
+    for found, status in ((proof, 0), (everything, 1)):
+        monkeypatch.setattr(lockstep.prove.run, "prove", lambda faults, report, found=found: found)
+        assert run("prove", "--out", str(out)) == status
+        assert f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed" in capsys.readouterr().out
+        rows = out.read_text().splitlines()
+        assert sum(row.startswith("| `") for row in rows) == len({o.fault.key for o in found.outcomes}) + len(
+            CHECKER_FAULTS
+        )
+        assert any(row.startswith("| `idle`") and "survives" in row for row in rows) == bool(status)
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_kernel_not_transposed_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small_recipe(training__dtype="float64", model__hidden=(6,), data__classes=6, data__rows=120)
-    not_transposed(twin, monkeypatch)
-    found = compare(TWINS[twin].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    assert found.verdict == "diverged"
-    assert found.first is not None
-    # what comes out is what went in: only the first loss gives it away
-    assert (found.first.stage, found.first.update) == ("loss", 0)
+def test_words_that_choose_no_fault_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prove", "no such fault") == 2
+    assert "no fault's key, text, stage or cause holds that" in capsys.readouterr().err
+    assert run("prove", "lr", "--unpatched", "2") == 2
 
 
-def test_stale_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small_recipe(training__dtype="float64")
-    monkeypatch.setattr(torch.optim.SGD, "zero_grad", lambda self, set_to_none: None)
-    found = compare(pt_impl.train.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == ("gradients", 1)
+def test_right_runs_raise_no_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prove", "--unpatched", "2") == 0
+    assert "2 right runs, 0 false alarms" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_unpatched_twins_pass_where_the_faults_are_planted(twin: str) -> None:
-    for fault in FAULTS:
-        recipe = small_recipe(training__dtype="float64", **fault.recipe)
-        found = compare(TWINS[twin].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-        assert found.verdict != "diverged", fault.name
+def test_a_right_run_that_is_called_wrong_is_a_false_alarm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lockstep.prove.alarms, "bounds_of", lambda trace: {})
+    assert run("prove", "--unpatched", "2") == 1
+    printed = capsys.readouterr().out
+    assert "2 right runs, 2 false alarms" in printed
+    assert "SGD with momentum, relu, float32, seed 0, torch: at update 0" in printed
+
+
+@pytest.mark.sweep
+def test_no_false_alarm_in_200_right_runs() -> None:
+    assert run("prove", "--unpatched", "200") == 0

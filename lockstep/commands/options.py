@@ -17,6 +17,7 @@ __all__ = [
     "TRAINERS",
     "chosen_recipe",
     "device_option",
+    "planting_trainer",
     "recipe_options",
     "set_option",
     "trainer",
@@ -83,6 +84,14 @@ def trainer(backend: str) -> Callable[..., "Trace"]:
     """The `train` of torch, jax or oracle."""
     train: Callable[..., Trace] = twin(backend, TRAINERS[backend]).train
     return train
+
+
+def planting_trainer(backend: str) -> Callable[..., "Trace"]:
+    """The `train` of torch or jax that takes a fault to plant in it."""
+    from lockstep.prove.plant import planting
+
+    faults = f"{TRAINERS[backend].partition('.')[0]}.faults"
+    return planting(trainer(backend), twin(backend, faults).planted)
 
 
 def warn(warnings: Sequence[str]) -> None:

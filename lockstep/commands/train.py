@@ -7,7 +7,15 @@ from typing import Literal
 
 import click
 
-from lockstep.commands.options import TRAINERS, chosen_recipe, device_option, recipe_options, trainer, warn
+from lockstep.commands.options import (
+    TRAINERS,
+    chosen_recipe,
+    device_option,
+    planting_trainer,
+    recipe_options,
+    trainer,
+    warn,
+)
 from lockstep.errors import InputError
 
 __all__ = ["convert", "record", "run", "worker"]
@@ -198,12 +206,13 @@ def _updates(text: str, total: int) -> range:
 @click.command(hidden=True)
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
-def worker(backend: str, device: str) -> int:
+@click.option("--plants", is_flag=True, help="Plant faults; see `lockstep.prove`.")
+def worker(backend: str, device: str, plants: bool) -> int:
     """Train what standard input says; see `lockstep.session`."""
     from lockstep.session import serve, tell_error
 
     try:
-        train = trainer(backend)
+        train = planting_trainer(backend) if plants else trainer(backend)
     except InputError as error:
         tell_error(error, sys.stdout)
         return 2

@@ -164,7 +164,8 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
 
 def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | None = None) -> list[Difference]:
     """How an array that both traces hold differs: the worst element of a tensor; of a series the update, or epoch, that
-    differs most (by ratio) and the first that is beyond its bound, or with `at` the one of that difference.
+    differs most (by ratio) and the first that is beyond its bound, or with `at` the one of that difference. Rows of a
+    batch that one side lacks are NaN there.
 
     Raises:
         InputError: the shapes differ.
@@ -172,6 +173,8 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
     kind, _, rest = name.partition("/")
     length = a.header["updates_per_epoch"]
     begin, (values_a, values_b) = _common(a, b, name)
+    if "/batch/" in name or "/forward/" in name:
+        values_a, values_b = _of_as_many_rows(values_a, values_b)
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
     exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/")) or "/batch/" in name
@@ -233,6 +236,19 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
             )
         )
     return found
+
+
+def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> list[NDArray[Any]]:
+    """Both, the shorter one with rows of NaN; as they are where they differ otherwise."""
+    if a.ndim != b.ndim or a.shape == b.shape or a.shape[1:] != b.shape[1:]:
+        return [a, b]
+    # an integer or a flag cannot be NaN
+    wide = [array.astype(np.result_type(array, np.float16)) for array in (a, b)]
+    missing = [max(len(a), len(b)) - len(array) for array in wide]
+    return [
+        np.concatenate([array, np.full((rows, *array.shape[1:]), np.nan, array.dtype)])
+        for array, rows in zip(wide, missing)
+    ]
 
 
 def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:

@@ -1,8 +1,6 @@
 """The parity matrix as a table, in the terminal and in Markdown."""
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from rich import box
 from rich.console import Console
@@ -10,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lockstep.matrix import Cell, Row
+from lockstep.report.measured import measured_with
 
 __all__ = ["matrix_markdown", "print_matrix", "summarise"]
 
@@ -43,13 +42,12 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
 
 def matrix_markdown(rows: Sequence[Row]) -> str:
     """A page: how to read it, and a table for each group."""
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "jax", "flax", "optax", "numpy"))
     lines = [
         "# The parity matrix",
         "",
         "Every choice that a recipe can name, trained by PyTorch, JAX and the oracle. `lockstep matrix` prints it.",
         "",
-        f"- Measured with {versions}, on {platform.machine()}. {summarise(rows)}.",
+        f"- Measured with {measured_with()}. {summarise(rows)}.",
         "- The learning rate is the same bits in all three at every update of every row.",
         "- **float64**: the largest difference from the oracle of anything recorded (loss, norms, every parameter, "
         "metrics), relative to the largest value of its kind. A row holds at 1e-12.",

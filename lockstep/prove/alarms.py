@@ -1,0 +1,99 @@
+"""Right runs, to see whether the comparison calls any of them wrong."""
+
+import tempfile
+from dataclasses import dataclass
+from itertools import count as numbers
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, Literal
+
+from lockstep.data_prep import prepare
+from lockstep.diagnose.compare import Difference, bounds_of, compare
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe
+from lockstep.session import BACKENDS, Job, Report, Worker
+from lockstep.trace import Trace
+
+__all__ = ["RightRun", "right_runs"]
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "SGD with momentum, relu": {},
+    "AdamW, relu": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.01},
+    "AdamW, tanh, cosine": {"optimizer.name": "adamw", "model.activation": "tanh", "schedule.name": "cosine"},
+    "Nesterov and weight decay, relu, two hidden layers": {
+        "optimizer.nesterov": True,
+        "model.hidden": (24, 16),
+        "optimizer.weight_decay": 1e-3,
+    },
+    "Adam, gelu, layer normalisation, dropout, clipping": {
+        "optimizer.name": "adam",
+        "model.activation": "gelu",
+        "model.norm": "layer",
+        "model.dropout": 0.2,
+        "gradient.clip": "norm",
+    },
+}
+"""Fields that differ from the default recipe."""
+DTYPES: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class RightRun:
+    """One run without a fault against the oracle: its largest error over bound, and where it was called wrong."""
+
+    recipe: str
+    dtype: str
+    seed: int
+    twin: str
+    ratio: float
+    first: Difference | None
+
+
+def right_runs(number: int, *, report: Report) -> list[RightRun]:
+    """So many runs, over seeds, recipes, precisions and both twins in turn.
+
+    Args:
+        number: how many; an odd one is rounded up.
+        report: told of each backend's progress.
+
+    Raises:
+        InputError: a framework that is not installed, or a process that died.
+    """
+    chosen = list(islice(((seed, *rest) for seed in numbers() for rest in product(RECIPES, DTYPES)), (number + 1) // 2))
+    workers = [Worker(twin, "cpu") for twin in BACKENDS]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            recipes = [_recipe(*key) for key in chosen]
+            data = [prepare(recipe) for recipe in recipes]
+            for i, prepared in enumerate(data):
+                prepared.save(folder / f"{i}.data")
+            for worker in workers:
+                jobs = [
+                    Job(recipe, folder / f"{i}.data", folder / f"{i}.{worker.backend}.trace")
+                    for i, recipe in enumerate(recipes)
+                ]
+                worker.send(jobs, report)
+            oracles = [train_oracle(recipe, prepared) for recipe, prepared in zip(recipes, data)]
+            for worker in workers:
+                worker.wait()
+        finally:
+            for worker in workers:
+                worker.stop()
+        return [
+            _judged(key, twin, Trace.load(folder / f"{i}.{twin}.trace"), oracle)
+            for i, (key, oracle) in enumerate(zip(chosen, oracles))
+            for twin in BACKENDS
+        ]
+
+
+def _recipe(seed: int, name: str, dtype: Literal["float32", "float64"]) -> Recipe:
+    values = {"data.seed": seed, "training.seed": seed, "training.dtype": dtype}
+    return Recipe().with_values(RECIPES[name] | values)
+
+
+def _judged(key: tuple[Any, ...], twin: str, trace: Trace, oracle: Trace) -> RightRun:
+    seed, name, dtype = key
+    found = compare(trace, oracle, bounds_of(oracle) or {})
+    ratio = max(worst.ratio for worst in found.worst.values())
+    return RightRun(name, dtype, seed, twin, ratio, found.first)

@@ -1,0 +1,172 @@
+"""Plant every fault in every twin that can have it, and see what the diagnosis makes of the traces."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lockstep.data_prep import PreparedData, prepare
+from lockstep.diagnose.compare import Difference
+from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.oracle.train import train as train_oracle
+from lockstep.prove.checker import prove_checker
+from lockstep.prove.faults import PlantedFault
+from lockstep.prove.judges import JUDGES
+from lockstep.recipe import Recipe
+from lockstep.session import BACKENDS, Job, Report, Worker
+from lockstep.trace import Trace
+
+__all__ = ["Outcome", "Proof", "prove"]
+
+PROCESSES = {"torch": 1, "jax": 2}
+"""Of each twin: JAX compiles every fault anew."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of one fault planted in one twin: the first difference, the key of its cause, and whether the
+    twin was named as the side that is off.
+
+    `fooled` holds the simple rules that call the fault's float32 run equal to the oracle; None where it had none.
+    """
+
+    fault: PlantedFault
+    twin: str
+    first: Difference | None
+    cause: str
+    is_named: bool
+    fooled: tuple[str, ...] | None
+
+    @property
+    def right(self) -> dict[str, bool]:
+        """What is right of what was found: "caught", "update", "stage", "cause" and "side"."""
+        first, fault = self.first, self.fault
+        return {
+            "caught": first is not None,
+            "update": first is not None and first.update == fault.update,
+            "stage": first is not None and first.stage == fault.stage,
+            "cause": self.cause == fault.cause,
+            "side": self.is_named or not fault.is_bounded,
+        }
+
+    @property
+    def is_located(self) -> bool:
+        """All of it is right."""
+        return all(self.right.values())
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An outcome for each fault and twin; what `prove_checker` gives; and the controls: how many recipes were trained
+    without a fault, what was said where the twins were then found to differ all the same, and how many of these runs
+    each simple rule calls equal to the oracle."""
+
+    outcomes: tuple[Outcome, ...]
+    checker: dict[str, tuple[str, ...]]
+    unpatched: int
+    alarms: tuple[str, ...]
+    accepted: dict[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Every fault is located, every checker fault exposed, every right case and run called right."""
+        exposed = all(cases for key, cases in self.checker.items() if key)
+        return all(o.is_located for o in self.outcomes) and exposed and not self.checker[""] and not self.alarms
+
+
+def prove(faults: Sequence[PlantedFault], *, report: Report) -> Proof:
+    """Train every fault in float64 and, in the first of its twins, in float32, and judge what was recorded.
+
+    Args:
+        faults: from `lockstep.prove.faults`.
+        report: told of each process's progress.
+
+    Raises:
+        InputError: a framework that is not installed, or a process that died.
+    """
+    recipes = list(dict.fromkeys(fault.right for fault in faults))
+    data = [prepare(recipe) for recipe in recipes]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for i, prepared in enumerate(data):
+            prepared.save(folder / f"{i}.data")
+        workers = [(Worker(twin, "cpu", plants=True), i) for twin, many in PROCESSES.items() for i in range(many)]
+        try:
+            for worker, i in workers:
+                jobs = list(_jobs(faults, recipes, data, worker.backend, folder))
+                worker.send(jobs[i :: PROCESSES[worker.backend]], partial(_report_as, report, i))
+            oracles = [
+                train_oracle(recipe, prepared, detail=range(prepared.updates))
+                for recipe, prepared in zip(recipes, data)
+            ]
+            checker = prove_checker()
+            for worker, _ in workers:
+                worker.wait()
+        finally:
+            for worker, _ in workers:
+                worker.stop()
+        outcomes = []
+        for fault in faults:
+            i = recipes.index(fault.right)
+            outcomes += [_judge(fault, twin, i, oracles[i], folder) for twin in fault.twins]
+        return Proof(tuple(outcomes), checker, *_without_faults(oracles, folder))
+
+
+def _report_as(report: Report, i: int, twin: str, done: int, total: int) -> None:
+    report(f"{twin} {i + 1}" if i else twin, done, total)
+
+
+def _jobs(
+    faults: Sequence[PlantedFault], recipes: Sequence[Recipe], data: Sequence[PreparedData], twin: str, folder: Path
+) -> Iterator[Job]:
+    """A twin's trainings: every recipe without a fault, then every fault; those in its code, for which JAX throws away
+    what it has compiled, come last. In float64 with all detail, and in float32 where the simple rules are asked."""
+    mine = sorted((fault for fault in faults if twin in fault.twins), key=lambda fault: not (fault.wrong or fault.feed))
+    runs = [(_place(folder, str(i), twin), "", i, twin == BACKENDS[0]) for i in range(len(recipes))]
+    runs += [
+        (_place(folder, fault.key, twin), fault.key, recipes.index(fault.right), twin == fault.twins[0])
+        for fault in mine
+    ]
+    for place, key, i, is_asked in runs:
+        fed = folder / f"{i}.data"
+        yield Job(recipes[i], fed, place, detail=tuple(range(data[i].updates)), fault=key)
+        if is_asked:
+            yield Job(recipes[i].with_dtype("float32"), fed, _rounded(place), fault=key)
+
+
+def _place(folder: Path, name: str, twin: str) -> Path:
+    return folder / f"{name}.{twin}.trace"
+
+
+def _rounded(place: Path) -> Path:
+    return place.with_suffix(".float32.trace")
+
+
+def _fooled(place: Path, oracle: Trace) -> tuple[str, ...]:
+    rounded = Trace.load(_rounded(place))
+    return tuple(rule for rule, holds in JUDGES.items() if holds(rounded, oracle))
+
+
+def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, folder: Path) -> Outcome:
+    """Hold the twin with the fault against the other one without."""
+    (other,) = set(BACKENDS) - {twin}
+    place = _place(folder, fault.key, twin)
+    traces = Trace.load(place), Trace.load(_place(folder, str(i), other))
+    found = diagnose(*traces, oracle if fault.is_bounded else None)
+    cause = found.cause.key if found.cause else ""
+    fooled = _fooled(place, oracle) if twin == fault.twins[0] else None
+    return Outcome(fault, twin, found.first, cause, found.off == "a", fooled)
+
+
+def _without_faults(oracles: Sequence[Trace], folder: Path) -> tuple[int, tuple[str, ...], dict[str, int]]:
+    alarms, accepted = [], dict.fromkeys(JUDGES, 0)
+    for i, oracle in enumerate(oracles):
+        a, b = (_place(folder, str(i), twin) for twin in BACKENDS)
+        found = diagnose(Trace.load(a), Trace.load(b), oracle)
+        if found.first is not None:
+            alarms.append(describe_difference(found.first))
+        for rule in _fooled(a, oracle):
+            accepted[rule] += 1
+    return len(oracles), tuple(alarms), accepted

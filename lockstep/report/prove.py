@@ -1,0 +1,186 @@
+"""What was proved, as tables in the terminal and in Markdown: planted faults, checker faults, right runs."""
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.prove.alarms import RightRun
+from lockstep.prove.checker import CHECKER_FAULTS
+from lockstep.prove.judges import JUDGES
+from lockstep.prove.run import Outcome, Proof
+from lockstep.report.measured import measured_with
+from lockstep.session import BACKENDS
+
+__all__ = ["print_proof", "print_right_runs", "proof_markdown", "summarise"]
+
+HEADERS = ("fault", "first at", "cause", *BACKENDS, "fooled")
+SHOWN = 2  # cases in a cell; more are counted
+
+
+def print_proof(proof: Proof, console: Console) -> None:
+    """The matrix of planted faults and that of checker faults, then the sums."""
+    table = _table(*HEADERS, whole=("first at", "fooled"))
+    for outcomes in _by_fault(proof.outcomes):
+        is_right = all(outcome.is_located for outcome in outcomes)
+        table.add_row(*(escape(cell) for cell in _row(outcomes)), style="" if is_right else "red")
+    console.print(table)
+    for i, rule in enumerate(JUDGES):
+        console.print(f"fooled {_letter(i)}: {rule}")
+    console.print()
+    table = _table("fault of the checker", "exposed by")
+    for key, cases in _checker_rows(proof):
+        table.add_row(escape(key), escape(cases), style="" if cases else "red")
+    console.print(table)
+    for line in summarise(proof):
+        console.print(escape(line), soft_wrap=True, style="bold")
+
+
+def proof_markdown(proof: Proof) -> str:
+    """A page: how to read it, and both tables."""
+    lines = [
+        "# The proof that the checks can fail",
+        "",
+        "Faults planted on purpose, each of which the diagnosis must catch and place. `lockstep prove` trains them all "
+        "and prints this page's tables; it exits with 1 where one survives.",
+        "",
+        f"Measured with {measured_with()}.",
+        "",
+        *(f"- {line}" for line in summarise(proof)),
+        "",
+        "## Planted in a twin",
+        "",
+        "Each fault is planted in one twin at a time, which is then held against the other twin and the oracle, in "
+        "float64. *first at* (the update, from 0; -1 is before training; and the stage) and *cause* say where and as "
+        "what it must be found; *yes* says that it was, and that the right twin was named. What was found otherwise "
+        "stands in its place. The two faults at a ReLU's kink are judged without the oracle, whose bounds let a ReLU "
+        "fall on either side of it, and so without a side.",
+        "",
+        "The causes that the diagnosis knows were written with these faults in view: the score says that none of them "
+        "slips through, not how many other faults would be explained.",
+        "",
+        "The last columns are simple rules that other tools use, asked of the same fault's run in float32 (in PyTorch, "
+        "or the one twin that it is planted in) against the oracle: x is a fault that the rule lets through.",
+        "",
+        "| fault | what is wrong | " + " | ".join([*HEADERS[1:-1], *JUDGES]) + " |",
+        "|---|---|---|---|---|---|" + ":---:|" * len(JUDGES),
+    ]
+    for outcomes in _by_fault(proof.outcomes):
+        key, *cells, _ = _row(outcomes)
+        fooled = [" x" if rule in _fooled(outcomes) else " " for rule in JUDGES]
+        lines.append("| " + " | ".join([f"`{key}`", outcomes[0].fault.text, *cells, *fooled]) + " |")
+    lines += [
+        "",
+        "## Planted in the checker",
+        "",
+        "The comparison itself, made wrong in the usual ways. Each must get a case wrong whose answer is known: "
+        "two traces of one run, the second edited.",
+        "",
+        "| fault | what is wrong | exposed by |",
+        "|---|---|---|",
+    ]
+    texts = {fault.key: fault.text for fault in CHECKER_FAULTS}
+    lines += [f"| `{key}` | {texts[key]} | {cases} |" for key, cases in _checker_rows(proof)]
+    return "\n".join(lines) + "\n"
+
+
+def summarise(proof: Proof) -> list[str]:
+    """What was caught, and what was let through."""
+    outcomes, faults = proof.outcomes, list(_by_fault(proof.outcomes))
+    counts = {name: sum(outcome.right[name] for outcome in outcomes) for name in outcomes[0].right}
+    asked = [outcome for outcome in outcomes if outcome.fault.is_bounded]
+    lines = [
+        f"{len(faults)} faults planted {len(outcomes)} times: {counts['caught']} caught, {counts['update']} at their "
+        f"update, {counts['stage']} at their stage, {counts['cause']} with their cause; of {len(asked)} "
+        f"held against the oracle {sum(outcome.is_named for outcome in asked)} with the side that is off"
+    ]
+    exposed = sum(bool(cases) for _, cases in _checker_rows(proof))
+    wrong = proof.checker[""]
+    lines.append(
+        f"{len(CHECKER_FAULTS)} faults of the checker: {exposed} exposed; the right one gets "
+        + (f"{len(wrong)} cases wrong: {'; '.join(wrong)}" if wrong else "every case right")
+    )
+    lines.append(
+        f"{proof.unpatched} recipes trained without a fault: {proof.unpatched - len(proof.alarms)} equal in both twins"
+        + "".join(f"; {alarm}" for alarm in proof.alarms)
+    )
+    for rule in JUDGES:
+        fooled = sum(rule in _fooled(found) for found in faults)
+        refused = proof.unpatched - proof.accepted[rule]
+        lines.append(
+            f"{rule}: lets {fooled} of {len(faults)} faults through, and refuses {refused} of {proof.unpatched} right "
+            "runs"
+        )
+    return lines
+
+
+def print_right_runs(runs: Sequence[RightRun], console: Console) -> None:
+    """A row for each recipe and precision, then the alarms."""
+    table = _table("recipe", "precision", "runs", "error / bound: median", "90 %", "largest", "alarms")
+    for recipe, dtype in dict.fromkeys((run.recipe, run.dtype) for run in runs):
+        mine = [run for run in runs if (run.recipe, run.dtype) == (recipe, dtype)]
+        ratios = sorted(run.ratio for run in mine)  # of runs called wrong infinite, which no mean is
+        quantiles = [ratios[math.ceil(share * len(ratios)) - 1] for share in (0.5, 0.9, 1.0)]
+        called_wrong = sum(run.first is not None for run in mine)
+        table.add_row(recipe, dtype, str(len(mine)), *(f"{value:.2g}" for value in quantiles), str(called_wrong))
+    console.print(table)
+    alarms = [run for run in runs if run.first is not None]
+    for run in alarms:
+        assert run.first is not None
+        place = f"{run.recipe}, {run.dtype}, seed {run.seed}, {run.twin}"
+        console.print(escape(f"{place}: {describe_difference(run.first)}"), soft_wrap=True, style="red")
+    console.print(f"{len(runs)} right runs, {len(alarms)} false alarms", style="bold")
+
+
+def _table(*headers: str, whole: Sequence[str] = ()) -> Table:
+    """A table, some of whose columns are never folded."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for header in headers:
+        table.add_column(header, overflow="fold", no_wrap=header in whole)
+    return table
+
+
+def _by_fault(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.fault.key, []).append(outcome)
+    return list(found.values())
+
+
+def _row(outcomes: Sequence[Outcome]) -> list[str]:
+    fault, twins = outcomes[0].fault, {outcome.twin: outcome for outcome in outcomes}
+    cells = [_verdict(twins[twin]) if twin in twins else "" for twin in BACKENDS]
+    fooled = "".join(_letter(i) for i, rule in enumerate(JUDGES) if rule in _fooled(outcomes))
+    return [fault.key, f"{fault.update} {fault.stage}", fault.cause, *cells, fooled]
+
+
+def _verdict(outcome: Outcome) -> str:
+    """ "yes", or what was found in the place of what should be."""
+    if outcome.is_located:
+        return "yes"
+    if outcome.first is None:
+        return "survives"
+    found = [f"update {outcome.first.update}", outcome.first.stage, outcome.cause or "no cause", "side"]
+    named = ("update", "stage", "cause", "side")
+    return "not " + ", ".join(f"{name} ({what})" for name, what in zip(named, found) if not outcome.right[name])
+
+
+def _fooled(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    return next((outcome.fooled for outcome in outcomes if outcome.fooled is not None), ())
+
+
+def _letter(i: int) -> str:
+    return "abcdefghij"[i]
+
+
+def _checker_rows(proof: Proof) -> list[tuple[str, str]]:
+    rows = []
+    for key, cases in proof.checker.items():
+        more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
+        if key:
+            rows.append((key, "; ".join(cases[:SHOWN]) + more))
+    return rows

@@ -1,0 +1,301 @@
+"""Faults to plant in this twin's code, by the keys of `lockstep.prove.faults`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pkgutil import resolve_name
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from lockstep.recipe import Optimizer
+from pt_impl.by_hand import by_hand
+from pt_impl.model import MLP
+
+__all__ = ["PLANTS", "planted"]
+
+Change = Callable[[Any], Any]
+"""From what is there to what is put in its place."""
+
+BATCH = 32
+
+
+@contextmanager
+def planted(key: str) -> Iterator[None]:
+    """The twin with a fault in it, until the block ends; without one for a key that is none of `PLANTS`."""
+    changes = PLANTS.get(key, {})
+    with ExitStack() as stack:
+        for target, change in changes.items():
+            stack.enter_context(patch(f"pt_impl.{target}", change(resolve_name(f"pt_impl.{target}"))))
+        yield
+
+
+def _transposed(original: Any) -> Any:
+    return lambda layer, x_BD, compute: x_BD @ layer.weight + layer.bias
+
+
+def _biasless(original: Any) -> Any:
+    return lambda layer, x_BD, compute: original(layer, x_BD, compute) - layer.bias
+
+
+def _nudged(original: Any) -> Any:
+    """What is 0 becomes 1e-20; no other number changes."""
+    return lambda *arguments: original(*arguments) + 1e-20
+
+
+def _masked_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Other dropout masks than those recorded."""
+
+    def put(original: Any) -> Any:
+        return lambda self, x_BD, masks=(), *rest: original(self, x_BD, [change(mask) for mask in masks], *rest)
+
+    return put
+
+
+class _LowProduct(torch.autograd.Function):
+    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded to bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The product of the rounded factors."""
+        ctx.save_for_backward(_low(x_BD), _low(weight))
+        return _low(x_BD) @ _low(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The slopes by both."""
+        (x_BD, weight), (slope,) = ctx.saved_tensors, slopes
+        return _low(slope) @ weight.T, x_BD.T @ _low(slope)
+
+
+def _low(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.bfloat16).to(tensor.dtype)
+
+
+def _in_bfloat16(original: Any) -> Any:
+    product: Any = _LowProduct.apply
+    return lambda layer, x_BD, compute: product(x_BD, layer.weight.T) + layer.bias
+
+
+def _traced(original: Any) -> Any:
+    """Layers compute with the parameters that they first had; gradients pass as if with those they have."""
+    first: dict[Any, list[torch.Tensor]] = {}
+
+    def linear(layer: Any, x_BD: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+        held = first.setdefault(layer, [p.detach().clone() for p in (layer.weight, layer.bias)])
+        weight, bias = (p + (old - p).detach() for p, old in zip((layer.weight, layer.bias), held))
+        return torch.nn.functional.linear(x_BD, weight, bias)
+
+    return linear
+
+
+def _unbiased(original: Any) -> Any:
+    def forward(self: Any, z_BH: torch.Tensor) -> torch.Tensor:
+        centred_BH = z_BH - z_BH.mean(-1, keepdim=True)
+        variance_B1 = z_BH.var(-1, correction=1, keepdim=True)
+        normalised_BH: torch.Tensor = centred_BH / torch.sqrt(variance_B1 + self.eps) * self.weight + self.bias
+        return normalised_BH
+
+    return forward
+
+
+def _evaluating(original: Any) -> Any:
+    def make(*arguments: Any) -> Any:
+        norm = original(*arguments).eval()
+        norm.train = lambda mode=True: norm
+        return norm
+
+    return make
+
+
+def _loss_times(factor: Callable[[Any], Any]) -> Change:
+    """The mean loss times factor(rows that count)."""
+    return lambda original: lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B, count) * factor(count)
+
+
+def _gradient_times(factor: float) -> Change:
+    """The mean loss as it is; its gradient times a factor."""
+
+    def change(original: Any) -> Any:
+        def mean_loss(*arguments: Any) -> torch.Tensor:
+            loss: torch.Tensor = original(*arguments)
+            return loss.detach() + factor * (loss - loss.detach())
+
+        return mean_loss
+
+    return change
+
+
+def _by_rows(original: Any) -> Any:
+    """A mean over the rows of what their classes' weights have been multiplied into."""
+
+    def mean_loss(loss: Any, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: int) -> Any:
+        weight_B = outputs_BK.new_tensor(loss.class_weights)[y_B[:count]]
+        return original(loss, outputs_BK, y_B, count) * weight_B.sum() / count
+
+    return mean_loss
+
+
+def _last_class(original: Any) -> Any:
+    return lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B % outputs_BK.shape[-1], count)
+
+
+def _cut_off(activations: Any) -> Any:
+    return activations | {"relu": lambda z: torch.relu(z).detach() + 0 * z}
+
+
+def _clipped_as(**other: Any) -> Change:
+    return lambda original: lambda gradient, parameters: original(replace(gradient, **other), parameters)
+
+
+def _each_clipped(original: Any) -> Any:
+    return lambda gradient, parameters: [original(gradient, [parameter]) for parameter in parameters]
+
+
+def _shifted(shift: Callable[[Any], Any]) -> Change:
+    """The schedule at another update."""
+
+    def change(original: Any) -> Any:
+        def make_schedule(table_T: Any) -> Any:
+            schedule = original(table_T)
+            return lambda update: schedule(shift(update))
+
+        return make_schedule
+
+    return change
+
+
+def _rounded(original: Any) -> Any:
+    return lambda *arguments: {
+        layer: table_T.astype(np.float32).astype(table_T.dtype) for layer, table_T in original(*arguments).items()
+    }
+
+
+def _half_applied(original: Any) -> Any:
+    def make_optimizer(*arguments: Any) -> Any:
+        made, scheduler = original(*arguments)
+        made.register_step_pre_hook(lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] / 2))
+        made.register_step_post_hook(lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] * 2))
+        return made, scheduler
+
+    return make_optimizer
+
+
+def _sgd(rule: Callable[..., Any]) -> Change:
+    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
+
+    def start(optimizer: Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"momentum": torch.zeros_like(parameter)}
+
+    def step(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+        taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
+        return taken, {"momentum": momentum}
+
+    return lambda makers: makers | {"sgd": by_hand(start, step)}
+
+
+def _ascending(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+    momentum = optimizer.momentum * before + gradient
+    return -lr * momentum, momentum
+
+
+def _forgetting(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+    momentum = optimizer.momentum * before * (update % 3 != 0) + gradient
+    return lr * momentum, momentum
+
+
+def _skipping(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+    momentum = optimizer.momentum * before + gradient
+    return lr * momentum * (update != 5), momentum
+
+
+def _not_a_number(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+    momentum = optimizer.momentum * before + gradient
+    return lr * momentum + torch.where(torch.tensor(update == 5), torch.nan, 0.0), momentum
+
+
+def _decaying_late(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+    decay = optimizer.weight_decay * parameter  # the gradient comes with it
+    momentum = optimizer.momentum * before + (gradient - decay)
+    return lr * (momentum + decay), momentum
+
+
+def _uncorrected(makers: Any) -> Any:
+    """Adam without bias correction."""
+
+    def start(optimizer: Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"first": torch.zeros_like(parameter), "second": torch.zeros_like(parameter)}
+
+    def step(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+        first = optimizer.beta1 * moments["first"] + (1 - optimizer.beta1) * gradient
+        second = optimizer.beta2 * moments["second"] + (1 - optimizer.beta2) * gradient**2
+        return lr * first / (torch.sqrt(second) + optimizer.eps), {"first": first, "second": second}
+
+    return makers | {"adam": by_hand(start, step)}
+
+
+def _in_training_mode(original: Any) -> Any:
+    def evaluate(*arguments: Any) -> Any:
+        with patch.object(MLP, "eval", lambda self: self):
+            return original(*arguments)
+
+    return evaluate
+
+
+def _mean_of_means(original: Any) -> Any:
+    def evaluate(loss: Any, state: Any, x_ND: Any, y_N: Any) -> Any:
+        starts = range(0, len(y_N), BATCH)
+        parts = [original(loss, state, x_ND[i : i + BATCH], y_N[i : i + BATCH]) for i in starts]
+        return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+    return evaluate
+
+
+def _above_half(original: Any) -> Any:
+    return lambda loss, outputs_NK, y_N: original(loss, outputs_NK - 0.5, y_N)
+
+
+PLANTS: dict[str, dict[str, Change]] = {
+    "kernel-transposed": {"model._linear": _transposed},
+    "bias-missing": {"model._linear": _biasless},
+    "activation-leaky": {"model.ACTIVATIONS": lambda every: every | {"relu": every["leaky_relu"]}},
+    "activation-gelu-tanh": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}},
+    "activation-silu": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["silu"]}},
+    "norm-unbiased": {"norm.nn.LayerNorm.forward": _unbiased},
+    "norm-evaluating": {"model.make_norm": _evaluating},
+    "dropout-missing": {"model.MLP.outputs": _masked_by(torch.ones_like)},
+    "dropout-inverted": {"model.MLP.outputs": _masked_by(torch.logical_not)},
+    "products-in-bfloat16": {"model._linear": _in_bfloat16},
+    "parameters-stale": {"model._linear": _traced},
+    "loss-sum": {"train.mean_loss": _loss_times(lambda count: count)},
+    "loss-full-size": {"train.mean_loss": _loss_times(lambda count: count / BATCH)},
+    "loss-half": {"train.mean_loss": _loss_times(lambda count: 0.5)},
+    "loss-weighted-by-rows": {"train.mean_loss": _by_rows},
+    "loss-ignored-counts": {"train.mean_loss": _last_class},
+    "gradients-doubled": {"train.mean_loss": _gradient_times(2.0)},
+    "gradients-negated": {"train.mean_loss": _gradient_times(-1.0)},
+    "gradients-missing": {"model.ACTIVATIONS": _cut_off},
+    "gradients-summed": {"train.mean_loss": _gradient_times(2.0)},
+    "gradients-not-cleared": {"train.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None},
+    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": lambda z: z.clamp(min=0.0)}},
+    "gradients-relu-flipped": {"model._linear": _nudged},
+    "clip-missing": {"train.clip": _clipped_as(clip="none")},
+    "clip-by-value": {"train.clip": _clipped_as(clip="value")},
+    "clip-per-tensor": {"train.clip": _each_clipped},
+    "lr-late": {"train.make_schedule": _shifted(lambda update: update - (update > 0))},
+    "lr-early": {"train.make_schedule": _shifted(lambda update: update + 1)},
+    "lr-rounded": {"train.rate_tables": _rounded},
+    "lr-half-applied": {"train.make_optimizer": _half_applied},
+    "momentum-forgotten": {"optimizer.MAKERS": _sgd(_forgetting)},
+    "update-ascends": {"optimizer.MAKERS": _sgd(_ascending)},
+    "update-skipped": {"optimizer.MAKERS": _sgd(_skipping)},
+    "update-not-a-number": {"optimizer.MAKERS": _sgd(_not_a_number)},
+    "decay-after-momentum": {"optimizer.MAKERS": _sgd(_decaying_late)},
+    "adam-no-bias-correction": {"optimizer.MAKERS": _uncorrected},
+    "metrics-in-training-mode": {"train.evaluate": _in_training_mode},
+    "metrics-mean-of-means": {"train.evaluate": _mean_of_means},
+    "metrics-threshold": {"train.sums": _above_half},
+}
+"""Key -> what of the twin is changed, and how."""
