@@ -1,9 +1,9 @@
 """Where the arithmetic runs, and what runs it."""
 
 import os
+from importlib.metadata import version
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import jaxlib.version
@@ -45,7 +45,7 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
-        "flax": flax.__version__,
+        "flax": version("flax"),  # which the fast engine does not load
         "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

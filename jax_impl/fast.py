@@ -1,0 +1,185 @@
+"""The fast engine: the same mathematics as `train`, with nothing between the updates."""
+
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_impl.device import describe_environment, select_device
+from jax_impl.fast_batches import Batch, load_batches, load_rows
+from jax_impl.fast_network import Network
+from jax_impl.fast_optimizer import make_step, start_moments
+from jax_impl.loss import link, mean_loss, sums
+from lockstep.checkpoint import Checkpoint, Checkpoints
+from lockstep.data_prep import Batches, Parameters, PreparedData, initial_statistics
+from lockstep.groups import rate_tables
+from lockstep.recipe import Recipe
+from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+
+__all__ = [
+    "State",
+    "initial_state",
+    "make_evaluation",
+    "make_segment",
+    "parameters_of",
+    "train",
+]
+
+
+class State(NamedTuple):
+    """What an update changes: here it gives back another, in the memory of the one that it takes."""
+
+    parameters: Any
+    statistics: Any
+    optimizer: Any
+    tables: dict[int, jax.Array]
+    accumulated: tuple[jax.Array, Any] | None
+    average: Any
+
+
+def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
+    """The state before the first update; `data` is of the recipe's dtype."""
+    tables, parameters = rate_tables(recipe, data.updates_per_epoch), _tree(data.parameters)
+    statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
+    nothing = jax.tree.map(np.zeros_like, parameters)
+    accumulated = (np.zeros((), recipe.dtype), nothing) if recipe.gradient.accumulate > 1 else None
+    average = None
+    if recipe.average.decay:
+        average = nothing if recipe.average.start == "zero" else parameters
+    # each array a copy of its own: the first update takes its memory
+    parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average))
+    parameters, placed, tables, accumulated, average = jax.device_put(parts, device)
+    moments = jax.jit(partial(start_moments, recipe))(parameters)
+    return State(parameters, placed, moments, tables, accumulated, average)
+
+
+@cache
+def make_segment(recipe: Recipe) -> Any:
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    network, step = Network(recipe), make_step(recipe)
+
+    def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        loss, gradients, statistics = network.gradients(state.parameters, state.statistics, batch)
+        state = state._replace(statistics=statistics)
+        if state.accumulated is None:
+            stepped: tuple[State, dict[str, Any]] = step(state, loss, gradients)
+            return stepped
+        terms = jax.tree.map(lambda total, term: total + batch.share * term, state.accumulated, (loss, gradients))
+        found: tuple[State, dict[str, Any]] = jax.lax.cond(batch.last, apply, wait, state, terms)
+        return found
+
+    def wait(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
+        return state._replace(accumulated=accumulated), dict.fromkeys(UPDATE_SERIES, jnp.zeros_like(accumulated[0]))
+
+    def apply(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
+        state, scalars = step(state, *accumulated)
+        return state._replace(accumulated=jax.tree.map(jnp.zeros_like, accumulated)), scalars
+
+    def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
+        return jax.lax.scan(update, state, batches)
+
+    return jax.jit(segment, donate_argnames="state")
+
+
+@cache
+def make_evaluation(recipe: Recipe) -> Any:
+    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
+    layer; `recipe` is an `update_rule`."""
+    network = Network(recipe)
+    layers: list[str] = []
+
+    @jax.jit
+    def evaluate(parameters: Any, statistics: Any, train: Any, held_out: Any) -> tuple[list[Any], list[jax.Array]]:
+        found = []
+        for x_ND, y_N in (train, held_out):
+            *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
+            found.append((mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N)))
+        layer_by_layer = network.outputs(parameters, statistics, held_out[0][:1])
+        *_, outputs_1K = layer_by_layer.values()
+        layer_by_layer |= link(recipe.loss, outputs_1K)
+        layers[:] = layer_by_layer  # jit would hand a dict back in the order of its keys
+        return found, [values_1H[0].astype(outputs_1K.dtype) for values_1H in layer_by_layer.values()]
+
+    def evaluation(state: State, train: Any, held_out: Any) -> Any:
+        (of_train, of_held_out), values = evaluate(state.parameters, state.statistics, train, held_out)
+        return metrics_of(*of_train), metrics_of(*of_held_out), dict(zip(layers, map(np.asarray, values)))
+
+    return evaluation
+
+
+def parameters_of(recipe: Recipe, state: State) -> Parameters:
+    """The parameters, and running statistics where there are any, in canonical names and layout, in NumPy."""
+    network = Network(recipe)
+    return network.named(state.parameters) | network.named(state.statistics)
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    parameters_every: int = 0,
+    progress: Progress | None = None,
+    resume: Checkpoint | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+
+    A recipe that `fast_optimizer.missing_rule` names a field of is not for this engine.
+    """
+    place = select_device(device)
+    recorder = RunRecorder(
+        recipe,
+        data,
+        backend="jax",
+        environment=describe_environment(place),
+        parameters_every=parameters_every,
+        progress=progress,
+        resume=resume,
+        checkpoints=checkpoints,
+    )
+    data = data.cast(recipe.dtype)
+    with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
+        parts = tuple(
+            load_rows(recipe.loss, x_ND, y_N, place)
+            for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+        )
+        rule = recipe.update_rule
+        state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+        if resume is not None or checkpoints is not None:
+            from jax_impl.checkpoint import export_state, import_state
+        if resume is not None:
+            state = jax.device_put(import_state(recipe, state, resume), place)
+        recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
+        loaded = -1
+        for epoch, start, stop in recorder.segments():
+            if epoch != loaded:
+                batches, masks, loaded = data.batches(epoch), data.masks(epoch), epoch
+            cut = Batches._make(array[start:stop] for array in batches), [mask_TBH[start:stop] for mask_TBH in masks]
+            state, scalars = segment(state, load_batches(recipe.loss, data, *cut, place))
+            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()})
+            recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
+            if recorder.checkpoint_is_due:
+                recorder.save_checkpoint(export_state(recipe, state))
+            if stop == data.batches_per_epoch:
+                *metrics, prediction = evaluate(state, *parts)
+                recorder.record_epoch(*metrics)
+        return recorder.finish(prediction)
+
+
+def _average(recipe: Recipe, state: State, updates: int) -> Parameters:
+    """The average to read after that many updates; as `average.export_average`, without Flax."""
+    weight = 1 - recipe.average.decay**updates if recipe.average.debias and updates else 1.0
+    return {name: array / weight for name, array in Network(recipe).named(state.average or {}).items()}
+
+
+def _tree(tensors: Parameters) -> dict[str, dict[str, Any]]:
+    """layer -> kind -> array, with Flax's names, from canonical names; both [in, out]."""
+    tree: dict[str, dict[str, Any]] = {}
+    for name, array in tensors.items():
+        layer, _, kind = name.partition(".")
+        weight = "scale" if layer.startswith("norm") else "kernel"
+        tree.setdefault(layer, {})[weight if kind == "weight" else kind] = array
+    return tree

@@ -1,0 +1,114 @@
+"""The network of the fast engine: a batch's loss and gradients, in as few operations as the framework allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_impl.loss import mean_loss
+from lockstep.data_prep import Parameters
+from lockstep.recipe import Model, Recipe
+
+__all__ = ["ACTIVATIONS", "Network"]
+
+Tree = dict[str, dict[str, jax.Array]]
+
+ACTIVATIONS: dict[str, Any] = {
+    "relu": jax.nn.relu,
+    # jax.nn.leaky_relu has slope 1 at 0, PyTorch 0.01
+    "leaky_relu": lambda z: jnp.where(z > 0, z, 0.01 * z),
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
+    "elu": lambda z: jax.nn.elu(z, alpha=1.0),
+    "softplus": jax.nn.softplus,
+    "mish": jax.nn.mish,
+}
+
+
+class Network:
+    """The recipe's model on activations (units, B): on a CPU, XLA computes products of this layout faster than of
+    (B, units). Parameters are a tree of layer -> kind -> array with Flax's names, kernels (in, out)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.model, self.loss, self.dtype = recipe.model, recipe.loss, recipe.dtype
+        self.compute = recipe.dtype if recipe.training.compute == "same" else jnp.bfloat16
+
+    def named(self, tree: Tree) -> Parameters:
+        """Canonical name -> its part of a tree of parameters, weights (in, out), in NumPy."""
+        return {
+            f"{layer}.{'weight' if kind in ('kernel', 'scale') else kind}": np.asarray(array)
+            for layer, kinds in tree.items()
+            for kind, array in kinds.items()
+        }
+
+    def gradients(self, parameters: Tree, statistics: Tree, batch: Any) -> tuple[jax.Array, Tree, Tree]:
+        """Mean loss of a batch, its gradient by the parameters, and the running statistics after it."""
+
+        def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
+            outputs, after = _pass(self, parameters, statistics, batch.x_DB, batch.masks, batch.used)
+            *_, logits_KB = outputs.values()
+            return mean_loss(self.loss, logits_KB.T, batch.y_B, batch.used), after
+
+        (loss, after), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        return loss, gradients, after
+
+    def outputs(self, parameters: Tree, statistics: Tree, x_ND: jax.Array) -> dict[str, jax.Array]:
+        """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
+        found, _ = _pass(self, parameters, statistics, x_ND.T, (), None)
+        return {name: values_HN.T for name, values_HN in found.items()}
+
+
+def _pass(
+    network: Network,
+    parameters: Tree,
+    statistics: Tree,
+    x_DB: jax.Array,
+    masks: Sequence[jax.Array],
+    count: jax.Array | None,
+) -> tuple[dict[str, jax.Array], Tree]:
+    """Layer -> its output (units, B), and the running statistics after it; in evaluation there is no count of rows."""
+    model, after, h = network.model, statistics, x_DB
+    found = {"input": h}
+    for i in range(1, len(model.hidden) + 1):
+        h = found[f"linear{i}"] = _linear(network, parameters[f"linear{i}"], h)
+        if model.norm != "none":
+            z = h.astype(network.dtype)
+            if model.norm == "layer":
+                mean, variance = z.mean(axis=0), z.var(axis=0)
+            elif count is None:
+                mean, variance = (statistics[f"norm{i}"][kind][:, None] for kind in ("mean", "var"))
+            else:
+                counts_1B = jnp.arange(z.shape[1])[None] < count
+                mean = z.mean(axis=1, keepdims=True, where=counts_1B)
+                variance = z.var(axis=1, keepdims=True, where=counts_1B)
+                after = after | {f"norm{i}": _moved(model, after[f"norm{i}"], mean, variance, count)}
+            normal = (z - mean) * jax.lax.rsqrt(variance + model.norm_eps)
+            scale, bias = (parameters[f"norm{i}"][kind][:, None] for kind in ("scale", "bias"))
+            h = found[f"norm{i}"] = (normal * scale + bias).astype(network.compute)
+        h = found[f"{model.activation}{i}"] = ACTIVATIONS[model.activation](h)
+        if len(masks):
+            h = found[f"dropout{i}"] = jnp.where(masks[i - 1], h * (1 / (1 - model.dropout)), 0.0)
+    last = f"linear{len(model.hidden) + 1}"
+    return found | {last: _linear(network, parameters[last], h).astype(network.dtype)}, after
+
+
+def _linear(network: Network, layer: dict[str, jax.Array], h: jax.Array) -> jax.Array:
+    # (in, out), (in, B) -> (out, B)
+    z = layer["kernel"].astype(network.compute).T @ h.astype(network.compute)
+    return z + layer["bias"].astype(network.compute)[:, None] if "bias" in layer else z
+
+
+def _moved(
+    model: Model, before: dict[str, jax.Array], mean: jax.Array, variance: jax.Array, count: jax.Array
+) -> dict[str, jax.Array]:
+    """The running statistics, moved towards those of a batch."""
+    if model.norm_variance == "unbiased":
+        rows = count.astype(variance.dtype)
+        variance = variance * (rows / (rows - 1))
+    seen = {"mean": mean[:, 0], "var": variance[:, 0]}
+    return {kind: (1 - model.norm_momentum) * before[kind] + model.norm_momentum * seen[kind] for kind in before}

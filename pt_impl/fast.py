@@ -1,0 +1,314 @@
+"""The fast engine: the same mathematics as `train`, with nothing between the updates."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lockstep.checkpoint import Checkpoint, Checkpoints
+from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData
+from lockstep.groups import decays, layer_of, rate_tables
+from lockstep.recipe import Loss, Recipe
+from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from pt_impl.device import describe_environment, select_device
+from pt_impl.fast_batches import Batch, load_batches, load_rows
+from pt_impl.fast_network import Network
+from pt_impl.fast_optimizer import make_step, start_moments
+from pt_impl.loss import link, mean_loss, sums
+from pt_impl.model import export_parameters, import_parameters
+
+__all__ = [
+    "State",
+    "initial_state",
+    "make_evaluation",
+    "make_segment",
+    "parameters_of",
+    "train",
+]
+
+
+ROOM = 2**23
+"""Numbers that the batches loaded at once may have."""
+
+
+class State(NamedTuple):
+    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`.
+
+    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer, and
+    `layers` then the layer of every parameter; `decayed` is 1 where weight decay acts, None where it acts on all;
+    `loss` is that of the batches accumulated so far, `done` counts the updates, `work` is room for vectors.
+    """
+
+    network: Network
+    moments: dict[str, torch.Tensor]
+    rates: list[Any]
+    lr: list[float]
+    layers: torch.Tensor | None
+    decayed: torch.Tensor | None
+    accumulated: torch.Tensor | None
+    loss: torch.Tensor
+    average: torch.Tensor | None
+    done: list[int]
+    work: tuple[torch.Tensor, ...]
+
+
+def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
+    """The state before the first update; `data` is of the recipe's dtype."""
+    network = Network(recipe, data, device)
+    parameters = network.rows[0]
+    tables = {
+        layer: torch.from_numpy(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
+    }
+    lr = tables.pop(0).tolist()
+    rates, layers = lr, None
+    if tables:
+        rates = list(torch.stack([*tables.values()], dim=1).to(device))
+        layers = _filled(network, lambda name: layer_of(name) - 1).long()
+    decayed = _filled(network, lambda name: float(decays(recipe.optimizer, name)))
+    average = None
+    if recipe.average.decay:
+        average = torch.zeros_like(parameters) if recipe.average.start == "zero" else parameters.clone()
+    return State(
+        network,
+        start_moments(recipe, parameters),
+        rates,
+        lr,
+        layers,
+        decayed if recipe.optimizer.decay_on == "weights" else None,
+        torch.zeros_like(parameters) if recipe.gradient.accumulate > 1 else None,
+        parameters.new_zeros(1),
+        average,
+        [0],
+        parameters.new_empty(3, len(parameters)).unbind(0),
+    )
+
+
+def _filled(network: Network, value: Any) -> torch.Tensor:
+    """A vector with value(name) in the places of each parameter."""
+    vector = torch.zeros_like(network.rows[0])
+    for name, part in network.named(vector).items():
+        part.fill_(value(name))
+    return vector
+
+
+def make_segment(recipe: Recipe) -> Any:
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
+    step = make_step(recipe)
+
+    def stretch(state: State, batches: list[Batch]) -> list[torch.Tensor]:
+        """As many batches as there is room for; loss, norm of the gradient and of the change of each update."""
+        network, slot, outputs = state.network, 0, []
+        numbers = dict.fromkeys((batch.used for batch in batches), 0)
+        for batch in batches:
+            outputs.append(network.gradients(slot, batch, numbers[batch.used]))
+            numbers[batch.used] += 1
+            gradient = network.gradient_rows[slot]
+            if state.accumulated is not None:
+                state.accumulated.add_(gradient)
+                gradient.copy_(state.accumulated)
+            if batch.last:
+                step(state, slot, gradient)
+                slot += 1
+                if state.accumulated is not None:
+                    state.accumulated.zero_()
+        before, after = network.stretch[:slot], network.stretch[1 : slot + 1]
+        norms = [torch.linalg.vector_norm(vectors, dim=1) for vectors in (network.gradient[:slot], after - before)]
+        network.rows[0].copy_(network.rows[slot])
+        return [_losses(recipe.loss, state, batches, outputs), *norms]
+
+    @torch.no_grad()
+    def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
+        slots, begun = state.network.slots, state.done[0]
+        parts = [stretch(state, batches[begin : begin + slots]) for begin in range(0, len(batches), slots)]
+        last_T = torch.tensor([batch.last for batch in batches])
+        found = {}
+        for name, updates in zip(("loss", "grad_norm", "update_norm"), zip(*parts)):
+            found[name] = state.network.stretch.new_zeros(len(batches))
+            found[name][last_T] = torch.cat(updates)
+        lr = torch.zeros_like(found["loss"])
+        lr[last_T] = lr.new_tensor(state.lr[begun : state.done[0]])
+        return state, {"lr": lr, **found}
+
+    return segment
+
+
+def _losses(loss: Loss, state: State, batches: list[Batch], outputs: list[torch.Tensor]) -> torch.Tensor:
+    """The loss of each update that these batches complete; what is left over goes into the state."""
+    found = outputs[0].new_empty(len(batches))
+    for used in {batch.used for batch in batches}:
+        which = [i for i, batch in enumerate(batches) if batch.used == used]
+        outputs_TKB, y_TB = torch.stack([outputs[i] for i in which]), torch.stack([batches[i].y_B for i in which])
+        share_T = found.new_tensor([batches[i].share / batches[i].total for i in which])
+        found[which] = _row_losses(loss, outputs_TKB, y_TB).sum(dim=1) * share_T
+    if state.accumulated is None:
+        return found
+    total, complete = state.loss, []
+    for term, batch in zip(found, batches):
+        total[0] += term
+        if batch.last:
+            complete.append(total[0].clone())
+            total[0] = 0
+    return torch.stack(complete) if complete else found[:0]
+
+
+def _row_losses(loss: Loss, outputs_TKB: torch.Tensor, y_TB: torch.Tensor) -> torch.Tensor:
+    """The loss of every row (T, B), times its weight."""
+    if loss.name == "cross_entropy":
+        return functional.cross_entropy(
+            outputs_TKB,
+            y_TB,
+            weight=outputs_TKB.new_tensor(loss.class_weights) if loss.class_weights else None,
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=loss.label_smoothing,
+        )
+    output_TB = outputs_TKB[:, 0]
+    if loss.name == "binary_cross_entropy":
+        positive = output_TB.new_tensor(loss.positive_weight)
+        return functional.binary_cross_entropy_with_logits(
+            output_TB, y_TB.to(output_TB.dtype), weight=None, reduction="none", pos_weight=positive
+        )
+    if loss.name == "mse":
+        return functional.mse_loss(output_TB, y_TB, reduction="none")
+    return functional.huber_loss(output_TB, y_TB, reduction="none", delta=loss.delta)
+
+
+def make_evaluation(recipe: Recipe) -> Any:
+    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
+    layer; `recipe` is an `update_rule`."""
+
+    @torch.no_grad()
+    def evaluation(state: State, train: Any, held_out: Any) -> Any:
+        found = []
+        for x_ND, y_N in (train, held_out):
+            *_, outputs_NK = state.network.outputs(x_ND).values()
+            found.append(
+                metrics_of(mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N))
+            )
+        layer_by_layer = state.network.outputs(held_out[0][:1])
+        *_, outputs_1K = layer_by_layer.values()
+        layer_by_layer |= link(recipe.loss, outputs_1K)
+        return *found, {name: values_1H[0].cpu().numpy() for name, values_1H in layer_by_layer.items()}
+
+    return evaluation
+
+
+def parameters_of(recipe: Recipe, state: State) -> Parameters:
+    """The parameters, and running statistics where there are any, in canonical names and layout, in NumPy."""
+    return export_parameters(state.network.model)
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    parameters_every: int = 0,
+    progress: Progress | None = None,
+    resume: Checkpoint | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+
+    A recipe that `fast_optimizer.missing_rule` names a field of is not for this engine.
+    """
+    place = select_device(device)
+    recorder = RunRecorder(
+        recipe,
+        data,
+        backend="torch",
+        environment=describe_environment(place),
+        parameters_every=parameters_every,
+        progress=progress,
+        resume=resume,
+        checkpoints=checkpoints,
+    )
+    data = data.cast(recipe.dtype)
+    parts = tuple(
+        load_rows(recipe.loss, x_ND, y_N, place)
+        for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+    )
+    rule = recipe.update_rule
+    state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+    if resume is not None:
+        _import_state(recipe, state, resume)
+    recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
+    loaded = -1
+    for epoch, start, stop in recorder.segments():
+        if epoch != loaded:
+            batches, masks, loaded = data.batches(epoch), data.masks(epoch), epoch
+        found = []
+        many = max(1, ROOM // (data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(recipe.model.hidden))))
+        for begin in range(start, stop, many):
+            cut = slice(begin, min(begin + many, stop))
+            part = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
+            state, scalars = segment(state, load_batches(recipe.loss, data, *part, place))
+            found.append(scalars)
+        recorder.record_segment(
+            {name: np.concatenate([scalars[name].cpu().numpy() for scalars in found]) for name in UPDATE_SERIES}
+        )
+        recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
+        if recorder.checkpoint_is_due:
+            recorder.save_checkpoint(_export_state(recipe, state))
+        if stop == data.batches_per_epoch:
+            *metrics, prediction = evaluate(state, *parts)
+            recorder.record_epoch(*metrics)
+    return recorder.finish(prediction)
+
+
+def _average(recipe: Recipe, state: State, updates: int) -> Parameters:
+    """The average to read after that many updates."""
+    if state.average is None:
+        return {}
+    weight = 1 - recipe.average.decay**updates if recipe.average.debias and updates else 1.0
+    return {name: array / weight for name, array in _canonical(state, state.average).items()}
+
+
+def _canonical(state: State, vector: torch.Tensor) -> Parameters:
+    return {name: part.cpu().numpy() for name, part in state.network.named(vector).items()}
+
+
+def _vectors(state: State) -> dict[str, torch.Tensor]:
+    """What is kept of each parameter, by the section of a checkpoint: a vector, or one number for all."""
+    found = {f"optimizer/{slot}": vector for slot, vector in state.moments.items()}
+    kept = {"average": state.average, "accumulated": state.accumulated}
+    return found | {section: vector for section, vector in kept.items() if vector is not None}
+
+
+def _export_state(recipe: Recipe, state: State) -> Parameters:
+    """Every array of the state, named as in a checkpoint."""
+    trained = state.network.named(state.network.rows[0])
+    found = {
+        f"{'parameters' if name in trained else 'statistics'}/{name}": a
+        for name, a in parameters_of(recipe, state).items()
+    }
+    for section, vector in _vectors(state).items():
+        if vector.ndim:
+            found |= {f"{section}/{name}": array for name, array in _canonical(state, vector).items()}
+        else:
+            found |= {f"{section}/{name}": vector.numpy().astype(recipe.dtype) for name in trained}
+    if state.accumulated is not None:
+        found["accumulated/loss"] = state.loss[0].cpu().numpy()
+    return found
+
+
+def _import_state(recipe: Recipe, state: State, checkpoint: Checkpoint) -> None:
+    """Put what the checkpoint has in the place of the initial state."""
+    network = state.network
+    import_parameters(
+        network.model,
+        {
+            name: array.astype(recipe.dtype)
+            for section in ("parameters", "statistics")
+            for name, array in checkpoint.below(section).items()
+        },
+    )
+    for section, vector in _vectors(state).items():
+        arrays = checkpoint.below(section)
+        places = network.named(vector) if vector.ndim else dict.fromkeys(arrays, vector)
+        for name in arrays.keys() & places.keys():
+            places[name].copy_(torch.tensor(arrays[name]))
+    if checkpoint.accumulated:
+        state.loss[0] = float(checkpoint.arrays["accumulated/loss"])
+    state.done[0] = checkpoint.update

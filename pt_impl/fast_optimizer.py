@@ -1,0 +1,243 @@
+"""One update of the fast engine: from a gradient to the next state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lockstep.groups import DECOUPLED
+from lockstep.recipe import Optimizer, Recipe
+
+__all__ = ["make_step", "missing_rule", "start_moments"]
+
+Tensor = torch.Tensor
+Moments = dict[str, Tensor]
+Rate = Any
+"""A number, or one for each parameter (n,)."""
+Step = tuple[Tensor, Tensor | None, float]
+"""A step is the first over the second (None: 1), times the third, times the rate."""
+
+
+def missing_rule(recipe: Recipe) -> str:
+    """The field of the recipe that has no fast form here; "" where all have one."""
+    if recipe.training.compute != "same":
+        return f"training.compute = {recipe.training.compute}"
+    return "" if recipe.optimizer.name in RULES else f"optimizer.name = {recipe.optimizer.name}"
+
+
+def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
+    """What the optimizer remembers, before the first update: of every parameter (n,), or one number for all."""
+    optimizer = recipe.optimizer
+    used = {
+        "momentum": bool(optimizer.momentum),
+        "first": optimizer.name != "rmsprop" or optimizer.centered,
+        "largest_second": optimizer.amsgrad in ("raw", "corrected"),
+    }
+    names = SLOTS.get(optimizer.name, ("first", "second", "largest_second"))
+    moments = {name: torch.zeros_like(parameters) for name in names if used.get(name, True)}
+    if optimizer.name == "adagrad":
+        moments["second"] += optimizer.initial_accumulator
+    if optimizer.momentum_ramp:
+        moments["momentum_product"] = torch.ones((), dtype=torch.float64)
+    return moments
+
+
+def make_step(recipe: Recipe) -> Any:
+    """(state, slot, gradient): the parameters after the update of the slot, from those before it; in place."""
+    optimizer, gradients = recipe.optimizer, recipe.gradient
+    rule, decay, decoupled = RULES[optimizer.name], optimizer.weight_decay or 0.0, optimizer.name in DECOUPLED
+
+    # what has its rate in it already
+    with_rate = optimizer.name == "rprop" or (optimizer.momentum and optimizer.rate_in_momentum)
+
+    def apply(state: Any, slot: int, gradient: Tensor) -> None:
+        before, after = state.network.rows[slot], state.network.rows[slot + 1]
+        update, work = state.done[0], state.work
+        rate = state.rates[update] if state.layers is None else state.rates[update][state.layers]
+        if gradients.clip == "norm":
+            factor = (gradients.clip_at / (torch.linalg.vector_norm(gradient) + gradients.clip_eps)).clamp_(max=1.0)
+            gradient = torch.mul(gradient, factor, out=work[0])
+        elif gradients.clip == "value":
+            gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
+        if decay and not decoupled:
+            gradient = _plus(gradient, before, decay, state.decayed, work[0])
+        step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1])
+        if decay and decoupled:
+            if optimizer.decay_form == "factor":
+                before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
+            else:
+                step = step if root is None else torch.div(step, root, out=work[1])
+                step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
+        rate = 1.0 if with_rate else rate
+        if not isinstance(rate, float):
+            step = step if root is None else torch.div(step, root, out=work[1])
+            torch.addcmul(before, step, rate, value=-scale, out=after)
+        elif root is None:
+            torch.add(before, step, alpha=-rate * scale, out=after)
+        else:
+            torch.addcdiv(before, step, root, value=-rate * scale, out=after)
+        if state.average is not None:
+            state.average.lerp_(after, 1 - recipe.average.decay)
+        state.done[0] = update + 1
+
+    return apply
+
+
+def _plus(vector: Tensor, parameters: Tensor, decay: float, decayed: Tensor | None, out: Tensor) -> Tensor:
+    """vector + decay parameters, of those that decay (None: all)."""
+    if decayed is None:
+        return torch.add(vector, parameters, alpha=decay, out=out)
+    return torch.addcmul(vector, parameters, decayed, value=decay, out=out)
+
+
+def _factor(rate: Rate, decay: float, decayed: Tensor | None, like: Tensor) -> Any:
+    """1 - rate decay, in float64 and rounded once."""
+    if decayed is None and isinstance(rate, float):
+        return 1 - rate * decay
+    which = torch.ones_like(like) if decayed is None else decayed
+    return (1 - torch.as_tensor(rate, dtype=torch.float64) * decay * which.double()).to(like.dtype)
+
+
+def _sgd(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    if not optimizer.momentum:
+        return g, None, 1.0
+    momentum = moments["momentum"]
+    if update == 0:
+        momentum.copy_(g)
+    elif optimizer.dampening:
+        momentum.mul_(optimizer.momentum).add_(g, alpha=1 - optimizer.dampening)
+    else:
+        torch.add(g, momentum, alpha=optimizer.momentum, out=momentum)
+    if optimizer.nesterov:
+        return torch.add(g, momentum, alpha=optimizer.momentum, out=work), None, 1.0
+    return momentum, None, 1.0
+
+
+def _adam(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    first, second, bias1, bias2 = _two_moments(optimizer, update, g, moments)
+    if optimizer.amsgrad == "raw":
+        second = torch.maximum(moments["largest_second"], second, out=moments["largest_second"])
+    elif optimizer.amsgrad == "corrected":
+        largest = moments["largest_second"]
+        second, bias2 = torch.maximum(largest, torch.div(second, bias2, out=work), out=largest), 1.0
+    # a factor of the root goes into the scale
+    if optimizer.eps_in_root:
+        return first, torch.add(second, optimizer.eps * bias2, out=work).sqrt_(), bias2**0.5 / bias1
+    return first, torch.sqrt(second, out=work).add_(optimizer.eps * bias2**0.5), bias2**0.5 / bias1
+
+
+def _nadam(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    first, second, _, bias2 = _two_moments(optimizer, update, g, moments)
+    times = (update + 1, update + 2)
+    ramps = [1 - 0.5 * 0.96 ** (t * optimizer.momentum_decay) if optimizer.momentum_ramp else 1.0 for t in times]
+    now, following = (optimizer.beta1 * ramp for ramp in ramps)
+    product = now ** (update + 1)
+    if optimizer.momentum_ramp:
+        product = moments["momentum_product"].mul_(now).item()
+    ahead = following / (1 - product * following) * first + (1 - now) / (1 - product) * g
+    return ahead, torch.sqrt(second, out=work).add_(optimizer.eps * bias2**0.5), bias2**0.5
+
+
+def _radam(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    first, second, bias1, bias2 = _two_moments(optimizer, update, g, moments)
+    t, longest = update + 1, 2 / (1 - optimizer.beta2) - 1
+    length = longest - 2 * t * optimizer.beta2**t / bias2
+    if length <= 5:
+        return first, None, 1 / bias1
+    shrunk = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
+    eps = optimizer.eps * bias2**0.5 if optimizer.eps_corrected else optimizer.eps
+    return first, torch.sqrt(second, out=work).add_(eps), shrunk * bias2**0.5 / bias1
+
+
+def _adamax(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    first, infinity = moments["first"].lerp_(g, 1 - optimizer.beta1), moments["infinity"].mul_(optimizer.beta2)
+    torch.maximum(infinity, torch.abs(g, out=work).add_(optimizer.eps), out=infinity)
+    return first, infinity, 1 / (1 - optimizer.beta1 ** (update + 1))
+
+
+def _lion(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    first = moments["first"]
+    sign = torch.mul(first, optimizer.beta1, out=work).add_(g, alpha=1 - optimizer.beta1).sign_()
+    first.mul_(optimizer.beta2).add_(g, alpha=1 - optimizer.beta2)
+    return sign, None, 1.0
+
+
+def _adagrad(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    root = _root(optimizer, moments["second"].addcmul_(g, g), work)
+    return g, root, 1 / (1 + update * optimizer.lr_decay)
+
+
+def _rmsprop(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    variance = moments["second"].mul_(optimizer.decay).addcmul_(g, g, value=1 - optimizer.decay)
+    if optimizer.centered:
+        first = moments["first"].lerp_(g, 1 - optimizer.decay)
+        variance = torch.addcmul(variance, first, first, value=-1, out=work)
+    root = _root(optimizer, variance, work)
+    if not optimizer.momentum:
+        return g, root, 1.0
+    step = torch.div(g, root, out=work)
+    if optimizer.rate_in_momentum:
+        step.mul_(rate)
+    return moments["momentum"].mul_(optimizer.momentum).add_(step), None, 1.0
+
+
+def _adadelta(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    second = moments["second"].mul_(optimizer.decay).addcmul_(g, g, value=1 - optimizer.decay)
+    steps = moments["update_second"]
+    step = torch.add(steps, optimizer.eps, out=work).sqrt_().div_((second + optimizer.eps).sqrt_()).mul_(g)
+    steps.mul_(optimizer.decay).addcmul_(step, step, value=1 - optimizer.decay)
+    return step, None, 1.0
+
+
+def _rprop(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
+    size, previous = moments["step_size"], moments["previous"]
+    if update == 0:
+        size.fill_(1.0).mul_(rate)
+    agreement = torch.mul(g, previous, out=work)
+    turned = agreement < 0
+    factor = torch.where(turned, optimizer.shrink, torch.ones_like(g))
+    size.mul_(torch.where(agreement > 0, optimizer.grow, factor)).clamp_(optimizer.step_min, optimizer.step_max)
+    torch.where(turned, torch.zeros_like(g), g, out=previous)
+    return torch.sign(previous, out=work).mul_(size), None, 1.0
+
+
+def _two_moments(optimizer: Optimizer, update: int, g: Tensor, moments: Moments) -> tuple[Tensor, Tensor, float, float]:
+    """Moving averages of the gradient and of its square, and what they lack for having begun at 0."""
+    first = moments["first"].lerp_(g, 1 - optimizer.beta1)
+    second = moments["second"].mul_(optimizer.beta2).addcmul_(g, g, value=1 - optimizer.beta2)
+    return first, second, 1 - optimizer.beta1 ** (update + 1), 1 - optimizer.beta2 ** (update + 1)
+
+
+def _root(optimizer: Optimizer, second: Tensor, work: Tensor) -> Tensor:
+    if optimizer.eps_in_root:
+        return torch.add(second, optimizer.eps, out=work).sqrt_()
+    return torch.sqrt(second, out=work).add_(optimizer.eps)
+
+
+SLOTS = {
+    "sgd": ("momentum",),
+    "adamax": ("first", "infinity"),
+    "lion": ("first",),
+    "adagrad": ("second",),
+    "rmsprop": ("second", "first", "momentum"),
+    "adadelta": ("second", "update_second"),
+    "rprop": ("previous", "step_size"),
+}
+"""What an optimizer may remember where it is not both moments and the largest second one."""
+
+RULES: dict[str, Callable[..., Any]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adam,
+    "nadam": _nadam,
+    "nadamw": _nadam,
+    "radam": _radam,
+    "adamax": _adamax,
+    "lion": _lion,
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
+    "adadelta": _adadelta,
+    "rprop": _rprop,
+}
+"""Optimizer -> (optimizer, update, rate, gradient, moments, room for a vector) -> its step; the formulas are those of
+`lockstep.oracle`."""
