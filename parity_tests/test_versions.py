@@ -357,7 +357,7 @@ def test_the_same_releases_change_nothing(capsys: pytest.CaptureFixture[str]) ->
 def test_a_real_release_of_optax_that_let_a_scheduled_decay_stand_still(tmp_path: Path) -> None:
     """optax 0.2.6 never counts the updates of `add_decayed_weights` with a schedule; 0.2.7 does."""
     out = tmp_path / "versions.json"
-    chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.7,0.2.6", "--recipe", "muon", "--recipe", "sgd"]
+    chosen = ["--jax", "0.9.2", "--flax", "0.12.6", "--optax", "0.2.7,0.2.6", "--recipe", "muon", "--recipe", "sgd"]
     assert run("matrix-versions", *chosen, "--out", out) == 1
     found = json.loads(out.read_text())
     assert [origin["recipe"] for origin in found["origins"]] == ["muon"]
