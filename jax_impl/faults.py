@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import patch
@@ -42,10 +43,15 @@ def planted(key: str) -> Iterator[None]:
 
 @contextmanager
 def _compiled_fast() -> Iterator[None]:
-    """Without optimisations, and the update with detail in place of that without: one compilation for both."""
+    """Without optimisations; the update with detail in place of that without, one compilation for both; and no sample
+    through the trained model, which nothing judges."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with patch("jax_impl.train.make_segment", lambda recipe, detail=True: make_segment(recipe, True)):
+        with (
+            patch("jax_impl.train.make_segment", lambda recipe, detail=True: make_segment(recipe, True)),
+            patch("jax_impl.train.trace_prediction", lambda *arguments: {}),
+            patch("jax_impl.train.jax.jit", partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False})),
+        ):
             yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)

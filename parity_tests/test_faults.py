@@ -4,6 +4,7 @@ the checker; and no right run is called wrong."""
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jax_impl.faults
@@ -11,7 +12,8 @@ import lockstep.prove.alarms
 import lockstep.prove.run
 import pt_impl.faults
 from lockstep.cli import main
-from lockstep.diagnose.compare import STAGES
+from lockstep.diagnose.compare import STAGES, Difference
+from lockstep.prove.alarms import right_runs
 from lockstep.prove.checker import CHECKER_FAULTS
 from lockstep.prove.faults import FAULTS, PlantedFault
 from lockstep.prove.judges import JUDGES
@@ -114,19 +116,19 @@ def test_words_that_choose_no_fault_are_bad_input(capsys: pytest.CaptureFixture[
     assert run("prove", "lr", "--unpatched", "2") == 2
 
 
-def test_right_runs_raise_no_alarm(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("prove", "--unpatched", "2") == 0
-    assert "2 right runs, 0 false alarms" in capsys.readouterr().out
-
-
-def test_a_right_run_that_is_called_wrong_is_a_false_alarm(
+def test_right_runs_raise_no_alarm_and_one_that_is_called_wrong_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lockstep.prove.alarms, "bounds_of", lambda trace: {})
-    assert run("prove", "--unpatched", "2") == 1
-    printed = capsys.readouterr().out
-    assert "2 right runs, 2 false alarms" in printed
-    assert "SGD with momentum, relu, float32, seed 0, torch: at update 0" in printed
+    runs = right_runs(2, report=lambda name, done, total: None)
+    assert [run.twin for run in runs] == ["torch", "jax"]
+    assert all(0 < run.ratio < 1 for run in runs)
+    wrong = Difference("loss", "loss", 0, (), 2.0, 1.0, 1.0, 0.0, np.inf)
+    for found, status in ((runs, 0), ([runs[0], replace(runs[1], first=wrong)], 1)):
+        monkeypatch.setattr(lockstep.prove.alarms, "right_runs", lambda number, report, found=found: found)
+        assert run("prove", "--unpatched", "2") == status
+        printed = capsys.readouterr().out
+        assert f"2 right runs, {status} false alarms" in printed
+        assert ("relu, float32, seed 0, jax: at update 0, loss, loss: 2.0 and 1.0" in printed) == bool(status)
 
 
 @pytest.mark.sweep

@@ -178,7 +178,7 @@ CHECKER_FAULTS = (
     CheckerFault("series-only", "only the series of updates are judged",
                  _blind_to(lambda name, names: not name.startswith("updates/"))),
     CheckerFault("last-parameters-only", "of the parameters only the last are judged",
-                 _blind_to(lambda name, names: name.startswith("parameters/") and "/12/" not in name)),
+                 _blind_to(lambda name, names: name.startswith("parameters/") and "/6/" not in name)),
     CheckerFault("no-initial-parameters", "the initial parameters are not judged",
                  _blind_to(lambda name, names: "/0/" in name)),
     CheckerFault("no-metrics", "metrics are not judged", _blind_to(lambda name, names: name.startswith("epochs/"))),
