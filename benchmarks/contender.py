@@ -44,8 +44,8 @@ def _get_ready(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str
     from lockstep.data_prep import PreparedData
     from lockstep.recipe import Recipe
 
-    package, prepare = CONTENDERS[work["contender"]]
-    import_module(f"{package}.train")
+    module, prepare = CONTENDERS[work["contender"]]
+    import_module(module)
     imported = perf_counter()
     recipe, data = Recipe.from_dict(work["recipe"]), PreparedData.load(Path(work["data"]))
     prepared = prepare(recipe, data, work["device"])

@@ -51,6 +51,33 @@ def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     return Prepared(reset, run, lambda: model.export_parameters(last[0].model), devices.describe_environment(place))
 
 
+def torch_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """PyTorch, the fast engine: hand-derived updates on one vector."""
+    from pt_impl import device as devices
+    from pt_impl import fast
+    from pt_impl.fast_batches import load_batches
+    from pt_impl.fast_optimizer import missing_rule
+
+    if missing := missing_rule(recipe):
+        raise NotImplementedError(f"has no fast form of {missing}")
+    place = devices.select_device(device)
+    data = data.cast(recipe.dtype)
+    epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
+    batches = [batch for drawn in epochs for batch in load_batches(recipe.loss, data, *drawn, place)]
+    segment = fast.make_segment(recipe.update_rule)
+    last: list[fast.State] = []
+
+    def reset() -> None:
+        last[:] = [fast.initial_state(recipe, data, place)]
+        devices.synchronise(last)
+
+    def run() -> None:
+        state, _ = segment(last[0], batches)
+        devices.synchronise(state)
+
+    return Prepared(reset, run, lambda: fast.parameters_of(recipe, last[0]), devices.describe_environment(place))
+
+
 def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
     import torch
@@ -150,6 +177,41 @@ def jax_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     return _jax(recipe, data, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
 
 
+def jax_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+    """JAX, the fast engine: the whole run in one jitted scan over activations (units, B)."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jax_impl import device as devices
+    from jax_impl import fast
+    from jax_impl.fast_batches import load_batches
+
+    place = devices.select_device(device)
+    double = recipe.training.dtype == "float64"
+    data = data.cast(recipe.dtype)
+    with jax.enable_x64(double):
+        drawn = [(data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs)]
+        epochs = [load_batches(recipe.loss, data, *one, place) for one in drawn]
+        whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
+        start = fast.initial_state(recipe, data, place)
+        devices.synchronise((whole, start))
+    segment = fast.make_segment(recipe.update_rule)
+    last: list[fast.State] = []
+
+    def reset() -> None:
+        with jax.enable_x64(double):
+            last[:] = [jax.tree.map(jnp.copy, start)]  # an update takes the memory of its state
+        devices.synchronise(last)
+
+    def run() -> None:
+        with jax.enable_x64(double):
+            last[:] = [segment(last[0], whole)[0]]
+        devices.synchronise(last)
+
+    return Prepared(reset, run, lambda: fast.parameters_of(recipe, last[0]), devices.describe_environment(place))
+
+
 def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: Any) -> Prepared:
     import jax
     import numpy as np
@@ -182,8 +244,10 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Recipe, PreparedData, str], Prepared]]] = {
-    "torch steps": ("pt_impl", torch_steps),
-    "torch compiled": ("pt_impl", torch_compiled),
-    "jax steps": ("jax_impl", jax_steps),
-    "jax whole run": ("jax_impl", jax_compiled),
+    "torch steps": ("pt_impl.train", torch_steps),
+    "torch fast": ("pt_impl.fast", torch_fast),
+    "torch compiled": ("pt_impl.train", torch_compiled),
+    "jax steps": ("jax_impl.train", jax_steps),
+    "jax whole run": ("jax_impl.train", jax_compiled),
+    "jax fast": ("jax_impl.fast", jax_fast),
 }

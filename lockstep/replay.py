@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lockstep.data_prep import PreparedData, prepare
+from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
@@ -78,13 +79,20 @@ def replay(
         return {side: Trace.load(Path(scratch) / f"{side}.trace") for side in chosen}
 
 
-def reproduces(again: Trace, trace: Trace) -> bool:
-    """Whether a replay has the bits of every array that the trace has."""
+def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
+    """Whether a replay has the bits of every array that the trace has; where the fast engine recorded that and the
+    plain one the replay, whether the two differ by rounding alone, with the bounds of the oracle's trace `truth`."""
+    if _engine(again) != _engine(trace):
+        return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
     return all(
         name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
         for name, array in trace.arrays.items()
         if not name.startswith("detail/")
     )
+
+
+def _engine(trace: Trace) -> str:
+    return str(trace.header["environment"].get("engine", "plain"))
 
 
 def _device(trace: Trace) -> str:

@@ -91,11 +91,13 @@ class Worker:
         interpreter: Interpreter | None = None,
         *,
         plants: bool = False,
+        engine: str = "plain",
     ) -> None:
         self.backend = backend
         self.device = device
         self.threads = threads
         self.interpreter = interpreter
+        self.engine = engine
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
         settings = {"JAX_TRACEBACK_FILTERING": "off"}  # else a note on that is the last line of an error
         if interpreter:  # the source alone, not what lies in the present folder or in the user's
@@ -105,6 +107,7 @@ class Worker:
             [
                 str(interpreter.python) if interpreter else sys.executable,
                 *("-m", "lockstep", "worker", backend, "--device", device, *["--plants"] * plants),
+                *(("--engine", engine) if engine != "plain" else ()),  # an older source knows no engines
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -196,7 +199,7 @@ def finish_jobs(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Pat
                 return faults
         finally:
             worker.stop()
-        worker = Worker(worker.backend, worker.device, worker.threads, worker.interpreter)
+        worker = Worker(worker.backend, worker.device, worker.threads, worker.interpreter, engine=worker.engine)
         worker.send(left[1:], report)
 
 
@@ -269,7 +272,7 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     return replace(schedule, **changes)
 
 
-def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report) -> Run:
+def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report, engine: str = "auto") -> Run:
     """Train the recipe, its float64 form and its contrast with the oracle and both twins.
 
     Args:
@@ -278,11 +281,12 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
             `float64/` and `contrast/`.
         device: "cpu", "gpu" or "auto", for both twins.
         report: told of each backend's progress.
+        engine: "plain", "fast" or "auto", for both twins.
 
     Raises:
         InputError: data that cannot be trained on, a device or framework that is not there.
     """
-    workers = [Worker(backend, device) for backend in BACKENDS]
+    workers = [Worker(backend, device, engine=engine) for backend in BACKENDS]
     try:
         table = load_table(recipe)
         data = prepare(recipe, table)

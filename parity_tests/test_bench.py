@@ -16,7 +16,7 @@ from benchmarks.bench import SCHEMA, compare_with_oracle, median_interval, run_b
 from lockstep.errors import InputError
 from parity_tests.recipes_for_tests import oracle_trace, small_recipe
 
-EAGER = ("torch steps", "jax steps", "jax whole run")
+EAGER = ("torch steps", "torch fast", "jax steps", "jax whole run", "jax fast")
 
 
 def bench(out: Path, *contenders: str, **values: object) -> tuple[int, str]:

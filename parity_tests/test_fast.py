@@ -1,5 +1,6 @@
 """The fast engine climbs the ladder: the same mathematics as plain, and planted faults in it are seen."""
 
+import os
 import subprocess
 import sys
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import jax_impl.engine
 import jax_impl.fast
@@ -20,6 +22,8 @@ import pt_impl.fast_network
 import pt_impl.fast_optimizer
 import pt_impl.train
 from lockstep.checkpoint import Checkpoint, Checkpoints
+from lockstep.commands.options import keep_compiled
+from lockstep.commands.train import record
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
@@ -290,28 +294,61 @@ def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, cho
 
 
 def test_fast_is_refused_where_it_has_no_form() -> None:
-    with pytest.raises(InputError, match=r"engine fast: optimizer.name = lamb has no fast form in PyTorch"):
+    with pytest.raises(InputError, match=r"--engine fast: optimizer.name = lamb has no fast form in PyTorch"):
         pt_impl.engine.choose_engine("fast", small_recipe(optimizer__name="lamb"))
     for engine in ENGINES.values():
-        with pytest.raises(InputError, match="engine fast: updates in detail are recorded"):
+        with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
             engine.choose_engine("fast", small_recipe(), (3,))
-        with pytest.raises(InputError, match="engine fast: every update begins from a state that is given"):
+        with pytest.raises(InputError, match="--engine fast: every update begins from a state that is given"):
             engine.choose_engine("fast", small_recipe(), (), True)
     for name in ONLY_JAX:
         assert jax_impl.engine.choose_engine("fast", small_recipe(optimizer__name=name)) == ("fast", "")
 
 
+def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        small = ["--set", "data.rows=64", "--set", "training.epochs=1", "--set", "schedule.warmup=0"]
+        done = CliRunner().invoke(record, ["--out", str(tmp_path / "t"), *small, *arguments], standalone_mode=False)
+        if done.exception:
+            raise done.exception
+        return done.output
+
+    assert "torch, fast engine, 2 updates" in run("--backend", "torch")
+    assert "torch, plain engine, 2 updates" in run("--backend", "torch", "--engine", "plain")
+    said = run("--backend", "torch", "--set", "optimizer.name=lamb")
+    assert "torch, plain engine (optimizer.name = lamb has no fast form in PyTorch), 2 updates" in said
+    with pytest.raises(InputError, match="--engine fast: the oracle"):
+        run("--backend", "oracle", "--engine", "fast")
+
+
+def test_what_the_user_set_of_the_cache_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "lockstep"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made there
+    keep_compiled()
+
+
 @pytest.mark.parametrize(("backend", "slow"), [("torch", "torch._dynamo"), ("jax", "flax")])
 def test_the_fast_engine_loads_no_more_than_it_needs(backend: str, slow: str, tmp_path: Path) -> None:
-    package = {"torch": "pt_impl", "jax": "jax_impl"}[backend]
     code = f"""
 import sys
-from lockstep.data_prep import prepare
-from lockstep.recipe import load_recipe
-from {package}.engine import train
-recipe = load_recipe("seed", ["training.epochs=1", "schedule.warmup=0"])
-trace = train(recipe, prepare(recipe))
-print(trace.header["environment"]["engine"], "{backend}" in sys.modules, "{slow}" in sys.modules)
+from lockstep.cli import main
+try:
+    main(["record", "--backend", "{backend}", "--out", "t", "--set", "training.epochs=1", "--set", "schedule.warmup=0"])
+except SystemExit as end:
+    print(end.code, "{backend}" in sys.modules, "{slow}" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "fast True False", done.stderr
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "0 True False", done.stderr
+    # what JAX compiled is kept for the next process
+    assert bool([*tmp_path.glob("lockstep/xla/*/*")]) == (backend == "jax")

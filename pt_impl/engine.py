@@ -30,7 +30,7 @@ def choose_engine(
     if missing := missing_rule(recipe):
         reason = f"{missing} has no fast form in PyTorch"
     if engine == "fast" and reason:
-        raise InputError(f"engine fast: {reason}; plain does it, and auto would pick that")
+        raise InputError(f"--engine fast: {reason}; plain does it, and auto would pick that")
     return ("fast" if engine != "plain" and not reason else "plain"), reason if engine == "auto" else ""
 
 

@@ -47,13 +47,13 @@ def diagnose(
         if replay and pair.oracle is None:
             raise InputError("--replay: a loop of your own cannot be run from here; record it with a `window`")
         found = explain(pair.a, pair.b, pair.oracle, bounds=pair.bounds)
-        if replay:
+        if replay and pair.oracle is not None:
             traces, data = {"a": pair.a, "b": pair.b}, data_of(pair.a)
             window = {*found.needs, *({found.first.update} if found.first else ())} - {-1}
             with training_progress() as report:
                 again = train_again(traces, data, detail=window, report=report)
                 alone = train_again(traces, data, detail=window, report=report, threads=1)
-            same = {side: reproduces(trace, traces[side]) for side, trace in again.items()}
+            same = {side: reproduces(trace, traces[side], pair.oracle) for side, trace in again.items()}
             # a side that does not come out as it was recorded is judged by its record alone
             traces |= {side: trace for side, trace in again.items() if same[side]}
             reruns = {side: [trace] for side, trace in alone.items() if same[side]}

@@ -1,6 +1,9 @@
 """What commands share: options, and what they stand for."""
 
+import os
+import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,8 @@ __all__ = [
     "TRAINERS",
     "chosen_recipe",
     "device_option",
+    "engine_option",
+    "keep_compiled",
     "planting_trainer",
     "recipe_options",
     "set_option",
@@ -25,10 +30,18 @@ __all__ = [
     "warn",
 ]
 
-TRAINERS = {"torch": "pt_impl.train", "jax": "jax_impl.train", "oracle": "lockstep.oracle.train"}
+TRAINERS = {"torch": "pt_impl.engine", "jax": "jax_impl.engine", "oracle": "lockstep.oracle.train"}
 
 device_option = click.option(
     "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="cpu", show_default=True, help="Where to train."
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "plain", "fast"]),
+    default="auto",
+    show_default=True,
+    help="plain: the framework as people write it; fast: the same mathematics with less between the updates; auto: "
+    "fast where it can.",
 )
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
@@ -80,9 +93,35 @@ def twin(backend: str, module: str) -> Any:
         ) from None
 
 
-def trainer(backend: str) -> Callable[..., "Trace"]:
-    """The `train` of torch, jax or oracle."""
+def keep_compiled() -> None:
+    """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache folder, apart for
+    each machine, whose processors may differ. What the user has set stays."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lockstep" / "xla" / platform.node()
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return  # no place to keep anything
+    for name, value in (
+        ("COMPILATION_CACHE_DIR", str(cache)),
+        ("PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),
+        ("PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
+    ):
+        os.environ.setdefault(f"JAX_{name}", value)
+
+
+def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
+    """The `train` of torch, jax or oracle, with an engine.
+
+    Raises:
+        InputError: its framework is not installed, or no such engine.
+    """
+    if backend == "jax":
+        keep_compiled()
     train: Callable[..., Trace] = twin(backend, TRAINERS[backend]).train
+    if backend != "oracle":
+        return partial(train, engine=engine)
+    if engine == "fast":
+        raise InputError("--engine fast: the oracle has the plain one only")
     return train
 
 
@@ -91,7 +130,7 @@ def planting_trainer(backend: str) -> Callable[..., "Trace"]:
     from lockstep.prove.plant import planting
 
     faults = f"{TRAINERS[backend].partition('.')[0]}.faults"
-    return planting(trainer(backend), twin(backend, faults).planted)
+    return planting(trainer(backend, "plain"), twin(backend, faults).planted)
 
 
 def warn(warnings: Sequence[str]) -> None:

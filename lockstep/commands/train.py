@@ -11,6 +11,7 @@ from lockstep.commands.options import (
     TRAINERS,
     chosen_recipe,
     device_option,
+    engine_option,
     planting_trainer,
     recipe_options,
     trainer,
@@ -25,9 +26,16 @@ __all__ = ["convert", "record", "run", "worker"]
 @click.argument("recipe", default="seed")
 @recipe_options
 @device_option
+@engine_option
 @click.option("--out", metavar="FOLDER", help="The run folder; default runs/<recipe>. One that exists is kept.")
 def run(
-    recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str], device: str, out: str | None
+    recipe: str,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    device: str,
+    engine: str,
+    out: str | None,
 ) -> int:
     """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what happened.
 
@@ -42,7 +50,7 @@ def run(
     name = Path(data_path).stem if data_path else Path(recipe).stem
     with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
         with training_progress() as report:
-            found = train_everywhere(chosen, folder.partial, device=device, report=report)
+            found = train_everywhere(chosen, folder.partial, device=device, engine=engine, report=report)
         story = write_reports(found, folder.partial)
     console = make_console()
     print_story(story, console)
@@ -62,6 +70,7 @@ def run(
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
 @recipe_options
 @device_option
+@engine_option
 @click.option(
     "--parameters-every",
     type=click.IntRange(min=0),
@@ -108,6 +117,7 @@ def record(
     target: str | None,
     overrides: Sequence[str],
     device: str,
+    engine: str,
     parameters_every: int,
     detail: str | None,
     budget_mib: float,
@@ -128,7 +138,7 @@ def record(
     if resume is not None and synchronise:
         raise InputError("--resume: goes on from one state, and --synchronise begins every update from another")
     begun = Checkpoint.load(resume) if resume is not None else None
-    train = trainer(backend)
+    train = trainer(backend, engine)
     data = prepare(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
@@ -157,7 +167,11 @@ def record(
     did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
     if written:
         click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
-    click.echo(f"{out}: {backend}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
+    environment = trace.header["environment"]
+    by = f", {environment['engine']} engine" if "engine" in environment else ""
+    if "engine_reason" in environment:
+        by += f" ({environment['engine_reason']})"
+    click.echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
 
 
@@ -207,12 +221,13 @@ def _updates(text: str, total: int) -> range:
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
 @click.option("--plants", is_flag=True, help="Plant faults; see `lockstep.prove`.")
-def worker(backend: str, device: str, plants: bool) -> int:
+@click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
+def worker(backend: str, device: str, plants: bool, engine: str) -> int:
     """Train what standard input says; see `lockstep.session`."""
     from lockstep.session import serve, tell_error
 
     try:
-        train = planting_trainer(backend) if plants else trainer(backend)
+        train = planting_trainer(backend) if plants else trainer(backend, engine)
     except InputError as error:
         tell_error(error, sys.stdout)
         return 2
