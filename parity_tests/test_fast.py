@@ -134,6 +134,27 @@ def test_float64_training_follows_the_oracle_at_every_update(backend: str, value
         np.testing.assert_allclose(trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(training__dtype="float64", **(SHORT | TOGETHER[name]))
+    monkeypatch.setattr("jax_impl.fast_network.WIDE", 6)
+    assert jax_impl.fast_network.Network(recipe).by_rows
+    clear_compiled()
+    try:
+        trace = jax_impl.fast.train(recipe, prepared(recipe), parameters_every=1)
+    finally:
+        clear_compiled()
+    found = compare(trace, oracle_trace(recipe), {})
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    for name, array in oracle_trace(recipe).prediction.items():
+        np.testing.assert_allclose(trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1))
+
+
+def clear_compiled() -> None:
+    jax_impl.fast.make_segment.cache_clear()
+    jax_impl.fast.make_evaluation.cache_clear()
+
+
 FLOAT32 = ("momentum", "adamw", "batch norm", "one logit", "squares", "accumulated")
 
 
@@ -258,12 +279,11 @@ def test_a_fault_in_torch_is_caught_at_its_place(name: str, monkeypatch: pytest.
 def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", model__activation="tanh", **SHORT)
     monkeypatch.setitem(jax_impl.fast_network.ACTIVATIONS, "tanh", lambda z: jnp.tanh(z * (1 + 1e-9)))
-    jax_impl.fast.make_segment.cache_clear()
+    clear_compiled()
     try:
         found = compare(jax_impl.fast.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
     finally:
-        jax_impl.fast.make_segment.cache_clear()
-        jax_impl.fast.make_evaluation.cache_clear()
+        clear_compiled()
     assert found is not None
     assert (found.stage, found.update) == ("loss", 0)
 
