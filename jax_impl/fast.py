@@ -40,19 +40,36 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype."""
+    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.ensemble.stack`."""
     tables, parameters = rate_tables(recipe, data.updates_per_epoch), _tree(data.parameters)
-    statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
+    lead = data.parameters["linear1.weight"].shape[:-2]
+    statistics = {
+        name: np.broadcast_to(array.astype(recipe.dtype), (*lead, *array.shape))
+        for name, array in initial_statistics(recipe.model).items()
+    }
     nothing = jax.tree.map(np.zeros_like, parameters)
-    accumulated = (np.zeros((), recipe.dtype), nothing) if recipe.gradient.accumulate > 1 else None
+    accumulated = (np.zeros(lead, recipe.dtype), nothing) if recipe.gradient.accumulate > 1 else None
     average = None
     if recipe.average.decay:
         average = nothing if recipe.average.start == "zero" else parameters
     # each array a copy of its own: the first update takes its memory
     parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average))
     parameters, placed, tables, accumulated, average = jax.device_put(parts, device)
-    moments = jax.jit(partial(start_moments, recipe))(parameters)
+    moments = jax.jit(partial(_start_moments, recipe, lead))(parameters)
     return State(parameters, placed, moments, tables, accumulated, average)
+
+
+def _start_moments(recipe: Recipe, lead: tuple[int, ...], parameters: Any) -> Any:
+    if not lead:
+        return start_moments(recipe, parameters)
+    moments = start_moments(recipe, jax.tree.map(lambda array: array[0], parameters))
+
+    def spread(array: jax.Array) -> jax.Array:
+        # the counts of updates are those of all members
+        is_count = jnp.issubdtype(array.dtype, jnp.integer)
+        return array if is_count else jnp.broadcast_to(array, (*lead, *array.shape))
+
+    return jax.tree.map(spread, moments)
 
 
 @cache

@@ -28,11 +28,14 @@ class Batch(NamedTuple):
 def load_batches(
     loss: Loss, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: jax.Device
 ) -> Batch:
-    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype."""
+    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype.
+
+    Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a batch begin with S.
+    """
     rows_TB, _, count_T, share_T, last_T = batches
     # [rows, units] -> [units, rows]
-    x_TDB = data.train_x_ND[rows_TB].swapaxes(1, 2)
-    turned = [mask_TBH.swapaxes(1, 2) for mask_TBH in masks]
+    x_TDB = data.train_x_ND[rows_TB].swapaxes(-1, -2)
+    turned = [mask_TBH.swapaxes(-1, -2) for mask_TBH in masks]
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
     arrays = (x_TDB, _narrow(loss, data.train_y_N)[rows_TB], *scalars, turned)
     return Batch(*jax.device_put(jax.tree.map(np.ascontiguousarray, arrays), device))

@@ -33,6 +33,7 @@ __all__ = [
     "layer_sizes",
     "load_table",
     "prepare",
+    "prepare_members",
     "updates_per_epoch",
 ]
 
@@ -281,6 +282,22 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
     )
     _check_targets(recipe, data)
     return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
+
+
+def prepare_members(recipe: Recipe, seeds: Sequence[int], table: Table | None = None) -> list[PreparedData]:
+    """The same rows for every seed, with the initial parameters, order and masks of that `training.seed`.
+
+    Raises:
+        InputError: as `prepare`.
+    """
+    found = []
+    data = prepare(recipe.with_values({"training.seed": seeds[0]}), table)
+    for seed in seeds:
+        training = replace(recipe.training, seed=seed)
+        drawn = initial_parameters(replace(recipe, training=training), len(data.columns), data.outputs)
+        found.append(replace(data, parameters=drawn, seed=seed))
+        _check_targets(recipe, found[-1])
+    return found
 
 
 def _model_warnings(recipe: Recipe) -> Iterator[str]:

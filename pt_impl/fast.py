@@ -16,7 +16,7 @@ from pt_impl.fast_batches import Batch, load_batches, load_rows
 from pt_impl.fast_network import Network
 from pt_impl.fast_optimizer import make_step, start_moments
 from pt_impl.loss import link, mean_loss, sums
-from pt_impl.model import export_parameters, import_parameters
+from pt_impl.model import import_parameters
 
 __all__ = [
     "State",
@@ -54,7 +54,7 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype."""
+    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.ensemble.stack`."""
     network = Network(recipe, data, device)
     parameters = network.rows[0]
     tables = {
@@ -77,7 +77,7 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
         layers,
         decayed if recipe.optimizer.decay_on == "weights" else None,
         torch.zeros_like(parameters) if recipe.gradient.accumulate > 1 else None,
-        parameters.new_zeros(1),
+        parameters.new_zeros(1, *network.lead),
         average,
         [0],
         parameters.new_empty(3, len(parameters)).unbind(0),
@@ -112,10 +112,13 @@ def make_segment(recipe: Recipe) -> Any:
                 slot += 1
                 if state.accumulated is not None:
                     state.accumulated.zero_()
+        losses = _losses(recipe.loss, state, batches, outputs)
+        if network.lead:
+            return [losses]
         before, after = network.stretch[:slot], network.stretch[1 : slot + 1]
         norms = [torch.linalg.vector_norm(vectors, dim=1) for vectors in (network.gradient[:slot], after - before)]
         network.rows[0].copy_(network.rows[slot])
-        return [_losses(recipe.loss, state, batches, outputs), *norms]
+        return [losses, *norms]
 
     @torch.no_grad()
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
@@ -124,9 +127,9 @@ def make_segment(recipe: Recipe) -> Any:
         last_T = torch.tensor([batch.last for batch in batches])
         found = {}
         for name, updates in zip(("loss", "grad_norm", "update_norm"), zip(*parts)):
-            found[name] = state.network.stretch.new_zeros(len(batches))
+            found[name] = state.network.stretch.new_zeros(len(batches), *updates[0].shape[1:])
             found[name][last_T] = torch.cat(updates)
-        lr = torch.zeros_like(found["loss"])
+        lr = state.network.stretch.new_zeros(len(batches))
         lr[last_T] = lr.new_tensor(state.lr[begun : state.done[0]])
         return state, {"lr": lr, **found}
 
@@ -135,12 +138,13 @@ def make_segment(recipe: Recipe) -> Any:
 
 def _losses(loss: Loss, state: State, batches: list[Batch], outputs: list[torch.Tensor]) -> torch.Tensor:
     """The loss of each update that these batches complete; what is left over goes into the state."""
-    found = outputs[0].new_empty(len(batches))
+    found = outputs[0].new_empty(len(batches), *state.network.lead)
     for used in {batch.used for batch in batches}:
         which = [i for i, batch in enumerate(batches) if batch.used == used]
         outputs_TKB, y_TB = torch.stack([outputs[i] for i in which]), torch.stack([batches[i].y_B for i in which])
-        share_T = found.new_tensor([batches[i].share / batches[i].total for i in which])
-        found[which] = _row_losses(loss, outputs_TKB, y_TB).sum(dim=1) * share_T
+        share_T = found.new_tensor(np.array([batches[i].share / batches[i].total for i in which]))
+        loss_TB = _row_losses(loss, outputs_TKB.flatten(0, -3), y_TB.flatten(0, -2)).view(y_TB.shape)
+        found[which] = loss_TB.sum(dim=-1) * share_T
     if state.accumulated is None:
         return found
     total, complete = state.loss, []
@@ -196,7 +200,10 @@ def make_evaluation(recipe: Recipe) -> Any:
 
 def parameters_of(recipe: Recipe, state: State) -> Parameters:
     """The parameters, and running statistics where there are any, in canonical names and layout, in NumPy."""
-    return export_parameters(state.network.model)
+    found = state.network.named(state.network.rows[0])
+    for name, (mean, variance) in state.network.statistics.items():
+        found |= {f"{name}.mean": mean, f"{name}.var": variance}
+    return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
 def train(

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     scale_1B: torch.Tensor
     shift_KB: torch.Tensor
     used: int
-    total: float
+    total: Any
     share: float
     last: bool
     masks: list[torch.Tensor]
@@ -38,7 +38,10 @@ class Batch(NamedTuple):
 def load_batches(
     loss: Loss, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: torch.device
 ) -> list[Batch]:
-    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype."""
+    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype.
+
+    Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a batch begin with S.
+    """
     rows_TB, weight_TB, count_T, share_T, last_T = batches
     x_ND = data.train_x_ND
     if "linear1.bias" in data.parameters:
@@ -51,20 +54,20 @@ def load_batches(
     x_TBD = found_TBD.new_empty(len(rows), -(-size // ALIGNED) * ALIGNED)[:, :size].view(found_TBD.shape)
     x_TBD.copy_(found_TBD)
     scale_TB, shift_TKB, total_T = _targets(loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
-    share_T11 = (share_T / total_T)[:, None, None]
-    parts = [torch.from_numpy((part * share_T11).astype(x_ND.dtype)) for part in (scale_TB[:, None], shift_TKB)]
+    share_T11 = (share_T / total_T.T).T[..., None, None]
+    parts = [torch.from_numpy((part * share_T11).astype(x_ND.dtype)) for part in (scale_TB[..., None, :], shift_TKB)]
     # [rows, units] -> [units, rows]
-    turned = [torch.from_numpy(mask_TBH).to(device).transpose(1, 2) for mask_TBH in masks]
+    turned = [torch.from_numpy(mask_TBH).to(device).mT for mask_TBH in masks]
     scaled = [mask_THB.to(x_TBD.dtype).mul_(1 / (1 - data.dropout)).unbind(0) for mask_THB in turned]
     rows_of = zip(*(part.to(device).unbind(0) for part in (x_TBD, y_TB, *parts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):
         n = int(count_T[t])
-        if n < len(y_B):
-            x_BD, y_B, scale_1B, shift_KB = x_BD[:n], y_B[:n], scale_1B[:, :n], shift_KB[:, :n]
-        kept = [mask_THB[t][:, :n] for mask_THB in scaled]
-        numbers = (n, float(total_T[t]), float(share_T[t]), bool(last_T[t]))
-        found.append(Batch(x_BD.t(), x_BD, y_B, scale_1B, shift_KB, *numbers, kept))
+        if n < y_B.shape[-1]:
+            x_BD, y_B, scale_1B, shift_KB = x_BD[..., :n, :], y_B[..., :n], scale_1B[..., :n], shift_KB[..., :n]
+        kept = [mask_THB[t][..., :n] for mask_THB in scaled]
+        numbers = (n, total_T[t], float(share_T[t]), bool(last_T[t]))
+        found.append(Batch(x_BD.mT, x_BD, y_B, scale_1B, shift_KB, *numbers, kept))
     return found
 
 
@@ -79,15 +82,15 @@ def _targets(
     loss: Loss, outputs: int, y_TB: NDArray[Any], weight_TB: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Scale (T, B) and shift (T, K, B) of the slope before it is divided, and the divisors (T,) of the mean."""
-    nothing_TKB = np.zeros((len(y_TB), outputs, y_TB.shape[1]))
+    nothing_TKB = np.zeros((*y_TB.shape[:-1], outputs, y_TB.shape[-1]))
     if loss.predicts_number:
-        return (2.0 if loss.name == "mse" else 1.0) * weight_TB, nothing_TKB, weight_TB.sum(axis=1)
+        return (2.0 if loss.name == "mse" else 1.0) * weight_TB, nothing_TKB, weight_TB.sum(axis=-1)
     if loss.name == "binary_cross_entropy":
         factor_TB = weight_TB * np.where(y_TB == 1, loss.positive_weight, 1.0)
-        return factor_TB, -(factor_TB * y_TB)[:, None], weight_TB.sum(axis=1)
+        return factor_TB, -(factor_TB * y_TB)[..., None, :], weight_TB.sum(axis=-1)
     counts_TB = weight_TB * (y_TB != IGNORED)
     weight_K = np.asarray(loss.class_weights or (1.0,) * outputs)
-    label_TKB = (y_TB[:, None] == np.arange(outputs)[:, None]) * counts_TB[:, None]
+    label_TKB = (y_TB[..., None, :] == np.arange(outputs)[:, None]) * counts_TB[..., None, :]
     spread = loss.label_smoothing / outputs
-    target_TKB = ((1 - loss.label_smoothing) * label_TKB + spread * counts_TB[:, None]) * weight_K[:, None]
-    return target_TKB.sum(axis=1), -target_TKB, (label_TKB * weight_K[:, None]).sum(axis=(1, 2))
+    target_TKB = ((1 - loss.label_smoothing) * label_TKB + spread * counts_TB[..., None, :]) * weight_K[:, None]
+    return target_TKB.sum(axis=-2), -target_TKB, (label_TKB * weight_K[:, None]).sum(axis=(-2, -1))

@@ -1,12 +1,13 @@
 """One update of the fast engine: from a gradient to the next state."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 
 from lockstep.groups import DECOUPLED
-from lockstep.recipe import Optimizer, Recipe
+from lockstep.recipe import Gradient, Optimizer, Recipe
 
 __all__ = ["make_step", "missing_rule", "start_moments"]
 
@@ -55,8 +56,7 @@ def make_step(recipe: Recipe) -> Any:
         update, work = state.done[0], state.work
         rate = state.rates[update] if state.layers is None else state.rates[update][state.layers]
         if gradients.clip == "norm":
-            factor = (gradients.clip_at / (torch.linalg.vector_norm(gradient) + gradients.clip_eps)).clamp_(max=1.0)
-            gradient = torch.mul(gradient, factor, out=work[0])
+            gradient = _clip_norm(gradients, state.network, gradient, work[0])
         elif gradients.clip == "value":
             gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
         if decay and not decoupled:
@@ -81,6 +81,21 @@ def make_step(recipe: Recipe) -> Any:
         state.done[0] = update + 1
 
     return apply
+
+
+def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor) -> Tensor:
+    """A gradient with a norm of at most `clip_at`; of members each by its own."""
+    parts = [(gradient[None], out[None])]
+    if network.lead:
+        # of each layer what the members have (S, parameters)
+        places = [slice(begin, begin + prod((*network.lead, *shape))) for begin, shape in network.places.values()]
+        parts = [(gradient[place].view(*network.lead, -1), out[place].view(*network.lead, -1)) for place in places]
+    norms = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part, _ in parts]
+    norm_S1 = norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
+    factor_S1 = (gradients.clip_at / (norm_S1 + gradients.clip_eps)).clamp_(max=1.0)
+    for part, clipped in parts:
+        torch.mul(part, factor_S1, out=clipped)
+    return out
 
 
 def _plus(vector: Tensor, parameters: Tensor, decay: float, decayed: Tensor | None, out: Tensor) -> Tensor:

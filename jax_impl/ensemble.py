@@ -1,0 +1,155 @@
+"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout masks alone."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from jax_impl import fast, fast_batches
+from jax_impl.device import describe_environment, select_device
+from jax_impl.fast_batches import Batch, load_rows
+from jax_impl.fast_network import Network
+from jax_impl.loss import mean_loss, sums
+from lockstep.data_prep import Batches, PreparedData
+from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.recipe import Recipe
+from lockstep.trace import Metrics, Progress, metrics_of
+
+__all__ = [
+    "initial_state",
+    "load_batches",
+    "make_evaluation",
+    "make_segment",
+    "train_ensemble",
+]
+
+CHUNK = 32
+"""Members trained at once on each device."""
+
+
+def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:
+    """The state of S members before the first update; `data` is a `lockstep.ensemble.stack`."""
+    shared, own = _places(device, 0)
+    state = fast.initial_state(recipe, data, device)
+    places = jax.tree.map(lambda leaf: own if _is_own(leaf) else shared, state)
+    placed: fast.State = jax.device_put(state, places._replace(tables=shared))
+    return placed
+
+
+def load_batches(
+    recipe: Recipe,
+    data: PreparedData,
+    batches: Batches,
+    masks: Sequence[NDArray[np.bool_]],
+    device: jax.Device,
+) -> Batch:
+    """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
+    shared, own = _places(device, 1)
+    place = (own, own, shared, shared, shared, own)
+    return fast_batches.load_batches(recipe.loss, data, batches, masks, place)
+
+
+@cache
+def make_segment(recipe: Recipe) -> Any:
+    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of each; `recipe` is an
+    `update_rule`."""
+    one = fast.make_segment(recipe)
+
+    def member(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
+        state, scalars = one(state, batches)
+        return state, {"lr": scalars["lr"], "loss": scalars["loss"]}
+
+    def segment(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
+        # what is no number of a member, the counts of updates and the rates, all share
+        axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state)._replace(tables=None)
+        of_batches: Any = dict.fromkeys(("x_DB", "y_B", "masks"), 1) | dict.fromkeys(("used", "share", "last"))
+        together = jax.vmap(member, (axes, Batch(**of_batches)), (axes, {"lr": None, "loss": 1}))
+        trained: tuple[fast.State, dict[str, jax.Array]] = together(state, batches)
+        return trained
+
+    return jax.jit(segment, donate_argnames="state")
+
+
+@cache
+def make_evaluation(recipe: Recipe) -> Any:
+    """(state, held-out rows) -> the metrics of each member; `recipe` is an `update_rule`."""
+    network = Network(recipe)
+
+    @jax.jit
+    def evaluate(parameters: Any, statistics: Any, x_ND: jax.Array, y_N: jax.Array) -> Any:
+        def member(parameters: Any, statistics: Any) -> Any:
+            *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
+            return mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N)
+
+        return jax.vmap(member)(parameters, statistics)
+
+    def evaluation(state: fast.State, held_out: Any) -> list[Metrics]:
+        loss_S, sums_S = jax.device_get(evaluate(state.parameters, state.statistics, *held_out))
+        return [metrics_of(loss, dict(zip(sums_S, values))) for loss, *values in zip(loss_S, *sums_S.values())]
+
+    return evaluation
+
+
+def train_ensemble(
+    recipe: Recipe,
+    members: Sequence[PreparedData],
+    *,
+    device: str = "cpu",
+    chunk: int = 0,
+    progress: Progress | None = None,
+) -> Ensemble:
+    """Train S members of a recipe at once; each becomes what it becomes alone.
+
+    Args:
+        recipe: what to train.
+        members: data of the same rows, which differ in initial parameters, order and dropout masks.
+        device: "cpu", "gpu" or "auto".
+        chunk: how many to train at once, which bounds the memory; 0: as many as measured best.
+        progress: told how many updates of all members are done.
+
+    Raises:
+        InputError: members whose rows or sizes differ; a device that is not there.
+    """
+    place, tally = select_device(device), Tally(members, progress)
+    environment = describe_environment(place)
+    devices = len(_mesh(place).devices)
+    blocks = blocks_of(members, chunk or default_chunk(members, CHUNK * devices), devices)
+    with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
+        found = [_train_block(recipe, place, tally, block) for block in blocks]
+    return gather(recipe, members, found, backend="jax", environment=environment)
+
+
+def _train_block(recipe: Recipe, place: jax.Device, tally: Tally, block: Sequence[PreparedData]) -> Block:
+    data, rule = stack(recipe, block), recipe.update_rule
+    shared, _ = _places(place, 0)
+    held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, shared)
+    state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+    scalars, metrics = [], []
+    for batches, masks, ends in stretches(block):
+        state, found = segment(state, load_batches(recipe, data, batches, masks, place))
+        scalars.append({name: np.asarray(values)[batches.last_T] for name, values in found.items()})
+        tally.add(len(block) * int(batches.last_T.sum()))
+        if ends:
+            metrics.append(evaluate(state, held_out))
+    lr_T, loss_TS = (np.concatenate([part[name] for part in scalars]) for name in ("lr", "loss"))
+    return Block(lr_T, loss_TS.T, metrics, fast.parameters_of(recipe, state))
+
+
+def _is_own(leaf: jax.Array) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.integer)
+
+
+def _mesh(device: jax.Device) -> Mesh:
+    """All local devices of a kind."""
+    return Mesh(np.array(jax.local_devices(backend=device.platform)), ("members",))
+
+
+def _places(device: jax.Device, axis: int) -> tuple[NamedSharding, NamedSharding]:
+    """Where arrays lie that all members share, and those with an axis of members."""
+    mesh = _mesh(device)
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(*[None] * axis, "members"))
