@@ -80,6 +80,7 @@ def test_run_without_an_argument(lockstep: Lockstep, tmp_path: Path) -> None:
         "Linear(10→50), ReLU, Linear(50→2)",
         "0.002 (epoch 1)",
         "ROUNDING",
+        "PyTorch fast, JAX fast",
         "Quiz",
     ):
         assert expected in out

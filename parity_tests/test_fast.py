@@ -333,10 +333,10 @@ def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:
             raise done.exception
         return done.output
 
-    assert "torch, fast engine, 2 updates" in run("--backend", "torch")
-    assert "torch, plain engine, 2 updates" in run("--backend", "torch", "--engine", "plain")
+    assert "torch, engine fast, 2 updates" in run("--backend", "torch")
+    assert "torch, engine plain, 2 updates" in run("--backend", "torch", "--engine", "plain")
     said = run("--backend", "torch", "--set", "optimizer.name=lamb")
-    assert "torch, plain engine (optimizer.name = lamb has no fast form in PyTorch), 2 updates" in said
+    assert "torch, engine plain (optimizer.name = lamb has no fast form in PyTorch), 2 updates" in said
     with pytest.raises(InputError, match="--engine fast: the oracle"):
         run("--backend", "oracle", "--engine", "fast")
 

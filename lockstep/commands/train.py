@@ -131,6 +131,7 @@ def record(
     from lockstep.data_prep import prepare
     from lockstep.oracle.train import states
     from lockstep.report.console import training_progress
+    from lockstep.report.summary import describe_engine
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
@@ -167,10 +168,8 @@ def record(
     did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
     if written:
         click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
-    environment = trace.header["environment"]
-    by = f", {environment['engine']} engine" if "engine" in environment else ""
-    if "engine_reason" in environment:
-        by += f" ({environment['engine_reason']})"
+    engine_used = describe_engine(trace)
+    by = f", engine {engine_used}" if engine_used else ""
     click.echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
 

@@ -15,7 +15,7 @@ from lockstep.recipe import Recipe
 from lockstep.report.curves import Chart, build_charts
 from lockstep.report.numbers import difference, name, number, ratio, several
 from lockstep.report.quiz import Question, build_quiz
-from lockstep.report.summary import versions
+from lockstep.report.summary import describe_engine, versions
 from lockstep.report.targets import (
     LISTED,
     Score,
@@ -199,7 +199,7 @@ def build_story(
             _preprocessing(data, raw),
             _initialisation(recipe, traces),
             _schedule(recipe, traces, contrast),
-            _training(recipe, data),
+            _training(recipe, data, traces),
         ),
         score=score_of(recipe.loss),
         training=_epoch_rows(recipe, traces),
@@ -461,7 +461,13 @@ def _average(recipe: Recipe) -> tuple[Fact, ...]:
     return (Fact("average kept", f"decay {average.decay:g}, from {start}" + ", debiased" * average.debias),)
 
 
-def _training(recipe: Recipe, data: PreparedData) -> Stage:
+def _engines(traces: Mapping[str, Trace]) -> tuple[Fact, ...]:
+    used = {name: describe_engine(traces[backend]) for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))}
+    said = [f"{name} {engine}" for name, engine in used.items() if engine]
+    return (Fact("engine", ", ".join(said)),) if said else ()
+
+
+def _training(recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]) -> Stage:
     last = int(data.batches(0).count_T[-1])
     rows, length = len(data.train_y_N), data.updates_per_epoch
     note = f"{last} rows" if last != data.batch else f"{last} rows, as the others"
@@ -479,6 +485,7 @@ def _training(recipe: Recipe, data: PreparedData) -> Stage:
         Fact("optimizer", _optimizer(recipe)),
         *_average(recipe),
         Fact("precision", recipe.training.precision),
+        *_engines(traces),
     )
     return Stage("Training", "Both frameworks see the same batches in the same order.", facts)
 
