@@ -7,16 +7,18 @@ A bound on |a run - the same run without rounding| is the larger of two:
   unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), and hardly ever by more
   than a few sqrt(n) u of it (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019); the smaller of n and `SAFETY` sqrt(n)
   counts. n is the longest sum that the shapes show, of a row of a kernel or over a batch; the sizes are not known, and
-  the largest element of the tensor stands for them. Every update rounds anew: the bound of one is multiplied by the
-  updates done. A hyperparameter is rounded too: of 1 - 0.999, the beta that optimizers come with, float32 keeps three
-  digits less than of other numbers, so that moments and steps may be off by 1000 u of their size.
+  the largest element of the tensor stands for them, or of its whole layer for gradients, as that of a bias may cancel
+  where its kernel's does not. Every update rounds anew: the bound of one is multiplied by the
+  updates done. A hyperparameter is rounded too: of 1 - 0.999, the beta that Adam's kin come with, float32 keeps three
+  digits less than of other numbers, so that second moments and steps may be off by 1000 u of their size, and all that
+  comes after them by as much of the way that the parameters have gone.
 - **measured**: the farthest that any of several runs of one side strays from the first, times `SAFETY`. A rerun shows
   what is not deterministic (threads, atomics), a perturbed start whether this training amplifies rounding. Without
   such runs the first-order bound is all there is, and too small for a training that does.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ __all__ = ["loop_bounds", "unit_of"]
 
 CANCELLED = 1000.0  # 1 / (1 - 0.999)
 NEIGHBOURS = 8  # updates on either side, as in `lockstep.oracle.rounding`
+LAYERED = ("gradients", "clip", "moments")
 JUDGED = ("updates/", "parameters/", "detail/", "statistics/")
 
 
@@ -77,13 +80,17 @@ def _unit(dtype: str) -> float:
 
 
 class _Sizes(NamedTuple):
-    """Of a loop: unit roundoffs of its computation and of its parameters, the longest sum that the shapes show (the
-    elements of a kernel that one output needs, the rows of a batch), and the 2-norm of the initial parameters."""
+    """Of a loop: unit roundoff of its computation; relative error of a step by its rounded hyperparameters; the longest
+    sum that the shapes show (the elements of a kernel that one output needs, the rows of a batch); the 2-norm of the
+    initial parameters; relative to it, the length of the way gone before each update and after the last; and the
+    largest value of every layer's gradients, by what stands before the tensor in an array's name."""
 
     unit: float
-    stored: float
+    step: float
     terms: int
     norm: float
+    way_T: NDArray[np.float64]
+    largest: Mapping[str, float]
 
 
 def _sizes(trace: Trace) -> _Sizes:
@@ -91,32 +98,52 @@ def _sizes(trace: Trace) -> _Sizes:
     lengths = [array.size // min(array.shape) for array in initial if array.ndim > 1 and array.size]
     rows = [array.shape[0] for name, array in trace.arrays.items() if split_name(name)[1] == "batch" and array.ndim]
     norm = float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in initial)))
-    return _Sizes(unit_of(trace), _unit(trace.header["dtype"]), max(lengths + rows, default=1), norm)
+    moments = {name.split("/")[3] for name in trace.arrays if name.startswith("detail/") and "/moments/" in name}
+    step = _unit(trace.header["dtype"]) * (CANCELLED if "second" in moments or not moments else 1.0)
+    change_T = np.asarray(trace.arrays.get("updates/update_norm", np.zeros(trace.header["updates"])), np.float64)
+    way_T = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(change_T), change_T, 0.0))])
+    largest: dict[str, float] = {}
+    for name, array in trace.arrays.items():
+        if split_name(name)[1] in LAYERED and array.size:
+            largest[_layer(name)] = max(largest.get(_layer(name), 0.0), float(_finite(array).max()))
+    return _Sizes(unit_of(trace), step, max(lengths + rows, default=1), norm, way_T / (norm or 1.0), largest)
+
+
+def _layer(name: str) -> str:
+    """An array's name without the last part of its tensor's."""
+    prefix, _, tensor = split_name(name)
+    return prefix + tensor.rpartition(".")[0]
+
+
+def _finite(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Absolute values, 0 for what is not finite."""
+    wide = np.abs(array.astype(np.float64))
+    return np.where(np.isfinite(wide), wide, 0.0)
 
 
 def _first_order(trace: Trace, sizes: _Sizes, name: str) -> NDArray[np.float64]:
     """The first-order bound of an array: that of one update, times the updates done."""
-    array = np.abs(trace.arrays[name].astype(np.float64))
-    array = np.where(np.isfinite(array), array, 0.0)
+    array = _finite(trace.arrays[name])
     kind, family = name.partition("/")[0], split_name(name)[1]
     if family == "batch" or name.startswith("updates/lr"):
         return np.asarray(SAFETY * sizes.unit * array.max(initial=0.0))
-    relative = sizes.unit * min(sizes.terms, SAFETY * np.sqrt(sizes.terms))
+    # of the update that an array belongs to, counted from 0; parameters belong to the one that comes next
+    at = np.arange(len(array)) if kind in ("updates", "statistics") else np.array(int(name.split("/")[1]))
+    done = at + (family != "parameters" or kind == "statistics")
+    relative = sizes.unit * min(sizes.terms, SAFETY * np.sqrt(sizes.terms)) * done + sizes.step * sizes.way_T[at]
     if family == "moments" or name == "updates/update_norm":
-        relative += CANCELLED * sizes.stored
-    if kind in ("updates", "statistics"):
+        relative = relative + sizes.step * done
+    if kind == "statistics":
+        return np.asarray(relative[:, None] * array[:, 2:])
+    if kind == "updates":
         # a change is that of rounded parameters, a loss the sum of terms that may be larger
         least = sizes.unit * {"updates/update_norm": sizes.norm, "updates/loss": 1.0}.get(name, 0.0)
-        floor = least + relative * (array if kind == "updates" else array[:, 2:])
-        done = np.arange(1, len(floor) + 1).reshape(-1, *[1] * (floor.ndim - 1))
-    else:
-        floor = np.asarray(relative * array.max(initial=0.0))
-        done = np.asarray(int(name.split("/")[1]) + (kind == "detail"))
-        initial = trace.arrays.get(f"parameters/0/{name.split('/', 2)[2]}")
-        if family == "parameters" and initial is not None:
-            change = np.abs(trace.arrays[name].astype(np.float64) - initial)
-            floor = floor + CANCELLED * sizes.stored * np.where(np.isfinite(change), change, 0.0).max(initial=0.0)
-    return np.asarray(floor * done)
+        return np.asarray(least * done + relative * array)
+    bound = relative * (sizes.largest.get(_layer(name), 0.0) if family in LAYERED else array.max(initial=0.0))
+    initial = trace.arrays.get(f"parameters/0/{name.split('/', 2)[2]}")
+    if family == "parameters" and initial is not None:  # a bias that was 0 has gone further than it is large
+        bound += sizes.step * done * _finite(trace.arrays[name].astype(np.float64) - initial).max(initial=0.0)
+    return np.asarray(bound)
 
 
 def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
