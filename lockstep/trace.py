@@ -18,10 +18,12 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `detail/<u>/gradients/<name>` | as the parameter | of the mean loss, before clipping |
 | `detail/<u>/clip/<name>` | as the parameter | what the optimizer is given, where the recipe clips |
 | `detail/<u>/moments/<slot>/<name>` | as the slot | what the optimizer remembers after the update |
+| `statistics/<family>/<name>` | (T, 3) | own loops: mean, root mean square and largest absolute value at every update |
 | `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
 
 Detail is recorded of chosen updates, with the parameters before and after each; the batches accumulated in one follow
-one another along B.
+one another along B. A loop of somebody's own, as `lockstep.Recorder` writes it, has its own names and layouts, and of
+these arrays those that it was given.
 
 The trace of a run that went on from a checkpoint begins there: its series hold the updates from `first_update` on, its
 metrics the epochs from the one that this update is in; bounds are always those of the whole run.

@@ -220,9 +220,11 @@ def test_the_command_compares_loops(tmp_path: Path, runs: dict[Any, Trace], caps
     status, out, _ = run("compare", str(a), str(b), "--names", str(names), *noise)
     assert status == 0
     assert "no noise" not in out
-    record(tmp_path, "linen", "rate").save(b)
+    wrong = record(tmp_path, "linen", "rate")
+    Trace(wrong.header | {"settings": SETTINGS | {"batch": 9}}, wrong.arrays).save(b)
     status, out, _ = run("compare", str(a), str(b), "--names", str(names), *noise)
     assert status == 1
+    assert out.startswith("set differently: batch: 8 and 9\n")
     assert "First at update 3, lr, lr: " in out
 
 

@@ -47,6 +47,7 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
     """
     from lockstep.diagnose import compare as diagnose
+    from lockstep.diagnose.engine import unequal_settings
     from lockstep.report.console import make_console, print_comparison
     from lockstep.report.junit import junit_comparison
     from lockstep.tensor_file import write_file
@@ -55,6 +56,9 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise)
         found = diagnose.compare(pair.a, pair.b, pair.bounds)
+    if pair.oracle is None:  # own loops, which may be set as they like
+        for name, *values in unequal_settings(pair.a, pair.b):
+            click.echo(f"set differently: {name}: {' and '.join(map(str, values))}")
     for note in pair.notes:
         click.echo(note)
     print_comparison(found, names, make_console())
