@@ -10,7 +10,7 @@ test: .venv/ready-to-develop ## all tests but the slow sweeps
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q
 
 sweep: .venv/ready-to-develop ## the slow, exhaustive tests
-	.venv/bin/pytest -q -m sweep
+	.venv/bin/pytest --numprocesses auto --dist worksteal -q -m sweep
 
 bench: .venv/ready
 	.venv/bin/lockstep bench
