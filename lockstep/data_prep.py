@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batches",
     "PreparedData",
+    "Split",
     "Table",
     "initial_parameters",
     "initial_statistics",
@@ -34,6 +35,7 @@ __all__ = [
     "load_table",
     "prepare",
     "prepare_members",
+    "split_table",
     "updates_per_epoch",
 ]
 
@@ -57,6 +59,19 @@ class Table:
     columns: tuple[str, ...]
     classes: tuple[str, ...]
     target: str = "class"
+
+
+class Split(NamedTuple):
+    """A table's rows to train on and those held out: features standardised, targets as they were; and each column's
+    mean, variance and what it was divided by, of the training rows."""
+
+    train_x_ND: NDArray[np.float64]
+    train_y_N: NDArray[Any]
+    held_out_x_ND: NDArray[np.float64]
+    held_out_y_N: NDArray[Any]
+    mean_D: NDArray[np.float64]
+    variance_D: NDArray[np.float64]
+    scale_D: NDArray[np.float64]
 
 
 class Batches(NamedTuple):
@@ -212,34 +227,22 @@ def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[
     return [(f"linear{i}", sizes[i - 1], sizes[i]) for i in range(1, len(sizes))]
 
 
-def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
+def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = None) -> PreparedData:
     """Load, check, split, standardise and draw all that a recipe needs.
 
     Args:
         recipe: what to train.
         table: the rows, where they are already at hand; `load_table(recipe)` otherwise.
+        split: of the table, where it is already at hand; `split_table(recipe, table)` otherwise.
 
     Raises:
         InputError: rows that cannot be trained on; names the column and row, or the field.
     """
-    from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import StandardScaler
-
     table = load_table(recipe) if table is None else table
-    rows, numbers = len(table.y_N), recipe.loss.predicts_number
-    held_out = round(rows * recipe.data.held_out)
-    if recipe.data.source == "synthetic":
-        held_out = rows - recipe.data.rows
-    _check_table(recipe, table, held_out)
-    train_x, held_out_x, train_y, held_out_y = train_test_split(
-        table.x_ND,
-        table.y_N,
-        test_size=held_out,
-        train_size=rows - held_out,
-        stratify=None if numbers else table.y_N,
-        random_state=recipe.data.seed,
-    )
-    scaler = StandardScaler().fit(train_x)
+    numbers = recipe.loss.predicts_number
+    _check_table(recipe, table, _held_out(recipe, table))
+    split = split_table(recipe, table) if split is None else split
+    train_y, held_out_y = split.train_y_N, split.held_out_y_N
     target_mean, target_scale = 0.0, 1.0
     if numbers:
         target_mean, target_scale = _target_scaling(train_y)
@@ -250,16 +253,16 @@ def prepare(recipe: Recipe, table: Table | None = None) -> PreparedData:
     else:
         train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
     # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
-    constant = [name for name, var, by in zip(table.columns, scaler.var_, scaler.scale_) if by == 1 and var < 0.5]
+    constant = [name for name, var, by in zip(table.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
     outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
     data = PreparedData(
-        train_x_ND=scaler.transform(train_x),
+        train_x_ND=split.train_x_ND,
         train_y_N=train_y,
-        held_out_x_ND=scaler.transform(held_out_x),
+        held_out_x_ND=split.held_out_x_ND,
         held_out_y_N=held_out_y,
-        mean_D=scaler.mean_,
-        scale_D=scaler.scale_,
+        mean_D=split.mean_D,
+        scale_D=split.scale_D,
         parameters=initial_parameters(recipe, len(table.columns), outputs),
         columns=table.columns,
         classes=classes,
@@ -298,6 +301,32 @@ def prepare_members(recipe: Recipe, seeds: Sequence[int], table: Table | None = 
         found.append(replace(data, parameters=drawn, seed=seed))
         _check_targets(recipe, found[-1])
     return found
+
+
+def split_table(recipe: Recipe, table: Table) -> Split:
+    """Split the rows, by class where there are classes, and standardise the features; a column whose variance is lost
+    in rounding is divided by 1."""
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    held_out = _held_out(recipe, table)
+    train_x, held_out_x, train_y, held_out_y = train_test_split(
+        table.x_ND,
+        table.y_N,
+        test_size=held_out,
+        train_size=len(table.y_N) - held_out,
+        stratify=None if recipe.loss.predicts_number else table.y_N,
+        random_state=recipe.data.seed,
+    )
+    scaler = StandardScaler().fit(train_x)
+    scaled = scaler.transform(train_x), train_y, scaler.transform(held_out_x), held_out_y
+    return Split(*scaled, scaler.mean_, scaler.var_, scaler.scale_)
+
+
+def _held_out(recipe: Recipe, table: Table) -> int:
+    """How many rows are held out; those that are drawn are drawn beside the `data.rows` to train on."""
+    rows = len(table.y_N)
+    return rows - recipe.data.rows if recipe.data.source == "synthetic" else round(rows * recipe.data.held_out)
 
 
 def _model_warnings(recipe: Recipe) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 __all__ = ["draw_bias", "draw_weight"]
 
@@ -36,6 +35,8 @@ def draw_weight(init: str, generator: np.random.Generator, fan_in: int, fan_out:
     if init in deviations:
         return generator.normal(0.0, deviations[init], shape)
     if init == "flax":
+        from scipy import special
+
         # by the inverse of the distribution function
         share = generator.uniform(special.ndtr(-2.0), special.ndtr(2.0), shape)
         return np.asarray(special.ndtri(share) * fan_in**-0.5 / TRUNCATED)

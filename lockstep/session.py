@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from lockstep.data_prep import PreparedData, Table, load_table, prepare
+from lockstep.data_prep import PreparedData, Table
 from lockstep.diagnose.verdict import Verdict, judge
 from lockstep.errors import InputError
+from lockstep.kept import prepare_kept
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe, Schedule
 from lockstep.trace import Trace
@@ -288,8 +289,7 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
     """
     workers = [Worker(backend, device, engine=engine) for backend in BACKENDS]
     try:
-        table = load_table(recipe)
-        data = prepare(recipe, table)
+        table, data = prepare_kept(recipe)
         forms = {
             "traces": (folder, recipe),
             "semantics": (folder / "float64", recipe.with_dtype("float64")),

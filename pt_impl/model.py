@@ -38,8 +38,8 @@ class MLP(nn.Module):
         super().__init__()
         self.model, self.dtype, self.compute = model, dtype, compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
-            # skip_init: the parameters come from data_prep
-            layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=model.bias, dtype=dtype)
+            # its own draws are overwritten; nn.utils.skip_init, which makes none, loads SymPy, for half a second
+            layer = nn.Linear(inputs, outputs, bias=model.bias, dtype=dtype)
             setattr(self, name, layer)
             if model.norm != "none" and i < len(layers):
                 setattr(self, f"norm{i}", make_norm(model, outputs, dtype))

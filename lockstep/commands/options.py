@@ -96,11 +96,11 @@ def twin(backend: str, module: str) -> Any:
 def keep_compiled() -> None:
     """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache folder, apart for
     each machine, whose processors may differ. What the user has set stays."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lockstep" / "xla" / platform.node()
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return  # no place to keep anything
+    from lockstep.kept import cache_folder
+
+    cache = cache_folder("xla", platform.node())
+    if cache is None:
+        return
     for name, value in (
         ("COMPILATION_CACHE_DIR", str(cache)),
         ("PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),

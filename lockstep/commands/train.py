@@ -128,7 +128,7 @@ def record(
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
     from lockstep.checkpoint import Checkpoint, Checkpoints
-    from lockstep.data_prep import prepare
+    from lockstep.kept import prepare_kept
     from lockstep.oracle.train import states
     from lockstep.report.console import training_progress
     from lockstep.report.summary import describe_engine
@@ -140,7 +140,7 @@ def record(
         raise InputError("--resume: goes on from one state, and --synchronise begins every update from another")
     begun = Checkpoint.load(resume) if resume is not None else None
     train = trainer(backend, engine)
-    data = prepare(chosen)
+    _, data = prepare_kept(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
     written: list[Path] = []

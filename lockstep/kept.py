@@ -1,0 +1,80 @@
+"""What an earlier process made and the next one finds, in the user's cache folder.
+
+Of a short run most of the time would pass in loading scikit-learn, for rows that are the same each time.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from lockstep import data_prep
+from lockstep.data_prep import PreparedData, Split, Table, load_table, prepare, split_table
+from lockstep.errors import InputError
+from lockstep.recipe import Recipe
+from lockstep.tensor_file import read_tensors, write_tensors
+
+__all__ = ["cache_folder", "prepare_kept"]
+
+SCHEMA = "lockstep.rows/1"
+ROOM = 2**23
+"""Bytes that the features of a table may have to be kept."""
+
+
+def cache_folder(*parts: str) -> Path | None:
+    """A folder below lockstep's in the user's cache, made where it is not there; None where it cannot be."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("lockstep", *parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return None
+    return folder
+
+
+def prepare_kept(recipe: Recipe) -> tuple[Table, PreparedData]:
+    """As `load_table` and `prepare`, without scikit-learn where the same rows were drawn and split before.
+
+    Only rows that lockstep or scikit-learn makes are kept, not those of a user's file.
+
+    Raises:
+        InputError: as `prepare`.
+    """
+    folder = None if recipe.data.source == "file" else cache_folder("rows")
+    if folder is None:
+        table = load_table(recipe)
+        return table, prepare(recipe, table)
+    path = folder / _key(recipe)
+    if kept := _find(path):
+        return kept[0], prepare(recipe, *kept)
+    table = load_table(recipe)
+    data = prepare(recipe, table)
+    if table.x_ND.nbytes <= ROOM:
+        _keep(path, table, split_table(recipe, table))
+    return table, data
+
+
+def _key(recipe: Recipe) -> str:
+    """Of all that the rows and their split depend on: settings, libraries, and the source that draws them."""
+    libraries = {package: version(package) for package in ("numpy", "scikit-learn")}
+    settings = json.dumps([asdict(recipe.data), recipe.loss.predicts_number, libraries], sort_keys=True)
+    return hashlib.sha256(settings.encode() + Path(data_prep.__file__).read_bytes()).hexdigest()
+
+
+def _find(path: Path) -> tuple[Table, Split] | None:
+    try:
+        header, arrays = read_tensors(path, SCHEMA)
+    except InputError:
+        return None  # not there, or damaged
+    x_ND, y_N = arrays.pop("x_ND"), arrays.pop("y_N")
+    table = Table(x_ND, y_N, tuple(header["columns"]), tuple(header["classes"]), header["target"])
+    return table, Split(**arrays)
+
+
+def _keep(path: Path, table: Table, split: Split) -> None:
+    header = {name: getattr(table, name) for name in ("columns", "classes", "target")}
+    arrays = {"x_ND": table.x_ND, "y_N": table.y_N, **split._asdict()}
+    with suppress(InputError):  # a full disk keeps nothing and harms nothing
+        write_tensors(path, SCHEMA, header, arrays)
