@@ -1,6 +1,7 @@
-"""The process of one contender: says how long it took to be ready, then times a run for each line it is sent."""
+"""The process of one contender: trains once, proves what it trains, then times a run for each line it is sent."""
 
 import json
+import resource
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,57 +12,76 @@ from lockstep.errors import InputError
 from lockstep.tensor_file import write_tensors
 
 if TYPE_CHECKING:
-    from benchmarks.contenders import Prepared
+    from benchmarks.prepared import Prepared
 
-__all__ = ["main"]
+__all__ = ["PARAMETERS", "main"]
 
 PARAMETERS = "lockstep.parameters/1"
 
 
 def main() -> None:
-    """Read the work as one JSON line, then one line for each run; answer each with one JSON line."""
+    """Read the work as one JSON line, then "prove" and "run" in lines of their own; answer each with one JSON line."""
     work = json.loads(sys.stdin.readline())
     begin = perf_counter()
     try:
-        prepared, found = _get_ready(work, begin)
-    except ModuleNotFoundError as error:
-        return _answer({"skipped": f"{error.name} is not installed"})
+        prepared, found = _first_run(work, begin)
+        _answer(found)
+        for line in sys.stdin:
+            _answer(_prove(work) if json.loads(line) == "prove" else _run(prepared))
     except InputError as error:
-        return _answer({"error": str(error)})
+        _answer({"error": str(error)})
+    except ModuleNotFoundError as error:
+        _answer({"skipped": f"{error.name} is not installed", "missing": error.name})
     except Exception as error:  # a compiler that is missing or fails, an operation that is not supported
-        return _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
-    _answer(found)
-    for _ in sys.stdin:
-        prepared.reset()
-        begin = perf_counter()
-        prepared.run()
-        _answer({"seconds": perf_counter() - begin})
-    return None
+        _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
-def _get_ready(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str, Any]]:
-    from benchmarks.contenders import CONTENDERS
-    from lockstep.data_prep import PreparedData
-    from lockstep.recipe import Recipe
+def _first_run(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str, Any]]:
+    from benchmarks.registry import CONTENDERS
 
-    module, prepare = CONTENDERS[work["contender"]]
-    import_module(module)
+    import_module(CONTENDERS[work["contender"]].imports)
     imported = perf_counter()
-    recipe, data = Recipe.from_dict(work["recipe"]), PreparedData.load(Path(work["data"]))
-    prepared = prepare(recipe, data, work["device"])
+    prepared = _prepare(work, work["recipe"], work["data"])
     prepared.reset()
     ready = perf_counter()
     prepared.run()
     first_run = perf_counter() - ready
-    in_float64 = prepare(recipe.with_dtype("float64"), data, work["device"])
-    in_float64.reset()
-    in_float64.run()
-    write_tensors(Path(work["out"]), PARAMETERS, {}, in_float64.parameters())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return prepared, {
         "import_seconds": imported - begin,
         "first_run_seconds": first_run,
-        "environment": prepared.environment,
+        "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "environment": prepared.environment | {"threads": work["threads"]},
+        "trains": prepared.parameters is not None,
     }
+
+
+def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> "Prepared":
+    from benchmarks.registry import make
+    from lockstep.data_prep import PreparedData
+    from lockstep.recipe import Recipe
+
+    members = [PreparedData.load(Path(path)) for path in data]
+    prepared: Prepared = make(work["contender"])(Recipe.from_dict(recipe), members, work["device"], work["threads"])
+    return prepared
+
+
+def _prove(work: dict[str, Any]) -> dict[str, Any]:
+    """Train the proof's data in float64, and write the parameters of each member."""
+    prepared = _prepare(work, work["proof"]["recipe"], work["proof"]["data"])
+    prepared.reset()
+    prepared.run()
+    assert prepared.parameters is not None
+    found = {f"{s}/{name}": a for s, member in enumerate(prepared.parameters()) for name, a in member.items()}
+    write_tensors(Path(work["proof"]["out"]), PARAMETERS, {}, found)
+    return {}
+
+
+def _run(prepared: "Prepared") -> dict[str, Any]:
+    prepared.reset()
+    begin = perf_counter()
+    prepared.run()
+    return {"seconds": perf_counter() - begin}
 
 
 def _answer(message: dict[str, Any]) -> None:

@@ -1,39 +1,28 @@
-"""What is timed: each contender trains a whole run from its start, everything already on the device."""
+"""The twins as contenders: each trains a whole run from its start, everything already on the device."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from benchmarks.prepared import Prepared
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
 from lockstep.schedules import learning_rates
 
-__all__ = ["CONTENDERS", "Prepared"]
+__all__ = ["jax_compiled", "jax_fast", "jax_steps", "torch_compiled", "torch_fast", "torch_graph", "torch_steps"]
+
+Members = Sequence[PreparedData]
 
 UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile and run no faster
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A contender ready to go.
-
-    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once the device has
-    finished; `parameters` are those of the last run; `environment` says what ran it.
-    """
-
-    reset: Callable[[], None]
-    run: Callable[[], None]
-    parameters: Callable[[], Parameters]
-    environment: dict[str, Any]
-
-
-def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, one eager update after the other."""
     from pt_impl import device as devices
     from pt_impl import model, train
 
     place = devices.select_device(device)
-    data = data.cast(recipe.dtype)
+    data = members[0].cast(recipe.dtype)
     batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
     update = train.make_update(recipe)
     last: list[train.State] = []
@@ -48,10 +37,10 @@ def torch_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
             state, _ = update(state, batch)
         devices.synchronise(state)
 
-    return Prepared(reset, run, lambda: model.export_parameters(last[0].model), devices.describe_environment(place))
+    return Prepared(reset, run, lambda: [model.export_parameters(last[0].model)], devices.describe_environment(place))
 
 
-def torch_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine: hand-derived updates on one vector."""
     from pt_impl import device as devices
     from pt_impl import fast
@@ -61,7 +50,7 @@ def torch_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     if missing := missing_rule(recipe):
         raise NotImplementedError(f"has no fast form of {missing}")
     place = devices.select_device(device)
-    data = data.cast(recipe.dtype)
+    data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
     batches = [batch for drawn in epochs for batch in load_batches(recipe.loss, data, *drawn, place)]
     segment = fast.make_segment(recipe.update_rule)
@@ -75,11 +64,73 @@ def torch_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
         state, _ = segment(last[0], batches)
         devices.synchronise(state)
 
-    return Prepared(reset, run, lambda: fast.parameters_of(recipe, last[0]), devices.describe_environment(place))
+    return Prepared(reset, run, lambda: [fast.parameters_of(recipe, last[0])], devices.describe_environment(place))
 
 
-def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def torch_compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
+    import torch
+
+    return _functional(recipe, members, device, partial(torch.compile, fullgraph=True, dynamic=False))
+
+
+def torch_graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+    """PyTorch, CUDA graphs of several updates in functional form."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        raise NotImplementedError("CUDA graphs need --device gpu")
+    return _functional(recipe, members, device, _captured)
+
+
+def _captured(updates: Any) -> Any:
+    """The same function, from a CUDA graph for each size; arguments and results are copied to and from the graph's
+    own memory. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs"""
+    import torch
+
+    graphs: dict[int, Any] = {}
+
+    def unpacked(*arguments: Any) -> list[torch.Tensor]:
+        parameters, moments, *rest = arguments
+        return [*parameters.values(), *(moment for kept in moments.values() for moment in kept), *rest]
+
+    def capture(parameters: Any, moments: Any, *batches: Any) -> Any:
+        own = (
+            {name: tensor.clone() for name, tensor in parameters.items()},
+            {name: tuple(moment.clone() for moment in kept) for name, kept in moments.items()},
+            *(batch.clone() for batch in batches),
+        )
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # before the capture, so that libraries have set themselves up
+                updates(*own)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = updates(*own)
+        return graph, own, found
+
+    def replay(*arguments: Any) -> Any:
+        size = len(arguments[2])
+        if size not in graphs:
+            graphs[size] = capture(*arguments)
+        graph, own, found = graphs[size]
+        for to, given in zip(unpacked(*own), unpacked(*arguments)):
+            to.copy_(given)
+        graph.replay()
+        parameters, moments, scalars = found
+        return (
+            {name: tensor.clone() for name, tensor in parameters.items()},
+            {name: tuple(moment.clone() for moment in kept) for name, kept in moments.items()},
+            scalars.clone(),
+        )
+
+    return replay
+
+
+def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> Prepared:
+    """Updates as pure functions, several at a time through what `turned` makes of them."""
     import torch
     from torch.func import functional_call, grad_and_value
 
@@ -92,7 +143,7 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
     if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
         raise NotImplementedError("has neither clipping, accumulation, averages nor mixed precision")
     place = devices.select_device(device)
-    data = data.cast(recipe.dtype)
+    data = members[0].cast(recipe.dtype)
     network = model.build_model(recipe, data, place)
     x_ND, y_N = torch.from_numpy(data.train_x_ND).to(place), torch.from_numpy(data.train_y_N).to(place)
     epochs = [data.batches(epoch) for epoch in range(data.epochs)]
@@ -125,7 +176,7 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
             scalars += [loss, norm(gradients.values()), norm(changes)]
         return parameters, moments, torch.stack(scalars)
 
-    compiled = torch.compile(updates, fullgraph=True, dynamic=False)
+    several = turned(updates)
     last: list[Any] = []
 
     def reset() -> None:
@@ -140,18 +191,18 @@ def torch_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
         for begin in range(0, len(lr_T), UPDATES_A_GRAPH):
             cut = slice(begin, begin + UPDATES_A_GRAPH)
             arguments = (x_TBD[cut], y_TB[cut], weight_TB[cut], lr_T[cut], update_T[cut])
-            parameters, moments, scalars = compiled(parameters, moments, *arguments)
+            parameters, moments, scalars = several(parameters, moments, *arguments)
             found.append(scalars)
         devices.synchronise(parameters)
         last[:] = [parameters, moments]
 
-    def exported() -> Parameters:
-        return {name: tensor.cpu().numpy().T for name, tensor in last[0].items()}
+    def exported() -> list[Parameters]:
+        return [{name: tensor.cpu().numpy().T for name, tensor in last[0].items()}]
 
     return Prepared(reset, run, exported, devices.describe_environment(place))
 
 
-def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def jax_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, one jitted update after the other."""
     import jax
 
@@ -166,18 +217,18 @@ def jax_steps(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
         return [jax.tree.map(lambda array: array[t], batches) for t in range(len(batches.used))]  # noqa: B023
 
     update = jax.jit(train.make_update(recipe))
-    return _jax(recipe, data, device, run_from, split)
+    return _jax(recipe, members, device, run_from, split)
 
 
-def jax_compiled(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def jax_compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the whole run in one jitted scan."""
     from jax_impl import train
 
     segment = train.make_segment(recipe.update_rule)
-    return _jax(recipe, data, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
+    return _jax(recipe, members, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
 
 
-def jax_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
+def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the fast engine: the whole run in one jitted scan over activations (units, B)."""
     import jax
     import jax.numpy as jnp
@@ -189,7 +240,7 @@ def jax_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
 
     place = devices.select_device(device)
     double = recipe.training.dtype == "float64"
-    data = data.cast(recipe.dtype)
+    data = members[0].cast(recipe.dtype)
     with jax.enable_x64(double):
         drawn = [(data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs)]
         epochs = [load_batches(recipe.loss, data, *one, place) for one in drawn]
@@ -209,10 +260,10 @@ def jax_fast(recipe: Recipe, data: PreparedData, device: str) -> Prepared:
             last[:] = [segment(last[0], whole)[0]]
         devices.synchronise(last)
 
-    return Prepared(reset, run, lambda: fast.parameters_of(recipe, last[0]), devices.describe_environment(place))
+    return Prepared(reset, run, lambda: [fast.parameters_of(recipe, last[0])], devices.describe_environment(place))
 
 
-def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: Any) -> Prepared:
+def _jax(recipe: Recipe, members: Members, device: str, run_from: Any, split: Any) -> Prepared:
     import jax
     import numpy as np
 
@@ -221,7 +272,7 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
 
     place = devices.select_device(device)
     double = recipe.training.dtype == "float64"
-    data = data.cast(recipe.dtype)
+    data = members[0].cast(recipe.dtype)
     with jax.enable_x64(double):
         epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
@@ -239,15 +290,5 @@ def _jax(recipe: Recipe, data: PreparedData, device: str, run_from: Any, split: 
         last[:] = [state]
 
     return Prepared(
-        reset, run, lambda: model.export_parameters(last[0].parameters), devices.describe_environment(place)
+        reset, run, lambda: [model.export_parameters(last[0].parameters)], devices.describe_environment(place)
     )
-
-
-CONTENDERS: dict[str, tuple[str, Callable[[Recipe, PreparedData, str], Prepared]]] = {
-    "torch steps": ("pt_impl.train", torch_steps),
-    "torch fast": ("pt_impl.fast", torch_fast),
-    "torch compiled": ("pt_impl.train", torch_compiled),
-    "jax steps": ("jax_impl.train", jax_steps),
-    "jax whole run": ("jax_impl.train", jax_compiled),
-    "jax fast": ("jax_impl.fast", jax_fast),
-}

@@ -28,6 +28,7 @@ __all__ = [
     "Worker",
     "contrast_schedule",
     "finish_jobs",
+    "limit_threads",
     "serve",
     "tell_error",
     "train_everywhere",
@@ -114,7 +115,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | settings | (_limit(threads) if threads else {}),
+            env=os.environ | settings | (limit_threads(threads) if threads else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None
@@ -204,7 +205,8 @@ def finish_jobs(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Pat
         worker.send(left[1:], report)
 
 
-def _limit(threads: int) -> dict[str, str]:
+def limit_threads(threads: int) -> dict[str, str]:
+    """The environment in which a framework that is not loaded yet shares an operation among so many threads."""
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA has no number of threads to set, but whether an operation has more than one
     alone = {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()} if threads == 1 else {}

@@ -11,28 +11,64 @@ __all__ = ["bench"]
 
 
 @click.command()
-@click.argument("recipe", default="seed")
+@click.argument("workloads", nargs=-1, metavar="[W1|W2|W3|RECIPE]...")
 @recipe_options
 @device_option
+@click.option(
+    "--against",
+    metavar="GROUP,...",
+    default="c,products",
+    show_default=True,
+    help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled; or all.",
+)
 @click.option("--rounds", type=click.IntRange(min=3), default=7, show_default=True, help="Times each is measured.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
+@click.option(
+    "--compare",
+    "compared",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OLD NEW",
+    help="Measure nothing: say what became faster or slower between two files of --out.",
+)
 def bench(
-    recipe: str,
+    workloads: Sequence[str],
     data_path: str | None,
     target: str | None,
     overrides: Sequence[str],
     device: str,
+    against: str,
     rounds: int,
     out: Path | None,
+    compared: tuple[Path, Path] | None,
 ) -> int:
-    """Time both backends on RECIPE: step by step and the whole run compiled."""
+    """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST), W3 (256 seeds of
+    W1) or any RECIPE; each is proved to train the same first."""
     from benchmarks.bench import run_bench
+    from benchmarks.compare import changes, print_changes
+    from benchmarks.results import Results
+    from benchmarks.workloads import WORKLOADS, Workload, find_workload
     from lockstep.report.console import make_console
 
-    return run_bench(
-        chosen_recipe(recipe, data_path, target, overrides),
-        device=device,
-        rounds=rounds,
-        out=out,
-        console=make_console(),
-    )
+    if compared is not None:
+        return print_changes(changes(*map(Results.load, compared)), make_console())
+    chosen = []
+    for name in workloads or ("W1",):
+        if name in WORKLOADS and data_path is None and target is None:
+            chosen.append(find_workload(name, overrides))
+        else:
+            chosen.append(Workload(name, chosen_recipe(name, data_path, target, overrides)))
+    return run_bench(chosen, device=device, rounds=rounds, out=out, console=make_console(), against=_groups(against))
+
+
+def _groups(against: str) -> tuple[str, ...]:
+    from benchmarks.registry import GROUPS
+    from lockstep.errors import InputError
+
+    named = tuple(filter(None, (group.strip() for group in against.split(","))))
+    if named == ("all",):
+        return GROUPS
+    for group in named:
+        if group not in GROUPS:
+            raise InputError(f"--against {group}: no such group; there are {', '.join(GROUPS)}, and all")
+    return named

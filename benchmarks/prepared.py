@@ -1,0 +1,52 @@
+"""What a contender is: something that trains a whole run from its start each time it is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.data_prep import Parameters, PreparedData
+from lockstep.recipe import Average, Gradient, Loss, Optimizer, Recipe
+
+__all__ = ["Prepared", "all_batches", "require_common"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender ready to go.
+
+    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once the device has
+    finished; `parameters` are those of each member after the last run, None where nothing is trained; `environment`
+    says what ran it.
+    """
+
+    reset: Callable[[], None]
+    run: Callable[[], None]
+    parameters: Callable[[], list[Parameters]] | None
+    environment: dict[str, Any]
+
+
+def all_batches(data: PreparedData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    """Rows (T, B, D) and targets (T, B) of every batch of the run, and how many rows of each count."""
+    epochs = [data.batches(epoch) for epoch in range(data.epochs)]
+    rows_TB = np.concatenate([epoch.rows_TB for epoch in epochs])
+    return data.train_x_ND[rows_TB], data.train_y_N[rows_TB], np.concatenate([epoch.count_T for epoch in epochs])
+
+
+def require_common(recipe: Recipe) -> None:
+    """Refuse what only the twins train.
+
+    Raises:
+        NotImplementedError: says which part of the recipe.
+    """
+    model, optimizer = recipe.model, recipe.optimizer
+    if recipe.loss != Loss() or model.activation != "relu" or model.norm != "none" or model.dropout or not model.bias:
+        raise NotImplementedError("has cross entropy over ReLU layers with biases, nothing else")
+    if recipe.gradient != Gradient() or recipe.average != Average() or recipe.training.compute != "same":
+        raise NotImplementedError("has neither clipping, accumulation, averages nor mixed precision")
+    kept = {name: getattr(optimizer, name) for name in ("momentum", "weight_decay", "beta1", "beta2", "eps")}
+    plain = {name: value for name, value in kept.items() if value is not None}
+    if optimizer.name not in ("sgd", "adamw") or optimizer != Optimizer(name=optimizer.name, **plain):
+        raise NotImplementedError("has SGD with momentum and AdamW, without their variants")

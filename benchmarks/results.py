@@ -1,0 +1,113 @@
+"""What a benchmark found: one JSON file with a versioned schema, checked when it is read."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lockstep.errors import InputError
+from lockstep.tensor_file import write_file
+
+__all__ = ["SCHEMA", "Measured", "Outcome", "Results", "machine"]
+
+SCHEMA = "lockstep.bench/2"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, ser_json_inf_nan="constants")
+
+
+class Outcome(_Checked):
+    """What one contender did: `samples`, or why there are none: `skipped`, or `differs`, its distance from the oracle.
+
+    `samples` are seconds per update, one a round; of an ensemble the updates of all members. `cold_seconds` is from the
+    start of the process to the end of the first run; `first_run_seconds` is compiling, where there is any, and one run;
+    `float64_error` is null where nothing is trained.
+    """
+
+    samples: list[Seconds] = []
+    float64_error: float | None = None
+    differs: float | None = None
+    skipped: str = ""
+    import_seconds: float | None = None
+    first_run_seconds: float | None = None
+    cold_seconds: float | None = None
+    peak_mib: float | None = None
+    environment: dict[str, Any] = {}
+
+
+class Measured(_Checked):
+    """One workload: every contender's sample number i was taken in the same round."""
+
+    recipe: dict[str, Any]
+    seeds: int
+    updates: int
+    proof_updates: int
+    rounds: int
+    device: str
+    threads: int
+    contenders: dict[str, Outcome]
+
+
+class Results(_Checked):
+    """All that one benchmark measured, and on what."""
+
+    schema_version: Literal["lockstep.bench/2"] = Field(default="lockstep.bench/2", alias="schema")
+    lockstep: str
+    machine: dict[str, Any]
+    workloads: dict[str, Measured]
+
+    def save(self, path: Path) -> None:
+        """Write to one file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_file(path, self.model_dump_json(by_alias=True, indent=2).encode())
+
+    @staticmethod
+    def load(path: Path) -> "Results":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: not there, not a benchmark, of another schema version, or with a field that is wrong.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise InputError(f"{path}: not a JSON file: {error}") from None
+        found = str(content.get("schema")) if isinstance(content, dict) else ""
+        kind, _, version = SCHEMA.rpartition("/")
+        if found.rpartition("/")[0] != kind:
+            raise InputError(f"{path}: not a file of lockstep bench --out")
+        if found != SCHEMA:
+            raise InputError(f"{path}: schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
+        try:
+            results = Results.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise InputError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
+        for name, measured in results.workloads.items():
+            for contender, outcome in measured.contenders.items():
+                if (taken := len(outcome.samples)) not in (0, measured.rounds):
+                    raise InputError(f"{path}: {name}, {contender}: {taken} samples of {measured.rounds} rounds")
+        return results
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor that does not say
+    return {"processor": model, "cores": os.cpu_count(), "system": platform.platform()}

@@ -1,0 +1,80 @@
+"""What a benchmark found, for the terminal."""
+
+from statistics import median
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.limits import LIMITS
+from benchmarks.results import Measured, Outcome
+from benchmarks.statistics import median_interval, ratios, three_digits
+
+__all__ = ["print_measured"]
+
+
+def print_measured(name: str, measured: Measured, console: Console) -> None:
+    """The times, then the bars, then who was not timed and why, then what ran each."""
+    timed = {contender: outcome for contender, outcome in measured.contenders.items() if outcome.samples}
+    of = f"{measured.updates} updates" + (f" of {measured.seeds} seeds" if measured.seeds > 1 else "")
+    training = measured.recipe["training"]
+    console.print(
+        f"\n{name}: time per update, steady state: {of}, {training['batch']} rows, {training['dtype']}; "
+        f"{measured.threads} thread{'s' * (measured.threads > 1)}; {measured.rounds} interleaved rounds",
+        highlight=False,
+        style="bold",
+    )
+    console.print(_times(timed, measured.rounds))
+    console.print(
+        "first run: compiling, where there is any, and one run; cold: a whole process to the end of its first run; "
+        "products: the needed matrix products alone\n",
+        highlight=False,
+    )
+    _print_limits(name, timed, console)
+    for contender, outcome in measured.contenders.items():
+        if outcome.differs is not None:
+            far = f"{outcome.differs:.1e} from the oracle in float64"
+            console.print(f"{contender}: computes something else ({far}): not timed", highlight=False)
+        elif outcome.skipped:
+            console.print(f"{contender}: skipped: {escape(outcome.skipped)}", soft_wrap=True, highlight=False)
+    for contender, outcome in timed.items():
+        settings = ", ".join(f"{key} {value}" for key, value in outcome.environment.items())
+        error = "" if outcome.float64_error is None else f"; float64 error {outcome.float64_error:.1e}"
+        console.print(f"{contender}: {escape(settings)}{error}", highlight=False)
+
+
+def _times(timed: dict[str, Outcome], rounds: int) -> Table:
+    fastest = min(timed, key=lambda name: median(timed[name].samples), default="")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("contender", no_wrap=True)
+    interval = "95 %" if rounds >= 6 else "range"  # fewer samples carry no such interval
+    for header in (f"us/update\n{interval}", f"x fastest\n{interval}", "import\ns", "first\nrun s", "cold\ns", "MiB\n"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, outcome in timed.items():
+        time = _shown([1e6 * sample for sample in outcome.samples])
+        ratio = _shown(ratios(outcome.samples, timed[fastest].samples))
+        once = (outcome.import_seconds, outcome.first_run_seconds, outcome.cold_seconds)
+        table.add_row(name, time, ratio, *(f"{value:.1f}" for value in once if value), f"{outcome.peak_mib:.0f}")
+    return table
+
+
+def _shown(samples: list[float]) -> str:
+    middle, low, high = map(three_digits, median_interval(samples))
+    return f"{middle}\n{low}-{high}"
+
+
+def _print_limits(name: str, timed: dict[str, Outcome], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("bar", "ratio", "interval", "at most", ""):
+        table.add_column(header, justify="left" if header == "bar" else "right", no_wrap=True)
+    for limit in LIMITS.get(name, ()):
+        if limit.contender in timed and limit.over in timed:
+            pair = (timed[limit.contender].samples, timed[limit.over].samples)
+            ratio, low, high = median_interval(ratios(*pair))
+            met = "met" if ratio <= limit.most else "missed"
+            shown = (three_digits(value) for value in (ratio, limit.most))
+            interval = f"{three_digits(low)}-{three_digits(high)}"
+            table.add_row(f"{limit.contender} over {limit.over}", next(shown), interval, next(shown), met)
+    if table.row_count:
+        console.print(table)
