@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products
 
 .PHONY: run test sweep bench atlas lint types clean
 
@@ -12,8 +13,9 @@ test: .venv/ready-to-develop ## all tests but the slow sweeps
 sweep: .venv/ready-to-develop ## the slow, exhaustive tests
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q -m sweep
 
-bench: .venv/ready
-	.venv/bin/lockstep bench
+bench: .venv/ready-to-bench ## every contender on every workload, with ratios and bars
+	.venv/bin/lockstep bench W1 W1-adamw W3 $(AGAINST) --rounds 9
+	.venv/bin/lockstep bench W2 $(AGAINST) --rounds 3
 
 atlas: .venv/ready-to-develop ## run every page of docs/atlas and write its figures and the index
 	.venv/bin/python -m parity_tests.run_atlas
@@ -33,6 +35,10 @@ types: .venv/ready-to-develop
 
 .venv/ready-to-develop: .venv/ready
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+.venv/ready-to-bench: .venv/ready
+	$(PIP) --editable '.[all,peers]'
 	touch $@
 
 clean:

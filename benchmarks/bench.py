@@ -118,9 +118,9 @@ def run_bench(
     """
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
-    names = list(contenders) or chosen(tuple(against))
     found = {}
     for workload in workloads:
+        names = list(contenders) or chosen(tuple(against), ensemble=workload.seeds > 1)
         found[workload.name] = measure(workload, names, device=device, rounds=rounds, console=console)
         print_measured(workload.name, found[workload.name], console)
     results = Results(lockstep=__version__, machine=machine(), workloads=found)
@@ -154,7 +154,7 @@ def measure(workload: Workload, contenders: Sequence[str], *, device: str, round
                     answer = running[name].ask("run")
                     if "seconds" not in answer:
                         raise InputError(f"{name}: {answer.get('error') or answer.get('skipped')}")
-                    samples[name].append(answer["seconds"] / updates / workload.seeds)
+                    samples[name].append(answer["seconds"] / updates / max(1, found[name].trained))
         finally:
             for contender in running.values():
                 contender.stop()
@@ -190,7 +190,7 @@ def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
         for data in proved:
             state = next(islice(states(proof, data), data.updates, None))
             truths.append(state.below("parameters"))
-        threads = threads_for(members[0])
+        threads = threads_for(members[0]) if len(members) == 1 else os.cpu_count() or 1
         message = {
             "recipe": asdict(recipe),
             "data": [str(path) for path in paths[0]],
@@ -204,7 +204,7 @@ def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
 def _get_ready(contender: Contender, work: _Work) -> Outcome:
     answer = contender.ask(work.message | {"contender": contender.name})
     cold, error = perf_counter() - contender.started, None
-    if answer.pop("trains", False):
+    if answer.get("trained"):
         if failed := contender.ask("prove"):
             answer = failed
         else:
@@ -220,11 +220,14 @@ def _get_ready(contender: Contender, work: _Work) -> Outcome:
 
 
 def _error(arrays: Mapping[str, Any], truths: Sequence[Parameters]) -> float:
-    members: list[Parameters] = [{} for _ in truths]
+    """The largest over the members that were trained, one or all."""
+    members: dict[int, Parameters] = {}
     for key, array in arrays.items():
         s, _, name = key.partition("/")
-        members[int(s)][name] = array
-    return max(compare_with_oracle(*pair) for pair in zip(members, truths))
+        members.setdefault(int(s), {})[name] = array
+    if list(members) not in ([0], list(range(len(truths)))):
+        return float("inf")
+    return max(compare_with_oracle(member, truths[s]) for s, member in members.items())
 
 
 def compare_with_oracle(parameters: Mapping[str, Any], truth: Parameters) -> float:

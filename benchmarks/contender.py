@@ -52,7 +52,7 @@ def _first_run(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str
         "first_run_seconds": first_run,
         "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
         "environment": prepared.environment | {"threads": work["threads"]},
-        "trains": prepared.parameters is not None,
+        "trained": 0 if prepared.parameters is None else prepared.trained,
     }
 
 

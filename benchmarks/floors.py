@@ -65,7 +65,9 @@ def c_floor(recipe: Recipe, members: Sequence[PreparedData], device: str, thread
             raise RuntimeError("no thread could be started")
 
     environment = {"compiler": version, "flags": " ".join(FLAGS[:2]), "rows": "in memory"}
-    return Prepared(reset, run, lambda: [training.parameters() for training in trainings], environment)
+    return Prepared(
+        reset, run, lambda: [training.parameters() for training in trainings], environment, trained=len(trainings)
+    )
 
 
 class _Member:

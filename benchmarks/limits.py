@@ -32,6 +32,11 @@ LIMITS = {
         Limit("torch fast", "lightning", 1),
         Limit("torch fast", "skorch", 1),
     ),
-    "W3": (Limit("jax ensemble", "c", 2.5), Limit("torch ensemble", "c", 4)),
+    "W3": (
+        Limit("jax ensemble", "c", 2.5),
+        Limit("torch ensemble", "c", 4),
+        Limit("jax ensemble", "torch steps", 1 / 50),
+        Limit("torch ensemble", "torch steps", 1 / 50),
+    ),
 }
 """Workload -> its bars, on two CPU cores."""

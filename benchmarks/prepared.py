@@ -19,13 +19,14 @@ class Prepared:
 
     `reset` goes back to the start, outside the clock; `run` trains from there and comes back once the device has
     finished; `parameters` are those of each member after the last run, None where nothing is trained; `environment`
-    says what ran it.
+    says what ran it; `trained` is how many members a run trains.
     """
 
     reset: Callable[[], None]
     run: Callable[[], None]
     parameters: Callable[[], list[Parameters]] | None
     environment: dict[str, Any]
+    trained: int = 1
 
 
 def all_batches(data: PreparedData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:

@@ -1,12 +1,13 @@
 """Every contender by name. Nothing of theirs is loaded here."""
 
+import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from lockstep.diagnose.compare import SEMANTICS
 
-__all__ = ["ALWAYS", "CONTENDERS", "GROUPS", "Entry", "chosen", "make"]
+__all__ = ["ALWAYS", "CONTENDERS", "ENSEMBLES", "GROUPS", "Entry", "chosen", "make"]
 
 
 FLOAT32 = 1e-7
@@ -54,6 +55,21 @@ CONTENDERS = {
     "skorch": Entry("peers.skorch_fit", "skorch", "skorch", "peers"),
 }
 
+ENSEMBLES = {
+    "c": CONTENDERS["c"],
+    "torch steps": CONTENDERS["torch steps"],
+    "torch ensemble": Entry("ensembles.torch_ensemble", "own", "pt_impl.ensemble", "torch"),
+    "jax ensemble": Entry(
+        "ensembles.jax_ensemble",
+        "own",
+        "jax_impl.ensemble",
+        "jax",
+        {"XLA_FLAGS": f"--xla_force_host_platform_device_count={os.cpu_count()}"},
+    ),
+}
+"""Those that train many seeds, and a single one to hold them against."""
+CONTENDERS |= ENSEMBLES
+
 GROUPS = tuple(dict.fromkeys(entry.group for entry in CONTENDERS.values() if entry.group != "own"))
 """What `--against` may name."""
 
@@ -61,9 +77,13 @@ ALWAYS = ("c", "products")
 """The floors: part of every benchmark that does not choose others."""
 
 
-def chosen(against: tuple[str, ...]) -> list[str]:
-    """The twins and these groups, in the registry's order."""
-    return [name for name, entry in CONTENDERS.items() if entry.group in ("own", *against)]
+def chosen(against: tuple[str, ...], *, ensemble: bool = False) -> list[str]:
+    """The twins and these groups, in the registry's order; of many seeds or of one."""
+    groups = ("own", *against)
+    if ensemble:
+        return [name for name, entry in ENSEMBLES.items() if entry.group in groups]
+    alone = (name for name, entry in CONTENDERS.items() if entry.group in groups)
+    return [name for name in alone if not CONTENDERS[name].make.startswith("ensembles.")]
 
 
 def make(name: str) -> Any:

@@ -25,12 +25,13 @@ class _Checked(BaseModel):
 class Outcome(_Checked):
     """What one contender did: `samples`, or why there are none: `skipped`, or `differs`, its distance from the oracle.
 
-    `samples` are seconds per update, one a round; of an ensemble the updates of all members. `cold_seconds` is from the
-    start of the process to the end of the first run; `first_run_seconds` is compiling, where there is any, and one run;
-    `float64_error` is null where nothing is trained.
+    `samples` are seconds per update, one a round; of an ensemble the updates of all the members that it `trained`; 0
+    trains none. `cold_seconds` is from the start of the process to the end of the first run; `first_run_seconds` is
+    compiling, where there is any, and one run.
     """
 
     samples: list[Seconds] = []
+    trained: int = 1
     float64_error: float | None = None
     differs: float | None = None
     skipped: str = ""

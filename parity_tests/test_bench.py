@@ -358,3 +358,16 @@ def test_bad_arguments_are_one_line() -> None:
     assert isinstance(done.exception, InputError)
     assert "--against tensorflow: no such group; there are c, products" in str(done.exception)
     assert SLACK > 1
+
+
+@needs_compiler
+def test_ensembles_are_proved_and_timed(tmp_path: Path) -> None:
+    work = [Workload("small", small_recipe(model__hidden=(5,)), seeds=3)]
+    out, console = tmp_path / "bench.json", Console(quiet=True)
+    names = ["c", "torch ensemble", "jax ensemble"]
+    assert run_bench(work, device="cpu", rounds=3, out=out, console=console, contenders=names) == 0
+    outcomes = Results.load(out).workloads["small"].contenders
+    for outcome in outcomes.values():
+        assert outcome.trained == 3, outcome.skipped
+        assert outcome.float64_error is not None
+        assert outcome.float64_error <= 1e-12

@@ -1,0 +1,99 @@
+"""The ensembles of the twins as contenders: all members' batches are loaded before the clock starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.prepared import Prepared
+from lockstep.data_prep import PreparedData
+from lockstep.ensemble import blocks_of, default_chunk, stack, stretches
+from lockstep.recipe import Recipe
+
+__all__ = ["jax_ensemble", "torch_ensemble"]
+
+
+def torch_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+    """PyTorch, the products of many members at once, blocks of them side by side in threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from pt_impl import device as devices
+    from pt_impl import ensemble, fast
+
+    place = devices.select_device(device)
+    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK))
+    workers = min(ensemble.THREADS, len(blocks)) if place.type == "cpu" else 1
+    stacked = [stack(recipe, block) for block in blocks]
+    loaded = [
+        [ensemble.load_batches(recipe, data, *part[:2], place) for part in stretches(block)]
+        for data, block in zip(stacked, blocks)
+    ]
+    segment = ensemble.make_segment(recipe.update_rule)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    last: list[Any] = []
+
+    def train(pair: Any) -> None:
+        state, batches = pair
+        for part in batches:
+            state, _ = segment(state, part)
+
+    def reset() -> None:
+        last[:] = [ensemble.initial_state(recipe, data, place) for data in stacked]
+
+    def run() -> None:
+        list(pool.map(train, zip(last, loaded)))
+        devices.synchronise(last)
+
+    def exported() -> list[dict[str, Any]]:
+        return _members([fast.parameters_of(recipe, state) for state in last], len(members))
+
+    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "workers": workers}
+    return Prepared(reset, run, exported, environment, trained=len(members))
+
+
+def jax_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+    """JAX, `vmap` over members, sharded over the local devices, block after block."""
+    import jax
+
+    from jax_impl import device as devices
+    from jax_impl import ensemble, fast
+
+    place = devices.select_device(device)
+    count = len(jax.local_devices(backend=place.platform))
+    double = recipe.training.dtype == "float64"
+    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK * count), count)
+    segment = ensemble.make_segment(recipe.update_rule)
+    last: list[Any] = []
+    with jax.enable_x64(double), jax.default_device(place):
+        stacked = [stack(recipe, block) for block in blocks]
+        loaded = [
+            [ensemble.load_batches(recipe, data, *part[:2], place) for part in stretches(block)]
+            for data, block in zip(stacked, blocks)
+        ]
+
+    def reset() -> None:
+        with jax.enable_x64(double), jax.default_device(place):
+            last[:] = [ensemble.initial_state(recipe, data, place) for data in stacked]
+        devices.synchronise(last)
+
+    def run() -> None:
+        with jax.enable_x64(double), jax.default_device(place):
+            for i, batches in enumerate(loaded):
+                for part in batches:
+                    last[i], _ = segment(last[i], part)
+            devices.synchronise(last)
+
+    def exported() -> list[dict[str, Any]]:
+        return _members([fast.parameters_of(recipe, state) for state in last], len(members))
+
+    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "devices": count}
+    return Prepared(reset, run, exported, environment, trained=len(members))
+
+
+def _members(blocks: list[dict[str, Any]], many: int) -> list[dict[str, Any]]:
+    """The parameters of each member, without those that filled up the last block."""
+    found = []
+    for block in blocks:
+        size = len(next(iter(block.values())))
+        found += [{name: array[s] for name, array in block.items()} for s in range(size)]
+    return found[:many]
