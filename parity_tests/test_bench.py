@@ -20,6 +20,7 @@ from benchmarks.compare import SLACK, changes, print_changes
 from benchmarks.registry import CONTENDERS, make
 from benchmarks.results import SCHEMA, Results
 from benchmarks.statistics import median_interval, ratio_interval, three_digits
+from benchmarks.sweep import run_sweep
 from benchmarks.workloads import WORKLOADS, Workload, find_workload, first_updates
 from lockstep.commands.bench import bench as bench_command
 from lockstep.data_prep import prepare
@@ -371,3 +372,21 @@ def test_ensembles_are_proved_and_timed(tmp_path: Path) -> None:
         assert outcome.trained == 3, outcome.skipped
         assert outcome.float64_error is not None
         assert outcome.float64_error <= 1e-12
+
+
+def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    sweep = {"device": "cpu", "rounds": 3, "console": Console(width=80, file=shown)}
+    work, out = Workload("<small>", small_recipe()), tmp_path / "sweep.html"
+    assert run_sweep(work, "batch", out=out, values=(16, 45), contenders=["numpy", "torch graph"], **sweep) == 0
+    rows = [line.split() for line in shown.getvalue().splitlines()]
+    assert [row[0] for row in rows if row and row[0].isdigit()] == ["16", "45"]
+    assert all(row[2] == "-" for row in rows if row and row[0].isdigit())
+    page = out.read_text()
+    assert "&lt;small&gt;: time per update" in page
+    assert '"name": "numpy", "x": [16, 45]' in page
+    assert "torch graph" not in page
+    with pytest.raises(InputError, match=r"a sweep is written as .png, .html or .json"):
+        run_sweep(work, "batch", out=tmp_path / "sweep.txt", **sweep)
+    done = CliRunner().invoke(bench_command, ["W1", "W2", "--sweep", "width"], standalone_mode=False)
+    assert "--sweep: one workload at a time" in str(done.exception)

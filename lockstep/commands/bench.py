@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lockstep.commands.options import chosen_recipe, device_option, recipe_options
+from lockstep.errors import InputError
 
 __all__ = ["bench"]
 
@@ -24,6 +26,11 @@ __all__ = ["bench"]
 @click.option("--rounds", type=click.IntRange(min=3), default=7, show_default=True, help="Times each is measured.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
 @click.option(
+    "--sweep",
+    type=click.Choice(["batch", "width", "depth", "updates", "seeds"]),
+    help="The fast engines and the floors as one size grows; --out may be a .png or .html too.",
+)
+@click.option(
     "--compare",
     "compared",
     nargs=2,
@@ -40,6 +47,7 @@ def bench(
     against: str,
     rounds: int,
     out: Path | None,
+    sweep: str | None,
     compared: tuple[Path, Path] | None,
 ) -> int:
     """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST), W3 (256 seeds of
@@ -47,6 +55,7 @@ def bench(
     from benchmarks.bench import run_bench
     from benchmarks.compare import changes, print_changes
     from benchmarks.results import Results
+    from benchmarks.sweep import run_sweep
     from benchmarks.workloads import WORKLOADS, Workload, find_workload
     from lockstep.report.console import make_console
 
@@ -58,12 +67,16 @@ def bench(
             chosen.append(find_workload(name, overrides))
         else:
             chosen.append(Workload(name, chosen_recipe(name, data_path, target, overrides)))
-    return run_bench(chosen, device=device, rounds=rounds, out=out, console=make_console(), against=_groups(against))
+    common: dict[str, Any] = {"device": device, "rounds": rounds, "out": out, "console": make_console()}
+    if sweep is None:
+        return run_bench(chosen, against=_groups(against), **common)
+    if len(chosen) > 1:
+        raise InputError("--sweep: one workload at a time")
+    return run_sweep(chosen[0], sweep, **common)
 
 
 def _groups(against: str) -> tuple[str, ...]:
     from benchmarks.registry import GROUPS
-    from lockstep.errors import InputError
 
     named = tuple(filter(None, (group.strip() for group in against.split(","))))
     if named == ("all",):

@@ -1,0 +1,160 @@
+"""Time per update as one size grows: a table, and a plot in a file."""
+
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bench import measure
+from benchmarks.results import Measured, Results, machine
+from benchmarks.statistics import median_interval, three_digits
+from benchmarks.workloads import Workload
+from lockstep import __version__
+from lockstep.errors import InputError
+from lockstep.report.html import plotly_script
+from lockstep.tensor_file import write_file
+
+__all__ = ["SWEEPS", "run_sweep"]
+
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "batch": (8, 32, 128, 512),
+    "width": (16, 64, 256, 512),
+    "depth": (1, 2, 4, 8),
+    "updates": (10, 100, 1000),
+    "seeds": (1, 4, 16, 64, 256),
+}
+"""What may grow, and its values: rows of a batch, units of each hidden layer, hidden layers, epochs, seeds at once."""
+
+ALONE = ("c", "torch products", "torch fast", "jax products", "jax fast")
+TOGETHER = ("c", "torch ensemble", "jax ensemble")
+
+
+def run_sweep(
+    workload: Workload,
+    what: str,
+    *,
+    device: str,
+    rounds: int,
+    out: Path | None,
+    console: Console,
+    values: Sequence[int] = (),
+    contenders: Sequence[str] = (),
+) -> int:
+    """Measure a workload at every value of one of `SWEEPS`.
+
+    Args:
+        workload: what to train.
+        what: a name of `SWEEPS`.
+        device: "cpu", "gpu" or "auto".
+        rounds: how often each is timed.
+        out: a .png or .html for a plot, a .json for the samples, if anything.
+        console: where to print.
+        values: in place of those of `SWEEPS`.
+        contenders: in place of the fast engines and the floors.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: a file of another kind, or a recipe that does not have such a size.
+    """
+    if out is not None and out.suffix not in (".png", ".html", ".json"):
+        raise InputError(f"--out {out}: a sweep is written as .png, .html or .json")
+    names = contenders or (TOGETHER if what == "seeds" else ALONE)
+    found = {
+        value: measure(_at(workload, what, value), names, device=device, rounds=rounds, console=console)
+        for value in values or SWEEPS[what]
+    }
+    _print(workload, what, found, console)
+    if out is not None:
+        write_file(out, _content(out, workload, what, found))
+    return 0
+
+
+def _at(workload: Workload, what: str, value: int) -> Workload:
+    name = f"{workload.name}, {what} {value}"
+    if what == "seeds":
+        return replace(workload, name=name, seeds=value)
+    hidden = list(workload.recipe.model.hidden)
+    field, changed = {
+        "batch": ("training.batch", value),
+        "width": ("model.hidden", [value] * len(hidden)),
+        "depth": ("model.hidden", hidden[:1] * value),
+        "updates": ("training.epochs", value),
+    }[what]
+    return replace(workload, name=name, recipe=workload.recipe.with_values({field: changed}))
+
+
+def _print(workload: Workload, what: str, found: Mapping[int, Measured], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{workload.name}: us per update", title_justify="left")
+    table.add_column(what, justify="right")
+    names = next(iter(found.values())).contenders
+    for name in names:
+        table.add_column(name, justify="right")
+    for value, measured in found.items():
+        row = []
+        for name in names:
+            samples = measured.contenders[name].samples
+            shown = map(three_digits, median_interval([1e6 * sample for sample in samples])) if samples else ()
+            row.append("{}\n{}-{}".format(*shown) if samples else "-")
+        table.add_row(str(value), *row)
+    console.print(table)
+
+
+def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measured]) -> bytes:
+    if out.suffix == ".json":
+        workloads = {f"{workload.name}, {what} {value}": measured for value, measured in found.items()}
+        results = Results(lockstep=__version__, machine=machine(), workloads=workloads)
+        return results.model_dump_json(by_alias=True, indent=2).encode()
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for value, measured in found.items():
+        for name, outcome in measured.contenders.items():
+            if outcome.samples:
+                xs, ys = curves.setdefault(name, ([], []))
+                xs.append(value)
+                ys.append(1e6 * median(outcome.samples))
+    title = f"{workload.name}: time per update"
+    return _png(title, what, curves) if out.suffix == ".png" else _html(title, what, curves)
+
+
+def _png(title: str, what: str, curves: Mapping[str, Any]) -> bytes:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--out: a .png needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
+        ) from None
+    figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in curves.items():
+        axes.plot(xs, ys, marker="o", label=name)
+    axes.set(title=title, xlabel=what, ylabel="us per update", xscale="log", yscale="log")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><script>{plotly}</script></head>
+<body><h1>{title}</h1><div id="plot"></div>
+<script>
+const axis = title => ({{title: {{text: title}}, type: "log"}});
+Plotly.newPlot("plot", {curves}, {{xaxis: axis({what}), yaxis: axis("us per update")}}, {{responsive: true}});
+</script></body></html>
+"""
+
+
+def _html(title: str, what: str, curves: Mapping[str, Any]) -> bytes:
+    lines = [{"name": name, "x": xs, "y": ys, "mode": "lines+markers"} for name, (xs, ys) in curves.items()]
+    shown, axis = (json.dumps(content).replace("<", "\\u003c") for content in (lines, what))
+    return PAGE.format(title=html.escape(title), plotly=plotly_script(), curves=shown, what=axis).encode()
