@@ -1,6 +1,6 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products
+AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
 .PHONY: run test sweep bench atlas lint types clean
 

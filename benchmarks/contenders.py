@@ -9,7 +9,17 @@ from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
 from lockstep.schedules import learning_rates
 
-__all__ = ["jax_compiled", "jax_fast", "jax_steps", "torch_compiled", "torch_fast", "torch_graph", "torch_steps"]
+__all__ = [
+    "jax_compiled",
+    "jax_fast",
+    "jax_steps",
+    "jax_unrecorded",
+    "torch_compiled",
+    "torch_fast",
+    "torch_graph",
+    "torch_steps",
+    "torch_unrecorded",
+]
 
 Members = Sequence[PreparedData]
 
@@ -42,6 +52,36 @@ def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> 
 
 def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine: hand-derived updates on one vector."""
+    from pt_impl import fast
+
+    return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
+
+
+def torch_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+    """PyTorch, the fast engine's updates without the loss and norms of each."""
+    import torch
+
+    from pt_impl.fast_optimizer import make_step
+
+    if recipe.gradient.accumulate > 1:
+        raise NotImplementedError("has no accumulation")
+    step = make_step(recipe.update_rule)
+
+    @torch.no_grad()
+    def segment(state: Any, batches: Any) -> tuple[Any, None]:
+        network = state.network
+        for t, batch in enumerate(batches):
+            slot = t % network.slots
+            network.gradients(slot, batch, slot)
+            step(state, slot, network.gradient_rows[slot])
+            if slot == network.slots - 1 or t == len(batches) - 1:
+                network.rows[0].copy_(network.rows[slot + 1])
+        return state, None
+
+    return _torch_fast(recipe, members, device, segment)
+
+
+def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
     from pt_impl import device as devices
     from pt_impl import fast
     from pt_impl.fast_batches import load_batches
@@ -53,7 +93,6 @@ def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> P
     data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
     batches = [batch for drawn in epochs for batch in load_batches(recipe.loss, data, *drawn, place)]
-    segment = fast.make_segment(recipe.update_rule)
     last: list[fast.State] = []
 
     def reset() -> None:
@@ -61,8 +100,8 @@ def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> P
         devices.synchronise(last)
 
     def run() -> None:
-        state, _ = segment(last[0], batches)
-        devices.synchronise(state)
+        segment(last[0], batches)
+        devices.synchronise(last)
 
     return Prepared(reset, run, lambda: [fast.parameters_of(recipe, last[0])], devices.describe_environment(place))
 
@@ -229,7 +268,25 @@ def jax_compiled(recipe: Recipe, members: Members, device: str, threads: int) ->
 
 
 def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, the fast engine: the whole run in one jitted scan over activations (units, B)."""
+    """JAX, the fast engine: the whole run in one jitted scan."""
+    from jax_impl import fast
+
+    return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
+
+
+def jax_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+    """JAX, the fast engine's scan without the loss and norms of each update: XLA leaves out what nobody asks for."""
+    import jax
+
+    from jax_impl import fast
+
+    segment = fast.make_segment(recipe.update_rule)
+    return _jax_fast(
+        recipe, members, device, jax.jit(lambda state, batches: segment(state, batches)[:1], donate_argnums=0)
+    )
+
+
+def _jax_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -247,7 +304,6 @@ def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Pre
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
         start = fast.initial_state(recipe, data, place)
         devices.synchronise((whole, start))
-    segment = fast.make_segment(recipe.update_rule)
     last: list[fast.State] = []
 
     def reset() -> None:

@@ -18,6 +18,8 @@ LIMITS = {
     "W1": (
         Limit("jax fast", "c", 4),
         Limit("torch fast", "c", 14),
+        Limit("jax fast", "jax unrecorded", 1.1),
+        Limit("torch fast", "torch unrecorded", 1.1),
         Limit("jax fast", "keras jax", 1 / 20),
         Limit("torch fast", "keras torch", 1 / 20),
         Limit("torch fast", "lightning", 1 / 20),
