@@ -253,6 +253,7 @@ def _keras_precision(recipe: Recipe) -> Iterator[None]:
     import keras
 
     keras.config.set_floatx(recipe.training.dtype)
+    keras.config.set_dtype_policy(recipe.training.dtype)
     if keras.config.backend() != "jax":
         yield
         return

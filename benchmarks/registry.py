@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from benchmarks.micro import PARTS
 from lockstep.diagnose.compare import SEMANTICS
 
 __all__ = ["ALWAYS", "CONTENDERS", "ENSEMBLES", "GROUPS", "Entry", "chosen", "make"]
@@ -16,7 +17,7 @@ FLOAT32 = 1e-7
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a contender is made, the group that `--against` names, and what it imports before it can start.
+    """Where a contender is made (an argument follows a colon), the group that `--against` names, and what it imports.
 
     `environment` is set before that; `extra` is what of lockstep's extras installs it; `bound` is how far from the
     oracle it may end in float64.
@@ -57,6 +58,13 @@ CONTENDERS = {
     "skorch": Entry("peers.skorch_fit", "skorch", "skorch", "peers"),
 }
 
+CONTENDERS |= {
+    f"{backend} {part}": Entry(f"micro.{backend}_part:{part}", "micro", f"{twin}.train", backend)
+    for backend, twin in (("torch", "pt_impl"), ("jax", "jax_impl"))
+    for part in PARTS
+}
+"""With the parts of an update alone."""
+
 ENSEMBLES = {
     "c": CONTENDERS["c"],
     "torch steps": CONTENDERS["torch steps"],
@@ -90,5 +98,7 @@ def chosen(against: tuple[str, ...], *, ensemble: bool = False) -> list[str]:
 
 def make(name: str) -> Any:
     """The function that prepares a contender."""
-    module, _, function = CONTENDERS[name].make.rpartition(".")
-    return getattr(import_module(f"benchmarks.{module}"), function)
+    path, _, argument = CONTENDERS[name].make.partition(":")
+    module, _, function = path.rpartition(".")
+    found = getattr(import_module(f"benchmarks.{module}"), function)
+    return found(argument) if argument else found

@@ -390,3 +390,14 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
         run_sweep(work, "batch", out=tmp_path / "sweep.txt", **sweep)
     done = CliRunner().invoke(bench_command, ["W1", "W2", "--sweep", "width"], standalone_mode=False)
     assert "--sweep: one workload at a time" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch rate", "torch forward", "torch gradient", "torch step", "jax rate", "jax step"]
+)
+def test_the_parts_of_an_update_run_alone(name: str) -> None:
+    recipe = small_recipe()
+    part = make(name)(recipe, [prepared(recipe)], "cpu", 1)
+    assert part.parameters is None
+    part.reset()
+    part.run()

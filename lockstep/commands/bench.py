@@ -22,7 +22,7 @@ __all__ = ["bench"]
     default="c,products",
     show_default=True,
     help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled, recording (the fast "
-    "engines without it); or all.",
+    "engines without it), micro (parts of an update alone); or all.",
 )
 @click.option("--rounds", type=click.IntRange(min=3), default=7, show_default=True, help="Times each is measured.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
