@@ -10,6 +10,7 @@ from lockstep import __version__
 from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
 from lockstep.commands.compare import compare, names
+from lockstep.commands.converge import converge
 from lockstep.commands.diagnose import diagnose
 from lockstep.commands.prove import prove
 from lockstep.commands.recipe import recipe_group
@@ -35,6 +36,7 @@ for command in (
     names,
     matrix,
     prove,
+    converge,
     curve,
     rates,
     recipe_group,

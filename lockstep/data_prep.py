@@ -6,8 +6,8 @@ same bits, and `PreparedData.hash` of them stands in every trace.
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batches",
+    "OwnDraws",
     "PreparedData",
     "Split",
     "Table",
+    "draw_member",
     "initial_parameters",
     "initial_statistics",
     "layer_sizes",
@@ -139,7 +141,7 @@ class PreparedData:
     def batches(self, epoch: int) -> Batches:
         """The batches of an epoch, counted from 0."""
         rows = len(self.train_y_N)
-        order_N = _generator(self.seed, ORDER, epoch).permutation(rows)
+        order_N = self.order(epoch)
         padded = np.zeros(self.batches_per_epoch * self.batch, dtype=np.int64)
         used = min(rows, len(padded))
         padded[:used] = order_N[:used]
@@ -151,6 +153,10 @@ class PreparedData:
         share_T = size_T / np.bincount(update_T, weights=size_T)[update_T]
         last_T = np.diff(update_T, append=-1) != 0
         return Batches(padded.reshape(-1, self.batch), weight_TB, count_T, share_T, last_T)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows in the order of an epoch."""
+        return _generator(self.seed, ORDER, epoch).permutation(len(self.train_y_N))
 
     def masks(self, epoch: int) -> list[NDArray[np.bool_]]:
         """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none without dropout."""
@@ -206,6 +212,31 @@ class PreparedData:
         names = [name for name in arrays if name.startswith("parameters/")]
         content["parameters"] = {name.removeprefix("parameters/"): arrays[name] for name in sorted(names)}
         return PreparedData(**content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnDraws(PreparedData):
+    """Data whose initial parameters, order and masks a framework drew with its own means.
+
+    `orders_EN` has the rows in the order of each epoch; `draw_masks` gives what `masks` does.
+    """
+
+    orders_EN: NDArray[np.int64]
+    draw_masks: Callable[[int], list[NDArray[np.bool_]]]
+
+    @staticmethod
+    def of(data: PreparedData, **drawn: Any) -> "OwnDraws":
+        """The same rows with other draws."""
+        return OwnDraws(**{field.name: getattr(data, field.name) for field in fields(PreparedData)} | drawn)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows in the order of an epoch."""
+        order_N: NDArray[np.int64] = self.orders_EN[epoch]
+        return order_N
+
+    def masks(self, epoch: int) -> list[NDArray[np.bool_]]:
+        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none without dropout."""
+        return self.draw_masks(epoch) if self.dropout else []
 
 
 HEADER_FIELDS = (
@@ -293,14 +324,20 @@ def prepare_members(recipe: Recipe, seeds: Sequence[int], table: Table | None = 
     Raises:
         InputError: as `prepare`.
     """
-    found = []
-    data = prepare(recipe.with_values({"training.seed": seeds[0]}), table)
-    for seed in seeds:
-        training = replace(recipe.training, seed=seed)
-        drawn = initial_parameters(replace(recipe, training=training), len(data.columns), data.outputs)
-        found.append(replace(data, parameters=drawn, seed=seed))
-        _check_targets(recipe, found[-1])
-    return found
+    data = prepare(recipe, table)
+    return [draw_member(recipe, data, seed) for seed in seeds]
+
+
+def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
+    """The rows of `data` with the initial parameters, order and masks of another `training.seed`.
+
+    Raises:
+        InputError: a batch without a row that counts.
+    """
+    seeded = replace(recipe, training=replace(recipe.training, seed=seed))
+    member = replace(data, parameters=initial_parameters(seeded, len(data.columns), data.outputs), seed=seed)
+    _check_targets(recipe, member)
+    return member
 
 
 def split_table(recipe: Recipe, table: Table) -> Split:

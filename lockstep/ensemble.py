@@ -1,7 +1,7 @@
 """Many members trained at once: how they are cut into blocks, what they are fed, and what they became."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,18 @@ from lockstep.recipe import Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 from lockstep.trace import Metrics, Progress, Trace, metric_names
 
-__all__ = ["Block", "Ensemble", "Tally", "blocks_of", "default_chunk", "gather", "stack", "stack_batches", "stretches"]
+__all__ = [
+    "Block",
+    "Ensemble",
+    "Tally",
+    "blocks_of",
+    "default_chunk",
+    "gather",
+    "one_by_one",
+    "stack",
+    "stack_batches",
+    "stretches",
+]
 
 SCHEMA = "lockstep.ensemble/1"
 ROOM = 2**23
@@ -166,6 +177,23 @@ def stretches(members: Sequence[PreparedData]) -> Iterator[tuple[Batches, list[N
             cut = slice(begin, begin + many)
             ends = begin + many >= data.batches_per_epoch
             yield Batches._make(array[cut] for array in batches), [mask[cut] for mask in masks], ends
+
+
+def one_by_one(
+    train: Callable[..., Trace],
+    recipe: Recipe,
+    members: Sequence[PreparedData],
+    progress: Progress | None,
+    reason: str,
+) -> Ensemble:
+    """The ensemble of members that `train` trained one after another, and why."""
+    blocks, tally = [], Tally(members, progress)
+    for member in members:
+        trace = train(recipe, member)
+        blocks.append(Block.of(trace))
+        tally.add(member.updates)
+    environment = trace.header["environment"]
+    return gather(recipe, members, blocks, backend=trace.backend, environment=environment, reason=reason)
 
 
 def gather(recipe: Recipe, members: Sequence[PreparedData], blocks: Sequence[Block], **header: Any) -> Ensemble:

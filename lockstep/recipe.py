@@ -20,6 +20,7 @@ from lockstep.presets import PRESETS, expand
 
 __all__ = [
     "Average",
+    "Convergence",
     "Data",
     "Gradient",
     "Loss",
@@ -511,6 +512,32 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Convergence:
+    """What `lockstep converge` takes for the same; declared before the runs. It changes no training and does not count
+    in the recipe's hash. 0 is not declared; `lockstep converge --pilot` proposes a margin by a stated rule."""
+
+    target: NonNegative = 0.0
+    """Held-out loss whose reaching is counted in updates."""
+    loss_margin: NonNegative = 0.0
+    """Difference in mean final held-out loss from which on two ways of training are not the same, where each draws by
+    itself."""
+    score_margin: NonNegative = 0.0
+    """The same for the final held-out accuracy (a share), or the R2 of a number."""
+    updates_margin: NonNegative = 0.0
+    """The same for the updates to the target."""
+    paired_loss_margin: NonNegative = 0.0
+    """As loss_margin, where both train from the same draws, which shows smaller differences."""
+    paired_score_margin: NonNegative = 0.0
+    """As score_margin, from the same draws."""
+    paired_updates_margin: NonNegative = 0.0
+    """As updates_margin, from the same draws."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Largest probability of each false verdict."""
+    power: Annotated[float, Field(ge=0.5, lt=1)] = 0.9
+    """Probability of a right verdict at which differences are stated."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
     """The full description of a training run."""
 
@@ -522,6 +549,7 @@ class Recipe:
     average: Average = Average()
     schedule: Schedule = Schedule()
     training: Training = Training()
+    convergence: Convergence = Convergence()
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
@@ -586,19 +614,20 @@ class Recipe:
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
-        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count."""
+        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, and neither
+        does `convergence`, which trains nothing."""
         content: dict[str, Any] = {
             section: {field: value for field, value in values.items() if value is not None}
             for section, values in asdict(self).items()
         }
-        del content["data"]["path"]
+        del content["data"]["path"], content["convergence"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def update_rule(self) -> "Recipe":
         """The recipe with all that one update does not depend on put to its default."""
         training = Training(dtype=self.training.dtype, compute=self.training.compute)
-        return replace(self, data=Data(), schedule=Schedule(), training=training)
+        return replace(self, data=Data(), schedule=Schedule(), training=training, convergence=Convergence())
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another `name` of a loss,
@@ -704,6 +733,7 @@ SECTIONS: dict[str, Any] = {
     "average": Average,
     "schedule": Schedule,
     "training": Training,
+    "convergence": Convergence,
 }
 
 

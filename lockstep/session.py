@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from lockstep.data_prep import PreparedData, Table
 from lockstep.diagnose.verdict import Verdict, judge
+from lockstep.ensemble import Ensemble
 from lockstep.errors import InputError
 from lockstep.kept import prepare_kept
 from lockstep.oracle.train import train as train_oracle
@@ -43,7 +44,11 @@ Report = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Job:
     """One training for a worker: what, on which saved `PreparedData`, and the trace's file; for one that plants
-    faults also the key of one, "" for none."""
+    faults also the key of one, "" for none.
+
+    For one that trains members at once `seeds` are the first and the last (exclusive), `own` says whether the framework
+    draws them itself, and the file is that of an ensemble.
+    """
 
     recipe: Recipe
     data: Path
@@ -51,6 +56,8 @@ class Job:
     parameters_every: int = 0
     detail: tuple[int, ...] = ()
     fault: str | None = None
+    seeds: tuple[int, int] | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Worker:
     """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
 
     `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is None for the
-    present environment. `plants`: its `train` is that of `lockstep.prove.plant`. `ready` says whether the twin could be
-    imported.
+    present environment. `plants`: its `train` is that of `lockstep.prove.plant`; `members`: it trains many at once.
+    `ready` says whether the twin could be imported.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class Worker:
         interpreter: Interpreter | None = None,
         *,
         plants: bool = False,
+        members: bool = False,
         engine: str = "plain",
     ) -> None:
         self.backend = backend
@@ -108,14 +116,15 @@ class Worker:
         self.process = subprocess.Popen(
             [
                 str(interpreter.python) if interpreter else sys.executable,
-                *("-m", "lockstep", "worker", backend, "--device", device, *["--plants"] * plants),
+                *("-m", "lockstep", "worker", backend, "--device", device),
+                *(["--plants"] * plants + ["--members"] * members),
                 *(("--engine", engine) if engine != "plain" else ()),  # an older source knows no engines
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | settings | (limit_threads(threads) if threads else {}),
+            env=os.environ | settings | (limit_threads(threads) if threads else {}) | (_devices() if members else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None
@@ -213,6 +222,13 @@ def limit_threads(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **alone}
 
 
+def _devices() -> dict[str, str]:
+    """A device for each core: JAX must be told before it is loaded."""
+    flags, name = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {} if name in flags else {"XLA_FLAGS": f"{flags} {name}={cores}".strip()}
+
+
 def tell_error(error: InputError, stdout: IO[str]) -> None:
     """Tell whoever started this worker what is wrong."""
     _say(stdout, "error", text=str(error))
@@ -222,7 +238,7 @@ def _say(stdout: IO[str], kind: str, **content: Any) -> None:
     print(json.dumps({"lockstep": kind, **content}), file=stdout, flush=True)
 
 
-def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[str]) -> None:
+def serve(train: Callable[..., Trace | Ensemble], device: str, stdin: IO[str], stdout: IO[str]) -> None:
     """A worker's side: read the work from stdin, train it, and tell the progress on stdout."""
 
     _say(stdout, "ready")
@@ -232,19 +248,23 @@ def serve(train: Callable[..., Trace], device: str, stdin: IO[str], stdout: IO[s
     try:
         jobs = json.loads(line)
         data = {path: PreparedData.load(Path(path)) for path in {job["data"] for job in jobs}}
-        total, before = sum(data[job["data"]].updates for job in jobs), 0
-        for job in jobs:
-            trace = train(
+        updates = [data[job["data"]].updates * len(range(*job["seeds"] or (1,))) for job in jobs]
+        total, before = sum(updates), 0
+        for job, of_job in zip(jobs, updates):
+            if job["seeds"]:
+                more = {"seeds": range(*job["seeds"]), "own": job["own"]}
+            else:
+                more = {"parameters_every": job["parameters_every"], "detail": job["detail"]}
+            trained = train(
                 Recipe.from_dict(job["recipe"]),
                 data[job["data"]],
                 device=device,
-                parameters_every=job["parameters_every"],
-                detail=job["detail"],
                 progress=partial(_tell_progress, stdout, before, total),
+                **more,
                 **({} if job["fault"] is None else {"fault": job["fault"]}),
             )
-            trace.save(Path(job["out"]))
-            before += data[job["data"]].updates
+            trained.save(Path(job["out"]))
+            before += of_job
         _say(stdout, "finished")
     except InputError as error:
         tell_error(error, stdout)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, one_by_one, stack, stretches
 from lockstep.recipe import Recipe
 from lockstep.trace import Metrics, Progress, metrics_of
 from pt_impl import fast, fast_batches
@@ -93,12 +93,8 @@ def train_ensemble(
     if missing := missing_rule(recipe):
         from pt_impl.train import train
 
-        singles = []
-        for member in members:
-            singles.append(Block.of(train(recipe, member, device=device)))
-            tally.add(member.updates)
         reason = f"one after another: {missing} has no form for many members in PyTorch"
-        return gather(recipe, members, singles, backend="torch", environment=environment, reason=reason)
+        return one_by_one(partial(train, device=device), recipe, members, progress, reason)
     blocks = blocks_of(members, chunk or default_chunk(members, CHUNK))
     threads = min(THREADS, len(blocks)) if place.type == "cpu" else 1
     before = torch.get_num_threads()

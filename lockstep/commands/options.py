@@ -13,8 +13,10 @@ import click
 from lockstep.errors import InputError
 
 if TYPE_CHECKING:
+    from lockstep.data_prep import PreparedData
+    from lockstep.ensemble import Ensemble
     from lockstep.recipe import Recipe
-    from lockstep.trace import Trace
+    from lockstep.trace import Progress, Trace
 
 __all__ = [
     "TRAINERS",
@@ -22,6 +24,7 @@ __all__ = [
     "device_option",
     "engine_option",
     "keep_compiled",
+    "member_trainer",
     "planting_trainer",
     "recipe_options",
     "set_option",
@@ -122,6 +125,31 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
         return partial(train, engine=engine)
     if engine == "fast":
         raise InputError("--engine fast: the oracle has the plain one only")
+    return train
+
+
+def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
+    """What trains many members of torch or jax: `draws` of the framework where they are its own, else shared ones.
+
+    Raises:
+        InputError: its framework is not installed.
+    """
+    train_alone, package = trainer(backend, "plain"), TRAINERS[backend].partition(".")[0]
+    ensemble, draws = (twin(backend, f"{package}.{module}") for module in ("ensemble", "draws"))
+
+    def train(
+        recipe: "Recipe", data: "PreparedData", *, seeds: Sequence[int], own: bool, device: str, progress: "Progress"
+    ) -> "Ensemble":
+        from lockstep.data_prep import draw_member
+        from lockstep.ensemble import one_by_one
+
+        draw = draws.draw_member if own else draw_member
+        members = [draw(recipe, data, seed) for seed in seeds]
+        if engine == "plain":
+            return one_by_one(partial(train_alone, device=device), recipe, members, progress, "--engine plain")
+        trained: Ensemble = ensemble.train_ensemble(recipe, members, device=device, progress=progress)
+        return trained
+
     return train
 
 

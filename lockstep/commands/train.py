@@ -1,9 +1,9 @@
 """Commands that train, and that turn what was trained into other files."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -12,6 +12,7 @@ from lockstep.commands.options import (
     chosen_recipe,
     device_option,
     engine_option,
+    member_trainer,
     planting_trainer,
     recipe_options,
     trainer,
@@ -220,13 +221,18 @@ def _updates(text: str, total: int) -> range:
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
 @click.option("--plants", is_flag=True, help="Plant faults; see `lockstep.prove`.")
+@click.option("--members", is_flag=True, help="Train many seeds at once.")
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
-def worker(backend: str, device: str, plants: bool, engine: str) -> int:
+def worker(backend: str, device: str, plants: bool, members: bool, engine: str) -> int:
     """Train what standard input says; see `lockstep.session`."""
     from lockstep.session import serve, tell_error
 
     try:
-        train = planting_trainer(backend) if plants else trainer(backend, engine)
+        train: Callable[..., Any]
+        if members:
+            train = member_trainer(backend, engine)
+        else:
+            train = planting_trainer(backend) if plants else trainer(backend, engine)
     except InputError as error:
         tell_error(error, sys.stdout)
         return 2

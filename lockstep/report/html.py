@@ -1,6 +1,7 @@
 """The report as one HTML file that opens offline."""
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +11,7 @@ from lockstep.report.curves import Chart
 from lockstep.report.numbers import json_number, number, several, short
 from lockstep.report.story import Story, select_rows
 
-__all__ = ["plotly_script", "render_html"]
+__all__ = ["plotly_script", "render_html", "render_page"]
 
 EPOCHS = 200
 LAYERS = 40
@@ -18,20 +19,31 @@ LAYERS = 40
 
 def render_html(story: Story) -> str:
     """The whole page, scripts and styles within it; it loads nothing from elsewhere."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "several": several, "short": short}
-    source = files("lockstep.report").joinpath("template.html").read_text(encoding="utf-8")
     rows = select_rows(story.training, EPOCHS)
     layers = story.prediction.layers
-    return environment.from_string(source).render(
+    return render_page(
+        "template.html",
+        {chart.key: _plain(chart) for chart in story.charts},
         story=story,
         rows=rows,
         layers=layers if len(layers) <= LAYERS else (*layers[: LAYERS - 2], *layers[-2:]),
         hidden_layers=max(len(layers) - LAYERS, 0),
         charts={chart.key: chart for chart in story.charts},
-        chart_json=_embedded({chart.key: _plain(chart) for chart in story.charts}),
-        plotly=plotly_script(),
     )
+
+
+def render_page(template: str, chart_data: Mapping[str, Any], **content: Any) -> str:
+    """A page from a template of this folder; `chart_data` is what its script draws, as JSON."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "several": several, "short": short}
+    source, style = (_source(name) for name in (template, "style.css"))
+    return environment.from_string(source).render(
+        **content, style=style, chart_json=_embedded(chart_data), plotly=plotly_script()
+    )
+
+
+def _source(name: str) -> str:
+    return files("lockstep.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:

@@ -1,0 +1,112 @@
+"""The command that compares convergence over many seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from lockstep.commands.options import chosen_recipe, device_option, recipe_options, warn
+from lockstep.errors import InputError
+
+__all__ = ["converge"]
+
+INCONCLUSIVE = 3
+"""Exit status where neither equivalence nor a difference is shown."""
+
+
+@click.command()
+@click.argument("recipe", default="seed")
+@recipe_options
+@device_option
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "plain"]),
+    default="auto",
+    show_default=True,
+    help="auto: many seeds at once; plain: one after another, the framework as people write it.",
+)
+@click.option("--seeds", type=click.IntRange(min=2), default=256, show_default=True, help="Of each set-up.")
+@click.option(
+    "--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other seeds are another sample."
+)
+@click.option("--controls", is_flag=True, help="Plant faults in jax too; each must be found different.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), metavar="N", help="Count false verdicts in N studies of equal set-ups."
+)
+@click.option("--pilot", is_flag=True, help="Propose margins and a target from other seeds, and judge nothing.")
+@click.option("--out", metavar="FOLDER", help="Where the study goes; default runs/<recipe>-convergence.")
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves as a picture too.")
+def converge(
+    recipe: str,
+    data_path: str | None,
+    target: str | None,
+    overrides: Sequence[str],
+    device: str,
+    engine: str,
+    seeds: int,
+    first_seed: int,
+    controls: bool,
+    repeat: int | None,
+    pilot: bool,
+    out: str | None,
+    png: Path | None,
+) -> int:
+    """Train many seeds of RECIPE in both frameworks, and say whether they come to the same.
+
+    The margins are those of the recipe's [convergence]. Exits with 0 where the verdict is equivalent, 1 where it is
+    different or a control is not found different, 3 where it is inconclusive.
+    """
+    import json
+
+    from lockstep.converge.study import converge as run
+    from lockstep.converge.study import file_of
+    from lockstep.converge.study import pilot as run_pilot
+    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.convergence import print_pilot, print_study, study_json
+    from lockstep.report.convergence_page import study_html, study_png
+    from lockstep.report.folder import new_run_folder
+    from lockstep.tensor_file import write_file
+
+    chosen = chosen_recipe(recipe, data_path, target, overrides)
+    if pilot:
+        if controls or repeat or out or png:
+            raise InputError("--pilot: judges nothing, and takes neither --controls, --repeat, --out nor --png")
+        with training_progress() as report:
+            proposed = run_pilot(chosen, seeds, device=device, engine=engine, report=report)
+        print_pilot(proposed, seeds, make_console())
+        return 0
+    if out is not None and Path(out).exists():
+        raise InputError(f"--out {out}: exists already")
+    if png is not None and not (png.suffix == ".png" and png.parent.is_dir()):
+        raise InputError(f"--png {png}: must end in .png, in a folder that exists")
+    name = Path(data_path).stem if data_path else Path(recipe).stem
+    with new_run_folder(Path(out) if out else Path("runs") / f"{name}-convergence") as folder:
+        with training_progress() as report:
+            study = run(
+                chosen,
+                seeds,
+                first_seed=first_seed,
+                with_controls=controls,
+                repeats=repeat or 0,
+                device=device,
+                engine=engine,
+                report=report,
+            )
+        for key, ensemble in study.ensembles.items():
+            ensemble.save(folder.partial / file_of(key))
+        write_file(folder.partial / "report.html", study_html(study, name).encode())
+        figures = json.dumps(study_json(study), indent=2, allow_nan=False)
+        write_file(folder.partial / "study.json", figures.encode())
+        if png is not None:
+            write_file(png, study_png(study))
+    console = make_console()
+    warn(
+        sorted(
+            {f"{e.header['backend']}: {e.header['reason']}" for e in study.ensembles.values() if "reason" in e.header}
+        )
+    )
+    print_study(study, console)
+    console.print(f"\nThe study is {folder.final}; open {folder.final / 'report.html'}.", soft_wrap=True)
+    if study.word == "different" or study.missed:
+        return 1
+    return 0 if study.word == "equivalent" else INCONCLUSIVE

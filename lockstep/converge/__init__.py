@@ -1,0 +1,1 @@
+"""Convergence compared over many seeds: do two ways of training come to the same?"""

@@ -1,0 +1,38 @@
+"""Faults to plant in one framework, which a study must find different."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lockstep.recipe import Recipe
+
+__all__ = ["Control", "controls", "with_rate_off"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A recipe that is trained in the place of the right one, and how it differs."""
+
+    key: str
+    text: str
+    recipe: Recipe
+
+
+def with_rate_off(recipe: Recipe) -> Recipe:
+    """The recipe with learning rates 5 % too high."""
+    return recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
+
+
+def controls(recipe: Recipe) -> Iterator[Control]:
+    """Learning rate, momentum and initialisation a little wrong, where the recipe has them."""
+    yield Control("rate", "learning rate 5 % too high", with_rate_off(recipe))
+    for knob in ("momentum", "beta1"):
+        right = getattr(recipe.optimizer, knob)
+        if right:
+            wrong = 0.88 if right != 0.88 else 0.9
+            text = f"{knob} {wrong:g} instead of {right:g}"
+            yield Control("momentum", text, recipe.with_values({f"optimizer.{knob}": wrong}))
+            break
+    if recipe.model.init != "zeros":
+        other = "flax" if recipe.model.init != "flax" else "torch"
+        text = f"{other} initialisation instead of {recipe.model.init}"
+        yield Control("init", text, recipe.with_values({"model.init": other}))

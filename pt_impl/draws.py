@@ -1,0 +1,70 @@
+"""What the framework draws by itself: initial parameters, order and dropout masks of a member."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lockstep.data_prep import OwnDraws, PreparedData, layer_sizes
+from lockstep.initialise import TRUNCATED
+from lockstep.recipe import Recipe
+
+__all__ = ["INITIALISERS", "draw_member"]
+
+
+def _flax(weight: torch.Tensor, generator: torch.Generator) -> None:
+    deviation = weight.shape[1] ** -0.5 / TRUNCATED
+    nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
+
+
+INITIALISERS: dict[str, Callable[..., Any]] = {
+    # what nn.Linear calls
+    "torch": lambda weight, generator: nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator),
+    "flax": _flax,
+    "xavier_uniform": lambda weight, generator: nn.init.xavier_uniform_(weight, generator=generator),
+    "xavier_normal": lambda weight, generator: nn.init.xavier_normal_(weight, generator=generator),
+    "kaiming_uniform": lambda weight, generator: nn.init.kaiming_uniform_(
+        weight, nonlinearity="relu", generator=generator
+    ),
+    "kaiming_normal": lambda weight, generator: nn.init.kaiming_normal_(
+        weight, nonlinearity="relu", generator=generator
+    ),
+    "orthogonal": lambda weight, generator: nn.init.orthogonal_(weight, generator=generator),
+    "zeros": lambda weight, generator: nn.init.zeros_(weight),
+}
+"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.initialise`."""
+
+
+def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
+    """The rows of `data` with initial parameters, order and masks that the framework draws; a stream of random
+    numbers for each of them."""
+    model, parameters = recipe.model, {}
+    generator = _generator(seed, 0)
+    for i, (name, fan_in, fan_out) in enumerate(layer_sizes(len(data.columns), model.hidden, data.outputs), start=1):
+        weight, bias = torch.empty(fan_out, fan_in), torch.zeros(fan_out)
+        INITIALISERS[model.init](weight, generator)
+        if model.init == "torch":
+            nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+        # [out, in] -> [in, out]
+        parameters[f"{name}.weight"] = weight.numpy().T.astype(np.float64)
+        if model.bias:
+            parameters[f"{name}.bias"] = bias.numpy().astype(np.float64)
+        if model.norm != "none" and i <= len(model.hidden):
+            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = np.ones(fan_out), np.zeros(fan_out)
+    generator = _generator(seed, 1)
+    orders = [torch.randperm(len(data.train_y_N), generator=generator).numpy() for _ in range(data.epochs)]
+
+    def draw_masks(epoch: int) -> list[NDArray[np.bool_]]:
+        generator = _generator(seed, 2 + epoch)
+        sizes = [(data.batches_per_epoch, data.batch, units) for units in model.hidden]
+        return [(torch.rand(size, generator=generator) >= model.dropout).numpy() for size in sizes]
+
+    return OwnDraws.of(data, parameters=parameters, seed=seed, orders_EN=np.stack(orders), draw_masks=draw_masks)
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    (state,) = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
