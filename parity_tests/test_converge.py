@@ -318,7 +318,7 @@ def test_a_pilot_proposes_what_a_recipe_takes(
     path.write_text(proposed)
     declared = load_recipe(str(path)).convergence
     assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)  # half of what the other recipe changes
-    assert declared.target == pytest.approx(1.0, abs=0.03)
+    assert declared.target == pytest.approx(1.0, abs=0.06)
 
 
 @pytest.mark.parametrize("name", ready_made_recipes())
