@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep.errors import InputError
-from lockstep.recipe import KNOBS, Data, Model, Optimizer, Recipe, Schedule, Training, load_recipe, ready_made_recipes
+from lockstep.recipe import (
+    KNOBS,
+    Convergence,
+    Data,
+    Model,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Training,
+    load_recipe,
+    ready_made_recipes,
+)
 
 SECTIONS = {field.name: field.type for field in fields(Recipe)}
 
@@ -255,7 +266,9 @@ def test_hash_tells_a_hidden_layer_apart_from_none():
 
 
 def test_the_seed_recipe_is_the_default():
-    assert load_recipe("seed") == Recipe()
+    declared = load_recipe("seed")
+    assert replace(declared, convergence=Convergence()) == Recipe()
+    assert declared.hash == Recipe().hash
 
 
 @pytest.mark.parametrize("name", ["seed", "digits", "breast_cancer"])

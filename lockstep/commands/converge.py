@@ -58,8 +58,8 @@ def converge(
     """
     import json
 
+    from lockstep.converge.study import check_declared, file_of
     from lockstep.converge.study import converge as run
-    from lockstep.converge.study import file_of
     from lockstep.converge.study import pilot as run_pilot
     from lockstep.report.console import make_console, training_progress
     from lockstep.report.convergence import print_pilot, print_study, study_json
@@ -75,6 +75,7 @@ def converge(
             proposed = run_pilot(chosen, seeds, device=device, engine=engine, report=report)
         print_pilot(proposed, seeds, make_console())
         return 0
+    check_declared(chosen)
     if out is not None and Path(out).exists():
         raise InputError(f"--out {out}: exists already")
     if png is not None and not (png.suffix == ".png" and png.parent.is_dir()):

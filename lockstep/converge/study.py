@@ -16,7 +16,7 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.session import BACKENDS, Job, Report, Worker, contrast_schedule
 
-__all__ = ["Pilot", "Study", "converge", "file_of", "pilot"]
+__all__ = ["Pilot", "Study", "check_declared", "converge", "file_of", "pilot"]
 
 PILOT_SEEDS = 10**6
 """The first seed of a pilot; studies begin at 0."""
@@ -67,6 +67,16 @@ class Pilot:
     decided: dict[str, tuple[float, float]]
 
 
+def check_declared(recipe: Recipe) -> None:
+    """Raise InputError where a margin or the target is not declared."""
+    missing = [field.name for field in fields(recipe.convergence) if not getattr(recipe.convergence, field.name)]
+    if missing:
+        raise InputError(
+            f"convergence.{missing[0]}: not declared; lockstep converge --pilot proposes it, to be put into the recipe "
+            "before the study"
+        )
+
+
 def converge(
     recipe: Recipe,
     seeds: int,
@@ -93,12 +103,7 @@ def converge(
     Raises:
         InputError: a margin or target that is not declared; a framework that is not installed.
     """
-    missing = [field.name for field in fields(recipe.convergence) if not getattr(recipe.convergence, field.name)]
-    if missing:
-        raise InputError(
-            f"convergence.{missing[0]}: not declared; lockstep converge --pilot proposes it, to be put into the recipe "
-            "before the study"
-        )
+    check_declared(recipe)
     planted = list(controls(recipe)) if with_controls else []
     data = prepare(recipe)
     contrast = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))

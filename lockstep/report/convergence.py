@@ -167,6 +167,9 @@ def print_study(study: Study, console: Console) -> None:
     console.print()
     console.print(f"verdict: {study.word}", style=f"bold {COLOURS[study.word]}")
     console.print(sentence(study))
+    if study.missed:
+        names = "; ".join(control.text for control in study.missed)
+        console.print(f"Controls that are not found different: {names}.", style="red")
 
 
 def print_verdicts(study: Study, found: Sequence[Judgement], title: str, level: float, console: Console) -> None:
