@@ -88,6 +88,11 @@ class _Work:
     message: dict[str, Any]
     truths: list[Parameters]
 
+    def threads_of(self, contender: str) -> int:
+        """All of them where all members are trained; one that trains a single member has what is best for one."""
+        together = CONTENDERS[contender].make.startswith(("ensembles.", "floors."))
+        return self.threads if together else threads_for(self.members[0])
+
 
 def run_bench(
     workloads: Sequence[Workload],
@@ -143,7 +148,7 @@ def measure(workload: Workload, contenders: Sequence[str], *, device: str, round
         try:
             for name in contenders:
                 console.print(f"getting ready: {workload.name}, {name}", highlight=False)
-                running[name] = Contender(name, work.threads)
+                running[name] = Contender(name, work.threads_of(name))
                 found[name] = _get_ready(running[name], work)
                 if found[name].skipped or found[name].differs is not None:
                     running.pop(name).stop()
@@ -195,14 +200,14 @@ def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
             "recipe": asdict(recipe),
             "data": [str(path) for path in paths[0]],
             "device": device,
-            "threads": threads,
             "proof": {"recipe": asdict(proof), "data": [str(path) for path in paths[1]], "out": f"{folder}/proof"},
         }
         yield _Work(workload, members, device, threads, message, truths)
 
 
 def _get_ready(contender: Contender, work: _Work) -> Outcome:
-    answer = contender.ask(work.message | {"contender": contender.name})
+    threads = work.threads_of(contender.name)
+    answer = contender.ask(work.message | {"contender": contender.name, "threads": threads})
     cold, error = perf_counter() - contender.started, None
     if answer.get("trained"):
         if failed := contender.ask("prove"):

@@ -35,6 +35,8 @@ def print_measured(name: str, measured: Measured, console: Console) -> None:
     for contender, outcome in measured.contenders.items():
         if outcome.differs is not None:
             far = f"{outcome.differs:.1e} from the oracle in float64"
+            if outcome.differs == float("inf"):
+                far = "parameters of other names or shapes"
             console.print(f"{contender}: computes something else ({far}): not timed", highlight=False)
         elif outcome.skipped:
             console.print(f"{contender}: skipped: {escape(outcome.skipped)}", soft_wrap=True, highlight=False)
@@ -73,8 +75,12 @@ def _print_limits(name: str, timed: dict[str, Outcome], console: Console) -> Non
             pair = (timed[limit.contender].samples, timed[limit.over].samples)
             ratio, low, high = median_interval(ratios(*pair))
             met = "met" if ratio <= limit.most else "missed"
-            shown = (three_digits(value) for value in (ratio, limit.most))
-            interval = f"{three_digits(low)}-{three_digits(high)}"
-            table.add_row(f"{limit.contender} over {limit.over}", next(shown), interval, next(shown), met)
+            bar, interval = f"{limit.contender} over {limit.over}", f"{_share(low)}-{_share(high)}"
+            table.add_row(bar, _share(ratio), interval, _share(limit.most), met)
     if table.row_count:
         console.print(table)
+
+
+def _share(ratio: float) -> str:
+    """Three digits, or 1 over a number where it is small."""
+    return three_digits(ratio) if ratio >= 0.1 else f"1/{three_digits(1 / ratio)}"
