@@ -116,9 +116,12 @@ def make_segment(recipe: Recipe) -> Any:
         if network.lead:
             return [losses]
         before, after = network.stretch[:slot], network.stretch[1 : slot + 1]
-        norms = [torch.linalg.vector_norm(vectors, dim=1) for vectors in (network.gradient[:slot], after - before)]
+        gradients = network.gradient[:slot]
+        grad_norms = torch.linalg.vector_norm(gradients, dim=1)
+        # the gradients are done with: in their place no memory is asked for, which would cost more than the norm
+        update_norms = torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)
         network.rows[0].copy_(network.rows[slot])
-        return [losses, *norms]
+        return [losses, grad_norms, update_norms]
 
     @torch.no_grad()
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
