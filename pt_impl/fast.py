@@ -118,7 +118,7 @@ def make_segment(recipe: Recipe) -> Any:
         before, after = network.stretch[:slot], network.stretch[1 : slot + 1]
         gradients = network.gradient[:slot]
         grad_norms = torch.linalg.vector_norm(gradients, dim=1)
-        # the gradients are done with: in their place no memory is asked for, which would cost more than the norm
+        # the gradients are done with: in their place no new memory is asked for
         update_norms = torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)
         network.rows[0].copy_(network.rows[slot])
         return [losses, grad_norms, update_norms]
