@@ -25,7 +25,7 @@ from benchmarks.workloads import WORKLOADS, Workload, find_workload, first_updat
 from lockstep.commands.bench import bench as bench_command
 from lockstep.data_prep import prepare
 from lockstep.errors import InputError
-from lockstep.recipe import Recipe
+from lockstep.recipe import load_recipe
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TIMED = ("c", "torch products", "jax products", "numpy products", "torch fast", "torch graph", "jax fast", "numpy")
@@ -151,7 +151,7 @@ def test_the_proof_of_a_long_run_is_its_first_updates() -> None:
 
 
 def test_the_named_workloads() -> None:
-    assert find_workload("W1").recipe == Recipe()
+    assert find_workload("W1").recipe == load_recipe("seed")
     assert find_workload("W1-adamw").recipe.optimizer.name == "adamw"
     wide = find_workload("W2", ["training.batch=64"]).recipe
     assert (wide.data.rows, wide.data.features, wide.model.hidden, wide.training.batch) == (60000, 784, (512, 512), 64)
