@@ -68,10 +68,8 @@ def test_a_preset_in_a_file_and_on_the_command_line(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[schedule]\npreset = "hf.cosine"\npeak = 3e-4\nunit = "update"\nwarmup = 9\n')
     recipe = load_recipe(str(path))
-    assert recipe == load_recipe(
-        "seed",
-        ["schedule.preset=hf.cosine", "schedule.peak=3e-4", "schedule.unit=update", "schedule.warmup=9"],
-    )
+    changes = ["schedule.preset=hf.cosine", "schedule.peak=3e-4", "schedule.unit=update", "schedule.warmup=9"]
+    assert recipe.hash == load_recipe("seed", changes).hash
     assert (recipe.schedule.ramp, recipe.schedule.after_end) == ("t/W", "continue")
 
 

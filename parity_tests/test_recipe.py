@@ -481,7 +481,7 @@ def test_with_dtype_changes_nothing_else():
     ],
 )
 def test_overrides_are_toml_or_bare_words(item, name, value):
-    assert load_recipe("seed", [item]) == Recipe().with_values({name: value})
+    assert load_recipe("seed", [item]) == load_recipe("seed").with_values({name: value})
 
 
 def test_overrides_are_checked_together():
