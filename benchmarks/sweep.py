@@ -1,7 +1,6 @@
 """Time per update as one size grows: a table, and a plot in a file."""
 
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from benchmarks.workloads import Workload
 from lockstep import __version__
 from lockstep.errors import InputError
 from lockstep.report.html import plotly_script
+from lockstep.report.picture import new_figure, png_of
 from lockstep.tensor_file import write_file
 
 __all__ = ["SWEEPS", "run_sweep"]
@@ -126,22 +126,14 @@ def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measu
 
 
 def _png(title: str, what: str, curves: Mapping[str, Any]) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--out: a .png needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
-        ) from None
-    figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    figure = new_figure("--out: a .png", figsize=(7, 4.2), dpi=130)
     axes = figure.subplots()
     for name, (xs, ys) in curves.items():
         axes.plot(xs, ys, marker="o", label=name)
     axes.set(title=title, xlabel=what, ylabel="us per update", xscale="log", yscale="log")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 PAGE = """<!doctype html>

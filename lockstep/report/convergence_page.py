@@ -1,6 +1,5 @@
 """A study of convergence as one HTML page that opens offline, and its curves as a picture."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from lockstep.converge.judge import Judgement, overall
 from lockstep.converge.measure import Band, bands
 from lockstep.converge.study import Study
-from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.report.convergence import (
     Row,
@@ -23,6 +21,7 @@ from lockstep.report.convergence import (
 from lockstep.report.html import render_page
 from lockstep.report.measured import measured_with
 from lockstep.report.numbers import json_number
+from lockstep.report.picture import new_figure, png_of
 
 __all__ = ["study_html", "study_png"]
 
@@ -129,13 +128,7 @@ def study_png(study: Study) -> bytes:
     Raises:
         InputError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--png: needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
-        ) from None
-    figure = Figure(figsize=(10, 6.4), dpi=90, layout="constrained")
+    figure = new_figure("--png:", figsize=(10, 6.4), dpi=90)
     for axes, panel in zip(figure.subplots(2, 2).flat, panels(study)):
         for name, backend, setup, band in panel.bands:
             colour, style = COLOURS[backend], "--" if setup == "contrast" else "-"
@@ -145,6 +138,4 @@ def study_png(study: Study) -> bytes:
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_of(figure)

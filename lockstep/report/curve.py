@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lockstep.curve import Curve, gap, knobs_of, marked_updates
-from lockstep.errors import InputError
 from lockstep.report.curves import thin
 from lockstep.report.html import plotly_script
 from lockstep.report.numbers import number, percent
+from lockstep.report.picture import new_figure, png_of
 
 __all__ = ["SUFFIXES", "print_curves", "render"]
 
@@ -137,14 +137,8 @@ def _arrays(curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]])
 
 
 def _png(curves: Sequence[Curve]) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--out: a .png needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
-        ) from None
     several = len(curves) > 1
-    figure = Figure(figsize=(9, 6.5 if several else 4.2), dpi=130, layout="constrained")
+    figure = new_figure("--out: a .png", figsize=(9, 6.5 if several else 4.2), dpi=130)
     axes = figure.subplots(
         2 if several else 1, 1, sharex=True, height_ratios=[2, 1] if several else None, squeeze=False
     )
@@ -166,9 +160,7 @@ def _png(curves: Sequence[Curve]) -> bytes:
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
         axis.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 PAGE = """<!doctype html>
