@@ -23,7 +23,7 @@ from scipy import stats
 
 __all__ = ["Judgement", "Power", "judge", "overall"]
 
-RESAMPLES = 4000
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
