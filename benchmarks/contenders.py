@@ -67,15 +67,16 @@ def torch_unrecorded(recipe: Recipe, members: Members, device: str, threads: int
         raise NotImplementedError("has no accumulation")
     step = make_step(recipe.update_rule)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def segment(state: Any, batches: Any) -> tuple[Any, None]:
         network = state.network
+        many = len(network.slots)
         for t, batch in enumerate(batches):
-            slot = t % network.slots
-            network.gradients(slot, batch, slot)
-            step(state, slot, network.gradient_rows[slot])
-            if slot == network.slots - 1 or t == len(batches) - 1:
-                network.rows[0].copy_(network.rows[slot + 1])
+            slot = network.slots[t % many]
+            network.gradients(slot, batch, t % many)
+            step(state, slot)
+            if slot.after and (t % many == many - 1 or t == len(batches) - 1):
+                network.rows[0].copy_(network.rows[slot.after])
         return state, None
 
     return _torch_fast(recipe, members, device, segment)

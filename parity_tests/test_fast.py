@@ -227,13 +227,13 @@ def test_one_engine_goes_on_where_the_other_stopped(first: str, backend: str) ->
 
 def wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     activate, bend = pt_impl.fast_network.ACTIVATIONS["tanh"]
-    wrong = (activate, lambda slope, z, h: bend(slope, z, h).mul_(1 + 1e-9))
-    monkeypatch.setitem(pt_impl.fast_network.ACTIVATIONS, "tanh", wrong)
+    wrong = lambda slope, z, h: lambda: bend(slope, z, h)().mul_(1 + 1e-9)  # noqa: E731
+    monkeypatch.setitem(pt_impl.fast_network.ACTIVATIONS, "tanh", (activate, wrong))
 
 
 def wrong_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_projection(network: Any, i: int, slope: Any, normalised: Any, before: Any, after: Any) -> None:
-        backward(network, i, slope, normalised, before, after)
+    def without_projection(network: Any, i: int, slope: Any, before: Any, after: Any) -> None:
+        backward(network, i, slope, before, after)
         slope.mul_(1 + 1e-9)
 
     backward = pt_impl.fast_network._normalise_backward

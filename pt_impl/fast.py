@@ -1,5 +1,6 @@
 """The fast engine: the same mathematics as `train`, with nothing between the updates."""
 
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_
 from pt_impl.device import describe_environment, select_device
 from pt_impl.fast_batches import Batch, load_batches, load_rows
 from pt_impl.fast_network import Network
-from pt_impl.fast_optimizer import make_step, start_moments
+from pt_impl.fast_optimizer import Part, make_step, start_moments
 from pt_impl.loss import link, mean_loss, sums
 from pt_impl.model import import_parameters
 
@@ -31,26 +32,28 @@ __all__ = [
 ROOM = 2**23
 """Numbers that the batches loaded at once may have."""
 
+PART = 2**16
+"""Parameters updated at once: as many as lie in the processor's cache with all that belongs to them."""
+
 
 class State(NamedTuple):
-    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`.
+    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`,
+    and are updated in `parts`.
 
-    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer, and
-    `layers` then the layer of every parameter; `decayed` is 1 where weight decay acts, None where it acts on all;
-    `loss` is that of the batches accumulated so far, `done` counts the updates, `work` is room for vectors.
+    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer;
+    `loss` is that of the batches accumulated so far, `done` counts the updates.
     """
 
     network: Network
+    parts: list[Part]
     moments: dict[str, torch.Tensor]
     rates: list[Any]
-    lr: list[float]
-    layers: torch.Tensor | None
-    decayed: torch.Tensor | None
+    lr_T: torch.Tensor
+    clipped: torch.Tensor | None
     accumulated: torch.Tensor | None
     loss: torch.Tensor
     average: torch.Tensor | None
     done: list[int]
-    work: tuple[torch.Tensor, ...]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -60,28 +63,47 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     tables = {
         layer: torch.from_numpy(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
     }
-    lr = tables.pop(0).tolist()
-    rates, layers = lr, None
+    lr_T = tables.pop(0)
+    rates, layers = lr_T.tolist(), None
     if tables:
         rates = list(torch.stack([*tables.values()], dim=1).to(device))
+        # a layer for every parameter
         layers = _filled(network, lambda name: layer_of(name) - 1).long()
-    decayed = _filled(network, lambda name: float(decays(recipe.optimizer, name)))
-    average = None
+    decayed, average = None, None
+    if recipe.optimizer.decay_on == "weights":
+        decayed = _filled(network, lambda name: float(decays(recipe.optimizer, name)))
     if recipe.average.decay:
         average = torch.zeros_like(parameters) if recipe.average.start == "zero" else parameters.clone()
+    clipped = None if recipe.gradient.clip == "none" else torch.empty_like(parameters)
+    moments = start_moments(recipe, parameters)
     return State(
         network,
-        start_moments(recipe, parameters),
+        _parts(network, moments, clipped, layers, decayed, average),
+        moments,
         rates,
-        lr,
-        layers,
-        decayed if recipe.optimizer.decay_on == "weights" else None,
+        lr_T.to(parameters.dtype),
+        clipped,
         torch.zeros_like(parameters) if recipe.gradient.accumulate > 1 else None,
         parameters.new_zeros(1, *network.lead),
         average,
         [0],
-        parameters.new_empty(3, len(parameters)).unbind(0),
     )
+
+
+def _parts(network: Network, moments: dict[str, torch.Tensor], *others: torch.Tensor | None) -> list[Part]:
+    size = network.stretch.shape[1]
+    # one number for all parameters moves once an update; the members of a layer belong together
+    is_whole = network.lead or not all(moment.ndim for moment in moments.values())
+    length = size if is_whole else min(size, PART)
+    work = network.stretch.new_empty(3, length)
+    found = []
+    for begin in range(0, size, length):
+        cut = slice(begin, min(begin + length, size))
+        rows, gradients = (tuple(row[cut] for row in rows) for rows in (network.rows, network.gradient_rows))
+        own = {name: moment[cut] if moment.ndim else moment for name, moment in moments.items()}
+        rest = (None if vector is None else vector[cut] for vector in others)
+        found.append(Part(rows, gradients, own, *rest, work[:, : cut.stop - begin].unbind(0)))
+    return found
 
 
 def _filled(network: Network, value: Any) -> torch.Tensor:
@@ -98,56 +120,69 @@ def make_segment(recipe: Recipe) -> Any:
 
     def stretch(state: State, batches: list[Batch]) -> list[torch.Tensor]:
         """As many batches as there is room for; loss, norm of the gradient and of the change of each update."""
-        network, slot, outputs = state.network, 0, []
-        numbers = dict.fromkeys((batch.used for batch in batches), 0)
-        for batch in batches:
-            outputs.append(network.gradients(slot, batch, numbers[batch.used]))
-            numbers[batch.used] += 1
-            gradient = network.gradient_rows[slot]
+        network, done = state.network, 0
+        norms: list[torch.Tensor] | None = None if network.keeps or network.lead else []
+        for place, batch in enumerate(batches):
+            slot = network.slots[done]
+            network.gradients(slot, batch, place)
             if state.accumulated is not None:
+                gradient = network.gradient_rows[slot.gradient]
                 state.accumulated.add_(gradient)
                 gradient.copy_(state.accumulated)
             if batch.last:
-                step(state, slot, gradient)
-                slot += 1
+                step(state, slot, norms)
+                done += 1
                 if state.accumulated is not None:
                     state.accumulated.zero_()
-        losses = _losses(recipe.loss, state, batches, outputs)
+        losses = _losses(recipe.loss, state, batches)
         if network.lead:
             return [losses]
-        before, after = network.stretch[:slot], network.stretch[1 : slot + 1]
-        gradients = network.gradient[:slot]
-        grad_norms = torch.linalg.vector_norm(gradients, dim=1)
-        # the gradients are done with: in their place no new memory is asked for
-        update_norms = torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)
-        network.rows[0].copy_(network.rows[slot])
-        return [losses, grad_norms, update_norms]
+        found = _norms(state, done, norms)
+        if done and (last := network.slots[done - 1].after):
+            network.rows[0].copy_(network.rows[last])
+        return [losses, *found]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
-        slots, begun = state.network.slots, state.done[0]
-        parts = [stretch(state, batches[begin : begin + slots]) for begin in range(0, len(batches), slots)]
+        many, begun = len(state.network.slots), state.done[0]
+        parts = [stretch(state, batches[begin : begin + many]) for begin in range(0, len(batches), many)]
+        found = [torch.cat(updates) for updates in zip(*parts)]
+        scalars = dict(zip(UPDATE_SERIES, (state.lr_T[begun : state.done[0]], *found)))
+        if state.accumulated is None:
+            return state, scalars
+        # zeros where a batch completes no update
         last_T = torch.tensor([batch.last for batch in batches])
-        found = {}
-        for name, updates in zip(("loss", "grad_norm", "update_norm"), zip(*parts)):
-            found[name] = state.network.stretch.new_zeros(len(batches), *updates[0].shape[1:])
-            found[name][last_T] = torch.cat(updates)
-        lr = state.network.stretch.new_zeros(len(batches))
-        lr[last_T] = lr.new_tensor(state.lr[begun : state.done[0]])
-        return state, {"lr": lr, **found}
+        for name, values in scalars.items():
+            scalars[name] = values.new_zeros(len(batches), *values.shape[1:])
+            scalars[name][last_T] = values
+        return state, scalars
 
     return segment
 
 
-def _losses(loss: Loss, state: State, batches: list[Batch], outputs: list[torch.Tensor]) -> torch.Tensor:
+def _norms(state: State, done: int, norms: list[torch.Tensor] | None) -> list[torch.Tensor]:
+    """Norms of the gradient and of the change of each update of a stretch, or these made of those of its parts."""
+    network = state.network
+    if norms is not None:
+        both = torch.stack(norms).view(done, len(state.parts), 2) if norms else network.stretch.new_zeros(0, 1, 2)
+        return list(torch.linalg.vector_norm(both, dim=1).unbind(1))
+    before, after, gradients = network.stretch[:done], network.stretch[1 : done + 1], network.gradient[:done]
+    grad_norms = torch.linalg.vector_norm(gradients, dim=1)
+    # the gradients are done with: in their place no new memory is asked for
+    return [grad_norms, torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)]
+
+
+def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
     """The loss of each update that these batches complete; what is left over goes into the state."""
-    found = outputs[0].new_empty(len(batches), *state.network.lead)
-    for used in {batch.used for batch in batches}:
-        which = [i for i, batch in enumerate(batches) if batch.used == used]
-        outputs_TKB, y_TB = torch.stack([outputs[i] for i in which]), torch.stack([batches[i].y_B for i in which])
-        share_T = found.new_tensor(np.array([batches[i].share / batches[i].total for i in which]))
+    parts, end = [], 0
+    for (used, _), run in groupby(batches, key=lambda batch: (batch.used, id(batch.epoch))):
+        first, *rest = run
+        begin, end = end, end + 1 + len(rest)
+        of_epoch = slice(first.number, first.number + end - begin)
+        outputs_TKB, y_TB = state.network.buffers[used].outputs_TKB[begin:end], first.epoch.y_TB[of_epoch, ..., :used]
         loss_TB = _row_losses(loss, outputs_TKB.flatten(0, -3), y_TB.flatten(0, -2)).view(y_TB.shape)
-        found[which] = loss_TB.sum(dim=-1) * share_T
+        parts.append(loss_TB.sum(dim=-1) * first.epoch.share_T[of_epoch])
+    found = torch.cat(parts)
     if state.accumulated is None:
         return found
     total, complete = state.loss, []
@@ -185,7 +220,7 @@ def make_evaluation(recipe: Recipe) -> Any:
     """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
     layer; `recipe` is an `update_rule`."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def evaluation(state: State, train: Any, held_out: Any) -> Any:
         found = []
         for x_ND, y_N in (train, held_out):

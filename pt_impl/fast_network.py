@@ -1,5 +1,7 @@
 """The network of the fast engine: a batch's loss and gradients, in as few operations as the framework allows."""
 
+from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -10,94 +12,129 @@ from lockstep.recipe import Loss, Recipe
 from pt_impl.model import ACTIVATIONS as FORWARD
 from pt_impl.model import build_model
 
-__all__ = ["ACTIVATIONS", "Network"]
+__all__ = ["ACTIVATIONS", "Network", "Slot"]
 
 Tensor = torch.Tensor
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Normalisation -> its running mean and variance (units,)."""
 
 SLOTS, ROOM = 64, 2**18
-"""Updates in a stretch: as many as have `ROOM` parameters in all, and not more than `SLOTS`."""
+"""Updates in a stretch, and the parameters that there may be in all for each to keep its own."""
 
 ALIGNED = 16
 """Numbers to whose multiples a vector is filled up: the bits of a product depend on where its factors begin."""
 
 aten = torch.ops.aten
-ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+Call = Callable[[], Any]
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Call], Callable[[Tensor, Tensor, Tensor], Call]]] = {
     "relu": (
-        lambda z, out: torch.clamp_min(z, 0, out=out),
-        lambda slope, z, h: aten.threshold_backward.grad_input(slope, z, 0, grad_input=slope),
+        lambda z, h: partial(torch.relu_, z),
+        lambda slope, z, h: partial(aten.threshold_backward.grad_input, slope, h, 0, grad_input=slope),
     ),
     "leaky_relu": (
-        lambda z, out: aten.leaky_relu.out(z, 0.01, out=out),
-        lambda slope, z, h: aten.leaky_relu_backward.grad_input(slope, z, 0.01, False, grad_input=slope),
+        lambda z, h: partial(aten.leaky_relu.out, z, 0.01, out=h),
+        lambda slope, z, h: partial(aten.leaky_relu_backward.grad_input, slope, z, 0.01, False, grad_input=slope),
     ),
     "tanh": (
-        lambda z, out: torch.tanh(z, out=out),
-        lambda slope, z, h: aten.tanh_backward.grad_input(slope, h, grad_input=slope),
+        lambda z, h: partial(torch.tanh_, z),
+        lambda slope, z, h: partial(aten.tanh_backward.grad_input, slope, h, grad_input=slope),
     ),
     "sigmoid": (
-        lambda z, out: torch.sigmoid(z, out=out),
-        lambda slope, z, h: aten.sigmoid_backward.grad_input(slope, h, grad_input=slope),
+        lambda z, h: partial(torch.sigmoid_, z),
+        lambda slope, z, h: partial(aten.sigmoid_backward.grad_input, slope, h, grad_input=slope),
     ),
     "silu": (
-        lambda z, out: aten.silu.out(z, out=out),
-        lambda slope, z, h: aten.silu_backward.grad_input(slope, z, grad_input=slope),
+        lambda z, h: partial(aten.silu.out, z, out=h),
+        lambda slope, z, h: partial(aten.silu_backward.grad_input, slope, z, grad_input=slope),
     ),
     "gelu": (
-        lambda z, out: aten.gelu.out(z, approximate="none", out=out),
-        lambda slope, z, h: aten.gelu_backward.grad_input(slope, z, approximate="none", grad_input=slope),
+        lambda z, h: partial(aten.gelu.out, z, approximate="none", out=h),
+        lambda slope, z, h: partial(aten.gelu_backward.grad_input, slope, z, approximate="none", grad_input=slope),
     ),
     "gelu_tanh": (
-        lambda z, out: aten.gelu.out(z, approximate="tanh", out=out),
-        lambda slope, z, h: aten.gelu_backward.grad_input(slope, z, approximate="tanh", grad_input=slope),
+        lambda z, h: partial(aten.gelu.out, z, approximate="tanh", out=h),
+        lambda slope, z, h: partial(aten.gelu_backward.grad_input, slope, z, approximate="tanh", grad_input=slope),
     ),
     "elu": (
-        lambda z, out: aten.elu.out(z, 1.0, 1.0, 1.0, out=out),
-        lambda slope, z, h: aten.elu_backward.grad_input(slope, 1.0, 1.0, 1.0, False, z, grad_input=slope),
+        lambda z, h: partial(aten.elu.out, z, 1.0, 1.0, 1.0, out=h),
+        lambda slope, z, h: partial(aten.elu_backward.grad_input, slope, 1.0, 1.0, 1.0, False, z, grad_input=slope),
     ),
     "softplus": (
-        lambda z, out: aten.softplus.out(z, 1.0, 40.0, out=out),
-        lambda slope, z, h: aten.softplus_backward.grad_input(slope, z, 1.0, 40.0, grad_input=slope),
+        lambda z, h: partial(aten.softplus.out, z, 1.0, 40.0, out=h),
+        lambda slope, z, h: partial(aten.softplus_backward.grad_input, slope, z, 1.0, 40.0, grad_input=slope),
     ),
     "mish": (
-        lambda z, out: aten.mish.out(z, out=out),
-        lambda slope, z, h: slope.copy_(aten.mish_backward(slope, z)),
+        lambda z, h: partial(aten.mish.out, z, out=h),
+        lambda slope, z, h: lambda: slope.copy_(aten.mish_backward(slope, z)),
     ),
 }
-"""Activation -> (z, out) -> h; and (gradient by h, z, h) -> gradient by z, in place."""
+"""Activation -> what makes h of z; and what makes of a gradient by h the one by z, in place."""
+
+IN_PLACE = ("relu", "tanh", "sigmoid")
+"""Activations whose h, from which their slope is found, takes the place of z."""
+
+
+class Slot(NamedTuple):
+    """Where an update of a stretch lies: in which vectors its parameters are before it and after it, and its gradient;
+    how many of its kind there are says whether they last to the end of the stretch."""
+
+    before: int
+    after: int
+    gradient: int
 
 
 class _Views(NamedTuple):
-    """Parts of one vector of parameters: of each linear layer its weight (out, in) beside its bias, as one matrix,
-    and the transposed weight (in, out); of each normalisation its weight and bias (units, 1). All have a leading axis
-    of members where the network has it."""
+    """Parts of one vector: of each linear layer its weight beside its bias (out, in + 1), the same the way its rows lie
+    in memory, and its weight alone (in, out); of each normalisation its weight and bias (units, 1). All have a leading
+    axis of members where the network has it."""
 
-    matrices: list[Tensor]
-    turned: list[Tensor]
-    scales: list[Tensor]
-    shifts: list[Tensor]
+    matrices: tuple[Tensor, ...]
+    by_rows: tuple[Tensor, ...]
+    turned: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+    shifts: tuple[Tensor, ...]
+
+
+class _Buffer(NamedTuple):
+    """What a layer computes in, for batches of one size; its inputs (in + 1, B) have a row of ones for the bias."""
+
+    inputs: Tensor
+    inputs_BD: Tensor
+    z: Tensor
+    h: Tensor
+    mask: Tensor
+    dropped: Tensor  # h after dropout: the inputs of the following layer without the ones
+    slope: Tensor  # the gradient by z
+    slope_BH: Tensor
 
 
 class _Buffers(NamedTuple):
-    """What batches of one size are computed in; each layer's inputs (in, B) have a row of ones for the bias."""
+    """Those of every layer, and what the outputs of each batch of a stretch are computed in."""
 
-    inputs: list[Tensor]
-    units: list[Tensor]  # the inputs of the layers after the first, without the ones
-    transposed: list[Tensor]
-    z: list[Tensor]
-    h: list[Tensor]
-    slopes: list[Tensor]
-    outputs: list[Tensor]  # of each batch of a stretch
+    layers: list[_Buffer]
+    outputs_TKB: Tensor
+    outputs: tuple[Tensor, ...]  # the same, each
     found: Tensor
-    slope: Tensor
+
+
+class _Program(NamedTuple):
+    """What is computed in one slot for batches of one size, apart from what depends on the batch."""
+
+    forward: list[Call]  # from the first layer's z to the last one's inputs
+    backward: list[Call]  # from the gradient by the outputs to the one by the first layer's z
+    before: _Views
+    after: _Views
+    layers: list[_Buffer]
+    outputs: tuple[Tensor, ...]
+    found: Tensor
 
 
 class Network:
     """The recipe's model on activations (units, B), with its gradients by hand.
 
-    Every parameter lies in one vector (n,), filled up with zeros. The vectors before each update of a stretch follow
-    one another in `stretch`, whose first is shared with `model`; so do the gradients in `gradient`.
+    Every parameter lies in one vector (n,), filled up with zeros. Of a small network the vectors before each update of
+    a stretch follow one another in `stretch`, and so do the gradients in `gradient`: `keeps`. A larger one has two
+    vectors, of which an update writes the one that it does not read, and one gradient. The first is that of `model`.
 
     Where the parameters of `data` have a leading axis of S members, all are trained at once: every array of a batch has
     that axis too, a layer of all members lies together in the vector, an update changes it in place, and there is no
@@ -117,17 +154,24 @@ class Network:
             if f"{norm}.weight" in data.parameters:
                 self.places[norm] = size, (2, outputs)
                 size += members * 2 * outputs
+        self.is_long = [_is_long(*self.places[name][1]) for name, _, _ in self.layers]
         size = -(-size // ALIGNED) * ALIGNED
         # of members it is the outputs that there must be room for
-        self.slots = max(1, min(SLOTS, ROOM // (members * data.outputs * data.batch if self.lead else size)))
-        like = {"dtype": getattr(torch, recipe.training.dtype), "device": device}
-        lengths = (1, 1) if self.lead else (self.slots + 1, self.slots)
-        self.stretch, self.gradient = (torch.zeros(length, size, **like) for length in lengths)
-        self.rows, self.gradient_rows = self.stretch.unbind(0), self.gradient.unbind(0)
+        many = max(1, min(SLOTS, ROOM // (members * data.outputs * data.batch))) if self.lead else SLOTS
+        self.keeps = not self.lead and (SLOTS + 1) * size <= ROOM
         if self.lead:
-            self.rows, self.gradient_rows = self.rows * (self.slots + 1), self.gradient_rows * self.slots
-        self.before = [_views(self, vector) for vector in self.rows]
-        self.after = [_views(self, vector) for vector in self.gradient_rows]
+            self.slots = [Slot(0, 0, 0)] * many
+        elif self.keeps:
+            self.slots = [Slot(i, i + 1, i) for i in range(many)]
+        else:
+            self.slots = [Slot(i % 2, (i + 1) % 2, 0) for i in range(many)]
+        like = {"dtype": getattr(torch, recipe.training.dtype), "device": device}
+        rows, gradients = (
+            1 + max(column) for column in ([s.after for s in self.slots], [s.gradient for s in self.slots])
+        )
+        self.stretch, self.gradient = torch.zeros(rows, size, **like), torch.zeros(gradients, size, **like)
+        self.rows, self.gradient_rows = self.stretch.unbind(0), self.gradient.unbind(0)
+        self.before, self.after = _views(self, self.stretch), _views(self, self.gradient)
         self.model: Any = None if self.lead else build_model(recipe, data, device).requires_grad_(False).eval()
         for name, place in self.named(self.stretch[0]).items():
             place.copy_(torch.from_numpy(data.parameters[name]))
@@ -142,6 +186,11 @@ class Network:
                     norm = getattr(self.model, f"norm{i}")
                     self.statistics[f"norm{i}"] = norm.running_mean, norm.running_var
         self.buffers: dict[int, _Buffers] = {}
+        self.normals: dict[int, tuple[Tensor, Tensor]] = {}
+        self.programs: dict[tuple[Slot, int], _Program] = {}
+        # looked up once, not at every update
+        self.product = torch.bmm if self.lead else torch.mm
+        self.find_slope = partial(SLOPES[recipe.loss.name], recipe.loss)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Canonical name -> its part of a vector of parameters, weights (in, out)."""
@@ -151,40 +200,32 @@ class Network:
                 matrix = vector[begin : begin + prod(self.lead) * rows * columns].view(*self.lead, rows, columns)
                 found |= {f"{name}.weight": matrix[..., 0, :], f"{name}.bias": matrix[..., 1, :]}
                 continue
-            matrix = _matrix(self, name, vector)
+            (matrix,) = _matrices(self, name, vector[None])
             # [out, in] -> [in, out]
             found[f"{name}.weight"] = matrix[..., : columns - self.ones].mT
             if self.ones:
                 found[f"{name}.bias"] = matrix[..., -1]
         return found
 
-    def gradients(self, slot: int, batch: Any, number: int) -> Tensor:
-        """The gradient of a batch's share of the loss, into the slot; the outputs, in the buffer of that number."""
-        model, buffers = self.recipe.model, _buffers(self, batch.used)
-        before, after = self.before[slot], self.after[slot]
-        activate, bend = ACTIVATIONS[model.activation]
-        product, layers, normals = torch.bmm if self.lead else torch.mm, len(self.layers) - 1, []
-        h = batch.x_DB
-        for i in range(layers):
-            z = product(before.matrices[i], h, out=buffers.z[i])
-            if model.norm != "none":
-                normals.append(_normalise(self, i, z, before))
-            activate(z, buffers.h[i])
-            if batch.masks:
-                torch.mul(buffers.h[i], batch.masks[i], out=buffers.units[i])
-            h = buffers.inputs[i]
-        outputs = product(before.matrices[layers], h, out=buffers.outputs[number])
-        slope = _slope(self.recipe.loss, outputs, batch, buffers)
-        for i in range(layers, 0, -1):
-            _outer(product, slope, buffers.transposed[i - 1], after.matrices[i])
-            slope = product(before.turned[i], slope, out=buffers.slopes[i - 1])
-            if batch.masks:
-                slope.mul_(batch.masks[i - 1])
-            bend(slope, buffers.z[i - 1], buffers.h[i - 1])
-            if model.norm != "none":
-                _normalise_backward(self, i - 1, slope, normals[i - 1], before, after)
-        _outer(product, slope, batch.x_BD, after.matrices[0])
-        return outputs
+    def gradients(self, slot: Slot, batch: Any, place: int) -> None:
+        """The gradient of a batch's share of the loss, into the slot; the outputs, in the buffer of that place."""
+        program = self.programs.get((slot, batch.used)) or _program(self, slot, batch.used)
+        forward, backward, before, after, layers, outputs, found = program
+        product, h, first, last = self.product, batch.x_DB, layers[0], layers[-1]
+        if forward:
+            for mask, buffer in zip(batch.masks, layers):
+                buffer.mask.copy_(mask)
+            product(before.matrices[0], h, out=first.z)
+            for call in forward:
+                call()
+            h = last.inputs
+        self.find_slope(product(before.matrices[-1], h, out=outputs[place]), batch, found, last.slope)
+        for call in backward:
+            call()
+        if self.is_long[0]:
+            product(batch.x_DB, first.slope_BH, out=after.by_rows[0])
+        else:
+            product(first.slope, batch.x_BD, out=after.by_rows[0])
 
     def outputs(self, x_ND: Tensor) -> dict[str, Tensor]:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
@@ -216,67 +257,111 @@ def _member_outputs(network: Network, x_ND: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _matrix(network: Network, name: str, vector: Tensor) -> Tensor:
-    """A layer's weight (out, in) beside its bias, in a vector of parameters."""
+def _matrices(network: Network, name: str, vectors: Tensor) -> Tensor:
+    """A layer's weight beside its bias (V, out, in + 1), in vectors of parameters (V, n)."""
     begin, (rows, columns) = network.places[name]
-    flat = vector[begin : begin + prod(network.lead) * rows * columns]
-    # small products of many members are faster into long rows: 3 times for (50, 11)
-    if network.lead and rows > columns:
-        return flat.view(*network.lead, columns, rows).mT
-    return flat.view(*network.lead, rows, columns)
+    flat, lead = vectors[:, begin : begin + prod(network.lead) * rows * columns], (len(vectors), *network.lead)
+    if _is_long(rows, columns):
+        return flat.view(*lead, columns, rows).mT
+    return flat.view(*lead, rows, columns)
 
 
-def _outer(product: Any, slope: Tensor, inputs: Tensor, out: Tensor) -> None:
-    """slope @ inputs, the way round that the rows of `out` lie."""
-    if out.stride(-1) == 1:
-        product(slope, inputs, out=out)
-    else:
-        product(inputs.mT, slope.mT, out=out.mT)
+def _is_long(rows: int, columns: int) -> bool:
+    # small products are faster into long rows: 2 times for (50, 11), of many members 3 times
+    return rows > columns
 
 
-def _views(network: Network, vector: Tensor) -> _Views:
-    parts, matrices = network.named(vector), [_matrix(network, name, vector) for name, _, _ in network.layers]
+def _views(network: Network, vectors: Tensor) -> list[_Views]:
+    """Those of each vector (V, n)."""
+    kinds: list[list[tuple[Tensor, ...]]] = [[], [], []]
+    for (name, inputs, _), is_long in zip(network.layers, network.is_long):
+        matrices = _matrices(network, name, vectors)
+        for kind, views in zip(kinds, (matrices, matrices.mT if is_long else matrices, matrices[..., :inputs].mT)):
+            kind.append(views.unbind(0))
     norms = [name for name in network.places if name.startswith("norm")]
-    scales, shifts = ([parts[f"{name}.{kind}"][..., None] for name in norms] for kind in ("weight", "bias"))
-    return _Views(matrices, [parts[f"{name}.weight"] for name, _, _ in network.layers], scales, shifts)
+    parts = [network.named(vector) for vector in vectors] if norms else [{} for _ in vectors]
+    columns = [
+        tuple(tuple(part[f"{name}.{kind}"][..., None] for name in norms) for part in parts)
+        for kind in ("weight", "bias")
+    ]
+    return [_Views(*of_vector) for of_vector in zip(*(zip(*kind) for kind in kinds), *columns)]
 
 
 def _buffers(network: Network, batch: int) -> _Buffers:
     if batch not in network.buffers:
-        new, lead = network.stretch.new_empty, network.lead
-        *hidden, last = (outputs for _, _, outputs in network.layers)
-        inputs = [network.stretch.new_ones(*lead, units + network.ones, batch) for units in hidden]
-        kept = [full[..., :units, :] for full, units in zip(inputs, hidden)]
-        network.buffers[batch] = _Buffers(
-            inputs=inputs,
-            units=kept,
-            transposed=[full.mT for full in inputs],
-            z=[new(*lead, units, batch) for units in hidden],
-            h=[new(*lead, units, batch) for units in hidden] if network.recipe.model.dropout else kept,
-            slopes=[new(*lead, units, batch) for units in hidden],
-            outputs=[new(*lead, last, batch) for _ in range(network.slots)],
-            found=new(*lead, last, batch),
-            slope=new(*lead, last, batch),
-        )
+        new, lead, model = network.stretch.new_empty, network.lead, network.recipe.model
+        layers, inputs = [], new(0)
+        for _, _, units in network.layers:
+            following = network.stretch.new_ones(*lead, units + network.ones, batch)
+            dropped, slope = following[..., :units, :], new(*lead, units, batch)
+            h = new(*lead, units, batch) if model.dropout else dropped
+            z = h if model.activation in IN_PLACE else new(*lead, units, batch)
+            turned = inputs.mT if layers else inputs
+            layers.append(_Buffer(inputs, turned, z, h, torch.empty_like(slope), dropped, slope, slope.mT))
+            inputs = following
+        outputs_TKB = new(len(network.slots), *slope.shape)
+        network.buffers[batch] = _Buffers(layers, outputs_TKB, outputs_TKB.unbind(0), torch.empty_like(slope))
     return network.buffers[batch]
 
 
-def _slope(loss: Loss, outputs_KB: Tensor, batch: Any, buffers: _Buffers) -> Tensor:
-    """The gradient of the batch's share of the loss by the outputs; see `fast_batches.Batch`."""
-    if loss.name == "cross_entropy":
-        torch.softmax(outputs_KB, -2, out=buffers.found)
-    elif loss.name == "binary_cross_entropy":
-        torch.sigmoid(outputs_KB, out=buffers.found)
-    else:
-        error_KB = torch.sub(outputs_KB, batch.y_B.unsqueeze(-2), out=buffers.slope)
-        if loss.name == "huber":
-            error_KB.clamp_(-loss.delta, loss.delta)
-        return error_KB.mul_(batch.scale_1B)
-    return torch.addcmul(batch.shift_KB, buffers.found, batch.scale_1B, out=buffers.slope)
+def _program(network: Network, slot: Slot, batch: int) -> _Program:
+    model, product = network.recipe.model, network.product
+    before, after = network.before[slot.before], network.after[slot.gradient]
+    layers, _, outputs, found = _buffers(network, batch)
+    activate, bend = ACTIVATIONS[model.activation]
+    forward: list[Call] = []
+    backward: list[Call] = []
+    for i, buffer in enumerate(layers[:-1]):
+        if i:
+            forward.append(partial(product, before.matrices[i], buffer.inputs, out=buffer.z))
+        if model.norm != "none":
+            forward.append(partial(_normalise, network, i, buffer.z, before))
+        forward.append(activate(buffer.z, buffer.h))
+        if model.dropout:
+            forward.append(partial(torch.mul, buffer.h, buffer.mask, out=buffer.dropped))
+    for i in range(len(layers) - 1, 0, -1):
+        above, buffer = layers[i], layers[i - 1]
+        factors = (above.inputs, above.slope_BH) if network.is_long[i] else (above.slope, above.inputs_BD)
+        backward.append(partial(product, *factors, out=after.by_rows[i]))
+        backward.append(partial(product, before.turned[i], above.slope, out=buffer.slope))
+        if model.dropout:
+            backward.append(partial(buffer.slope.mul_, buffer.mask))
+        backward.append(bend(buffer.slope, buffer.z, buffer.h))
+        if model.norm != "none":
+            backward.append(partial(_normalise_backward, network, i - 1, buffer.slope, before, after))
+    program = _Program(forward, backward, before, after, layers, outputs, found)
+    network.programs[slot, batch] = program
+    return program
 
 
-def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> tuple[Tensor, Tensor]:
-    """z (units, B) normalised in place; its normal form, before weight and bias, and 1 / deviation."""
+def _slope_of_classes(loss: Loss, outputs_KB: Tensor, batch: Any, found: Tensor, out: Tensor) -> None:
+    torch.softmax(outputs_KB, -2, out=found)
+    torch.addcmul(batch.shift_KB, found, batch.scale_1B, out=out)
+
+
+def _slope_of_two_classes(loss: Loss, outputs_1B: Tensor, batch: Any, found: Tensor, out: Tensor) -> None:
+    torch.sigmoid(outputs_1B, out=found)
+    torch.addcmul(batch.shift_KB, found, batch.scale_1B, out=out)
+
+
+def _slope_of_number(loss: Loss, outputs_1B: Tensor, batch: Any, found: Tensor, out: Tensor) -> None:
+    torch.sub(outputs_1B, batch.y_B.unsqueeze(-2), out=out)
+    if loss.name == "huber":
+        out.clamp_(-loss.delta, loss.delta)
+    out.mul_(batch.scale_1B)
+
+
+SLOPES: dict[str, Callable[[Loss, Tensor, Any, Tensor, Tensor], None]] = {
+    "cross_entropy": _slope_of_classes,
+    "binary_cross_entropy": _slope_of_two_classes,
+    "mse": _slope_of_number,
+    "huber": _slope_of_number,
+}
+"""Loss -> the gradient of the batch's share of it by the outputs; see `fast_batches.Batch`."""
+
+
+def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:
+    """z (units, B) normalised in place; its normal form, before weight and bias, and 1 / deviation are kept."""
     model, by_row = network.recipe.model, network.recipe.model.norm == "layer"
     variance, mean = torch.var_mean(z, dim=-2 if by_row else -1, correction=0, keepdim=True)
     inverse = (variance + model.norm_eps).rsqrt_()
@@ -288,14 +373,12 @@ def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> tuple[Ten
             variance = variance * (rows / (rows - 1))
         for kept, seen in zip(network.statistics[f"norm{i + 1}"], (mean, variance)):
             kept.mul_(1 - share).add_(seen[..., 0], alpha=share)
-    return normal, inverse
+    network.normals[i] = normal, inverse
 
 
-def _normalise_backward(
-    network: Network, i: int, slope: Tensor, normalised: tuple[Tensor, Tensor], before: _Views, after: _Views
-) -> None:
+def _normalise_backward(network: Network, i: int, slope: Tensor, before: _Views, after: _Views) -> None:
     """With y the normal form and g the gradient by it: (g - mean(g) - y mean(g y)) / deviation, in place."""
-    (normal, inverse), axis = normalised, -2 if network.recipe.model.norm == "layer" else -1
+    (normal, inverse), axis = network.normals[i], -2 if network.recipe.model.norm == "layer" else -1
     torch.sum(slope * normal, -1, keepdim=True, out=after.scales[i])
     torch.sum(slope, -1, keepdim=True, out=after.shifts[i])
     slope.mul_(before.scales[i])
