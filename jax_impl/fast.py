@@ -95,7 +95,10 @@ def make_segment(recipe: Recipe) -> Any:
         return state._replace(accumulated=jax.tree.map(jnp.zeros_like, accumulated)), scalars
 
     def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
-        return jax.lax.scan(update, state, batches)
+        classes = state.parameters[network.last]["kernel"].shape[-1]
+        prepared = jax.vmap(partial(network.prepared, classes))(batches)
+        state, scalars = jax.lax.scan(update, network.joined(state), prepared)
+        return network.parted(state), scalars
 
     return jax.jit(segment, donate_argnames="state")
 

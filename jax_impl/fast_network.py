@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_impl.loss import mean_loss
-from lockstep.data_prep import Parameters
-from lockstep.recipe import Model, Recipe
+from lockstep.data_prep import IGNORED, Parameters
+from lockstep.recipe import Loss, Model, Recipe
 
 __all__ = ["ACTIVATIONS", "Network"]
 
@@ -30,6 +31,9 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
+BY_TENSOR = ("lamb", "adafactor", "muon")
+"""Optimizers whose step of a number depends on which tensor it belongs to."""
+
 WIDE = 384
 """Hidden units from which XLA's products on a CPU are faster on activations (B, units) than on (units, B)."""
 
@@ -40,13 +44,18 @@ class Network:
     Measured on a CPU as plain's time over this engine's: with 50 units (units, B) is the faster by 1.1 to 2, with 64 to
     320 both take as long, with 512 (B, units) is the faster by 1.2 (128 rows) to 1.35 (32 rows): there XLA spends more
     on products whose kernel is transposed. Parameters are a tree of layer -> kind -> array with Flax's names, kernels
-    (in, out).
+    (in, out); while a segment is trained, those of a layer are one "matrix" (out, in + 1) where the optimizer treats
+    each number alike: half the operations of an update.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.model, self.loss, self.dtype = recipe.model, recipe.loss, recipe.dtype
+        self.last = f"linear{len(recipe.model.hidden) + 1}"
         self.by_rows = max(recipe.model.hidden, default=0) >= WIDE
         self.compute = recipe.dtype if recipe.training.compute == "same" else jnp.bfloat16
+        optimizer = recipe.optimizer
+        is_alike = optimizer.name not in BY_TENSOR and optimizer.decay_on != "weights" and not optimizer.multipliers
+        self.joins = is_alike and recipe.model.bias and not self.by_rows and recipe.training.compute == "same"
 
     def named(self, tree: Tree) -> Parameters:
         """Canonical name -> its part of a tree of parameters, weights (in, out), in NumPy."""
@@ -56,12 +65,31 @@ class Network:
             for kind, array in kinds.items()
         }
 
+    def joined(self, state: Any) -> Any:
+        """A state for training a segment: in each of its trees of layers, weights and biases are one matrix."""
+        return jax.tree.map(_join, state, is_leaf=_is_tree) if self.joins else state
+
+    def parted(self, state: Any) -> Any:
+        """Such a state as it was."""
+        return jax.tree.map(_part, state, is_leaf=_is_tree) if self.joins else state
+
+    def prepared(self, classes: int, batch: Any) -> Any:
+        """A batch for training: with a row of ones for the bias, and the target of each class for its label."""
+        if self.joins:
+            batch = batch._replace(x_DB=_with_ones(batch.x_DB))
+        if self.loss.name == "cross_entropy":
+            batch = batch._replace(y_B=_class_targets(self.loss, batch.y_B, batch.used, classes, self.dtype))
+        return batch
+
     def gradients(self, parameters: Tree, statistics: Tree, batch: Any) -> tuple[jax.Array, Tree, Tree]:
-        """Mean loss of a batch, its gradient by the parameters, and the running statistics after it."""
+        """Mean loss of a prepared batch, its gradient by the parameters, and the running statistics after it."""
 
         def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
             outputs, after = _pass(self, parameters, statistics, batch.x_DB, batch.masks, batch.used)
             *_, logits = outputs.values()
+            if self.loss.name == "cross_entropy":
+                logits_KB = logits.T if self.by_rows else logits
+                return -jnp.sum(batch.y_B * jax.nn.log_softmax(logits_KB, axis=0)), after
             return mean_loss(self.loss, _turned(self, logits), batch.y_B, batch.used), after
 
         (loss, after), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
@@ -106,15 +134,55 @@ def _pass(
         if len(masks):
             mask = _turned(network, masks[i - 1].T)
             h = found[f"dropout{i}"] = jnp.where(mask, h * (1 / (1 - model.dropout)), 0.0)
-    last = f"linear{len(model.hidden) + 1}"
+    last = network.last
     return found | {last: _linear(network, parameters[last], h).astype(network.dtype)}, after
 
 
 def _linear(network: Network, layer: dict[str, jax.Array], h: jax.Array) -> jax.Array:
+    if "matrix" in layer:
+        # the rows already have theirs
+        return layer["matrix"] @ (h if len(h) == layer["matrix"].shape[1] else _with_ones(h))
     kernel, h = layer["kernel"].astype(network.compute), h.astype(network.compute)
     # (B, in), (in, out) -> (B, out); or (in, out), (in, B) -> (out, B)
     z = h @ kernel if network.by_rows else kernel.T @ h
     return z + _along(network, layer["bias"].astype(network.compute)) if "bias" in layer else z
+
+
+def _class_targets(loss: Loss, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
+    """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross entropy."""
+    counts_B, label_B = (jnp.arange(len(y_B)) < count) & (y_B != IGNORED), jnp.maximum(y_B, 0)
+    weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)
+    labels_BK = optax.smooth_labels(jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing)
+    total = jnp.sum(jnp.where(counts_B, weight_K[label_B], 0.0))
+    return jnp.where(counts_B, (weight_K * labels_BK).T, 0.0) / total
+
+
+def _with_ones(x_DB: jax.Array) -> jax.Array:
+    return jnp.concatenate([x_DB, jnp.ones_like(x_DB[:1])])
+
+
+def _is_tree(leaf: Any) -> bool:
+    return isinstance(leaf, dict) and "linear1" in leaf
+
+
+def _join(tree: Any) -> Any:
+    if not _is_tree(tree):
+        return tree
+    return {
+        layer: {"matrix": jnp.concatenate([kinds["kernel"].T, kinds["bias"][:, None]], axis=1)}
+        if "kernel" in kinds
+        else kinds
+        for layer, kinds in tree.items()
+    }
+
+
+def _part(tree: Any) -> Any:
+    if not _is_tree(tree):
+        return tree
+    return {
+        layer: {"kernel": kinds["matrix"][:, :-1].T, "bias": kinds["matrix"][:, -1]} if "matrix" in kinds else kinds
+        for layer, kinds in tree.items()
+    }
 
 
 def _turned(network: Network, array: jax.Array) -> jax.Array:
