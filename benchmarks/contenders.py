@@ -59,27 +59,9 @@ def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> P
 
 def torch_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine's updates without the loss and norms of each."""
-    import torch
+    from pt_impl import fast
 
-    from pt_impl.fast_optimizer import make_step
-
-    if recipe.gradient.accumulate > 1:
-        raise NotImplementedError("has no accumulation")
-    step = make_step(recipe.update_rule)
-
-    @torch.inference_mode()
-    def segment(state: Any, batches: Any) -> tuple[Any, None]:
-        network = state.network
-        many = len(network.slots)
-        for t, batch in enumerate(batches):
-            slot = network.slots[t % many]
-            network.gradients(slot, batch, t % many)
-            step(state, slot)
-            if slot.after and (t % many == many - 1 or t == len(batches) - 1):
-                network.rows[0].copy_(network.rows[slot.after])
-        return state, None
-
-    return _torch_fast(recipe, members, device, segment)
+    return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
 
 
 def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
@@ -276,15 +258,10 @@ def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Pre
 
 
 def jax_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, the fast engine's scan without the loss and norms of each update: XLA leaves out what nobody asks for."""
-    import jax
-
+    """JAX, the fast engine's updates without the loss and norms of each."""
     from jax_impl import fast
 
-    segment = fast.make_segment(recipe.update_rule)
-    return _jax_fast(
-        recipe, members, device, jax.jit(lambda state, batches: segment(state, batches)[:1], donate_argnums=0)
-    )
+    return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
 
 
 def _jax_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:

@@ -58,11 +58,7 @@ def load_batches(
 def make_segment(recipe: Recipe) -> Any:
     """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of each; `recipe` is an
     `update_rule`."""
-    one = fast.make_segment(recipe)
-
-    def member(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
-        state, scalars = one(state, batches)
-        return state, {"lr": scalars["lr"], "loss": scalars["loss"]}
+    member = fast.make_segment(recipe, ("lr", "loss"))
 
     def segment(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
         # what is no number of a member, the counts of updates and the rates, all share

@@ -1,5 +1,6 @@
 """The fast engine: the same mathematics as `train`, with nothing between the updates."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -73,9 +74,15 @@ def _start_moments(recipe: Recipe, lead: tuple[int, ...], parameters: Any) -> An
 
 
 @cache
-def make_segment(recipe: Recipe) -> Any:
-    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
-    network, step = Network(recipe), make_step(recipe)
+def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`, and `series` says
+    which scalars."""
+    network, step, others = Network(recipe), make_step(recipe), series[1:]
+
+    def scanned(state: State, batch: Batch) -> tuple[State, tuple[jax.Array, Any]]:
+        state, scalars = update(state, batch)
+        # one array is written faster than several
+        return state, (scalars["lr"], jnp.stack([scalars[name] for name in others]) if others else ())
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         loss, gradients, statistics = network.gradients(state.parameters, state.statistics, batch)
@@ -97,8 +104,9 @@ def make_segment(recipe: Recipe) -> Any:
     def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
         classes = state.parameters[network.last]["kernel"].shape[-1]
         prepared = jax.vmap(partial(network.prepared, classes))(batches)
-        state, scalars = jax.lax.scan(update, network.joined(state), prepared)
-        return network.parted(state), scalars
+        state, (lr_T, others_TN) = jax.lax.scan(scanned, network.joined(state), prepared)
+        scalars = zip(series, (lr_T, *(others_TN.T if others else ())))
+        return network.parted(state), dict(scalars)
 
     return jax.jit(segment, donate_argnames="state")
 

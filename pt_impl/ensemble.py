@@ -50,7 +50,7 @@ def load_batches(
 def make_segment(recipe: Recipe) -> Any:
     """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of each; `recipe` is an
     `update_rule`."""
-    return fast.make_segment(recipe)
+    return fast.make_segment(recipe, ("lr", "loss"))
 
 
 def make_evaluation(recipe: Recipe) -> Any:

@@ -1,5 +1,6 @@
 """The fast engine: the same mathematics as `train`, with nothing between the updates."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -114,14 +115,15 @@ def _filled(network: Network, value: Any) -> torch.Tensor:
     return vector
 
 
-def make_segment(recipe: Recipe) -> Any:
-    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`."""
-    step = make_step(recipe)
+def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`, and `series` says
+    which scalars."""
+    step, has_norms = make_step(recipe), "grad_norm" in series
 
     def stretch(state: State, batches: list[Batch]) -> list[torch.Tensor]:
-        """As many batches as there is room for; loss, norm of the gradient and of the change of each update."""
+        """As many batches as there is room for; the scalars of each update but its learning rate."""
         network, done = state.network, 0
-        norms: list[torch.Tensor] | None = None if network.keeps or network.lead else []
+        norms: list[torch.Tensor] | None = [] if has_norms and not network.keeps else None
         for place, batch in enumerate(batches):
             slot = network.slots[done]
             network.gradients(slot, batch, place)
@@ -134,20 +136,18 @@ def make_segment(recipe: Recipe) -> Any:
                 done += 1
                 if state.accumulated is not None:
                     state.accumulated.zero_()
-        losses = _losses(recipe.loss, state, batches)
-        if network.lead:
-            return [losses]
-        found = _norms(state, done, norms)
+        found = [_losses(recipe.loss, state, batches)] if "loss" in series else []
+        found += _norms(state, done, norms) if has_norms else []
         if done and (last := network.slots[done - 1].after):
             network.rows[0].copy_(network.rows[last])
-        return [losses, *found]
+        return found
 
     @torch.inference_mode()
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
         many, begun = len(state.network.slots), state.done[0]
         parts = [stretch(state, batches[begin : begin + many]) for begin in range(0, len(batches), many)]
         found = [torch.cat(updates) for updates in zip(*parts)]
-        scalars = dict(zip(UPDATE_SERIES, (state.lr_T[begun : state.done[0]], *found)))
+        scalars = dict(zip(series, (state.lr_T[begun : state.done[0]], *found)))
         if state.accumulated is None:
             return state, scalars
         # zeros where a batch completes no update

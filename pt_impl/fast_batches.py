@@ -11,7 +11,7 @@ from lockstep.data_prep import IGNORED, Batches, PreparedData
 from lockstep.recipe import Loss
 from pt_impl.fast_network import ALIGNED
 
-__all__ = ["Batch", "Epoch", "load_batches", "load_rows"]
+__all__ = ["Batch", "load_batches", "load_rows"]
 
 
 class Epoch(NamedTuple):

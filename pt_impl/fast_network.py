@@ -12,7 +12,7 @@ from lockstep.recipe import Loss, Recipe
 from pt_impl.model import ACTIVATIONS as FORWARD
 from pt_impl.model import build_model
 
-__all__ = ["ACTIVATIONS", "Network", "Slot"]
+__all__ = ["ACTIVATIONS", "Network"]
 
 Tensor = torch.Tensor
 Statistics = dict[str, tuple[Tensor, Tensor]]

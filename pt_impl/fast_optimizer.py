@@ -10,7 +10,7 @@ from lockstep.groups import DECOUPLED
 from lockstep.recipe import Gradient, Optimizer, Recipe
 from pt_impl.fast_network import Slot
 
-__all__ = ["Part", "make_step", "missing_rule", "start_moments"]
+__all__ = ["make_step", "missing_rule", "start_moments"]
 
 Tensor = torch.Tensor
 Moments = dict[str, Tensor]
