@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jax_impl.device import describe_environment, select_device
 from jax_impl.fast_batches import Batch, load_batches, load_rows
@@ -14,9 +15,9 @@ from jax_impl.fast_network import Network
 from jax_impl.fast_optimizer import make_step, start_moments
 from jax_impl.loss import link, mean_loss, sums
 from lockstep.checkpoint import Checkpoint, Checkpoints
-from lockstep.data_prep import Batches, Parameters, PreparedData, initial_statistics
+from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData, initial_statistics
 from lockstep.groups import rate_tables
-from lockstep.recipe import Recipe
+from lockstep.recipe import Loss, Recipe
 from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
 
 __all__ = [
@@ -103,12 +104,64 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
 
     def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
         classes = state.parameters[network.last]["kernel"].shape[-1]
-        prepared = jax.vmap(partial(network.prepared, classes))(batches)
-        state, (lr_T, others_TN) = jax.lax.scan(scanned, network.joined(state), prepared)
+        prepared = jax.vmap(partial(_prepared, network, classes))(batches)
+        state, (lr_T, others_TN) = jax.lax.scan(scanned, _joined(network, state), prepared)
         scalars = zip(series, (lr_T, *(others_TN.T if others else ())))
-        return network.parted(state), dict(scalars)
+        return _parted(network, state), dict(scalars)
 
     return jax.jit(segment, donate_argnames="state")
+
+
+def _joined(network: Network, state: State) -> Any:
+    """A state to train a segment from: in each of its trees of layers, weights and biases are one matrix."""
+    return jax.tree.map(_join, state, is_leaf=_is_tree) if network.joins else state
+
+
+def _parted(network: Network, state: Any) -> Any:
+    """Such a state as it was."""
+    return jax.tree.map(_part, state, is_leaf=_is_tree) if network.joins else state
+
+
+def _prepared(network: Network, classes: int, batch: Batch) -> Batch:
+    """A batch to train on: with a row of ones for the bias, and the target of each class for its labels."""
+    if network.joins:
+        batch = batch._replace(x_DB=jnp.concatenate([batch.x_DB, jnp.ones_like(batch.x_DB[:1])]))
+    if network.loss.name == "cross_entropy":
+        batch = batch._replace(y_B=_class_targets(network.loss, batch.y_B, batch.used, classes, network.dtype))
+    return batch
+
+
+def _class_targets(loss: Loss, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
+    """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross entropy."""
+    counts_B, label_B = (jnp.arange(len(y_B)) < count) & (y_B != IGNORED), jnp.maximum(y_B, 0)
+    weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)
+    labels_BK = optax.smooth_labels(jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing)
+    total = jnp.sum(jnp.where(counts_B, weight_K[label_B], 0.0))
+    return jnp.where(counts_B, (weight_K * labels_BK).T, 0.0) / total
+
+
+def _is_tree(leaf: Any) -> bool:
+    return isinstance(leaf, dict) and "linear1" in leaf
+
+
+def _join(tree: Any) -> Any:
+    if not _is_tree(tree):
+        return tree
+    return {
+        layer: {"matrix": jnp.concatenate([kinds["kernel"].T, kinds["bias"][:, None]], axis=1)}
+        if "kernel" in kinds
+        else kinds
+        for layer, kinds in tree.items()
+    }
+
+
+def _part(tree: Any) -> Any:
+    if not _is_tree(tree):
+        return tree
+    return {
+        layer: {"kernel": kinds["matrix"][:, :-1].T, "bias": kinds["matrix"][:, -1]} if "matrix" in kinds else kinds
+        for layer, kinds in tree.items()
+    }
 
 
 @cache

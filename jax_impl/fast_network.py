@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jax_impl.loss import mean_loss
-from lockstep.data_prep import IGNORED, Parameters
-from lockstep.recipe import Loss, Model, Recipe
+from lockstep.data_prep import Parameters
+from lockstep.recipe import Model, Recipe
 
 __all__ = ["ACTIVATIONS", "Network"]
 
@@ -65,24 +64,9 @@ class Network:
             for kind, array in kinds.items()
         }
 
-    def joined(self, state: Any) -> Any:
-        """A state for training a segment: in each of its trees of layers, weights and biases are one matrix."""
-        return jax.tree.map(_join, state, is_leaf=_is_tree) if self.joins else state
-
-    def parted(self, state: Any) -> Any:
-        """Such a state as it was."""
-        return jax.tree.map(_part, state, is_leaf=_is_tree) if self.joins else state
-
-    def prepared(self, classes: int, batch: Any) -> Any:
-        """A batch for training: with a row of ones for the bias, and the target of each class for its label."""
-        if self.joins:
-            batch = batch._replace(x_DB=_with_ones(batch.x_DB))
-        if self.loss.name == "cross_entropy":
-            batch = batch._replace(y_B=_class_targets(self.loss, batch.y_B, batch.used, classes, self.dtype))
-        return batch
-
     def gradients(self, parameters: Tree, statistics: Tree, batch: Any) -> tuple[jax.Array, Tree, Tree]:
-        """Mean loss of a prepared batch, its gradient by the parameters, and the running statistics after it."""
+        """Mean loss of a batch as `fast` prepares it, its gradient by the parameters, and the running statistics after
+        it."""
 
         def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
             outputs, after = _pass(self, parameters, statistics, batch.x_DB, batch.masks, batch.used)
@@ -148,41 +132,8 @@ def _linear(network: Network, layer: dict[str, jax.Array], h: jax.Array) -> jax.
     return z + _along(network, layer["bias"].astype(network.compute)) if "bias" in layer else z
 
 
-def _class_targets(loss: Loss, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
-    """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross entropy."""
-    counts_B, label_B = (jnp.arange(len(y_B)) < count) & (y_B != IGNORED), jnp.maximum(y_B, 0)
-    weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)
-    labels_BK = optax.smooth_labels(jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing)
-    total = jnp.sum(jnp.where(counts_B, weight_K[label_B], 0.0))
-    return jnp.where(counts_B, (weight_K * labels_BK).T, 0.0) / total
-
-
 def _with_ones(x_DB: jax.Array) -> jax.Array:
     return jnp.concatenate([x_DB, jnp.ones_like(x_DB[:1])])
-
-
-def _is_tree(leaf: Any) -> bool:
-    return isinstance(leaf, dict) and "linear1" in leaf
-
-
-def _join(tree: Any) -> Any:
-    if not _is_tree(tree):
-        return tree
-    return {
-        layer: {"matrix": jnp.concatenate([kinds["kernel"].T, kinds["bias"][:, None]], axis=1)}
-        if "kernel" in kinds
-        else kinds
-        for layer, kinds in tree.items()
-    }
-
-
-def _part(tree: Any) -> Any:
-    if not _is_tree(tree):
-        return tree
-    return {
-        layer: {"kernel": kinds["matrix"][:, :-1].T, "bias": kinds["matrix"][:, -1]} if "matrix" in kinds else kinds
-        for layer, kinds in tree.items()
-    }
 
 
 def _turned(network: Network, array: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_
 from pt_impl.device import describe_environment, select_device
 from pt_impl.fast_batches import Batch, load_batches, load_rows
 from pt_impl.fast_network import Network
-from pt_impl.fast_optimizer import Part, make_step, start_moments
+from pt_impl.fast_optimizer import make_step, start_moments
 from pt_impl.loss import link, mean_loss, sums
 from pt_impl.model import import_parameters
 
@@ -37,6 +37,20 @@ PART = 2**16
 """Parameters updated at once: as many as lie in the processor's cache with all that belongs to them."""
 
 
+class _Part(NamedTuple):
+    """Parameters that are updated at once, and what belongs to them: every vector of parameters and of gradients, what
+    the optimizer remembers, their gradient clipped, their layers, whether they decay, their average, and room."""
+
+    rows: tuple[torch.Tensor, ...]
+    gradients: tuple[torch.Tensor, ...]
+    moments: dict[str, torch.Tensor]
+    clipped: torch.Tensor | None
+    layers: torch.Tensor | None
+    decayed: torch.Tensor | None
+    average: torch.Tensor | None
+    work: tuple[torch.Tensor, ...]
+
+
 class State(NamedTuple):
     """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`,
     and are updated in `parts`.
@@ -46,7 +60,7 @@ class State(NamedTuple):
     """
 
     network: Network
-    parts: list[Part]
+    parts: list[_Part]
     moments: dict[str, torch.Tensor]
     rates: list[Any]
     lr_T: torch.Tensor
@@ -91,7 +105,7 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     )
 
 
-def _parts(network: Network, moments: dict[str, torch.Tensor], *others: torch.Tensor | None) -> list[Part]:
+def _parts(network: Network, moments: dict[str, torch.Tensor], *others: torch.Tensor | None) -> list[_Part]:
     size = network.stretch.shape[1]
     # one number for all parameters moves once an update; the members of a layer belong together
     is_whole = network.lead or not all(moment.ndim for moment in moments.values())
@@ -102,8 +116,9 @@ def _parts(network: Network, moments: dict[str, torch.Tensor], *others: torch.Te
         cut = slice(begin, min(begin + length, size))
         rows, gradients = (tuple(row[cut] for row in rows) for rows in (network.rows, network.gradient_rows))
         own = {name: moment[cut] if moment.ndim else moment for name, moment in moments.items()}
-        rest = (None if vector is None else vector[cut] for vector in others)
-        found.append(Part(rows, gradients, own, *rest, work[:, : cut.stop - begin].unbind(0)))
+        clipped, layers, decayed, average = (None if vector is None else vector[cut] for vector in others)
+        room = work[:, : cut.stop - begin].unbind(0)
+        found.append(_Part(rows, gradients, own, clipped, layers, decayed, average, room))
     return found
 
 
@@ -175,13 +190,13 @@ def _norms(state: State, done: int, norms: list[torch.Tensor] | None) -> list[to
 def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
     """The loss of each update that these batches complete; what is left over goes into the state."""
     parts, end = [], 0
-    for (used, _), run in groupby(batches, key=lambda batch: (batch.used, id(batch.epoch))):
+    for (used, _), run in groupby(batches, key=lambda batch: (batch.used, id(batch.all_y_TB))):
         first, *rest = run
         begin, end = end, end + 1 + len(rest)
         of_epoch = slice(first.number, first.number + end - begin)
-        outputs_TKB, y_TB = state.network.buffers[used].outputs_TKB[begin:end], first.epoch.y_TB[of_epoch, ..., :used]
+        outputs_TKB, y_TB = state.network.buffers[used].outputs_TKB[begin:end], first.all_y_TB[of_epoch, ..., :used]
         loss_TB = _row_losses(loss, outputs_TKB.flatten(0, -3), y_TB.flatten(0, -2)).view(y_TB.shape)
-        parts.append(loss_TB.sum(dim=-1) * first.epoch.share_T[of_epoch])
+        parts.append(loss_TB.sum(dim=-1) * first.all_share_T[of_epoch])
     found = torch.cat(parts)
     if state.accumulated is None:
         return found

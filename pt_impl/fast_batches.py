@@ -14,18 +14,10 @@ from pt_impl.fast_network import ALIGNED
 __all__ = ["Batch", "load_batches", "load_rows"]
 
 
-class Epoch(NamedTuple):
-    """Targets of all batches loaded together, and the factor that makes each one's sum its share of the update's mean
-    loss."""
-
-    y_TB: torch.Tensor
-    share_T: torch.Tensor
-
-
 class Batch(NamedTuple):
     """Features (D, B) and (B, D), with 1 for the bias, and targets of the rows that count; how many these are; whether
-    the batch completes its update; the dropout mask (units, B) of each hidden layer, scaled; and the epoch's losses and
-    its number among them.
+    the batch completes its update; and the dropout mask (units, B) of each hidden layer, scaled. Of all batches that
+    were loaded with it, the targets and the factors of their summed losses, and its number among them.
 
     The slope of the batch's share of the loss is softmax(outputs) or sigmoid(outputs) x `scale_1B` + `shift_KB`; of a
     number, `scale_1B` x the error, which the Huber loss clips.
@@ -39,7 +31,8 @@ class Batch(NamedTuple):
     used: int
     last: bool
     masks: list[torch.Tensor]
-    epoch: Epoch
+    all_y_TB: torch.Tensor
+    all_share_T: torch.Tensor
     number: int
 
 
@@ -67,7 +60,7 @@ def load_batches(
     # [rows, units] -> [units, rows]
     turned = [torch.from_numpy(mask_TBH).to(device).mT for mask_TBH in masks]
     scaled = [mask_THB.to(x_TBD.dtype).mul_(1 / (1 - data.dropout)).unbind(0) for mask_THB in turned]
-    epoch = Epoch(y_TB, torch.from_numpy((share_T / total_T.T).T.astype(x_ND.dtype)).to(device))
+    all_of_them = y_TB, torch.from_numpy((share_T / total_T.T).T.astype(x_ND.dtype)).to(device)
     rows_of = zip(*(part.to(device).unbind(0) for part in (x_TBD, y_TB, *parts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):
@@ -75,7 +68,7 @@ def load_batches(
         if n < y_B.shape[-1]:
             x_BD, y_B, scale_1B, shift_KB = x_BD[..., :n, :], y_B[..., :n], scale_1B[..., :n], shift_KB[..., :n]
         kept = [mask_THB[t][..., :n] for mask_THB in scaled]
-        found.append(Batch(x_BD.mT, x_BD, y_B, scale_1B, shift_KB, n, bool(last_T[t]), kept, epoch, t))
+        found.append(Batch(x_BD.mT, x_BD, y_B, scale_1B, shift_KB, n, bool(last_T[t]), kept, *all_of_them, t))
     return found
 
 

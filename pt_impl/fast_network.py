@@ -74,7 +74,7 @@ IN_PLACE = ("relu", "tanh", "sigmoid")
 """Activations whose h, from which their slope is found, takes the place of z."""
 
 
-class Slot(NamedTuple):
+class _Slot(NamedTuple):
     """Where an update of a stretch lies: in which vectors its parameters are before it and after it, and its gradient;
     how many of its kind there are says whether they last to the end of the stretch."""
 
@@ -160,11 +160,11 @@ class Network:
         many = max(1, min(SLOTS, ROOM // (members * data.outputs * data.batch))) if self.lead else SLOTS
         self.keeps = not self.lead and (SLOTS + 1) * size <= ROOM
         if self.lead:
-            self.slots = [Slot(0, 0, 0)] * many
+            self.slots = [_Slot(0, 0, 0)] * many
         elif self.keeps:
-            self.slots = [Slot(i, i + 1, i) for i in range(many)]
+            self.slots = [_Slot(i, i + 1, i) for i in range(many)]
         else:
-            self.slots = [Slot(i % 2, (i + 1) % 2, 0) for i in range(many)]
+            self.slots = [_Slot(i % 2, (i + 1) % 2, 0) for i in range(many)]
         like = {"dtype": getattr(torch, recipe.training.dtype), "device": device}
         rows, gradients = (
             1 + max(column) for column in ([s.after for s in self.slots], [s.gradient for s in self.slots])
@@ -187,7 +187,7 @@ class Network:
                     self.statistics[f"norm{i}"] = norm.running_mean, norm.running_var
         self.buffers: dict[int, _Buffers] = {}
         self.normals: dict[int, tuple[Tensor, Tensor]] = {}
-        self.programs: dict[tuple[Slot, int], _Program] = {}
+        self.programs: dict[tuple[_Slot, int], _Program] = {}
         # looked up once, not at every update
         self.product = torch.bmm if self.lead else torch.mm
         self.find_slope = partial(SLOPES[recipe.loss.name], recipe.loss)
@@ -207,7 +207,7 @@ class Network:
                 found[f"{name}.bias"] = matrix[..., -1]
         return found
 
-    def gradients(self, slot: Slot, batch: Any, place: int) -> None:
+    def gradients(self, slot: _Slot, batch: Any, place: int) -> None:
         """The gradient of a batch's share of the loss, into the slot; the outputs, in the buffer of that place."""
         program = self.programs.get((slot, batch.used)) or _program(self, slot, batch.used)
         forward, backward, before, after, layers, outputs, found = program
@@ -290,7 +290,8 @@ def _views(network: Network, vectors: Tensor) -> list[_Views]:
 def _buffers(network: Network, batch: int) -> _Buffers:
     if batch not in network.buffers:
         new, lead, model = network.stretch.new_empty, network.lead, network.recipe.model
-        layers, inputs = [], new(0)
+        layers: list[_Buffer] = []
+        inputs = new(0)
         for _, _, units in network.layers:
             following = network.stretch.new_ones(*lead, units + network.ones, batch)
             dropped, slope = following[..., :units, :], new(*lead, units, batch)
@@ -304,7 +305,7 @@ def _buffers(network: Network, batch: int) -> _Buffers:
     return network.buffers[batch]
 
 
-def _program(network: Network, slot: Slot, batch: int) -> _Program:
+def _program(network: Network, slot: _Slot, batch: int) -> _Program:
     model, product = network.recipe.model, network.product
     before, after = network.before[slot.before], network.after[slot.gradient]
     layers, _, outputs, found = _buffers(network, batch)

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from lockstep.groups import DECOUPLED
 from lockstep.recipe import Gradient, Optimizer, Recipe
-from pt_impl.fast_network import Slot
 
 __all__ = ["make_step", "missing_rule", "start_moments"]
 
@@ -18,20 +17,6 @@ Rate = Any
 """A number, or one for each parameter (n,)."""
 Step = tuple[Tensor, Tensor | None, float]
 """A step is the first over the second (None: 1), times the third, times the rate."""
-
-
-class Part(NamedTuple):
-    """Parameters that are updated at once, and what belongs to them: every vector of parameters and of gradients, what
-    the optimizer remembers, their gradient clipped, their layers, whether they decay, their average, and room."""
-
-    rows: tuple[Tensor, ...]
-    gradients: tuple[Tensor, ...]
-    moments: Moments
-    clipped: Tensor | None
-    layers: Tensor | None
-    decayed: Tensor | None
-    average: Tensor | None
-    work: tuple[Tensor, ...]
 
 
 def missing_rule(recipe: Recipe) -> str:
@@ -67,7 +52,7 @@ def make_step(recipe: Recipe) -> Any:
     # what has its rate in it already
     with_rate = optimizer.name == "rprop" or (optimizer.momentum and optimizer.rate_in_momentum)
 
-    def apply(state: Any, slot: Slot, norms: list[Tensor] | None = None) -> None:
+    def apply(state: Any, slot: Any, norms: list[Tensor] | None = None) -> None:
         update, gradient = state.done[0], state.network.gradient_rows[slot.gradient]
         rates = state.rates[update]
         if gradients.clip == "norm":
@@ -77,10 +62,10 @@ def make_step(recipe: Recipe) -> Any:
         for part in state.parts:
             step_part(part, slot, update, rates if part.layers is None else rates[part.layers])
             if norms is not None:
-                norms += part_norms(part, slot)
+                norms += _part_norms(part, slot)
         state.done[0] = update + 1
 
-    def step_part(part: Part, slot: Slot, update: int, rate: Rate) -> None:
+    def step_part(part: Any, slot: Any, update: int, rate: Rate) -> None:
         before, after, work = part.rows[slot.before], part.rows[slot.after], part.work
         gradient = part.gradients[slot.gradient] if part.clipped is None else part.clipped
         if decay and not decoupled:
@@ -106,7 +91,7 @@ def make_step(recipe: Recipe) -> Any:
     return apply
 
 
-def part_norms(part: Part, slot: Slot) -> tuple[Tensor, Tensor]:
+def _part_norms(part: Any, slot: Any) -> tuple[Tensor, Tensor]:
     """The norms of an update's gradient and of its change."""
     gradient = part.gradients[slot.gradient]
     norm = torch.linalg.vector_norm(gradient)
