@@ -33,42 +33,26 @@ __all__ = [
 ROOM = 2**23
 """Numbers that the batches loaded at once may have."""
 
-PART = 2**16
-"""Parameters updated at once: as many as lie in the processor's cache with all that belongs to them."""
-
-
-class _Part(NamedTuple):
-    """Parameters that are updated at once, and what belongs to them: every vector of parameters and of gradients, what
-    the optimizer remembers, their gradient clipped, their layers, whether they decay, their average, and room."""
-
-    rows: tuple[torch.Tensor, ...]
-    gradients: tuple[torch.Tensor, ...]
-    moments: dict[str, torch.Tensor]
-    clipped: torch.Tensor | None
-    layers: torch.Tensor | None
-    decayed: torch.Tensor | None
-    average: torch.Tensor | None
-    work: tuple[torch.Tensor, ...]
-
 
 class State(NamedTuple):
-    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`,
-    and are updated in `parts`.
+    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`.
 
-    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer;
-    `loss` is that of the batches accumulated so far, `done` counts the updates.
+    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer, and
+    `layers` then the layer of every parameter; `decayed` is 1 where weight decay acts, None where it acts on all;
+    `loss` is that of the batches accumulated so far, `done` counts the updates, `work` is room for vectors.
     """
 
     network: Network
-    parts: list[_Part]
     moments: dict[str, torch.Tensor]
     rates: list[Any]
     lr_T: torch.Tensor
-    clipped: torch.Tensor | None
+    layers: torch.Tensor | None
+    decayed: torch.Tensor | None
     accumulated: torch.Tensor | None
     loss: torch.Tensor
     average: torch.Tensor | None
     done: list[int]
+    work: tuple[torch.Tensor, ...]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -89,37 +73,19 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
         decayed = _filled(network, lambda name: float(decays(recipe.optimizer, name)))
     if recipe.average.decay:
         average = torch.zeros_like(parameters) if recipe.average.start == "zero" else parameters.clone()
-    clipped = None if recipe.gradient.clip == "none" else torch.empty_like(parameters)
-    moments = start_moments(recipe, parameters)
     return State(
         network,
-        _parts(network, moments, clipped, layers, decayed, average),
-        moments,
+        start_moments(recipe, parameters),
         rates,
         lr_T.to(parameters.dtype),
-        clipped,
+        layers,
+        decayed,
         torch.zeros_like(parameters) if recipe.gradient.accumulate > 1 else None,
         parameters.new_zeros(1, *network.lead),
         average,
         [0],
+        parameters.new_empty(3, len(parameters)).unbind(0),
     )
-
-
-def _parts(network: Network, moments: dict[str, torch.Tensor], *others: torch.Tensor | None) -> list[_Part]:
-    size = network.stretch.shape[1]
-    # one number for all parameters moves once an update; the members of a layer belong together
-    is_whole = network.lead or not all(moment.ndim for moment in moments.values())
-    length = size if is_whole else min(size, PART)
-    work = network.stretch.new_empty(3, length)
-    found = []
-    for begin in range(0, size, length):
-        cut = slice(begin, min(begin + length, size))
-        rows, gradients = (tuple(row[cut] for row in rows) for rows in (network.rows, network.gradient_rows))
-        own = {name: moment[cut] if moment.ndim else moment for name, moment in moments.items()}
-        clipped, layers, decayed, average = (None if vector is None else vector[cut] for vector in others)
-        room = work[:, : cut.stop - begin].unbind(0)
-        found.append(_Part(rows, gradients, own, clipped, layers, decayed, average, room))
-    return found
 
 
 def _filled(network: Network, value: Any) -> torch.Tensor:
@@ -138,7 +104,7 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     def stretch(state: State, batches: list[Batch]) -> list[torch.Tensor]:
         """As many batches as there is room for; the scalars of each update but its learning rate."""
         network, done = state.network, 0
-        norms: list[torch.Tensor] | None = [] if has_norms and not network.keeps else None
+        squares: list[torch.Tensor] = []
         for place, batch in enumerate(batches):
             slot = network.slots[done]
             network.gradients(slot, batch, place)
@@ -147,12 +113,14 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
                 state.accumulated.add_(gradient)
                 gradient.copy_(state.accumulated)
             if batch.last:
-                step(state, slot, norms)
+                step(state, slot)
+                if has_norms and not network.keeps:
+                    squares += _squares(network, slot)
                 done += 1
                 if state.accumulated is not None:
                     state.accumulated.zero_()
         found = [_losses(recipe.loss, state, batches)] if "loss" in series else []
-        found += _norms(state, done, norms) if has_norms else []
+        found += _norms(network, done, squares) if has_norms else []
         if done and (last := network.slots[done - 1].after):
             network.rows[0].copy_(network.rows[last])
         return found
@@ -175,15 +143,23 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     return segment
 
 
-def _norms(state: State, done: int, norms: list[torch.Tensor] | None) -> list[torch.Tensor]:
-    """Norms of the gradient and of the change of each update of a stretch, or these made of those of its parts."""
-    network = state.network
-    if norms is not None:
-        both = torch.stack(norms).view(done, len(state.parts), 2) if norms else network.stretch.new_zeros(0, 1, 2)
-        return list(torch.linalg.vector_norm(both, dim=1).unbind(1))
+def _squares(network: Network, slot: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the norms of an update's gradient and of its change."""
+    gradient = network.gradient_rows[slot.gradient]
+    square = torch.dot(gradient, gradient)
+    # the gradient is done with: in its place no new memory is asked for
+    change = torch.sub(network.rows[slot.after], network.rows[slot.before], out=gradient)
+    return square, torch.dot(change, change)
+
+
+def _norms(network: Network, done: int, squares: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Norms of the gradient and of the change of each update of a stretch, from their squares or from what it keeps."""
+    if not network.keeps:
+        both = torch.stack(squares).view(-1, 2) if squares else network.stretch.new_zeros(0, 2)
+        return list(both.sqrt_().unbind(1))
     before, after, gradients = network.stretch[:done], network.stretch[1 : done + 1], network.gradient[:done]
     grad_norms = torch.linalg.vector_norm(gradients, dim=1)
-    # the gradients are done with: in their place no new memory is asked for
+    # the gradients are done with, as above
     return [grad_norms, torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)]
 
 

@@ -44,39 +44,34 @@ def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
 
 
 def make_step(recipe: Recipe) -> Any:
-    """(state, slot, norms): the parameters after the update of the slot, from those before it; in place. Where `norms`
-    is a list, each part adds the norms of its gradient and of its change: while it lies in the processor's cache."""
+    """(state, slot): the parameters after the update of the slot, from those before it; in place."""
     optimizer, gradients = recipe.optimizer, recipe.gradient
     rule, decay, decoupled = RULES[optimizer.name], optimizer.weight_decay or 0.0, optimizer.name in DECOUPLED
 
     # what has its rate in it already
     with_rate = optimizer.name == "rprop" or (optimizer.momentum and optimizer.rate_in_momentum)
 
-    def apply(state: Any, slot: Any, norms: list[Tensor] | None = None) -> None:
-        update, gradient = state.done[0], state.network.gradient_rows[slot.gradient]
-        rates = state.rates[update]
+    def apply(state: Any, slot: Any) -> None:
+        network, update, work = state.network, state.done[0], state.work
+        before, after, gradient = (
+            network.rows[slot.before],
+            network.rows[slot.after],
+            network.gradient_rows[slot.gradient],
+        )
+        rate = state.rates[update] if state.layers is None else state.rates[update][state.layers]
         if gradients.clip == "norm":
-            _clip_norm(gradients, state.network, gradient, state.clipped)
+            gradient = _clip_norm(gradients, network, gradient, work[0])
         elif gradients.clip == "value":
-            torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=state.clipped)
-        for part in state.parts:
-            step_part(part, slot, update, rates if part.layers is None else rates[part.layers])
-            if norms is not None:
-                norms += _part_norms(part, slot)
-        state.done[0] = update + 1
-
-    def step_part(part: Any, slot: Any, update: int, rate: Rate) -> None:
-        before, after, work = part.rows[slot.before], part.rows[slot.after], part.work
-        gradient = part.gradients[slot.gradient] if part.clipped is None else part.clipped
+            gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
         if decay and not decoupled:
-            gradient = _plus(gradient, before, decay, part.decayed, work[0])
-        step, root, scale = rule(optimizer, update, rate, gradient, part.moments, work[1])
+            gradient = _plus(gradient, before, decay, state.decayed, work[0])
+        step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1])
         if decay and decoupled:
             if optimizer.decay_form == "factor":
-                before = torch.mul(before, _factor(rate, decay, part.decayed, before), out=work[2])
+                before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
             else:
                 step = step if root is None else torch.div(step, root, out=work[1])
-                step, root = _plus(step, before, decay / scale, part.decayed, work[2]), None
+                step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
         rate = 1.0 if with_rate else rate
         if not isinstance(rate, float):
             step = step if root is None else torch.div(step, root, out=work[1])
@@ -85,22 +80,14 @@ def make_step(recipe: Recipe) -> Any:
             torch.add(before, step, alpha=-rate * scale, out=after)
         else:
             torch.addcdiv(before, step, root, value=-rate * scale, out=after)
-        if part.average is not None:
-            part.average.lerp_(after, 1 - recipe.average.decay)
+        if state.average is not None:
+            state.average.lerp_(after, 1 - recipe.average.decay)
+        state.done[0] = update + 1
 
     return apply
 
 
-def _part_norms(part: Any, slot: Any) -> tuple[Tensor, Tensor]:
-    """The norms of an update's gradient and of its change."""
-    gradient = part.gradients[slot.gradient]
-    norm = torch.linalg.vector_norm(gradient)
-    # the gradient is done with: in its place no new memory is asked for
-    change = torch.sub(part.rows[slot.after], part.rows[slot.before], out=gradient)
-    return norm, torch.linalg.vector_norm(change)
-
-
-def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor) -> None:
+def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor) -> Tensor:
     """A gradient with a norm of at most `clip_at`; of members each by its own."""
     parts = [(gradient[None], out[None])]
     if network.lead:
@@ -112,6 +99,7 @@ def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor)
     factor_S1 = (gradients.clip_at / (norm_S1 + gradients.clip_eps)).clamp_(max=1.0)
     for part, clipped in parts:
         torch.mul(part, factor_S1, out=clipped)
+    return out
 
 
 def _plus(vector: Tensor, parameters: Tensor, decay: float, decayed: Tensor | None, out: Tensor) -> Tensor:
