@@ -21,8 +21,8 @@ def torch_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str,
     from pt_impl import ensemble, fast
 
     place = devices.select_device(device)
-    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK))
-    workers = min(ensemble.THREADS, len(blocks)) if place.type == "cpu" else 1
+    workers = ensemble.THREADS if place.type == "cpu" else 1
+    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK), workers)
     stacked = [stack(recipe, block) for block in blocks]
     loaded = [
         [ensemble.load_batches(recipe, data, *part[:2], place) for part in stretches(block)]
@@ -52,41 +52,47 @@ def torch_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str,
 
 
 def jax_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
-    """JAX, `vmap` over members, sharded over the local devices, block after block."""
+    """JAX, `vmap` over members, each local device with blocks of its own."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import jax
 
     from jax_impl import device as devices
     from jax_impl import ensemble, fast
 
     place = devices.select_device(device)
-    count = len(jax.local_devices(backend=place.platform))
+    local = jax.local_devices(backend=place.platform)
     double = recipe.training.dtype == "float64"
-    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK * count), count)
+    blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK), len(local))
     segment = ensemble.make_segment(recipe.update_rule)
+    pool = ThreadPoolExecutor(len(local))
     last: list[Any] = []
-    with jax.enable_x64(double), jax.default_device(place):
-        stacked = [stack(recipe, block) for block in blocks]
+    with jax.enable_x64(double):
+        stacked = [(stack(recipe, block), local[i % len(local)]) for i, block in enumerate(blocks)]
         loaded = [
-            [ensemble.load_batches(recipe, data, *part[:2], place) for part in stretches(block)]
-            for data, block in zip(stacked, blocks)
+            [ensemble.load_batches(recipe, data, *part[:2], own) for part in stretches(block)]
+            for (data, own), block in zip(stacked, blocks)
         ]
 
+    def train(first: int) -> None:
+        with jax.enable_x64(double), jax.default_device(local[first]):
+            for i in range(first, len(loaded), len(local)):
+                for part in loaded[i]:
+                    last[i], _ = segment(last[i], part)
+                devices.synchronise(last[i])
+
     def reset() -> None:
-        with jax.enable_x64(double), jax.default_device(place):
-            last[:] = [ensemble.initial_state(recipe, data, place) for data in stacked]
+        with jax.enable_x64(double):
+            last[:] = [ensemble.initial_state(recipe, data, own) for data, own in stacked]
         devices.synchronise(last)
 
     def run() -> None:
-        with jax.enable_x64(double), jax.default_device(place):
-            for i, batches in enumerate(loaded):
-                for part in batches:
-                    last[i], _ = segment(last[i], part)
-            devices.synchronise(last)
+        list(pool.map(train, range(len(local))))
 
     def exported() -> list[dict[str, Any]]:
         return _members([fast.parameters_of(recipe, state) for state in last], len(members))
 
-    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "devices": count}
+    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "devices": len(local)}
     return Prepared(reset, run, exported, environment, trained=len(members))
 
 

@@ -1,13 +1,14 @@
 """Many members of one recipe trained at once: they differ in initial parameters, order and dropout masks alone."""
 
 from collections.abc import Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from queue import SimpleQueue
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from jax_impl import fast, fast_batches
@@ -28,17 +29,13 @@ __all__ = [
     "train_ensemble",
 ]
 
-CHUNK = 32
-"""Members trained at once on each device."""
+CHUNK = 64
+"""Members trained at once on a device; each device trains blocks of its own, and none waits for another."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:
     """The state of S members before the first update; `data` is a `lockstep.ensemble.stack`."""
-    shared, own = _places(device, 0)
-    state = fast.initial_state(recipe, data, device)
-    places = jax.tree.map(lambda leaf: own if _is_own(leaf) else shared, state)
-    placed: fast.State = jax.device_put(state, places._replace(tables=shared))
-    return placed
+    return fast.initial_state(recipe, data, device)
 
 
 def load_batches(
@@ -49,9 +46,7 @@ def load_batches(
     device: jax.Device,
 ) -> Batch:
     """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
-    shared, own = _places(device, 1)
-    place = (own, own, shared, shared, shared, own)
-    return fast_batches.load_batches(recipe.loss, data, batches, masks, place)
+    return fast_batches.load_batches(recipe.loss, data, batches, masks, device)
 
 
 @cache
@@ -113,17 +108,29 @@ def train_ensemble(
     """
     place, tally = select_device(device), Tally(members, progress)
     environment = describe_environment(place)
-    devices = len(_mesh(place).devices)
-    blocks = blocks_of(members, chunk or default_chunk(members, CHUNK * devices), devices)
-    with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
-        found = [_train_block(recipe, place, tally, block) for block in blocks]
+    devices = jax.local_devices(backend=place.platform)
+    blocks = blocks_of(members, chunk or default_chunk(members, CHUNK), len(devices))
+    free: SimpleQueue[jax.Device] = SimpleQueue()
+    for each in devices:
+        free.put(each)
+    with ThreadPoolExecutor(len(devices)) as pool:
+        found = list(pool.map(partial(_train_on_free, recipe, free, tally), blocks))
     return gather(recipe, members, found, backend="jax", environment=environment)
+
+
+def _train_on_free(recipe: Recipe, free: SimpleQueue[jax.Device], tally: Tally, block: Sequence[PreparedData]) -> Block:
+    """A block on a device that no other is trained on; settings are those of a thread."""
+    place = free.get()
+    try:
+        with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
+            return _train_block(recipe, place, tally, block)
+    finally:
+        free.put(place)
 
 
 def _train_block(recipe: Recipe, place: jax.Device, tally: Tally, block: Sequence[PreparedData]) -> Block:
     data, rule = stack(recipe, block), recipe.update_rule
-    shared, _ = _places(place, 0)
-    held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, shared)
+    held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, place)
     state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
     scalars, metrics = [], []
     for batches, masks, ends in stretches(block):
@@ -138,14 +145,3 @@ def _train_block(recipe: Recipe, place: jax.Device, tally: Tally, block: Sequenc
 
 def _is_own(leaf: jax.Array) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.integer)
-
-
-def _mesh(device: jax.Device) -> Mesh:
-    """All local devices of a kind."""
-    return Mesh(np.array(jax.local_devices(backend=device.platform)), ("members",))
-
-
-def _places(device: jax.Device, axis: int) -> tuple[NamedSharding, NamedSharding]:
-    """Where arrays lie that all members share, and those with an axis of members."""
-    mesh = _mesh(device)
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(*[None] * axis, "members"))

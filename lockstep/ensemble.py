@@ -114,14 +114,14 @@ class Tally:
                 self.progress(self.done, self.total)
 
 
-def blocks_of(members: Sequence[PreparedData], chunk: int, multiple: int = 1) -> list[list[PreparedData]]:
-    """The members in blocks of one size: at most about `chunk`, and a `multiple`. The last block is filled up with
-    its last member, so that nothing is compiled twice.
+def blocks_of(members: Sequence[PreparedData], chunk: int, workers: int = 1) -> list[list[PreparedData]]:
+    """The members in blocks of one size, at most `chunk`, as many for each worker where there are members enough. The
+    last block is filled up with its last member, so that nothing is compiled twice.
 
     Args:
         members: S data that differ only in initial parameters, order and dropout masks.
-        chunk: the most members in a block, but for what makes it a multiple.
-        multiple: of what the size must be one.
+        chunk: the most members in a block.
+        workers: how many train blocks side by side.
 
     Raises:
         InputError: no members, or members whose rows or sizes differ.
@@ -136,8 +136,8 @@ def blocks_of(members: Sequence[PreparedData], chunk: int, multiple: int = 1) ->
                 raise InputError(f"an ensemble's members must have the same rows: {name} differs")
         if (first.batch, first.epochs, first.hidden) != (member.batch, member.epochs, member.hidden):
             raise InputError("an ensemble's members must have the same batches, epochs and layers")
-    many = -(-len(members) // chunk)
-    size = -(-len(members) // (many * multiple)) * multiple
+    rounds = -(-len(members) // (chunk * workers))
+    size = -(-len(members) // min(rounds * workers, len(members)))
     found = [list(members[begin : begin + size]) for begin in range(0, len(members), size)]
     found[-1] += [members[-1]] * (size - len(found[-1]))
     return found

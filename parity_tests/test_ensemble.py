@@ -101,31 +101,33 @@ def test_two_devices_share_the_members(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from jax_impl.ensemble import train_ensemble
+import jax
+from jax_impl import ensemble
 from lockstep.data_prep import prepare_members
 from parity_tests.recipes_for_tests import small_recipe
-import jax
-assert len(jax.local_devices()) == 2
+train_block, places = ensemble._train_block, []
+ensemble._train_block = lambda recipe, place, *rest: places.append(place) or train_block(recipe, place, *rest)
 recipe = small_recipe(**{SHORT!r})
-train_ensemble(recipe, prepare_members(recipe, range(5)), chunk=4).save(Path(sys.argv[1]))
+ensemble.train_ensemble(recipe, prepare_members(recipe, range(5)), chunk=4).save(Path(sys.argv[1]))
+assert sorted(place.id for place in places) == [0, 1], places
 """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     out = tmp_path / "two.ensemble"
     subprocess.run([sys.executable, "-c", code, str(out)], env=os.environ | flags, check=True)
     found = Ensemble.load(out)
-    assert found.header["chunk"] == 4
+    assert found.header["chunk"] == 3  # for each as many
     assert differences(found, recipe, "jax") == []
 
 
 def test_the_chunk_changes_nothing_and_progress_is_told() -> None:
     recipe = small_recipe(**SHORT)
     data, told = members_of(recipe), list[tuple[int, int]]()
-    found = pt_impl.ensemble.train_ensemble(recipe, data, chunk=4, progress=lambda *numbers: told.append(numbers))
+    found = pt_impl.ensemble.train_ensemble(recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers))
     total = 5 * data[0].updates
     assert told == sorted(told)
     assert told[-1] == (total, total)
     whole = pt_impl.ensemble.train_ensemble(recipe, data)
-    assert whole.header["chunk"] == 5
+    assert whole.header["chunk"] == 3
     np.testing.assert_allclose(found.loss_ST, whole.loss_ST, rtol=1e-12, atol=0)
 
 

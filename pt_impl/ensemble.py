@@ -95,8 +95,9 @@ def train_ensemble(
 
         reason = f"one after another: {missing} has no form for many members in PyTorch"
         return one_by_one(partial(train, device=device), recipe, members, progress, reason)
-    blocks = blocks_of(members, chunk or default_chunk(members, CHUNK))
-    threads = min(THREADS, len(blocks)) if place.type == "cpu" else 1
+    workers = THREADS if place.type == "cpu" else 1
+    blocks = blocks_of(members, chunk or default_chunk(members, CHUNK), workers)
+    threads = min(workers, len(blocks))
     before = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, THREADS // threads),)) as pool:
         try:
