@@ -147,21 +147,24 @@ def _is_tree(leaf: Any) -> bool:
 def _join(tree: Any) -> Any:
     if not _is_tree(tree):
         return tree
-    return {
-        layer: {"matrix": jnp.concatenate([kinds["kernel"].T, kinds["bias"][:, None]], axis=1)}
-        if "kernel" in kinds
-        else kinds
-        for layer, kinds in tree.items()
-    }
+    return {layer: _matrix(**kinds) if "kernel" in kinds else kinds for layer, kinds in tree.items()}
+
+
+def _matrix(kernel: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
+    # a number that each tensor has is the same for both
+    return {"matrix": jnp.concatenate([kernel.T, bias[:, None]], axis=1) if kernel.ndim else kernel}
 
 
 def _part(tree: Any) -> Any:
     if not _is_tree(tree):
         return tree
-    return {
-        layer: {"kernel": kinds["matrix"][:, :-1].T, "bias": kinds["matrix"][:, -1]} if "matrix" in kinds else kinds
-        for layer, kinds in tree.items()
-    }
+    return {layer: _kinds(kinds["matrix"]) if "matrix" in kinds else kinds for layer, kinds in tree.items()}
+
+
+def _kinds(matrix: jax.Array) -> dict[str, jax.Array]:
+    if not matrix.ndim:
+        return {"kernel": matrix, "bias": matrix}
+    return {"kernel": matrix[:, :-1].T, "bias": matrix[:, -1]}
 
 
 @cache

@@ -1,6 +1,7 @@
 """The command line. The commands are the only room of the core that reaches for the twins, and only when one needs
 them."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,9 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: bad input is one line on standard error and exit status 2."""
+    if arguments is None:
+        # as Ctrl-C: what was begun is tidied up, and no worker left behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = cli.main(args=arguments, prog_name="lockstep", standalone_mode=False)
     except InputError as error:

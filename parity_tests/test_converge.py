@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +333,38 @@ def test_a_pilot_proposes_what_a_recipe_takes(
     declared = load_recipe(str(path)).convergence
     assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)  # half of what the other recipe changes
     assert declared.target == pytest.approx(1.0, abs=0.06)
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[study.Key] = []
+    monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, trained))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "study"
+    assert run(recipe_file(tmp_path), "--seeds", 12, "--out", out, "--png", tmp_path / "curves.png") == 2
+    assert capsys.readouterr().err.startswith("lockstep: --png: needs the package matplotlib")
+    assert not trained
+    assert not out.exists()
+
+
+def test_a_study_that_is_terminated_leaves_no_worker_and_no_folder(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, training__epochs=5000)
+    command = [sys.executable, "-m", "lockstep", "converge", str(path), "--seeds", "64", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            process.kill()
+            pytest.skip("only Linux says who a process's children are")
+        while len(workers := children.read_text().split()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.strip().endswith("lockstep: stopped")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ready_made_recipes())

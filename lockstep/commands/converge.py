@@ -65,6 +65,7 @@ def converge(
     from lockstep.report.convergence import print_pilot, print_study, study_json
     from lockstep.report.convergence_page import study_html, study_png
     from lockstep.report.folder import new_run_folder
+    from lockstep.report.picture import require_pictures
     from lockstep.tensor_file import write_file
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
@@ -80,6 +81,8 @@ def converge(
         raise InputError(f"--out {out}: exists already")
     if png is not None and not (png.suffix == ".png" and png.parent.is_dir()):
         raise InputError(f"--png {png}: must end in .png, in a folder that exists")
+    if png is not None:
+        require_pictures("--png:")  # before hours of training, not after
     name = Path(data_path).stem if data_path else Path(recipe).stem
     with new_run_folder(Path(out) if out else Path("runs") / f"{name}-convergence") as folder:
         with training_progress() as report:

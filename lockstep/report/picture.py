@@ -8,22 +8,29 @@ from lockstep.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "png_of"]
+__all__ = ["new_figure", "png_of", "require_pictures"]
 
 
 def new_figure(asked: str, **options: Any) -> "Figure":
-    """An empty figure, with matplotlib's options of one; `asked` begins the line that says what is missing.
+    """An empty figure, with matplotlib's options of one; `asked` and what is raised as for `require_pictures`."""
+    require_pictures(asked)
+    from matplotlib.figure import Figure
+
+    return Figure(**options, layout="constrained")
+
+
+def require_pictures(asked: str) -> None:
+    """Find matplotlib; `asked` begins the line that says what is missing.
 
     Raises:
-        InputError: matplotlib is not installed.
+        InputError: it is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401 - what is in the package's folder may lack what it needs itself
     except ModuleNotFoundError as error:
         raise InputError(
             f"{asked} needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
         ) from None
-    return Figure(**options, layout="constrained")
 
 
 def png_of(figure: "Figure") -> bytes:
