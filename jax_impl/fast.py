@@ -150,9 +150,14 @@ def _join(tree: Any) -> Any:
     return {layer: _matrix(**kinds) if "kernel" in kinds else kinds for layer, kinds in tree.items()}
 
 
-def _matrix(kernel: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
-    # a number that each tensor has is the same for both
-    return {"matrix": jnp.concatenate([kernel.T, bias[:, None]], axis=1) if kernel.ndim else kernel}
+def _matrix(kernel: Any, bias: Any) -> dict[str, Any]:
+    """Of one tensor each, or of what an optimizer remembers of each."""
+
+    def beside(kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        # a number that each tensor has is the same for both
+        return jnp.concatenate([kernel.T, bias[:, None]], axis=1) if kernel.ndim else kernel
+
+    return {"matrix": jax.tree.map(beside, kernel, bias)}
 
 
 def _part(tree: Any) -> Any:
@@ -161,10 +166,11 @@ def _part(tree: Any) -> Any:
     return {layer: _kinds(kinds["matrix"]) if "matrix" in kinds else kinds for layer, kinds in tree.items()}
 
 
-def _kinds(matrix: jax.Array) -> dict[str, jax.Array]:
-    if not matrix.ndim:
-        return {"kernel": matrix, "bias": matrix}
-    return {"kernel": matrix[:, :-1].T, "bias": matrix[:, -1]}
+def _kinds(matrix: Any) -> dict[str, Any]:
+    return {
+        "kernel": jax.tree.map(lambda array: array[:, :-1].T if array.ndim else array, matrix),
+        "bias": jax.tree.map(lambda array: array[:, -1] if array.ndim else array, matrix),
+    }
 
 
 @cache

@@ -102,6 +102,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "adamw": EACH["rates by layer, adamw"] | EACH["clipped by value"] | EACH["huber"] | EACH["silu"],
     "adam": EACH["amsgrad, raw"] | EACH["accumulated by rows"] | EACH["average from zero"] | EACH["batch norm"],
     "nadam": EACH["nadam"],  # remembers a number for each tensor
+    "rprop": EACH["rprop"],  # remembers two arrays of each tensor by name
     "muon": ONLY_JAX["muon"] | EACH["one logit"] | EACH["elu"] | EACH["cosine by update"],
 }
 CASES = [pytest.param("torch", values, id=f"torch-{name}") for name, values in EACH.items()]
