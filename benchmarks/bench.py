@@ -48,7 +48,7 @@ class Contender:
             stderr=subprocess.DEVNULL,
             text=True,
             # one GPU holds all contenders, and no compiler finds what an earlier process compiled
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
             | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
             | limit_threads(threads)
             | CONTENDERS[name].environment,

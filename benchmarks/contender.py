@@ -6,13 +6,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.prepared import Prepared, Unable
 from lockstep.errors import InputError
 from lockstep.tensor_file import write_tensors
-
-if TYPE_CHECKING:
-    from benchmarks.prepared import Prepared
 
 __all__ = ["PARAMETERS", "main"]
 
@@ -35,11 +33,13 @@ def main() -> None:
         _answer({"error": str(error)})
     except ModuleNotFoundError as error:
         _answer({"skipped": f"{error.name} is not installed", "missing": error.name})
+    except Unable as error:
+        _answer({"skipped": str(error)})
     except Exception as error:  # a compiler that is missing or fails, an operation that is not supported
         _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
-def _first_run(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str, Any]]:
+def _first_run(work: dict[str, Any], begin: float) -> tuple[Prepared, dict[str, Any]]:
     from benchmarks.registry import CONTENDERS
 
     import_module(CONTENDERS[work["contender"]].imports)
@@ -59,7 +59,7 @@ def _first_run(work: dict[str, Any], begin: float) -> tuple["Prepared", dict[str
     }
 
 
-def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> "Prepared":
+def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> Prepared:
     from benchmarks.registry import make
     from lockstep.data_prep import PreparedData
     from lockstep.recipe import Recipe
@@ -80,7 +80,7 @@ def _prove(work: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _run(prepared: "Prepared") -> dict[str, Any]:
+def _run(prepared: Prepared) -> dict[str, Any]:
     """The mean of as many runs as take `SHORTEST`: a shorter time could fall between two turns of a busy machine's
     other processes, and a longer one could not."""
     seconds, runs = 0.0, 0

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
-from benchmarks.prepared import Prepared
+from benchmarks.prepared import Prepared, Unable
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
 from lockstep.schedules import learning_rates
@@ -71,7 +72,7 @@ def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> 
     from pt_impl.fast_optimizer import missing_rule
 
     if missing := missing_rule(recipe):
-        raise NotImplementedError(f"has no fast form of {missing}")
+        raise Unable(f"has no fast form of {missing}")
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
@@ -101,7 +102,7 @@ def torch_graph(recipe: Recipe, members: Members, device: str, threads: int) -> 
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
-        raise NotImplementedError("CUDA graphs need --device gpu")
+        raise Unable("CUDA graphs need --device gpu")
     return _functional(recipe, members, device, _captured)
 
 
@@ -161,9 +162,9 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
     from pt_impl import model
 
     if recipe.loss != Loss():
-        raise NotImplementedError(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
+        raise Unable(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
     if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
-        raise NotImplementedError("has neither clipping, accumulation, averages nor mixed precision")
+        raise Unable("has neither clipping, accumulation, averages nor mixed precision")
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     network = model.build_model(recipe, data, place)
@@ -236,7 +237,7 @@ def jax_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Pr
         return state
 
     def split(batches: train.Batch) -> list[train.Batch]:
-        return [jax.tree.map(lambda array: array[t], batches) for t in range(len(batches.used))]  # noqa: B023
+        return [jax.tree.map(itemgetter(t), batches) for t in range(len(batches.used))]
 
     update = jax.jit(train.make_update(recipe))
     return _jax(recipe, members, device, run_from, split)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.prepared import Prepared, all_batches, require_common
+from benchmarks.prepared import Prepared, Unable, all_batches, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
 from lockstep.schedules import learning_rates
@@ -45,13 +45,13 @@ def c_floor(recipe: Recipe, members: Sequence[PreparedData], device: str, thread
     """A C program of one file, of one hidden layer; each member of an ensemble one after another in each thread."""
     require_common(recipe)
     if device == "gpu":
-        raise NotImplementedError("has no GPU")
+        raise Unable("has no GPU")
     data = members[0]
     if len(data.hidden) != 1:
-        raise NotImplementedError(f"has one hidden layer, not {len(data.hidden)}; there the products are the floor")
+        raise Unable(f"has one hidden layer, not {len(data.hidden)}; there the products are the floor")
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        raise NotImplementedError("needs a C compiler, and there is no cc; CC names another")
+        raise Unable("needs a C compiler, and there is no cc; CC names another")
     library, version = _compile(compiler, recipe, data)
     trainings = [_Member(recipe, member.cast(recipe.dtype)) for member in members]
     table = (_Training * len(trainings))(*(training.struct for training in trainings))
@@ -122,7 +122,7 @@ def _compile(compiler: str, recipe: Recipe, data: PreparedData) -> tuple[Any, st
         command = [compiler, *FLAGS, *defined, str(SOURCE), "-o", str(out), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise NotImplementedError(f"{compiler} failed: {' '.join(done.stderr.split())[:200]}")
+            raise Unable(f"{compiler} failed: {' '.join(done.stderr.split())[:200]}")
         said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
         return ctypes.CDLL(str(out)), said.stdout.partition("\n")[0]
 
@@ -189,7 +189,7 @@ def jax_products(recipe: Recipe, members: Sequence[PreparedData], device: str, t
 def numpy_products(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
     """NumPy's products alone, into memory that is there already."""
     if device == "gpu":
-        raise NotImplementedError("has no GPU")
+        raise Unable("has no GPU")
     (x_TBD,), weights, slopes = _factors(recipe, members)
     inputs = [np.empty_like(x_TBD[0]), *(np.empty_like(slope) for slope in slopes)]
     gradients = [np.empty_like(weight) for weight in weights]

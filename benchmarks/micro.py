@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from benchmarks.prepared import Prepared
@@ -77,11 +78,7 @@ def _jax(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str
     data = members[0].cast(recipe.dtype)
     state = train.initial_state(recipe, data, place)
     epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
-    batches = [
-        (t, jax.tree.map(lambda array: array[t], epoch))  # noqa: B023
-        for epoch in epochs
-        for t in range(len(epoch.used))
-    ]
+    batches = [(t, jax.tree.map(itemgetter(t), epoch)) for epoch in epochs for t in range(len(epoch.used))]
     schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
     transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
 

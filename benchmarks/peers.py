@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.prepared import Prepared, require_common
+from benchmarks.prepared import Prepared, Unable, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
 from lockstep.schedules import learning_rates
@@ -417,7 +417,7 @@ def _layers(data: PreparedData) -> list[tuple[str, int, int]]:
 
 def _without_gpu(device: str) -> None:
     if device == "gpu":
-        raise NotImplementedError("has no GPU")
+        raise Unable("has no GPU")
 
 
 def _quiet() -> None:

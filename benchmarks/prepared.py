@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Average, Gradient, Loss, Optimizer, Recipe
 
-__all__ = ["Prepared", "all_batches", "require_common"]
+__all__ = ["Prepared", "Unable", "all_batches", "require_common"]
+
+
+class Unable(Exception):
+    """A contender has no form of what it is asked for, or not here; it is skipped, and this says why."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ def require_common(recipe: Recipe) -> None:
     """Refuse what only the twins train.
 
     Raises:
-        NotImplementedError: says which part of the recipe.
+        Unable: says which part of the recipe.
     """
     model, optimizer = recipe.model, recipe.optimizer
     if recipe.loss != Loss() or model.activation != "relu" or model.norm != "none" or model.dropout or not model.bias:
-        raise NotImplementedError("has cross entropy over ReLU layers with biases, nothing else")
+        raise Unable("has cross entropy over ReLU layers with biases, nothing else")
     if recipe.gradient != Gradient() or recipe.average != Average() or recipe.training.compute != "same":
-        raise NotImplementedError("has neither clipping, accumulation, averages nor mixed precision")
+        raise Unable("has neither clipping, accumulation, averages nor mixed precision")
     kept = {name: getattr(optimizer, name) for name in ("momentum", "weight_decay", "beta1", "beta2", "eps")}
     plain = {name: value for name, value in kept.items() if value is not None}
     if optimizer.name not in ("sgd", "adamw") or optimizer != Optimizer(name=optimizer.name, **plain):
-        raise NotImplementedError("has SGD with momentum and AdamW, without their variants")
+        raise Unable("has SGD with momentum and AdamW, without their variants")

@@ -242,7 +242,10 @@ def test_one_engine_goes_on_where_the_other_stopped(first: str, backend: str) ->
 
 def wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     activate, bend = pt_impl.fast_network.ACTIVATIONS["tanh"]
-    wrong = lambda slope, z, h: lambda: bend(slope, z, h)().mul_(1 + 1e-9)  # noqa: E731
+
+    def wrong(slope: Any, z: Any, h: Any) -> Any:
+        return lambda: bend(slope, z, h)().mul_(1 + 1e-9)
+
     monkeypatch.setitem(pt_impl.fast_network.ACTIVATIONS, "tanh", (activate, wrong))
 
 
