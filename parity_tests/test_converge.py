@@ -21,7 +21,7 @@ import pt_impl.fast
 from lockstep.cli import main
 from lockstep.commands.options import member_trainer
 from lockstep.converge import study
-from lockstep.converge.controls import controls
+from lockstep.converge.controls import Control, controls
 from lockstep.converge.judge import RESAMPLES, Judgement, judge, overall
 from lockstep.converge.measure import bands, measure, reached
 from lockstep.data_prep import PreparedData, draw_member
@@ -178,6 +178,8 @@ def test_own_initialisers_have_the_distribution_of_the_shared_ones(init: str) ->
                 continue
             assert stats.ks_2samp(found, expected).pvalue > 1e-3, (source, name)
             assert found.std() == pytest.approx(expected.std(), rel=0.06)
+    if init == "zeros":
+        return
     other = drawn["torch"]["linear2.weight"] * 1.6
     assert stats.ks_2samp(other, drawn["shared"]["linear2.weight"]).pvalue < 1e-3  # such a fault is seen
 
@@ -279,7 +281,10 @@ def test_the_exit_status_is_the_verdict(
 def test_a_control_that_is_not_found_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lockstep.converge.controls.with_rate_off", lambda recipe: recipe)
+    def unplanted(recipe: Recipe) -> list[Control]:
+        return [replace(control, recipe=recipe) if control.key == "rate" else control for control in controls(recipe)]
+
+    monkeypatch.setattr(study, "controls", unplanted)
     monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, []))
     assert run(recipe_file(tmp_path), "--seeds", 12, "--controls", "--out", tmp_path / "study") == 1
     found = json.loads((tmp_path / "study" / "study.json").read_text())
@@ -331,8 +336,8 @@ def test_a_pilot_proposes_what_a_recipe_takes(
     path = tmp_path / "declared.toml"
     path.write_text(proposed)
     declared = load_recipe(str(path)).convergence
-    assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)  # half of what the other recipe changes
-    assert declared.target == pytest.approx(1.0, abs=0.06)
+    assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)  # half of what each other recipe changes
+    assert declared.target == pytest.approx(0.9, abs=0.06)  # half-way
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_training(

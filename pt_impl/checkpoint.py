@@ -88,8 +88,10 @@ def _import_optimizer(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Non
             elif path in slots:
                 remembered[key] = _own(slots[path], parameter).to(value)
             elif SLOTS.get(key, key) == "momentum_product":
-                # without a ramp a power of beta1, which no checkpoint holds
-                remembered[key] = torch.full_like(value, recipe.optimizer.beta1**checkpoint.update)
+                # without a ramp a power of beta1, which no checkpoint holds; multiplied as the optimizer does
+                factors = torch.full((checkpoint.update + 1,), recipe.optimizer.beta1, dtype=value.dtype)
+                factors[0] = 1
+                remembered[key] = factors.cumprod(0)[-1].to(value)
     scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})
     for group, schedule in zip(optimizer.param_groups, scheduler.lr_lambdas):
         group["lr"] = schedule(checkpoint.update)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lockstep.recipe import Recipe
 
-__all__ = ["Control", "controls", "with_rate_off"]
+__all__ = ["Control", "controls"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,10 @@ class Control:
     recipe: Recipe
 
 
-def with_rate_off(recipe: Recipe) -> Recipe:
-    """The recipe with learning rates 5 % too high."""
-    return recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
-
-
 def controls(recipe: Recipe) -> Iterator[Control]:
     """Learning rate, momentum and initialisation a little wrong, where the recipe has them."""
-    yield Control("rate", "learning rate 5 % too high", with_rate_off(recipe))
+    higher = recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
+    yield Control("rate", "learning rate 5 % too high", higher)
     for knob in ("momentum", "beta1"):
         right = getattr(recipe.optimizer, knob)
         if right:

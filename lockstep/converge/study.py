@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from lockstep.converge.controls import Control, controls, with_rate_off
+from lockstep.converge.controls import Control, controls
 from lockstep.converge.judge import Judgement, judge, overall
 from lockstep.converge.measure import METRICS, margins, measure
 from lockstep.data_prep import PreparedData, prepare
@@ -59,11 +59,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the principle gives: the section to put into the recipe, and for each metric what a learning rate 5 % too
-    high changes, and the margins that as many seeds decide with the declared power, with own draws and with pairs."""
+    """What the principle gives: the section to put into the recipe, and for each metric what each control changes, and
+    the margins that as many seeds decide with the declared power, with own draws and with pairs."""
 
     recipe: Recipe
-    effects: dict[str, float]
+    effects: dict[str, dict[str, float]]
     decided: dict[str, tuple[float, float]]
 
 
@@ -151,32 +151,40 @@ def converge(
 def pilot(recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "auto", report: Report) -> Pilot:
     """Margins by a principle, from seeds that no study uses, in torch, from shared draws.
 
-    A margin is half of what a learning rate 5 % too high changes, so that this error is twice the margin; but no less
-    than what as many seeds decide: the margin within which samples of that spread and without a difference are called
-    equivalent, and all metrics together with the declared power. The spread is that between seeds, and, for pairs, that
-    of the change. The target is the mean held-out loss in the middle of the run.
+    A margin is half of the least that one of the controls changes, so that each is twice the margin off or more; but no
+    less than what as many seeds decide: the margin within which samples of that spread and without a difference are
+    called equivalent, and all metrics together with the declared power. The spread is that between seeds, and, for
+    pairs, that of the change. The target is half-way from the first epoch's mean held-out loss to the last's: there a
+    run still falls, and what slows it shows.
     """
     data, span = prepare(recipe), (PILOT_SEEDS, PILOT_SEEDS + seeds)
-    jobs = {("right", "torch"): (recipe, span, False), ("off", "torch"): (with_rate_off(recipe), span, False)}
+    planted = list(controls(recipe))
+    jobs = {("right", "torch"): (recipe, span, False)}
+    jobs |= {(control.key, "torch"): (control.recipe, span, False) for control in planted}
     found = _train(jobs, data, device, engine, report)
-    right, off = found["right", "torch"], found["off", "torch"]
-    middle_S = right.held_out["loss"][:, (recipe.training.epochs - 1) // 2]
-    given = recipe.with_values({"convergence.target": float(f"{middle_S.mean():.3g}")})
-    a, b = measure(given, right), measure(given, off)
-    effects = {metric: float((b[metric] - a[metric]).mean()) for metric in METRICS}
-    decided = {
-        metric: (
-            _decided(a[metric].std(ddof=1) * 2**0.5, 2 * (seeds - 1), seeds, recipe),
-            _decided((b[metric] - a[metric]).std(ddof=1), seeds - 1, seeds, recipe),
+    mean_E = found["right", "torch"].held_out["loss"].mean(axis=0)
+    given = recipe.with_values({"convergence.target": float(f"{(mean_E[0] + mean_E[-1]) / 2:.3g}")})
+    right = measure(given, found["right", "torch"])
+    changes = {control: measure(given, found[control.key, "torch"]) for control in planted}
+    effects, decided = {}, {}
+    for metric in METRICS:
+        each = {control.text: values[metric] - right[metric] for control, values in changes.items()}
+        effects[metric] = {text: float(change_S.mean()) for text, change_S in each.items()}
+        least_S = min(each.values(), key=lambda change_S: abs(change_S.mean()))
+        decided[metric] = (
+            _decided(right[metric].std(ddof=1) * 2**0.5, 2 * (seeds - 1), seeds, recipe),
+            _decided(least_S.std(ddof=1), seeds - 1, seeds, recipe),
         )
-        for metric in METRICS
-    }
     chosen = {
-        f"convergence.{kind}{metric}_margin": float(f"{max(abs(effects[metric]) / 2, decided[metric][i]):.2g}")
+        f"convergence.{kind}{metric}_margin": float(f"{max(_half_of_least(effects[metric]), decided[metric][i]):.2g}")
         for i, kind in enumerate(("", "paired_"))
         for metric in METRICS
     }
     return Pilot(given.with_values(chosen), effects, decided)
+
+
+def _half_of_least(effects: Mapping[str, float]) -> float:
+    return min(abs(effect) for effect in effects.values()) / 2
 
 
 def _decided(deviation: float, freedom: int, seeds: int, recipe: Recipe) -> float:

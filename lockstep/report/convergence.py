@@ -187,15 +187,18 @@ def print_verdicts(study: Study, found: Sequence[Judgement], title: str, level: 
 
 def print_pilot(found: Pilot, seeds: int, console: Console) -> None:
     """What was measured, and the section for the recipe."""
-    table = _table(f"{seeds} pairs of a pilot: learning rate 5 % too high, minus the recipe")
-    for header in ("metric", "effect", "half of it", "decided by\nown draws", "by pairs"):
-        table.add_column(header, justify="left" if header == "metric" else "right")
-    for metric, effect in found.effects.items():
-        cells = (effect, abs(effect) / 2, *found.decided[metric])
-        table.add_row(metric_label(found.recipe, metric), *(f"{value:.2g}" for value in cells))
+    labels = {metric: metric_label(found.recipe, metric) for metric in found.effects}
+    table = _table(f"{seeds} pairs of a pilot: what each control changes")
+    for header in ("control", *labels.values()):
+        table.add_column(header, justify="left" if header == "control" else "right")
+    for control in next(iter(found.effects.values())):
+        table.add_row(control, *(f"{effects[control]:+.2g}" for effects in found.effects.values()))
+    table.add_section()
+    for i, kind in enumerate(("own draws", "pairs")):
+        table.add_row(f"decided by {seeds} {kind}", *(f"{decided[i]:.2g}" for decided in found.decided.values()))
     console.print(table)
     declared = found.recipe.convergence
-    console.print("A margin is the larger of half the effect and what as many seeds decide. For the recipe:\n")
+    console.print("A margin is half of the least change, or what as many seeds decide. For the recipe:\n")
     console.print("[convergence]", markup=False)
     for name, value in asdict(declared).items():
         console.print(f"{name} = {value!r}")
