@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lockstep.data_prep import PreparedData, layer_sizes
+from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe, load_recipe
 
 __all__ = ["WORKLOADS", "Workload", "find_workload", "first_updates", "threads_for"]
-
-ONE_THREAD = 1_000_000
-"""Multiply-adds of a batch's forward pass below which one thread is faster than several."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,8 @@ def find_workload(name: str, overrides: Sequence[str] = ()) -> Workload:
 
 
 def threads_for(data: PreparedData) -> int:
-    """How many threads share an operation: all cores where its work is large, else one."""
-    sizes = layer_sizes(len(data.columns), data.hidden, data.outputs)
-    work = data.batch * sum(inputs * outputs for _, inputs, outputs in sizes)
-    return 1 if work < ONE_THREAD else os.cpu_count() or 1
+    """How many threads share an operation: all cores where it is large, else one."""
+    return 1 if data.is_small else os.cpu_count() or 1
 
 
 def first_updates(data: PreparedData, updates: int) -> PreparedData:

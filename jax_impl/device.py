@@ -1,6 +1,8 @@
 """Where the arithmetic runs, and what runs it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -10,10 +12,17 @@ import jaxlib.version
 import numpy as np
 import optax
 
+from lockstep.data_prep import PreparedData
 from lockstep.diagnose.probe import Precision, measure_precision
 from lockstep.errors import InputError
 
-__all__ = ["describe_environment", "effective_precision", "select_device", "synchronise"]
+__all__ = ["describe_environment", "effective_precision", "few_threads", "select_device", "synchronise"]
+
+
+@contextmanager
+def few_threads(data: PreparedData) -> Iterator[None]:
+    """Nothing to do: XLA shares no small operation."""
+    yield
 
 
 def select_device(name: str) -> jax.Device:

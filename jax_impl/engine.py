@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from jax_impl.device import few_threads
 from jax_impl.fast_optimizer import missing_rule
 from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import PreparedData
@@ -72,29 +73,31 @@ def train(
     if chosen == "plain":
         from jax_impl.train import train as train_plain
 
-        trace = train_plain(
-            recipe,
-            data,
-            device=device,
-            parameters_every=parameters_every,
-            detail=detail,
-            progress=progress,
-            resume=resume,
-            checkpoints=checkpoints,
-            synchronise=synchronise,
-            budget_mib=budget_mib,
-        )
+        with few_threads(data):
+            trace = train_plain(
+                recipe,
+                data,
+                device=device,
+                parameters_every=parameters_every,
+                detail=detail,
+                progress=progress,
+                resume=resume,
+                checkpoints=checkpoints,
+                synchronise=synchronise,
+                budget_mib=budget_mib,
+            )
     else:
         from jax_impl.fast import train as train_fast
 
-        trace = train_fast(
-            recipe,
-            data,
-            device=device,
-            parameters_every=parameters_every,
-            progress=progress,
-            resume=resume,
-            checkpoints=checkpoints,
-        )
+        with few_threads(data):
+            trace = train_fast(
+                recipe,
+                data,
+                device=device,
+                parameters_every=parameters_every,
+                progress=progress,
+                resume=resume,
+                checkpoints=checkpoints,
+            )
     trace.header["environment"] |= {"engine": chosen, "engine_reason": reason} if reason else {"engine": chosen}
     return trace

@@ -48,6 +48,9 @@ ORDER, PARAMETERS, MASKS, NOISE = 1, 2, 3, 11  # streams of random numbers under
 IGNORED = -1
 """The label of a row whose class the loss ignores."""
 
+SMALL = 1_000_000
+"""Multiply-adds of a batch's forward pass below which one thread is faster than several."""
+
 Parameters = dict[str, NDArray[Any]]
 
 
@@ -137,6 +140,13 @@ class PreparedData:
     def updates(self) -> int:
         """T, the number of optimizer updates of the whole run."""
         return self.epochs * self.updates_per_epoch
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a batch's forward pass has so few multiply-adds that threads which share them cost more than they
+        save, and much more beside busy neighbours."""
+        sizes = layer_sizes(len(self.columns), self.hidden, self.outputs)
+        return self.batch * sum(inputs * outputs for _, inputs, outputs in sizes) < SMALL
 
     def batches(self, epoch: int) -> Batches:
         """The batches of an epoch, counted from 0."""

@@ -1,14 +1,29 @@
 """Where the arithmetic runs, and what runs it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from lockstep.data_prep import PreparedData
 from lockstep.diagnose.probe import Precision, measure_precision
 from lockstep.errors import InputError
 
-__all__ = ["describe_environment", "effective_precision", "select_device", "synchronise"]
+__all__ = ["describe_environment", "effective_precision", "few_threads", "select_device", "synchronise"]
+
+
+@contextmanager
+def few_threads(data: PreparedData) -> Iterator[None]:
+    """One thread for what is small, as `PreparedData.is_small` says; afterwards as many as before."""
+    before = torch.get_num_threads()
+    if data.is_small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def select_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.trace import BUDGET_MIB, Progress, Trace
+from pt_impl.device import few_threads
 from pt_impl.fast_optimizer import missing_rule
 
 __all__ = ["choose_engine", "train"]
@@ -72,29 +73,31 @@ def train(
     if chosen == "plain":
         from pt_impl.train import train as train_plain
 
-        trace = train_plain(
-            recipe,
-            data,
-            device=device,
-            parameters_every=parameters_every,
-            detail=detail,
-            progress=progress,
-            resume=resume,
-            checkpoints=checkpoints,
-            synchronise=synchronise,
-            budget_mib=budget_mib,
-        )
+        with few_threads(data):
+            trace = train_plain(
+                recipe,
+                data,
+                device=device,
+                parameters_every=parameters_every,
+                detail=detail,
+                progress=progress,
+                resume=resume,
+                checkpoints=checkpoints,
+                synchronise=synchronise,
+                budget_mib=budget_mib,
+            )
     else:
         from pt_impl.fast import train as train_fast
 
-        trace = train_fast(
-            recipe,
-            data,
-            device=device,
-            parameters_every=parameters_every,
-            progress=progress,
-            resume=resume,
-            checkpoints=checkpoints,
-        )
+        with few_threads(data):
+            trace = train_fast(
+                recipe,
+                data,
+                device=device,
+                parameters_every=parameters_every,
+                progress=progress,
+                resume=resume,
+                checkpoints=checkpoints,
+            )
     trace.header["environment"] |= {"engine": chosen, "engine_reason": reason} if reason else {"engine": chosen}
     return trace
