@@ -182,7 +182,7 @@ def test_bfloat16_in_jax_stays_within_rounding() -> None:
 
 
 def test_more_updates_than_a_stretch_has_room_for() -> None:
-    recipe = small_recipe(training__dtype="float64", training__epochs=50, gradient__accumulate=2)
+    recipe = small_recipe(training__dtype="float64", training__epochs=70, gradient__accumulate=2)
     data = prepared(recipe)
     trace = pt_impl.fast.train(recipe, data, parameters_every=7)
     assert data.updates > pt_impl.fast_network.SLOTS
@@ -197,7 +197,7 @@ def test_what_is_loaded_at_once_changes_no_bit(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_large_network_keeps_no_updates_and_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small_recipe(model__dropout=0.2, training__epochs=40)
+    recipe = small_recipe(model__dropout=0.2, training__epochs=50)
     whole = fast_trace("torch", recipe, 0)
     assert prepared(recipe).updates > pt_impl.fast_network.SLOTS
     monkeypatch.setattr("pt_impl.fast_network.ROOM", 1)

@@ -166,13 +166,15 @@ def _norms(network: Network, done: int, squares: list[torch.Tensor]) -> list[tor
 def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
     """The loss of each update that these batches complete; what is left over goes into the state."""
     parts, end = [], 0
-    for (used, _), run in groupby(batches, key=lambda batch: (batch.used, id(batch.all_y_TB))):
+    for _, run in groupby(batches, key=lambda batch: id(batch.all_y_TB)):
         first, *rest = run
         begin, end = end, end + 1 + len(rest)
-        of_epoch = slice(first.number, first.number + end - begin)
-        outputs_TKB, y_TB = state.network.buffers[used].outputs_TKB[begin:end], first.all_y_TB[of_epoch, ..., :used]
+        together = slice(first.number, first.number + end - begin)
+        outputs_TKB, y_TB = state.network.outputs_TKB[begin:end], first.all_y_TB[together]
         loss_TB = _row_losses(loss, outputs_TKB.flatten(0, -3), y_TB.flatten(0, -2)).view(y_TB.shape)
-        parts.append(loss_TB.sum(dim=-1) * first.all_share_T[of_epoch])
+        if first.all_used_TB is not None:
+            loss_TB = torch.where(first.all_used_TB[together], loss_TB, 0.0)
+        parts.append(loss_TB.sum(dim=-1) * first.all_share_T[together])
     found = torch.cat(parts)
     if state.accumulated is None:
         return found

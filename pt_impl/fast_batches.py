@@ -16,8 +16,8 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 
 class Batch(NamedTuple):
     """Features (D, B) and (B, D), with 1 for the bias, and targets of the rows that count; how many these are; whether
-    the batch completes its update; and the dropout mask (units, B) of each hidden layer, scaled. Of all batches that
-    were loaded with it, the targets and the factors of their summed losses, and its number among them.
+    the batch completes its update; and the dropout mask (units, B) of each hidden layer, scaled. Of all batches loaded
+    with it, the targets, which rows count (None: all), and the factors of their summed losses; its number among them.
 
     The slope of the batch's share of the loss is softmax(outputs) or sigmoid(outputs) x `scale_1B` + `shift_KB`; of a
     number, `scale_1B` x the error, which the Huber loss clips.
@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     last: bool
     masks: list[torch.Tensor]
     all_y_TB: torch.Tensor
+    all_used_TB: torch.Tensor | None
     all_share_T: torch.Tensor
     number: int
 
@@ -60,7 +61,11 @@ def load_batches(
     # [rows, units] -> [units, rows]
     turned = [torch.from_numpy(mask_TBH).to(device).mT for mask_TBH in masks]
     scaled = [mask_THB.to(x_TBD.dtype).mul_(1 / (1 - data.dropout)).unbind(0) for mask_THB in turned]
-    all_of_them = y_TB, torch.from_numpy((share_T / total_T.T).T.astype(x_ND.dtype)).to(device)
+    used_TB = None
+    if (count_T < y_TB.shape[-1]).any():
+        used_TB = (torch.arange(y_TB.shape[-1]) < torch.from_numpy(count_T)[:, None]).to(device)
+        used_TB = used_TB[:, None].expand(y_TB.shape) if y_TB.ndim == 3 else used_TB
+    all_of_them = y_TB, used_TB, torch.from_numpy((share_T / total_T.T).T.astype(x_ND.dtype)).to(device)
     rows_of = zip(*(part.to(device).unbind(0) for part in (x_TBD, y_TB, *parts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):

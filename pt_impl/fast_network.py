@@ -18,7 +18,7 @@ Tensor = torch.Tensor
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Normalisation -> its running mean and variance (units,)."""
 
-SLOTS, ROOM = 64, 2**18
+SLOTS, ROOM = 128, 2**18
 """Updates in a stretch, and the parameters that there may be in all for each to keep its own."""
 
 ALIGNED = 16
@@ -112,8 +112,7 @@ class _Buffers(NamedTuple):
     """Those of every layer, and what the outputs of each batch of a stretch are computed in."""
 
     layers: list[_Buffer]
-    outputs_TKB: Tensor
-    outputs: tuple[Tensor, ...]  # the same, each
+    outputs: tuple[Tensor, ...]
     found: Tensor
 
 
@@ -170,6 +169,8 @@ class Network:
             1 + max(column) for column in ([s.after for s in self.slots], [s.gradient for s in self.slots])
         )
         self.stretch, self.gradient = torch.zeros(rows, size, **like), torch.zeros(gradients, size, **like)
+        # of every batch of a stretch; what a smaller one leaves of its place is not read, but for being left out
+        self.outputs_TKB = torch.zeros(many, *self.lead, data.outputs, data.batch, **like)
         self.rows, self.gradient_rows = self.stretch.unbind(0), self.gradient.unbind(0)
         self.before, self.after = _views(self, self.stretch), _views(self, self.gradient)
         self.model: Any = None if self.lead else build_model(recipe, data, device).requires_grad_(False).eval()
@@ -300,15 +301,15 @@ def _buffers(network: Network, batch: int) -> _Buffers:
             turned = inputs.mT if layers else inputs
             layers.append(_Buffer(inputs, turned, z, h, torch.empty_like(slope), dropped, slope, slope.mT))
             inputs = following
-        outputs_TKB = new(len(network.slots), *slope.shape)
-        network.buffers[batch] = _Buffers(layers, outputs_TKB, outputs_TKB.unbind(0), torch.empty_like(slope))
+        outputs = network.outputs_TKB[..., :batch].unbind(0)
+        network.buffers[batch] = _Buffers(layers, outputs, torch.empty_like(slope))
     return network.buffers[batch]
 
 
 def _program(network: Network, slot: _Slot, batch: int) -> _Program:
     model, product = network.recipe.model, network.product
     before, after = network.before[slot.before], network.after[slot.gradient]
-    layers, _, outputs, found = _buffers(network, batch)
+    layers, outputs, found = _buffers(network, batch)
     activate, bend = ACTIVATIONS[model.activation]
     forward: list[Call] = []
     backward: list[Call] = []
