@@ -75,8 +75,8 @@ IN_PLACE = ("relu", "tanh", "sigmoid")
 
 
 class _Slot(NamedTuple):
-    """Where an update of a stretch lies: in which vectors its parameters are before it and after it, and its gradient;
-    how many of its kind there are says whether they last to the end of the stretch."""
+    """Where an update of a stretch has its parameters before it and after it, and its gradient: the numbers of their
+    vectors in `Network.rows` and `gradient_rows`."""
 
     before: int
     after: int
