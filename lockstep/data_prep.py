@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -150,19 +150,25 @@ class PreparedData:
 
     def batches(self, epoch: int) -> Batches:
         """The batches of an epoch, counted from 0."""
-        rows = len(self.train_y_N)
-        order_N = self.order(epoch)
+        return Batches(self._rows(epoch), *self._same_in_every_epoch)
+
+    def _rows(self, epoch: int) -> NDArray[np.int64]:
         padded = np.zeros(self.batches_per_epoch * self.batch, dtype=np.int64)
-        used = min(rows, len(padded))
-        padded[:used] = order_N[:used]
-        weight = (np.arange(len(padded)) < used).astype(np.float64)
-        weight_TB = weight.reshape(-1, self.batch)
+        used = min(len(self.train_y_N), len(padded))
+        padded[:used] = self.order(epoch)[:used]
+        return padded.reshape(-1, self.batch)
+
+    @cached_property
+    def _same_in_every_epoch(self) -> tuple[NDArray[Any], ...]:
+        """Of `Batches` all but the rows."""
+        places = np.arange(self.batches_per_epoch * self.batch)
+        weight_TB = (places < len(self.train_y_N)).astype(np.float64).reshape(-1, self.batch)
         count_T = weight_TB.sum(axis=1).astype(np.int64)
         update_T = np.arange(len(count_T)) // self.accumulate
         size_T = count_T if self.accumulate_mean == "rows" else np.ones_like(count_T)
         share_T = size_T / np.bincount(update_T, weights=size_T)[update_T]
         last_T = np.diff(update_T, append=-1) != 0
-        return Batches(padded.reshape(-1, self.batch), weight_TB, count_T, share_T, last_T)
+        return weight_TB, count_T, share_T, last_T
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows in the order of an epoch."""
@@ -183,17 +189,19 @@ class PreparedData:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of all that is fed: rows, labels, initial parameters, order and masks of every epoch."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "train_x": self.train_x_ND,
             "train_y": self.train_y_N,
             "held_out_x": self.held_out_x_ND,
             "held_out_y": self.held_out_y_N,
             **self.parameters,
         }
+        # drawn when their turn comes, which all of an epoch's layers have together: a long run has many epochs
+        masks = lru_cache(maxsize=1)(self.masks)
         for epoch in range(self.epochs):
-            arrays[f"order/{epoch}"] = self.batches(epoch).rows_TB
-            for layer, mask_TBH in enumerate(self.masks(epoch), start=1):
-                arrays[f"masks/{epoch}/{layer}"] = np.packbits(mask_TBH)
+            arrays[f"order/{epoch}"] = partial(self._rows, epoch)
+            for layer in range(len(self.hidden) if self.dropout else 0):
+                arrays[f"masks/{epoch}/{layer + 1}"] = partial(lambda e, i: np.packbits(masks(e)[i]), epoch, layer)
         return hash_arrays(arrays)
 
     def cast(self, dtype: Any) -> "PreparedData":

@@ -5,7 +5,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from lockstep.errors import InputError
 __all__ = ["hash_arrays", "read_tensors", "write_file", "write_tensors"]
 
 
-def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes; the order of the names does not count."""
+def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of arrays, or of what makes one when its turn comes, by name;
+    the order in which they are given does not count."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.asarray(arrays[name], order="C")  # ascontiguousarray would make () into (1,)
+        given = arrays[name]
+        array = np.asarray(given() if callable(given) else given, order="C")  # ascontiguousarray makes () into (1,)
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data)
     return digest.hexdigest()

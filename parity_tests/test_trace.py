@@ -159,6 +159,7 @@ def test_a_recorded_parameter_is_a_copy():
 def test_hash_does_not_depend_on_the_order_of_the_names_or_the_layout():
     a, b = np.arange(6.0).reshape(2, 3), np.arange(3)
     assert hash_arrays({"a": a, "b": b}) == hash_arrays({"b": b, "a": np.asfortranarray(a)})
+    assert hash_arrays({"a": a, "b": b}) == hash_arrays({"b": b, "a": lambda: a})
 
 
 @pytest.mark.parametrize(
