@@ -19,7 +19,7 @@ def choose_engine(
     """Which engine trains, plain or fast, and why where "auto" is plain.
 
     "auto" is the fast one wherever it can: it has less to load and compiles about as long. Measured on a CPU, its
-    updates take 0.1 (PyTorch) and 0.9 (JAX) of plain's time for the seed recipe, and 0.85 and 1 with two layers of
+    updates take 0.09 (PyTorch) and 0.7 (JAX) of plain's time for the seed recipe, and 0.7 and 1 with two layers of
     512 units.
 
     Raises:
