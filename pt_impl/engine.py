@@ -70,10 +70,10 @@ def train(
     """
     chosen, reason = choose_engine(engine, recipe, detail, synchronise is not None)
     # each engine loads what it needs and no more: that takes seconds
-    if chosen == "plain":
-        from pt_impl.train import train as train_plain
+    with few_threads(data):
+        if chosen == "plain":
+            from pt_impl.train import train as train_plain
 
-        with few_threads(data):
             trace = train_plain(
                 recipe,
                 data,
@@ -86,10 +86,9 @@ def train(
                 synchronise=synchronise,
                 budget_mib=budget_mib,
             )
-    else:
-        from pt_impl.fast import train as train_fast
+        else:
+            from pt_impl.fast import train as train_fast
 
-        with few_threads(data):
             trace = train_fast(
                 recipe,
                 data,

@@ -56,8 +56,11 @@ def load_batches(
     x_TBD = found_TBD.new_empty(len(rows), -(-size // ALIGNED) * ALIGNED)[:, :size].view(found_TBD.shape)
     x_TBD.copy_(found_TBD)
     scale_TB, shift_TKB, total_T = _targets(loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
-    share_T11 = (share_T / total_T.T).T[..., None, None]
-    parts = [torch.from_numpy((part * share_T11).astype(x_ND.dtype)) for part in (scale_TB[..., None, :], shift_TKB)]
+    factor_T = (share_T / total_T.T).T
+    parts = [
+        torch.from_numpy((part * factor_T[..., None, None]).astype(x_ND.dtype))
+        for part in (scale_TB[..., None, :], shift_TKB)
+    ]
     # [rows, units] -> [units, rows]
     turned = [torch.from_numpy(mask_TBH).to(device).mT for mask_TBH in masks]
     scaled = [mask_THB.to(x_TBD.dtype).mul_(1 / (1 - data.dropout)).unbind(0) for mask_THB in turned]
@@ -65,7 +68,7 @@ def load_batches(
     if (count_T < y_TB.shape[-1]).any():
         used_TB = (torch.arange(y_TB.shape[-1]) < torch.from_numpy(count_T)[:, None]).to(device)
         used_TB = used_TB[:, None].expand(y_TB.shape) if y_TB.ndim == 3 else used_TB
-    all_of_them = y_TB, used_TB, torch.from_numpy((share_T / total_T.T).T.astype(x_ND.dtype)).to(device)
+    all_of_them = y_TB, used_TB, torch.from_numpy(factor_T.astype(x_ND.dtype)).to(device)
     rows_of = zip(*(part.to(device).unbind(0) for part in (x_TBD, y_TB, *parts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):
