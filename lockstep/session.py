@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,6 @@ __all__ = [
     "finish_jobs",
     "limit_threads",
     "serve",
-    "tell_error",
     "train_everywhere",
 ]
 
@@ -137,7 +137,7 @@ class Worker:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.close()
+            self.process.stdin.flush()  # and it stays open: its end is how a worker learns that this process is gone
         except BrokenPipeError:
             pass  # it ended before it was told anything; `wait` says why
         self.thread = threading.Thread(target=self._listen, args=(report,), daemon=True)
@@ -229,24 +229,26 @@ def _devices() -> dict[str, str]:
     return {} if name in flags else {"XLA_FLAGS": f"{flags} {name}={cores}".strip()}
 
 
-def tell_error(error: InputError, stdout: IO[str]) -> None:
-    """Tell whoever started this worker what is wrong."""
-    _say(stdout, "error", text=str(error))
+def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdin: IO[str], stdout: IO[str]) -> int:
+    """A worker's side: import a twin, read the work from stdin, train it, and tell the progress on stdout.
 
+    A worker ends where its stdin does: whatever becomes of the process that started it, none is left behind.
 
-def _say(stdout: IO[str], kind: str, **content: Any) -> None:
-    print(json.dumps({"lockstep": kind, **content}), file=stdout, flush=True)
+    Args:
+        load: imports the twin and returns what trains.
+        device: "cpu", "gpu" or "auto".
+        stdin: a pipe that holds one line and stays open while the work is wanted.
+        stdout: where each message is a line.
 
-
-def serve(train: Callable[..., Trace | Ensemble], device: str, stdin: IO[str], stdout: IO[str]) -> None:
-    """A worker's side: read the work from stdin, train it, and tell the progress on stdout."""
-
-    _say(stdout, "ready")
-    line = stdin.readline()
-    if not line:
-        return  # nothing to do after all: bad input was found before
+    Returns:
+        0, or 2 where there was an `InputError`, which is told too.
+    """
+    work: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_work, args=(stdin.fileno(), work), daemon=True).start()
     try:
-        jobs = json.loads(line)
+        train = load()
+        _say(stdout, "ready")
+        jobs = json.loads(work.get())
         data = {path: PreparedData.load(Path(path)) for path in {job["data"] for job in jobs}}
         updates = [data[job["data"]].updates * len(range(*job["seeds"] or (1,))) for job in jobs]
         total, before = sum(updates), 0
@@ -267,7 +269,23 @@ def serve(train: Callable[..., Trace | Ensemble], device: str, stdin: IO[str], s
             before += of_job
         _say(stdout, "finished")
     except InputError as error:
-        tell_error(error, stdout)
+        _say(stdout, "error", text=str(error))
+        return 2
+    return 0
+
+
+def _read_work(stdin: int, work: "queue.SimpleQueue[bytes]") -> None:
+    """Pass on the one line, and end this process where the input ends: no more is wanted."""
+    line = b""
+    while piece := os.read(stdin, 2**16):  # no file object, whose lock a thread would hold when the process ends
+        line += piece
+        if line.endswith(b"\n"):
+            work.put(line)
+    os._exit(0)
+
+
+def _say(stdout: IO[str], kind: str, **content: Any) -> None:
+    print(json.dumps({"lockstep": kind, **content}), file=stdout, flush=True)
 
 
 def _tell_progress(stdout: IO[str], before: int, total: int, done: int, _: int) -> None:

@@ -225,16 +225,11 @@ def _updates(text: str, total: int) -> range:
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
 def worker(backend: str, device: str, plants: bool, members: bool, engine: str) -> int:
     """Train what standard input says; see `lockstep.session`."""
-    from lockstep.session import serve, tell_error
+    from lockstep.session import serve
 
-    try:
-        train: Callable[..., Any]
+    def load() -> Callable[..., Any]:
         if members:
-            train = member_trainer(backend, engine)
-        else:
-            train = planting_trainer(backend) if plants else trainer(backend, engine)
-    except InputError as error:
-        tell_error(error, sys.stdout)
-        return 2
-    serve(train, device, sys.stdin, sys.stdout)
-    return 0
+            return member_trainer(backend, engine)
+        return planting_trainer(backend) if plants else trainer(backend, engine)
+
+    return serve(load, device, sys.stdin, sys.stdout)
