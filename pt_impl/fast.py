@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lockstep.checkpoint import Checkpoint, Checkpoints
-from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData
+from lockstep.data_prep import Batches, Parameters, PreparedData
 from lockstep.groups import decays, layer_of, rate_tables
 from lockstep.recipe import Loss, Recipe
 from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
@@ -170,8 +170,14 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
         first, *rest = run
         begin, end = end, end + 1 + len(rest)
         together = slice(first.number, first.number + end - begin)
-        outputs_TKB, y_TB = state.network.outputs_TKB[begin:end], first.all_y_TB[together]
-        loss_TB = _row_losses(loss, outputs_TKB.flatten(0, -3), y_TB.flatten(0, -2)).view(y_TB.shape)
+        outputs_TKB = state.network.outputs_TKB[begin:end]
+        if loss.name == "cross_entropy":
+            # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
+            terms_TKB = torch.log_softmax(outputs_TKB, -2).mul_(first.all_shift_TKB[together])
+            parts.append(terms_TKB.sum(dim=(-2, -1)))
+            continue
+        y_TB = first.all_y_TB[together]
+        loss_TB = _row_losses(loss, outputs_TKB, y_TB)
         if first.all_used_TB is not None:
             loss_TB = torch.where(first.all_used_TB[together], loss_TB, 0.0)
         parts.append(loss_TB.sum(dim=-1) * first.all_share_T[together])
@@ -187,18 +193,9 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
     return torch.stack(complete) if complete else found[:0]
 
 
-def _row_losses(loss: Loss, outputs_TKB: torch.Tensor, y_TB: torch.Tensor) -> torch.Tensor:
+def _row_losses(loss: Loss, outputs_T1B: torch.Tensor, y_TB: torch.Tensor) -> torch.Tensor:
     """The loss of every row (T, B), times its weight."""
-    if loss.name == "cross_entropy":
-        return functional.cross_entropy(
-            outputs_TKB,
-            y_TB,
-            weight=outputs_TKB.new_tensor(loss.class_weights) if loss.class_weights else None,
-            ignore_index=IGNORED,
-            reduction="none",
-            label_smoothing=loss.label_smoothing,
-        )
-    output_TB = outputs_TKB[:, 0]
+    output_TB = outputs_T1B.squeeze(-2)
     if loss.name == "binary_cross_entropy":
         positive = output_TB.new_tensor(loss.positive_weight)
         return functional.binary_cross_entropy_with_logits(

@@ -17,7 +17,8 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 class Batch(NamedTuple):
     """Features (D, B) and (B, D), with 1 for the bias, and targets of the rows that count; how many these are; whether
     the batch completes its update; and the dropout mask (units, B) of each hidden layer, scaled. Of all batches loaded
-    with it, the targets, which rows count (None: all), and the factors of their summed losses; its number among them.
+    with it, the targets, the shifts, which rows count (None: all), and the factors of their summed losses; its number
+    among them.
 
     The slope of the batch's share of the loss is softmax(outputs) or sigmoid(outputs) x `scale_1B` + `shift_KB`; of a
     number, `scale_1B` x the error, which the Huber loss clips.
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     last: bool
     masks: list[torch.Tensor]
     all_y_TB: torch.Tensor
+    all_shift_TKB: torch.Tensor
     all_used_TB: torch.Tensor | None
     all_share_T: torch.Tensor
     number: int
@@ -57,10 +59,10 @@ def load_batches(
     x_TBD.copy_(found_TBD)
     scale_TB, shift_TKB, total_T = _targets(loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
     factor_T = (share_T / total_T.T).T
-    parts = [
-        torch.from_numpy((part * factor_T[..., None, None]).astype(x_ND.dtype))
+    scales, shifts = (
+        torch.from_numpy((part * factor_T[..., None, None]).astype(x_ND.dtype)).to(device)
         for part in (scale_TB[..., None, :], shift_TKB)
-    ]
+    )
     # [rows, units] -> [units, rows]
     turned = [torch.from_numpy(mask_TBH).to(device).mT for mask_TBH in masks]
     scaled = [mask_THB.to(x_TBD.dtype).mul_(1 / (1 - data.dropout)).unbind(0) for mask_THB in turned]
@@ -68,8 +70,8 @@ def load_batches(
     if (count_T < y_TB.shape[-1]).any():
         used_TB = (torch.arange(y_TB.shape[-1]) < torch.from_numpy(count_T)[:, None]).to(device)
         used_TB = used_TB[:, None].expand(y_TB.shape) if y_TB.ndim == 3 else used_TB
-    all_of_them = y_TB, used_TB, torch.from_numpy(factor_T.astype(x_ND.dtype)).to(device)
-    rows_of = zip(*(part.to(device).unbind(0) for part in (x_TBD, y_TB, *parts)))
+    all_of_them = y_TB, shifts, used_TB, torch.from_numpy(factor_T.astype(x_ND.dtype)).to(device)
+    rows_of = zip(*(part.unbind(0) for part in (x_TBD, y_TB, scales, shifts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):
         n = int(count_T[t])
