@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -35,6 +33,9 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 
 ALONE = ("c", "torch products", "torch fast", "jax products", "jax fast")
 TOGETHER = ("c", "torch ensemble", "jax ensemble")
+
+Curve = list[tuple[int, float, float, float]]
+"""A size, the median in microseconds, and the interval that holds it."""
 
 
 def run_sweep(
@@ -114,23 +115,31 @@ def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measu
         workloads = {f"{workload.name}, {what} {value}": measured for value, measured in found.items()}
         results = Results(lockstep=__version__, machine=machine(), workloads=workloads)
         return results.model_dump_json(by_alias=True, indent=2).encode()
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+    curves: dict[str, Curve] = {}
     for value, measured in found.items():
         for name, outcome in measured.contenders.items():
             if outcome.samples:
-                xs, ys = curves.setdefault(name, ([], []))
-                xs.append(value)
-                ys.append(1e6 * median(outcome.samples))
+                times = median_interval([1e6 * sample for sample in outcome.samples])
+                curves.setdefault(name, []).append((value, *times))
     title = f"{workload.name}: time per update"
     return _png(title, what, curves) if out.suffix == ".png" else _html(title, what, curves)
 
 
-def _png(title: str, what: str, curves: Mapping[str, Any]) -> bytes:
+def _png(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
     figure = new_figure("--out: a .png", figsize=(7, 4.2), dpi=130)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = figure.subplots()
-    for name, (xs, ys) in curves.items():
+    for name, curve in curves.items():
+        xs, ys, low, high = zip(*curve)
         axes.plot(xs, ys, marker="o", label=name)
+        axes.fill_between(xs, low, high, alpha=0.15)
     axes.set(title=title, xlabel=what, ylabel="us per update", xscale="log", yscale="log")
+    axes.set_xticks(sorted({x for curve in curves.values() for x, *_ in curve}))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return png_of(figure)
@@ -140,13 +149,20 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><script>{plotly}</script></head>
 <body><h1>{title}</h1><div id="plot"></div>
 <script>
-const axis = title => ({{title: {{text: title}}, type: "log"}});
-Plotly.newPlot("plot", {curves}, {{xaxis: axis({what}), yaxis: axis("us per update")}}, {{responsive: true}});
+const axis = (title, more) => ({{title: {{text: title}}, type: "log", ...more}});
+const axes = {{xaxis: axis({what}, {{tickvals: {values}}}), yaxis: axis("us per update", {{dtick: "D2"}})}};
+Plotly.newPlot("plot", {curves}, axes, {{responsive: true}});
 </script></body></html>
 """
 
 
-def _html(title: str, what: str, curves: Mapping[str, Any]) -> bytes:
-    lines = [{"name": name, "x": xs, "y": ys, "mode": "lines+markers"} for name, (xs, ys) in curves.items()]
-    shown, axis = (json.dumps(content).replace("<", "\\u003c") for content in (lines, what))
-    return PAGE.format(title=html.escape(title), plotly=plotly_script(), curves=shown, what=axis).encode()
+def _html(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
+    lines = []
+    for name, curve in curves.items():
+        xs, ys, low, high = zip(*curve)
+        above, below = ([abs(end - y) for end, y in zip(ends, ys)] for ends in (high, low))
+        bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+        lines.append({"name": name, "x": xs, "y": ys, "error_y": bars, "mode": "lines+markers"})
+    values = sorted({x for curve in curves.values() for x, *_ in curve})
+    shown, axis, ticks = (json.dumps(content).replace("<", "\\u003c") for content in (lines, what, values))
+    return PAGE.format(title=html.escape(title), plotly=plotly_script(), curves=shown, what=axis, values=ticks).encode()
