@@ -57,7 +57,8 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     # each array a copy of its own: the first update takes its memory
     parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average))
     parameters, placed, tables, accumulated, average = jax.device_put(parts, device)
-    moments = jax.jit(partial(_start_moments, recipe, lead))(parameters)
+    # what depends on no argument is on no device yet, and would be compiled for apart from what an update gives back
+    moments = jax.device_put(jax.jit(partial(_start_moments, recipe, lead))(parameters), device)
     return State(parameters, placed, moments, tables, accumulated, average)
 
 
@@ -105,30 +106,28 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     def segment(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
         classes = state.parameters[network.last]["kernel"].shape[-1]
         prepared = jax.vmap(partial(_prepared, network, classes))(batches)
-        state, (lr_T, others_TN) = _scan(scanned, _joined(network, state), prepared)
+        row = jnp.zeros((), network.dtype), jnp.zeros(len(others), network.dtype) if others else ()
+        state, (lr_T, others_TN) = _scan(scanned, _joined(network, state), prepared, row)
         scalars = zip(series, (lr_T, *(others_TN.T if others else ())))
         return _parted(network, state), dict(scalars)
 
     return jax.jit(segment, donate_argnames="state")
 
 
-def _scan(update: Any, state: Any, batches: Batch) -> Any:
-    """As `jax.lax.scan`, but for a single batch, of which XLA would make no loop, fuse other operations, and round
-    otherwise: it is laid beside itself, and how many there are is not told. The bits of a run must not depend on where
-    it is recorded."""
+def _scan(update: Any, state: Any, batches: Batch, row: Any) -> Any:
+    """As `jax.lax.scan`, where `row` is like what an update finds; but for a single batch, of which XLA would make no
+    loop, fuse other operations, and round otherwise: it is laid beside itself, and how many there are is not told. The
+    bits of a run must not depend on where it is recorded."""
     many = len(batches.used)
     if many == 1:
         batches = jax.tree.map(lambda array: jnp.concatenate([array, array]), batches)
 
-    def batch_at(t: Any) -> Any:
-        return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, t, keepdims=False), batches)
-
     def body(t: jax.Array, carried: Any) -> Any:
         state, rows = carried
-        state, row = update(state, batch_at(t))
+        batch = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, t, keepdims=False), batches)
+        state, row = update(state, batch)
         return state, jax.tree.map(lambda a, value: jax.lax.dynamic_update_index_in_dim(a, value, t, 0), rows, row)
 
-    _, row = jax.eval_shape(lambda: update(state, batch_at(0)))
     rows = jax.tree.map(lambda like: jnp.zeros((max(many, 2), *like.shape), like.dtype), row)
     state, rows = jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(many)), body, (state, rows))
     return state, jax.tree.map(lambda array: array[:many], rows)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -219,6 +220,16 @@ def test_recording_more_changes_no_bit(backend: str) -> None:
 def assert_same_bits(trace: Trace, more: Trace) -> None:
     for name, array in trace.arrays.items():
         np.testing.assert_array_equal(array, more.arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "nadam", "accumulated", "average"])
+def test_jax_compiles_an_update_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = small_recipe(**EACH[name])
+    jax_impl.fast.make_segment.cache_clear()
+    with jax.log_compiles():
+        jax_impl.fast.train(recipe, prepared(recipe))
+    compiled = [str(record.args[0]) for record in caplog.records if record.args and "Compiling" in record.msg]
+    assert compiled.count("jit(segment)") == 1
 
 
 RESUMED = EACH["average"] | EACH["accumulated"] | EACH["nadam"] | EACH["batch norm"]

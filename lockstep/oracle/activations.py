@@ -6,7 +6,6 @@ sigmoid) errs no further from there on: beyond `SATURATED` nothing grows with z.
 """
 
 import numpy as np
-from scipy import special
 
 from lockstep.oracle.arithmetic import Array, Exact
 
@@ -36,11 +35,11 @@ def activate(name: str, z: Array, arithmetic: Exact) -> Array:
         case "tanh":
             return arithmetic.round(np.tanh(z))
         case "sigmoid":
-            return arithmetic.round(special.expit(z))
+            return arithmetic.round(_sigmoid(z))
         case "silu":
-            return arithmetic.round(z * special.expit(z))
+            return arithmetic.round(z * _sigmoid(z))
         case "gelu":
-            return arithmetic.near(z * special.ndtr(z), np.abs(z))  # as z / 2 (1 + erf)
+            return arithmetic.near(z * _normal(z), np.abs(z))  # as z / 2 (1 + erf)
         case "gelu_tanh":
             return arithmetic.near(z * (0.5 + 0.5 * np.tanh(_cubic(z))), np.abs(z))
         case "elu":
@@ -63,13 +62,13 @@ def slope_of(name: str, z: Array, arithmetic: Exact) -> Array:
         case "tanh":
             return arithmetic.near(1 - np.tanh(z) ** 2, 1.0)
         case "sigmoid":
-            share = special.expit(z)
-            return arithmetic.near(share * special.expit(-z), share)
+            share = _sigmoid(z)
+            return arithmetic.near(share * _sigmoid(-z), share)
         case "silu":
-            share = special.expit(z)
-            return arithmetic.near(share * (1 + z * special.expit(-z)), share * (1 + size))
+            share = _sigmoid(z)
+            return arithmetic.near(share * (1 + z * _sigmoid(-z)), share * (1 + size))
         case "gelu":
-            return arithmetic.near(special.ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), 1.0)
+            return arithmetic.near(_normal(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), 1.0)
         case "gelu_tanh":
             inner = np.tanh(_cubic(z))
             outer = 0.5 * z * SCALE * (1 + 3 * CUBIC * z**2)
@@ -82,10 +81,10 @@ def slope_of(name: str, z: Array, arithmetic: Exact) -> Array:
         case "elu":
             return np.where(z > 0, 1.0, arithmetic.near(np.exp(np.minimum(z, 0.0)), 1.0))  # as elu(z) + 1
         case "softplus":
-            share = special.expit(z)
+            share = _sigmoid(z)
             return arithmetic.near(share, share * (1 + size))  # as exp(z - softplus(z))
         case "mish":
-            share, inner = special.expit(z), np.tanh(np.logaddexp(z, 0.0))
+            share, inner = _sigmoid(z), np.tanh(np.logaddexp(z, 0.0))
             bend = share * (1 - inner) * (1 + inner)
             return arithmetic.near(inner + z * bend, inner + size * share + size**2 * bend)
     raise ValueError(name)
@@ -93,3 +92,16 @@ def slope_of(name: str, z: Array, arithmetic: Exact) -> Array:
 
 def _cubic(z: Array) -> Array:
     return np.asarray(SCALE * (z + CUBIC * z**3))
+
+
+def _sigmoid(z: Array) -> Array:
+    from scipy import special  # takes longer to import than everything else here, and most recipes do without
+
+    return np.asarray(special.expit(z))
+
+
+def _normal(z: Array) -> Array:
+    """The normal distribution function."""
+    from scipy import special
+
+    return np.asarray(special.ndtr(z))
