@@ -18,7 +18,7 @@ __all__ = ["trace_prediction"]
 
 def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
     """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call] # Flax gives it no types
     outputs = _outputs(loss, nnx.split(model), x_1D)
     return {name: np.asarray(values_1H)[0] for name, values_1H in outputs.items()}
 

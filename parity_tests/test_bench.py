@@ -5,7 +5,9 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,9 +327,9 @@ def test_files_that_do_not_fit_each_other_are_refused(changed: dict[str, object]
         changes(results({"a": [1.0] * 7}), results({"b": [1.0] * 7}))
 
 
-def broken(edit: object) -> str:
+def broken(edit: Callable[[Any], object]) -> str:
     content = json.loads(results({"a": [1.0] * 7}).model_dump_json(by_alias=True))
-    edit(content)  # type: ignore[operator]
+    edit(content)
     return json.dumps(content)
 
 

@@ -232,7 +232,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     recipe = small_recipe(**BASE)
     path = as_file(recipe, tmp_path / "a.pt")
     found = torch.load(path, weights_only=True)
-    assert "does not say what is trained" in refusal(path, None)  # type: ignore[arg-type]
+    assert "does not say what is trained" in refusal(path, None)  # type: ignore[arg-type] # the fault
     torch.save({k: v for k, v in found.items() if k != "update"}, tmp_path / "b.pt")
     assert "--update N" in refusal(tmp_path / "b.pt", recipe)
     assert "says 4 updates, --update 5" in refusal(path, recipe, update=5)

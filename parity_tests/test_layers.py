@@ -513,7 +513,7 @@ def masks_one_update_late(module: Any) -> tuple[str, Any]:
     original = module.load_batches
 
     def load_batches(data: Any, epoch: int, device: Any) -> Any:
-        class Late(type(data)):  # type: ignore[misc]
+        class Late(type(data)):  # type: ignore[misc] # a base that is found out
             def masks(self, epoch: int) -> Any:
                 return [np.roll(mask_TBH, 1, axis=0) for mask_TBH in super().masks(epoch)]
 

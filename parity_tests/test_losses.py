@@ -479,9 +479,9 @@ def told(**values: Any) -> tuple[Story, dict[str, Trace]]:
 
 
 def shown(story: Story, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    print_story(story, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    print_story(story, Console(file=file, width=width))
+    text = file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     return str(" ".join(text.split()))
 

@@ -144,9 +144,9 @@ def hostile() -> Story:
 
 
 def printed(story: Story, width: int, **options: Any) -> str:
-    console = Console(file=io.StringIO(), width=width, **options)
-    print_story(story, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    print_story(story, Console(file=file, width=width, **options))
+    return file.getvalue()
 
 
 every_recipe = pytest.mark.parametrize("kind", RECIPES)

@@ -80,7 +80,7 @@ class _Stepper(torch.optim.Optimizer):
         self.rule, self.direction = optimizer, direction
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # without a result: no closure is asked for
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in (parameter for parameter in group["params"] if parameter.grad is not None):

@@ -34,7 +34,7 @@ class _ByHand(torch.optim.Optimizer):
         self.optimizer, self.start, self.rule = optimizer, start, rule
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # without a result: no closure is asked for
         decoupled = self.optimizer.name in DECOUPLED
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]

@@ -148,9 +148,10 @@ def _apply(recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, st
 
 
 def evaluate(
-    parameters: Parameters, statistics: Statistics, x_ND: Array, y_N: Targets, recipe: Recipe, arithmetic: Exact
+    parameters: Parameters, statistics: Statistics | None, x_ND: Array, y_N: Targets, recipe: Recipe, arithmetic: Exact
 ) -> tuple[dict[str, Array], Array | None]:
-    """The metrics (...) over all rows, and of classes the margins (..., N): how far the right answer leads."""
+    """The metrics (...) over all rows, and of classes the margins (..., N): how far the right answer leads. Without
+    statistics batch normalisation takes those of the rows."""
     parts: dict[str, list[Array]] = {}
     for begin in range(0, len(y_N), CHUNK):
         y_B = y_N[begin : begin + CHUNK]

@@ -128,11 +128,11 @@ def render(path: Path, curves: Sequence[Curve], applied: Mapping[str, NDArray[np
 
 
 def _arrays(curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]]) -> bytes:
-    arrays: dict[str, NDArray[Any]] = {"oracle": np.stack([curve.rates_T for curve in curves]), **applied}
+    arrays: dict[str, Any] = {"oracle": np.stack([curve.rates_T for curve in curves]), **applied}
     if len(curves) == 1:
         arrays = {name: array[0] for name, array in arrays.items()}
     buffer = io.BytesIO()
-    np.savez(buffer, names=np.array([curve.name for curve in curves]), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, names=np.array([curve.name for curve in curves]), **arrays)
     return buffer.getvalue()
 
 

@@ -172,9 +172,9 @@ def _known(fed: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> 
         (data.held_out_x_ND, data.held_out_y_N, "held-out rows"),
     ):
         known = {key: place for place, key in enumerate(_keys(Rows(x_ND, y_N)))}
-        places = [known.get(key) for key in mine]
-        if None not in places:
-            ordered = told.startswith("other") and all(b - a == 1 for a, b in pairwise(places))  # type: ignore[operator]
+        places = [known[key] for key in mine if key in known]
+        if len(places) == len(mine):
+            ordered = told.startswith("other") and all(b - a == 1 for a, b in pairwise(places))
             text = "{side} does not shuffle: it is fed the rows as they lie" if ordered else f"{{side}} is fed {told}"
             yield Alternative("other-order" if ordered else "other-rows", text, "", _tensors(fed, masks), rank=1)
 

@@ -217,5 +217,5 @@ def _one(
 ) -> dict[str, float]:
     """The metrics over some rows; in training mode batch normalisation takes their own statistics."""
     known = None if training else statistics
-    found, _ = evaluate(parameters, known, x_BD, y_B, recipe, Exact())  # type: ignore[arg-type]
+    found, _ = evaluate(parameters, known, x_BD, y_B, recipe, Exact())
     return {name: float(value) for name, value in found.items()}
