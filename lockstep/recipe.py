@@ -33,6 +33,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Training",
+    "field_docstrings",
     "load_recipe",
     "parse_value",
     "ready_made_recipes",
@@ -807,7 +808,7 @@ def parse_value(text: str) -> Any:
 
 def _description(values: Any, field: str) -> str:
     annotation = type(values).__pydantic_fields__[field].annotation
-    text = " ".join(_docstrings(type(values).__name__)[field].split())
+    text = " ".join(field_docstrings(type(values).__name__.lower())[field].split())
     choices = [choice for part in (annotation, *get_args(annotation)) for choice in get_args(part)]
     choices = [choice for choice in choices if isinstance(choice, str)]
     if choices:
@@ -817,9 +818,12 @@ def _description(values: Any, field: str) -> str:
 
 
 @cache
-def _docstrings(section: str) -> dict[str, str]:
-    """Field -> the docstring below it. pydantic would read them at every start: a third of the time to import this."""
-    (definition,) = ast.parse(inspect.getsource(globals()[section])).body
+def field_docstrings(section: str) -> dict[str, str]:
+    """Field of a section ("data", "model", ...) -> the docstring below it, as it is written.
+
+    pydantic could find them too, but would read the source at every start: a third of the time to import this.
+    """
+    (definition,) = ast.parse(inspect.getsource(SECTIONS[section])).body
     assert isinstance(definition, ast.ClassDef)
     return {
         field.target.id: below.value.value

@@ -22,6 +22,7 @@ from lockstep.recipe import (
     Recipe,
     Schedule,
     Training,
+    field_docstrings,
     load_recipe,
     ready_made_recipes,
 )
@@ -183,8 +184,7 @@ def test_every_field_is_described():
     written = fields_of(Recipe())
     for name, section in SECTIONS.items():
         for field in fields(section):
-            description = section.__pydantic_fields__[field.name].description
-            assert description, f"{name}.{field.name}"
+            description = field_docstrings(name)[field.name]
             above = [documented[i - 1] for i, line in enumerate(documented) if line.startswith(f"{field.name} =")]
             told = any(" ".join(description.split()) in comment for comment in above)
             assert told == (field.name in written[name]), f"{name}.{field.name}"
