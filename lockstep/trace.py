@@ -129,6 +129,13 @@ class Trace:
         """One of `UPDATE_SERIES`, shape (T,)."""
         return self.arrays[f"updates/{name}"]
 
+    @property
+    def engine(self) -> str:
+        """The engine that trained, and where it is plain because there is no fast form, why; "" for the oracle."""
+        environment = self.header["environment"]
+        reason = environment.get("engine_reason")
+        return f"{environment.get('engine', '')}{f' ({reason})' if reason else ''}"
+
     def metric(self, name: str) -> NDArray[Any]:
         """One of `metric_names`, shape (E,)."""
         return self.arrays[f"epochs/{name}"]

@@ -26,8 +26,9 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     """
     from lockstep.catalogue import entries
     from lockstep.matrix import measure
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
     from lockstep.report.matrix import matrix_markdown, print_matrix
+    from lockstep.report.progress import training_progress
     from lockstep.tensor_file import write_file
 
     every = entries()

@@ -61,11 +61,12 @@ def converge(
     from lockstep.converge.study import check_declared, file_of
     from lockstep.converge.study import converge as run
     from lockstep.converge.study import pilot as run_pilot
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
     from lockstep.report.convergence import print_pilot, print_study, study_json
     from lockstep.report.convergence_page import study_html, study_png
     from lockstep.report.folder import new_run_folder
     from lockstep.report.picture import require_pictures
+    from lockstep.report.progress import training_progress
     from lockstep.tensor_file import write_file
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)

@@ -36,9 +36,10 @@ def diagnose(
     from lockstep.diagnose.engine import diagnose as explain
     from lockstep.replay import data_of, reproduces, truth_of
     from lockstep.replay import replay as train_again
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
     from lockstep.report.junit import junit_comparison
+    from lockstep.report.progress import training_progress
     from lockstep.tensor_file import write_file
 
     names, same = (str(a), str(b)), None

@@ -23,7 +23,8 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
     from lockstep.prove.alarms import right_runs
     from lockstep.prove.faults import FAULTS
     from lockstep.prove.run import prove as run
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
+    from lockstep.report.progress import training_progress
     from lockstep.report.prove import print_proof, print_right_runs, proof_markdown
     from lockstep.tensor_file import write_file
 

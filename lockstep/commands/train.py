@@ -42,8 +42,9 @@ def run(
 
     Exits with 1 where the two frameworks part.
     """
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
     from lockstep.report.folder import new_run_folder, write_reports
+    from lockstep.report.progress import training_progress
     from lockstep.report.terminal import print_story
     from lockstep.session import train_everywhere
 
@@ -130,9 +131,7 @@ def record(
     """Train RECIPE with one backend and write its trace."""
     from lockstep.checkpoint import Checkpoint, Checkpoints
     from lockstep.kept import prepare_kept
-    from lockstep.oracle.train import states
-    from lockstep.report.console import training_progress
-    from lockstep.report.summary import describe_engine
+    from lockstep.report.progress import training_progress
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
@@ -144,6 +143,11 @@ def record(
     _, data = prepare_kept(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
+    exact_states = None
+    if synchronise:
+        from lockstep.oracle.train import states
+
+        exact_states = states(chosen, data)
     written: list[Path] = []
 
     def save(checkpoint: Checkpoint) -> None:
@@ -161,7 +165,7 @@ def record(
             budget_mib=budget_mib,
             progress=lambda done, total: report(backend, done, total),
             resume=begun,
-            synchronise=states(chosen, data) if synchronise else None,
+            synchronise=exact_states,
             checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
         )
     trace.save(out)
@@ -169,8 +173,7 @@ def record(
     did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
     if written:
         click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
-    engine_used = describe_engine(trace)
-    by = f", engine {engine_used}" if engine_used else ""
+    by = f", engine {trace.engine}" if trace.engine else ""
     click.echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
 

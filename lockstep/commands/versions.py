@@ -53,7 +53,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     from lockstep.bless import golden_recipes
     from lockstep.golden import Golden
     from lockstep.recipe import load_recipe
-    from lockstep.report.console import training_progress
+    from lockstep.report.progress import training_progress
 
     chosen = {} if recipes else golden_recipes()
     for recipe in recipes:
@@ -93,7 +93,8 @@ def upgrade_check(
     """
     from lockstep.bless import bless as record
     from lockstep.golden import Golden
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
+    from lockstep.report.progress import training_progress
     from lockstep.report.upgrade import print_upgrade, upgrade_json, upgrade_markdown
     from lockstep.tensor_file import write_file
     from lockstep.upgrade import check_upgrade
@@ -166,7 +167,8 @@ def matrix_versions(
     from lockstep.bless import golden_recipes
     from lockstep.environments import combinations
     from lockstep.golden import Golden, choose
-    from lockstep.report.console import make_console, training_progress
+    from lockstep.report.console import make_console
+    from lockstep.report.progress import training_progress
     from lockstep.report.versions import print_versions, versions_json, versions_markdown
     from lockstep.tensor_file import write_file
     from lockstep.upgrade import Change

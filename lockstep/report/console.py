@@ -1,22 +1,17 @@
-"""The terminal: its width and colours, progress while training, and the result of a comparison."""
+"""The terminal: its width and colours, and the result of a comparison."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lockstep.diagnose.compare import Comparison
 from lockstep.diagnose.verdict import describe_difference
 
-__all__ = ["make_console", "print_comparison", "print_stages", "print_verdict", "training_progress"]
-
-Report = Callable[[str, int, int], None]
+__all__ = ["make_console", "print_comparison", "print_stages", "print_verdict"]
 
 
 def make_console() -> Console:
@@ -24,21 +19,6 @@ def make_console() -> Console:
     COLUMNS does not say otherwise."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
     return Console(width=width, highlight=False, emoji=False)
-
-
-@contextmanager
-def training_progress() -> Iterator[Report]:
-    """A bar for each backend, on standard error; nothing where that is not a terminal."""
-    columns = (TextColumn("{task.description:7}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(backend: str, done: int, total: int) -> None:
-            if backend not in tasks:
-                tasks[backend] = bars.add_task(backend, total=total)
-            bars.update(tasks[backend], completed=done, total=total)
-
-        yield report
 
 
 def print_comparison(found: Comparison, names: tuple[str, str], console: Console) -> None:

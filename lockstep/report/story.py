@@ -15,7 +15,7 @@ from lockstep.recipe import Recipe
 from lockstep.report.curves import Chart, build_charts
 from lockstep.report.numbers import difference, name, number, ratio, several
 from lockstep.report.quiz import Question, build_quiz
-from lockstep.report.summary import describe_engine, versions
+from lockstep.report.summary import versions
 from lockstep.report.targets import (
     LISTED,
     Score,
@@ -462,7 +462,7 @@ def _average(recipe: Recipe) -> tuple[Fact, ...]:
 
 
 def _engines(traces: Mapping[str, Trace]) -> tuple[Fact, ...]:
-    used = {name: describe_engine(traces[backend]) for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))}
+    used = {name: traces[backend].engine for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))}
     said = [f"{name} {engine}" for name, engine in used.items() if engine]
     return (Fact("engine", ", ".join(said)),) if said else ()
 

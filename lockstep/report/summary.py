@@ -7,7 +7,7 @@ from lockstep.diagnose.verdict import Verdict
 from lockstep.report.numbers import json_number
 from lockstep.trace import Trace, metric_names
 
-__all__ = ["describe_engine", "summarise", "versions"]
+__all__ = ["summarise", "versions"]
 
 PACKAGES = ("lockstep", "python", "numpy", "torch", "jax", "jaxlib", "flax", "optax")
 
@@ -40,13 +40,6 @@ def versions(traces: Mapping[str, Trace]) -> dict[str, str]:
         environment = trace.header["environment"]
         found |= {package: str(environment[package]) for package in PACKAGES if package in environment}
     return {package: found[package] for package in PACKAGES if package in found}
-
-
-def describe_engine(trace: Trace) -> str:
-    """The engine that trained, and where it is plain because there is no fast form, why; "" for the oracle."""
-    environment = trace.header["environment"]
-    reason = environment.get("engine_reason")
-    return f"{environment.get('engine', '')}{f' ({reason})' if reason else ''}"
 
 
 def _final(trace: Trace) -> dict[str, float | None]:
