@@ -29,8 +29,9 @@ __all__ = [
     "train_ensemble",
 ]
 
-CHUNK = 64
-"""Members trained at once on a device; each device trains blocks of its own, and none waits for another."""
+CHUNK = 24
+"""Members trained at once on a device, which trains blocks of its own and waits for no other. 256 members of W1 take in
+blocks of 16 to 28 0.75 of their time in blocks of 64, whose numbers a core's own cache does not hold."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:

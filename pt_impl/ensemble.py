@@ -27,8 +27,9 @@ __all__ = [
     "train_ensemble",
 ]
 
-CHUNK, THREADS = 64, 2
-"""Members trained at once, and blocks: two threads share no operation, which costs more than it saves."""
+CHUNK, THREADS = 128, 2
+"""Members trained at once, and blocks: two threads share no operation, which costs more than it saves. 256 members of
+W1 take in blocks of 128 0.9 of their time in blocks of 64: there are fewer calls."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> fast.State:
