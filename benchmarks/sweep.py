@@ -95,7 +95,7 @@ def _at(workload: Workload, what: str, value: int) -> Workload:
 
 
 def _print(workload: Workload, what: str, found: Mapping[int, Measured], console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{workload.name}: us per update", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{workload.name}: {_unit(what)}", title_justify="left")
     table.add_column(what, justify="right")
     names = next(iter(found.values())).contenders
     for name in names:
@@ -108,6 +108,10 @@ def _print(workload: Workload, what: str, found: Mapping[int, Measured], console
             row.append("{}\n{}-{}".format(*shown) if samples else "-")
         table.add_row(str(value), *row)
     console.print(table)
+
+
+def _unit(what: str) -> str:
+    return "us per update and seed" if what == "seeds" else "us per update"
 
 
 def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measured]) -> bytes:
@@ -134,7 +138,7 @@ def _png(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
         xs, ys, low, high = zip(*curve)
         axes.plot(xs, ys, marker="o", label=name)
         axes.fill_between(xs, low, high, alpha=0.15)
-    axes.set(title=title, xlabel=what, ylabel="us per update", xscale="log", yscale="log")
+    axes.set(title=title, xlabel=what, ylabel=_unit(what), xscale="log", yscale="log")
     axes.set_xticks(sorted({x for curve in curves.values() for x, *_ in curve}))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
@@ -150,7 +154,7 @@ PAGE = """<!doctype html>
 <body><h1>{title}</h1><div id="plot"></div>
 <script>
 const axis = (title, more) => ({{title: {{text: title}}, type: "log", ...more}});
-const axes = {{xaxis: axis({what}, {{tickvals: {values}}}), yaxis: axis("us per update", {{dtick: "D2"}})}};
+const axes = {{xaxis: axis({what}, {{tickvals: {values}}}), yaxis: axis({unit}, {{dtick: "D2"}})}};
 Plotly.newPlot("plot", {curves}, axes, {{responsive: true}});
 </script></body></html>
 """
@@ -164,5 +168,9 @@ def _html(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
         bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
         lines.append({"name": name, "x": xs, "y": ys, "error_y": bars, "mode": "lines+markers"})
     values = sorted({x for curve in curves.values() for x, *_ in curve})
-    shown, axis, ticks = (json.dumps(content).replace("<", "\\u003c") for content in (lines, what, values))
-    return PAGE.format(title=html.escape(title), plotly=plotly_script(), curves=shown, what=axis, values=ticks).encode()
+    shown, x_axis, y_axis, ticks = (
+        json.dumps(content).replace("<", "\\u003c") for content in (lines, what, _unit(what), values)
+    )
+    return PAGE.format(
+        title=html.escape(title), plotly=plotly_script(), curves=shown, what=x_axis, unit=y_axis, values=ticks
+    ).encode()
