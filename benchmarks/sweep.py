@@ -126,10 +126,11 @@ def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measu
                 times = median_interval([1e6 * sample for sample in outcome.samples])
                 curves.setdefault(name, []).append((value, *times))
     title = f"{workload.name}: time per update"
-    return _png(title, what, curves) if out.suffix == ".png" else _html(title, what, curves)
+    values = sorted({value for curve in curves.values() for value, *_ in curve})
+    return (_png if out.suffix == ".png" else _html)(title, what, values, curves)
 
 
-def _png(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
+def _png(title: str, what: str, values: Sequence[int], curves: Mapping[str, Curve]) -> bytes:
     figure = new_figure("--out: a .png", figsize=(7, 4.2), dpi=130)
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -139,7 +140,7 @@ def _png(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
         axes.plot(xs, ys, marker="o", label=name)
         axes.fill_between(xs, low, high, alpha=0.15)
     axes.set(title=title, xlabel=what, ylabel=_unit(what), xscale="log", yscale="log")
-    axes.set_xticks(sorted({x for curve in curves.values() for x, *_ in curve}))
+    axes.set_xticks(values)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
@@ -160,14 +161,13 @@ Plotly.newPlot("plot", {curves}, axes, {{responsive: true}});
 """
 
 
-def _html(title: str, what: str, curves: Mapping[str, Curve]) -> bytes:
+def _html(title: str, what: str, values: Sequence[int], curves: Mapping[str, Curve]) -> bytes:
     lines = []
     for name, curve in curves.items():
         xs, ys, low, high = zip(*curve)
         above, below = ([abs(end - y) for end, y in zip(ends, ys)] for ends in (high, low))
         bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
         lines.append({"name": name, "x": xs, "y": ys, "error_y": bars, "mode": "lines+markers"})
-    values = sorted({x for curve in curves.values() for x, *_ in curve})
     shown, x_axis, y_axis, ticks = (
         json.dumps(content).replace("<", "\\u003c") for content in (lines, what, _unit(what), values)
     )

@@ -114,8 +114,8 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     return jax.jit(segment, donate_argnames="state")
 
 
-def _scan(update: Any, state: Any, batches: Batch, row: Any) -> Any:
-    """As `jax.lax.scan`, where `row` is like what an update finds; but for a single batch, of which XLA would make no
+def _scan(update: Any, state: Any, batches: Batch, like: Any) -> Any:
+    """As `jax.lax.scan`, where what an update finds is like `like`; but for a single batch, of which XLA would make no
     loop, fuse other operations, and round otherwise: it is laid beside itself, and how many there are is not told. The
     bits of a run must not depend on where it is recorded."""
     many = len(batches.used)
@@ -128,7 +128,7 @@ def _scan(update: Any, state: Any, batches: Batch, row: Any) -> Any:
         state, row = update(state, batch)
         return state, jax.tree.map(lambda a, value: jax.lax.dynamic_update_index_in_dim(a, value, t, 0), rows, row)
 
-    rows = jax.tree.map(lambda like: jnp.zeros((max(many, 2), *like.shape), like.dtype), row)
+    rows = jax.tree.map(lambda array: jnp.zeros((max(many, 2), *array.shape), array.dtype), like)
     state, rows = jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(many)), body, (state, rows))
     return state, jax.tree.map(lambda array: array[:many], rows)
 

@@ -30,7 +30,7 @@ class BatchNorm(nnx.BatchNorm):
         self.norm_momentum = model.norm_momentum
         self.norm_variance = model.norm_variance
 
-    def __call__(self, z_BH: jax.Array, count: jax.Array | None = None) -> jax.Array:  # type: ignore[override] # and the count
+    def __call__(self, z_BH: jax.Array, count: jax.Array | None = None) -> jax.Array:  # type: ignore[override] # takes the count of rows too
         """Rows normalised by their own statistics in training, by the running ones in evaluation.
 
         The rows after the first `count` are padding and have no part in the statistics.

@@ -60,7 +60,7 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     tables = {layer: jnp.asarray(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()}
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
-    graph, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc] # as many as filters
+    graph, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc] # a part a filter
     _, optimizer = make_optimizer(recipe.optimizer, schedules, parameters)
     accumulated = None
     if recipe.gradient.accumulate > 1:

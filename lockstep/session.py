@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 from lockstep.data_prep import PreparedData, Table
@@ -243,7 +243,7 @@ def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdi
     Returns:
         0, or 2 where there was an `InputError`, which is told too.
     """
-    work: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    work: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_work, args=(stdin.fileno(), work), daemon=True).start()
     try:
         train = load()
@@ -274,7 +274,7 @@ def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdi
     return 0
 
 
-def _read_work(stdin: int, work: "queue.SimpleQueue[bytes]") -> None:
+def _read_work(stdin: int, work: SimpleQueue[bytes]) -> None:
     """Pass on the one line, and end this process where the input ends: no more is wanted."""
     line = b""
     while piece := os.read(stdin, 2**16):  # no file object, whose lock a thread would hold when the process ends

@@ -513,7 +513,7 @@ def masks_one_update_late(module: Any) -> tuple[str, Any]:
     original = module.load_batches
 
     def load_batches(data: Any, epoch: int, device: Any) -> Any:
-        class Late(type(data)):  # type: ignore[misc] # a base that is found out
+        class Late(type(data)):  # type: ignore[misc] # mypy takes no call as a base
             def masks(self, epoch: int) -> Any:
                 return [np.roll(mask_TBH, 1, axis=0) for mask_TBH in super().masks(epoch)]
 

@@ -185,6 +185,7 @@ def test_every_field_is_described():
     for name, section in SECTIONS.items():
         for field in fields(section):
             description = field_docstrings(name)[field.name]
+            assert description, f"{name}.{field.name}"
             above = [documented[i - 1] for i, line in enumerate(documented) if line.startswith(f"{field.name} =")]
             told = any(" ".join(description.split()) in comment for comment in above)
             assert told == (field.name in written[name]), f"{name}.{field.name}"

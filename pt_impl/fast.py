@@ -170,17 +170,7 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
         first, *rest = run
         begin, end = end, end + 1 + len(rest)
         together = slice(first.number, first.number + end - begin)
-        outputs_TKB = state.network.outputs_TKB[begin:end]
-        if loss.name == "cross_entropy":
-            # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
-            terms_TKB = torch.log_softmax(outputs_TKB, -2).mul_(first.all_shift_TKB[together])
-            parts.append(terms_TKB.sum(dim=(-2, -1)))
-            continue
-        y_TB = first.all_y_TB[together]
-        loss_TB = _row_losses(loss, outputs_TKB, y_TB)
-        if first.all_used_TB is not None:
-            loss_TB = torch.where(first.all_used_TB[together], loss_TB, 0.0)
-        parts.append(loss_TB.sum(dim=-1) * first.all_share_T[together])
+        parts.append(_mean_losses(loss, state.network.outputs_TKB[begin:end], first, together))
     found = torch.cat(parts)
     if state.accumulated is None:
         return found
@@ -191,6 +181,17 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
             complete.append(total[0].clone())
             total[0] = 0
     return torch.stack(complete) if complete else found[:0]
+
+
+def _mean_losses(loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: slice) -> torch.Tensor:
+    """The loss of consecutive batches (T,), which are those places of all that were loaded with the one given."""
+    if loss.name == "cross_entropy":
+        # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
+        return torch.log_softmax(outputs_TKB, -2).mul_(batch.all_shift_TKB[together]).sum(dim=(-2, -1))
+    loss_TB = _row_losses(loss, outputs_TKB, batch.all_y_TB[together])
+    if batch.all_used_TB is not None:
+        loss_TB = torch.where(batch.all_used_TB[together], loss_TB, 0.0)
+    return loss_TB.sum(dim=-1) * batch.all_share_T[together]
 
 
 def _row_losses(loss: Loss, outputs_T1B: torch.Tensor, y_TB: torch.Tensor) -> torch.Tensor:
