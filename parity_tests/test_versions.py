@@ -285,9 +285,13 @@ sys.meta_path.insert(0, NotInstalled())
 from lockstep.cli import main
 main(["worker", "oracle"])
 """
-    done = subprocess.run([sys.executable, "-c", code], input="", capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {"lockstep": "ready"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        said = worker.stdout.readline()  # a worker ends where its stdin does, so that stays open until it is ready
+        rest, errors = worker.communicate()
+    assert (worker.returncode, rest, errors) == (0, "", "")
+    assert json.loads(said) == {"lockstep": "ready"}
 
 
 # --- the command
