@@ -287,7 +287,8 @@ main(["worker", "oracle"])
 """
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         said = worker.stdout.readline()  # a worker ends where its stdin does, so that stays open until it is ready
         rest, errors = worker.communicate()
     assert (worker.returncode, rest, errors) == (0, "", "")
