@@ -69,10 +69,7 @@ def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> 
     from pt_impl import device as devices
     from pt_impl import fast
     from pt_impl.fast_batches import load_batches
-    from pt_impl.fast_optimizer import missing_rule
 
-    if missing := missing_rule(recipe):
-        raise Unable(f"has no fast form of {missing}")
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))

@@ -236,10 +236,7 @@ def train(
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
-
-    A recipe that `fast_optimizer.missing_rule` names a field of is not for this engine.
-    """
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`."""
     place = select_device(device)
     recorder = RunRecorder(
         recipe,

@@ -11,12 +11,7 @@ from jax_impl.optimizer import learning_rate, make_optimizer
 from jax_impl.schedule import make_schedule
 from lockstep.recipe import Recipe
 
-__all__ = ["make_step", "missing_rule", "start_moments"]
-
-
-def missing_rule(recipe: Recipe) -> str:
-    """The field of the recipe that has no fast form here; "" where all have one."""
-    return ""
+__all__ = ["make_step", "start_moments"]
 
 
 def start_moments(recipe: Recipe, parameters: Any) -> Any:

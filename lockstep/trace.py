@@ -131,7 +131,7 @@ class Trace:
 
     @property
     def engine(self) -> str:
-        """The engine that trained, and where it is plain because there is no fast form, why; "" for the oracle."""
+        """The engine that trained, and where auto chose plain, why; "" for the oracle."""
         environment = self.header["environment"]
         reason = environment.get("engine_reason")
         return f"{environment.get('engine', '')}{f' ({reason})' if reason else ''}"

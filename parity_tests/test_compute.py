@@ -12,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jax_impl.fast
 import jax_impl.model
 import jax_impl.train
+import pt_impl.fast
 import pt_impl.model
 import pt_impl.train
 from lockstep.diagnose.compare import bounds_of, compare
@@ -26,6 +28,7 @@ from lockstep.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
+FAST: dict[str, Any] = {"torch": pt_impl.fast, "jax": jax_impl.fast}
 MIXED = {"training__compute": "bfloat16"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MIXED,
@@ -60,6 +63,20 @@ def test_both_twins_stay_within_rounding(variant: str) -> None:
     for a, b in ((traces["torch"], oracle), (traces["jax"], oracle), (traces["torch"], traces["jax"])):
         found = compare(a, b, bounds)
         assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.sweep)])
+def test_the_fast_engines_stay_within_rounding_too(backend: str, variant: str) -> None:
+    recipe = small_recipe(**VARIANTS[variant])
+    oracle = oracle_trace(recipe)
+    trace = FAST[backend].train(recipe, prepared(recipe), parameters_every=1)
+    found = compare(trace, oracle, bounds_of(oracle))
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    # as far from float32 as plain: it did compute in bfloat16
+    exact = trace_of("torch", small_recipe(**VARIANTS[variant] | {"training__compute": "same"})).series("loss")
+    plain = trace_of(backend, recipe).series("loss")
+    assert 0.2 < np.abs(trace.series("loss") - exact).max() / np.abs(plain - exact).max() < 5
 
 
 def test_the_rate_and_what_is_kept_are_of_the_recipes_dtype(backend: str) -> None:

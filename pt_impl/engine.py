@@ -8,14 +8,11 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.trace import BUDGET_MIB, Progress, Trace
 from pt_impl.device import few_threads
-from pt_impl.fast_optimizer import missing_rule
 
 __all__ = ["choose_engine", "train"]
 
 
-def choose_engine(
-    engine: str, recipe: Recipe, detail: Collection[int] = (), synchronised: bool = False
-) -> tuple[str, str]:
+def choose_engine(engine: str, detail: Collection[int] = (), synchronised: bool = False) -> tuple[str, str]:
     """Which engine trains, plain or fast, and why where "auto" is plain.
 
     "auto" is the fast one wherever it can: it has less to load and compiles about as long. Measured on a CPU, its
@@ -23,13 +20,11 @@ def choose_engine(
     512 units.
 
     Raises:
-        InputError: "fast" where there is no fast form.
+        InputError: "fast" where only plain can.
     """
     reason = "updates in detail are recorded" if detail else ""
     if synchronised:
         reason = "every update begins from a state that is given"
-    if missing := missing_rule(recipe):
-        reason = f"{missing} has no fast form in PyTorch"
     if engine == "fast" and reason:
         raise InputError(f"--engine fast: {reason}; plain does it, and auto would pick that")
     return ("fast" if engine != "plain" and not reason else "plain"), reason if engine == "auto" else ""
@@ -66,9 +61,9 @@ def train(
         budget_mib: MiB of memory that the detail of all updates may take.
 
     Raises:
-        InputError: as `train.train`, or "fast" where there is no fast form.
+        InputError: as `train.train`, or "fast" where only plain can.
     """
-    chosen, reason = choose_engine(engine, recipe, detail, synchronise is not None)
+    chosen, reason = choose_engine(engine, detail, synchronise is not None)
     # each engine loads what it needs and no more: that takes seconds
     with few_threads(data):
         if chosen == "plain":

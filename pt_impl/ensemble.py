@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, one_by_one, stack, stretches
+from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
 from lockstep.recipe import Recipe
 from lockstep.trace import Metrics, Progress, metrics_of
 from pt_impl import fast, fast_batches
 from pt_impl.device import describe_environment, select_device
 from pt_impl.fast_batches import Batch, load_rows
-from pt_impl.fast_optimizer import missing_rule
 from pt_impl.loss import mean_loss, sums
 
 __all__ = [
@@ -91,11 +90,6 @@ def train_ensemble(
     """
     place, tally = select_device(device), Tally(members, progress)
     environment = describe_environment(place)
-    if missing := missing_rule(recipe):
-        from pt_impl.train import train
-
-        reason = f"one after another: {missing} has no form for many members in PyTorch"
-        return one_by_one(partial(train, device=device), recipe, members, progress, reason)
     workers = THREADS if place.type == "cpu" else 1
     blocks = blocks_of(members, chunk or default_chunk(members, CHUNK), workers)
     threads = min(workers, len(blocks))

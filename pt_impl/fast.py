@@ -222,7 +222,8 @@ def make_evaluation(recipe: Recipe) -> Any:
         layer_by_layer = state.network.outputs(held_out[0][:1])
         *_, outputs_1K = layer_by_layer.values()
         layer_by_layer |= link(recipe.loss, outputs_1K)
-        return *found, {name: values_1H[0].cpu().numpy() for name, values_1H in layer_by_layer.items()}
+        dtype = outputs_1K.dtype
+        return *found, {name: values_1H[0].to(dtype).cpu().numpy() for name, values_1H in layer_by_layer.items()}
 
     return evaluation
 
@@ -245,10 +246,7 @@ def train(
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
-
-    A recipe that `fast_optimizer.missing_rule` names a field of is not for this engine.
-    """
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`."""
     place = select_device(device)
     recorder = RunRecorder(
         recipe,
@@ -306,7 +304,8 @@ def _canonical(state: State, vector: torch.Tensor) -> Parameters:
 
 
 def _vectors(state: State) -> dict[str, torch.Tensor]:
-    """What is kept of each parameter, by the section of a checkpoint: a vector, or one number for all."""
+    """What is kept of each parameter, by the section of a checkpoint: a vector, one number for all, or of a weight its
+    rows or columns."""
     found = {f"optimizer/{slot}": vector for slot, vector in state.moments.items()}
     kept = {"average": state.average, "accumulated": state.accumulated}
     return found | {section: vector for section, vector in kept.items() if vector is not None}
@@ -320,7 +319,9 @@ def _export_state(recipe: Recipe, state: State) -> Parameters:
         for name, a in parameters_of(recipe, state).items()
     }
     for section, vector in _vectors(state).items():
-        if vector.ndim:
+        if vector.ndim > 1:  # of one weight, by name
+            found[section] = vector.cpu().numpy()
+        elif vector.ndim:
             found |= {f"{section}/{name}": array for name, array in _canonical(state, vector).items()}
         else:
             found |= {f"{section}/{name}": vector.numpy().astype(recipe.dtype) for name in trained}
@@ -340,6 +341,9 @@ def _import_state(recipe: Recipe, state: State, checkpoint: Checkpoint) -> None:
             for name, array in checkpoint.below(section).items()
         },
     )
+    for path, array in checkpoint.below("optimizer").items():
+        if path.startswith(("row/", "column/")):
+            state.moments[path] = torch.tensor(array, dtype=network.stretch.dtype, device=network.stretch.device)
     for section, vector in _vectors(state).items():
         arrays = checkpoint.below(section)
         places = network.named(vector) if vector.ndim else dict.fromkeys(arrays, vector)

@@ -118,8 +118,10 @@ class _Buffers(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What is computed in one slot for batches of one size, apart from what depends on the batch."""
+    """What is computed in one slot for batches of one size, apart from what depends on the batch. Where it is computed
+    in another dtype, the parameters are loaded into it, and the gradients stored from it."""
 
+    load: list[Call]
     forward: list[Call]  # from the first layer's z to the last one's inputs
     backward: list[Call]  # from the gradient by the outputs to the one by the first layer's z
     before: _Views
@@ -127,6 +129,7 @@ class _Program(NamedTuple):
     layers: list[_Buffer]
     outputs: tuple[Tensor, ...]
     found: Tensor
+    store: list[Call]
 
 
 class Network:
@@ -155,7 +158,7 @@ class Network:
                 self.places[norm] = size, (2, outputs)
                 size += members * 2 * outputs
         self.is_long = [_is_long(*self.places[name][1]) for name, _, _ in self.layers]
-        size = -(-size // ALIGNED) * ALIGNED
+        self.used, size = size, -(-size // ALIGNED) * ALIGNED
         # of members it is the outputs that there must be room for
         many = max(1, min(SLOTS, ROOM // (members * data.outputs * data.batch))) if self.lead else SLOTS
         self.keeps = not self.lead and (SLOTS + 1) * size <= ROOM
@@ -165,7 +168,9 @@ class Network:
             self.slots = [_Slot(i, i + 1, i) for i in range(many)]
         else:
             self.slots = [_Slot(i % 2, (i + 1) % 2, 0) for i in range(many)]
-        like = {"dtype": getattr(torch, recipe.training.dtype), "device": device}
+        dtype = getattr(torch, recipe.training.dtype)
+        self.compute = dtype if recipe.training.compute == "same" else torch.bfloat16
+        like = {"dtype": dtype, "device": device}
         rows, gradients = (
             1 + max(column) for column in ([s.after for s in self.slots], [s.gradient for s in self.slots])
         )
@@ -174,6 +179,10 @@ class Network:
         self.outputs_TKB = torch.zeros(many, *self.lead, data.outputs, data.batch, **like)
         self.rows, self.gradient_rows = self.stretch.unbind(0), self.gradient.unbind(0)
         self.before, self.after = _views(self, self.stretch), _views(self, self.gradient)
+        # parameters and gradient in the dtype that products are computed in, where it is another
+        self.computed = (
+            _views(self, self.stretch.new_zeros(2, size, dtype=self.compute)) if self.compute != dtype else []
+        )
         self.model: Any = None if self.lead else build_model(recipe, data, device).requires_grad_(False).eval()
         for name, place in self.named(self.stretch[0]).items():
             place.copy_(torch.from_numpy(data.parameters[name]))
@@ -190,6 +199,7 @@ class Network:
         self.buffers: dict[int, _Buffers] = {}
         self.normals: dict[int, tuple[Tensor, Tensor]] = {}
         self.programs: dict[tuple[_Slot, int], _Program] = {}
+        self.tensors: dict[int, dict[str, Tensor]] = {}
         # looked up once, not at every update
         self.product = torch.bmm if self.lead else torch.mm
         self.find_slope = partial(SLOPES[recipe.loss.name], recipe.loss)
@@ -212,22 +222,35 @@ class Network:
     def gradients(self, slot: _Slot, batch: Any, place: int) -> None:
         """The gradient of a batch's share of the loss, into the slot; the outputs, in the buffer of that place."""
         program = self.programs.get((slot, batch.used)) or _program(self, slot, batch.used)
-        forward, backward, before, after, layers, outputs, found = program
-        product, h, first, last = self.product, batch.x_DB, layers[0], layers[-1]
+        load, forward, backward, before, after, layers, outputs, found, store = program
+        product, x_DB, x_BD, first, last = self.product, batch.x_DB, batch.x_BD, layers[0], layers[-1]
+        if load:
+            x_BD = x_BD.to(self.compute)
+            x_DB = x_BD.mT
+            for call in load:
+                call()
+        h = x_DB
         if forward:
             for mask, buffer in zip(batch.masks, layers):
                 buffer.mask.copy_(mask)
-            product(before.matrices[0], h, out=first.z)
+            product(before.matrices[0], x_DB, out=first.z)
             for call in forward:
                 call()
             h = last.inputs
-        self.find_slope(product(before.matrices[-1], h, out=outputs[place]), batch, found, last.slope)
+        if load:
+            outputs[place].copy_(product(before.matrices[-1], h, out=last.z))
+            self.find_slope(outputs[place], batch, found, found)
+            last.slope.copy_(found)
+        else:
+            self.find_slope(product(before.matrices[-1], h, out=outputs[place]), batch, found, last.slope)
         for call in backward:
             call()
         if self.is_long[0]:
-            product(batch.x_DB, first.slope_BH, out=after.by_rows[0])
+            product(x_DB, first.slope_BH, out=after.by_rows[0])
         else:
-            product(first.slope, batch.x_BD, out=after.by_rows[0])
+            product(first.slope, x_BD, out=after.by_rows[0])
+        for call in store:
+            call()
 
     def outputs(self, x_ND: Tensor) -> dict[str, Tensor]:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
@@ -242,17 +265,19 @@ def _member_outputs(network: Network, x_ND: Tensor) -> dict[str, Tensor]:
     model, parts, h = network.recipe.model, network.named(network.rows[0]), x_ND.t()
     found = {"input": x_ND}
     for i, (name, _, _) in enumerate(network.layers, start=1):
-        h = parts[f"{name}.weight"].mT @ h
+        h = parts[f"{name}.weight"].mT.to(network.compute) @ h.to(network.compute)
         if network.ones:
-            h = h + parts[f"{name}.bias"][..., None]
+            h = h + parts[f"{name}.bias"][..., None].to(network.compute)
         found[name] = h.mT
         if i == len(network.layers):
+            found[name] = h.mT.to(x_ND.dtype)
             break
         if model.norm != "none":
+            h = h.to(x_ND.dtype)
             mean, variance = network.statistics.get(f"norm{i}") or (h.mean(dim=-2), h.var(dim=-2, correction=0))
             axis = -1 if model.norm == "batch" else -2
             h = (h - mean.unsqueeze(axis)) * (variance.unsqueeze(axis) + model.norm_eps).rsqrt()
-            h = h * parts[f"norm{i}.weight"][..., None] + parts[f"norm{i}.bias"][..., None]
+            h = (h * parts[f"norm{i}.weight"][..., None] + parts[f"norm{i}.bias"][..., None]).to(network.compute)
             found[f"norm{i}"] = h.mT
         h = FORWARD[model.activation](h)
         found[f"{model.activation}{i}"] = h.mT
@@ -291,34 +316,42 @@ def _views(network: Network, vectors: Tensor) -> list[_Views]:
 
 def _buffers(network: Network, batch: int) -> _Buffers:
     if batch not in network.buffers:
-        new, lead, model = network.stretch.new_empty, network.lead, network.recipe.model
+        new, lead, model = partial(network.stretch.new_empty, dtype=network.compute), network.lead, network.recipe.model
         layers: list[_Buffer] = []
         inputs = new(0)
         for _, _, units in network.layers:
-            following = network.stretch.new_ones(*lead, units + network.ones, batch)
-            dropped, slope = following[..., :units, :], new(*lead, units, batch)
-            h = new(*lead, units, batch) if model.dropout else dropped
-            z = h if model.activation in IN_PLACE else new(*lead, units, batch)
+            shape = (*lead, units, batch)
+            following = new(*lead, units + network.ones, batch).fill_(1)
+            dropped, slope, mask = following[..., :units, :], new(shape), network.stretch.new_empty(shape)
+            h = new(shape) if model.dropout else dropped
+            z = h if model.activation in IN_PLACE else new(shape)
             turned = inputs.mT if layers else inputs
-            layers.append(_Buffer(inputs, turned, z, h, torch.empty_like(slope), dropped, slope, slope.mT))
+            layers.append(_Buffer(inputs, turned, z, h, mask, dropped, slope, slope.mT))
             inputs = following
         outputs = network.outputs_TKB[..., :batch].unbind(0)
-        network.buffers[batch] = _Buffers(layers, outputs, torch.empty_like(slope))
+        network.buffers[batch] = _Buffers(layers, outputs, torch.empty_like(mask))
     return network.buffers[batch]
 
 
 def _program(network: Network, slot: _Slot, batch: int) -> _Program:
     model, product = network.recipe.model, network.product
-    before, after = network.before[slot.before], network.after[slot.gradient]
+    # normalisation is always in the parameters' dtype
+    own_before, own_after = network.before[slot.before], network.after[slot.gradient]
+    before, after = network.computed or (own_before, own_after)
     layers, outputs, found = _buffers(network, batch)
     activate, bend = ACTIVATIONS[model.activation]
+    load: list[Call] = []
     forward: list[Call] = []
     backward: list[Call] = []
+    store: list[Call] = []
+    if network.computed:
+        load += [partial(to.copy_, own) for to, own in zip(before.by_rows, own_before.by_rows)]
+        store += [partial(own.copy_, found) for own, found in zip(own_after.by_rows, after.by_rows)]
     for i, buffer in enumerate(layers[:-1]):
         if i:
             forward.append(partial(product, before.matrices[i], buffer.inputs, out=buffer.z))
         if model.norm != "none":
-            forward.append(partial(_normalise, network, i, buffer.z, before))
+            forward.append(partial(_normalise, network, i, buffer.z, own_before))
         forward.append(activate(buffer.z, buffer.h))
         if model.dropout:
             forward.append(partial(torch.mul, buffer.h, buffer.mask, out=buffer.dropped))
@@ -331,8 +364,8 @@ def _program(network: Network, slot: _Slot, batch: int) -> _Program:
             backward.append(partial(buffer.slope.mul_, buffer.mask))
         backward.append(bend(buffer.slope, buffer.z, buffer.h))
         if model.norm != "none":
-            backward.append(partial(_normalise_backward, network, i - 1, buffer.slope, before, after))
-    program = _Program(forward, backward, before, after, layers, outputs, found)
+            backward.append(partial(_normalise_backward, network, i - 1, buffer.slope, own_before, own_after))
+    program = _Program(load, forward, backward, before, after, layers, outputs, found, store)
     network.programs[slot, batch] = program
     return program
 
@@ -365,10 +398,10 @@ SLOPES: dict[str, Callable[[Loss, Tensor, Any, Tensor, Tensor], None]] = {
 
 def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:
     """z (units, B) normalised in place; its normal form, before weight and bias, and 1 / deviation are kept."""
-    model, by_row = network.recipe.model, network.recipe.model.norm == "layer"
-    variance, mean = torch.var_mean(z, dim=-2 if by_row else -1, correction=0, keepdim=True)
+    model, by_row, wide = network.recipe.model, network.recipe.model.norm == "layer", z.to(network.stretch.dtype)
+    variance, mean = torch.var_mean(wide, dim=-2 if by_row else -1, correction=0, keepdim=True)
     inverse = (variance + model.norm_eps).rsqrt_()
-    normal = (z - mean).mul_(inverse)
+    normal = (wide - mean).mul_(inverse)
     torch.addcmul(before.shifts[i], normal, before.scales[i], out=z)
     if not by_row:
         share, rows = model.norm_momentum, z.shape[-1]
@@ -382,8 +415,10 @@ def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:
 def _normalise_backward(network: Network, i: int, slope: Tensor, before: _Views, after: _Views) -> None:
     """With y the normal form and g the gradient by it: (g - mean(g) - y mean(g y)) / deviation, in place."""
     (normal, inverse), axis = network.normals[i], -2 if network.recipe.model.norm == "layer" else -1
-    torch.sum(slope * normal, -1, keepdim=True, out=after.scales[i])
-    torch.sum(slope, -1, keepdim=True, out=after.shifts[i])
-    slope.mul_(before.scales[i])
-    mean, projection = slope.mean(axis, keepdim=True), (slope * normal).mean(axis, keepdim=True)
-    slope.sub_(mean).addcmul_(normal, projection, value=-1).mul_(inverse)
+    by_normal = slope.to(normal.dtype)
+    torch.sum(by_normal * normal, -1, keepdim=True, out=after.scales[i])
+    torch.sum(by_normal, -1, keepdim=True, out=after.shifts[i])
+    by_normal = by_normal.mul_(before.scales[i])
+    mean, projection = by_normal.mean(axis, keepdim=True), (by_normal * normal).mean(axis, keepdim=True)
+    by_normal.sub_(mean).addcmul_(normal, projection, value=-1)
+    torch.mul(by_normal, inverse, out=slope)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from lockstep.groups import DECOUPLED
+from lockstep.groups import DECOUPLED, is_weight
 from lockstep.recipe import Gradient, Optimizer, Recipe
 
-__all__ = ["make_step", "missing_rule", "start_moments"]
+__all__ = ["make_step", "start_moments"]
 
 Tensor = torch.Tensor
 Moments = dict[str, Tensor]
@@ -19,18 +19,14 @@ Step = tuple[Tensor, Tensor | None, float]
 """A step is the first over the second (None: 1), times the third, times the rate."""
 
 
-def missing_rule(recipe: Recipe) -> str:
-    """The field of the recipe that has no fast form here; "" where all have one."""
-    if recipe.training.compute != "same":
-        return f"training.compute = {recipe.training.compute}"
-    return "" if recipe.optimizer.name in RULES else f"optimizer.name = {recipe.optimizer.name}"
-
-
 def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
-    """What the optimizer remembers, before the first update: of every parameter (n,), or one number for all."""
+    """What the optimizer remembers, before the first update: of every parameter (n,), or one number for all.
+
+    What Adafactor remembers of the rows and columns of a weight joins it in the first update, by slot and name.
+    """
     optimizer = recipe.optimizer
     used = {
-        "momentum": bool(optimizer.momentum),
+        "momentum": bool(optimizer.momentum) or optimizer.name == "muon",
         "first": optimizer.name != "rmsprop" or optimizer.centered,
         "largest_second": optimizer.amsgrad in ("raw", "corrected"),
     }
@@ -46,10 +42,12 @@ def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
 def make_step(recipe: Recipe) -> Any:
     """(state, slot): the parameters after the update of the slot, from those before it; in place."""
     optimizer, gradients = recipe.optimizer, recipe.gradient
-    rule, decay, decoupled = RULES[optimizer.name], optimizer.weight_decay or 0.0, optimizer.name in DECOUPLED
-
+    rule, decay = RULES[optimizer.name], optimizer.weight_decay or 0.0
+    # that of LAMB is a part of the step whose length it sets
+    decays_after = bool(decay) and optimizer.name in DECOUPLED and optimizer.name != "lamb"
+    by_factor = optimizer.decay_form == "factor" or optimizer.name in ("adafactor", "muon")
     # what has its rate in it already
-    with_rate = optimizer.name == "rprop" or (optimizer.momentum and optimizer.rate_in_momentum)
+    with_rate = optimizer.name in ("rprop", "adafactor") or (optimizer.momentum and optimizer.rate_in_momentum)
 
     def apply(state: Any, slot: Any) -> None:
         network, update, work = state.network, state.done[0], state.work
@@ -63,15 +61,15 @@ def make_step(recipe: Recipe) -> Any:
             gradient = _clip_norm(gradients, network, gradient, work[0])
         elif gradients.clip == "value":
             gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
-        if decay and not decoupled:
+        if decay and optimizer.name not in DECOUPLED:
             gradient = _plus(gradient, before, decay, state.decayed, work[0])
-        step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1])
-        if decay and decoupled:
-            if optimizer.decay_form == "factor":
-                before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
-            else:
-                step = step if root is None else torch.div(step, root, out=work[1])
-                step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
+        parts = (network, before, state.decayed) if optimizer.name in BY_TENSOR else ()
+        step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1], *parts)
+        if decays_after and by_factor:
+            before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
+        elif decays_after:
+            step = step if root is None else torch.div(step, root, out=work[1])
+            step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
         rate = 1.0 if with_rate else rate
         if not isinstance(rate, float):
             step = step if root is None else torch.div(step, root, out=work[1])
@@ -220,6 +218,143 @@ def _rprop(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Mo
     return torch.sign(previous, out=work).mul_(size), None, 1.0
 
 
+def _lamb(
+    optimizer: Optimizer,
+    update: int,
+    rate: Rate,
+    g: Tensor,
+    moments: Moments,
+    work: Tensor,
+    network: Any,
+    before: Tensor,
+    decayed: Tensor | None,
+) -> Step:
+    first, root, scale = _adam(optimizer, update, rate, g, moments, work)
+    assert root is not None  # Adam's
+    direction = torch.div(first, root, out=work)
+    if optimizer.weight_decay:
+        _plus(direction, before, optimizer.weight_decay / scale, decayed, direction)
+    for name, part in _tensors(network, direction).items():
+        long, wide = _norm(_tensors(network, before)[name]), _norm(part) * scale
+        part.mul_(torch.where((long > 0) & (wide > 0), long / wide, 1.0))
+    return direction, None, scale
+
+
+def _adafactor(
+    optimizer: Optimizer,
+    update: int,
+    rate: Rate,
+    g: Tensor,
+    moments: Moments,
+    work: Tensor,
+    network: Any,
+    before: Tensor,
+    decayed: Tensor | None,
+) -> Step:
+    share, second = (update + 1) ** -optimizer.decay_power, moments["second"]
+    added, least = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
+    square = torch.mul(g, g, out=work).add_(added)
+    second.lerp_(square, share)
+    for name, part in _tensors(network, square).items():
+        if not is_weight(name) or min(part.shape[-2:]) < optimizer.min_factored:
+            continue
+        # in the place of the whole second moment, which nobody reads of such a weight
+        row, column = (_moved(moments, f"{slot}/{name}", part.mean(axis, keepdim=True), share)
+                       for slot, axis in (("row", -1), ("column", -2)))  # fmt: skip
+        torch.mul(row / row.mean(-2, keepdim=True).clamp(min=least), column, out=_tensors(network, second)[name])
+    direction = torch.div(g, torch.clamp(second, min=least**2, out=work).sqrt_(), out=work)
+    direction[network.used :].zero_()  # what fills up the vectors may be 0 / 0
+    if optimizer.rate_cap:
+        most = (update + 1) ** -0.5
+        rate = min(rate, most) if isinstance(rate, float) else rate.clamp(max=most)
+    for name, part in _tensors(network, direction).items():
+        long, wide = _rms(_tensors(network, before)[name]), _rms(part)
+        part.mul_(long.clamp_(min=optimizer.eps_scale) / (wide / optimizer.clip_threshold).clamp_(min=1.0))
+    return direction.mul_(rate), None, 1.0
+
+
+def _muon(
+    optimizer: Optimizer,
+    update: int,
+    rate: Rate,
+    g: Tensor,
+    moments: Moments,
+    work: Tensor,
+    network: Any,
+    before: Tensor,
+    decayed: Tensor | None,
+) -> Step:
+    first, second, _, bias2 = _two_moments(optimizer, update, g, moments)
+    root = torch.sqrt(second, out=work).add_(optimizer.eps * bias2**0.5)
+    ahead = _ahead(optimizer.beta1, optimizer.nesterov_rest, True, update, g, first)
+    step = torch.div(ahead, root, out=work).mul_(bias2**0.5)
+    momentum = moments["momentum"].lerp_(g, 1 - optimizer.momentum)
+    for name, part in _tensors(network, step).items():
+        if is_weight(name):
+            ahead = _ahead(
+                optimizer.momentum,
+                optimizer.nesterov,
+                optimizer.momentum_correction,
+                update,
+                _tensors(network, g)[name],
+                _tensors(network, momentum)[name],
+            )
+            inputs, outputs = part.shape[-2:]
+            scale = max(1.0, outputs / inputs) ** 0.5
+            if optimizer.adjust == "match_rms_adamw":
+                scale = 0.2 * max(outputs, inputs) ** 0.5
+            torch.mul(_orthogonalised(optimizer, ahead), scale, out=part)
+    return step, None, 1.0
+
+
+def _ahead(beta: float, looks: bool, corrects: bool, update: int, g: Tensor, average: Tensor) -> Tensor:
+    """What is stepped along: a moving average, or its next value for the same gradient."""
+    bias, next_bias = (1 - beta ** (update + t) if corrects else 1.0 for t in (1, 2))
+    if not looks:
+        return average / bias
+    return torch.add(average * (beta / next_bias), g, alpha=(1 - beta) / bias)
+
+
+def _orthogonalised(optimizer: Optimizer, weight: Tensor) -> Tensor:
+    """Newton-Schulz iterations on a weight over its norm; coefficients: Jordan, Muon, 2024."""
+    norm, plus = _norm(weight), torch.baddbmm if weight.ndim == 3 else torch.addmm
+    x = weight / (norm + optimizer.eps_norm if optimizer.eps_norm_added else norm.clamp(min=optimizer.eps_norm))
+    is_tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if is_tall else x
+    for _ in range(optimizer.orthogonalisations):
+        gram = x @ x.mT
+        x = plus(x, plus(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.mT if is_tall else x
+
+
+def _tensors(network: Any, vector: Tensor) -> dict[str, Tensor]:
+    """Canonical name -> its part of a vector that lives as long as the network, as (rows, columns); of a bias one
+    row."""
+    place = vector.data_ptr()
+    if place not in network.tensors:
+        parts, axes = network.named(vector), 2 + len(network.lead)
+        network.tensors[place] = {
+            name: part if part.ndim == axes else part.unsqueeze(-2) for name, part in parts.items()
+        }
+    found: dict[str, Tensor] = network.tensors[place]
+    return found
+
+
+def _moved(moments: Moments, name: str, value: Tensor, share: float) -> Tensor:
+    """A moving average, which the first value begins."""
+    moments[name] = moments[name].lerp_(value, share) if name in moments else value
+    return moments[name]
+
+
+def _norm(part: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(part, dim=(-2, -1), keepdim=True)
+    return found
+
+
+def _rms(part: Tensor) -> Tensor:
+    return _norm(part) / (part.shape[-2] * part.shape[-1]) ** 0.5
+
+
 def _two_moments(optimizer: Optimizer, update: int, g: Tensor, moments: Moments) -> tuple[Tensor, Tensor, float, float]:
     """Moving averages of the gradient and of its square, and what they lack for having begun at 0."""
     first = moments["first"].lerp_(g, 1 - optimizer.beta1)
@@ -241,6 +376,8 @@ SLOTS = {
     "rmsprop": ("second", "first", "momentum"),
     "adadelta": ("second", "update_second"),
     "rprop": ("previous", "step_size"),
+    "adafactor": ("second",),
+    "muon": ("first", "second", "momentum"),
 }
 """What an optimizer may remember where it is not both moments and the largest second one."""
 
@@ -257,6 +394,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "rmsprop": _rmsprop,
     "adadelta": _adadelta,
     "rprop": _rprop,
+    "lamb": _lamb,
+    "adafactor": _adafactor,
+    "muon": _muon,
 }
 """Optimizer -> (optimizer, update, rate, gradient, moments, room for a vector) -> its step; the formulas are those of
 `lockstep.oracle`."""
+
+BY_TENSOR = frozenset({"lamb", "adafactor", "muon"})
+"""Optimizers that treat each tensor as a whole: their rules also take the network, the parameters, and which
+of them decay."""
