@@ -352,7 +352,7 @@ def _norm(part: Tensor) -> Tensor:
 
 
 def _rms(part: Tensor) -> Tensor:
-    return _norm(part) / (part.shape[-2] * part.shape[-1]) ** 0.5
+    return _norm(part).div_((part.shape[-2] * part.shape[-1]) ** 0.5)
 
 
 def _two_moments(optimizer: Optimizer, update: int, g: Tensor, moments: Moments) -> tuple[Tensor, Tensor, float, float]:
