@@ -231,12 +231,18 @@ def test_jax_compiles_an_update_once(name: str, caplog: pytest.LogCaptureFixture
     assert compiled.count("jit(segment)") == 1
 
 
-RESUMED = EACH["average"] | EACH["accumulated"] | EACH["nadam"] | EACH["batch norm"]
+RESUMED: dict[str, dict[str, Any]] = {
+    "nadam": EACH["average"] | EACH["accumulated"] | EACH["nadam"] | EACH["batch norm"],
+    # remember less, or arrays of other shapes, of some tensors
+    "adafactor": EACH["adafactor as in optax"] | EACH["accumulated"],
+    "muon": EACH["muon"] | EACH["accumulated"],
+}
 
 
 @pytest.mark.parametrize("first", ["fast", "plain"])
-def test_one_engine_goes_on_where_the_other_stopped(first: str, backend: str) -> None:
-    recipe = small_recipe(training__dtype="float64", **(SHORT | RESUMED))
+@pytest.mark.parametrize("name", RESUMED)
+def test_one_engine_goes_on_where_the_other_stopped(name: str, first: str, backend: str) -> None:
+    recipe = small_recipe(training__dtype="float64", **(SHORT | RESUMED[name]))
     data, written = prepared(recipe), list[Checkpoint]()
     engines = {"fast": FAST[backend], "plain": PLAIN[backend]}
     engines.pop(first).train(recipe, data, checkpoints=Checkpoints(1, "batch", written.append))
@@ -327,6 +333,8 @@ def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) 
         ("fast", {}, (), "fast", ""),
         ("plain", {}, (), "plain", ""),
         ("auto", {}, (0,), "plain", "updates in detail are recorded"),
+        ("auto", optimizer("muon"), (), "fast", ""),
+        ("auto", {"training__compute": "bfloat16"}, (), "fast", ""),
     ],
 )
 def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, chosen: str, why: str) -> None:

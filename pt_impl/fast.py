@@ -341,14 +341,15 @@ def _import_state(recipe: Recipe, state: State, checkpoint: Checkpoint) -> None:
             for name, array in checkpoint.below(section).items()
         },
     )
-    for path, array in checkpoint.below("optimizer").items():
-        if path.startswith(("row/", "column/")):
-            state.moments[path] = torch.tensor(array, dtype=network.stretch.dtype, device=network.stretch.device)
     for section, vector in _vectors(state).items():
         arrays = checkpoint.below(section)
         places = network.named(vector) if vector.ndim else dict.fromkeys(arrays, vector)
         for name in arrays.keys() & places.keys():
             places[name].copy_(torch.tensor(arrays[name]))
+    # Adafactor's, which a fresh state has not yet
+    for path, array in checkpoint.below("optimizer").items():
+        if path.startswith(("row/", "column/")):
+            state.moments[path] = torch.tensor(array, dtype=network.stretch.dtype, device=network.stretch.device)
     if checkpoint.accumulated:
         state.loss[0] = float(checkpoint.arrays["accumulated/loss"])
     state.done[0] = checkpoint.update
