@@ -49,7 +49,7 @@ EACH: dict[str, dict[str, Any]] = {
     "no hidden layer": {"model__hidden": ()},
     "lamb": {"optimizer__name": "lamb", "optimizer__decay_on": "weights"},
     "adafactor": {"optimizer__name": "adafactor", "optimizer__min_factored": 6, "model__norm": "layer"},
-    "muon": {"optimizer__name": "muon"},
+    "muon": {"optimizer__name": "muon"} | BCE,
 }
 # every choice of the table once: a compilation takes seconds
 TOGETHER: dict[str, dict[str, Any]] = {

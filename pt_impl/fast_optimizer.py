@@ -43,8 +43,9 @@ def make_step(recipe: Recipe) -> Any:
     """(state, slot): the parameters after the update of the slot, from those before it; in place."""
     optimizer, gradients = recipe.optimizer, recipe.gradient
     rule, decay = RULES[optimizer.name], optimizer.weight_decay or 0.0
+    by_tensor, decays_before = optimizer.name in BY_TENSOR, bool(decay) and optimizer.name not in DECOUPLED
     # that of LAMB is a part of the step whose length it sets
-    decays_after = bool(decay) and optimizer.name in DECOUPLED and optimizer.name != "lamb"
+    decays_after = bool(decay) and not decays_before and optimizer.name != "lamb"
     by_factor = optimizer.decay_form == "factor" or optimizer.name in ("adafactor", "muon")
     # what has its rate in it already
     with_rate = optimizer.name in ("rprop", "adafactor") or (optimizer.momentum and optimizer.rate_in_momentum)
@@ -61,9 +62,9 @@ def make_step(recipe: Recipe) -> Any:
             gradient = _clip_norm(gradients, network, gradient, work[0])
         elif gradients.clip == "value":
             gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
-        if decay and optimizer.name not in DECOUPLED:
+        if decays_before:
             gradient = _plus(gradient, before, decay, state.decayed, work[0])
-        parts = (network, before, state.decayed) if optimizer.name in BY_TENSOR else ()
+        parts = (state, before) if by_tensor else ()
         step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1], *parts)
         if decays_after and by_factor:
             before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
@@ -219,85 +220,61 @@ def _rprop(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Mo
 
 
 def _lamb(
-    optimizer: Optimizer,
-    update: int,
-    rate: Rate,
-    g: Tensor,
-    moments: Moments,
-    work: Tensor,
-    network: Any,
-    before: Tensor,
-    decayed: Tensor | None,
+    optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor, state: Any, before: Tensor
 ) -> Step:
     first, root, scale = _adam(optimizer, update, rate, g, moments, work)
     assert root is not None  # Adam's
     direction = torch.div(first, root, out=work)
     if optimizer.weight_decay:
-        _plus(direction, before, optimizer.weight_decay / scale, decayed, direction)
-    for name, part in _tensors(network, direction).items():
-        long, wide = _norm(_tensors(network, before)[name]), _norm(part) * scale
+        _plus(direction, before, optimizer.weight_decay / scale, state.decayed, direction)
+    for name, part in _tensors(state.network, direction).items():
+        long, wide = _norm(_tensors(state.network, before)[name]), _norm(part) * scale
         part.mul_(torch.where((long > 0) & (wide > 0), long / wide, 1.0))
     return direction, None, scale
 
 
 def _adafactor(
-    optimizer: Optimizer,
-    update: int,
-    rate: Rate,
-    g: Tensor,
-    moments: Moments,
-    work: Tensor,
-    network: Any,
-    before: Tensor,
-    decayed: Tensor | None,
+    optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor, state: Any, before: Tensor
 ) -> Step:
     share, second = (update + 1) ** -optimizer.decay_power, moments["second"]
     added, least = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
     square = torch.mul(g, g, out=work).add_(added)
     second.lerp_(square, share)
-    for name, part in _tensors(network, square).items():
+    for name, part in _tensors(state.network, square).items():
         if not is_weight(name) or min(part.shape[-2:]) < optimizer.min_factored:
             continue
         # in the place of the whole second moment, which nobody reads of such a weight
         row, column = (_moved(moments, f"{slot}/{name}", part.mean(axis, keepdim=True), share)
                        for slot, axis in (("row", -1), ("column", -2)))  # fmt: skip
-        torch.mul(row / row.mean(-2, keepdim=True).clamp(min=least), column, out=_tensors(network, second)[name])
+        torch.mul(row / row.mean(-2, keepdim=True).clamp(min=least), column, out=_tensors(state.network, second)[name])
     direction = torch.div(g, torch.clamp(second, min=least**2, out=work).sqrt_(), out=work)
-    direction[network.used :].zero_()  # what fills up the vectors may be 0 / 0
+    direction[state.network.used :].zero_()  # what fills up the vectors may be 0 / 0
     if optimizer.rate_cap:
         most = (update + 1) ** -0.5
         rate = min(rate, most) if isinstance(rate, float) else rate.clamp(max=most)
-    for name, part in _tensors(network, direction).items():
-        long, wide = _rms(_tensors(network, before)[name]), _rms(part)
+    for name, part in _tensors(state.network, direction).items():
+        long, wide = _rms(_tensors(state.network, before)[name]), _rms(part)
         part.mul_(long.clamp_(min=optimizer.eps_scale) / (wide / optimizer.clip_threshold).clamp_(min=1.0))
     return direction.mul_(rate), None, 1.0
 
 
 def _muon(
-    optimizer: Optimizer,
-    update: int,
-    rate: Rate,
-    g: Tensor,
-    moments: Moments,
-    work: Tensor,
-    network: Any,
-    before: Tensor,
-    decayed: Tensor | None,
+    optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor, state: Any, before: Tensor
 ) -> Step:
     first, second, _, bias2 = _two_moments(optimizer, update, g, moments)
     root = torch.sqrt(second, out=work).add_(optimizer.eps * bias2**0.5)
     ahead = _ahead(optimizer.beta1, optimizer.nesterov_rest, True, update, g, first)
     step = torch.div(ahead, root, out=work).mul_(bias2**0.5)
     momentum = moments["momentum"].lerp_(g, 1 - optimizer.momentum)
-    for name, part in _tensors(network, step).items():
+    for name, part in _tensors(state.network, step).items():
         if is_weight(name):
             ahead = _ahead(
                 optimizer.momentum,
                 optimizer.nesterov,
                 optimizer.momentum_correction,
                 update,
-                _tensors(network, g)[name],
-                _tensors(network, momentum)[name],
+                _tensors(state.network, g)[name],
+                _tensors(state.network, momentum)[name],
             )
             inputs, outputs = part.shape[-2:]
             scale = max(1.0, outputs / inputs) ** 0.5
@@ -402,5 +379,4 @@ RULES: dict[str, Callable[..., Any]] = {
 `lockstep.oracle`."""
 
 BY_TENSOR = frozenset({"lamb", "adafactor", "muon"})
-"""Optimizers that treat each tensor as a whole: their rules also take the network, the parameters, and which
-of them decay."""
+"""Optimizers that treat each tensor as a whole: their rules also take the state and the parameters."""
