@@ -28,14 +28,12 @@ from lockstep.foreign import (
     rates_of,
     to_array,
 )
+from lockstep.statistics import WATCHED, statistics_of
 from lockstep.trace import Trace
 
 __all__ = ["Recorder"]
 
 Arrays = dict[str, NDArray[Any]]
-
-WATCHED = ("forward", "gradients", "clip", "moments", "parameters")
-"""Families whose mean, root mean square and largest absolute value can be kept of every update."""
 
 
 class Recorder:
@@ -329,12 +327,9 @@ class Recorder:
         arrays = self._arrays | {f"parameters/{name}": array for name, array in self._latest.items()}
         for name, array in arrays.items():
             if name.startswith(WATCHED) and array.size:
-                with np.errstate(all="ignore"):
-                    wide = np.abs(array, dtype=np.float64)
-                    row = (array.mean(dtype=np.float64), np.sqrt(np.square(wide).mean()), wide.max())
                 values = statistics.setdefault(name, packed("d"))
                 values.extend([np.nan] * (3 * self.done - len(values)))  # where it was not given
-                values.extend(row)
+                values.extend(statistics_of(array))
         if self._statistics_bytes > self._detail.budget:
             self._statistics_until = self.done + 1
         self._detail.thin(self._statistics_bytes)
