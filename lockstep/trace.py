@@ -18,15 +18,17 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | `detail/<u>/gradients/<name>` | as the parameter | of the mean loss, before clipping |
 | `detail/<u>/clip/<name>` | as the parameter | what the optimizer is given, where the recipe clips |
 | `detail/<u>/moments/<slot>/<name>` | as the slot | what the optimizer remembers after the update |
-| `statistics/<family>/<name>` | (T, 3) | own loops: mean, root mean square and largest absolute value at every update |
-| `bounds/<any of the above>` | (T,), (E,) or () | oracle only: the rounding bound, see `lockstep.oracle.rounding` |
+| `statistics/<family>/<name>` | (T, 3) | float64: mean, root mean square and largest absolute value at every update |
+| `bounds/<any of the above>` | (T,), (E,), (T, 1) or () | oracle only: rounding, see `lockstep.oracle.rounding` |
 
 Detail is recorded of chosen updates, with the parameters before and after each; the batches accumulated in one follow
-one another along B. A loop of somebody's own, as `lockstep.Recorder` writes it, has its own names and layouts, and of
-these arrays those that it was given.
+one another along B. Statistics, where they are asked for, are of what detail names (forward, gradients, clip and
+moments), and of the parameters and their average after the update. A loop of somebody's own, as `lockstep.Recorder`
+writes it, has its own names and layouts, and of these arrays those that it was given.
 
 The trace of a run that went on from a checkpoint begins there: its series hold the updates from `first_update` on, its
-metrics the epochs from the one that this update is in; bounds are always those of the whole run.
+statistics those from the first that it saw whole, its metrics the epochs from the one that this update is in; bounds
+are always those of the whole run.
 """
 
 import platform
@@ -44,6 +46,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint, positi
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Loss, Recipe
+from lockstep.statistics import STATISTICS, WATCHED, statistics_of
 from lockstep.tensor_file import read_tensors, write_tensors
 
 __all__ = [
@@ -102,9 +105,10 @@ class Trace:
 
     `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
     `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `parameters_every`, `detail`
-    (the updates recorded in detail), `synchronised` (each update began from the oracle's state), `layers` (of the
-    prediction, in order), `target` (its name; mean and scale that standardised a number, 0 and 1 for classes), and
-    `environment` (versions, device, threads, matmul precision).
+    (the updates recorded in detail), `statistics` (the update that they begin with; None: there are none),
+    `synchronised` (each update began from the oracle's state), `layers` (of the prediction, in order), `target` (its
+    name; mean and scale that standardised a number, 0 and 1 for classes), and `environment` (versions, device, threads,
+    matmul precision).
     """
 
     header: dict[str, Any]
@@ -191,11 +195,13 @@ class RunRecorder:
         environment: versions, device, threads, matmul precision.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         detail: the updates, counted from 0, to record in detail.
+        statistics: whether to record mean, root mean square and largest absolute value of each tensor at every update.
         progress: told how far the run is, after each segment.
         resume: where the run goes on from; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from; None: each goes on from the last.
-        budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates may take.
+        budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates and the statistics may take: these
+            24 bytes a tensor and update.
 
     Raises:
         InputError: a checkpoint of another recipe or of other data.
@@ -210,6 +216,7 @@ class RunRecorder:
         environment: Mapping[str, Any],
         parameters_every: int = 0,
         detail: Collection[int] = (),
+        statistics: bool = False,
         progress: Progress | None = None,
         resume: Checkpoint | None = None,
         checkpoints: Checkpoints | None = None,
@@ -218,6 +225,8 @@ class RunRecorder:
     ) -> None:
         if resume is not None:
             resume.refuse_other_run(recipe, data)
+        first = resume.update if resume else 0
+        first_whole = first + bool(resume and resume.accumulated)
         self.header: dict[str, Any] = {
             "backend": backend,
             "recipe": asdict(recipe),
@@ -226,9 +235,10 @@ class RunRecorder:
             "dtype": "float64" if backend == "oracle" else recipe.training.dtype,
             "updates": data.updates,
             "updates_per_epoch": data.updates_per_epoch,
-            "first_update": resume.update if resume else 0,
+            "first_update": first,
             "parameters_every": parameters_every,
             "detail": [],
+            "statistics": first_whole if statistics else None,
             "synchronised": synchronise is not None,
             "target": {"name": data.target, "mean": data.target_mean, "scale": data.target_scale},
             "environment": {
@@ -240,7 +250,8 @@ class RunRecorder:
         }
         self.recipe, self.data, self.backend = recipe, data, backend
         self.parameters_every = parameters_every
-        self.detail, self.budget_mib = frozenset(detail), budget_mib
+        self.detail, self.budget_mib = frozenset(update for update in detail if update >= first_whole), budget_mib
+        self.watched: Collection[int] = range(first_whole, data.updates) if statistics else self.detail
         self.progress = progress
         self.checkpoints = checkpoints
         self.synchronise = synchronise
@@ -249,7 +260,10 @@ class RunRecorder:
         self.epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
         self.arrays: dict[str, NDArray[Any]] = {}
         self.is_detailed = False
-        self.done: int = self.header["first_update"]
+        self.rows: dict[str, list[Any]] = {}
+        self.counts: list[int] = []
+        self.has_fitted = False
+        self.done: int = first
         self.begun = self.batches = resume.batches if resume else 0
 
     def segments(self) -> Iterator[Segment]:
@@ -263,9 +277,9 @@ class RunRecorder:
                 cuts |= set(_multiples(self.checkpoints.every, epoch, batches))
             elif self.checkpoints:
                 cuts |= {update * many for update in _multiples(self.checkpoints.every, epoch, length)}
-            for update in self.detail & set(range(epoch * length, (epoch + 1) * length)):
-                begin = update % length * many
-                cuts |= {begin, min(begin + many, batches)}
+            for update in range(length):
+                if epoch * length + update in self.watched:
+                    cuts |= {update * many, min(update * many + many, batches)}
             if self.synchronise is not None:
                 cuts |= set(range(0, batches, many))
             if epoch == first_epoch:
@@ -276,9 +290,8 @@ class RunRecorder:
                 self.batches = epoch * batches + stop
                 if self.synchronise is not None:
                     self.given = next(self.synchronise, None) if start % many == 0 else None
-                # an update that a checkpoint cuts in two is not seen whole
-                is_whole = start % many == 0 and stop == min(start + many, batches)
-                self.is_detailed = is_whole and epoch * length + start // many in self.detail
+                self.is_detailed = epoch * length + start // many in self.watched
+                self.counts = [*(self.counts if start % many else ()), *self.count_T]
                 yield Segment(epoch, start, stop)
 
     def record_segment(self, scalars: Mapping[str, Any]) -> None:
@@ -290,7 +303,8 @@ class RunRecorder:
             self.progress(self.done, self.header["updates"])
 
     def record_detail(self, found: Mapping[str, Any], state: Parameters) -> None:
-        """What the update just recorded, the whole of a segment, saw and made.
+        """What the segment just recorded, the whole of an update or a part of it, saw and made: of an update in
+        `detail` all of it is kept, of every update its statistics.
 
         Args:
             found: a sequence with an array for each of its batches, named "batch/x", "forward/linear1",
@@ -299,32 +313,59 @@ class RunRecorder:
             state: every array of the state after it, named as in a checkpoint.
 
         Raises:
-            InputError: at this size of an update, the updates to record do not fit into the budget.
+            InputError: at this size of an update, what is to be recorded does not fit into the budget.
         """
-        update = self.done - 1
-        self.header["detail"].append(update)
         for name, values in found.items():
-            kind = name.partition("/")[0]
-            if kind in ("batch", "forward"):
-                rows = [np.asarray(array)[:count] for array, count in zip(values, self.count_T)]
-                self.arrays[f"detail/{update}/{name}"] = np.concatenate(rows)
-            elif kind in ("gradients", "clip"):
-                self.arrays[f"detail/{update}/{name}"] = np.asarray(values[len(values) - 1])
+            if name.startswith(("batch/", "forward/")):
+                self.rows.setdefault(name, []).extend(values)
+        if not self.last_T[-1]:  # a checkpoint cuts the update in two
+            return
+        arrays: Parameters = {}
+        for name, values in self.rows.items():
+            arrays[name] = np.concatenate([np.asarray(array)[:count] for array, count in zip(values, self.counts)])
+        for name, values in found.items():
+            if name.startswith(("gradients/", "clip/")):
+                arrays[name] = np.asarray(values[len(values) - 1]).copy()
         for name, array in state.items():
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
-                self.arrays[f"detail/{update}/moments/{rest}"] = np.array(array)
-        if len(self.header["detail"]) == 1:
-            self._refuse_beyond_budget(update)
+                arrays[f"moments/{rest}"] = np.array(array)
+        self.rows, update = {}, self.done - 1
+        if not self.has_fitted:
+            self._refuse_beyond_budget(arrays, state)
+        if update in self.detail:
+            self.header["detail"].append(update)
+            self.arrays |= {f"detail/{update}/{name}": array for name, array in arrays.items()}
+        for name, array in arrays.items():
+            self._add_statistics(name, array)
 
-    def _refuse_beyond_budget(self, update: int) -> None:
-        size = sum(array.nbytes for name, array in self.arrays.items() if name.startswith(f"detail/{update}/"))
-        fitting = int(self.budget_mib * 2**20 // size)
+    def _refuse_beyond_budget(self, arrays: Parameters, state: Parameters) -> None:
+        self.has_fitted, budget, taken = True, self.budget_mib * 2**20, 0
+        if self.header["statistics"] is not None:
+            tensors = [name for name in (*arrays, *state) if name.startswith((*WATCHED, "statistics/"))]
+            taken = len(self.watched) * len(tensors) * np.dtype(np.float64).itemsize * len(STATISTICS)
+            if taken > budget:
+                raise InputError(
+                    f"the statistics of {len(tensors)} tensors at {len(self.watched)} updates take "
+                    f"{taken / 2**20:.3g} MiB, more than the budget of {self.budget_mib:g} MiB"
+                )
+        size = sum(array.nbytes for array in arrays.values())
+        fitting = int((budget - taken) // size)
         if len(self.detail) > fitting:
+            beside = f", beside {taken / 2**20:.3g} MiB of statistics" if taken else ""
             raise InputError(
                 f"the detail of one update takes {size / 2**20:.3g} MiB: of the {len(self.detail)} wanted {fitting} "
-                f"fit into the budget of {self.budget_mib:g} MiB"
+                f"fit into the budget of {self.budget_mib:g} MiB{beside}"
             )
+
+    def _add_statistics(self, name: str, tensor: NDArray[Any]) -> None:
+        begin = self.header["statistics"]
+        if begin is None or not name.startswith(WATCHED):
+            return
+        rows_TS = self.arrays.get(f"statistics/{name}")
+        if rows_TS is None:
+            rows_TS = self.arrays[f"statistics/{name}"] = np.full((len(self.watched), len(STATISTICS)), np.nan)
+        rows_TS[self.done - 1 - begin] = statistics_of(tensor)
 
     @property
     def checkpoint_is_due(self) -> bool:
@@ -341,16 +382,19 @@ class RunRecorder:
         self.checkpoints.save(make_checkpoint(self.recipe, self.data, self.batches, self.backend, arrays))
 
     def record_parameters(self, parameters: Parameters, average: Parameters | None = None) -> None:
-        """The parameters and their average as they are now, where they belong into the trace: never in the midst of an
-        accumulation, when running statistics have moved on already."""
+        """The parameters and their average as they are now, where they or their statistics belong into the trace: never
+        in the midst of an accumulation, when running statistics have moved on already."""
         place, every = position(self.data, self.batches), self.parameters_every
+        if place["accumulated"]:
+            return
         is_due = place["batch"] == 0 or (every and self.done % every == 0) or self.batches == self.begun
         is_due = is_due or bool(self.detail & {self.done - 1, self.done})
-        if place["accumulated"] or not is_due:
-            return
         for kind, tensors in (("parameters", parameters), ("average", average or {})):
             for name, array in tensors.items():
-                self.arrays[f"{kind}/{self.done}/{name}"] = np.array(array)
+                if self.is_detailed:
+                    self._add_statistics(f"{kind}/{name}", array)
+                if is_due:
+                    self.arrays[f"{kind}/{self.done}/{name}"] = np.array(array)
 
     def record_epoch(self, train: Metrics, held_out: Metrics) -> None:
         """The metrics at the end of an epoch."""

@@ -12,7 +12,9 @@ from pt_impl.device import few_threads
 __all__ = ["choose_engine", "train"]
 
 
-def choose_engine(engine: str, detail: Collection[int] = (), synchronised: bool = False) -> tuple[str, str]:
+def choose_engine(
+    engine: str, detail: Collection[int] = (), synchronised: bool = False, statistics: bool = False
+) -> tuple[str, str]:
     """Which engine trains, plain or fast, and why where "auto" is plain.
 
     "auto" is the fast one wherever it can: it has less to load and compiles about as long. Measured on a CPU, its
@@ -23,6 +25,8 @@ def choose_engine(engine: str, detail: Collection[int] = (), synchronised: bool 
         InputError: "fast" where only plain can.
     """
     reason = "updates in detail are recorded" if detail else ""
+    if statistics:
+        reason = "statistics of every update are recorded"
     if synchronised:
         reason = "every update begins from a state that is given"
     if engine == "fast" and reason:
@@ -38,6 +42,7 @@ def train(
     device: str = "cpu",
     parameters_every: int = 0,
     detail: Collection[int] = (),
+    statistics: bool = False,
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -53,17 +58,18 @@ def train(
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         detail: the updates, counted from 0, to record in detail, from rows to moments.
+        statistics: record mean, root mean square and largest absolute value of every tensor at every update too.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
             from the last.
-        budget_mib: MiB of memory that the detail of all updates may take.
+        budget_mib: MiB of memory that the detail of all updates and the statistics may take.
 
     Raises:
         InputError: as `train.train`, or "fast" where only plain can.
     """
-    chosen, reason = choose_engine(engine, detail, synchronise is not None)
+    chosen, reason = choose_engine(engine, detail, synchronise is not None, statistics)
     # each engine loads what it needs and no more: that takes seconds
     with few_threads(data):
         if chosen == "plain":
@@ -75,6 +81,7 @@ def train(
                 device=device,
                 parameters_every=parameters_every,
                 detail=detail,
+                statistics=statistics,
                 progress=progress,
                 resume=resume,
                 checkpoints=checkpoints,

@@ -146,6 +146,7 @@ def train(
     device: str = "cpu",
     parameters_every: int = 0,
     detail: Collection[int] = (),
+    statistics: bool = False,
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -160,15 +161,16 @@ def train(
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         detail: the updates, counted from 0, to record in detail, from rows to moments.
+        statistics: record mean, root mean square and largest absolute value of every tensor at every update too.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each goes on
             from the last.
-        budget_mib: MiB of memory that the detail of all updates may take.
+        budget_mib: MiB of memory that the detail of all updates and the statistics may take.
 
     Raises:
-        InputError: no such device, a checkpoint of another recipe or of other data, or detail beyond its budget.
+        InputError: no such device, a checkpoint of another recipe or of other data, or more to record than its budget.
     """
     place = select_device(device)
     environment = describe_environment(place)
@@ -179,6 +181,7 @@ def train(
         environment=environment,
         parameters_every=parameters_every,
         detail=detail,
+        statistics=statistics,
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,

@@ -86,11 +86,16 @@ def run(
     help="Record updates A to B (exclusive), or every K-th of them, from rows to moments, for `lockstep diagnose`.",
 )
 @click.option(
+    "--statistics",
+    is_flag=True,
+    help="Record mean, root mean square and largest absolute value of every tensor at every update.",
+)
+@click.option(
     "--budget-mib",
     type=click.FloatRange(min=0, min_open=True),
     default=1024,
     show_default=True,
-    help="Memory, in MiB, that the detail may take.",
+    help="Memory, in MiB, that detail and statistics may take.",
 )
 @click.option(
     "--synchronise",
@@ -122,6 +127,7 @@ def record(
     engine: str,
     parameters_every: int,
     detail: str | None,
+    statistics: bool,
     budget_mib: float,
     synchronise: bool,
     checkpoint_every: int | None,
@@ -162,6 +168,7 @@ def record(
             device=device,
             parameters_every=parameters_every,
             detail=window,
+            statistics=statistics,
             budget_mib=budget_mib,
             progress=lambda done, total: report(backend, done, total),
             resume=begun,

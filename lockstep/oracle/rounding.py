@@ -5,6 +5,7 @@ Each member repeats the float64 training with every operation off by one unit ro
 from the exact one, times `SAFETY`, bounds what a correct implementation in that dtype may stray.
 """
 
+from collections import defaultdict
 from collections.abc import Collection
 
 import numpy as np
@@ -29,6 +30,7 @@ def rounding_bounds(
     recorded: set[int],
     detail: Collection[int] = (),
     seed: int = 0,
+    statistics: bool = False,
     synchronised: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Absolute bounds on |a correct run - oracle|.
@@ -39,13 +41,18 @@ def rounding_bounds(
         recorded: after how many updates the parameters are compared.
         detail: the updates of which the detail is compared.
         seed: of the directions in which the members err.
+        statistics: of every update the statistics are compared too.
         synchronised: every update begins from the exact state, stored in the dtype: the bounds are of one update.
 
     Returns:
         named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,), and
         `parameters/<u>/<name>`, `average/<u>/<name>` and `detail/<u>/...` (but its batch), all (), for the worst
-        element of the tensor. Bounds are
-        infinite from the update on at which the oracle or a member leaves the range that the dtype can compute in.
+        element of the tensor; `statistics/...` (T, 1), that of the tensor at every update. Bounds are infinite from
+        the update on at which the oracle or a member leaves the range that the dtype can compute in.
+
+    Neither mean nor root mean square nor largest value of a tensor can stray farther than its worst element. How far
+    the members' own stray bounds less: they err at random, which averages out over a tensor, and a float32 run need
+    not, as where it loses a small weight decay in every element.
     """
     compute = BFLOAT16 if recipe.training.compute == "bfloat16" else None
     arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed, compute)
@@ -53,10 +60,12 @@ def rounding_bounds(
     series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
     metrics: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}
     bounds: dict[str, NDArray[np.float64]] = {}
+    of_statistics: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(data.updates))
     # beyond this a square, as in a norm, leaves the range of the dtype
     largest, overflowed = float(np.sqrt(np.finfo(recipe.dtype).max)), False
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
-        steps, given = trajectory(recipe, data, arithmetic, initial_state(recipe, members), detail), None
+        watched = range(data.updates) if statistics else detail
+        steps, given = trajectory(recipe, data, arithmetic, initial_state(recipe, members), watched), None
         for _ in range(data.epochs * data.batches_per_epoch):
             state, step = steps.send(given)
             given = _synchronised(state, arithmetic) if synchronised and step else None
@@ -68,17 +77,25 @@ def rounding_bounds(
             for values, scalar in zip(series.values(), scalars):
                 values.append(np.inf if overflowed else _spread(scalar))
             done = state.updates
-            if done - 1 in detail:
+            if done - 1 in watched:
                 remembered = {f"moments/{s}/{n}": [m] for n, slots in state.moments.items() for s, m in slots.items()}
                 for name, arrays in (step.detail | remembered).items():
-                    if not name.startswith("batch"):
-                        spread = max(_spread(array) for array in arrays)
-                        bounds[f"detail/{done - 1}/{name}"] = np.array(np.inf if overflowed else spread)
-            if done in recorded:
+                    if name.startswith("batch"):
+                        continue
+                    spread = np.inf if overflowed else max(_spread(array) for array in arrays)
+                    if done - 1 in detail:
+                        bounds[f"detail/{done - 1}/{name}"] = np.array(spread)
+                    if statistics:
+                        of_statistics[name][done - 1] = spread
+            if statistics or done in recorded:
                 average = averaged(recipe.average, state.average, done, arithmetic)
                 for kind, tensors in (("parameters", state.parameters | state.statistics), ("average", average)):
                     for name, array in canonical(tensors).items():
-                        bounds[f"{kind}/{done}/{name}"] = np.array(np.inf if overflowed else _spread(array))
+                        spread = np.inf if overflowed else _spread(array)
+                        if done in recorded:
+                            bounds[f"{kind}/{done}/{name}"] = np.array(spread)
+                        if statistics:
+                            of_statistics[f"{kind}/{name}"][done - 1] = spread
             if done % data.updates_per_epoch == 0:
                 for part, x_ND, y_N in (
                     ("train", data.train_x_ND, data.train_y_N),
@@ -89,6 +106,7 @@ def rounding_bounds(
                         spread = _spread(value) if name != "accuracy" or margin_N is None else _undecided(margin_N)
                         metrics[f"{part}_{name}"].append(np.inf if overflowed else spread)
     bounds |= {f"updates/{name}": _widen(np.array(values)) for name, values in series.items()}
+    bounds |= {f"statistics/{name}": _widen(spread_T)[:, None] for name, spread_T in of_statistics.items()}
     return bounds | {f"epochs/{name}": np.array(values) for name, values in metrics.items()}
 
 

@@ -38,6 +38,7 @@ def train(
     device: str = "cpu",
     parameters_every: int = 0,
     detail: Collection[int] = (),
+    statistics: bool = False,
     progress: Progress | None = None,
     resume: Checkpoint | None = None,
     checkpoints: Checkpoints | None = None,
@@ -53,11 +54,12 @@ def train(
         device: there is no choice: NumPy computes on the CPU.
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
         detail: the updates, counted from 0, to record in detail, from rows to moments.
+        statistics: record mean, root mean square and largest absolute value of every tensor at every update too.
         progress: told how far the run is.
         resume: where to go on from, whichever backend wrote it; None: at the start.
         checkpoints: how often to write one, and where to; None: never.
         synchronise: these states are the oracle's own, so that only the bounds are others: of one update.
-        budget_mib: MiB of memory that the detail of all updates may take.
+        budget_mib: MiB of memory that the detail of all updates and the statistics may take.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
@@ -71,6 +73,7 @@ def train(
         environment=environment,
         parameters_every=parameters_every,
         detail=detail,
+        statistics=statistics,
         progress=progress,
         resume=resume,
         checkpoints=checkpoints,
@@ -84,33 +87,39 @@ def train(
     average = averaged(recipe.average, state.average, state.updates, exact)
     recorder.record_parameters(canonical(state.parameters | state.statistics), canonical(average))
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
-        steps = trajectory(recipe, seen, exact, state, recorder.detail)
+        steps = trajectory(recipe, seen, exact, state, recorder.watched)
         for segment in recorder.segments():
             scalars: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
             for _ in range(segment.start, segment.stop):
                 state, step = next(steps)
                 for name, values in scalars.items():
                     values.append(getattr(step, name) if step else 0.0)
-            parameters, statistics = state.parameters, state.statistics
+            parameters, running = state.parameters, state.statistics
             average = averaged(recipe.average, state.average, state.updates, exact)
             recorder.record_segment(scalars)
             if recorder.is_detailed and step:
                 recorder.record_detail(step.detail, export_state(state))
-            recorder.record_parameters(canonical(parameters | statistics), canonical(average))
+            recorder.record_parameters(canonical(parameters | running), canonical(average))
             if recorder.checkpoint_is_due:
                 recorder.save_checkpoint(export_state(state))
             if segment.stop == data.batches_per_epoch:
                 parts = ((seen.train_x_ND, seen.train_y_N), (seen.held_out_x_ND, seen.held_out_y_N))
-                found = (evaluate(parameters, statistics, *part, recipe, exact)[0] for part in parts)
+                found = (evaluate(parameters, running, *part, recipe, exact)[0] for part in parts)
                 recorder.record_epoch(*({name: float(value) for name, value in metrics.items()} for metrics in found))
-        outputs = forward(recipe.model, parameters, seen.held_out_x_ND[:1], exact, statistics=statistics).outputs
+        outputs = forward(recipe.model, parameters, seen.held_out_x_ND[:1], exact, statistics=running).outputs
         *_, outputs_BK = outputs.values()
         name, predicted_BK = link(recipe.loss, outputs_BK, exact)
         outputs |= {name: predicted_BK} if name else {}
     prediction = {name: values[0] for name, values in outputs.items()}
     trace = recorder.finish(prediction)
     if bounds:
-        recorded, is_synchronised = set(trace.recorded_updates), synchronise is not None
-        derived = rounding_bounds(recipe, seen, recorded, trace.header["detail"], synchronised=is_synchronised)
+        derived = rounding_bounds(
+            recipe,
+            seen,
+            set(trace.recorded_updates),
+            trace.header["detail"],
+            statistics=statistics,
+            synchronised=synchronise is not None,
+        )
         trace.arrays.update({f"bounds/{name}": array for name, array in derived.items()})
     return trace
