@@ -35,7 +35,14 @@ def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
     detail = {*a.header["detail"], *b.header["detail"]}
     every = min((t.header["parameters_every"] for t in (a, b) if t.header["parameters_every"]), default=0)
     synchronise = states(a.recipe, data) if a.header["synchronised"] else None
-    return train_oracle(a.recipe, data, parameters_every=every, detail=detail, synchronise=synchronise)
+    return train_oracle(
+        a.recipe,
+        data,
+        parameters_every=every,
+        detail=detail,
+        statistics=_has_statistics(a) or _has_statistics(b),
+        synchronise=synchronise,
+    )
 
 
 def replay(
@@ -69,8 +76,9 @@ def replay(
         try:
             for side, trace in chosen.items():
                 out = Path(scratch) / f"{side}.trace"
-                every = trace.header["parameters_every"]
-                workers[side].send([Job(trace.recipe, shared, out, every, tuple(sorted(detail)))], report)
+                every, has_statistics = trace.header["parameters_every"], _has_statistics(trace)
+                job = Job(trace.recipe, shared, out, every, tuple(sorted(detail)), has_statistics)
+                workers[side].send([job], report)
             for worker in workers.values():
                 worker.wait()
         finally:
@@ -89,6 +97,10 @@ def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
         for name, array in trace.arrays.items()
         if not name.startswith("detail/")
     )
+
+
+def _has_statistics(trace: Trace) -> bool:
+    return trace.header.get("statistics") is not None
 
 
 def _engine(trace: Trace) -> str:

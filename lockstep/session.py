@@ -55,6 +55,7 @@ class Job:
     out: Path
     parameters_every: int = 0
     detail: tuple[int, ...] = ()
+    statistics: bool = False
     fault: str | None = None
     seeds: tuple[int, int] | None = None
     own: bool = False
@@ -256,7 +257,7 @@ def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdi
             if job["seeds"]:
                 more = {"seeds": range(*job["seeds"]), "own": job["own"]}
             else:
-                more = {"parameters_every": job["parameters_every"], "detail": job["detail"]}
+                more = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
             trained = train(
                 Recipe.from_dict(job["recipe"]),
                 data[job["data"]],

@@ -136,7 +136,7 @@ def load_pair(
         InputError: traces that cannot be read or compared; what belongs to own loops beside a recipe's, or the other
             way round.
     """
-    from lockstep.diagnose.compare import bounds_of, refuse_different_runs
+    from lockstep.diagnose.compare import bounds_of, refuse_different_runs, refuse_unbounded
     from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
     from lockstep.diagnose.names import load_names
     from lockstep.diagnose.noise import loop_bounds
@@ -151,6 +151,7 @@ def load_pair(
         truth = Trace.load(oracle) if oracle else next((trace for trace in traces if bounds_of(trace)), None)
         truth = truth or truth_of(*traces, data_of(traces[0]))
         refuse_different_runs(traces[0], truth)
+        refuse_unbounded(*traces, truth)
         return Pair(*traces, truth, bounds_of(truth) or {}, [])
     if oracle:
         raise InputError(f"--oracle {oracle}: is for a recipe; a loop of your own has its bounds from --noise")

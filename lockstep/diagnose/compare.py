@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
+from lockstep.statistics import STATISTICS
 from lockstep.trace import UPDATE_SERIES, Trace
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "compare",
     "differences",
     "refuse_different_runs",
+    "refuse_unbounded",
 ]
 
 SEMANTICS = 1e-12
@@ -43,7 +45,6 @@ STAGES = (
 """In the order in which one update causes the next."""
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
 JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statistics/")
-STATISTICS = ("mean", "root mean square", "largest")
 
 Bounds = Mapping[str, NDArray[np.float64]]
 
@@ -124,7 +125,8 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
                 worst[difference.stage] = difference
             if not difference.ratio <= 1:
                 parted.append(difference)
-    parted.sort(key=lambda found: (found.update, STAGES.index(found.stage), found.rank))
+    # a tensor says more than its statistics
+    parted.sort(key=lambda f: (f.update, STAGES.index(f.stage), f.rank, f.array.startswith("statistics/")))
     same = all(found.difference == 0 for found in worst.values())
     verdict = "diverged" if parted else "identical" if same else "rounding"
     return Comparison(verdict, {stage: worst[stage] for stage in STAGES if stage in worst}, tuple(parted), len(names))
@@ -159,6 +161,20 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
         raise InputError(
             f"traces of different data: hash {a.header['data_hash'][:12]} and {b.header['data_hash'][:12]}; "
             "same recipe, but other rows, initial parameters or order"
+        )
+
+
+def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
+    """Nothing, where the oracle's trace of a recipe has recorded what both traces hold, and so bounds it.
+
+    Raises:
+        InputError: it lacks an array of theirs.
+    """
+    lacking = [k for k in a.arrays if k.startswith(JUDGED) and k in b.arrays and k not in oracle.arrays]
+    if lacking:
+        raise InputError(
+            f"the oracle's trace has no {lacking[0]}, which both traces hold: record it with the same --detail, "
+            "--statistics and --parameters-every"
         )
 
 
@@ -199,13 +215,14 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
     if is_tensor:
         places = [int(ratio.argmax()) if ratio.max(initial=0) > 0 else int(gap.argmax())] if gap.size else []
     elif at is not None:
-        places = [(at.update // length if kind == "epochs" else at.update) - begin]
+        row = (at.update // length if kind == "epochs" else at.update) - begin
+        places = [row * ratio[row].size + int(ratio[row].argmax())]
     else:
         places = sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
     found = []
     share = float(np.mean(~(ratio <= 1))) if ratio.size else 0.0
     for place in places:
-        element = tuple(int(i) for i in np.unravel_index(place, gap.shape))
+        element, statistic = tuple(int(i) for i in np.unravel_index(place, gap.shape)), ""
         if kind in ("parameters", "average"):
             done, _, tensor = rest.partition("/")
             stage, update = ("init" if done == "0" else kind), int(done) - 1
@@ -216,13 +233,13 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
             stage, tensor, update, element = SERIES_STAGE.get(rest, "lr"), rest, begin + place, ()
         elif kind == "statistics":
             stage, _, tensor = rest.partition("/")
-            tensor, update, element = f"{STATISTICS[element[1]]} of {tensor}", element[0], ()
+            update, statistic, element = begin + element[0], f"{STATISTICS[element[1]]} of ", ()
         else:
             stage, tensor, update, element = "metrics", rest, (begin + place + 1) * length - 1, ()
         found.append(
             Difference(
                 stage=stage,
-                tensor=tensor,
+                tensor=statistic + tensor,
                 update=update,
                 element=element,
                 a=float(wide_a.flat[place]),
@@ -254,9 +271,12 @@ def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> list[NDArray[Any]]:
 def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:
     """The first update, or epoch, of which both traces hold the array, and both from there on."""
     kind, length = name.partition("/")[0], a.header["updates_per_epoch"]
-    if kind not in ("updates", "epochs"):
+    if kind == "statistics":
+        firsts = [trace.header.get("statistics") or 0 for trace in (a, b)]
+    elif kind in ("updates", "epochs"):
+        firsts = [trace.first_update // (length if kind == "epochs" else 1) for trace in (a, b)]
+    else:
         return 0, [a.arrays[name], b.arrays[name]]
-    firsts = [trace.first_update // (length if kind == "epochs" else 1) for trace in (a, b)]
     return max(firsts), [trace.arrays[name][max(firsts) - first :] for trace, first in zip((a, b), firsts)]
 
 
