@@ -346,7 +346,7 @@ def _program(network: Network, slot: _Slot, batch: int) -> _Program:
     store: list[Call] = []
     if network.computed:
         load += [partial(to.copy_, own) for to, own in zip(before.by_rows, own_before.by_rows)]
-        store += [partial(own.copy_, found) for own, found in zip(own_after.by_rows, after.by_rows)]
+        store += [partial(own.copy_, computed) for own, computed in zip(own_after.by_rows, after.by_rows)]
     for i, buffer in enumerate(layers[:-1]):
         if i:
             forward.append(partial(product, before.matrices[i], buffer.inputs, out=buffer.z))
@@ -418,7 +418,7 @@ def _normalise_backward(network: Network, i: int, slope: Tensor, before: _Views,
     by_normal = slope.to(normal.dtype)
     torch.sum(by_normal * normal, -1, keepdim=True, out=after.scales[i])
     torch.sum(by_normal, -1, keepdim=True, out=after.shifts[i])
-    by_normal = by_normal.mul_(before.scales[i])
+    by_normal.mul_(before.scales[i])
     mean, projection = by_normal.mean(axis, keepdim=True), (by_normal * normal).mean(axis, keepdim=True)
     by_normal.sub_(mean).addcmul_(normal, projection, value=-1)
     torch.mul(by_normal, inverse, out=slope)
