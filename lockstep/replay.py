@@ -12,7 +12,7 @@ from lockstep.oracle.train import train as train_oracle
 from lockstep.session import BACKENDS, Job, Report, Worker
 from lockstep.trace import Trace
 
-__all__ = ["data_of", "replay", "reproduces", "truth_of"]
+__all__ = ["data_of", "replay", "reproduces", "truth_of", "with_replayed"]
 
 
 def data_of(trace: Trace) -> PreparedData:
@@ -66,8 +66,14 @@ def replay(
         side -> the new trace; without the oracle's, and without those of no backend of ours.
 
     Raises:
-        InputError: a framework that is not installed, or a process that died.
+        InputError: a trace that goes on from a checkpoint, a framework that is not installed, or a process that died.
     """
+    for side, trace in traces.items():
+        if trace.first_update:
+            raise InputError(
+                f"--replay: {side} goes on from update {trace.first_update}, of a checkpoint; it takes a trace of the "
+                "whole run"
+            )
     chosen = {side: trace for side, trace in traces.items() if trace.backend in BACKENDS}
     with tempfile.TemporaryDirectory() as scratch:
         shared = Path(scratch) / "data"
@@ -76,8 +82,15 @@ def replay(
         try:
             for side, trace in chosen.items():
                 out = Path(scratch) / f"{side}.trace"
-                every, has_statistics = trace.header["parameters_every"], _has_statistics(trace)
-                job = Job(trace.recipe, shared, out, every, tuple(sorted(detail)), has_statistics)
+                job = Job(
+                    trace.recipe,
+                    shared,
+                    out,
+                    trace.header["parameters_every"],
+                    tuple(sorted(detail)),
+                    statistics=_has_statistics(trace),
+                    synchronised=trace.header["synchronised"],
+                )
                 workers[side].send([job], report)
             for worker in workers.values():
                 worker.wait()
@@ -88,15 +101,26 @@ def replay(
 
 
 def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
-    """Whether a replay has the bits of every array that the trace has; where the fast engine recorded that and the
-    plain one the replay, whether the two differ by rounding alone, with the bounds of the oracle's trace `truth`."""
+    """Whether a replay has the bits of every array that the trace has, but those that it has for its detail; where the
+    fast engine recorded that and the plain one the replay, whether the two differ by rounding alone, with the bounds of
+    the oracle's trace `truth`."""
     if _engine(again) != _engine(trace):
         return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
+    beside = set(trace.recorded_updates) - set(again.recorded_updates)
+    for_detail = ("detail/", *(f"{kind}/{done}/" for kind in ("parameters", "average") for done in beside))
     return all(
         name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
         for name, array in trace.arrays.items()
-        if not name.startswith("detail/")
+        if not name.startswith(for_detail)
     )
+
+
+def with_replayed(trace: Trace, again: Trace) -> Trace:
+    """The trace with what its replay recorded beside, which reproduces it; with other bits the replay alone."""
+    if _engine(again) != _engine(trace):
+        return again
+    detail = sorted({*trace.header["detail"], *again.header["detail"]})
+    return Trace(trace.header | {"detail": detail}, trace.arrays | again.arrays)
 
 
 def _has_statistics(trace: Trace) -> bool:

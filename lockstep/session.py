@@ -18,6 +18,7 @@ from lockstep.diagnose.verdict import Verdict, judge
 from lockstep.ensemble import Ensemble
 from lockstep.errors import InputError
 from lockstep.kept import prepare_kept
+from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe, Schedule
 from lockstep.trace import Trace
@@ -56,6 +57,7 @@ class Job:
     parameters_every: int = 0
     detail: tuple[int, ...] = ()
     statistics: bool = False
+    synchronised: bool = False
     fault: str | None = None
     seeds: tuple[int, int] | None = None
     own: bool = False
@@ -254,13 +256,15 @@ def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdi
         updates = [data[job["data"]].updates * len(range(*job["seeds"] or (1,))) for job in jobs]
         total, before = sum(updates), 0
         for job, of_job in zip(jobs, updates):
+            recipe, prepared = Recipe.from_dict(job["recipe"]), data[job["data"]]
             if job["seeds"]:
                 more = {"seeds": range(*job["seeds"]), "own": job["own"]}
             else:
                 more = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
+                more["synchronise"] = states(recipe, prepared) if job["synchronised"] else None
             trained = train(
-                Recipe.from_dict(job["recipe"]),
-                data[job["data"]],
+                recipe,
+                prepared,
                 device=device,
                 progress=partial(_tell_progress, stdout, before, total),
                 **more,

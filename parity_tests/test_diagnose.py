@@ -1,5 +1,6 @@
 """The diagnosis: which update, stage and tensor part first, who is off, and why; through the command."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 import jax_impl.train
 import pt_impl.train
+from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of
 from lockstep.diagnose.engine import diagnose, unequal_settings
+from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.replay import truth_of
@@ -99,6 +102,33 @@ def test_a_replay_gives_the_same_bits_and_measures_noise(folder: Path, capsys: p
     assert "b: other bits: another code or environment" in out
     assert "a against itself with one thread: error / bound" in out
     assert "b against itself" not in out
+
+
+@pytest.mark.parametrize("is_synchronised", [False, True])
+def test_traces_with_detail_are_replayed_and_keep_it(
+    is_synchronised: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = prepared(RECIPE)
+    for backend, module in TWINS.items():
+        given = states(RECIPE, data) if is_synchronised else None
+        module.train(RECIPE, data, detail=(5,), synchronise=given).save(tmp_path / f"{backend}.trace")
+    code, out, _ = run(capsys, "diagnose", f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace", "--replay")
+    assert code == 0, out
+    assert "a: the same bits" in out
+    assert "b: the same bits" in out
+    assert re.search(r"forward .* 5 ", out)
+
+
+def test_a_run_that_went_on_from_a_checkpoint_is_not_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, taken = prepared(RECIPE), list[Checkpoint]()
+    pt_impl.train.train(RECIPE, data, checkpoints=Checkpoints(3, "update", taken.append))
+    path = tmp_path / "rest.trace"
+    pt_impl.train.train(RECIPE, data, resume=taken[0]).save(path)
+    code, _, error = run(capsys, "diagnose", str(path), str(path), "--replay")
+    assert code == 2
+    assert "a goes on from update 3, of a checkpoint" in error
 
 
 def test_junit_holds_the_divergence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

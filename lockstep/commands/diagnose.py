@@ -34,7 +34,7 @@ def diagnose(
     equal, 1 where they diverge, 2 where they cannot be compared.
     """
     from lockstep.diagnose.engine import diagnose as explain
-    from lockstep.replay import data_of, reproduces, truth_of
+    from lockstep.replay import data_of, reproduces, truth_of, with_replayed
     from lockstep.replay import replay as train_again
     from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
@@ -56,7 +56,7 @@ def diagnose(
                 alone = train_again(traces, data, detail=window, report=report, threads=1)
             same = {side: reproduces(trace, traces[side], pair.oracle) for side, trace in again.items()}
             # a side that does not come out as it was recorded is judged by its record alone
-            traces |= {side: trace for side, trace in again.items() if same[side]}
+            traces |= {side: with_replayed(traces[side], trace) for side, trace in again.items() if same[side]}
             reruns = {side: [trace] for side, trace in alone.items() if same[side]}
             truth = truth_of(traces["a"], traces["b"], data)
             found = explain(traces["a"], traces["b"], truth, reruns=reruns)
