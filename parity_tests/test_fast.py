@@ -276,11 +276,11 @@ def wrong_norm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    def eager(optimizer: Any, update: int, *rest: Any) -> Any:
-        return rule(optimizer, update + 1, *rest)
+    def eager(optimizer: Any, rate: float, decay: float, state: Any, *rest: Any) -> Any:
+        return rule(optimizer, rate, decay, state._replace(done=[state.done[0] + 1]), *rest)
 
-    rule = pt_impl.fast_optimizer.RULES["adamw"]
-    monkeypatch.setitem(pt_impl.fast_optimizer.RULES, "adamw", eager)
+    rule = pt_impl.fast_optimizer._fused_adam
+    monkeypatch.setattr(pt_impl.fast_optimizer, "_fused_adam", eager)
 
 
 def late_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,8 @@ class State(NamedTuple):
 
     `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer, and
     `layers` then the layer of every parameter; `decayed` is 1 where weight decay acts, None where it acts on all;
-    `loss` is that of the batches accumulated so far, `done` counts the updates, `work` is room for vectors.
+    `loss` is that of the batches accumulated so far, `done` counts the updates, `counter` and `work` are room for
+    that number and for vectors.
     """
 
     network: Network
@@ -52,6 +53,7 @@ class State(NamedTuple):
     loss: torch.Tensor
     average: torch.Tensor | None
     done: list[int]
+    counter: torch.Tensor
     work: tuple[torch.Tensor, ...]
 
 
@@ -84,6 +86,7 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
         parameters.new_zeros(1, *network.lead),
         average,
         [0],
+        torch.zeros((), dtype=torch.float32, device=device),
         parameters.new_empty(3, len(parameters)).unbind(0),
     )
 

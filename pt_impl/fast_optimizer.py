@@ -47,6 +47,9 @@ def make_step(recipe: Recipe) -> Any:
     # that of LAMB is a part of the step whose length it sets
     decays_after = bool(decay) and not decays_before and optimizer.name != "lamb"
     by_factor = optimizer.decay_form == "factor" or optimizer.name in ("adafactor", "muon")
+    # in one pass over the vectors, where it is this Adam that PyTorch has so
+    is_fused = optimizer.name in ("adam", "adamw") and optimizer.amsgrad in ("off", "raw")
+    is_fused = is_fused and not optimizer.eps_in_root and (by_factor or not decays_after)
     # what has its rate in it already
     with_rate = optimizer.name in ("rprop", "adafactor") or (optimizer.momentum and optimizer.rate_in_momentum)
 
@@ -64,21 +67,24 @@ def make_step(recipe: Recipe) -> Any:
             gradient = torch.clamp(gradient, -gradients.clip_at, gradients.clip_at, out=work[0])
         if decays_before:
             gradient = _plus(gradient, before, decay, state.decayed, work[0])
-        parts = (state, before) if by_tensor else ()
-        step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1], *parts)
-        if decays_after and by_factor:
-            before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
-        elif decays_after:
-            step = step if root is None else torch.div(step, root, out=work[1])
-            step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
-        rate = 1.0 if with_rate else rate
-        if not isinstance(rate, float):
-            step = step if root is None else torch.div(step, root, out=work[1])
-            torch.addcmul(before, step, rate, value=-scale, out=after)
-        elif root is None:
-            torch.add(before, step, alpha=-rate * scale, out=after)
+        if is_fused and state.layers is None:
+            _fused_adam(optimizer, rate, decay if decays_after else 0.0, state, before, after, gradient)
         else:
-            torch.addcdiv(before, step, root, value=-rate * scale, out=after)
+            parts = (state, before) if by_tensor else ()
+            step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1], *parts)
+            if decays_after and by_factor:
+                before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
+            elif decays_after:
+                step = step if root is None else torch.div(step, root, out=work[1])
+                step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
+            rate = 1.0 if with_rate else rate
+            if not isinstance(rate, float):
+                step = step if root is None else torch.div(step, root, out=work[1])
+                torch.addcmul(before, step, rate, value=-scale, out=after)
+            elif root is None:
+                torch.add(before, step, alpha=-rate * scale, out=after)
+            else:
+                torch.addcdiv(before, step, root, value=-rate * scale, out=after)
         if state.average is not None:
             state.average.lerp_(after, 1 - recipe.average.decay)
         state.done[0] = update + 1
@@ -114,6 +120,24 @@ def _factor(rate: Rate, decay: float, decayed: Tensor | None, like: Tensor) -> A
         return 1 - rate * decay
     which = torch.ones_like(like) if decayed is None else decayed
     return (1 - torch.as_tensor(rate, dtype=torch.float64) * decay * which.double()).to(like.dtype)
+
+
+def _fused_adam(
+    optimizer: Optimizer, rate: float, decay: float, state: Any, before: Tensor, after: Tensor, g: Tensor
+) -> None:
+    """The whole update of Adam, by the kernel of `torch.optim.AdamW(fused=True)`, PyTorch 2.13."""
+    moments, counter = state.moments, state.counter.fill_(state.done[0] + 1)
+    largest = [moments["largest_second"]] if optimizer.amsgrad == "raw" else []
+    if decay and state.decayed is not None:
+        torch.mul(before, _factor(rate, decay, state.decayed, before), out=after)
+        decay = 0.0
+    else:
+        after.copy_(before)
+    torch._fused_adamw_(
+        [after], [g], [moments["first"]], [moments["second"]], largest, [counter],
+        lr=rate, beta1=optimizer.beta1, beta2=optimizer.beta2, weight_decay=decay, eps=optimizer.eps,
+        amsgrad=bool(largest), maximize=False,
+    )  # fmt: skip
 
 
 def _sgd(optimizer: Optimizer, update: int, rate: Rate, g: Tensor, moments: Moments, work: Tensor) -> Step:
