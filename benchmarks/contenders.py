@@ -73,7 +73,7 @@ def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
-    batches = [batch for drawn in epochs for batch in load_batches(recipe.loss, data, *drawn, place)]
+    batches = [batch for drawn in epochs for batch in load_batches(recipe, data, *drawn, place)]
     last: list[fast.State] = []
 
     def reset() -> None:
@@ -276,7 +276,7 @@ def _jax_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Pr
     data = members[0].cast(recipe.dtype)
     with jax.enable_x64(double):
         drawn = [(data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs)]
-        epochs = [load_batches(recipe.loss, data, *one, place) for one in drawn]
+        epochs = [load_batches(recipe, data, *one, place) for one in drawn]
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
         start = fast.initial_state(recipe, data, place)
         devices.synchronise((whole, start))

@@ -47,7 +47,7 @@ def load_batches(
     device: jax.Device,
 ) -> Batch:
     """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
-    return fast_batches.load_batches(recipe.loss, data, batches, masks, device)
+    return fast_batches.load_batches(recipe, data, batches, masks, device)
 
 
 @cache
@@ -59,7 +59,7 @@ def make_segment(recipe: Recipe) -> Any:
     def segment(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
         # what is no number of a member, the counts of updates and the rates, all share
         axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state)._replace(tables=None)
-        of_batches: Any = dict.fromkeys(("x_DB", "y_B", "masks"), 1) | dict.fromkeys(("used", "share", "last"))
+        of_batches: Any = dict.fromkeys(("x", "y_B", "masks"), 1) | dict.fromkeys(("used", "share", "last"))
         together = jax.vmap(member, (axes, Batch(**of_batches)), (axes, {"lr": None, "loss": 1}))
         trained: tuple[fast.State, dict[str, jax.Array]] = together(state, batches)
         return trained

@@ -146,7 +146,7 @@ def _parted(network: Network, state: Any) -> Any:
 def _prepared(network: Network, classes: int, batch: Batch) -> Batch:
     """A batch to train on: with a row of ones for the bias, and the target of each class for its labels."""
     if network.joins:
-        batch = batch._replace(x_DB=jnp.concatenate([batch.x_DB, jnp.ones_like(batch.x_DB[:1])]))
+        batch = batch._replace(x=jnp.concatenate([batch.x, jnp.ones_like(batch.x[:1])]))
     if network.loss.name == "cross_entropy":
         batch = batch._replace(y_B=_class_targets(network.loss, batch.y_B, batch.used, classes, network.dtype))
     return batch
@@ -266,7 +266,7 @@ def train(
             if epoch != loaded:
                 batches, masks, loaded = data.batches(epoch), data.masks(epoch), epoch
             cut = Batches._make(array[start:stop] for array in batches), [mask_TBH[start:stop] for mask_TBH in masks]
-            state, scalars = segment(state, load_batches(recipe.loss, data, *cut, place))
+            state, scalars = segment(state, load_batches(recipe, data, *cut, place))
             recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()})
             recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
             if recorder.checkpoint_is_due:

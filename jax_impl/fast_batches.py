@@ -7,17 +7,19 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from jax_impl.fast_network import Network
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.recipe import Loss
+from lockstep.recipe import Loss, Recipe
 
 __all__ = ["Batch", "load_batches", "load_rows"]
 
 
 class Batch(NamedTuple):
-    """Batches stacked along a leading axis: features (D, B), targets, how many rows count, the batch's share of its
-    update, whether it completes it, and the dropout mask (units, B) of each hidden layer."""
+    """Batches stacked along a leading axis: features, targets, how many rows count, the batch's share of its update,
+    whether it completes it, and the dropout mask of each hidden layer. Features and masks are (units, B), or (B, units)
+    where the network is by rows."""
 
-    x_DB: jax.Array
+    x: jax.Array
     y_B: jax.Array
     used: jax.Array
     share: jax.Array
@@ -26,18 +28,19 @@ class Batch(NamedTuple):
 
 
 def load_batches(
-    loss: Loss, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: jax.Device
+    recipe: Recipe, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: jax.Device
 ) -> Batch:
     """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype.
 
     Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a batch begin with S.
     """
     rows_TB, _, count_T, share_T, last_T = batches
-    # [rows, units] -> [units, rows]
-    x_TDB = data.train_x_ND[rows_TB].swapaxes(-1, -2)
-    turned = [mask_TBH.swapaxes(-1, -2) for mask_TBH in masks]
+    x, masks = data.train_x_ND[rows_TB], list(masks)
+    if not Network(recipe).by_rows:
+        # [rows, units] -> [units, rows]
+        x, *masks = (array.swapaxes(-1, -2) for array in (x, *masks))
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
-    arrays = (x_TDB, _narrow(loss, data.train_y_N)[rows_TB], *scalars, turned)
+    arrays = (x, _narrow(recipe.loss, data.train_y_N)[rows_TB], *scalars, masks)
     return Batch(*jax.device_put(jax.tree.map(np.ascontiguousarray, arrays), device))
 
 

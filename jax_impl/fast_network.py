@@ -74,7 +74,7 @@ class Network:
         it."""
 
         def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
-            outputs, after = _pass(self, parameters, statistics, batch.x_DB, batch.masks, batch.used)
+            outputs, after = _pass(self, parameters, statistics, batch.x, batch.masks, batch.used)
             *_, logits = outputs.values()
             if self.loss.name == "cross_entropy":
                 logits_KB = logits.T if self.by_rows else logits
@@ -86,7 +86,7 @@ class Network:
 
     def outputs(self, parameters: Tree, statistics: Tree, x_ND: jax.Array) -> dict[str, jax.Array]:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
-        found, _ = _pass(self, parameters, statistics, x_ND.T, (), None)
+        found, _ = _pass(self, parameters, statistics, _turned(self, x_ND), (), None)
         return {name: _turned(self, values) for name, values in found.items()}
 
 
@@ -94,7 +94,7 @@ def _pass(
     network: Network,
     parameters: Tree,
     statistics: Tree,
-    x_DB: jax.Array,
+    x: jax.Array,
     masks: Sequence[jax.Array],
     count: jax.Array | None,
 ) -> tuple[dict[str, jax.Array], Tree]:
@@ -102,8 +102,7 @@ def _pass(
     of rows."""
     model, after = network.model, statistics
     units, rows = (1, 0) if network.by_rows else (0, 1)
-    h = _turned(network, x_DB.T)
-    found = {"input": h}
+    found = {"input": (h := x)}
     for i in range(1, len(model.hidden) + 1):
         h = found[f"linear{i}"] = _linear(network, parameters[f"linear{i}"], h)
         if model.norm != "none":
@@ -121,8 +120,7 @@ def _pass(
             h = found[f"norm{i}"] = (normal * scale + bias).astype(network.compute)
         h = found[f"{model.activation}{i}"] = ACTIVATIONS[model.activation](h)
         if len(masks):
-            mask = _turned(network, masks[i - 1].T)
-            h = found[f"dropout{i}"] = jnp.where(mask, h * (1 / (1 - model.dropout)), 0.0)
+            h = found[f"dropout{i}"] = jnp.where(masks[i - 1], h * (1 / (1 - model.dropout)), 0.0)
     last = network.last
     return found | {last: _linear(network, parameters[last], h).astype(network.dtype)}, after
 

@@ -44,7 +44,7 @@ def load_batches(
     device: torch.device,
 ) -> list[Batch]:
     """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
-    return fast_batches.load_batches(recipe.loss, data, batches, masks, device)
+    return fast_batches.load_batches(recipe, data, batches, masks, device)
 
 
 def make_segment(recipe: Recipe) -> Any:

@@ -280,7 +280,7 @@ def train(
         for begin in range(start, stop, many):
             cut = slice(begin, min(begin + many, stop))
             part = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
-            state, scalars = segment(state, load_batches(recipe.loss, data, *part, place))
+            state, scalars = segment(state, load_batches(recipe, data, *part, place))
             found.append(scalars)
         recorder.record_segment(
             {name: np.concatenate([scalars[name].cpu().numpy() for scalars in found]) for name in UPDATE_SERIES}

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.data_prep import IGNORED, Batches, PreparedData
-from lockstep.recipe import Loss
+from lockstep.recipe import Loss, Recipe
 from pt_impl.fast_network import ALIGNED
 
 __all__ = ["Batch", "load_batches", "load_rows"]
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 def load_batches(
-    loss: Loss, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: torch.device
+    recipe: Recipe, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: torch.device
 ) -> list[Batch]:
     """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype.
 
@@ -57,7 +57,7 @@ def load_batches(
     size = found_TBD[0].numel()
     x_TBD = found_TBD.new_empty(len(rows), -(-size // ALIGNED) * ALIGNED)[:, :size].view(found_TBD.shape)
     x_TBD.copy_(found_TBD)
-    scale_TB, shift_TKB, total_T = _targets(loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
+    scale_TB, shift_TKB, total_T = _targets(recipe.loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
     factor_T = (share_T / total_T.T).T
     scales, shifts = (
         torch.from_numpy((part * factor_T[..., None, None]).astype(x_ND.dtype)).to(device)
