@@ -150,7 +150,7 @@ def test_distance() -> None:
         ("# AdamW", "AdamW", "title"),
         ("**Group** optimizer", "**Group** optimiser", "facts"),
         ("`optimizer.weight_decay`", "decay", "knob"),
-        ("**Threads** -", "**Threads** somewhere", "threads"),
+        ("[google-deepmind/optax#417]", "google-deepmind/optax#417 ", "threads"),
         ("## The naive port", "## A naive port", "sections"),
         ("## PyTorch", "## Pytorch", "sections"),
         ("Divergence: ", "Distance: ", "The naive port"),
