@@ -102,7 +102,7 @@ def _pass(
     of rows."""
     model, after = network.model, statistics
     units, rows = (1, 0) if network.by_rows else (0, 1)
-    found = {"input": (h := x)}
+    h, found = x, {"input": x}
     for i in range(1, len(model.hidden) + 1):
         h = found[f"linear{i}"] = _linear(network, parameters[f"linear{i}"], h)
         if model.norm != "none":

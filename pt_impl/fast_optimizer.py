@@ -53,6 +53,23 @@ def make_step(recipe: Recipe) -> Any:
     # what has its rate in it already
     with_rate = optimizer.name in ("rprop", "adafactor") or (optimizer.momentum and optimizer.rate_in_momentum)
 
+    def move(state: Any, rate: Rate, before: Tensor, after: Tensor, gradient: Tensor) -> None:
+        work, parts = state.work, (state, before) if by_tensor else ()
+        step, root, scale = rule(optimizer, state.done[0], rate, gradient, state.moments, work[1], *parts)
+        if decays_after and by_factor:
+            before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
+        elif decays_after:
+            step = step if root is None else torch.div(step, root, out=work[1])
+            step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
+        rate = 1.0 if with_rate else rate
+        if not isinstance(rate, float):
+            step = step if root is None else torch.div(step, root, out=work[1])
+            torch.addcmul(before, step, rate, value=-scale, out=after)
+        elif root is None:
+            torch.add(before, step, alpha=-rate * scale, out=after)
+        else:
+            torch.addcdiv(before, step, root, value=-rate * scale, out=after)
+
     def apply(state: Any, slot: Any) -> None:
         network, update, work = state.network, state.done[0], state.work
         before, after, gradient = (
@@ -70,21 +87,7 @@ def make_step(recipe: Recipe) -> Any:
         if is_fused and state.layers is None:
             _fused_adam(optimizer, rate, decay if decays_after else 0.0, state, before, after, gradient)
         else:
-            parts = (state, before) if by_tensor else ()
-            step, root, scale = rule(optimizer, update, rate, gradient, state.moments, work[1], *parts)
-            if decays_after and by_factor:
-                before = torch.mul(before, _factor(rate, decay, state.decayed, before), out=work[2])
-            elif decays_after:
-                step = step if root is None else torch.div(step, root, out=work[1])
-                step, root = _plus(step, before, decay / scale, state.decayed, work[2]), None
-            rate = 1.0 if with_rate else rate
-            if not isinstance(rate, float):
-                step = step if root is None else torch.div(step, root, out=work[1])
-                torch.addcmul(before, step, rate, value=-scale, out=after)
-            elif root is None:
-                torch.add(before, step, alpha=-rate * scale, out=after)
-            else:
-                torch.addcdiv(before, step, root, value=-rate * scale, out=after)
+            move(state, rate, before, after, gradient)
         if state.average is not None:
             state.average.lerp_(after, 1 - recipe.average.decay)
         state.done[0] = update + 1
