@@ -60,7 +60,9 @@ def _key(recipe: Recipe) -> str:
     """Of all that the rows and their split depend on: settings, libraries, and the source that draws them."""
     libraries = {package: version(package) for package in ("numpy", "scikit-learn")}
     settings = json.dumps([asdict(recipe.data), recipe.loss.predicts_number, libraries], sort_keys=True)
-    return hashlib.sha256(settings.encode() + Path(data_prep.__file__).read_bytes()).hexdigest()
+    sources = sorted(Path(data_prep.__file__).parent.glob("*.py"))
+    content = b"".join(source.read_bytes() for source in sources)
+    return hashlib.sha256(settings.encode() + content).hexdigest()
 
 
 def _find(path: Path) -> tuple[Table, Split] | None:

@@ -1,0 +1,206 @@
+"""Everything that a recipe needs, checked: rows, split, targets, draws."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.data_prep.draws import initial_parameters
+from lockstep.data_prep.prepared import IGNORED, PreparedData
+from lockstep.data_prep.sources import load_table
+from lockstep.data_prep.split import Split, held_out_rows, split_table
+from lockstep.data_prep.table import Table, nearest
+from lockstep.errors import InputError
+from lockstep.groups import decay_warnings
+from lockstep.recipe import Recipe
+
+__all__ = ["draw_member", "prepare", "prepare_members"]
+
+LARGEST = 1e100  # a feature above it could overflow when it is standardised
+
+
+def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = None) -> PreparedData:
+    """Load, check, split, standardise and draw all that a recipe needs.
+
+    Args:
+        recipe: what to train.
+        table: the rows, where they are already at hand; `load_table(recipe)` otherwise.
+        split: of the table, where it is already at hand; `split_table(recipe, table)` otherwise.
+
+    Raises:
+        InputError: rows that cannot be trained on; names the column and row, or the field.
+    """
+    table = load_table(recipe) if table is None else table
+    numbers = recipe.loss.predicts_number
+    _check_table(recipe, table, held_out_rows(recipe, table))
+    split = split_table(recipe, table) if split is None else split
+    train_y, held_out_y = split.train_y_N, split.held_out_y_N
+    target_mean, target_scale = 0.0, 1.0
+    if numbers:
+        target_mean, target_scale = _target_scaling(train_y)
+        for part, y_N in (("training", train_y), ("held-out", held_out_y)):
+            if target_scale == 0 or np.ptp(y_N) <= 1e-13 * np.abs(y_N).max():
+                raise InputError(f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows")
+        train_y, held_out_y = ((y_N - target_mean) / target_scale for y_N in (train_y, held_out_y))
+    else:
+        train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
+    # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
+    constant = [name for name, var, by in zip(table.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
+    classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
+    outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
+    data = PreparedData(
+        train_x_ND=split.train_x_ND,
+        train_y_N=train_y,
+        held_out_x_ND=split.held_out_x_ND,
+        held_out_y_N=held_out_y,
+        mean_D=split.mean_D,
+        scale_D=split.scale_D,
+        parameters=initial_parameters(recipe, len(table.columns), outputs),
+        columns=table.columns,
+        classes=classes,
+        warnings=(
+            *(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
+            *_model_warnings(recipe),
+        ),
+        batch=recipe.training.batch,
+        drop_last=recipe.training.drop_last,
+        epochs=recipe.training.epochs,
+        seed=recipe.training.seed,
+        outputs=outputs,
+        target=table.target,
+        target_mean=target_mean,
+        target_scale=target_scale,
+        accumulate=recipe.gradient.accumulate,
+        accumulate_mean=recipe.gradient.accumulate_mean,
+        hidden=recipe.model.hidden,
+        dropout=recipe.model.dropout,
+    )
+    _check_targets(recipe, data)
+    return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
+
+
+def prepare_members(recipe: Recipe, seeds: Sequence[int], table: Table | None = None) -> list[PreparedData]:
+    """The same rows for every seed, with the initial parameters, order and masks of that `training.seed`.
+
+    Raises:
+        InputError: as `prepare`.
+    """
+    data = prepare(recipe, table)
+    return [draw_member(recipe, data, seed) for seed in seeds]
+
+
+def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
+    """The rows of `data` with the initial parameters, order and masks of another `training.seed`.
+
+    Raises:
+        InputError: a batch without a row that counts.
+    """
+    seeded = replace(recipe, training=replace(recipe.training, seed=seed))
+    member = replace(data, parameters=initial_parameters(seeded, len(data.columns), data.outputs), seed=seed)
+    _check_targets(recipe, member)
+    return member
+
+
+def _model_warnings(recipe: Recipe) -> Iterator[str]:
+    model = recipe.model
+    if model.norm == "batch" and model.bias and model.hidden and recipe.optimizer.name != "sgd":
+        yield (
+            "model.bias: before batch normalisation a bias has gradient 0 but for rounding, which "
+            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; false leaves them out"
+        )
+
+
+def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation of the training rows' targets; the latter is 0 where it is lost in rounding."""
+    largest = float(np.abs(train_y_N).max()) or 1.0
+    shares_N = train_y_N / largest  # the square of a tiny or huge target could leave the range of float64
+    deviation = float(shares_N.std())
+    return float(train_y_N.mean()), deviation * largest if deviation > 1e-13 else 0.0
+
+
+def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels, numbered over the classes that count; `IGNORED` for rows of the ignored class."""
+    if not recipe.loss.ignored_class:
+        return y_N
+    ignored = table.classes.index(recipe.loss.ignored_class)
+    return np.where(y_N == ignored, IGNORED, y_N - (y_N > ignored))
+
+
+def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
+    rows = len(table.y_N)
+    for name, largest in zip(table.columns, np.abs(table.x_ND).max(axis=0)):
+        if not largest <= LARGEST:
+            raise InputError(f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}")
+    if recipe.loss.predicts_number:
+        if not np.abs(table.y_N).max() <= LARGEST:
+            raise InputError(f"target {table.target!r}: must be finite and at most {LARGEST:g} in size")
+        if min(held_out, rows - held_out) < 2:
+            raise InputError(
+                f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+                f"{held_out} held out; each part needs two"
+            )
+    else:
+        _check_classes(recipe, table, held_out)
+    if recipe.training.batch > rows - held_out:
+        raise InputError(
+            f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
+        )
+    short = 0 if recipe.training.drop_last else (rows - held_out) % recipe.training.batch
+    if recipe.model.norm == "batch" and 1 in (recipe.training.batch, short):
+        where = "a batch" if recipe.training.batch == 1 else "the last batch of an epoch"
+        raise InputError(
+            f'training.batch: {where} has 1 row, and model.norm = "batch" needs 2 for a variance; another size, '
+            "or training.drop_last"
+        )
+
+
+def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
+    rows, classes, loss = len(table.y_N), len(table.classes), recipe.loss
+    if classes < 2:
+        raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
+    count_K = np.bincount(table.y_N, minlength=classes)
+    rare = int(count_K.argmin())
+    if count_K[rare] < 2:
+        raise InputError(
+            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified split needs 2 of each"
+        )
+    if min(held_out, rows - held_out) < classes:
+        raise InputError(
+            f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+            f"{held_out} held out; each part needs one for each of the {classes} classes"
+        )
+    if loss.name == "binary_cross_entropy" and classes != 2:
+        raise InputError(f"loss.name: binary_cross_entropy needs 2 classes, but the data has {classes}")
+    if loss.ignored_class:
+        if loss.ignored_class not in table.classes:
+            raise InputError(
+                f"loss.ignored_class: no class {loss.ignored_class!r}{nearest(loss.ignored_class, table.classes)}"
+            )
+        classes -= 1
+        if classes < 2:
+            raise InputError(f"loss.ignored_class: without {loss.ignored_class!r} a single class is left")
+    if loss.class_weights and len(loss.class_weights) != classes:
+        raise InputError(f"loss.class_weights: {len(loss.class_weights)} weights for {classes} classes")
+    if loss.class_weights and not any(loss.class_weights):
+        raise InputError("loss.class_weights: all are 0, so no row counts")
+
+
+def _check_targets(recipe: Recipe, data: PreparedData) -> None:
+    """Every batch, and the held-out rows, must have a row whose loss counts."""
+    if recipe.loss.name != "cross_entropy" or not (recipe.loss.ignored_class or 0 in recipe.loss.class_weights):
+        return
+    weight_K = np.array([*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0])  # label -1 is the last
+    named = "loss.ignored_class" if recipe.loss.ignored_class else "loss.class_weights"
+    if not (weight_K[data.held_out_y_N].any() and (data.held_out_y_N != IGNORED).any()):
+        raise InputError(f"{named}: no held-out row counts")
+    for epoch in range(data.epochs):
+        rows_TB, weight_TB, *_ = data.batches(epoch)
+        counted_T = (weight_K[data.train_y_N[rows_TB]] * weight_TB).any(axis=1)
+        if not counted_T.all():
+            batch = int(counted_T.argmin())
+            update = epoch * data.updates_per_epoch + batch // data.accumulate
+            raise InputError(
+                f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update {update}; "
+                "a larger training.batch would help"
+            )

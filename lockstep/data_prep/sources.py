@@ -1,0 +1,112 @@
+"""Where rows come from: a table shipped with scikit-learn, drawn rows, or a user's file."""
+
+import numpy as np
+
+from lockstep.data_prep.draws import NOISE, generator_of
+from lockstep.data_prep.files import read_file
+from lockstep.data_prep.table import Table
+from lockstep.errors import InputError
+from lockstep.recipe import Data, Recipe
+
+__all__ = ["load_table"]
+
+
+def load_table(recipe: Recipe) -> Table:
+    """The rows that a recipe's data section names, checked cell by cell; with a number to predict where its loss
+    takes one.
+
+    Raises:
+        InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
+    """
+    data, numbers = recipe.data, recipe.loss.predicts_number
+    if data.source == "file":
+        return read_file(data, numbers)
+    from sklearn import datasets
+
+    if data.source == "synthetic":
+        return _draw_numbers(data) if numbers else _draw_classes(data)
+    if numbers and data.source != "diabetes":
+        raise InputError(
+            f'loss.name: {recipe.loss.name} predicts a number, but data.source "{data.source}" has classes'
+        )
+    if data.source == "diabetes":
+        if not numbers:
+            raise InputError(
+                f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" has a number to predict '
+                "(loss.name = mse or huber)"
+            )
+        bunch = datasets.load_diabetes(scaled=False)
+        return Table(
+            x_ND=np.asarray(bunch.data, dtype=np.float64),
+            y_N=np.asarray(bunch.target, dtype=np.float64),
+            columns=tuple(str(name) for name in bunch.feature_names),
+            classes=(),
+            target="progression",
+        )
+    bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[data.source]()
+    return Table(
+        x_ND=np.asarray(bunch.data, dtype=np.float64),
+        y_N=np.asarray(bunch.target, dtype=np.int64),
+        columns=tuple(str(name) for name in bunch.feature_names),
+        classes=tuple(str(name) for name in bunch.target_names),
+    )
+
+
+def _draw_numbers(data: Data) -> Table:
+    """A linear target of half the columns, with noise of its own stream."""
+    from sklearn.datasets import make_regression
+
+    x_ND, signal_N = make_regression(
+        n_samples=data.rows + max(round(data.rows * data.held_out), 2),
+        n_features=data.features,
+        n_informative=(data.features + 1) // 2,
+        n_targets=1,
+        bias=0.0,
+        effective_rank=None,
+        noise=0.0,
+        shuffle=True,
+        random_state=data.seed,
+    )
+    noise_N = generator_of(data.seed, NOISE).standard_normal(len(signal_N))
+    return Table(
+        x_ND=x_ND,
+        y_N=signal_N + data.noise * signal_N.std() * noise_N,
+        columns=tuple(f"x{i}" for i in range(1, data.features + 1)),
+        classes=(),
+        target="y",
+    )
+
+
+def _draw_classes(data: Data) -> Table:
+    from sklearn.datasets import make_classification
+
+    least = int(np.ceil(np.log2(data.classes)))
+    informative = max(least, (data.features + 1) // 2)
+    if data.features < least:
+        raise InputError(f"data.features: {data.classes} classes need at least {least} features, got {data.features}")
+    if data.rows < data.classes:
+        raise InputError(f"data.rows: {data.rows} rows are fewer than the {data.classes} classes (data.classes)")
+    with np.errstate(over="ignore", invalid="ignore"):  # `prepare` refuses what overflows
+        x_ND, y_N = make_classification(
+            n_samples=data.rows + max(round(data.rows * data.held_out), data.classes),
+            n_features=data.features,
+            n_informative=informative,
+            n_redundant=0,
+            n_repeated=0,
+            n_classes=data.classes,
+            n_clusters_per_class=1,
+            weights=None,
+            flip_y=0.0,
+            class_sep=data.class_separation,
+            hypercube=True,
+            shift=0.0,
+            scale=1.0,
+            shuffle=True,
+            random_state=data.seed,
+        )
+    return Table(
+        x_ND=x_ND,
+        y_N=y_N.astype(np.int64),
+        columns=tuple(f"x{i}" for i in range(1, data.features + 1)),
+        classes=tuple(str(i) for i in range(data.classes)),
+    )
