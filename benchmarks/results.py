@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lockstep.errors import InputError
+from lockstep.input_file import read_json
 from lockstep.tensor_file import write_file
 
 __all__ = ["SCHEMA", "Measured", "Outcome", "Results", "machine"]
@@ -78,21 +79,16 @@ class Results(_Checked):
         Raises:
             InputError: not there, not a benchmark, of another schema version, or with a field that is wrong.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise InputError(f"{path}: not a JSON file: {error}") from None
-        found = str(content.get("schema")) if isinstance(content, dict) else ""
+        content = read_json(path, "not a JSON file")
+        found = content.get("schema") if isinstance(content, dict) else ""
+        found = found if isinstance(found, str) else ""
         kind, _, version = SCHEMA.rpartition("/")
         if found.rpartition("/")[0] != kind:
             raise InputError(f"{path}: not a file of lockstep bench --out")
         if found != SCHEMA:
             raise InputError(f"{path}: schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
         try:
-            results = Results.model_validate_json(text)
+            results = Results.model_validate_json(json.dumps(content))
         except ValidationError as error:
             fault = error.errors()[0]
             raise InputError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None

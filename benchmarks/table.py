@@ -4,12 +4,12 @@ from statistics import median
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.limits import LIMITS
 from benchmarks.results import Measured, Outcome
 from benchmarks.statistics import median_interval, ratios, three_digits
+from lockstep.printable import printable
 
 __all__ = ["print_measured"]
 
@@ -39,11 +39,11 @@ def print_measured(name: str, measured: Measured, console: Console) -> None:
                 far = "parameters of other names or shapes"
             console.print(f"{contender}: computes something else ({far}): not timed", highlight=False)
         elif outcome.skipped:
-            console.print(f"{contender}: skipped: {escape(outcome.skipped)}", soft_wrap=True, highlight=False)
+            console.print(f"{contender}: skipped: {printable(outcome.skipped)}", soft_wrap=True, highlight=False)
     for contender, outcome in timed.items():
         settings = ", ".join(f"{key} {value}" for key, value in outcome.environment.items())
         error = "" if outcome.float64_error is None else f"; float64 error {outcome.float64_error:.1e}"
-        console.print(f"{contender}: {escape(settings)}{error}", highlight=False)
+        console.print(f"{contender}: {printable(settings)}{error}", highlight=False)
 
 
 def _times(timed: dict[str, Outcome], rounds: int) -> Table:

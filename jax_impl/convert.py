@@ -1,6 +1,7 @@
 """A run's state to and from the files that people save with this framework."""
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from flax import serialization
 from jax_impl.checkpoint import _keys, _name, _sections, export_state, import_state
 from jax_impl.train import State, initial_state
 from lockstep.checkpoint import Checkpoint, expected_shapes
+from lockstep.convert import as_count, largest_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
+from lockstep.input_file import input_size, parsing, read_input
+from lockstep.memory import in_bytes
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import write_file
 
@@ -21,6 +25,7 @@ __all__ = ["read", "write"]
 
 TREES = {"params": "parameters", "batch_stats": "statistics", "opt_state": "optimizer", "average": "average"}
 """What Flax calls the parts of a state, and what a checkpoint does."""
+ORBAX_MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
 
 
 def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, int | None]:
@@ -32,12 +37,7 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     Raises:
         InputError: not readable, or names that are not the recipe's.
     """
-    try:
-        found = _read_orbax(path) if path.is_dir() else serialization.msgpack_restore(path.read_bytes())
-    except Exception as error:  # msgpack and Orbax have error types of their own; all mean an unreadable file
-        raise InputError(
-            f"{path}: not a readable Flax tree: {(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from None
+    found = _load(path, largest_state(recipe, data))
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds a {type(found).__name__}, not a tree of names")
     if "params" not in found:
@@ -45,7 +45,7 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     unknown = found.keys() - TREES.keys() - {"update"}
     if unknown:
         raise InputError(f"{path}: extra: {', '.join(sorted(map(str, unknown)))}")
-    steps = {int(found["update"])} if "update" in found else set()
+    steps = {as_count(f"{path}: update", found["update"])} if "update" in found else set()
     arrays: Parameters = {}
     # what an optimizer keeps and never reads is left behind
     with jax.enable_x64(recipe.training.dtype == "float64"):
@@ -54,7 +54,9 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
         for keys, leaf in _leaves(found[tree]):
             name = _name(TREES[tree], keys)
             if name is None:
-                steps.add(int(leaf))
+                steps.add(as_count(f"{path}: {tree}/{'/'.join(keys)}", leaf))
+            elif not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+                raise InputError(f"{path}: {tree}/{'/'.join(keys)}: a {type(leaf).__name__}, not an array")
             elif name in arrays:
                 raise InputError(f"{path}: ambiguous: {tree}/{'/'.join(keys)} is {name}, as another is")
             elif name not in unread:
@@ -89,12 +91,35 @@ def _initial(recipe: Recipe, data: PreparedData) -> State:
     return initial_state(recipe, data.cast(recipe.dtype), jax.devices("cpu")[0])
 
 
-def _read_orbax(path: Path) -> Any:
+def _load(path: Path, largest: int) -> Any:
+    # msgpack and Orbax have error types of their own; all mean an unreadable file
+    if not path.is_dir():
+        content = read_input(path, largest)
+        with parsing(path, "not a readable Flax tree"):
+            return serialization.msgpack_restore(content)
+    with parsing(path, "not a readable Flax tree"):
+        return _read_orbax(path, largest)
+
+
+def _read_orbax(path: Path, largest: int) -> Any:
+    _refuse_irregular(path)
     reader = ocp.PyTreeCheckpointer()
     tree = reader.metadata(path.resolve()).item_metadata.tree
+    declared = sum(8 * prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    if declared > largest:
+        raise InputError(f"{path}: holds {in_bytes(declared)}, and this recipe's state at most {in_bytes(largest)}")
     # in NumPy: as JAX arrays, float64 would be rounded
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return reader.restore(path.resolve(), restore_args=arguments)
+
+
+def _refuse_irregular(path: Path) -> None:
+    """Raise where a folder is no checkpoint of Orbax, or has anything in it but folders and ordinary files."""
+    if not any((path / name).is_file() for name in ORBAX_MARKS):
+        raise ValueError(f"no checkpoint of Orbax, which has {' or '.join(ORBAX_MARKS)}")
+    for place in path.rglob("*"):
+        if not place.is_dir():
+            input_size(place)
 
 
 def _nested(tree: Any) -> dict[str, Any]:

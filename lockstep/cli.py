@@ -18,6 +18,7 @@ from lockstep.commands.recipe import recipe_group
 from lockstep.commands.train import convert, record, run, worker
 from lockstep.commands.versions import bless, matrix_versions, upgrade_check
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 __all__ = ["main"]
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         status = _complain(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.echo("lockstep: stopped", err=True)
+        echo("lockstep: stopped", err=True)
         status = 130
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left, and that is no fault
@@ -75,5 +76,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(message: str) -> int:
-    click.echo("lockstep: " + " ".join(message.split()), err=True)
+    echo("lockstep: " + " ".join(message.split()), err=True)
     return 2

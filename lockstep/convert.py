@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lockstep.checkpoint import Checkpoint, check_names, expected_shapes, make_header, position
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 
-__all__ = ["KINDS", "convert", "kind_of"]
+__all__ = ["KINDS", "as_count", "convert", "kind_of", "largest_state"]
 
 KINDS = {
     ".checkpoint": "lockstep",
@@ -21,6 +24,8 @@ KINDS = {
     "": "flax",
 }
 """File name's end -> what is in it; a Flax tree lies in an Orbax folder, without an end, or in one msgpack file."""
+ROOM, TIMES = 2**26, 8
+"""A file of a state may hold so many bytes, or so many times those of the recipe's state if that is more."""
 TWINS = {"torch": ("pt_impl.convert", "torch"), "flax": ("jax_impl.convert", "jax")}
 
 
@@ -82,6 +87,28 @@ def convert(source: Path, out: Path, recipe: Recipe | None, prepare: Callable[[R
     return checkpoint
 
 
+def largest_state(recipe: Recipe, data: PreparedData) -> int:
+    """Bytes of the largest file, expanded, that is read as a state of this recipe."""
+    shapes = expected_shapes(recipe, data, 1, 1).values()
+    return max(ROOM, TIMES * sum(8 * prod(shape) for shape in shapes))
+
+
+def as_count(where: str, value: Any) -> int:
+    """A number of updates out of a file: a whole number of Python, or an array or tensor of one.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        count = int(number)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number, count = None, -1
+    if isinstance(number, str | bytes | bool) or count != number or not 0 <= count < 2**63:
+        raise InputError(f"{where}: must be a whole number of updates")
+    return count
+
+
 def _assemble(
     source: Path, recipe: Recipe, data: PreparedData, arrays: Parameters, said: int | None, update: int | None
 ) -> Checkpoint:
@@ -101,6 +128,8 @@ def _assemble(
     if model_only:
         expected = {name: shape for name, shape in expected.items() if name.startswith(("parameters/", "statistics/"))}
     check_names(arrays, expected, str(source))
+    # copied only now that the shapes are the recipe's: a view may be of a size that nothing on disk has
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype != recipe.dtype:
             raise InputError(f"{source}: {name}: {array.dtype}, and the recipe's dtype is {recipe.training.dtype}")

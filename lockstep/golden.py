@@ -11,7 +11,6 @@ import platform
 import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from lockstep import __version__
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
+from lockstep.input_file import TEXT, parse_toml, read_input
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import write_file
 from lockstep.trace import Trace
@@ -179,10 +179,10 @@ def refuse_other_folder(folder: Path) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_input(path, TEXT))
         schema, seal = str(content["schema"]), content.pop("seal")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; lockstep bless writes it") from None
+    except InputError as error:
+        raise InputError(f"{error}; lockstep bless writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: not a readable manifest of golden traces, perhaps truncated") from None
     if schema != SCHEMA:
@@ -206,8 +206,8 @@ def _refuse_other_file(path: Path, expected: str) -> None:
 
 def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
     try:
-        recipe = Recipe.from_dict(tomllib.loads(entry["recipe"]))
-    except InputError as error:
+        recipe = Recipe.from_dict(parse_toml(entry["recipe"]))
+    except (InputError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / MANIFEST}: recipe {name}: {error}; bless again") from None
     if recipe.hash != entry["recipe_hash"]:
         raise InputError(
@@ -218,10 +218,7 @@ def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return hashlib.sha256(read_input(path)).hexdigest()
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import os
-import tomllib
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
+from lockstep.input_file import parse_toml, read_toml
 from lockstep.presets import PRESETS, expand
 
 __all__ = [
@@ -766,7 +767,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such recipe, not TOML, or a field that is unknown or wrong.
     """
     path = Path(name_or_path)
-    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that the system refuses
+    if not os.path.exists(path) or os.path.isdir(path):
         ready_made = ready_made_recipes()
         # recipes/digits.toml is also the way to write the ready-made one from any folder
         name = path.stem if str(path.parent) in (".", "recipes") else name_or_path
@@ -776,10 +777,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
                 f"{_nearest(name, ready_made)} (ready-made: {', '.join(ready_made)})"
             )
         path = ready_made[name]
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # tomllib lets the last two out for absurd content
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    content = read_toml(path)
     try:
         recipe = Recipe.from_dict(content)
     except InputError as error:
@@ -800,7 +798,7 @@ def _parse_override(item: str) -> tuple[str, Any]:
 def parse_value(text: str) -> Any:
     """A value as in TOML; a bare word is a string."""
     try:
-        content = tomllib.loads(f"value = {text}")
+        content = parse_toml(f"value = {text}")
     except (ValueError, RecursionError):
         content = {}
     return content["value"] if content.keys() == {"value"} else text.strip()
@@ -874,5 +872,16 @@ def _one_line(error: ValidationError, section: str = "") -> str:
             faults.append(f"{section}.{message}" if section else message)
         else:
             message = message.replace("valid tuple", "list")
-            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {fault['input']!r}")
+            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {_short_repr(fault['input'])}")
     return "; ".join(faults)
+
+
+def _short_repr(value: Any) -> str:
+    """A value as it is written in Python; of a long one, its beginning and end."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    short.maxlist = short.maxtuple = 12
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lockstep.errors import InputError
+from lockstep.input_file import input_size, kind_of_content, parsing, read_input
 
 __all__ = ["hash_arrays", "read_tensors", "write_file", "write_tensors"]
+
+HEADER = 100_000_000
+"""Bytes of the longest header that safetensors reads."""
+RECORD = "; record a training loop of your own with lockstep.Recorder (docs/own_loop.md)"
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]]) -> str:
@@ -82,15 +86,12 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
         InputError: not there, truncated, tampered with, not of this kind, or of another schema version.
     """
     kind, _, version = schema.rpartition("/")
-    try:
-        content = path.read_bytes()
+    _refuse_other_content(path, kind)
+    content = read_input(path)
+    with parsing(path, f"not a readable {kind} file, perhaps truncated"):
         arrays = dict(sorted(load(content).items()))  # it gives them in another order each time
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (SafetensorError, KeyError, TypeError) as error:  # the last two: a dtype that NumPy does not know
-        raise InputError(f"{path}: not a readable {kind} file, perhaps truncated: {error}") from None
     found = str(metadata.get("schema"))
     if found.rpartition("/")[0] != kind:
         raise InputError(f"{path}: not a {kind} file")
@@ -99,4 +100,24 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
     text = metadata.get("header", "")
     if not text or metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest():
         raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
-    return json.loads(text), arrays
+    with parsing(path, f"not a readable {kind} file"):
+        header = json.loads(text)
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: not a readable {kind} file: its header is no object")
+    return header, arrays
+
+
+def _refuse_other_content(path: Path, kind: str) -> None:
+    """Raise InputError where the first bytes are another kind of file's, or a header that the file has no room for."""
+    size = input_size(path)
+    with parsing(path, "cannot be read"), path.open("rb") as file:
+        head = file.read(8)
+    content = kind_of_content(path, head)
+    if content:
+        advice = RECORD if kind == "lockstep.trace" else ""
+        raise InputError(f"{path}: not a {kind} file, but {content}{advice}")
+    length = int.from_bytes(head, "little")
+    if len(head) < 8 or not 2 <= length <= min(size - 8, HEADER):
+        raise InputError(
+            f"{path}: not a readable {kind} file, perhaps truncated: no header of names, shapes and dtypes"
+        )

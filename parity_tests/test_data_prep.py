@@ -15,6 +15,7 @@ from scipy import stats
 
 from lockstep.data_prep import PreparedData, Table, layer_sizes, load_table, prepare, updates_per_epoch
 from lockstep.errors import InputError
+from lockstep.printable import printable
 from lockstep.recipe import Data, Model, Recipe, Schedule, Training, load_recipe
 
 
@@ -377,7 +378,7 @@ def refused(tmp_path):
             np.savez(path, **content)
         elif content is not None:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return refusal(prepare, file_recipe(path, target, **data)).removeprefix(f"{path}: ")
+        return refusal(prepare, file_recipe(path, target, **data)).removeprefix(f"{printable(path)}: ")
 
     return write_and_read
 

@@ -1,20 +1,21 @@
 """A run's state to and from the files that people save with this framework."""
 
 import io
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from lockstep.checkpoint import Checkpoint, expected_shapes
+from lockstep.convert import as_count, largest_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
+from lockstep.input_file import input_size, parsing, read_input
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import write_file
+from lockstep.torch_file import refuse_unsafe
 from pt_impl.checkpoint import SLOTS, _begin, import_state
 from pt_impl.model import STATISTICS, import_parameters
 from pt_impl.train import initial_state
@@ -33,12 +34,7 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     Raises:
         InputError: not readable, or names or groups that are not the recipe's.
     """
-    try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: not a readable {path.suffix} file: {(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from None
+    found = _load(path, largest_state(recipe, data))
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds a {type(found).__name__}, not a state_dict")
     if "model" not in found:
@@ -50,7 +46,7 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     if "average" in found:
         averaged = _model_arrays(path, "average", found["average"])
         arrays |= {name: array for name, array in averaged.items() if name.startswith("average/")}
-    steps = {int(found["update"])} if "update" in found else set()
+    steps = {as_count(f"{path}: update", found["update"])} if "update" in found else set()
     if "optimizer" in found:
         arrays |= _optimizer_arrays(path, recipe, data, found["optimizer"], steps)
     if len(steps) > 1:
@@ -82,7 +78,24 @@ def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
     write_file(path, buffer.getvalue())
 
 
+def _load(path: Path, largest: int) -> Any:
+    if path.suffix == ".safetensors":
+        content = read_input(path, largest)
+        with parsing(path, "not a readable .safetensors file"):
+            return dict(sorted(load(content).items()))  # it gives them in another order each time
+    input_size(path)
+    refuse_unsafe(path, largest)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # whatever the content leads to; the text may be advice to load it unsafely
+        raise InputError(f"{path}: not a readable .pt file: damaged, or truncated ({type(error).__name__})") from None
+
+
 def _model_arrays(path: Path, section: str, state_dict: Any) -> Parameters:
+    if not isinstance(state_dict, dict):
+        part = "model" if section == "parameters" else section
+        raise InputError(f"{path}: {part}: a {type(state_dict).__name__}, not a state_dict of names and tensors")
     found: Parameters = {}
     origin: dict[str, str] = {}
     for name, tensor in state_dict.items():
@@ -95,33 +108,31 @@ def _model_arrays(path: Path, section: str, state_dict: Any) -> Parameters:
         key = f"statistics/{layer}.{STATISTICS[kind]}" if kind in STATISTICS else f"{section}/{short}"
         if key in origin:
             raise InputError(f"{path}: ambiguous: {origin[key]} and {name} are both {key.partition('/')[2]}")
-        if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{path}: {name}: a {type(tensor).__name__}, not a tensor")
         found[key], origin[key] = _array(path, str(name), tensor), str(name)
     return found
 
 
 def _optimizer_arrays(path: Path, recipe: Recipe, data: PreparedData, saved: Any, steps: set[int]) -> Parameters:
     """PyTorch numbers the parameters, group by group, in the order in which the optimizer was given them."""
+    groups = _numbered_groups(path, saved)
     state = initial_state(recipe, data.cast(recipe.dtype), torch.device("cpu"))
     names = {id(parameter): name for name, parameter in state.model.named_parameters()}
     mine = [[names[id(parameter)] for parameter in group["params"]] for group in state.optimizer.param_groups]
-    theirs = [group["params"] for group in saved["param_groups"]]
-    if [len(group) for group in mine] != [len(group) for group in theirs]:
-        sizes = " and ".join(str([len(group) for group in groups]) for groups in (theirs, mine))
+    if [len(group) for group in mine] != [len(group) for group in groups]:
+        sizes = " and ".join(str([len(group) for group in numbers]) for numbers in (groups, mine))
         raise InputError(f"{path}: optimizer: groups of other sizes than the recipe's: {sizes} parameters")
     _begin(state)
     expected = expected_shapes(recipe, data, 1, 0)
     found: Parameters = {}
-    numbered = [(i, name) for numbers, group in zip(theirs, mine) for i, name in zip(numbers, group)]
+    numbered = [(i, name) for numbers, group in zip(groups, mine) for i, name in zip(numbers, group)]
     extra = saved["state"].keys() - {i for i, _ in numbered}
     if extra:
-        raise InputError(f"{path}: optimizer: extra: parameters {', '.join(map(str, sorted(extra)))}")
+        raise InputError(f"{path}: optimizer: extra: parameters {', '.join(sorted(map(str, extra)))}")
     for i, name in numbered:
         own = state.optimizer.state[dict(state.model.named_parameters())[name]]
         for key, value in saved["state"].get(i, {}).items():
             if key == "step":
-                steps.add(int(value))
+                steps.add(as_count(f"{path}: optimizer: step of {name}", value))
             elif value is not None:
                 slot = SLOTS.get(key, key)
                 if key not in own:
@@ -132,8 +143,32 @@ def _optimizer_arrays(path: Path, recipe: Recipe, data: PreparedData, saved: Any
     return found
 
 
-def _array(path: Path, name: str, tensor: torch.Tensor) -> Any:
+def _numbered_groups(path: Path, saved: Any) -> list[list[int]]:
+    """The parameters' numbers, group by group, of what must be an optimizer's state_dict."""
+    held: dict[str, Any] = saved if isinstance(saved, dict) else {}
+    groups, states = held.get("param_groups"), held.get("state")
+    groups = groups if _is_all(groups, list, dict) else [{}]
+    numbers = [group.get("params") for group in groups or ()]
+    if not _is_all(states, dict, dict) or not all(_is_all(group, list, int) for group in numbers):
+        raise InputError(
+            f'{path}: optimizer: no state_dict of an optimizer, {{"state": {{0: {{...}}}}, "param_groups": [...]}}'
+        )
+    return numbers
+
+
+def _is_all(value: Any, kind: type, of: type) -> bool:
+    """Whether a list or dictionary holds values of one type alone."""
+    values = value.values() if isinstance(value, dict) else value
+    return isinstance(value, kind) and all(type(each) is of for each in values)
+
+
+def _array(path: Path, name: str, tensor: Any) -> Any:
+    """The tensor in NumPy, a view: nothing is copied before its shape is known to be the recipe's."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{path}: {name}: a {type(tensor).__name__}, not a tensor")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_neg():
+        raise InputError(f"{path}: {name}: sparse, or a view that holds no numbers of its own; must be dense")
     if tensor.dtype not in (torch.float32, torch.float64):
         raise InputError(f"{path}: {name}: {tensor.dtype}, must be float32 or float64")
     # [out, in] -> [in, out]
-    return np.ascontiguousarray(tensor.detach().cpu().numpy().T) if tensor.ndim else tensor.numpy()
+    return tensor.detach().cpu().numpy().T

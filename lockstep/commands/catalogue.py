@@ -8,6 +8,7 @@ import click
 
 from lockstep.commands.options import TRAINERS, chosen_recipe, device_option, set_option, twin
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 if TYPE_CHECKING:
     from lockstep.curve import Curve
@@ -86,7 +87,7 @@ def curve(
 
     if "list" in presets:
         for name, preset in PRESETS["schedule"].items():
-            click.echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
+            echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
         return 0
     for out in outs:
         if out.suffix not in SUFFIXES:
@@ -115,7 +116,7 @@ def curve(
     print_curves(curves, make_console())
     for out, content in files.items():
         write_file(out, content)
-        click.echo(f"wrote {out}")
+        echo(f"wrote {out}")
     return 0
 
 

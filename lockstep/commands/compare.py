@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from lockstep.errors import InputError
+from lockstep.printable import echo, printable
 
 if TYPE_CHECKING:
     from lockstep.diagnose.compare import Bounds
@@ -58,9 +59,9 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
         found = diagnose.compare(pair.a, pair.b, pair.bounds)
     if pair.oracle is None:  # own loops, which may be set as they like
         for name, *values in unequal_settings(pair.a, pair.b):
-            click.echo(f"set differently: {name}: {' and '.join(map(str, values))}")
+            echo(f"set differently: {printable(name)}: {' and '.join(map(printable, values))}")
     for note in pair.notes:
-        click.echo(note)
+        echo(printable(note))
     print_comparison(found, names, make_console())
     if junit is not None:
         write_file(junit, junit_comparison(found, names))
@@ -88,10 +89,10 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
     found, reasons = propose(Trace.load(a), Trace.load(b), load_names(given) if given else None)
     save_names(out, found, reasons)
     turned = sum(bool(layout.axes or layout.reshape) for layout in found.names.values())
-    click.echo(f"{out}: {len(found.names)} parameters, {turned} of them laid out otherwise")
+    echo(f"{out}: {len(found.names)} parameters, {turned} of them laid out otherwise")
     for reason in dict.fromkeys(reasons.values()):
-        told_by = [name for name in found.names if reasons[name] == reason]
-        click.echo(f"  {len(told_by)} by {reason}" + (f": {', '.join(told_by)}" if "shape" in reason else ""))
+        told_by = [printable(name) for name in found.names if reasons[name] == reason]
+        echo(f"  {len(told_by)} by {reason}" + (f": {', '.join(told_by)}" if "shape" in reason else ""))
     return 0
 
 

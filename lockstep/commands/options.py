@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 if TYPE_CHECKING:
     from lockstep.data_prep import PreparedData
@@ -164,4 +165,4 @@ def planting_trainer(backend: str) -> Callable[..., "Trace"]:
 def warn(warnings: Sequence[str]) -> None:
     """Say on standard error what is odd."""
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)

@@ -7,6 +7,7 @@ import click
 
 from lockstep.commands.options import chosen_recipe, recipe_options, set_option, warn
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 __all__ = ["recipe_group"]
 
@@ -22,8 +23,8 @@ def recipe_group() -> None:
 def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
     """Print RECIPE with every field written out and explained, and its hash."""
     chosen = chosen_recipe(recipe, None, None, overrides)
-    click.echo(f"# hash {chosen.hash}\n")
-    click.echo(chosen.to_toml(documented=True), nl=False)
+    echo(f"# hash {chosen.hash}\n")
+    echo(chosen.to_toml(documented=True), nl=False)
     return 0
 
 
@@ -41,7 +42,7 @@ def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
     if not path.parent.is_dir():
         raise InputError(f"{path}: no folder {path.parent}")
     write_file(path, chosen.to_toml(documented=True).encode())
-    click.echo(f"wrote {path}; train it with: lockstep run {path}")
+    echo(f"wrote {path}; train it with: lockstep run {path}")
     return 0
 
 
@@ -59,7 +60,7 @@ def recipe_check(recipe: str, data_path: str | None, target: str | None, overrid
     rates = learning_rates(chosen, data.updates_per_epoch)
     warn(data.warnings)
     rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
-    click.echo(
+    echo(
         f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, "
         f"{target_in_short(data)}, "
         f"{data.updates} updates, learning rate {rates.min():g} to {rates.max():g}\n"

@@ -19,6 +19,7 @@ from lockstep.commands.options import (
     warn,
 )
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 __all__ = ["convert", "record", "run", "worker"]
 
@@ -179,9 +180,9 @@ def record(
     loss = trace.metric("train_loss")[-1]
     did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
     if written:
-        click.echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
+        echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
     by = f", engine {trace.engine}" if trace.engine else ""
-    click.echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
+    echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
 
 
@@ -214,7 +215,7 @@ def convert(
         chosen = chosen_recipe(recipe or "seed", data_path, target, overrides)
     found = write_as(source, out, chosen, prepare, update)
     model_only = found.header.get("model_only") or out.suffix == ".safetensors"
-    click.echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
+    echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
     return 0
 
 

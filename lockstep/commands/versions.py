@@ -8,6 +8,7 @@ import click
 
 from lockstep.commands.options import TRAINERS, device_option
 from lockstep.errors import InputError
+from lockstep.printable import LAYOUT, echo, printable
 
 if TYPE_CHECKING:
     from lockstep.golden import Key
@@ -66,7 +67,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     if diverged:
         return _tell_diverged(diverged)
     golden = Golden.load(folder)
-    click.echo(f"{folder}: {len(golden.recipes)} recipes, {len(golden.traces)} traces by {', '.join(golden.backends)}")
+    echo(f"{folder}: {len(golden.recipes)} recipes, {len(golden.traces)} traces by {', '.join(golden.backends)}")
     return 0
 
 
@@ -108,8 +109,8 @@ def upgrade_check(
     print_upgrade(found, str(folder), make_console())
     for out in outs:
         text = upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
-        write_file(out, text.encode())
-        click.echo(f"wrote {out}")
+        write_file(out, printable(text, LAYOUT).encode())
+        echo(f"wrote {out}")
     if blesses:
         if found.skipped:
             raise InputError(f"--bless: {', '.join(found.skipped)} is not installed, and its traces would be lost")
@@ -118,7 +119,7 @@ def upgrade_check(
             diverged = record(folder, golden.recipes, others, device=device, report=report)
         if diverged:
             return _tell_diverged(diverged)
-        click.echo(f"blessed {folder} anew")
+        echo(f"blessed {folder} anew")
         return 0
     return 0 if found.change.holds else 1
 
@@ -195,8 +196,8 @@ def matrix_versions(
     print_versions(rows, origins, against, make_console())
     for out in outs:
         text = (versions_json if out.suffix == ".json" else versions_markdown)(rows, origins, against)
-        write_file(out, text.encode())
-        click.echo(f"wrote {out}")
+        write_file(out, printable(text, LAYOUT).encode())
+        echo(f"wrote {out}")
     if not any(row.findings for row in rows):
         raise InputError("no combination could be installed: nothing was compared")
     return 0 if all(row.change.holds for row in rows) else 1
@@ -204,8 +205,8 @@ def matrix_versions(
 
 def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
     for key, text in diverged.items():
-        click.echo(f"{key.recipe}, {key.dtype}, {key.backend} is not what the oracle trains: {text}", err=True)
-    click.echo(f"nothing is blessed: {len(diverged)} traces diverge from the oracle", err=True)
+        echo(f"{key.recipe}, {key.dtype}, {key.backend} is not what the oracle trains: {text}", err=True)
+    echo(f"nothing is blessed: {len(diverged)} traces diverge from the oracle", err=True)
     return 1
 
 

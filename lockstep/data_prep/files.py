@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep.table import Table, nearest
 from lockstep.errors import InputError
+from lockstep.input_file import input_size
 from lockstep.recipe import Data
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def _read_frame(path: Path) -> "polars.DataFrame":
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: must end in .csv, .parquet or .npz")
     if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that the system refuses
+        if os.path.exists(path) and not os.path.isdir(path):
+            input_size(path)
         raise InputError(f"{path}: no such file")
     try:
         frame = readers[path.suffix.lower()]()

@@ -21,7 +21,6 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
 `reshape`, then `axes` (as `numpy.transpose` takes them), lead from B's array to A's; "transpose" stands for axes 1, 0.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ import tomlkit
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
+from lockstep.input_file import read_toml
 from lockstep.tensor_file import write_file
 from lockstep.trace import Trace
 
@@ -88,12 +88,7 @@ def load_names(path: Path) -> NameMap:
     Raises:
         InputError: not there, not TOML, of another shape, or two names of A for one of B; names the line's key.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+    content = read_toml(path, "not TOML")
     unknown = content.keys() - {*TABLES, "only"}
     if unknown:
         raise InputError(f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] and [only]")

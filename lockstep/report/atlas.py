@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lockstep.atlas import Page
+from lockstep.printable import printable
 
 __all__ = ["print_index", "print_page"]
 
@@ -26,10 +27,10 @@ def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> No
         if grouped and page.group != group:
             group = page.group
             table.add_row(*(("", "") if table.row_count else ()), style=None)
-            table.add_row(f"[underline]{group}[/]", "")
-        table.add_row(escape(page.slug), escape(page.title))
+            table.add_row(Text(group, style="underline"), "")
+        table.add_row(printable(page.slug), printable(page.title))
     console.print(table)
-    console.print(f"\n{len(pages)} pages; `lockstep atlas NAME` prints one.", markup=False)
+    console.print(f"\n{len(pages)} pages; `lockstep atlas NAME` prints one.")
 
 
 def print_page(page: Page, console: Console) -> None:

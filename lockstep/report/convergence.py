@@ -199,7 +199,7 @@ def print_pilot(found: Pilot, seeds: int, console: Console) -> None:
     console.print(table)
     declared = found.recipe.convergence
     console.print("A margin is half of the least change, or what as many seeds decide. For the recipe:\n")
-    console.print("[convergence]", markup=False)
+    console.print("[convergence]")
     for name, value in asdict(declared).items():
         console.print(f"{name} = {value!r}")
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from lockstep.curve import Curve, gap, knobs_of, marked_updates
+from lockstep.printable import printable
 from lockstep.report.curves import thin
 from lockstep.report.html import plotly_script
 from lockstep.report.numbers import number, percent
@@ -33,17 +33,19 @@ def print_curves(curves: Sequence[Curve], console: Console) -> None:
     """The knobs that set the curves apart (of one curve all), the rates where something happens, and the gaps."""
     width = min(console.width, WIDEST)
     letters = _letters(curves)
-    console.print(Text("Learning-rate curves" if len(curves) > 1 else f"Learning rate: {curves[0].name}", style="bold"))
+    console.print(
+        Text("Learning-rate curves" if len(curves) > 1 else f"Learning rate: {printable(curves[0].name)}", style="bold")
+    )
     if len(curves) > 1:
         for letter, curve in letters.items():
-            console.print(Text(f"  {letter}  {curve.name}"), width=width)
+            console.print(Text(f"  {letter}  {printable(curve.name)}"), width=width)
     for part in _parts(letters, (width - 14) // 13):  # a name such as inverse_sqrt stays whole
         console.print(_knobs(letters, part), width=width)
     for part in _parts(letters, (width - 25) // 11):
         console.print(_rates(letters, part, width), width=width)
     first, *others = letters.items()
     for other in others:
-        console.print(Text(_gap(first, other)), width=width)
+        console.print(Text(printable(_gap(first, other))), width=width)
 
 
 def _letters(curves: Sequence[Curve]) -> dict[str, Curve]:
@@ -67,7 +69,7 @@ def _knobs(letters: Mapping[str, Curve], part: Sequence[str]) -> Table:
     for letter in part:
         table.add_column(letter if len(letters) > 1 else "", overflow="fold")
     for knob in shown if len(letters) > 1 else every:
-        table.add_row(knob, *(escape(_value(knobs[letter].get(knob))) for letter in part))
+        table.add_row(knob, *(printable(_value(knobs[letter].get(knob))) for letter in part))
     if not table.row_count:
         table.add_row("all the same", *("" for _ in part))
     return table
@@ -189,7 +191,7 @@ def _html(curves: Sequence[Curve]) -> str:
         kept, kept_apart = thin(curve.rates_T), thin(apart)
         drawn.append(
             {
-                "name": html.escape(curve.name),
+                "name": _plain(curve.name),
                 "colour": COLOURS[i % len(COLOURS)],
                 "dash": ("solid", "dash", "dot", "dashdot")[i % 4],
                 "rate_x": kept.tolist(),
@@ -199,8 +201,13 @@ def _html(curves: Sequence[Curve]) -> str:
             }
         )
     first, *others = _letters(curves).items()
-    gaps = "".join(f"<p>{html.escape(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others)
+    gaps = "".join(f"<p>{_plain(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others)
     if others:
-        gaps = f"<h2>Apart from {html.escape(first[1].name)}</h2><div id='apart'></div>{gaps}"
-    title = html.escape(" and ".join(curve.name for curve in curves))
+        gaps = f"<h2>Apart from {_plain(first[1].name)}</h2><div id='apart'></div>{gaps}"
+    title = _plain(" and ".join(curve.name for curve in curves))
     return PAGE.format(title=title, plotly=plotly_script(), gaps=gaps, curves=json.dumps(drawn).replace("<", "\\u003c"))
+
+
+def _plain(text: str) -> str:
+    """Text as HTML that shows it."""
+    return html.escape(printable(text))

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.engine import HORIZON, Diagnosis
+from lockstep.printable import printable
 from lockstep.report.console import print_stages, print_verdict
 
 __all__ = ["print_diagnosis"]
@@ -43,12 +43,12 @@ def print_diagnosis(
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
     for side, name in zip("ab", names):
-        rows.add_row(side, escape(name))
+        rows.add_row(side, printable(name))
     for setting in found.unequal:
-        said = ["not set" if value is None else escape(str(value)) for value in (setting.a, setting.b)]
-        rows.add_row("differs", f"{escape(setting.name)}: {said[0]} and {said[1]}")
+        said = ["not set" if value is None else printable(str(value)) for value in (setting.a, setting.b)]
+        rows.add_row("differs", f"{printable(setting.name)}: {said[0]} and {said[1]}")
     for note in notes:
-        rows.add_row("note", escape(note))
+        rows.add_row("note", printable(note))
     for side, same in (replayed or {}).items():
         again = "the same bits" if same else "other bits: another code or environment than when it was recorded"
         rows.add_row("run again", f"{side}: {again}")
@@ -87,7 +87,7 @@ def _first(found: Diagnosis, first: Difference) -> Table:
         if at is not None:
             place = f"[{', '.join(map(str, at.element))}]" if at.element else ""
             beyond = f", {at.share:.0%} of its elements beyond the bound" if at.element else ""
-            rows.add_row(word, escape(at.tensor + place) + beyond)
+            rows.add_row(word, printable(at.tensor + place) + beyond)
     rows.add_row("a", f"{first.a!r}")
     rows.add_row("b", f"{first.b!r}")
     times = f"{first.ratio:.3g}" if first.bound else "no difference is allowed here"
@@ -102,7 +102,7 @@ def _first(found: Diagnosis, first: Difference) -> Table:
     elif cause is None:
         rows.add_row("cause", "none of the known ones explains these numbers")
     else:
-        rows.add_row("cause", escape(cause.text), style="bold")
+        rows.add_row("cause", printable(cause.text), style="bold")
         rows.add_row("", f"which gives its numbers to {cause.residual:.1e}; without it {cause.null_residual:.1e}")
         if cause.page:
             rows.add_row("read", f"lockstep atlas {cause.page}")

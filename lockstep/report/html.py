@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from lockstep.printable import LAYOUT, printable
 from lockstep.report.curves import Chart
 from lockstep.report.numbers import json_number, number, several, short
 from lockstep.report.story import Story, select_rows
@@ -34,12 +35,19 @@ def render_html(story: Story) -> str:
 
 def render_page(template: str, chart_data: Mapping[str, Any], **content: Any) -> str:
     """A page from a template of this folder; `chart_data` is what its script draws, as JSON."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
+    )
     environment.filters |= {"number": number, "several": several, "short": short}
     source, style = (_source(name) for name in (template, "style.css"))
     return environment.from_string(source).render(
         **content, style=style, chart_json=_embedded(chart_data), plotly=plotly_script()
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a place of a template is filled with; what the template says is safe, a script, stays as it is."""
+    return printable(value, LAYOUT) if type(value) is str else value
 
 
 def _source(name: str) -> str:
@@ -69,7 +77,16 @@ def _plain(chart: Chart) -> dict[str, Any]:
 
 def _embedded(content: Any) -> str:
     """JSON that may stand inside a script element, whatever its strings hold."""
+    content = _printable_strings(content)
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _printable_strings(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _printable_strings(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_printable_strings(value) for value in content]
+    return _shown(content)

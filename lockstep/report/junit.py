@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from lockstep.diagnose.compare import Comparison, Difference
 from lockstep.diagnose.verdict import describe_difference
+from lockstep.printable import LAYOUT, printable
 
 __all__ = ["difference_properties", "junit_comparison", "junit_error"]
 
@@ -73,5 +74,6 @@ def _properties(parent: Element, values: Mapping[str, str]) -> None:
 
 
 def _clean(text: str) -> str:
-    """The text with what XML 1.0 cannot hold written as its code; the rest the library escapes."""
-    return NOT_IN_XML.sub(lambda found: f"#x{ord(found[0]):02X}", text)
+    """The text with what XML 1.0 cannot hold written as its code, and what else does not print escaped; the rest the
+    library escapes."""
+    return printable(NOT_IN_XML.sub(lambda found: f"#x{ord(found[0]):02X}", text), LAYOUT)

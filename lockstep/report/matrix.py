@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lockstep.matrix import Cell, Row
+from lockstep.printable import printable
 from lockstep.report.measured import measured_with
 
 __all__ = ["matrix_markdown", "print_matrix", "summarise"]
@@ -30,13 +30,13 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
             table.add_column(header, justify="right", no_wrap=True)
         for row in rows:
             if row.entry.group == group:
-                table.add_row(escape(row.entry.name), *_figures(row), style="" if row.holds else "red")
+                table.add_row(printable(row.entry.name), *_figures(row), style="" if row.holds else "red")
         console.print(table)
     for row in rows:
         for backend, cell in row.cells.items():
             if cell.fault:
                 place = f"{row.entry.group} {row.entry.name}, {backend}"
-                console.print(f"{escape(place)}: {escape(cell.fault)}", soft_wrap=True, style="red")
+                console.print(f"{printable(place)}: {printable(cell.fault)}", soft_wrap=True, style="red")
     console.print(summarise(rows), style="bold")
 
 

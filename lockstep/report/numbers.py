@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.printable import printable
+
 __all__ = ["difference", "json_number", "name", "number", "percent", "ratio", "several", "short"]
 
 ELLIPSIS = "..."
@@ -59,8 +61,8 @@ def several(values: Sequence[float] | Any, limit: int = 4, digits: int = 4) -> s
 
 
 def name(text: str, limit: int = 40) -> str:
-    """A column or class name without control characters, cut to `limit`."""
-    clean = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    """A column or class name, what does not print escaped, cut to `limit`."""
+    clean = printable(text)
     return clean if len(clean) <= limit else clean[: limit - len(ELLIPSIS)] + ELLIPSIS
 
 

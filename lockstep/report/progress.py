@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from lockstep.report.console import PlainConsole
 
 __all__ = ["training_progress"]
 
@@ -15,8 +16,9 @@ Report = Callable[[str, int, int], None]
 @contextmanager
 def training_progress() -> Iterator[Report]:
     """A bar for each backend, on standard error; nothing where that is not a terminal."""
-    columns = (TextColumn("{task.description:7}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    description = TextColumn("{task.description:7}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn(), TextColumn("updates"), TimeElapsedColumn())
+    with Progress(*columns, console=PlainConsole(stderr=True), disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(backend: str, done: int, total: int) -> None:

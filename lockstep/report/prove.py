@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lockstep.diagnose.verdict import describe_difference
+from lockstep.printable import printable
 from lockstep.prove.alarms import RightRun
 from lockstep.prove.checker import CHECKER_FAULTS
 from lockstep.prove.judges import JUDGES
@@ -27,17 +27,17 @@ def print_proof(proof: Proof, console: Console) -> None:
     table = _table(*HEADERS, whole=("first at", "fooled"))
     for outcomes in _by_fault(proof.outcomes):
         is_right = all(outcome.is_located for outcome in outcomes)
-        table.add_row(*(escape(cell) for cell in _row(outcomes)), style="" if is_right else "red")
+        table.add_row(*(printable(cell) for cell in _row(outcomes)), style="" if is_right else "red")
     console.print(table)
     for i, rule in enumerate(JUDGES):
         console.print(f"fooled {_letter(i)}: {rule}")
     console.print()
     table = _table("fault of the checker", "exposed by")
     for key, cases in _checker_rows(proof):
-        table.add_row(escape(key), escape(cases), style="" if cases else "red")
+        table.add_row(printable(key), printable(cases), style="" if cases else "red")
     console.print(table)
     for line in summarise(proof):
-        console.print(escape(line), soft_wrap=True, style="bold")
+        console.print(printable(line), soft_wrap=True, style="bold")
 
 
 def proof_markdown(proof: Proof) -> str:
@@ -132,7 +132,7 @@ def print_right_runs(runs: Sequence[RightRun], console: Console) -> None:
     for run in alarms:
         assert run.first is not None
         place = f"{run.recipe}, {run.dtype}, seed {run.seed}, {run.twin}"
-        console.print(escape(f"{place}: {describe_difference(run.first)}"), soft_wrap=True, style="red")
+        console.print(printable(f"{place}: {describe_difference(run.first)}"), soft_wrap=True, style="red")
     console.print(f"{len(runs)} right runs, {len(alarms)} false alarms", style="bold")
 
 

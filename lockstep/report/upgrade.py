@@ -7,11 +7,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.verdict import describe_difference
+from lockstep.printable import printable
 from lockstep.report.numbers import json_number
 from lockstep.upgrade import Change, Finding, Upgrade
 
@@ -40,18 +41,18 @@ def print_upgrade(upgrade: Upgrade, folder: str, console: Console) -> None:
     if settings := list(_settings(upgrade)):
         table = _table("", "setting", "blessed with", "here")
         for row in settings:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(printable(cell) for cell in row))
         console.print(table)
     table = _table("stage", *_columns(upgrade))
     for stage, cells in _grid(upgrade).items():
-        marked = [f"[{COLOURS[cell]}]{cell.words}[/]" if cell is not None else "" for cell in cells]
+        marked = [Text(cell.words, style=COLOURS[cell]) if cell is not None else "" for cell in cells]
         table.add_row(stage, *marked)
     console.print(table)
     for line in describe_findings(upgrade.findings):
-        console.print(escape(line), soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
     for backend in upgrade.skipped:
         console.print(f"{backend}: skipped, it is not installed", style="yellow")
-    console.print(f"verdict on {escape(folder)}: {upgrade.change.words}", style=f"bold {COLOURS[upgrade.change]}")
+    console.print(f"verdict on {printable(folder)}: {upgrade.change.words}", style=f"bold {COLOURS[upgrade.change]}")
 
 
 def describe_findings(findings: Sequence[Finding]) -> list[str]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from lockstep.printable import printable
 from lockstep.report.upgrade import COLOURS, describe_findings, finding_json, markdown_table
 from lockstep.upgrade import Change
 from lockstep.versions import Origin, Row
@@ -21,7 +22,7 @@ SHORT = {"numeric mode": "mode", "training": "runs"}
 
 def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console) -> None:
     """For each backend a row for each combination; then what changed in it, and where that began."""
-    console.print(f"Against {escape(against)}:", soft_wrap=True)
+    console.print(f"Against {printable(against)}:", soft_wrap=True)
     for backend in dict.fromkeys(row.combination.backend for row in rows):
         chosen = [row for row in rows if row.combination.backend == backend]
         stages = _stages(chosen)
@@ -31,12 +32,12 @@ def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str,
         for stage in stages:
             table.add_column(SHORT.get(stage, stage), overflow="fold")
         for row in chosen:
-            cells = [f"[{COLOURS[c]}]{SIGNS[c]}[/]" if c is not None else "" for c in _cells(row, stages)]
-            table.add_row(*(escape(number) for _, number in row.combination.versions), *cells)
+            cells = [Text(SIGNS[c], style=COLOURS[c]) if c is not None else "" for c in _cells(row, stages)]
+            table.add_row(*(printable(number) for _, number in row.combination.versions), *cells)
         console.print(table)
     console.print(LEGEND, style="dim", soft_wrap=True)
     for line in (*_lines(rows), *map(describe_origin, origins)):
-        console.print(escape(line), soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
 
 def describe_origin(origin: Origin) -> str:
