@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lockstep.data_prep import PreparedData, prepare
-from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference, float64_bounds
+from lockstep.diagnose.compare import Limit, bounds_of, compare
+from lockstep.diagnose.exact import compare_exactly, float64_bounds
+from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError
 from lockstep.golden import Key, refuse_other_folder, write_golden
 from lockstep.oracle.train import train as train_oracle
@@ -19,6 +20,9 @@ from lockstep.trace import Trace
 __all__ = ["Recording", "bless", "golden_recipes", "is_installed", "record"]
 
 FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
+
+EVERY = 1
+"""Golden traces hold the parameters after each update."""
 
 BASE: dict[str, Any] = {
     # 90 rows in batches of 32: two full ones and one of 26; 9 updates, 4 of them warmup
@@ -101,7 +105,7 @@ def record(
         keys = {b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms] for b in backends}
         jobs = {
             backend: [
-                Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, 1)
+                Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, EVERY)
                 for key in keys[backend]
             ]
             for backend in backends
@@ -131,7 +135,7 @@ def _train_oracles(
     total, before = sum(data[name].updates for name in recipes), 0
     for name, recipe in recipes.items():
         for dtype, form in recipe.forms.items():
-            trained = train_oracle(form, data[name], parameters_every=1, bounds=dtype == "float32")
+            trained = train_oracle(form, data[name], parameters_every=EVERY, bounds=dtype == "float32")
             yield Key(name, dtype, "oracle"), trained
         before += data[name].updates
         report("oracle", before, total)
@@ -146,8 +150,8 @@ def bless(
         what diverges from the oracle, in one line each; then nothing is written.
 
     Raises:
-        InputError: a backend that is not installed, a recipe that cannot be trained, or a folder that is no golden
-            one or holds files of somebody else.
+        InputError: a backend that is not installed, a recipe that cannot be trained or of which not every update can be
+            judged, or a folder that is no golden one or holds files of somebody else.
     """
     refuse_other_folder(folder)
     for backend in backends:
@@ -157,15 +161,26 @@ def bless(
     found = record(recipes, data, ["oracle", *backends], device=device, report=report)
     for key, fault in found.faults.items():
         raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: cannot be trained: {fault}")
+    exact = {
+        name: float64_bounds(recipe.with_dtype("float64"), data[name], parameters_every=EVERY)
+        for name, recipe in recipes.items()
+    }
     diverged = {}
     for key, trace in found.traces.items():
         truth = found.traces[key._replace(backend="oracle")]
-        bounds = bounds_of(found.traces[Key(key.recipe, "float32", "oracle")]) or {}
+        if truth.header.get("horizon"):
+            limit = Limit(**truth.header["horizon"])
+            raise InputError(f"{key.recipe}, {key.dtype}: {describe_limit(limit)}: cannot be blessed")
         if key.dtype == "float64":
-            bounds = float64_bounds(recipes[key.recipe].forms["float32"], bounds)
-        first = compare(trace, truth, bounds).first
-        if first is not None:
-            diverged[key] = describe_difference(first)
+            comparison = compare_exactly(trace, truth, exact[key.recipe])
+        else:
+            comparison = compare(trace, truth, bounds_of(truth) or {})
+        if comparison.first is not None:
+            diverged[key] = describe_difference(comparison.first)
+        elif comparison.limit is not None:
+            raise InputError(
+                f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(comparison.limit)}: cannot be blessed"
+            )
     if not diverged:
         write_golden(folder, recipes, data, found.traces)
     return diverged

@@ -11,7 +11,8 @@ import numpy as np
 from lockstep.catalogue import Entry
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
+from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.session import BACKENDS, Job, Report, Worker, finish_jobs
@@ -83,7 +84,8 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
             if _changes_nothing(entry, oracle):
                 rows.append(Row(entry, dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded"))))
             else:
-                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, faults[b]) for b in BACKENDS}))
+                exact = float64_bounds(entry.recipe.with_dtype("float64"), data[i])
+                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, exact, faults[b]) for b in BACKENDS}))
         return rows
 
 
@@ -112,14 +114,19 @@ def _train_without(recipe: Recipe) -> Trace:
     return train_oracle(recipe, prepare(recipe), bounds=False)
 
 
-def _judge(folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], faults: Mapping[Path, str]) -> Cell:
+def _judge(
+    folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], exact: DeriveBounds, faults: Mapping[Path, str]
+) -> Cell:
     cell = Cell()
     for dtype, truth in oracle.items():
         path = folder / f"{i}.{dtype}.{backend}"
         if path in faults:
             return replace(cell, fault=f"{dtype}: {faults[path]}")
         trace = Trace.load(path)
-        found = compare(trace, truth, bounds_of(truth) or {})
+        if dtype == "float64":
+            found = compare_exactly(trace, truth, exact)
+        else:
+            found = compare(trace, truth, bounds_of(truth) or {})
         if dtype == "float64":
             cell = replace(cell, semantics=_distance(trace, truth))
         else:
@@ -127,6 +134,8 @@ def _judge(folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], faul
             cell = replace(cell, rounding=_distance(trace, truth), share=share)
         if found.first is not None:
             return replace(cell, fault=f"{dtype}: {describe_difference(found.first)}")
+        if found.limit is not None:
+            return replace(cell, fault=f"{dtype}: {describe_limit(found.limit)}")
     return cell
 
 

@@ -11,7 +11,7 @@ from lockstep.diagnose.loops import align, sides_of
 from lockstep.diagnose.names import NameMap, load_names, save_names
 from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.propose import propose
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError, ParityError
 from lockstep.recorder import Recorder
 from lockstep.report.junit import difference_properties
@@ -50,8 +50,9 @@ def assert_parity(
         The diagnosis of two loops that do the same thing: identical, or rounding.
 
     Raises:
-        ParityError: the loops part, or were set differently; says where first, and why. Or they cannot be compared:
-            nothing that both recorded, different numbers of updates, a name map that does not fit.
+        ParityError: the loops part, or were set differently; says where first, and why. Or not all of them can be
+            judged, as where both give NaN. Or they cannot be compared: nothing that both recorded, different numbers
+            of updates, a name map that does not fit.
     """
     __tracebackhide__ = True
     level: dict[str, Any] = {"every": 1} if updates is None else {"every": 0, "window": updates}
@@ -71,7 +72,7 @@ def assert_parity(
             found, settings, known = _compare(recorders, again, names)
         except InputError as error:
             raise ParityError(f"torch and jax cannot be compared: {error}", {"verdict": "none"}) from None
-    if found.first is not None or settings:
+    if found.first is not None or found.comparison.limit is not None or settings:
         closer = "" if folder is None else _command(folder, known)
         raise ParityError(_tell(found, settings) + closer, _properties(found, settings))
     return found
@@ -114,6 +115,8 @@ def _tell(found: Diagnosis, settings: Sequence[Unequal]) -> str:
         values = zip("ab", SIDES, (first.a, first.b))
         lines += [f"  {letter}, {f'{side}:':6} {value!r}" for letter, side, value in values]
         lines.append(f"  {first.share:.0%} of {first.tensor} is beyond the bound")
+    elif found.comparison.limit is not None:
+        lines.append(f"torch and jax: inconclusive, {describe_limit(found.comparison.limit)}")
     if found.cause is not None:
         page = f" (lockstep atlas {found.cause.page})" if found.cause.page else ""
         lines.append(f"  cause: {found.cause.text}{page}")
@@ -127,6 +130,8 @@ def _said(setting: Any) -> str:
 def _properties(found: Diagnosis, settings: Sequence[Unequal]) -> dict[str, str]:
     """The same for machines."""
     properties = {"verdict": found.verdict} | {f"settings.{name}": f"{a!r}, {b!r}" for name, a, b in settings}
+    if found.comparison.limit is not None:
+        properties["judged updates"] = str(max(found.comparison.limit.update, 0))
     if found.first is not None:
         properties |= difference_properties(found.first)
     if found.cause is not None:

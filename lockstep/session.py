@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from lockstep.data_prep import PreparedData, Table
+from lockstep.diagnose.exact import float64_bounds
 from lockstep.diagnose.verdict import Verdict, judge
 from lockstep.ensemble import Ensemble
 from lockstep.errors import InputError
@@ -48,7 +49,7 @@ class Job:
     faults also the key of one, "" for none.
 
     For one that trains members at once `seeds` are the first and the last (exclusive), `own` says whether the framework
-    draws them itself, and the file is that of an ensemble.
+    draws them itself, and the file is that of an ensemble. `engine` is "" for the worker's.
     """
 
     recipe: Recipe
@@ -61,13 +62,16 @@ class Job:
     fault: str | None = None
     seeds: tuple[int, int] | None = None
     own: bool = False
+    engine: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
     """All that one `lockstep run` trained. Each mapping has the keys torch, jax and oracle.
 
-    `traces` are the recipe as it is, `semantics` the recipe in float64 and `contrast` the recipe without its warmup.
+    `traces` are the recipe as it is, `semantics` the recipe in float64 by the plain engine, and `contrast` the recipe
+    without its warmup. `fast` is the recipe in float64 by the fast engine, of torch and jax alone, where that trained
+    the traces; else it is empty.
     """
 
     recipe: Recipe
@@ -76,6 +80,7 @@ class Run:
     traces: dict[str, Trace]
     semantics: dict[str, Trace]
     contrast: dict[str, Trace]
+    fast: dict[str, Trace]
     verdict: Verdict
 
 
@@ -262,6 +267,7 @@ def serve(load: Callable[[], Callable[..., Trace | Ensemble]], device: str, stdi
             else:
                 more = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
                 more["synchronise"] = states(recipe, prepared) if job["synchronised"] else None
+                more |= {"engine": job["engine"]} if job["engine"] else {}
             trained = train(
                 recipe,
                 prepared,
@@ -321,10 +327,13 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
 def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report, engine: str = "auto") -> Run:
     """Train the recipe, its float64 form and its contrast with the oracle and both twins.
 
+    The float64 form is trained by the plain engine, whose optimizers and layers are those of the frameworks, and by the
+    fast one beside it where that trains the rest.
+
     Args:
         recipe: what to train.
-        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other two forms in
-            `float64/` and `contrast/`.
+        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other forms in
+            `float64/`, `float64/fast/` and `contrast/`.
         device: "cpu", "gpu" or "auto", for both twins.
         report: told of each backend's progress.
         engine: "plain", "fast" or "auto", for both twins.
@@ -335,21 +344,24 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
     workers = [Worker(backend, device, engine=engine) for backend in BACKENDS]
     try:
         table, data = prepare_kept(recipe)
+        exact = recipe.with_dtype("float64")
         forms = {
-            "traces": (folder, recipe),
-            "semantics": (folder / "float64", recipe.with_dtype("float64")),
-            "contrast": (
+            "traces": _Form(folder, recipe, ""),
+            "semantics": _Form(folder / "float64", exact, "plain"),
+            "contrast": _Form(
                 folder / "contrast",
                 replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)),
+                "",
             ),
         }
-        for place, _ in forms.values():
-            place.mkdir(exist_ok=True)
+        beside = {} if engine == "plain" else {"fast": _Form(folder / "float64" / "fast", exact, "fast")}
+        for form in (forms | beside).values():
+            form.folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             shared = Path(scratch) / "data"
             data.save(shared)
             for worker in workers:
-                jobs = [Job(form, shared, place / f"{worker.backend}.trace") for place, form in forms.values()]
+                jobs = [form.job(shared, worker.backend) for form in (forms | beside).values()]
                 worker.send(jobs, report)
             oracles = _train_oracles(data, forms, report)
             for worker in workers:
@@ -357,25 +369,42 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
     finally:
         for worker in workers:
             worker.stop()
-    found: dict[str, dict[str, Trace]] = {}
-    for name, (place, _) in forms.items():
-        found[name] = {backend: Trace.load(place / f"{backend}.trace") for backend in BACKENDS}
-        found[name]["oracle"] = oracles[name]
-    verdict = judge(found["traces"], found["semantics"])
-    return Run(recipe, table, data, found["traces"], found["semantics"], found["contrast"], verdict)
+    trained = {name: form.load() for name, form in (forms | beside).items()}
+    for name, oracle in oracles.items():
+        trained[name]["oracle"] = oracle
+    fast = trained.get("fast", {})
+
+    place = forms["semantics"].folder / "oracle.trace"
+    derive_bounds = float64_bounds(exact, data, receive=lambda oracle: oracle.save(place))
+    verdict = judge(trained["traces"], trained["semantics"], fast, derive_bounds=derive_bounds)
+    return Run(recipe, table, data, trained["traces"], trained["semantics"], trained["contrast"], fast, verdict)
 
 
-def _train_oracles(data: PreparedData, forms: Mapping[str, tuple[Path, Recipe]], report: Report) -> dict[str, Trace]:
+class _Form(NamedTuple):
+    """One of the trainings of a run: where its traces go, what is trained, and by which engine, "" for the worker's."""
+
+    folder: Path
+    recipe: Recipe
+    engine: str
+
+    def job(self, data: Path, backend: str) -> Job:
+        return Job(self.recipe, data, self.folder / f"{backend}.trace", engine=self.engine)
+
+    def load(self) -> dict[str, Trace]:
+        return {backend: Trace.load(self.folder / f"{backend}.trace") for backend in BACKENDS}
+
+
+def _train_oracles(data: PreparedData, forms: Mapping[str, _Form], report: Report) -> dict[str, Trace]:
     traces: dict[str, Trace] = {}
     total = len(forms) * data.updates
-    for i, (name, (place, form)) in enumerate(forms.items()):
+    for i, (name, form) in enumerate(forms.items()):
         traces[name] = train_oracle(
-            form,
+            form.recipe,
             data,
             progress=partial(_report_oracle, report, i * data.updates, total),
             bounds=name == "traces",
         )
-        traces[name].save(place / "oracle.trace")
+        traces[name].save(form.folder / "oracle.trace")
     return traces
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from lockstep.bless import Recording, is_installed, record
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import SEMANTICS, Bounds, Comparison, Difference, bounds_of, compare
-from lockstep.diagnose.verdict import float64_bounds
+from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
+from lockstep.diagnose.verdict import describe_limit
 from lockstep.errors import InputError
 from lockstep.golden import Golden, Key
 from lockstep.session import Report
@@ -34,20 +35,31 @@ class Change(IntEnum):
     """Within the derived bounds in float32, and within 1e-12 in float64."""
     MODE = 2
     """float32 is computed in another precision than it was; float64 agrees."""
-    SEMANTICS = 3
+    INCONCLUSIVE = 3
+    """Nothing is wrong, but from some update on nothing can be judged."""
+    SEMANTICS = 4
     """Another meaning."""
-    FAILS = 4
+    FAILS = 5
     """It does not run."""
 
     @property
     def words(self) -> str:
         """To be read."""
-        return ("identical", "rounding only", "numeric mode changed", "semantics changed", "fails")[self]
+        return ("identical", "rounding only", "numeric mode changed", "inconclusive", "semantics changed", "fails")[
+            self
+        ]
 
     @property
     def holds(self) -> bool:
         """The upgrade is safe in this."""
         return self <= Change.ROUNDING
+
+    @property
+    def exit_status(self) -> int:
+        """What a command exits with that found this, and nothing worse."""
+        if self.holds:
+            return 0
+        return 3 if self is Change.INCONCLUSIVE else 1
 
 
 @dataclass(frozen=True)
@@ -177,21 +189,28 @@ def _judge_recipe(
     bounds = bounds_of(golden.traces[Key(name, "float32", "oracle")])
     if bounds is None:
         raise InputError(f"golden recipe {name}: its oracle's trace has no rounding bounds; bless again")
-    tolerances: dict[str, Bounds] = {
-        "float64": float64_bounds(recipe.forms["float32"], bounds),
-        "float32": bounds,
-    }
+    every = golden.traces[Key(name, "float32", "oracle")].header["parameters_every"]
+    exact = float64_bounds(recipe.with_dtype("float64"), golden.data[name], parameters_every=every)
     compared: dict[str, Comparison] = {}
     for dtype in recipe.forms:
         if backend != "oracle" or dtype == "float64":  # it computes in float64 whatever the recipe's dtype
             key = Key(name, dtype, backend)
             _refuse_missing(name, golden.traces[key], found.traces[key])
-            compared[dtype] = compare(golden.traces[key], found.traces[key], tolerances[dtype])
+            compared[dtype] = _compare(golden.traces[key], found.traces[key], bounds, exact)
     nearer = ""
     if any(comparison.first is not None for comparison in compared.values()):
-        nearer = _nearer(golden, found, Key(name, next(iter(compared)), backend), tolerances)
+        nearer = _nearer(golden, found, Key(name, next(iter(compared)), backend), bounds, exact)
     stages = dict.fromkeys(stage for comparison in compared.values() for stage in comparison.worst)
-    return [replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name) for stage in stages]
+    findings = [replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name) for stage in stages]
+    for dtype, comparison in compared.items():
+        if comparison.limit is not None:
+            note = describe_limit(comparison.limit)
+            findings.append(Finding(backend, name, "horizon", Change.INCONCLUSIVE, dtype, note=note))
+    return findings
+
+
+def _compare(a: Trace, b: Trace, bounds: Bounds, exact: DeriveBounds) -> Comparison:
+    return compare_exactly(a, b, exact) if a.recipe.training.dtype == "float64" else compare(a, b, bounds)
 
 
 def _judge_stage(
@@ -220,13 +239,13 @@ def _judge_stage(
     )
 
 
-def _nearer(golden: Golden, found: Recording, key: Key, tolerances: Mapping[str, Bounds]) -> str:
+def _nearer(golden: Golden, found: Recording, key: Key, bounds: Bounds, exact: DeriveBounds) -> str:
     """Which of the golden and the present run agrees with the golden oracle."""
     truth = golden.traces[key._replace(backend="oracle")]
     agreeing = [
         word
         for word, traces in (("golden", golden.traces), ("present", found.traces))
-        if compare(traces[key], truth, tolerances[key.dtype]).first is None
+        if _compare(traces[key], truth, bounds, exact).first is None
     ]
     return "both" if len(agreeing) == 2 else "".join(agreeing) or "neither"
 

@@ -43,12 +43,14 @@ noise_option = click.option(
 @noise_option
 @junit_option
 def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], junit: Path | None) -> int:
-    """Judge two traces, of one recipe or of your own two loops: identical, rounding or diverged.
+    """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or inconclusive.
 
-    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared.
+    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared, 3 where nothing diverges
+    but not all can be judged.
     """
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.engine import unequal_settings
+    from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.report.console import make_console, print_comparison
     from lockstep.report.junit import junit_comparison
     from lockstep.tensor_file import write_file
@@ -65,7 +67,7 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     print_comparison(found, names, make_console())
     if junit is not None:
         write_file(junit, junit_comparison(found, names))
-    return 1 if found.verdict == "diverged" else 0
+    return EXIT_STATUS[found.verdict]
 
 
 @click.command()

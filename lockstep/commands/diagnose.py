@@ -31,9 +31,10 @@ def diagnose(
 
     Walks update by update through data, forward pass, loss, gradients, clipping, learning rate, moments, parameters and
     metrics; causes are tested by computing the stage again as they would have it. Exits with 0 where the traces are
-    equal, 1 where they diverge, 2 where they cannot be compared.
+    equal, 1 where they diverge, 2 where they cannot be compared, 3 where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose.engine import diagnose as explain
+    from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.replay import data_of, reproduces, truth_of, with_replayed
     from lockstep.replay import replay as train_again
     from lockstep.report.console import make_console
@@ -63,4 +64,4 @@ def diagnose(
     print_diagnosis(found, names, make_console(), notes=pair.notes, replayed=same)
     if junit is not None:
         write_file(junit, junit_comparison(found.comparison, names))
-    return 1 if found.verdict == "diverged" else 0
+    return EXIT_STATUS[found.verdict]

@@ -1,9 +1,10 @@
 """Commands that train, and that turn what was trained into other files."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,6 +21,9 @@ from lockstep.commands.options import (
 )
 from lockstep.errors import InputError
 from lockstep.printable import echo
+
+if TYPE_CHECKING:
+    from lockstep.diagnose.verdict import Failure
 
 __all__ = ["convert", "record", "run", "worker"]
 
@@ -41,8 +45,10 @@ def run(
 ) -> int:
     """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what happened.
 
-    Exits with 1 where the two frameworks part.
+    Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong but not all of the
+    training can be judged, as where it overflows.
     """
+    from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.report.console import make_console
     from lockstep.report.folder import new_run_folder, write_reports
     from lockstep.report.progress import training_progress
@@ -60,11 +66,19 @@ def run(
     console.print(
         f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
     )
-    if found.verdict.word != "diverged":
-        return 0
-    pair = (folder.final / "float64" / f"{backend}.trace" for backend in ("torch", "jax"))
-    console.print("Where and why: lockstep diagnose {} {} --replay".format(*pair), soft_wrap=True)
-    return 1
+    if found.verdict.failure is not None:
+        command = _closer_look(folder.final, found.verdict.failure)
+        console.print(f"Where and why: {command}", soft_wrap=True)
+    return EXIT_STATUS[found.verdict.word]
+
+
+def _closer_look(folder: Path, failure: "Failure") -> str:
+    """The command that explains what failed, for a shell."""
+    place = folder if failure.form == "traces" else folder / "float64"
+    twins = place / "fast" if failure.form == "fast" else place
+    files = twins / "torch.trace", twins / "jax.trace"
+    replay = [] if failure.form == "fast" else ["--replay"]
+    return shlex.join(["lockstep", "diagnose", *map(str, files), "--oracle", str(place / "oracle.trace"), *replay])
 
 
 @click.command()

@@ -121,7 +121,7 @@ def upgrade_check(
             return _tell_diverged(diverged)
         echo(f"blessed {folder} anew")
         return 0
-    return 0 if found.change.holds else 1
+    return found.change.exit_status
 
 
 def _versions_option(package: str) -> Callable[..., Any]:
@@ -200,7 +200,7 @@ def matrix_versions(
         echo(f"wrote {out}")
     if not any(row.findings for row in rows):
         raise InputError("no combination could be installed: nothing was compared")
-    return 0 if all(row.change.holds for row in rows) else 1
+    return max(row.change for row in rows).exit_status
 
 
 def _tell_diverged(diverged: "Mapping[Key, str]") -> int:

@@ -1,8 +1,9 @@
-"""Judge two traces, of one recipe or of aligned loops: identical, rounding or diverged, and where they first part."""
+"""Judge two traces, of one recipe or of aligned loops: identical, rounding, diverged or inconclusive, and where they
+first part."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ __all__ = [
     "STAGES",
     "Comparison",
     "Difference",
+    "Limit",
+    "OracleBounds",
     "bounds_of",
     "compare",
     "differences",
@@ -25,8 +28,9 @@ __all__ = [
 ]
 
 SEMANTICS = 1e-12
-"""Largest relative difference between two float64 runs of one meaning. Right ones differ by some 1e-14 after
-hundreds of updates; of the wrong ones tried, the nearest (a rate rounded to float32) by 2.5e-8 (docs/equality.md)."""
+"""Largest relative difference between two float64 runs of one meaning: relative to a tensor's largest value, or to a
+scalar's own at its update. Right ones differ by some 1e-14 after hundreds of updates; of the wrong ones tried, the
+nearest (a rate rounded to float32) by 2.5e-8 (docs/equality.md)."""
 
 STAGES = (
     "init",
@@ -44,9 +48,26 @@ STAGES = (
 )
 """In the order in which one update causes the next."""
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
+SERIES_WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
 JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statistics/")
+FED = ("batch", "forward")
+"""Families in which a value that is not finite may be meant: a missing value, a score that is masked."""
 
 Bounds = Mapping[str, NDArray[np.float64]]
+"""Name of an array -> absolute bounds on how far rounding may carry it; what is not finite bounds nothing."""
+
+
+class OracleBounds(dict[str, NDArray[np.float64]]):
+    """`Bounds` as an oracle's trace carries them; `reason` says why they are infinite from some update on, or is ""."""
+
+    reason: str = ""
+
+
+class Limit(NamedTuple):
+    """From where on nothing was judged: the first such update, counted from 0 (-1: before training), and why."""
+
+    update: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -76,14 +97,15 @@ class Difference:
 class Comparison:
     """What a comparison found.
 
-    `worst` has the largest ratio of each stage that was compared; `parted` what is beyond its bound, in causal order,
-    empty unless `verdict` is "diverged".
+    `worst` has the largest ratio of each stage that was judged; `parted` what is beyond its bound, in causal order,
+    empty unless `verdict` is "diverged"; `limit` is where judging ends, None where everything was judged.
     """
 
     verdict: str
     worst: dict[str, Difference]
     parted: tuple[Difference, ...]
     compared: int
+    limit: Limit | None = None
 
     @property
     def first(self) -> Difference | None:
@@ -91,12 +113,14 @@ class Comparison:
         return self.parted[0] if self.parted else None
 
 
-def bounds_of(*traces: Trace) -> dict[str, NDArray[np.float64]] | None:
+def bounds_of(*traces: Trace) -> OracleBounds | None:
     """The rounding bounds that an oracle's trace among these carries, named as the arrays they bound."""
     for trace in traces:
-        found = {k.removeprefix("bounds/"): v for k, v in trace.arrays.items() if k.startswith("bounds/")}
-        if found:
-            return found
+        arrays = {k.removeprefix("bounds/"): v for k, v in trace.arrays.items() if k.startswith("bounds/")}
+        if arrays:
+            bounds = OracleBounds(arrays)
+            bounds.reason = (trace.header.get("horizon") or {}).get("reason", "")
+            return bounds
     return None
 
 
@@ -105,8 +129,11 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
 
     Initial parameters and learning rates must be the same bits, rounded to the lower of both precisions. All else
     must agree within the sum of both sides' bounds, an oracle's being 0; between float64 runs within `SEMANTICS` of
-    the tensor's largest value, where that is more. Of two loops (see `lockstep.diagnose.loops.align`) learning rates
-    and batches too may have bounds.
+    the tensor's largest value, or of a scalar's own, where that is more. Of two loops (see
+    `lockstep.diagnose.loops.align`) learning rates and batches too may have bounds.
+
+    Values that are finite on neither side are not judged, nor are values that differ under a bound that is not finite:
+    where nothing before them parts, the verdict is "inconclusive".
 
     Raises:
         InputError: traces of different recipes or data, or with nothing in common to compare.
@@ -118,8 +145,13 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
         raise InputError("the traces have no recorded parameters in common: nothing to compare")
     parted: list[Difference] = []
     worst: dict[str, Difference] = {}
+    limits: list[Limit] = []
     for name in names:
-        for difference in differences(a, b, name, bounds):
+        gap = _gap(a, b, name, bounds)
+        limit = _limit(a, name, gap, bounds)
+        if limit is not None:
+            limits.append(limit)
+        for difference in _worst_places(a, name, gap):
             known = worst.get(difference.stage)
             if known is None or not difference.ratio <= known.ratio:
                 worst[difference.stage] = difference
@@ -127,9 +159,16 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
                 parted.append(difference)
     # a tensor says more than its statistics
     parted.sort(key=lambda f: (f.update, STAGES.index(f.stage), f.rank, f.array.startswith("statistics/")))
+    limit = min(limits, key=lambda limit: limit.update, default=None)
     same = all(found.difference == 0 for found in worst.values())
-    verdict = "diverged" if parted else "identical" if same else "rounding"
-    return Comparison(verdict, {stage: worst[stage] for stage in STAGES if stage in worst}, tuple(parted), len(names))
+    if parted:
+        verdict = "diverged"
+    elif limit is not None:
+        verdict = "inconclusive"
+    else:
+        verdict = "identical" if same else "rounding"
+    ordered = {stage: worst[stage] for stage in STAGES if stage in worst}
+    return Comparison(verdict, ordered, tuple(parted), len(names), limit)
 
 
 def refuse_different_runs(a: Trace, b: Trace) -> None:
@@ -181,13 +220,28 @@ def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
 def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | None = None) -> list[Difference]:
     """How an array that both traces hold differs: the worst element of a tensor; of a series the update, or epoch, that
     differs most (by ratio) and the first that is beyond its bound, or with `at` the one of that difference. Rows of a
-    batch that one side lacks are NaN there.
+    batch that one side lacks are NaN there. Empty where nothing of the array is judged.
 
     Raises:
         InputError: the shapes differ.
     """
-    kind, _, rest = name.partition("/")
-    length = a.header["updates_per_epoch"]
+    return _worst_places(a, name, _gap(a, b, name, bounds), at)
+
+
+class _Gap(NamedTuple):
+    """Two arrays held against one another: the update, or epoch, of their first row; both in float64, their distance,
+    the bound on it, the distance over the bound, and where nothing is judged, all of one shape."""
+
+    begin: int
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    unjudged: NDArray[np.bool_]
+
+
+def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
     begin, (values_a, values_b) = _common(a, b, name)
     if "/batch/" in name or "/forward/" in name:
         values_a, values_b = _of_as_many_rows(values_a, values_b)
@@ -201,19 +255,72 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
         values_a, values_b = values_a.astype(lower), values_b.astype(lower)
     else:
         bound = np.asarray(bounds.get(name, np.zeros(())))
-        bound = (bound[begin:] if bound.ndim else bound) * sum(trace.backend != "oracle" for trace in (a, b))
-        if a.header.get("recipe", {}).get("training", a.header)["dtype"] == "float64" and not rest.endswith("accuracy"):
-            finite = np.abs(values_b[np.isfinite(values_b)])
-            bound = np.maximum(bound, SEMANTICS * finite.max(initial=0.0))
+        with np.errstate(invalid="ignore"):  # of two oracles' traces, where the bound is infinite
+            bound = (bound[begin:] if bound.ndim else bound) * sum(trace.backend != "oracle" for trace in (a, b))
+        if a.header.get("recipe", {}).get("training", a.header)["dtype"] == "float64" and not name.endswith("accuracy"):
+            bound = np.maximum(bound, SEMANTICS * _sizes(name, values_b))
     wide_a, wide_b = values_a.astype(np.float64), values_b.astype(np.float64)
     with np.errstate(all="ignore"):
-        gap = np.abs(wide_a - wide_b)
+        distance = np.abs(wide_a - wide_b)
         same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
-        gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
-        ratio = np.where(same | ~np.isfinite(bound), 0.0, gap / bound)
+        distance = np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+        unjudged = ~same & ~np.isfinite(bound)
+        if not _may_be_infinite(a, name):
+            unjudged |= ~np.isfinite(wide_a) & ~np.isfinite(wide_b)
+        ratio = np.where(same | unjudged, 0.0, distance / bound)
+    distance = np.where(unjudged, 0.0, distance)
+    return _Gap(begin, wide_a, wide_b, distance, np.broadcast_to(bound, distance.shape), ratio, unjudged)
+
+
+def _sizes(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """How large the values are to which a float64 difference is relative: of a tensor its largest value, of a series
+    each scalar, of statistics the tensor's largest value at each update. What is not finite counts as 0."""
+    size = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0.0)
+    kind = name.partition("/")[0]
+    if kind in ("updates", "epochs"):
+        return size
+    if kind == "statistics":
+        return np.asarray(size.max(axis=-1, keepdims=True, initial=0.0))
+    return np.asarray(size.max(initial=0.0))
+
+
+def _may_be_infinite(trace: Trace, name: str) -> bool:
+    """Whether a value that is not finite may be meant, and is then compared as any other: of a loop's statistics NaN
+    stands for an update that has none."""
+    kind, _, rest = name.partition("/")
+    if kind == "statistics":
+        return is_loop(trace) or rest.startswith(FED)
+    return kind == "detail" and rest.split("/")[1] in FED
+
+
+def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
+    """The first update of which an array was not judged."""
+    if not gap.unjudged.any():
+        return None
+    kind, _, rest = name.partition("/")
+    is_series = kind in ("updates", "statistics", "epochs")
+    row = int(gap.unjudged.reshape(len(gap.unjudged), -1).any(axis=1).argmax()) if is_series else ...
+    if kind == "epochs":
+        update = (gap.begin + int(row) + 1) * trace.header["updates_per_epoch"] - 1
+    elif is_series:
+        update = gap.begin + int(row)
+    else:
+        update = int(rest.split("/")[0]) - (kind != "detail")
+    if np.isfinite(gap.bound[row][gap.unjudged[row]]).all():
+        return Limit(update, f"{SERIES_WORDS.get(rest, rest.rpartition('/')[2])} is finite on neither side")
+    return Limit(update, getattr(bounds, "reason", "") or "no bound on rounding is finite")
+
+
+def _worst_places(a: Trace, name: str, gap: _Gap, at: Difference | None = None) -> list[Difference]:
+    """As `differences`."""
+    if gap.unjudged.all() and gap.unjudged.size:
+        return []
+    kind, _, rest = name.partition("/")
+    length = a.header["updates_per_epoch"]
+    ratio, begin = gap.ratio, gap.begin
     is_tensor = kind in ("parameters", "average", "detail")
     if is_tensor:
-        places = [int(ratio.argmax()) if ratio.max(initial=0) > 0 else int(gap.argmax())] if gap.size else []
+        places = [int(ratio.argmax()) if ratio.max(initial=0) > 0 else int(gap.distance.argmax())] if ratio.size else []
     elif at is not None:
         row = (at.update // length if kind == "epochs" else at.update) - begin
         places = [row * ratio[row].size + int(ratio[row].argmax())]
@@ -222,7 +329,7 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
     found = []
     share = float(np.mean(~(ratio <= 1))) if ratio.size else 0.0
     for place in places:
-        element, statistic = tuple(int(i) for i in np.unravel_index(place, gap.shape)), ""
+        element, statistic = tuple(int(i) for i in np.unravel_index(place, ratio.shape)), ""
         if kind in ("parameters", "average"):
             done, _, tensor = rest.partition("/")
             stage, update = ("init" if done == "0" else kind), int(done) - 1
@@ -242,10 +349,10 @@ def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | 
                 tensor=statistic + tensor,
                 update=update,
                 element=element,
-                a=float(wide_a.flat[place]),
-                b=float(wide_b.flat[place]),
-                difference=float(gap.flat[place]),
-                bound=float(np.broadcast_to(bound, gap.shape).flat[place]),
+                a=float(gap.a.flat[place]),
+                b=float(gap.b.flat[place]),
+                difference=float(gap.distance.flat[place]),
+                bound=float(gap.bound.flat[place]),
                 ratio=float(ratio.flat[place]),
                 share=share,
                 rank=_rank(a, stage, tensor),

@@ -51,7 +51,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """identical, rounding or diverged."""
+        """identical, rounding, diverged or inconclusive."""
         return self.comparison.verdict
 
     @property

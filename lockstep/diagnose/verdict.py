@@ -1,49 +1,118 @@
-"""The verdict on a whole run: five checks, from the bits that went in to the rounding of what came out."""
+"""The verdict on a whole run: from the bits that went in to the rounding of what came out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference, bounds_of, compare
+from lockstep.diagnose.compare import (
+    STAGES,
+    Comparison,
+    Difference,
+    Limit,
+    bounds_of,
+    compare,
+)
+from lockstep.diagnose.exact import DeriveBounds, compare_exactly
 from lockstep.errors import InputError
-from lockstep.recipe import Recipe
 from lockstep.trace import Trace
 
-__all__ = ["Check", "Verdict", "describe_difference", "float64_bounds", "judge"]
+__all__ = ["EXIT_STATUS", "Check", "Failure", "Verdict", "describe_difference", "describe_limit", "judge"]
 
-FLOAT64_UNIT = 2.0**-53
-UNITS = {"bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": FLOAT64_UNIT}
-"""Unit roundoffs; to first order rounding errors grow with them."""
+TWINS = {"torch": "PyTorch", "jax": "JAX"}
+EXIT_STATUS = {"identical": 0, "rounding": 0, "diverged": 1, "inconclusive": 3}
+"""Verdict -> what a command exits with."""
+SENTENCES = {
+    "identical": "PyTorch and JAX produced the same bits.",
+    "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
+    "diverged": "PyTorch and JAX do not do the same thing.",
+    "inconclusive": "Not all of this training can be judged.",
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was judged, and what was found."""
+    """One thing that was judged, and what came of it. It passes where all of it was judged and none of it is wrong;
+    `is_limited` says that nothing is wrong but not all was judged."""
 
     name: str
     passed: bool
     detail: str
+    is_limited: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """pass, inconclusive or fail."""
+        return "pass" if self.passed else "inconclusive" if self.is_limited else "fail"
+
+
+class Failure(NamedTuple):
+    """What failed: `form` is "traces", "semantics" or "fast", `off` the twins that part from the oracle (where there is
+    none, the twins part from one another), and `alike` says whether the twins do the same all the same."""
+
+    form: str
+    off: tuple[str, ...]
+    alike: bool
+
+    @property
+    def sentence(self) -> str:
+        """What it comes to, for a headline."""
+        engines = "'s fast engine" if self.form == "fast" else ""
+        if not self.off:
+            return SENTENCES["diverged"]
+        if self.form == "traces":
+            named = " and ".join(TWINS[twin] for twin in self.off)
+            return (
+                f"In float64 both do what the recipe says; as trained here, {named} strays farther than rounding can."
+            )
+        if len(self.off) == 1:
+            (twin,) = self.off
+            return f"PyTorch and JAX do not do the same thing: {TWINS[twin]}{engines} does not do what the recipe says."
+        if self.alike:
+            return f"PyTorch{engines} and JAX{engines} do the same thing, and it is not what the recipe says."
+        return f"PyTorch{engines} and JAX{engines} do not do the same thing, and neither does what the recipe says."
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is identical, rounding or diverged; `max_difference` is absolute, torch against jax, with the keys lr,
-    loss and parameters."""
+    """`word` is identical, rounding, diverged or inconclusive; `max_difference` is absolute, torch against jax, with
+    the keys lr, loss and parameters; `limit` is where judging ends, None where all was judged; `failure` is what
+    diverged, None where nothing did."""
 
     word: str
     checks: tuple[Check, ...]
     max_difference: dict[str, float]
+    limit: Limit | None = None
+    failure: Failure | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a headline."""
+        if self.failure is not None:
+            return self.failure.sentence
+        if self.word == "inconclusive" and self.limit is not None:
+            text = describe_limit(self.limit)
+            return f"{text[0].upper()}{text[1:]}."
+        return SENTENCES[self.word]
 
 
-def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdict:
+def judge(
+    traces: Mapping[str, Trace],
+    semantics: Mapping[str, Trace],
+    fast: Mapping[str, Trace] | None = None,
+    *,
+    derive_bounds: DeriveBounds | None = None,
+) -> Verdict:
     """Judge a run.
 
     Args:
         traces: torch, jax and oracle, in the recipe's dtype.
-        semantics: the same in float64.
+        semantics: the same in float64, by the plain engine.
+        fast: torch and jax in float64 by the fast engine, where that trained `traces`.
+        derive_bounds: gives bounds on rounding in float64, and is called where 1e-12 is not enough; None: the float64
+            oracle's own, if it has any.
 
     Raises:
         InputError: an oracle's trace without rounding bounds, or traces that cannot be compared.
@@ -51,39 +120,81 @@ def judge(traces: Mapping[str, Trace], semantics: Mapping[str, Trace]) -> Verdic
     bounds = bounds_of(traces["oracle"])
     if bounds is None:
         raise InputError("the oracle's trace has no rounding bounds")
-    training = traces["torch"].recipe.training
-    exact = float64_bounds(traces["torch"].recipe, bounds)
-    meant = {
-        f"{backend} against oracle": compare(semantics[backend], semantics["oracle"], exact)
-        for backend in ("torch", "jax")
+    derived = derive_bounds or (lambda: bounds_of(semantics["oracle"]) or {})
+    compared = {
+        "semantics": _against_oracle(semantics, semantics["oracle"], derived),
+        "fast": _against_oracle(fast or {}, semantics["oracle"], derived),
+        "traces": {f"{a} against {b}": compare(traces[a], traces[b], bounds) for a, b in combinations(traces, 2)},
     }
-    found = {f"{a} against {b}": compare(traces[a], traces[b], bounds) for a, b in combinations(traces, 2)}
-    everything = {**meant, **found}
-    checks = (
-        Check("same data, batches and initial parameters", *_exact(everything, "init", _data(traces))),
-        Check("same learning rate, bit for bit", *_exact(everything, "lr", f"{_updates(traces)} updates")),
-        Check("same semantics, in float64", *_bounded(meant)),
-        Check(f"the rest is rounding, in {training.precision}", *_bounded(found)),
-    )
-    same = all(comparison.verdict == "identical" for comparison in everything.values())
-    word = "diverged" if not all(check.passed for check in checks) else "identical" if same else "rounding"
-    largest = {"lr": "updates/lr", "loss": "updates/loss", "parameters": "parameters/"}
-    return Verdict(word, checks, {name: _largest(traces, prefix) for name, prefix in largest.items()})
+    everything = {
+        (name if form == "traces" else f"{name}, {form}"): comparison
+        for form, comparisons in compared.items()
+        for name, comparison in comparisons.items()
+    }
+    engines = {form: _engines(runs) for form, runs in (("semantics", semantics), ("traces", traces))}
+    precision = traces["torch"].recipe.training.precision
+    checks = [
+        _exact("same data, batches and initial parameters", everything, "init", _data(traces)),
+        _exact("same learning rate, bit for bit", everything, "lr", f"{_updates(traces)} updates"),
+        _bounded(f"same semantics, in float64{engines['semantics']}", compared["semantics"]),
+    ]
+    if fast:
+        checks.append(_bounded(f"same semantics, in float64{_engines(fast)}", compared["fast"]))
+    checks.append(_bounded(f"the rest is rounding, in {precision}{engines['traces']}", compared["traces"]))
+    limits = [comparison.limit for comparison in everything.values() if comparison.limit is not None]
+    limit = min(limits, key=lambda limit: limit.update, default=None)
+    verdicts = {comparison.verdict for comparison in everything.values()}
+    word = next(word for word in ("diverged", "inconclusive", "rounding", "identical") if word in verdicts)
+    series = {"lr": "updates/lr", "loss": "updates/loss", "parameters": "parameters/"}
+    largest = {name: _largest(traces, prefix) for name, prefix in series.items()}
+    alike = {
+        "semantics": lambda: compare_exactly(semantics["torch"], semantics["jax"], derived),
+        "fast": lambda: compare_exactly((fast or {})["torch"], (fast or {})["jax"], derived),
+        "traces": lambda: compared["traces"]["torch against jax"],
+    }
+    return Verdict(word, tuple(checks), largest, limit, _failure(compared, alike))
 
 
-def float64_bounds(recipe: Recipe, bounds: Bounds) -> dict[str, NDArray[np.float64]]:
-    """Rounding bounds of a recipe, scaled to a run of it in float64."""
-    training = recipe.training
-    scale = FLOAT64_UNIT / UNITS[training.dtype if training.compute == "same" else training.compute]
-    return {name: bound * scale for name, bound in bounds.items()}
-
-
-def describe_difference(found: Difference) -> str:
+def describe_difference(difference: Difference) -> str:
     """Where two traces differ, in one line."""
-    place = f"[{', '.join(map(str, found.element))}]" if found.element else ""
-    when = "before training" if found.update < 0 else f"at update {found.update}"
-    times = f"{found.ratio:.3g} times the bound" if np.isfinite(found.ratio) else "which no bound covers"
-    return f"{when}, {found.stage}, {found.tensor}{place}: {found.a!r} and {found.b!r}, {times}"
+    place = f"[{', '.join(map(str, difference.element))}]" if difference.element else ""
+    when = "before training" if difference.update < 0 else f"at update {difference.update}"
+    times = f"{difference.ratio:.3g} times the bound" if np.isfinite(difference.ratio) else "which no bound covers"
+    return f"{when}, {difference.stage}, {difference.tensor}{place}: {difference.a!r} and {difference.b!r}, {times}"
+
+
+def describe_limit(limit: Limit) -> str:
+    """Up to where two trainings are equal, and why no farther."""
+    if limit.update <= 0:
+        return f"nothing was judged: from the start on {limit.reason}"
+    return f"equal up to update {limit.update - 1}; from there on {limit.reason}"
+
+
+def _against_oracle(twins: Mapping[str, Trace], oracle: Trace, derive_bounds: DeriveBounds) -> dict[str, Comparison]:
+    return {
+        f"{backend} against oracle": compare_exactly(trace, oracle, derive_bounds)
+        for backend, trace in twins.items()
+        if trace is not oracle
+    }
+
+
+def _failure(
+    compared: Mapping[str, Mapping[str, Comparison]], compare_twins: Mapping[str, Callable[[], Comparison]]
+) -> Failure | None:
+    """The first form in which something parts: what the frameworks mean comes before how they round."""
+    for form, comparisons in compared.items():
+        parting = [name for name, comparison in comparisons.items() if comparison.first is not None]
+        if parting:
+            off = tuple(twin for twin in TWINS if f"{twin} against oracle" in parting)
+            return Failure(form, off, compare_twins[form]().first is None)
+    return None
+
+
+def _engines(traces: Mapping[str, Trace]) -> str:
+    """By which engine, in words to follow a precision; nothing where the traces do not say."""
+    engines = {traces[twin].header["environment"].get("engine", "") for twin in TWINS if twin in traces}
+    named = sorted(engines - {""})
+    return f", {' and '.join(named)} engine{'s' * (len(named) > 1)}" if named else ""
 
 
 def _data(traces: Mapping[str, Trace]) -> str:
@@ -94,22 +205,31 @@ def _updates(traces: Mapping[str, Trace]) -> int:
     return int(traces["torch"].header["updates"])
 
 
-def _exact(comparisons: Mapping[str, Comparison], stage: str, detail: str) -> tuple[bool, str]:
+def _exact(title: str, comparisons: Mapping[str, Comparison], stage: str, detail: str) -> Check:
     for name, comparison in comparisons.items():
         if stage in comparison.worst and comparison.worst[stage].difference != 0:
-            return False, f"{name}: {describe_difference(comparison.worst[stage])}"
-    return True, detail
+            return Check(title, False, f"{name}: {describe_difference(comparison.worst[stage])}")
+    return Check(title, True, detail)
 
 
-def _bounded(comparisons: Mapping[str, Comparison]) -> tuple[bool, str]:
-    parts = []
+def _bounded(title: str, comparisons: Mapping[str, Comparison]) -> Check:
     for name, comparison in comparisons.items():
         if comparison.first is not None:
-            return False, f"{name}: {describe_difference(comparison.first)}"
-        inexact = [comparison.worst[stage] for stage in STAGES[2:] if stage in comparison.worst]
-        worst = max(inexact, key=lambda found: found.ratio)
-        parts.append(f"{name} {worst.ratio:.2g}")
-    return True, "error / bound: " + ", ".join(parts)
+            return Check(title, False, f"{name}: {describe_difference(comparison.first)}")
+    ratios = f"error / bound: {', '.join(_ratios(comparisons))}"
+    limits = [comparison.limit for comparison in comparisons.values() if comparison.limit is not None]
+    if limits:
+        first = min(limits, key=lambda limit: limit.update)
+        return Check(title, False, f"{describe_limit(first)}; {ratios}", is_limited=True)
+    return Check(title, True, ratios)
+
+
+def _ratios(comparisons: Mapping[str, Comparison]) -> Sequence[str]:
+    texts = []
+    for name, comparison in comparisons.items():
+        ratios = [comparison.worst[stage].ratio for stage in STAGES[2:] if stage in comparison.worst]
+        texts.append(f"{name} {max(ratios):.2g}" if ratios else f"{name} not judged")
+    return texts
 
 
 def _largest(traces: Mapping[str, Trace], prefix: str) -> float:

@@ -113,7 +113,7 @@ def train(
     prediction = {name: values[0] for name, values in outputs.items()}
     trace = recorder.finish(prediction)
     if bounds:
-        derived = rounding_bounds(
+        derived, horizon = rounding_bounds(
             recipe,
             seen,
             set(trace.recorded_updates),
@@ -122,4 +122,5 @@ def train(
             synchronised=synchronise is not None,
         )
         trace.arrays.update({f"bounds/{name}": array for name, array in derived.items()})
+        trace.header["horizon"] = horizon._asdict() if horizon else None
     return trace

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lockstep.diagnose.compare import Comparison
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.printable import LAYOUT, printable
 
 __all__ = ["PlainConsole", "make_console", "print_comparison", "print_stages", "print_verdict"]
@@ -50,7 +50,10 @@ def print_comparison(found: Comparison, names: tuple[str, str], console: Console
 
 
 def print_verdict(found: Comparison, console: Console) -> None:
-    """The verdict, and of how much."""
+    """The verdict, of how much, and where judging ends."""
+    if found.limit is not None:
+        text = describe_limit(found.limit)
+        console.print(f"{text[0].upper()}{text[1:]}.", soft_wrap=True)
     console.print(f"verdict: {found.verdict} ({found.compared} arrays compared)", style="bold")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from lockstep.diagnose.compare import Comparison, Difference
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.printable import LAYOUT, printable
 
 __all__ = ["difference_properties", "junit_comparison", "junit_error"]
@@ -28,7 +28,8 @@ def difference_properties(found: Difference) -> dict[str, str]:
 
 
 def junit_comparison(found: Comparison, names: tuple[str, str]) -> bytes:
-    """A test case for each stage that was compared, in causal order; a stage beyond its bound is a failure.
+    """A test case for each stage that was compared, in causal order; a stage beyond its bound is a failure. Where not
+    all was judged, one more that is an error.
 
     Args:
         found: the comparison.
@@ -45,7 +46,14 @@ def junit_comparison(found: Comparison, names: tuple[str, str]) -> bytes:
             text = _clean(first + describe_difference(shown))
             SubElement(case, "failure", type="diverged", message=text).text = text
         cases.append(case)
-    return _document(names, cases, {"verdict": found.verdict, "arrays compared": str(found.compared)})
+    properties = {"verdict": found.verdict, "arrays compared": str(found.compared)}
+    if found.limit is not None:
+        text = _clean(describe_limit(found.limit))
+        properties["judged updates"] = str(max(found.limit.update, 0))
+        case = Element("testcase", classname="lockstep", name="horizon")
+        SubElement(case, "error", type="inconclusive", message=text).text = text
+        cases.append(case)
+    return _document(names, cases, properties)
 
 
 def junit_error(message: str, names: tuple[str, str]) -> bytes:

@@ -47,11 +47,6 @@ __all__ = [
     "select_rows",
 ]
 
-SENTENCES = {
-    "identical": "PyTorch and JAX produced the same bits.",
-    "rounding": "PyTorch and JAX do the same thing; they differ by rounding only, within the bound.",
-    "diverged": "PyTorch and JAX do not do the same thing.",
-}
 ACTIVATIONS = {
     "relu": "ReLU",
     "leaky_relu": "LeakyReLU(0.01)",
@@ -193,7 +188,7 @@ def build_story(
         title="One recipe, two frameworks",
         subtitle=_subtitle(recipe, data),
         verdict=verdict,
-        verdict_sentence=SENTENCES.get(verdict.word, verdict.word),
+        verdict_sentence=verdict.sentence,
         pipeline=(
             _data_loading(data, raw),
             _preprocessing(data, raw),

@@ -22,15 +22,22 @@ def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
     first = next(iter(traces.values())).header
     return {
         "verdict": verdict.word,
+        "judged_updates": _judged_updates(verdict, first["updates"]),
         **{backend: _final(trace) for backend, trace in traces.items()},
         "max_difference": {name: json_number(value) for name, value in verdict.max_difference.items()},
         "checks": [
-            {"name": check.name, "passed": bool(check.passed), "detail": check.detail} for check in verdict.checks
+            {"name": check.name, "passed": check.passed, "outcome": check.outcome, "detail": check.detail}
+            for check in verdict.checks
         ],
         "recipe_hash": first["recipe_hash"],
         "data_hash": first["data_hash"],
         "versions": versions(traces),
     }
+
+
+def _judged_updates(verdict: Verdict, updates: int) -> int:
+    """How many updates were judged, from the first on."""
+    return updates if verdict.limit is None else max(verdict.limit.update, 0)
 
 
 def versions(traces: Mapping[str, Trace]) -> dict[str, str]:

@@ -19,7 +19,8 @@ __all__ = ["print_story"]
 EPOCHS = 40
 LAYERS = 12
 WIDEST = 120
-COLOURS = {"identical": "green", "rounding": "green", "diverged": "red"}
+COLOURS = {"identical": "green", "rounding": "green", "diverged": "red", "inconclusive": "yellow"}
+OUTCOMES = {"pass": ("pass", "green"), "inconclusive": ("open", "bold yellow"), "fail": ("FAIL", "bold red")}
 DRAWN = 1e30  # the chart leaves out a loss beyond this
 
 
@@ -92,7 +93,8 @@ def _verdict(story: Story) -> Panel:
     largest = ", ".join(f"{key} {number(value, 3)}" for key, value in verdict.max_difference.items())
     text.append(f"\nLargest difference, torch against jax: {largest}", style="default not bold")
     for check in verdict.checks:
-        text.append(f"\n{'pass' if check.passed else 'FAIL'}  ", style="green" if check.passed else "bold red")
+        word, style = OUTCOMES[check.outcome]
+        text.append(f"\n{word}  ", style=style)
         text.append(f"{check.name}: {check.detail}", style="default not bold")
     return Panel(text, title=story.title, title_align="left")
 

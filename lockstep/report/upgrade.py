@@ -26,7 +26,7 @@ __all__ = [
     "upgrade_markdown",
 ]
 
-COLOURS = dict(zip(Change, ("green", "green", "yellow", "red", "red")))
+COLOURS = dict(zip(Change, ("green", "green", "yellow", "yellow", "red", "red")))
 NEARER = {
     "golden": "the oracle agrees with the golden trace",
     "present": "the oracle agrees with the present run",

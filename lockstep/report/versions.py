@@ -15,7 +15,7 @@ from lockstep.versions import Origin, Row
 
 __all__ = ["describe_origin", "print_versions", "versions_json", "versions_markdown"]
 
-SIGNS = dict(zip(Change, "=~MSF"))
+SIGNS = dict(zip(Change, "=~M?SF"))
 LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
 SHORT = {"numeric mode": "mode", "training": "runs"}
 
