@@ -72,7 +72,10 @@ def test_nan_is_compared_as_such() -> None:
     assert one_side.verdict == "diverged"
     assert one_side.first is not None
     assert (one_side.first.stage, one_side.first.update) == ("loss", 3)
-    assert compare(nan, nan, {}).verdict == "identical"
+    # what is finite on neither side was not judged, though all before it was
+    both_sides = compare(nan, nan, {})
+    assert both_sides.verdict == "inconclusive"
+    assert both_sides.limit == (3, "the loss is finite on neither side")
     infinite = changed(truth, "updates/loss", nudged(3, np.inf))
     assert compare(infinite, truth, {}).verdict == "diverged"
     assert compare(infinite, changed(truth, "updates/loss", nudged(3, -np.inf)), {}).verdict == "diverged"

@@ -299,14 +299,15 @@ def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
         return None
     kind, _, rest = name.partition("/")
     is_series = kind in ("updates", "statistics", "epochs")
-    row = int(gap.unjudged.reshape(len(gap.unjudged), -1).any(axis=1).argmax()) if is_series else ...
-    if kind == "epochs":
-        update = (gap.begin + int(row) + 1) * trace.header["updates_per_epoch"] - 1
-    elif is_series:
-        update = gap.begin + int(row)
+    unjudged, bound = gap.unjudged, gap.bound
+    if is_series:
+        row = int(unjudged.reshape(len(unjudged), -1).any(axis=1).argmax())
+        unjudged, bound = unjudged[row], bound[row]
+        length = trace.header["updates_per_epoch"] if kind == "epochs" else 1
+        update = (gap.begin + row + 1) * length - 1
     else:
         update = int(rest.split("/")[0]) - (kind != "detail")
-    if np.isfinite(gap.bound[row][gap.unjudged[row]]).all():
+    if np.isfinite(bound[unjudged]).all():
         return Limit(update, f"{SERIES_WORDS.get(rest, rest.rpartition('/')[2])} is finite on neither side")
     return Limit(update, getattr(bounds, "reason", "") or "no bound on rounding is finite")
 

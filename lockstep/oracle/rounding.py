@@ -109,6 +109,7 @@ class _Spreads:
         self.tensors: dict[str, tuple[int, float]] = {}
         self.statistics: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(data.updates))
         self.farthest = 0.0
+        self.overflow = ""
         self.horizon: Horizon | None = None
 
     def take(self, state: State, step: Step) -> None:
@@ -140,7 +141,8 @@ class _Spreads:
 
     def _move_horizon(self, scalars: Mapping[str, Array], state: State) -> None:
         """The horizon begins the last stretch of updates in which nothing is decided."""
-        reason = self._leaves_range(scalars | state.parameters)
+        self.overflow = self.overflow or self._leaves_range({**scalars, **state.parameters})
+        reason = self.overflow
         if not reason and self._is_lost(state.parameters):
             reason = "rounding alone may carry a right run as far as training does"
         if not reason:
@@ -198,8 +200,11 @@ class _Spreads:
         ):
             values, margin_N = evaluate(state.parameters, state.statistics, x_ND, y_N, self.recipe, self.arithmetic)
             for name, members in values.items():
-                decides = name == "accuracy" and margin_N is not None
-                self.metrics[f"{part}_{name}"].append(_undecided(margin_N) if decides else _spread(members))
+                if name == "accuracy" and margin_N is not None:
+                    spread = _undecided(margin_N)
+                else:
+                    spread = _spread(members)
+                self.metrics[f"{part}_{name}"].append(spread)
 
 
 def _synchronised(state: State, arithmetic: Perturbed) -> State:
