@@ -17,7 +17,7 @@ from lockstep.recipe import Recipe
 from lockstep.session import Interpreter, Job, Report, Worker, finish_jobs
 from lockstep.trace import Trace
 
-__all__ = ["Recording", "bless", "golden_recipes", "is_installed", "record"]
+__all__ = ["EVERY", "Recording", "bless", "golden_recipes", "is_installed", "record"]
 
 FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.bless import Recording, is_installed, record
+from lockstep.bless import EVERY, Recording, is_installed, record
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import SEMANTICS, Bounds, Comparison, Difference, bounds_of, compare
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
@@ -189,8 +189,7 @@ def _judge_recipe(
     bounds = bounds_of(golden.traces[Key(name, "float32", "oracle")])
     if bounds is None:
         raise InputError(f"golden recipe {name}: its oracle's trace has no rounding bounds; bless again")
-    every = golden.traces[Key(name, "float32", "oracle")].header["parameters_every"]
-    exact = float64_bounds(recipe.with_dtype("float64"), golden.data[name], parameters_every=every)
+    exact = float64_bounds(recipe.with_dtype("float64"), golden.data[name], parameters_every=EVERY)
     compared: dict[str, Comparison] = {}
     for dtype in recipe.forms:
         if backend != "oracle" or dtype == "float64":  # it computes in float64 whatever the recipe's dtype

@@ -132,8 +132,8 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
     the tensor's largest value, or of a scalar's own, where that is more. Of two loops (see
     `lockstep.diagnose.loops.align`) learning rates and batches too may have bounds.
 
-    Values that are finite on neither side are not judged, nor are values that differ under a bound that is not finite:
-    where nothing before them parts, the verdict is "inconclusive".
+    Values that are finite on neither side are not judged, but for infinities of opposite signs; nor are values that
+    differ under a bound that is not finite. Where these are all that differ, the verdict is "inconclusive".
 
     Raises:
         InputError: traces of different recipes or data, or with nothing in common to compare.
@@ -266,7 +266,8 @@ def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
         distance = np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
         unjudged = ~same & ~np.isfinite(bound)
         if not _may_be_infinite(a, name):
-            unjudged |= ~np.isfinite(wide_a) & ~np.isfinite(wide_b)
+            opposite = wide_a == -wide_b  # infinities of either sign
+            unjudged |= ~np.isfinite(wide_a) & ~np.isfinite(wide_b) & ~opposite
         ratio = np.where(same | unjudged, 0.0, distance / bound)
     distance = np.where(unjudged, 0.0, distance)
     return _Gap(begin, wide_a, wide_b, distance, np.broadcast_to(bound, distance.shape), ratio, unjudged)

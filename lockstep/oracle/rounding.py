@@ -9,7 +9,7 @@ Bounds end where they say nothing: at the horizon. They are infinite from there 
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,9 @@ __all__ = ["Horizon", "rounding_bounds"]
 
 MEMBERS = 8
 NEIGHBOURS = 8  # updates on either side
-LOST = 1.0
-"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. From there on a run that
-went another way, or none, would lie within it."""
+LOST = 0.1
+"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Beyond it the members no
+longer stray in proportion to rounding, and a right run may leave them by more than `SAFETY` (docs/equality.md)."""
 WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
 
 
@@ -64,8 +64,8 @@ def rounding_bounds(
         Bounds, named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm` (T,), `epochs/...` (E,),
         and `parameters/<u>/<name>`, `average/<u>/<name>` and `detail/<u>/...` (but its batch), all (), for the worst
         element of the tensor; `statistics/...` (T, 1), that of the tensor at every update. They are infinite from the
-        horizon on: from the update at which the oracle or a member leaves the range that the dtype can compute in, or
-        after the last one at which a bound is smaller than what it bounds. The horizon is None where there is none.
+        horizon on: the first update at which the oracle or a member leaves the range that the dtype can compute in, or
+        at which bounds are no longer small beside what they bound. The horizon is None where there is none.
 
     Neither mean nor root mean square nor largest value of a tensor can stray farther than its worst element. How far
     the members' own stray bounds less: they err at random, which averages out over a tensor, and a float32 run need
@@ -109,7 +109,6 @@ class _Spreads:
         self.tensors: dict[str, tuple[int, float]] = {}
         self.statistics: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(data.updates))
         self.farthest = 0.0
-        self.overflow = ""
         self.horizon: Horizon | None = None
 
     def take(self, state: State, step: Step) -> None:
@@ -140,14 +139,13 @@ class _Spreads:
         return bounds, self.horizon
 
     def _move_horizon(self, scalars: Mapping[str, Array], state: State) -> None:
-        """The horizon begins the last stretch of updates in which nothing is decided."""
-        self.overflow = self.overflow or self._leaves_range({**scalars, **state.parameters})
-        reason = self.overflow
+        """The horizon is the first update at which rounding decides: runs that have parted do not come together."""
+        if self.horizon is not None:
+            return
+        reason = self._leaves_range({**scalars, **state.parameters})
         if not reason and self._is_lost(state.parameters):
             reason = "rounding alone may carry a right run as far as training does"
-        if not reason:
-            self.horizon = None
-        elif self.horizon is None:
+        if reason:
             self.horizon = Horizon(state.updates - 1, reason)
 
     def _leaves_range(self, values: Mapping[str, Array]) -> str:
@@ -200,11 +198,8 @@ class _Spreads:
         ):
             values, margin_N = evaluate(state.parameters, state.statistics, x_ND, y_N, self.recipe, self.arithmetic)
             for name, members in values.items():
-                if name == "accuracy" and margin_N is not None:
-                    spread = _undecided(margin_N)
-                else:
-                    spread = _spread(members)
-                self.metrics[f"{part}_{name}"].append(spread)
+                is_counted = name == "accuracy" and margin_N is not None
+                self.metrics[f"{part}_{name}"].append(_undecided(margin_N) if is_counted else _spread(members))
 
 
 def _synchronised(state: State, arithmetic: Perturbed) -> State:
@@ -244,7 +239,7 @@ def _widen(spread_T: NDArray[np.float64], size_T: NDArray[np.float64], end: int)
     return np.concatenate([widest, np.full(len(spread_T) - end, np.inf)])
 
 
-def _undecided(margin_MN: Array) -> float:
+def _undecided(margin_MN: Any) -> float:
     """Share of rows whose answer rounding may turn."""
     spread_N = np.abs(margin_MN - margin_MN[:1]).max(axis=0)
     decided_N = np.abs(margin_MN[0]) > SAFETY * spread_N
