@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lockstep import data_prep
 from lockstep.data_prep import PreparedData, Split, Table, load_table, prepare, split_table
@@ -72,11 +75,14 @@ def _find(path: Path) -> tuple[Table, Split] | None:
         return None  # not there, or damaged
     x_ND, y_N = arrays.pop("x_ND"), arrays.pop("y_N")
     table = Table(x_ND, y_N, tuple(header["columns"]), tuple(header["classes"]), header["target"])
-    return table, Split(**arrays)
+    parts: dict[str, Any] = arrays | {"first_row": header["first_row"], "columns": table.columns}
+    return table, Split(**parts)
 
 
 def _keep(path: Path, table: Table, split: Split) -> None:
     header = {name: getattr(table, name) for name in ("columns", "classes", "target")}
-    arrays = {"x_ND": table.x_ND, "y_N": table.y_N, **split._asdict()}
+    header["first_row"] = split.first_row
+    parts = {name: part for name, part in split._asdict().items() if isinstance(part, np.ndarray)}
+    arrays = {"x_ND": table.x_ND, "y_N": table.y_N, **parts}
     with suppress(InputError):  # a full disk keeps nothing and harms nothing
         write_tensors(path, SCHEMA, header, arrays)

@@ -48,6 +48,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _listed(value: Any) -> Any:
+    """A single name may be written without a list, and one that is a number as one."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(str(item) if type(item) in (int, float) else item for item in values)
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
+
 ABSENT: Any = None
 """A knob that the chosen `name` does not have."""
 
@@ -75,9 +83,28 @@ class Data:
     """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own. Whether there are classes or
     a number to predict follows from `loss.name`; breast_cancer and digits have classes, diabetes a number."""
     path: str = ""
-    """source = "file": a .csv, .parquet or .npz file; relative to the recipe's folder."""
+    """source = "file": a .csv, .tsv, .parquet or .npz file; relative to the recipe's folder."""
     target: str = ""
     """source = "file": the column (or .npz array) that holds the class, or the number to predict."""
+    separator: Literal["suffix", "comma", "semicolon", "tab", "pipe", "space"] = "suffix"
+    """source = "file": what separates the cells of a text table; suffix is a tab in .tsv and a comma in .csv."""
+    decimal: Literal["seen", "comma"] = "seen"
+    """source = "file": what numbers in text have before their fraction. seen: a point, or a comma where the cells leave
+    no doubt; 1,234 leaves one."""
+    drop: Names = ()
+    """source = "file": columns to leave out."""
+    missing: Literal["refuse", "drop", "mean", "median"] = "refuse"
+    """source = "file": what becomes of missing values. drop leaves out their rows; mean and median fill in that of the
+    training rows, and give a missing category a column of its own."""
+    missing_marks: Names = ()
+    """source = "file": cells that are missing values, beside empty ones, NA, NaN, null, None and ? (and - in
+    numbers)."""
+    categories: Literal["refuse", "one-hot"] = "refuse"
+    """source = "file": what becomes of text in a feature. one-hot: a column for each category of the training rows, all
+    0 for one that only held-out rows have."""
+    holdout: str = ""
+    """source = "file": a second file whose rows are held out, in place of the share `held_out` of the first; relative
+    to the recipe's folder."""
     rows: Count = 1000
     """source = "synthetic": rows to train on; the held-out rows are drawn in addition."""
     features: Count = 10
@@ -621,12 +648,18 @@ class Recipe:
     def hash(self) -> str:
         """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
         and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, and neither
-        does `convergence`, which trains nothing."""
+        does `convergence`, which trains nothing. Fields of `LATER` count where they are changed, so that recipes
+        written before them keep their hash."""
         content: dict[str, Any] = {
             section: {field: value for field, value in values.items() if value is not None}
             for section, values in asdict(self).items()
         }
         del content["data"]["path"], content["convergence"]
+        for field in LATER:
+            if not _is_changed(self.data, field):
+                del content["data"][field]
+        if self.data.holdout:
+            content["data"]["holdout"] = "a file"
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -743,6 +776,9 @@ SECTIONS: dict[str, Any] = {
 }
 
 
+LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories", "holdout")
+"""Fields of `data` that came after the first recipes were hashed."""
+
 KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS, "schedule": SCHEDULE_KNOBS}
 """The sections whose `name` says which of their fields there are."""
 
@@ -782,9 +818,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.from_dict(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if recipe.data.path:
-        resolved = path.resolve().parent / recipe.data.path
-        recipe = recipe.with_values({"data.path": str(resolved)})
+    folder = path.resolve().parent
+    for name in ("path", "holdout"):
+        given = getattr(recipe.data, name)
+        if given:
+            recipe = recipe.with_values({f"data.{name}": str(folder / given)})
     return recipe.with_overrides(overrides)
 
 

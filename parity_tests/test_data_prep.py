@@ -455,6 +455,8 @@ def test_huge_whole_numbers_are_features(read_csv):
     assert read_csv("a,y\n123456789012345678901234567890,0\n1,1\n").x_ND[0, 0] == 123456789012345678901234567890
 
 
+MISSING = "; must be a finite number (data.missing = drop, mean or median)"
+NO_TARGET = " (data.missing = drop leaves such rows out)"
 TEXT = ", text where a number is due; must be a finite number"
 NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse or huber"
 
@@ -462,28 +464,31 @@ NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse o
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("a,b,y\nNaN,2,0\n" + BODY, "row 1, column 'a' holds nan; must be a finite number"),
-        ("a,b,y\n" + BODY + "1,nan,0\n", "row 9, column 'b' holds 'nan'; must be a finite number"),
+        ("a,b,y\nNaN,2,0\n" + BODY, "row 1, column 'a' holds nan" + MISSING),
+        ("a,b,y\n" + BODY + "1,nan,0\n", "row 9, column 'b' holds 'nan'" + MISSING),
         ("a,b,y\ninf,2,0\n" + BODY, "row 1, column 'a' holds inf; must be a finite number"),
         ("a,b,y\n-Infinity,2,0\n" + BODY, "row 1, column 'a' holds '-Infinity'; must be a finite number"),
         ("a,b,y\n1e999,2,0\n" + BODY, "row 1, column 'a' holds inf; must be a finite number"),
-        ("a,b,y\n1,2,0\n3,,1\n" + BODY, "row 2, column 'b' is empty; must be a finite number"),
-        ('a,b,y\n1,2,0\n3,"",1\n' + BODY, "row 2, column 'b' is empty; must be a finite number"),
+        ("a,b,y\n1,2,0\n3,,1\n" + BODY, "row 2, column 'b' is empty" + MISSING),
+        ('a,b,y\n1,2,0\n3,"",1\n' + BODY, "row 2, column 'b' is empty" + MISSING),
         ("a,b,y\n1,2,0\n1,foo,1\n" + BODY, "row 2, column 'b' holds 'foo'" + TEXT),
-        ("a,b,y\n1,NA,0\n" + BODY, "row 1, column 'b' holds 'NA'" + TEXT),
-        ('a,b,y\n"1,000",2,0\n' + BODY, "row 1, column 'a' holds '1,000'" + TEXT),
+        ("a,b,y\n1,NA,0\n" + BODY, "row 1, column 'b' holds 'NA'" + MISSING),
+        ('a,b,y\n"1,000",2,0\n' + BODY,
+         "row 1, column 'a' holds '1,000': a comma before the fraction, or between thousands? data.decimal = comma "
+         "says the former; for the latter leave the commas out"),
         ("a,b,y\n0x10,2,0\n" + BODY, "row 1, column 'a' holds '0x10'" + TEXT),
         ("a,b,y\n2020-01-01,2,0\n" + BODY, "row 1, column 'a' holds '2020-01-01'" + TEXT),
         ('a,b,y\n1,"z\nq",0\n' + BODY, "row 1, column 'b' holds 'z\\nq'" + TEXT),
         ("a,b,y\n\0,2,0\n" + BODY, "row 1, column 'a' holds '\\x00'" + TEXT),
         ("a,b,y\n1," + "z" * 10_000 + ",0\n" + BODY,
          f"row 1, column 'b' holds '{'z' * 76}..." + TEXT),
-        ("a,b,y\n" + BODY + "1\n", "row 9, column 'b' is empty; must be a finite number"),
-        ("a,b,y\n" + BODY + "1,2\n", "row 9, target column 'y' is empty"),
-        ("a,b,y\n1,2,0\n\n" + BODY, "row 2, column 'a' is empty; must be a finite number"),
-        ("a,b,y\n1,2,\n" + BODY, "row 1, target column 'y' is empty"),
-        ('a,b,y\n1,2,x\n1,2,""\n1,2,x\n', "row 2, target column 'y' is empty"),
-        ("a,b,y\n1,2,x\n1,2, \n1,2,x\n", "row 2, target column 'y' is empty"),
+        ("a,b,y\n" + BODY + "1\n", "row 9 has 1 cell for 3"),
+        ("a,b,y\n" + BODY + "1,2\n", "row 9 has 2 cells for 3"),
+        ("a,b,y\n" + BODY + "1,2,0,4\n" + BODY, "row 9 has 4 cells for 3"),
+        ("a,b,y\n1,2,0\n\n" + BODY, "row 2, target column 'y' is empty" + NO_TARGET),
+        ("a,b,y\n1,2,\n" + BODY, "row 1, target column 'y' is empty" + NO_TARGET),
+        ('a,b,y\n1,2,x\n1,2,""\n1,2,x\n', "row 2, target column 'y' is empty" + NO_TARGET),
+        ("a,b,y\n1,2,x\n1,2, \n1,2,x\n", "row 2, target column 'y' is empty" + NO_TARGET),
         ("a,b,y\n1,2,1\n1,2,0.5\n" + BODY, "row 2, target column 'y' holds 0.5" + NO_CLASS),
         ("a,b,y\n1,2,inf\n" + BODY, "row 1, target column 'y' holds inf" + NO_CLASS),
         ("a,b,y\n1,2,NaN\n1,2,0.0\n" + BODY, "row 1, target column 'y' holds nan" + NO_CLASS),
@@ -499,8 +504,8 @@ NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse o
          "each part needs one for each of the 3 classes"),
         ("a,b,z\n" + BODY, "no column 'y' for the target; columns: 'a', 'b', 'z'"),
         ('"a\nx",b,z\n' + BODY, "no column 'y' for the target; columns: 'a\\nx', 'b', 'z'"),
-        (("a,b,y\n" + BODY).replace(",", ";"), "no column 'y' for the target; columns: 'a;b;y'"),
-        (("a,b,y\n" + BODY).replace(",", "\t"), "no column 'y' for the target; columns: 'a\\tb\\ty'"),
+        (("a,b,y\n" + BODY).replace(",", ";"), "the separator is ';', not ',': data.separator = semicolon reads it"),
+        (("a,b,y\n" + BODY).replace(",", "\t"), "the separator is '\\t', not ',': data.separator = tab reads it"),
         ("a, y\n1,0\n2,1\n", "no column 'y' for the target; did you mean ' y'?"),
         ("a,a,y\n" + BODY, "two columns are named 'a'"),
         ("a,y,y\n" + BODY, "two columns are named 'y'"),
@@ -519,14 +524,11 @@ def test_bad_csv_is_refused_by_name(content, line, refused):
 @pytest.mark.parametrize(
     "content",
     [
-        "a,b,y\n" + BODY + "1,2,3,4\n",
-        'a,b,y\n"1,2,0\n' + BODY,
         "a,b,y\n" + "9" * 400 + ",2,0\n" + BODY,
         "a,b,y\n1,2," + "9" * 400 + "\n" + BODY,
-        "a,y\n1,é\n2,è\n3,é\n4,è\n".encode("latin1"),
         "a,b,y\n\u0661,2,0\n" + BODY,
     ],
-    ids=["a field too many", "unclosed quote", "400 digits", "400 digits as a label", "Latin-1", "Arabic digits"],
+    ids=["400 digits", "400 digits as a label", "Arabic digits"],
 )
 def test_csv_that_cannot_be_read_is_refused(content, refused):
     line = refused(content)
@@ -536,9 +538,9 @@ def test_csv_that_cannot_be_read_is_refused(content, refused):
 
 @pytest.mark.parametrize(
     "content",
-    [("a,b,y\n" + BODY).encode("utf-16"), ("a,b,y\n" + BODY).replace("\n", "\r"),
+    [("a,b,y\n" + BODY).replace("\n", "\r"),
      b"\0" * 50, b"PK\3\4" + bytes(range(256))],
-    ids=["UTF-16", "CR", "NUL", "binary"],
+    ids=["CR", "NUL", "binary"],
 )  # fmt: skip
 def test_what_is_no_csv_is_refused(content, refused):
     assert refused(content)
@@ -570,13 +572,13 @@ def frame(**columns):
 
 
 PARQUET = {
-    "empty": (frame(a=[1.0, None, 3, 4, 5, 6, 7, float("nan")]), "row 2, column 'a' is empty; must be a finite number"),
-    "NaN": (frame(a=[1.0, 2, 3, 4, 5, 6, 7, float("nan")]), "row 8, column 'a' holds nan; must be a finite number"),
-    "all empty": (frame(a=[None] * 8), "row 1, column 'a' is empty; must be a finite number"),
+    "empty": (frame(a=[1.0, None, 3, 4, 5, 6, 7, float("nan")]), "row 2, column 'a' is empty" + MISSING),
+    "NaN": (frame(a=[1.0, 2, 3, 4, 5, 6, 7, float("nan")]), "row 8, column 'a' holds nan" + MISSING),
+    "all empty": (frame(a=[None] * 8), "row 1, column 'a' is empty" + MISSING),
     "lists": (frame(a=[[1]] * 8), "column 'a' holds List(Int64); must hold numbers"),
     "dates": (frame(a=[datetime.date(2020, 1, 1)] * 8), "column 'a' holds Date; must hold numbers"),
-    "no label": (frame(y=[None] * 8), "row 1, target column 'y' is empty"),
-    "empty label": (frame(y=["u", ""] * 4), "row 2, target column 'y' is empty"),
+    "no label": (frame(y=[None] * 8), "row 1, target column 'y' is empty" + NO_TARGET),
+    "empty label": (frame(y=["u", ""] * 4), "row 2, target column 'y' is empty" + NO_TARGET),
     "bytes": (frame(y=[b"u", b"v"] * 4), "target column 'y' holds Binary; must hold integers or text"),
     "dates as labels": (
         frame(y=[datetime.date(2020, 1, 1)] * 8),
@@ -641,7 +643,7 @@ NPZ = {
     "inf": ({"x": np.array([np.inf, *range(7)]), "y": Y8}, "row 1, column 'x' holds inf; must be a finite number"),
     "text": (
         {"x": np.array(list("abcdefgh")), "y": Y8},
-        "row 1, column 'x' holds 'a', text where a number is due; must be a finite number",
+        "row 1, column 'x' holds 'a'" + TEXT + " (data.categories = one-hot takes text)",
     ),
     "complex": ({"x": np.zeros(8, complex), "y": Y8}, "column 'x' holds Object; must hold numbers"),
     "fraction": (
@@ -653,7 +655,11 @@ NPZ = {
         "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers need loss.name = mse or huber",
     ),
     "bytes": ({"x": np.zeros(8), "y": Y8.astype("S")}, "target column 'y' holds Binary; must hold integers or text"),
-    "2-D target": ({"x": np.zeros(8), "y": Y8[:, None]}, "no column 'y' for the target; columns: 'x', 'y[0]'"),
+    "2-D target": (
+        {"x": np.zeros(8), "y": np.eye(2)[Y8]},
+        "target 'y' has shape (8, 2); must have one column",
+    ),
+    "equal names": ({"x": np.zeros((8, 2)), "x[1]": np.zeros(8), "y": Y8}, "two columns are named 'x[1]'"),
 }
 
 
@@ -700,9 +706,11 @@ def test_a_damaged_npz_is_refused(tmp_path):
     ("name", "line"),
     [
         ("none.csv", "no such file"),
-        ("t.txt", "must end in .csv, .parquet or .npz"),
-        ("t", "must end in .csv, .parquet or .npz"),
-        ("t.csv.gz", "must end in .csv, .parquet or .npz"),
+        ("t.txt", "must end in .csv, .tsv, .parquet or .npz"),
+        ("t", "must end in .csv, .tsv, .parquet or .npz"),
+        ("t.csv.gz", "no such file"),
+        ("t.gz", "must end in .csv, .tsv, .parquet or .npz"),
+        ("t.npz.gz", "a .npz file is compressed in itself; unpack it first"),
         ("x" * 300 + ".csv", "no such file"),
         ("nul\0.npz", "no such file"),
     ],
@@ -722,7 +730,7 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
 
 
 def test_path_and_target_must_be_given():
-    line = 'data.path: source = "file" needs a .csv, .parquet or .npz file'
+    line = 'data.path: source = "file" needs a .csv, .tsv, .parquet or .npz file'
     assert refusal(load_table, Recipe(data=Data(source="file", target="y"))) == line
     line = "data.target: name the column to predict (--target COLUMN)"
     assert refusal(load_table, Recipe(data=Data(source="file", path="t.csv"))) == line

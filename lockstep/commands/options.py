@@ -51,7 +51,7 @@ set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
 )
 data_options = (
-    click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .parquet or .npz."),
+    click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .tsv, .parquet or .npz."),
     click.option("--target", metavar="COLUMN", help="With --data: the column to predict, a class or a number."),
 )
 

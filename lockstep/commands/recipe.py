@@ -7,7 +7,7 @@ import click
 
 from lockstep.commands.options import chosen_recipe, recipe_options, set_option, warn
 from lockstep.errors import InputError
-from lockstep.printable import echo
+from lockstep.printable import echo, printable
 
 __all__ = ["recipe_group"]
 
@@ -59,6 +59,8 @@ def recipe_check(recipe: str, data_path: str | None, target: str | None, overrid
     data = prepare(chosen)
     rates = learning_rates(chosen, data.updates_per_epoch)
     warn(data.warnings)
+    for label, value in data.notes:
+        echo(printable(f"{label}: {value}"))
     rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
     echo(
         f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, "

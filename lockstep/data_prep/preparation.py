@@ -46,7 +46,7 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     else:
         train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
     # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
-    constant = [name for name, var, by in zip(table.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
+    constant = [name for name, var, by in zip(split.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
     outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
     data = PreparedData(
@@ -56,10 +56,12 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
         held_out_y_N=held_out_y,
         mean_D=split.mean_D,
         scale_D=split.scale_D,
-        parameters=initial_parameters(recipe, len(table.columns), outputs),
-        columns=table.columns,
+        parameters=initial_parameters(recipe, len(split.columns), outputs),
+        columns=split.columns,
         classes=classes,
         warnings=(
+            *table.warnings,
+            *split.warnings,
             *(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
             *_model_warnings(recipe),
         ),
@@ -75,6 +77,8 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
         accumulate_mean=recipe.gradient.accumulate_mean,
         hidden=recipe.model.hidden,
         dropout=recipe.model.dropout,
+        notes=(*table.notes, *split.notes),
+        first_row=split.first_row,
     )
     _check_targets(recipe, data)
     return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
@@ -129,12 +133,17 @@ def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np
 
 def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
     rows = len(table.y_N)
-    for name, largest in zip(table.columns, np.abs(table.x_ND).max(axis=0)):
+    # fmax and fmin pass over what is missing
+    most, least = (np.fmax, np.fmin) if recipe.data.missing in ("mean", "median") else (np.maximum, np.minimum)
+    largest_D = np.maximum(most.reduce(table.x_ND), -least.reduce(table.x_ND))
+    for name, largest in zip(table.columns, largest_D):
         if not largest <= LARGEST:
             raise InputError(f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}")
     if recipe.loss.predicts_number:
         if not np.abs(table.y_N).max() <= LARGEST:
             raise InputError(f"target {table.target!r}: must be finite and at most {LARGEST:g} in size")
+        if table.held_out and min(held_out, rows - held_out) < 2:
+            raise InputError("data.holdout: one row to train on or held out; each part needs two")
         if min(held_out, rows - held_out) < 2:
             raise InputError(
                 f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
@@ -159,17 +168,8 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
     rows, classes, loss = len(table.y_N), len(table.classes), recipe.loss
     if classes < 2:
         raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
-    count_K = np.bincount(table.y_N, minlength=classes)
-    rare = int(count_K.argmin())
-    if count_K[rare] < 2:
-        raise InputError(
-            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified split needs 2 of each"
-        )
-    if min(held_out, rows - held_out) < classes:
-        raise InputError(
-            f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
-            f"{held_out} held out; each part needs one for each of the {classes} classes"
-        )
+    if not table.held_out:
+        _check_split_by_class(recipe, table, held_out)
     if loss.name == "binary_cross_entropy" and classes != 2:
         raise InputError(f"loss.name: binary_cross_entropy needs 2 classes, but the data has {classes}")
     if loss.ignored_class:
@@ -184,6 +184,21 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
         raise InputError(f"loss.class_weights: {len(loss.class_weights)} weights for {classes} classes")
     if loss.class_weights and not any(loss.class_weights):
         raise InputError("loss.class_weights: all are 0, so no row counts")
+
+
+def _check_split_by_class(recipe: Recipe, table: Table, held_out: int) -> None:
+    rows, classes = len(table.y_N), len(table.classes)
+    count_K = np.bincount(table.y_N, minlength=classes)
+    rare = int(count_K.argmin())
+    if count_K[rare] < 2:
+        raise InputError(
+            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified split needs 2 of each"
+        )
+    if min(held_out, rows - held_out) < classes:
+        raise InputError(
+            f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+            f"{held_out} held out; each part needs one for each of the {classes} classes"
+        )
 
 
 def _check_targets(recipe: Recipe, data: PreparedData) -> None:

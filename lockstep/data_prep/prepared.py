@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep.draws import MASKS, ORDER, Parameters, generator_of, layer_sizes
+from lockstep.data_prep.table import Note
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 
 __all__ = ["IGNORED", "Batches", "OwnDraws", "PreparedData", "updates_per_epoch"]
@@ -52,7 +53,8 @@ class PreparedData:
 
     `classes` are those that the model tells apart; a row of the ignored class has the label `IGNORED`. A number to
     predict is standardised: (y - `target_mean`) / `target_scale`; there are no classes then. `outputs` is the model's
-    number of output units.
+    number of output units. `notes` say how a file was read and what became of missing values and categories,
+    `first_row` is the number in the table of the first row to train on; neither is saved.
     """
 
     train_x_ND: NDArray[Any]
@@ -77,6 +79,8 @@ class PreparedData:
     accumulate_mean: str = "batches"
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    notes: tuple[Note, ...] = ()
+    first_row: int = 0
 
     @property
     def batches_per_epoch(self) -> int:

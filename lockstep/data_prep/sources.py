@@ -3,10 +3,10 @@
 import numpy as np
 
 from lockstep.data_prep.draws import NOISE, generator_of
-from lockstep.data_prep.files import read_file
+from lockstep.data_prep.rows import read_file
 from lockstep.data_prep.table import Table
 from lockstep.errors import InputError
-from lockstep.recipe import Data, Recipe
+from lockstep.recipe import LATER, Data, Recipe
 
 __all__ = ["load_table"]
 
@@ -21,6 +21,9 @@ def load_table(recipe: Recipe) -> Table:
     data, numbers = recipe.data, recipe.loss.predicts_number
     if data.source == "file":
         return read_file(data, numbers)
+    for field in LATER:
+        if getattr(data, field) != getattr(Data(), field):
+            raise InputError(f'data.{field}: for source = "file" only, and the source is "{data.source}"')
     from sklearn import datasets
 
     if data.source == "synthetic":

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep.table import Table
+from lockstep.data_prep.encode import encode
+from lockstep.data_prep.table import Note, Table
 from lockstep.recipe import Recipe
 
 __all__ = ["Split", "held_out_rows", "split_table"]
@@ -13,7 +14,11 @@ __all__ = ["Split", "held_out_rows", "split_table"]
 
 class Split(NamedTuple):
     """A table's rows to train on and those held out: features standardised, targets as they were; and each column's
-    mean, variance and what it was divided by, of the training rows."""
+    mean, variance and what it was divided by, of the training rows.
+
+    `first_row` is the number in the table of the first row to train on, `columns` are the names of the features, which
+    differ from the table's where categories became columns, `notes` and `warnings` say what was done and is odd.
+    """
 
     train_x_ND: NDArray[np.float64]
     train_y_N: NDArray[Any]
@@ -22,29 +27,59 @@ class Split(NamedTuple):
     mean_D: NDArray[np.float64]
     variance_D: NDArray[np.float64]
     scale_D: NDArray[np.float64]
+    first_row: int
+    columns: tuple[str, ...]
+    notes: tuple[Note, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def split_table(recipe: Recipe, table: Table) -> Split:
-    """Split the rows, by class where there are classes, and standardise the features; a column whose variance is lost
-    in rounding is divided by 1."""
-    from sklearn.model_selection import train_test_split
+    """Split the rows, by class where there are classes, fill in and encode as the recipe says, and standardise the
+    features; a column whose variance is lost in rounding is divided by 1. All is fitted on the training rows alone.
+
+    Raises:
+        InputError: as `lockstep.data_prep.encode.encode`.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    held_out = held_out_rows(recipe, table)
-    train_x, held_out_x, train_y, held_out_y = train_test_split(
-        table.x_ND,
-        table.y_N,
-        test_size=held_out,
-        train_size=len(table.y_N) - held_out,
-        stratify=None if recipe.loss.predicts_number else table.y_N,
-        random_state=recipe.data.seed,
+    train_N, held_out_N = _split_rows(recipe, table)
+    encoded = encode(table, train_N, held_out_N, recipe.data.missing)
+    scaler = StandardScaler(copy=False).fit(encoded.train_x_ND)
+    return Split(
+        train_x_ND=scaler.transform(encoded.train_x_ND),
+        train_y_N=table.y_N[train_N],
+        held_out_x_ND=scaler.transform(encoded.held_out_x_ND),
+        held_out_y_N=table.y_N[held_out_N],
+        mean_D=scaler.mean_,
+        variance_D=scaler.var_,
+        scale_D=scaler.scale_,
+        first_row=int(train_N[0]),
+        columns=encoded.columns,
+        notes=encoded.notes,
+        warnings=encoded.warnings,
     )
-    scaler = StandardScaler().fit(train_x)
-    scaled = scaler.transform(train_x), train_y, scaler.transform(held_out_x), held_out_y
-    return Split(*scaled, scaler.mean_, scaler.var_, scaler.scale_)
 
 
 def held_out_rows(recipe: Recipe, table: Table) -> int:
     """How many rows are held out; those that are drawn are drawn beside the `data.rows` to train on."""
     rows = len(table.y_N)
+    if table.held_out:
+        return table.held_out
     return rows - recipe.data.rows if recipe.data.source == "synthetic" else round(rows * recipe.data.held_out)
+
+
+def _split_rows(recipe: Recipe, table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the rows to train on, and of those held out."""
+    from sklearn.model_selection import train_test_split
+
+    rows_N, held_out = np.arange(len(table.y_N)), held_out_rows(recipe, table)
+    if table.held_out:
+        return rows_N[:-held_out], rows_N[-held_out:]
+    train_N, held_out_N = train_test_split(
+        rows_N,
+        test_size=held_out,
+        train_size=len(rows_N) - held_out,
+        stratify=None if recipe.loss.predicts_number else table.y_N,
+        random_state=recipe.data.seed,
+    )
+    return train_N, held_out_N

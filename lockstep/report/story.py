@@ -71,6 +71,10 @@ DRAWN = {
 }
 
 
+NOTED = 12
+"""Lines on how a table was read that a report shows."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """One line of a stage."""
@@ -235,7 +239,8 @@ def _subtitle(recipe: Recipe, data: PreparedData) -> str:
 
 
 def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
-    shown = [f"{name(column, 24)} = {number(value)}" for column, value in zip(columns[:limit], values)]
+    texts = [name(value, 24) if isinstance(value, str) else number(value) for value in values[:limit]]
+    shown = [f"{name(column, 24)} = {text}" for column, text in zip(columns, texts)]
     return ", ".join(shown + ["..."] * (len(columns) > limit))
 
 
@@ -245,7 +250,7 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
         Fact("to train on", f"{rows} rows x {features} features"),
         Fact("held out in addition", f"{len(data.held_out_y_N)} rows"),
         *(Fact(*described) for described in describe_targets(data)),
-        Fact("first row", _cells(raw.columns, raw.x_ND[0])),
+        Fact("first row", _cells(raw.columns, raw.row(0))),
         Fact(*first_target(raw)),
     )
     return Stage("Data loading", "The rows are read and split once; both frameworks are fed the same bits.", facts)
@@ -253,13 +258,12 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
 
 def _preprocessing(data: PreparedData, raw: Table) -> Stage:
     x_ND = np.asarray(data.train_x_ND, dtype=np.float64)
-    before_D = x_ND[0] * data.scale_D + data.mean_D
-    nearest = int(np.abs(raw.x_ND - before_D).max(axis=1).argmin())
     std_D = x_ND.std(axis=0)
     facts = [
-        Fact("shape in, out", f"{x_ND.shape} -> {x_ND.shape}"),
-        Fact("before", _cells(raw.columns, raw.x_ND[nearest])),
-        Fact("after", _cells(raw.columns, x_ND[0])),
+        *(Fact(name(label), name(value, 240)) for label, value in data.notes[:NOTED]),
+        Fact("shape in, out", f"{(len(x_ND), len(raw.columns))} -> {x_ND.shape}"),
+        Fact("before", _cells(raw.columns, raw.row(data.first_row))),
+        Fact("after", _cells(data.columns, x_ND[0])),
         Fact("mean achieved", f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column"),
         Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
         *(Fact(*described) for described in target_before_and_after(data)),

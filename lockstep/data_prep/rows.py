@@ -1,0 +1,190 @@
+"""A user's file, or two, as a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.data_prep.columns import Column, Places, feature, labels, missing_labels, number_column
+from lockstep.data_prep.files import read_frame
+from lockstep.data_prep.oddities import odd_columns
+from lockstep.data_prep.table import Note, Table, counted, listed, nearest
+from lockstep.errors import InputError
+from lockstep.recipe import Data
+
+if TYPE_CHECKING:
+    import polars
+
+__all__ = ["read_file"]
+
+
+def read_file(data: Data, numbers: bool) -> Table:
+    """The table of `data.path`, and of `data.holdout` below it, with a number to predict or classes.
+
+    Raises:
+        InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
+    """
+    if not data.path:
+        raise InputError('data.path: source = "file" needs a .csv, .tsv, .parquet or .npz file')
+    if not data.target:
+        raise InputError("data.target: name the column to predict (--target COLUMN)")
+    frame, places, notes = _read_frames(data)
+    rows = frame.height
+    absent = missing_labels(frame[data.target], data)
+    if data.missing == "drop" and absent.any():
+        frame, places = frame.filter(~absent), places.only((~absent).to_numpy())
+        _refuse_nothing(places, frame.height, {data.target: rows})
+    target = frame.drop_in_place(data.target)
+    values_N, warning = _read_target(places, target, data, numbers)
+    columns, x_ND = _read_features(places, frame, data)
+    training = places.rows if places.kept_N is None else int((places.kept_N < places.rows).sum())
+    warnings = [warning, *(column.warning for column in columns.values())]
+    warnings += odd_columns(x_ND[:training], {name: column.categories for name, column in columns.items()})
+    if data.missing == "drop":
+        x_ND, values_N, training = _without_missing(places, columns, x_ND, values_N, training)
+        left_out = rows - len(x_ND)
+        if left_out:
+            notes.append(("missing values", f"{left_out} of {rows} rows left out"))
+    if data.holdout and training == len(x_ND):
+        raise InputError(f"{places.holdout}: data.missing = drop leaves no row of it")
+    classes, y_N = ((), values_N) if numbers else _classes(places, values_N, training)
+    commas = [name for name, column in columns.items() if column.commas]
+    if commas:
+        notes.append(("decimal comma", listed(commas)))
+    has_categories = any(column.categories for column in columns.values())
+    return Table(
+        x_ND=x_ND,
+        y_N=y_N,
+        columns=tuple(columns),
+        classes=classes,
+        target=data.target,
+        categories=tuple(column.categories for column in columns.values()) if has_categories else (),
+        held_out=len(x_ND) - training,
+        notes=tuple(notes),
+        warnings=tuple(filter(None, warnings)),
+    )
+
+
+# ---- frames
+
+
+def _read_frames(data: Data) -> tuple["polars.DataFrame", Places, list[Note]]:
+    """The rows of the file, below them those of the hold-out file, and how they were read."""
+    path, holdout = Path(data.path), Path(data.holdout)
+    frame, notes = _read_columns(path, data)
+    if not data.holdout:
+        return frame, Places(path, frame.height), notes
+    below, _ = _read_columns(holdout, data)
+    places = Places(path, frame.height, holdout)
+    for name in (*frame.columns, *below.columns):
+        if name not in below.columns:
+            raise InputError(f"{holdout}: no column {name!r}, which {path.name} has")
+        if name not in frame.columns:
+            raise InputError(f"{holdout}: column {name!r} is not in {path.name}")
+    notes.append(("hold-out file", f"{counted(below.height, 'row')} of {holdout.name}"))
+    return _stacked(frame, below), places, notes
+
+
+def _read_columns(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
+    """A file's columns, less those to drop."""
+    frame, notes = read_frame(path, data)
+    if data.target not in frame.columns:
+        hint = nearest(data.target, frame.columns, "columns")
+        raise InputError(f"{path}: no column {data.target!r} for the target{hint}")
+    for name in data.drop:
+        if name == data.target:
+            raise InputError(f"data.drop: {name!r} is the target")
+        if name not in frame.columns:
+            raise InputError(f"data.drop: {path} has no column {name!r}{nearest(name, frame.columns, 'columns')}")
+    frame = frame.drop(data.drop)
+    if frame.width > 1 and frame.columns[-1] == "" and frame[""].null_count() == frame.height > 0:
+        frame = frame.drop("")  # rows end in a separator
+    if frame.width < 2:
+        raise InputError(f"{path}: no feature column beside the target {data.target!r}")
+    if frame.height == 0:
+        raise InputError(f"{path}: no rows")
+    if data.drop:
+        notes.append(("columns left out", listed(data.drop)))
+    return frame, notes
+
+
+def _stacked(frame: "polars.DataFrame", below: "polars.DataFrame") -> "polars.DataFrame":
+    """One frame below the other; a column that is text in one is text in both."""
+    import polars
+
+    def fitting(one: "polars.DataFrame", other: "polars.DataFrame") -> "polars.DataFrame":
+        texts = (polars.String, polars.Categorical, polars.Enum)
+        names = [name for name in frame.columns if one[name].dtype in texts or other[name].dtype in texts]
+        return one.select(frame.columns).with_columns(polars.col(names).cast(polars.String))
+
+    try:
+        return polars.concat([fitting(frame, below), fitting(below, frame)], how="vertical_relaxed")
+    except polars.exceptions.PolarsError as error:
+        raise InputError(f"data.holdout: columns of other kinds than the first file's: {str(error)[:80]}") from None
+
+
+# ---- columns
+
+
+def _read_target(places: Places, target: "polars.Series", data: Data, numbers: bool) -> tuple[NDArray[Any], str]:
+    """Numbers or labels (N,), and a warning or ""."""
+    if not numbers:
+        return labels(places, target, data)
+    column = number_column(places, target, data, "target column")
+    return column.values_N, column.warning
+
+
+def _read_features(
+    places: Places, frame: "polars.DataFrame", data: Data
+) -> tuple[dict[str, Column], NDArray[np.float64]]:
+    """The features by name, and their values (N, D) with NaN where one is missing; the frame is used up."""
+    names, rows = frame.columns, frame.height
+    # a column that has its points as a number already; all else is looked at cell by cell
+    points = [name for name in names if frame[name].dtype.is_float()]
+    x_ND = np.empty((rows, len(names)))
+    columns: dict[str, Column] = {}
+    for number, name in enumerate(names):
+        column = feature(places, frame.drop_in_place(name), data)
+        x_ND[:, number] = column.values_N
+        if data.missing in ("mean", "median") and np.isnan(column.values_N).all():
+            raise InputError(f"{places.path}: column {name!r} has no value in any row; data.drop leaves it out")
+        columns[name] = column._replace(values_N=np.empty(0))
+        if column.commas and points:
+            raise InputError(
+                f"{places.path}: numbers of column {name!r} have a comma before their fraction, those of "
+                f"{points[0]!r} a point; it must be the same in both"
+            )
+    return columns, x_ND
+
+
+def _without_missing(
+    places: Places, columns: dict[str, Column], x_ND: NDArray[np.float64], values_N: NDArray[Any], training: int
+) -> tuple[NDArray[np.float64], NDArray[Any], int]:
+    """The rows without a missing value, and how many of them are not those of the hold-out file."""
+    absent_ND = np.isnan(x_ND)
+    kept_N = np.asarray(~absent_ND.any(axis=1))
+    if kept_N.all():
+        return x_ND, values_N, training
+    left = int(kept_N[:training].sum())
+    _refuse_nothing(places, left, dict(zip(columns, absent_ND.sum(axis=0).tolist())))
+    return x_ND[kept_N], values_N[kept_N], left
+
+
+def _refuse_nothing(places: Places, left: int, counts: dict[str, int]) -> None:
+    if not left:
+        worst = max(counts, key=lambda name: counts[name])
+        raise InputError(
+            f"{places.path}: data.missing = drop leaves no row to train on; column {worst!r} has "
+            f"{counts[worst]} missing values"
+        )
+
+
+def _classes(places: Places, values_N: NDArray[Any], training: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Names of the classes, and each row's, counted from 0. Those of held-out rows must be among the others'."""
+    known, y_N = np.unique(values_N, return_inverse=True)
+    if training < len(y_N):
+        unseen = np.setdiff1d(y_N[training:], y_N[:training])
+        if len(unseen):
+            raise InputError(f"{places.holdout}: class {str(known[unseen[0]])!r} does not occur in {places.path.name}")
+    return tuple(str(name) for name in known.tolist()), y_N.astype(np.int64)
