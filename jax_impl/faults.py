@@ -76,6 +76,11 @@ def _nudged(original: Any) -> Any:
     return lambda *arguments: original(*arguments) + 1e-20
 
 
+def _relu_passing_at_0(z: jax.Array) -> jax.Array:
+    """ReLU with the slope 1 at 0; a comparison, since a library's maximum may share the slope between its arguments."""
+    return jnp.where(z >= 0, z, jnp.zeros_like(z))
+
+
 def _masked_by(change: Callable[[jax.Array], jax.Array]) -> Change:
     """Other dropout masks than those recorded."""
 
@@ -330,7 +335,7 @@ PLANTS: dict[str, dict[str, Change]] = {
     "gradients-negated": {"train.mean_loss": _gradient_times(-1.0)},
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
     "gradients-summed": {"train.mean_loss": _gradient_times(2.0)},
-    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": lambda z: jnp.maximum(z, 0.0)}},
+    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
     "gradients-relu-flipped": {"model.nnx.Linear.__call__": _nudged},
     "clip-missing": {"train.clip": _clipped_as(clip="none")},
     "clip-by-value": {"train.clip": _clipped_as(clip="value")},

@@ -45,6 +45,11 @@ def _nudged(original: Any) -> Any:
     return lambda *arguments: original(*arguments) + 1e-20
 
 
+def _relu_passing_at_0(z: torch.Tensor) -> torch.Tensor:
+    """ReLU with the slope 1 at 0; a comparison, since the slope of `clamp` at its bound is not that of every release."""
+    return torch.where(z >= 0, z, torch.zeros_like(z))
+
+
 def _masked_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
     """Other dropout masks than those recorded."""
 
@@ -279,7 +284,7 @@ PLANTS: dict[str, dict[str, Change]] = {
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
     "gradients-summed": {"train.mean_loss": _gradient_times(2.0)},
     "gradients-not-cleared": {"train.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None},
-    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": lambda z: z.clamp(min=0.0)}},
+    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
     "gradients-relu-flipped": {"model._linear": _nudged},
     "clip-missing": {"train.clip": _clipped_as(clip="none")},
     "clip-by-value": {"train.clip": _clipped_as(clip="value")},

@@ -306,7 +306,7 @@ GRADIENTS = (
     ),
     PlantedFault(
         key="gradients-at-the-kink",
-        text="a maximum with 0 for ReLU: a gradient where it is 0",
+        text="the slope 1 for ReLU where its input is 0",
         stage="gradients", update=0, cause="gradient-at-the-kink", recipe=AT_THE_KINK, is_bounded=False,
     ),
     PlantedFault(
