@@ -77,7 +77,7 @@ def _nudged(original: Any) -> Any:
 
 
 def _relu_passing_at_0(z: jax.Array) -> jax.Array:
-    """ReLU with the slope 1 at 0; a comparison, since a library's maximum may share the slope between its arguments."""
+    """ReLU with the slope 1 at 0, by a comparison: `maximum` passes half of it."""
     return jnp.where(z >= 0, z, jnp.zeros_like(z))
 
 

@@ -6,13 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from lockstep.atlas import Page
+from lockstep.atlas_check import Check, check_case, check_elsewhere, describe_check, installed_versions, run_apart
+from lockstep.atlas_figures import Code
 from lockstep.bless import record
 from lockstep.data_prep import prepare
 from lockstep.environments import Combination, environment, releases
 from lockstep.errors import InputError
 from lockstep.golden import Golden
 from lockstep.recipe import Recipe
-from lockstep.session import Report
+from lockstep.session import Interpreter, Report
 from lockstep.upgrade import Change, Finding, judge
 
 __all__ = ["Examine", "Origin", "Row", "bisect", "examiner", "find_origins", "golden_of"]
@@ -90,8 +93,9 @@ def golden_of(recipes: dict[str, Recipe], first: Sequence[Combination], keep: Pa
     return Golden(recipes, data, traces, {})
 
 
-def examiner(golden: Golden, keep: Path | None, report: Report) -> Examine:
-    """What examines a combination against golden traces, each once."""
+def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[Page] = ()) -> Examine:
+    """What examines a combination against golden traces, and against pages of the atlas, each once."""
+    check_traps = trap_checker(pages, report) if pages else None
 
     @cache
     def examine(combination: Combination) -> Row:
@@ -101,11 +105,42 @@ def examiner(golden: Golden, keep: Path | None, report: Report) -> Examine:
                 found = record(
                     golden.recipes, golden.data, [backend], device="cpu", report=report, interpreter=interpreter
                 )
+                traps = check_traps(backend, interpreter) if check_traps else []
         except InputError as error:
             return Row(combination, fault=str(error))
-        return Row(combination, tuple(judge(golden, found, backend)))
+        return Row(combination, (*judge(golden, found, backend), *traps))
 
     return examine
+
+
+def trap_checker(pages: Sequence[Page], report: Report) -> Callable[[str, Interpreter | None], list[Finding]]:
+    """What runs the code that pages have of one backend in another environment, None being the present one.
+
+    The pages are taken as they are for the versions here, so that a trap that moves is told even where its page knows
+    of it. A page that cannot be run here is left out.
+    """
+    versions = installed_versions()
+    pairs = [(page, page.case_with(versions)) for page in pages]
+    cases = [(page, case) for page, case in pairs if case is not None]
+    codes = [[Code(part.variable, part.code) for part in case.snippets] for _, case in cases]
+
+    def tell(done: int) -> None:
+        report("atlas", done, len(cases))
+
+    outcomes = run_apart(codes, tell)
+    here = [check_case(page, case, *known) for (page, case), known in zip(cases, outcomes)]
+
+    def check(backend: str, interpreter: Interpreter | None) -> list[Finding]:
+        there = here if interpreter is None else check_elsewhere(cases, outcomes, backend, interpreter.python, tell)
+        return [_trap(check, backend) for check, known in zip(there, here) if not known.fault]
+
+    return check
+
+
+def _trap(check: Check, backend: str) -> Finding:
+    change = {"holds": Change.IDENTICAL, "moved": Change.SEMANTICS, "cannot run": Change.FAILS}[check.status]
+    note = "; ".join(describe_check(check))
+    return Finding(backend, f"atlas {check.page.slug}", "atlas", change, note=note)
 
 
 def find_origins(

@@ -1,121 +1,83 @@
-"""Runs the code on the atlas pages and measures its figures; `python -m parity_tests.run_atlas` writes them."""
+"""Measures the figures of the atlas pages with what is installed; `python -m parity_tests.run_atlas` writes them."""
 
-import re
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
-import torch
+from packaging.version import Version
 
-from lockstep.atlas import Page, Snippet, atlas_folder, index_of, load_atlas, parse_page
+from lockstep.atlas import Case, Page, Snippet, atlas_folder, describe_versions, index_of, load_atlas, parse_page
+from lockstep.atlas_check import installed_versions
+from lockstep.atlas_figures import Code, distance, run_code, states, write_figure
 
-SMALLEST = 1e-12  # what is below is rounding of float64, and differs from machine to machine
+Figures = tuple[float | str, float | str]
 
 
-@contextmanager
-def settings_restored() -> Iterator[None]:
-    """A snippet starts from the frameworks' defaults and leaves what was set before."""
-    x64, dtype, state = jax.config.jax_enable_x64, torch.get_default_dtype(), torch.get_rng_state()
-    jax.config.update("jax_enable_x64", False)
-    torch.set_default_dtype(torch.float32)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a trap that warns is one still; what is going away must not be shown
-            warnings.simplefilter("error", DeprecationWarning)
-            warnings.simplefilter("error", FutureWarning)
-            yield
-    finally:
-        jax.config.update("jax_enable_x64", x64)
-        torch.set_default_dtype(dtype)
-        torch.set_rng_state(state)
+class MovedError(Exception):
+    """A figure that holds for other versions and not for those installed."""
 
 
 def run_snippet(snippet: Snippet) -> np.ndarray | str:
-    """What a snippet assigns, in float64; or `raises NAME`."""
-    namespace: dict[str, Any] = {"__name__": "atlas"}
-    with settings_restored():
-        code = compile(snippet.code, f"<{snippet.heading}>", "exec")
-        try:
-            exec(code, namespace)
-        except Exception as error:
-            if snippet.variable != "naive":
-                raise
-            return f"raises {type(error).__name__}"
-        return as_float64(namespace[snippet.variable])
+    """What a snippet assigns, in float64; or `raises NAME`. What is going away must not be shown."""
+    return run_code(Code(snippet.variable, snippet.code), strict=True)
 
 
-def as_float64(value: Any) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(torch.float64).numpy()
-    return np.asarray(value).astype(np.float64)
-
-
-def distance(value: np.ndarray | str, reference: np.ndarray) -> float | str:
-    """max |value - reference| / max |reference|, absolute where the reference is 0; or why there is none."""
-    if isinstance(value, str):
-        return value
-    assert value.shape == reference.shape, f"shape {value.shape}, the reference has {reference.shape}"
-    assert reference.size
-    if not (np.isfinite(value) == np.isfinite(reference)).all():
-        return "not finite"
-    finite = np.isfinite(reference)
-    largest = np.abs(reference[finite]).max()
-    return float(np.abs(value[finite] - reference[finite]).max() / (largest or 1.0))
-
-
-def measure(page: Page) -> tuple[float | str, float | str]:
+def measure(case: Case) -> Figures:
     """Divergence and residual of a page's code."""
-    reference = run_snippet(page.reference)
+    reference = run_snippet(case.reference)
     assert isinstance(reference, np.ndarray)
-    naive, right = run_snippet(page.naive), run_snippet(page.right)
+    assert reference.size
+    naive, right = run_snippet(case.naive), run_snippet(case.right)
     return distance(naive, reference), distance(right, reference)
 
 
-def states(figure: str, found: float | str) -> bool:
-    """Whether a figure, as written on a page, says what was found."""
-    if isinstance(found, str) or found == 0:
-        return figure == str(found) or (found == 0 and figure in ("0", f"below {SMALLEST:.0e}"))
-    bound = re.fullmatch(r"below (1e-\d\d)", figure)
-    if bound:
-        largest = float(bound[1])
-        return found < largest and (largest == SMALLEST or found > largest / 1000)
-    # a figure on the edge between two must not hinge on the last bits
-    return found >= SMALLEST and figure in {f"{found * edge:.1e}" for edge in (1 - 1e-4, 1, 1 + 1e-4)}
+def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Page:
+    """The page with what was measured, and the versions with which it was.
 
-
-def write_figure(figure: str, found: float | str) -> str:
-    """The figure to write: the old one where it still holds."""
-    if states(figure, found):
-        return figure
-    if isinstance(found, str):
-        return found
-    return f"below {SMALLEST:.0e}" if found < SMALLEST else f"{found:.1e}"
-
-
-def with_figures(page: Page, found: tuple[float | str, float | str]) -> Page:
-    """The page with the figures that were found."""
+    Raises:
+        MovedError: a figure that another version gave is another with these.
+    """
+    case = page.case_with(versions)
+    assert case is not None
+    own = {package: versions[package] for package in page.measured}
+    known = all(number in page.measured[package] for package, number in own.items())
     text = page.text
-    for label, figure, value in (("Divergence", page.divergence, found[0]), ("Residual", page.residual, found[1])):
-        text = text.replace(f"\n{label}: {figure}\n", f"\n{label}: {write_figure(figure, value)}\n")
-    return parse_page(page.slug, text)
-
-
-def main(slugs: Sequence[str]) -> None:
-    """Rewrite the figures of some pages (none named: all; `README`: no page), then the index."""
-    folder = atlas_folder()
-    for page in load_atlas():
-        if slugs and page.slug not in slugs:
+    for label, figure, value in (("Divergence", case.divergence, values[0]), ("Residual", case.residual, values[1])):
+        if states(figure, value):
             continue
-        found = measure(page)
-        written = with_figures(page, found)
+        written = write_figure(figure, value)
+        if not known or any(len(numbers) > 1 for numbers in page.measured.values()):
+            raise MovedError(
+                f"{page.slug}: {label.lower()} {written}, recorded {figure}: write by hand what it is with which "
+                "version, as in 'Residual: 1.0e+00 (torch>=2.14)' or '## The right port (torch>=2.14)'"
+            )
+        text = text.replace(f"\n{label}: {figure}\n", f"\n{label}: {written}\n")
+    measured = {
+        package: tuple(sorted({*numbers, own[package]}, key=Version)) for package, numbers in page.measured.items()
+    }
+    old, new = describe_versions(page.measured), describe_versions(measured)
+    return parse_page(page.slug, text.replace(f"**Measured** {old}\n", f"**Measured** {new}\n", 1))
+
+
+def main(slugs: Sequence[str]) -> int:
+    """Rewrite the figures of some pages (none named: all; `README`: no page), then the index; 1 where one moved."""
+    folder, versions, status = atlas_folder(), installed_versions(), 0
+    for page in load_atlas():
+        case = page.case_with(versions)
+        if case is None or (slugs and page.slug not in slugs):
+            continue
+        values = measure(case)
+        try:
+            written = with_figures(page, values, versions)
+        except MovedError as error:
+            print(error)
+            status = 1
+            continue
         (folder / f"{page.slug}.md").write_text(written.text)
-        print(f"{page.slug}: divergence {found[0]} ({written.divergence}), residual {found[1]} ({written.residual})")
+        print(f"{page.slug}: divergence {values[0]}, residual {values[1]}")
     (folder / "README.md").write_text(index_of(load_atlas()))
+    return status
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

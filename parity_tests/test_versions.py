@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lockstep.atlas
 import lockstep.environments
 import lockstep.versions
 from lockstep.bless import Recording
@@ -356,6 +357,58 @@ def test_the_same_releases_change_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert run("matrix-versions", "--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6") == 0
     assert run("matrix-versions", "--jax", "0.10.2", "--flax", "0.12.8", "--optax", "9") == 2
     assert "cannot be installed: no such version" in capsys.readouterr().err
+
+
+TRAP = """# A trap
+
+**Group** loss · **Knob** - · **Threads** - · **Measured** optax 0.2.8
+
+What goes wrong.
+
+## PyTorch
+```python
+reference = [1.0]
+```
+
+## The naive port
+```python
+naive = [1.5]
+```
+Divergence: 5.0e-01
+
+## The right port
+```python
+import os
+
+right = [1.25 if os.environ.get("RELEASE", "") >= "0.2.7" else 1.0]
+```
+Residual: 0
+
+## Why
+Because.
+"""
+
+
+@pytest.mark.usefixtures("planted_releases")
+def test_a_trap_that_moves_is_traced_to_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(combination: Combination, folder: Path, python: Path) -> None:
+        python.parent.mkdir(parents=True)
+        release = dict(combination.versions)["optax"]
+        python.write_text(f'#!/bin/sh\nRELEASE={release} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+
+    monkeypatch.setattr(lockstep.environments, "_build", build)
+    monkeypatch.setattr(lockstep.atlas, "load_atlas", lambda: (lockstep.atlas.parse_page("trap", TRAP),))
+    out = tmp_path / "versions.json"
+    chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8"]
+    assert run("matrix-versions", *chosen, "--atlas", "--out", out) == 1
+    printed = capsys.readouterr().out
+    assert "atlas trap: semantics changed: residual 2.5e-01, recorded 0: the right port is off" in printed
+    assert "atlas trap: semantics changed with optax 0.2.7 (not 0.2.6)" in printed
+    stages = [row["stages"]["atlas"] for row in json.loads(out.read_text())["combinations"]]
+    assert stages == ["identical", "semantics changed"]
 
 
 @pytest.mark.sweep

@@ -46,7 +46,7 @@ def _nudged(original: Any) -> Any:
 
 
 def _relu_passing_at_0(z: torch.Tensor) -> torch.Tensor:
-    """ReLU with the slope 1 at 0; a comparison, since the slope of `clamp` at its bound is not that of every release."""
+    """ReLU with the slope 1 at 0, by a comparison: that of `clamp` changed with a release."""
     return torch.where(z >= 0, z, torch.zeros_like(z))
 
 

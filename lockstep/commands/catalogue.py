@@ -11,6 +11,7 @@ from lockstep.errors import InputError
 from lockstep.printable import echo
 
 if TYPE_CHECKING:
+    from lockstep.atlas import Page
     from lockstep.curve import Curve
 
 __all__ = ["atlas", "curve", "matrix", "rates"]
@@ -135,19 +136,42 @@ def rates(backend: str, tables: Path, out: Path) -> int:
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[WORD]")
-def atlas(words: Sequence[str]) -> int:
-    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none lists all."""
+@click.option("--check", "checks", is_flag=True, help="Run the pages with what is installed: which traps moved?")
+def atlas(words: Sequence[str], checks: bool) -> int:
+    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none lists all.
+
+    With --check it exits with 0 where every figure is the one recorded for these versions, 1 where one moved, 2 where
+    a page cannot run.
+    """
     from lockstep.atlas import find_pages, load_atlas
     from lockstep.report.atlas import print_index, print_page
     from lockstep.report.console import make_console
 
     pages = load_atlas()
-    found = find_pages(pages, words) if words else pages
-    if len(found) == 1:
-        print_page(found[0], make_console())
+    chosen = find_pages(pages, words) if words else pages
+    if checks:
+        return _check_atlas(chosen)
+    if len(chosen) == 1:
+        print_page(chosen[0], make_console())
     else:
-        print_index(found, make_console(), grouped=not words)
+        print_index(chosen, make_console(), grouped=not words)
     return 0
+
+
+def _check_atlas(pages: Sequence["Page"]) -> int:
+    from lockstep.atlas_check import check_pages, installed_versions
+    from lockstep.report.atlas import print_check
+    from lockstep.report.console import make_console
+    from lockstep.report.progress import training_progress
+
+    versions = installed_versions()
+    with training_progress("pages") as report:
+        checks = check_pages(pages, versions, lambda done: report("atlas", done, len(pages)))
+    print_check(checks, versions, make_console())
+    statuses = {check.status for check in checks}
+    if "moved" in statuses:
+        return 1
+    return 2 if "cannot run" in statuses else 0
 
 
 def _recipe_curve(recipe: str, overrides: Sequence[str], updates: int | None) -> "Curve":

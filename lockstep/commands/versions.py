@@ -149,6 +149,7 @@ def _versions_option(package: str) -> Callable[..., Any]:
     show_default=True,
     help="What to trace to a package and a release; rounding: any change of bits.",
 )
+@click.option("--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: which traps moved?")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay.")
 @out_option
 def matrix_versions(
@@ -156,6 +157,7 @@ def matrix_versions(
     folder: Path | None,
     names: Sequence[str],
     least: str,
+    atlas: bool,
     keep: Path | None,
     outs: Sequence[Path],
     **wanted: str,
@@ -165,6 +167,7 @@ def matrix_versions(
     Each combination is installed with pip into an environment of its own, which takes a minute and 500 MB; a package
     that is not named is as it is here. Exits with 1 where anything but rounding changes.
     """
+    from lockstep.atlas import load_atlas
     from lockstep.bless import golden_recipes
     from lockstep.environments import combinations
     from lockstep.golden import Golden, choose
@@ -187,7 +190,7 @@ def matrix_versions(
             firsts = list({c.backend: c for c in reversed(chosen)}.values())
             recipes = choose(golden_recipes(), names)
             golden, against = golden_of(recipes, firsts, keep, report), " and ".join(c.label for c in firsts)
-        examine = examiner(golden, keep, report)
+        examine = examiner(golden, keep, report, load_atlas() if atlas else ())
         rows = [examine(combination) for combination in chosen]
         origins = []
         if least != "none":

@@ -1,16 +1,21 @@
-"""The porting atlas in the terminal: a list of pages, or one page."""
+"""The porting atlas in the terminal: a list of pages, one page, or what a check of the pages gave."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lockstep.atlas import Page
+from lockstep.atlas import FRAMEWORKS, Page
+from lockstep.atlas_check import Check, describe_check
 from lockstep.printable import printable
 
-__all__ = ["print_index", "print_page"]
+__all__ = ["print_check", "print_index", "print_page"]
+
+TOLERANCE = "Figures are compared to the two digits on a page; below 1e-12 is rounding."
+STATUSES = {"holds": "as recorded", "moved": "moved", "cannot run": "cannot run"}
 
 
 def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> None:
@@ -36,3 +41,37 @@ def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> No
 def print_page(page: Page, console: Console) -> None:
     """The page as it stands, its links written out where they cannot be clicked."""
     console.print(Markdown(page.text, code_theme="ansi_dark", hyperlinks=console.is_terminal))
+
+
+def print_check(checks: Sequence[Check], versions: Mapping[str, str], console: Console) -> None:
+    """With what the pages were run, how many hold, and what moved or could not be run.
+
+    Args:
+        checks: of the pages, in the order to show.
+        versions: package -> version that is installed.
+        console: lines are wrapped to its width.
+    """
+
+    def line(text: str, indent: int = 0, style: str = "") -> None:
+        console.print(Padding(Text(printable(text), style=style), (0, 0, 0, indent), expand=False))
+
+    installed = ", ".join(f"{package} {number}" for package, number in versions.items())
+    line(f"Installed: {installed or 'none of ' + ', '.join(FRAMEWORKS)}. {TOLERANCE}")
+    for package, number in versions.items():
+        others = [check.page.measured[package] for check in checks if package in check.page.measured]
+        if others and not any(number in numbers for numbers in others):
+            recorded = " and ".join(dict.fromkeys(numbers[-1] for numbers in others))
+            line(f"No page was measured with {package} {number}; the last version recorded is {recorded}.")
+    for status, style in (("moved", "red"), ("cannot run", "yellow")):
+        chosen = [check for check in checks if check.status == status]
+        if chosen:
+            line("")
+            line(status, style=f"bold {style}")
+        for check in chosen:
+            line(check.page.slug, style="bold")
+            for text in describe_check(check):
+                line(text, indent=2)
+    counts = [(status, sum(check.status == status for check in checks)) for status in STATUSES]
+    told = ", ".join(f"{count} {STATUSES[status]}" for status, count in counts if count)
+    line("")
+    line(told, style="bold")

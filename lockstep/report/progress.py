@@ -14,10 +14,10 @@ Report = Callable[[str, int, int], None]
 
 
 @contextmanager
-def training_progress() -> Iterator[Report]:
+def training_progress(unit: str = "updates") -> Iterator[Report]:
     """A bar for each backend, on standard error; nothing where that is not a terminal."""
     description = TextColumn("{task.description:7}", markup=False)
-    columns = (description, BarColumn(), MofNCompleteColumn(), TextColumn("updates"), TimeElapsedColumn())
+    columns = (description, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
     with Progress(*columns, console=PlainConsole(stderr=True), disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, TaskID] = {}
 
