@@ -2,13 +2,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
-.PHONY: run test sweep bench atlas lint types clean
+.PHONY: run test latest sweep bench atlas lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
 
 test: .venv/ready-to-develop ## all tests but the slow sweeps
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q
+
+latest: .venv-latest/ready ## the tests with the newest releases that pyproject.toml allows, and what they move in the atlas
+	.venv-latest/bin/pytest --numprocesses auto --dist worksteal -q
+	.venv-latest/bin/lockstep atlas --check
 
 sweep: .venv/ready-to-develop ## the slow, exhaustive tests
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q -m sweep
@@ -37,9 +41,15 @@ types: .venv/ready-to-develop
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+.venv-latest/ready: pyproject.toml
+	rm -rf .venv-latest
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -P parity_tests/install_newest.py
+	touch $@
+
 .venv/ready-to-bench: .venv/ready
 	$(PIP) --editable '.[all,peers]'
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-latest runs
