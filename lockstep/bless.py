@@ -12,6 +12,7 @@ from lockstep.diagnose.exact import compare_exactly, float64_bounds
 from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError
 from lockstep.golden import Key, refuse_other_folder, write_golden
+from lockstep.oracle.rounding import AMPLIFIED
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.session import Interpreter, Job, Report, Worker, finish_jobs
@@ -129,6 +130,12 @@ def record(
     return found
 
 
+def _horizon(oracle: Trace) -> Limit | None:
+    """Where the bounds of an oracle's trace end."""
+    horizon = oracle.header.get("horizon")
+    return Limit(horizon["update"], horizon["reason"]) if horizon else None
+
+
 def _train_oracles(
     recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], report: Report
 ) -> Iterator[tuple[Key, Trace]]:
@@ -168,19 +175,16 @@ def bless(
     diverged = {}
     for key, trace in found.traces.items():
         truth = found.traces[key._replace(backend="oracle")]
-        if truth.header.get("horizon"):
-            limit = Limit(**truth.header["horizon"])
-            raise InputError(f"{key.recipe}, {key.dtype}: {describe_limit(limit)}: cannot be blessed")
         if key.dtype == "float64":
             comparison = compare_exactly(trace, truth, exact[key.recipe])
         else:
             comparison = compare(trace, truth, bounds_of(truth) or {})
         if comparison.first is not None:
             diverged[key] = describe_difference(comparison.first)
-        elif comparison.limit is not None:
-            raise InputError(
-                f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(comparison.limit)}: cannot be blessed"
-            )
+            continue
+        limit = comparison.limit or _horizon(truth)
+        if limit is not None and limit.reason != AMPLIFIED:
+            raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: cannot be blessed")
     if not diverged:
         write_golden(folder, recipes, data, found.traces)
     return diverged

@@ -12,7 +12,7 @@ from lockstep.catalogue import Entry
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
-from lockstep.diagnose.verdict import describe_difference, describe_limit
+from lockstep.diagnose.verdict import describe_difference, describe_limit, settles
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.session import BACKENDS, Job, Report, Worker, finish_jobs
@@ -117,7 +117,7 @@ def _train_without(recipe: Recipe) -> Trace:
 def _judge(
     folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], exact: DeriveBounds, faults: Mapping[Path, str]
 ) -> Cell:
-    cell = Cell()
+    cell, exact_limits = Cell(), []
     for dtype, truth in oracle.items():
         path = folder / f"{i}.{dtype}.{backend}"
         if path in faults:
@@ -125,16 +125,17 @@ def _judge(
         trace = Trace.load(path)
         if dtype == "float64":
             found = compare_exactly(trace, truth, exact)
+            exact_limits.append(found.limit)
         else:
             found = compare(trace, truth, bounds_of(truth) or {})
         if dtype == "float64":
             cell = replace(cell, semantics=_distance(trace, truth))
         else:
-            share = max(worst.ratio for worst in found.worst.values())
+            share = max((worst.ratio for worst in found.worst.values()), default=None)
             cell = replace(cell, rounding=_distance(trace, truth), share=share)
         if found.first is not None:
             return replace(cell, fault=f"{dtype}: {describe_difference(found.first)}")
-        if found.limit is not None:
+        if found.limit is not None and not settles(found.limit, *exact_limits):
             return replace(cell, fault=f"{dtype}: {describe_limit(found.limit)}")
     return cell
 

@@ -11,7 +11,7 @@ from lockstep.bless import EVERY, Recording, is_installed, record
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import SEMANTICS, Bounds, Comparison, Difference, bounds_of, compare
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
-from lockstep.diagnose.verdict import describe_limit
+from lockstep.diagnose.verdict import describe_limit, settles
 from lockstep.errors import InputError
 from lockstep.golden import Golden, Key
 from lockstep.session import Report
@@ -203,8 +203,10 @@ def _judge_recipe(
     findings = [replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name) for stage in stages]
     for dtype, comparison in compared.items():
         if comparison.limit is not None:
+            of_float64 = [compared["float64"].limit] if dtype == "float32" and "float64" in compared else []
+            change = Change.ROUNDING if settles(comparison.limit, *of_float64) else Change.INCONCLUSIVE
             note = describe_limit(comparison.limit)
-            findings.append(Finding(backend, name, "horizon", Change.INCONCLUSIVE, dtype, note=note))
+            findings.append(Finding(backend, name, "horizon", change, dtype, note=note))
     return findings
 
 

@@ -17,9 +17,10 @@ from lockstep.diagnose.compare import (
 )
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly
 from lockstep.errors import InputError
+from lockstep.oracle.rounding import AMPLIFIED
 from lockstep.trace import Trace
 
-__all__ = ["EXIT_STATUS", "Check", "Failure", "Verdict", "describe_difference", "describe_limit", "judge"]
+__all__ = ["EXIT_STATUS", "Check", "Failure", "Verdict", "describe_difference", "describe_limit", "judge", "settles"]
 
 TWINS = {"torch": "PyTorch", "jax": "JAX"}
 EXIT_STATUS = {"identical": 0, "rounding": 0, "diverged": 1, "inconclusive": 3}
@@ -77,7 +78,12 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is identical, rounding, diverged or inconclusive; `max_difference` is absolute, torch against jax, with
+    """What a run comes to.
+
+    A training that amplifies rounding until bounds say nothing is inconclusive by float32 alone. Where float64 was
+    judged at every update, it shows that both mean the same, and the verdict is rounding.
+
+    `word` is identical, rounding, diverged or inconclusive; `max_difference` is absolute, torch against jax, with
     the keys lr, loss and parameters; `limit` is where judging ends, None where all was judged; `failure` is what
     diverged, None where nothing did."""
 
@@ -92,10 +98,15 @@ class Verdict:
         """The verdict as a headline."""
         if self.failure is not None:
             return self.failure.sentence
-        if self.word == "inconclusive" and self.limit is not None:
-            text = describe_limit(self.limit)
-            return f"{text[0].upper()}{text[1:]}."
-        return SENTENCES[self.word]
+        if self.limit is None:
+            return SENTENCES[self.word]
+        if self.word == "rounding":
+            return (
+                "PyTorch and JAX do the same thing, as float64 shows at every update. As trained here they differ by "
+                f"rounding, within the bound up to update {self.limit.update - 1}; from there on {self.limit.reason}."
+            )
+        text = describe_limit(self.limit)
+        return f"{text[0].upper()}{text[1:]}."
 
 
 def judge(
@@ -140,11 +151,15 @@ def judge(
     ]
     if fast:
         checks.append(_bounded(f"same semantics, in float64{_engines(fast)}", compared["fast"]))
-    checks.append(_bounded(f"the rest is rounding, in {precision}{engines['traces']}", compared["traces"]))
-    limits = [comparison.limit for comparison in everything.values() if comparison.limit is not None]
-    limit = min(limits, key=lambda limit: limit.update, default=None)
+    limits = {form: _first_limit(comparisons) for form, comparisons in compared.items()}
+    is_settled = settles(limits["traces"], limits["semantics"], limits["fast"])
+    rounding = f"the rest is rounding, in {precision}{engines['traces']}"
+    checks.append(_bounded(rounding, compared["traces"], is_settled=is_settled))
     verdicts = {comparison.verdict for comparison in everything.values()}
+    if is_settled:
+        verdicts = verdicts - {"inconclusive"} | {"rounding"}
     word = next(word for word in ("diverged", "inconclusive", "rounding", "identical") if word in verdicts)
+    limit = min(filter(None, limits.values()), key=lambda limit: limit.update, default=None)
     series = {"lr": "updates/lr", "loss": "updates/loss", "parameters": "parameters/"}
     largest = {name: _largest(traces, prefix) for name, prefix in series.items()}
     alike = {
@@ -161,6 +176,17 @@ def describe_difference(difference: Difference) -> str:
     when = "before training" if difference.update < 0 else f"at update {difference.update}"
     times = f"{difference.ratio:.3g} times the bound" if np.isfinite(difference.ratio) else "which no bound covers"
     return f"{when}, {difference.stage}, {difference.tensor}{place}: {difference.a!r} and {difference.b!r}, {times}"
+
+
+def settles(limit: Limit | None, *of_float64: Limit | None) -> bool:
+    """Whether float64, which was judged at every update, says what traces cannot that amplify rounding.
+
+    Args:
+        limit: of the traces in the recipe's dtype.
+        of_float64: those of what was trained in float64 beside them.
+    """
+    is_amplified = limit is not None and limit.reason == AMPLIFIED
+    return is_amplified and bool(of_float64) and all(other is None for other in of_float64)
 
 
 def describe_limit(limit: Limit) -> str:
@@ -212,15 +238,19 @@ def _exact(title: str, comparisons: Mapping[str, Comparison], stage: str, detail
     return Check(title, True, detail)
 
 
-def _bounded(title: str, comparisons: Mapping[str, Comparison]) -> Check:
+def _first_limit(comparisons: Mapping[str, Comparison]) -> Limit | None:
+    limits = [comparison.limit for comparison in comparisons.values() if comparison.limit is not None]
+    return min(limits, key=lambda limit: limit.update, default=None)
+
+
+def _bounded(title: str, comparisons: Mapping[str, Comparison], *, is_settled: bool = False) -> Check:
     for name, comparison in comparisons.items():
         if comparison.first is not None:
             return Check(title, False, f"{name}: {describe_difference(comparison.first)}")
     ratios = f"error / bound: {', '.join(_ratios(comparisons))}"
-    limits = [comparison.limit for comparison in comparisons.values() if comparison.limit is not None]
-    if limits:
-        first = min(limits, key=lambda limit: limit.update)
-        return Check(title, False, f"{describe_limit(first)}; {ratios}", is_limited=True)
+    limit = _first_limit(comparisons)
+    if limit is not None:
+        return Check(title, is_settled, f"{describe_limit(limit)}; {ratios}", is_limited=not is_settled)
     return Check(title, True, ratios)
 
 

@@ -22,13 +22,16 @@ from lockstep.oracle.trajectory import State, Step, canonical, evaluate, initial
 from lockstep.recipe import Recipe
 from lockstep.trace import metric_names
 
-__all__ = ["Horizon", "rounding_bounds"]
+__all__ = ["AMPLIFIED", "Horizon", "rounding_bounds"]
 
 MEMBERS = 8
 NEIGHBOURS = 8  # updates on either side
-LOST = 0.1
-"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Beyond it the members no
-longer stray in proportion to rounding, and a right run may leave them by more than `SAFETY` (docs/equality.md)."""
+LOST = 1.0
+"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Beyond it the bound allows a
+run that went another way, or none; and the members no longer stray in proportion to rounding, so that a right run may
+leave them by more than `SAFETY` (docs/equality.md)."""
+AMPLIFIED = "rounding alone may carry a right run as far as training does"
+"""The reason of a horizon that is not the dtype's range."""
 WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
 
 
@@ -144,7 +147,7 @@ class _Spreads:
             return
         reason = self._leaves_range({**scalars, **state.parameters})
         if not reason and self._is_lost(state.parameters):
-            reason = "rounding alone may carry a right run as far as training does"
+            reason = AMPLIFIED
         if reason:
             self.horizon = Horizon(state.updates - 1, reason)
 

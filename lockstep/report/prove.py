@@ -120,13 +120,17 @@ def summarise(proof: Proof) -> list[str]:
 
 def print_right_runs(runs: Sequence[RightRun], console: Console) -> None:
     """A row for each recipe and precision, then the alarms."""
-    table = _table("recipe", "precision", "runs", "error / bound: median", "90 %", "largest", "alarms")
+    table = _table(
+        "recipe", "precision", "runs", "error / bound: median", "90 %", "largest", "alarms", "judged in part"
+    )
     for recipe, dtype in dict.fromkeys((run.recipe, run.dtype) for run in runs):
         mine = [run for run in runs if (run.recipe, run.dtype) == (recipe, dtype)]
         ratios = sorted(run.ratio for run in mine)  # of runs called wrong infinite, which no mean is
         quantiles = [ratios[math.ceil(share * len(ratios)) - 1] for share in (0.5, 0.9, 1.0)]
         called_wrong = sum(run.first is not None for run in mine)
-        table.add_row(recipe, dtype, str(len(mine)), *(f"{value:.2g}" for value in quantiles), str(called_wrong))
+        in_part = sum(run.limit is not None for run in mine)
+        counts = str(called_wrong), str(in_part)
+        table.add_row(recipe, dtype, str(len(mine)), *(f"{value:.2g}" for value in quantiles), *counts)
     console.print(table)
     alarms = [run for run in runs if run.first is not None]
     for run in alarms:
