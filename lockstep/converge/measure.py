@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lockstep.ensemble import Ensemble
 from lockstep.recipe import Recipe
 
-__all__ = ["METRICS", "Band", "bands", "margins", "measure", "reached", "score_name"]
+__all__ = ["METRICS", "Band", "bands", "blown_up", "margins", "measure", "reached", "score_name"]
 
 METRICS = ("loss", "score", "updates")
 """The final held-out loss; the final held-out accuracy, or R2 of a number; the updates to the target."""
@@ -46,10 +46,12 @@ def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
 
     The updates to the target are where the held-out loss, drawn straight from one epoch's end to the next, first
     meets the target: after the first epoch at the earliest. Who does not reach it counts with all updates of the run.
+    Of a member whose loss ends as no finite number nothing is known that it did not reach before: its values are NaN.
     """
     loss_SE, per_epoch = found.held_out["loss"], found.header["updates_per_epoch"]
     target = recipe.convergence.target
-    updates_S = np.full(len(loss_SE), float(found.header["updates"]))
+    blown_up_S = ~np.isfinite(loss_SE[:, -1])
+    updates_S = np.where(blown_up_S, np.nan, float(found.header["updates"]))
     for s, loss_E in enumerate(loss_SE):
         (below,) = np.nonzero(loss_E <= target)
         if len(below) and below[0] == 0:
@@ -57,7 +59,13 @@ def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
         elif len(below):
             before, after = loss_E[below[0] - 1], loss_E[below[0]]
             updates_S[s] = per_epoch * (below[0] + (before - target) / (before - after))
-    return {"loss": loss_SE[:, -1], "score": found.held_out[score_name(recipe)][:, -1], "updates": updates_S}
+    score_S = np.where(blown_up_S, np.nan, found.held_out[score_name(recipe)][:, -1])
+    return {"loss": loss_SE[:, -1], "score": score_S, "updates": updates_S}
+
+
+def blown_up(found: Ensemble) -> int:
+    """How many members' held-out loss ends as no finite number."""
+    return int((~np.isfinite(found.held_out["loss"][:, -1])).sum())
 
 
 def reached(recipe: Recipe, found: Ensemble) -> float:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lockstep.converge.judge import Judgement, overall
-from lockstep.converge.measure import METRICS, measure, reached, score_name
+from lockstep.converge.measure import METRICS, blown_up, measure, reached, score_name
 from lockstep.converge.study import Pilot, Study
 from lockstep.recipe import Recipe
 from lockstep.report.numbers import json_number
@@ -163,6 +163,13 @@ def print_study(study: Study, console: Console) -> None:
         if share < 1:
             console.print(
                 f"{backend}: {100 * (1 - share):.3g} % of the seeds do not reach {recipe.convergence.target:g}"
+            )
+    for (setup, backend), ensemble in study.ensembles.items():
+        members = blown_up(ensemble)
+        if members and setup in ("own", "shared"):
+            console.print(
+                f"{backend}, {setup} draws: {members} of {study.seeds} seeds end at no finite loss, and nothing is "
+                "judged of them"
             )
     console.print()
     console.print(f"verdict: {study.word}", style=f"bold {COLOURS[study.word]}")
