@@ -27,9 +27,9 @@ __all__ = ["AMPLIFIED", "Horizon", "rounding_bounds"]
 MEMBERS = 8
 NEIGHBOURS = 8  # updates on either side
 LOST = 0.25
-"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Where it is large the members
-no longer stray in proportion to rounding, and a right run may leave them by more than `SAFETY`: the nearest seen did at
-0.8 of the way (docs/equality.md)."""
+"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Where it is large the
+members no longer stray in proportion to rounding, and a right run may leave them by more than `SAFETY`: the nearest
+seen did at 0.8 of the way (docs/equality.md)."""
 AMPLIFIED = "rounding alone may carry a right run as far as training does"
 """The reason of a horizon that is not the dtype's range."""
 WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
