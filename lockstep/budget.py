@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Detail"]
+__all__ = ["Detail", "note_on_budget"]
 
 Arrays = dict[str, NDArray[Any]]
+MIB = 2**20
 
 
 class Detail:
@@ -17,6 +18,8 @@ class Detail:
     Where they outgrow the budget, every 2nd that was offered is kept, then every 4th, and so on; the first and the
     latest always, as long as these two fit.
 
+    `largest` is what one update took, with its parameters, of those that were offered.
+
     Args:
         budget: bytes.
     """
@@ -24,6 +27,7 @@ class Detail:
     def __init__(self, budget: int) -> None:
         self.budget, self.bytes = budget, 0
         self.stride, self.offered = 1, 0
+        self.largest = 0
         self.updates: dict[int, Arrays] = {}
         self.parameters: dict[int, Arrays] = {}
         self._ordinals: dict[int, int] = {}
@@ -36,6 +40,7 @@ class Detail:
         self.updates[update], self._ordinals[update] = arrays, self.offered
         self.offered += 1
         self.bytes += _bytes(arrays)
+        self.largest = max(self.largest, _bytes(arrays) + _bytes(before) + _bytes(after))
         for done, parameters in ((update, before), (update + 1, after)):
             if done not in self.parameters:
                 self.parameters[done] = parameters
@@ -60,6 +65,21 @@ class Detail:
         for done in (update, update + 1):
             if done not in self.updates and done - 1 not in self.updates:
                 self.bytes -= _bytes(self.parameters.pop(done))
+
+
+def note_on_budget(of_update: int, budget_mib: float) -> str:
+    """What to say where the tensors of one update take more than the budget; "" where they do not.
+
+    Args:
+        of_update: bytes of one update's tensors, with the parameters before and after it.
+        budget_mib: MiB.
+    """
+    if of_update <= budget_mib * MIB:
+        return ""
+    return (
+        f"no update's tensors are kept: one takes {of_update / MIB:.0f} MiB, and budget_mib is {budget_mib:g}; "
+        f"budget_mib={-(-2 * of_update // MIB)} keeps the first and the last"
+    )
 
 
 def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:

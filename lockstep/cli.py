@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except click.ClickException as error:
         status = _complain(error.format_message())
+    except MemoryError as error:
+        status = _complain(f"there is not the memory for this: {error}")
     except (click.Abort, KeyboardInterrupt):
         echo("lockstep: stopped", err=True)
         status = 130

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lockstep.printable import LAYOUT, printable
 
-__all__ = ["InputError", "ParityError"]
+__all__ = ["InputError", "ParityError", "RecorderWarning"]
 
 LONGEST = 1600
 """Characters of a line about an input, which may hold a name of any length."""
@@ -24,3 +24,7 @@ class ParityError(AssertionError):
     def __init__(self, message: str, properties: Mapping[str, str]) -> None:
         super().__init__(printable(message, LAYOUT))
         self.properties = properties
+
+
+class RecorderWarning(UserWarning):
+    """A loop goes on, and its trace will hold less than was asked for."""

@@ -6,6 +6,8 @@ without its recorder.
 """
 
 import json
+import math
+import warnings
 from array import array as packed
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -16,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.budget import Detail
-from lockstep.errors import InputError
+from lockstep.budget import Detail, note_on_budget
+from lockstep.errors import InputError, RecorderWarning
 from lockstep.foreign import (
     environment_of,
     gradients_of,
@@ -34,6 +36,10 @@ from lockstep.trace import Trace
 __all__ = ["Recorder"]
 
 Arrays = dict[str, NDArray[Any]]
+WITHOUT_WATCH = (
+    "of any other loop, as of Keras or JAX, give what there is to record to "
+    "Recorder.update(loss=..., gradients=..., lr=..., moments=..., parameters=...)"
+)
 
 
 class Recorder:
@@ -77,8 +83,10 @@ class Recorder:
         self.path, self.backend, self.perturb = Path(path), backend, perturb
         if not self.path.absolute().parent.is_dir():
             raise InputError(f"{path}: no folder {self.path.parent}")
-        if every < 0 or not budget_mib > 0:
-            raise InputError(f"Recorder: every is {every} and budget_mib {budget_mib}; must be at least 0, and above 0")
+        if every < 0 or not 0 < budget_mib < math.inf:
+            raise InputError(
+                f"Recorder: every is {every} and budget_mib {budget_mib}; must be at least 0, and a number above 0"
+            )
         self.settings = _plain(settings or {})
         self.every, self.window, self.budget_mib = every, window, budget_mib
         self.done = 0
@@ -97,6 +105,7 @@ class Recorder:
         self._optimizer: Any = None
         self._has_stepped = False
         self._hooks: list[Any] = []
+        self._first_due: int | None = None
 
     @property
     def due(self) -> bool:
@@ -125,7 +134,20 @@ class Recorder:
         with parameters of their own, as attention; `gradients`, as they are accumulated, before anybody clips them;
         `clipped`, those that the optimizer was given; `lr`, as it applied them; `moments` and `parameters`. With a loss
         scaler, record `gradients` after it has unscaled them.
+
+        Args:
+            model: a `torch.nn.Module`.
+            optimizer: a `torch.optim.Optimizer`; None: `gradients` alone, and the rest is given to `update`.
+
+        Raises:
+            InputError: anything else; nothing is watched then.
         """
+        if not hasattr(model, "named_modules"):
+            raise InputError(f"watch: model must be a torch.nn.Module, got {_kind(model)}; {WITHOUT_WATCH}")
+        if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
+            raise InputError(
+                f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; {WITHOUT_WATCH}"
+            )
         self._source, self._optimizer = model, optimizer
         for name, module in model.named_modules():
             is_leaf = not any(True for _ in module.children())
@@ -226,8 +248,11 @@ class Recorder:
         if self._statistics is not None:
             self._add_statistics(self._statistics)
         if self.due:
+            self._first_due = self.done if self._first_due is None else self._first_due
             before, after = (self._before, self._latest) if "update_norm" in self._scalars else ({}, {})
             self._detail.add(self.done, self._arrays, before, after)
+            if self.done == self._first_due:
+                self._warn_of_budget()
         self._arrays, self._scalars, self._has_stepped = {}, {}, False
         self.done += 1
 
@@ -255,6 +280,7 @@ class Recorder:
             arrays[f"statistics/{name}"] = np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan)
         trace = Trace(self._header(stopped), arrays)
         trace.save(self.path)
+        self._warn_of_budget()
         return trace
 
     def __enter__(self) -> Self:
@@ -286,12 +312,18 @@ class Recorder:
                 "offered": self._detail.offered,
                 "kept_every": self._detail.stride,
                 "bytes": self._detail.bytes + self._statistics_bytes,
+                "bytes_of_update": self._detail.largest,
                 "statistics_until": self._statistics_until,
                 "perturb": self.perturb,
                 "stopped": stopped,
             },
             "environment": environment_of(),
         }
+
+    def _warn_of_budget(self) -> None:
+        note = note_on_budget(self._detail.largest, self.budget_mib)
+        if note and not self._detail.updates:
+            warnings.warn(f"{self.path}: {note}", RecorderWarning, stacklevel=3)
 
     def _unwatch(self) -> None:
         while self._hooks:
@@ -384,6 +416,11 @@ def _scalar(name: str, value: Any) -> Any:
     if array.size != 1:
         raise InputError(f"{name}: shape {array.shape}, expected a number")
     return array.reshape(())[()]
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _norm(arrays: Any) -> np.float64:

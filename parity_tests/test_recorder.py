@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import nnx
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 import lockstep
 from lockstep.budget import Detail
-from lockstep.errors import InputError
+from lockstep.cli import main
+from lockstep.errors import InputError, RecorderWarning
 from lockstep.foreign import moments_of, name_arrays, parameters_of, to_array
 from lockstep.trace import Trace
 from parity_tests.loops_for_tests import LOOPS, SETTINGS, UPDATES, B, H, K, rate_at, start_of, torch_loop
@@ -393,3 +395,58 @@ def test_the_recorder_perturbs_the_start_of_a_loop(tmp_path: Path) -> None:
     recorder = lockstep.Recorder(tmp_path / "t", backend="torch", perturb=1)
     assert recorder.start(model) is model
     assert 0 < (model[0].weight - weight).abs().max() < 1e-6
+
+
+# --- what cannot be watched, and what is too large to be kept
+
+
+class FromKeras:
+    """An optimizer of another library."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [FromKeras(), optax.adam(0.1), 3, type("Wrapped", (), {"param_groups": []})()],
+    ids=["keras", "optax", "3", "wrapped"],
+)
+def test_what_is_no_optimizer_of_torch_is_refused_before_anything_is_watched(other: Any, tmp_path: Path) -> None:
+    recorder, model = lockstep.Recorder(tmp_path / "t", backend="torch"), torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"optimizer must be a torch.optim.Optimizer, got .*Recorder.update\(loss="):
+        recorder.watch(model, other)
+    with pytest.raises(InputError, match=r"model must be a torch.nn.Module, got .*Recorder.update\(loss="):
+        recorder.watch(other)
+    assert not model._forward_hooks
+
+
+def large_loop(path: Path, **options: Any) -> Trace:
+    """Two updates whose tensors take 4 MiB each: parameters before and after, gradients and a moment."""
+    w = {"w": np.zeros(2**18, np.float32)}
+    recorder = lockstep.Recorder(path, backend=path.stem, **options)
+    recorder.start(w)
+    for _ in range(2):
+        recorder.update(loss=1.0, gradients=w, moments={"m": w}, parameters=w)
+    return recorder.finish()
+
+
+def test_a_model_too_large_for_the_budget_is_warned_of_with_the_budget_that_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "no update's tensors are kept: one takes 4 MiB, and budget_mib is 3; budget_mib=8 keeps the first and"
+    for side in ("a", "b"):
+        with pytest.warns(RecorderWarning, match=said) as warned:
+            trace = large_loop(tmp_path / f"{side}.trace", budget_mib=3)
+        assert len(warned) == 2  # at the first update, and at the end
+        assert trace.header["detail"] == []
+    for command in ("compare", "diagnose"):
+        with pytest.raises(SystemExit) as end:
+            main([command, str(tmp_path / "a.trace"), str(tmp_path / "b.trace")])
+        assert end.value.code == 0
+        assert "a: no update's tensors are kept" in " ".join(capsys.readouterr().out.split())
+    assert large_loop(tmp_path / "c.trace", budget_mib=8).header["detail"] == [0, 1]
+    assert large_loop(tmp_path / "d.trace", budget_mib=3, every=0).header["detail"] == []
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
+def test_a_budget_is_a_number_above_0(budget: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="budget_mib"):
+        lockstep.Recorder(tmp_path / "t", backend="torch", budget_mib=budget)

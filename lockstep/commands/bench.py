@@ -24,7 +24,7 @@ __all__ = ["bench"]
     help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled, recording (the fast "
     "engines without it), micro (parts of an update alone); or all.",
 )
-@click.option("--rounds", type=click.IntRange(min=3), default=7, show_default=True, help="Times each is measured.")
+@click.option("--rounds", type=click.IntRange(3, 10_000), default=7, show_default=True, help="Times each is measured.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
 @click.option(
     "--sweep",
@@ -61,6 +61,8 @@ def bench(
     from lockstep.report.console import make_console
 
     if compared is not None:
+        if workloads or sweep or out or data_path or overrides:
+            raise InputError("--compare: measures nothing, and takes no workloads, --set, --data, --sweep or --out")
         return print_changes(changes(*map(Results.load, compared)), make_console())
     chosen = []
     for name in workloads or ("W1",):
@@ -82,6 +84,8 @@ def _groups(against: str) -> tuple[str, ...]:
     named = tuple(filter(None, (group.strip() for group in against.split(","))))
     if named == ("all",):
         return GROUPS
+    if not named:
+        raise InputError(f"--against {against!r}: names no group; there are {', '.join(GROUPS)}, and all")
     for group in named:
         if group not in GROUPS:
             raise InputError(f"--against {group}: no such group; there are {', '.join(GROUPS)}, and all")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lockstep.commands.options import TRAINERS, chosen_recipe, device_option, set_option, twin
+from lockstep.commands.options import TRAINERS, FiniteFloat, chosen_recipe, device_option, set_option, twin
 from lockstep.errors import InputError
 from lockstep.printable import echo
 
@@ -53,7 +53,7 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
 @click.option(
     "--preset", "presets", multiple=True, metavar="NAME[,KNOB=VALUE]", help="A library's schedule; repeatable."
 )
-@click.option("--peak", type=click.FloatRange(min=0, min_open=True), help="Of the presets; default 0.01.")
+@click.option("--peak", type=FiniteFloat(min=0, min_open=True), help="Of the presets; default 0.01.")
 @click.option("--warmup", type=click.IntRange(min=0), help="Of the presets, in updates; default a tenth of the run.")
 @click.option("--updates", type=click.IntRange(1, 10_000_000), help="Length of the run; default 1000, or the recipe's.")
 @click.option("--length", type=click.IntRange(min=1), help="T of the presets, where it is not the run's.")
@@ -81,6 +81,7 @@ def curve(
     recipe; `--preset list` names all.
     """
     from lockstep.curve import applied_rates, preset_curve
+    from lockstep.memory import refuse_too_large
     from lockstep.presets import PRESETS
     from lockstep.report.console import make_console
     from lockstep.report.curve import SUFFIXES, print_curves, render
@@ -95,6 +96,9 @@ def curve(
             raise InputError(f"--out {out}: must end in {', '.join(SUFFIXES)}")
         if not out.parent.is_dir():
             raise InputError(f"--out {out}: no folder {out.parent}")
+    for knob, value in (("peak", peak), ("warmup", warmup), ("length", length)):
+        if value is not None and not presets:
+            raise InputError(f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}")
     curves = []
     if recipe is not None or not presets or overrides:
         curves.append(_recipe_curve(recipe or "seed", overrides, updates))
@@ -109,6 +113,7 @@ def curve(
             raise InputError(f"--{knob} {value}: none of these presets has a {knob}")
     updates = updates or 1000
     warmup = updates // 10 if warmup is None else warmup
+    refuse_too_large(f"--updates {updates}: {len(presets)} presets", 3 * 8 * updates * len(presets))
     curves += [preset_curve(name, peak=peak, warmup=warmup, updates=updates, length=length) for name in presets]
     if len(curves) > 26:
         raise InputError(f"--preset: at most 26 curves at a time, got {len(curves)}")

@@ -1,5 +1,6 @@
 """What commands share: options, and what they stand for."""
 
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRAINERS",
+    "FiniteFloat",
     "chosen_recipe",
     "device_option",
     "engine_option",
@@ -47,9 +49,23 @@ engine_option = click.option(
     help="plain: the framework as people write it; fast: the same mathematics with less between the updates; auto: "
     "fast where it can.",
 )
+
+
+class FiniteFloat(click.FloatRange):
+    """A number of the command line, in a range, and neither NaN nor infinite: NaN is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
 )
+DATA_FIELDS = ("data.source", "data.path", "data.target")
 data_options = (
     click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .tsv, .parquet or .npz."),
     click.option("--target", metavar="COLUMN", help="With --data: the column to predict, a class or a number."),
@@ -75,12 +91,23 @@ def chosen_recipe(recipe: str, data_path: str | None, target: str | None, overri
     if data_path is not None:
         if target is None:
             raise InputError(f"--data {data_path}: name the column to predict with --target COLUMN")
+        _refuse_two_sources(overrides, DATA_FIELDS, f"--data {data_path} --target {target}")
         loaded = loaded.with_values(
             {"data.source": "file", "data.path": str(Path(data_path).resolve()), "data.target": target}
         )
     elif target is not None:
+        _refuse_two_sources(overrides, ("data.target",), f"--target {target}")
         loaded = loaded.with_values({"data.target": target})
-    return loaded.with_overrides(overrides)
+    chosen = loaded.with_overrides(overrides)
+    if target is not None and chosen.data.source != "file":
+        raise InputError(f'--target {target}: belongs to --data FILE, and data.source is "{chosen.data.source}"')
+    return chosen
+
+
+def _refuse_two_sources(overrides: Sequence[str], fields: Sequence[str], options: str) -> None:
+    for override in overrides:
+        if override.partition("=")[0].strip() in fields:
+            raise InputError(f"{options} and --set {override}: two sources of data; give one")
 
 
 def twin(backend: str, module: str) -> Any:

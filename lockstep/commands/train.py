@@ -10,6 +10,7 @@ import click
 
 from lockstep.commands.options import (
     TRAINERS,
+    FiniteFloat,
     chosen_recipe,
     device_option,
     engine_option,
@@ -107,7 +108,7 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 )
 @click.option(
     "--budget-mib",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteFloat(min=0, min_open=True),
     default=1024,
     show_default=True,
     help="Memory, in MiB, that detail and statistics may take.",
@@ -157,6 +158,8 @@ def record(
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
     chosen = chosen_recipe(recipe, data_path, target, overrides)
+    if checkpoint_unit == "batch" and checkpoint_every is None:
+        raise InputError("--checkpoint-unit batch: belongs to --checkpoint-every N")
     if resume is not None and synchronise:
         raise InputError("--resume: goes on from one state, and --synchronise begins every update from another")
     begun = Checkpoint.load(resume) if resume is not None else None

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from lockstep.data_prep.table import Note
 from lockstep.data_prep.text import read_text
 from lockstep.errors import InputError
-from lockstep.input_file import input_size
+from lockstep.input_file import input_size, refuse_expanding
+from lockstep.memory import refuse_too_large
 from lockstep.recipe import Data
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_frame"]
 
+CELL = 8  # bytes of a number in memory
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -37,6 +40,7 @@ def read_frame(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
         raise InputError(f"{path}: no such file")
     notes: list[Note] = []
     try:
+        _refuse_expanding(path, suffix)
         if suffix == ".parquet":
             frame = polars.read_parquet(path)
         elif suffix == ".npz":
@@ -54,6 +58,23 @@ def read_frame(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
         if renamed and original in frame.columns:
             raise InputError(f"{path}: two columns are named {original!r}")
     return frame, notes
+
+
+def _refuse_expanding(path: Path, suffix: str) -> None:
+    """Raise InputError where a table declares far more than its file holds, before any of it is expanded."""
+    import polars
+
+    size = input_size(path)
+    refuse_too_large(str(path), size)
+    if suffix == ".npz" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            refuse_expanding(path, size, sum(entry.file_size for entry in archive.infolist()))
+    elif suffix == ".parquet":
+        cells = 0
+        with suppress(Exception):  # damaged: the reader says how
+            lazy = polars.scan_parquet(path)
+            cells = int(lazy.select(polars.len()).collect().item()) * len(lazy.collect_schema())
+        refuse_expanding(path, size, CELL * cells)
 
 
 def _suffix(path: Path) -> str:
@@ -91,6 +112,8 @@ def _read_npz(path: Path, target: str) -> "polars.DataFrame":
 
 def _columns_of(path: Path, name: str, array: NDArray[Any], target: str) -> dict[str, NDArray[Any]]:
     """One array of an .npz file as columns, by name."""
+    if array.ndim and not len(array):  # of columns there may be any number then
+        raise InputError(f"{path}: no rows")
     if array.ndim == 1:
         return {name: array}
     if array.ndim != 2:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep.draws import initial_parameters
 from lockstep.data_prep.prepared import IGNORED, PreparedData
+from lockstep.data_prep.size import refuse_training
 from lockstep.data_prep.sources import load_table
 from lockstep.data_prep.split import Split, held_out_rows, split_table
 from lockstep.data_prep.table import Table, nearest
@@ -34,6 +35,7 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     table = load_table(recipe) if table is None else table
     numbers = recipe.loss.predicts_number
     _check_table(recipe, table, held_out_rows(recipe, table))
+    _check_rate(recipe)
     split = split_table(recipe, table) if split is None else split
     train_y, held_out_y = split.train_y_N, split.held_out_y_N
     target_mean, target_scale = 0.0, 1.0
@@ -49,6 +51,7 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     constant = [name for name, var, by in zip(split.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
     outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
+    refuse_training(recipe, len(train_y), len(table.columns), outputs)
     data = PreparedData(
         train_x_ND=split.train_x_ND,
         train_y_N=train_y,
@@ -113,6 +116,24 @@ def _model_warnings(recipe: Recipe) -> Iterator[str]:
             "model.bias: before batch normalisation a bias has gradient 0 but for rounding, which "
             f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; false leaves them out"
         )
+
+    rate = _largest_rate(recipe)
+    if rate > float(np.finfo(recipe.dtype).max) ** 0.5:
+        yield (
+            f"schedule.peak: a rate of {rate:g} takes the parameters beyond {recipe.training.dtype} in the first "
+            "updates: the run overflows"
+        )
+
+
+def _largest_rate(recipe: Recipe) -> float:
+    """The peak, with the largest of the layers' multipliers, float64."""
+    return recipe.schedule.peak * max(recipe.optimizer.multipliers, default=1.0)
+
+
+def _check_rate(recipe: Recipe) -> None:
+    rate = _largest_rate(recipe)
+    if not rate <= float(np.finfo(recipe.dtype).max):
+        raise InputError(f"schedule.peak: a rate of {rate:g} is infinite in {recipe.training.dtype}")
 
 
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from lockstep.data_prep.draws import NOISE, generator_of
 from lockstep.data_prep.rows import read_file
+from lockstep.data_prep.size import refuse_rows
 from lockstep.data_prep.table import Table
 from lockstep.errors import InputError
 from lockstep.recipe import LATER, Data, Recipe
@@ -27,6 +28,7 @@ def load_table(recipe: Recipe) -> Table:
     from sklearn import datasets
 
     if data.source == "synthetic":
+        refuse_rows(data, numbers)
         return _draw_numbers(data) if numbers else _draw_classes(data)
     if numbers and data.source != "diabetes":
         raise InputError(
@@ -71,9 +73,11 @@ def _draw_numbers(data: Data) -> Table:
         random_state=data.seed,
     )
     noise_N = generator_of(data.seed, NOISE).standard_normal(len(signal_N))
+    with np.errstate(over="ignore", invalid="ignore"):  # `prepare` refuses what overflows
+        y_N = signal_N + data.noise * signal_N.std() * noise_N
     return Table(
         x_ND=x_ND,
-        y_N=signal_N + data.noise * signal_N.std() * noise_N,
+        y_N=y_N,
         columns=tuple(f"x{i}" for i in range(1, data.features + 1)),
         classes=(),
         target="y",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lockstep.budget import note_on_budget
 from lockstep.diagnose.names import NameMap, apply, split_name
 from lockstep.errors import InputError
 from lockstep.trace import Trace
@@ -61,6 +62,10 @@ def notes_on(a: Trace, b: Trace) -> list[str]:
     """What to know of two aligned traces before their numbers are compared: what is not finite, and what only one of
     them has, so that it is not compared."""
     found = [f"{trace.backend}: NaN or infinity from {when} on" for trace in (a, b) if (when := _not_finite(trace))]
+    for trace in (a, b):
+        recording = trace.header["recording"]
+        note = note_on_budget(recording.get("bytes_of_update", 0), recording["budget_mib"])
+        found += [f"{trace.backend}: {note}"] if note and not trace.header["detail"] else []
     for trace, other in ((a, b), (b, a)):
         alone = {split_name(key)[1:] for key in trace.arrays} - {split_name(key)[1:] for key in other.arrays}
         for family in sorted({family for family, _ in alone}):

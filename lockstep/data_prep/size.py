@@ -1,0 +1,53 @@
+"""What a recipe's numbers come to in memory, told by arithmetic: what cannot fit is refused before any is taken."""
+
+from lockstep.data_prep.draws import layer_sizes
+from lockstep.data_prep.prepared import updates_per_epoch
+from lockstep.memory import refuse_too_large
+from lockstep.recipe import Data, Recipe
+
+__all__ = ["refuse_rows", "refuse_training"]
+
+NUMBER = 8  # bytes of a float64
+TABLES = 3  # the rows as they are drawn, as they are split and as they are standardised
+SERIES = 3  # the rate of every update, what it is computed from, and what is recorded beside it
+NETWORKS = 2  # parameters and gradients
+EPOCH = 300  # bytes of what is kept of an epoch whose order is yet to be drawn
+NAME = 60  # bytes of a column's name
+
+
+def refuse_rows(data: Data, numbers: bool) -> None:
+    """Raise InputError where the rows to draw, `data.rows` and those held out, are more than fit into memory.
+
+    Args:
+        data: what to draw.
+        numbers: whether the target is one, and no class.
+    """
+    rows = data.rows + round(data.rows * data.held_out)
+    needed = data.features * (TABLES * NUMBER * rows + NAME)
+    if not numbers:
+        needed += NUMBER * ((data.features + 1) // 2) ** 2  # scikit-learn turns each class by a square matrix
+    refuse_too_large(f"data: {rows:,} rows (data.rows) of {data.features:,} features (data.features)", needed)
+
+
+def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> None:
+    """Raise InputError where the network, a batch in it or the run's series are more than fit into memory.
+
+    Args:
+        recipe: what to train.
+        rows: to train on.
+        inputs: features.
+        outputs: of the network.
+    """
+    training, hidden = recipe.training, recipe.model.hidden
+    numbers = sum((fan_in + 1) * fan_out for _, fan_in, fan_out in layer_sizes(inputs, hidden, outputs))
+    units = ", ".join(f"{size:,}" for size in (inputs, *hidden, outputs))
+    refuse_too_large(f"model.hidden: {numbers:,} parameters of layers of {units} units", NETWORKS * NUMBER * numbers)
+    outputs_of_batch = NUMBER * training.batch * sum(hidden)
+    masks = rows * sum(hidden) if recipe.model.dropout else 0
+    refuse_too_large(f"training.batch: {training.batch:,} rows in layers of {units} units", outputs_of_batch + masks)
+    of_epoch = updates_per_epoch(rows, training.batch, drop_last=training.drop_last)
+    updates = training.epochs * -(-of_epoch // recipe.gradient.accumulate)
+    refuse_too_large(
+        f"training.epochs: {training.epochs:,} epochs, {updates:,} updates",
+        SERIES * NUMBER * updates + EPOCH * training.epochs,
+    )
