@@ -128,7 +128,9 @@ def test_chaos_is_inconclusive_and_no_divergence() -> None:
     assert verdict.word == "inconclusive"
     assert verdict.limit is not None
     assert verdict.limit.reason == AMPLIFIED
-    assert verdict.sentence.startswith(f"Equal up to update {verdict.limit.update - 1}; from there on rounding alone")
+    assert verdict.sentence.startswith(
+        f"Equal up to update {verdict.limit.update - 1}; from there on rounding is amplified"
+    )
 
 
 def test_float64_settles_what_float32_cannot_say() -> None:

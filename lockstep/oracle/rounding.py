@@ -26,11 +26,11 @@ __all__ = ["AMPLIFIED", "Horizon", "rounding_bounds"]
 
 MEMBERS = 8
 NEIGHBOURS = 8  # updates on either side
-LOST = 0.25
-"""Share of the way that the parameters have gone, and of the loss, that a bound may reach. Where it is large the
-members no longer stray in proportion to rounding, and a right run may leave them by more than `SAFETY`: the nearest
-seen did at 0.8 of the way (docs/equality.md)."""
-AMPLIFIED = "rounding alone may carry a right run as far as training does"
+LOST = {"same": 0.01, "bfloat16": 0.25}
+"""Share of the way that the parameters have gone, and of the loss, that a bound may reach, by what products are
+computed in. Beyond it the members no longer stray in proportion to rounding, and a right run may leave them by more
+than `SAFETY` (docs/equality.md). One rounding of bfloat16 is 0.4 % itself: its bounds begin at some per cent."""
+AMPLIFIED = "rounding is amplified so far that right runs may part"
 """The reason of a horizon that is not the dtype's range."""
 WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
 
@@ -164,7 +164,8 @@ class _Spreads:
         strays = [np.square(members - members[:1]).sum(axis=(1, 2)) for members in parameters.values()]
         self.farthest = max(self.farthest, float(way))
         strayed = SAFETY * float(np.sqrt(sum(strays).max()))
-        return strayed > LOST * self.farthest and self.series["loss"][-1] > LOST * self.sizes["loss"][-1]
+        share = LOST[self.recipe.training.compute]
+        return strayed > share * self.farthest and self.series["loss"][-1] > share * self.sizes["loss"][-1]
 
     def _take_detail(self, state: State, step: Step) -> None:
         update = state.updates - 1
