@@ -1,5 +1,6 @@
 """What a benchmark found, for the terminal."""
 
+import math
 from statistics import median
 
 from rich import box
@@ -10,6 +11,7 @@ from benchmarks.limits import LIMITS
 from benchmarks.results import Measured, Outcome
 from benchmarks.statistics import median_interval, ratios, three_digits
 from lockstep.printable import printable
+from lockstep.report.numbers import number_beside
 
 __all__ = ["print_measured"]
 
@@ -76,11 +78,13 @@ def _print_limits(name: str, timed: dict[str, Outcome], console: Console) -> Non
             ratio, low, high = median_interval(ratios(*pair))
             met = "met" if ratio <= limit.most else "missed"
             bar, interval = f"{limit.contender} over {limit.over}", f"{_share(low)}-{_share(high)}"
-            table.add_row(bar, _share(ratio), interval, _share(limit.most), met)
+            table.add_row(bar, _share(ratio, limit.most), interval, _share(limit.most), met)
     if table.row_count:
         console.print(table)
 
 
-def _share(ratio: float) -> str:
-    """Three digits, or 1 over a number where it is small."""
-    return three_digits(ratio) if ratio >= 0.1 else f"1/{three_digits(1 / ratio)}"
+def _share(ratio: float, bar: float = math.inf) -> str:
+    """Three digits, or as many as tell it from its bar; 1 over a number where it is small."""
+    if ratio < 0.1:
+        return f"1/{three_digits(1 / ratio)}"
+    return three_digits(ratio) if ratio >= 100 else number_beside(ratio, bar, 3)

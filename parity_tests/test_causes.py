@@ -20,6 +20,7 @@ from lockstep.atlas import atlas_folder
 from lockstep.data_prep import PreparedData
 from lockstep.diagnose import causes
 from lockstep.diagnose.causes import find_cause, knobs, needed_detail, relations
+from lockstep.diagnose.causes.precision import rounded_to
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import clip
@@ -548,6 +549,134 @@ def test_a_right_run_has_no_cause(values: dict[str, Any], dtype: str) -> None:
     for stage in STAGES:
         for update in (0, 2):
             assert find_cause(first(stage, update), truth, trace) is None, (stage, update)
+
+
+# ---- in a lower precision than the run's
+
+
+LOWER = ("float32", "float16", "bfloat16")
+
+
+def low(format_name: str) -> Callable[[Any], Any]:
+    """A function that takes and gives its arrays in a lower precision."""
+
+    def make(original: Any) -> Any:
+        def computed(*values: Any) -> Any:
+            args = [rounded_to(format_name, v) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
+                    for v in values]  # fmt: skip
+            result = original(*args)
+            parts = [rounded_to(format_name, np.asarray(part)) for part in np.atleast_1d(result)]
+            return np.stack(parts) if isinstance(result, np.ndarray) and result.ndim else parts[0]
+
+        return computed
+
+    return make
+
+
+def products_in(format_name: str) -> Patch:
+    """Matrix products of the forward and backward pass; biases are added in the run's precision."""
+
+    class Low(Exact):
+        def dot(self, a: Any, b: Any) -> Any:
+            return rounded_to(format_name, super().dot(rounded_to(format_name, a), rounded_to(format_name, b)))
+
+    return instead("Exact", lambda _: Low, oracle)
+
+
+def loss_in(format_name: str) -> Patch:
+    def make(original: Any) -> Any:
+        def loss(rule: Any, outputs: Any, y: Any, exact: Exact) -> Any:
+            mean, slope = original(rule, rounded_to(format_name, outputs), y, exact)
+            return rounded_to(format_name, np.asarray(mean)), rounded_to(format_name, slope)
+
+        return loss
+
+    return instead("loss_and_slope", make, network)
+
+
+def reported_in(format_name: str) -> Patch:
+    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
+        mean, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
+        return rounded_to(format_name, np.asarray(mean)), gradients, found
+
+    return passed(change)
+
+
+def stepped_in(format_name: str, *, stored: bool) -> Patch:
+    """An optimizer that computes in a lower precision and adds its step to float64 parameters, or stores those."""
+
+    def change(name: str, optimizer: Any, lr: float, update: int, p: Any, g: Any, moments: Any, exact: Exact) -> Any:
+        narrow = rounded_to(format_name, p)
+        after = update_parameter(name, optimizer, lr, update, narrow, g, moments, exact)
+        step = rounded_to(format_name, after - narrow)
+        return rounded_to(format_name, narrow + step) if stored else p + step
+
+    return updated(change)
+
+
+def remembered_in(format_name: str) -> Patch:
+    """Moments that are computed in a lower precision, not only stored in it."""
+
+    def change(name: str, optimizer: Any, lr: float, update: int, p: Any, g: Any, moments: Any, exact: Exact) -> Any:
+        for slot, array in moments.items():
+            moments[slot] = rounded_to(format_name, array)
+        after = update_parameter(name, optimizer, lr, update, p, rounded_to(format_name, g), moments, exact)
+        for slot, array in moments.items():
+            moments[slot] = rounded_to(format_name, array)
+        return after
+
+    return updated(change)
+
+
+def gradients_in(format_name: str) -> Patch:
+    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
+        narrow = {name: rounded_to(format_name, array) for name, array in parameters.items()}
+        mean, _, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
+        gradients = loss_and_gradients(recipe, narrow, x, y, exact, masks=masks)[1]
+        return mean, {name: rounded_to(format_name, array) for name, array in gradients.items()}, found
+
+    return passed(change)
+
+
+ACTIVATIONS = ("leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish", "relu")
+LOW = [
+    Planted("low-precision", f"{name}1 is computed in {format_name}", "forward", 0, f"{name}1",
+            recipe={"model__activation": name}, patch=instead("activate", low(format_name), network))
+    for name in ACTIVATIONS for format_name in LOWER
+]  # fmt: skip
+REST = "linear1.bias and 4 more is computed in"
+LOW += [
+    fault
+    for name in LOWER
+    for fault in (
+        Planted("low-precision", f"linear1 is computed in {name}", "forward", 0, "linear1",
+                patch=products_in(name)),
+        Planted("low-precision", f"norm1 is computed in {name}", "forward", 0, "norm1", recipe=LAYERNORM,
+                patch=instead("_normalise", low(name), network)),
+        Planted("low-precision", f"loss is computed in {name}", "loss", 0, "loss", patch=loss_in(name)),
+        Planted("low-precision", f"loss is reported in {name}", "loss", 2, "loss", patch=reported_in(name)),
+        Planted("low-precision", f"optimizer's step of linear1.bias, linear1.weight and 4 more is computed in {name}",
+                "update", 2, "update_norm", patch=stepped_in(name, stored=False)),
+        Planted("low-precision", f"update of linear1.bias, linear1.weight and 4 more is computed in {name}",
+                "update", 0, "update_norm", patch=stepped_in(name, stored=True)),
+        Planted("low-precision", f"momentum/linear3.weight, momentum/{REST} {name}", "moments",
+                1, "momentum/linear3.weight", patch=remembered_in(name)),
+        Planted("low-precision", f"gradient of linear3.weight, {REST} {name}", "gradients", 1, "linear3.weight",
+                patch=gradients_in(name)),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", LOW, ids=lambda fault: fault.says)
+def test_a_lower_precision_is_told_by_its_digits(fault: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, trace = planted(fault, monkeypatch)
+    at = first(fault.stage, fault.update, fault.tensor)
+    for pair, side in (((truth, trace), "b"), ((trace, truth), "a")):
+        cause = find_cause(at, *pair)
+        assert cause is not None
+        assert (cause.key, cause.side) == (fault.key, side), cause
+        assert fault.says in cause.text, cause
+        assert "digits" in cause.text
 
 
 def rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:

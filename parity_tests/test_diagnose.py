@@ -167,6 +167,55 @@ def test_both_sides_can_be_off() -> None:
     assert min(found.distances) > 1
 
 
+def test_two_sides_that_are_wrong_alike_diverge() -> None:
+    truth = oracle_trace(F64)
+    a = changed(truth, "updates/loss", lambda loss_T: loss_T * np.where(np.arange(len(loss_T)) < 3, 1, 1.5))
+    for pair in ((a, a), (a, changed(a, "updates/grad_norm", lambda norm_T: norm_T * (1 + 1e-16)))):
+        found = diagnose(*pair, truth)
+        assert found.comparison.verdict in ("identical", "rounding")
+        assert (found.verdict, found.off) == ("diverged", "both")
+        assert found.first is not None
+        assert (found.first.update, found.first.stage) == (3, "loss")
+        assert found.first.a == found.first.b == a.series("loss")[3]
+        assert found.truth == truth.series("loss")[3]
+        assert found.deciding[0] == ("a", "oracle")
+
+
+def test_one_side_that_is_nearer_to_the_other_than_to_the_truth_diverges() -> None:
+    truth = oracle_trace(RECIPE)
+    bound_T = (bounds_of(truth) or {})["updates/loss"]
+    near, far = (changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bound_T) for s in (0.5, 1.5))
+    for pair, off in (((far, near), "a"), ((near, far), "b")):
+        found = diagnose(*pair, truth)
+        assert (found.comparison.verdict, found.verdict, found.off) == ("rounding", "diverged", off)
+    # where one is the oracle there is nobody else to hold it against
+    assert diagnose(far, truth, truth).against == {}
+
+
+@pytest.mark.parametrize("option", [[], ["--replay"]], ids=["", "replayed"])
+def test_a_knob_that_both_twins_have_wrong_is_named(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for backend, module in TWINS.items():
+        with_optimizer(backend, momentum=0.8)(monkeypatch)
+        jax_impl.train.make_segment.cache_clear()
+        module.train(F64, prepared(F64), detail=DETAIL).save(tmp_path / f"{backend}.trace")
+    jax_impl.train.make_segment.cache_clear()
+    junit = tmp_path / "found.xml"
+    pair = f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace"
+    code, out, _ = run(capsys, "diagnose", *pair, "--junit", str(junit), *option)
+    told = " ".join(out.split())
+    assert code == 1, out
+    assert "off both a and b: neither does what the recipe says" in told
+    assert "cause a has optimizer.momentum = 0.8; the recipe says 0.9; likewise b" in told
+    assert "a against oracle" in told
+    assert "verdict: diverged" in told
+    suite = ElementTree.parse(junit).find("testsuite")
+    assert suite is not None
+    assert suite.get("name") == f"{pair[0]} against oracle"
+    assert suite.get("failures") != "0"
+
+
 def test_as_near_to_the_truth_as_each_other() -> None:
     recipe = small_recipe()
     truth = oracle_trace(recipe)

@@ -63,5 +63,7 @@ def diagnose(
             found = explain(traces["a"], traces["b"], truth, reruns=reruns)
     print_diagnosis(found, names, make_console(), notes=pair.notes, replayed=same)
     if junit is not None:
-        write_file(junit, junit_comparison(found.comparison, names))
+        (first, second), comparison = found.deciding
+        files = {"a": names[0], "b": names[1], "oracle": "oracle"}
+        write_file(junit, junit_comparison(comparison, (files[first], files[second])))
     return EXIT_STATUS[found.verdict]

@@ -18,6 +18,7 @@ from lockstep.diagnose.compare import (
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly
 from lockstep.errors import InputError
 from lockstep.oracle.rounding import AMPLIFIED
+from lockstep.report.numbers import factor
 from lockstep.trace import Trace
 
 __all__ = ["EXIT_STATUS", "Check", "Failure", "Verdict", "describe_difference", "describe_limit", "judge", "settles"]
@@ -174,7 +175,9 @@ def describe_difference(difference: Difference) -> str:
     """Where two traces differ, in one line."""
     place = f"[{', '.join(map(str, difference.element))}]" if difference.element else ""
     when = "before training" if difference.update < 0 else f"at update {difference.update}"
-    times = f"{difference.ratio:.3g} times the bound" if np.isfinite(difference.ratio) else "which no bound covers"
+    times = (
+        f"{factor(difference.ratio, 3)} times the bound" if np.isfinite(difference.ratio) else "which no bound covers"
+    )
     return f"{when}, {difference.stage}, {difference.tensor}{place}: {difference.a!r} and {difference.b!r}, {times}"
 
 
@@ -258,7 +261,7 @@ def _ratios(comparisons: Mapping[str, Comparison]) -> Sequence[str]:
     texts = []
     for name, comparison in comparisons.items():
         ratios = [comparison.worst[stage].ratio for stage in STAGES[2:] if stage in comparison.worst]
-        texts.append(f"{name} {max(ratios):.2g}" if ratios else f"{name} not judged")
+        texts.append(f"{name} {factor(max(ratios), 2)}" if ratios else f"{name} not judged")
     return texts
 
 

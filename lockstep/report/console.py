@@ -14,6 +14,7 @@ from rich.text import Text
 from lockstep.diagnose.compare import Comparison
 from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.printable import LAYOUT, printable
+from lockstep.report.numbers import factor
 
 __all__ = ["PlainConsole", "make_console", "print_comparison", "print_stages", "print_verdict"]
 
@@ -68,7 +69,7 @@ def print_stages(found: Comparison, names: tuple[str, str], console: Console) ->
     for stage, worst in found.worst.items():
         place = f"[{', '.join(map(str, worst.element))}]" if worst.element else ""
         update = "start" if worst.update < 0 else str(worst.update)
-        ratio = "beyond" if worst.ratio == float("inf") else f"{worst.ratio:.2g}"
+        ratio = "beyond" if worst.ratio == float("inf") else factor(worst.ratio, 2)
         table.add_row(
             stage, printable(worst.tensor + place), update, f"{worst.difference:.2e}", f"{worst.bound:.2e}", ratio
         )

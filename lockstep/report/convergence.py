@@ -13,7 +13,7 @@ from lockstep.converge.judge import Judgement, overall
 from lockstep.converge.measure import METRICS, blown_up, measure, reached, score_name
 from lockstep.converge.study import Pilot, Study
 from lockstep.recipe import Recipe
-from lockstep.report.numbers import json_number
+from lockstep.report.numbers import factor, json_number
 
 __all__ = [
     "Row",
@@ -151,7 +151,7 @@ def print_study(study: Study, console: Console) -> None:
             word = overall(judgements)
             for paired in (False, True):
                 mine = [j for j in judgements if j.paired == paired]
-                ratios = [f"{j.difference / j.margin:+.2g}{'*' * (j.word == 'different')}" for j in mine]
+                ratios = [_in_margins(j) for j in mine]
                 cells = ("", "shared", *ratios, "") if paired else (control.text, "own", *ratios, word)
                 table.add_row(*cells, style="" if word == "different" else "red")
         console.print(table)
@@ -245,6 +245,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return _plain(asdict(value)) if isinstance(value, Judgement) else value
+
+
+def _in_margins(found: Judgement) -> str:
+    """A difference over its margin, so that less than 1 does not read as 1; starred where it decides by itself."""
+    share = found.difference / found.margin
+    star = "*" if found.word == "different" else ""
+    return f"{'-' if share < 0 else '+'}{factor(abs(share), 2)}{star}"
 
 
 def _pair(values: tuple[float, float], digits: int) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """A diagnosis in the terminal: what differs first, by how much, who is off, and why."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.padding import Padding
@@ -10,6 +11,7 @@ from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.engine import HORIZON, Diagnosis
 from lockstep.printable import printable
 from lockstep.report.console import print_stages, print_verdict
+from lockstep.report.numbers import factor
 
 __all__ = ["print_diagnosis"]
 
@@ -17,7 +19,7 @@ NAMED = 8  # updates in a list; more are counted
 OFF = {
     "a": "a, and not b",
     "b": "b, and not a",
-    "both": "both: neither does what the recipe says",
+    "both": "both a and b: neither does what the recipe says",
     "": "neither: both are as near to the truth as rounding lets them be",
 }
 
@@ -53,12 +55,16 @@ def print_diagnosis(
         again = "the same bits" if same else "other bits: another code or environment than when it was recorded"
         rows.add_row("run again", f"{side}: {again}")
     for side, ratio in (found.noise or {}).items():
-        rows.add_row("noise", f"{side} against itself with one thread: error / bound {ratio:.2g}")
+        rows.add_row("noise", f"{side} against itself with one thread: error / bound {factor(ratio, 2)}")
     console.print(rows)
     if found.first is not None:
         console.print("\nFirst divergence", style="bold")
         console.print(Padding(_first(found, found.first), (0, 0, 0, 2)))
     print_stages(found.comparison, ("a", "b"), console)
+    if found.comparison.first is None:
+        for side, comparison in found.against.items():
+            if comparison.first is not None:
+                print_stages(comparison, (side, "oracle"), console)
     if found.local:
         console.print(
             f"Every update began from the oracle's state: {_listed(found.local)} wrong by itself, and the others right."
@@ -68,7 +74,7 @@ def print_diagnosis(
             f"From update {found.horizon} on two right runs may differ by more than {HORIZON:.0%} of the loss: "
             "comparing trajectories says nothing there."
         )
-    print_verdict(found.comparison, console)
+    print_verdict(replace(found.comparison, verdict=found.verdict, limit=found.limit), console)
 
 
 def _listed(updates: Sequence[int]) -> str:
@@ -90,11 +96,15 @@ def _first(found: Diagnosis, first: Difference) -> Table:
             rows.add_row(word, printable(at.tensor + place) + beyond)
     rows.add_row("a", f"{first.a!r}")
     rows.add_row("b", f"{first.b!r}")
-    times = f"{first.ratio:.3g}" if first.bound else "no difference is allowed here"
+    if found.off == "both":
+        rows.add_row("oracle", f"{found.truth!r}")
+    times = factor(first.ratio, 3) if first.bound else "no difference is allowed here"
     rows.add_row("error / bound", times)
     if found.distances is not None:
         rows.add_row("off", OFF[found.off])
-        rows.add_row("", "error / bound against the oracle: a {:.2g}, b {:.2g}".format(*found.distances))
+        rows.add_row(
+            "", "error / bound against the oracle: a {}, b {}".format(*(factor(value, 2) for value in found.distances))
+        )
     cause = found.cause
     if cause is None and found.needs:
         window = f"{found.needs[0]}:{found.needs[-1] + 1}"

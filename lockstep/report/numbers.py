@@ -8,14 +8,57 @@ import numpy as np
 
 from lockstep.printable import printable
 
-__all__ = ["difference", "json_number", "name", "number", "percent", "ratio", "several", "short"]
+__all__ = [
+    "difference",
+    "factor",
+    "json_number",
+    "name",
+    "number",
+    "number_beside",
+    "percent",
+    "ratio",
+    "several",
+    "short",
+    "written",
+]
 
 ELLIPSIS = "..."
+NEAR = 1e-3
+"""Distance from 1 below which a factor is written as 1 and that distance."""
+TOLD = 0.05
+"""Share of a difference that its digits may leave out."""
 
 
 def number(value: float, digits: int = 4) -> str:
     """`digits` significant digits: 0.01235, 2.5e+10, nan."""
     return f"{float(value):.{digits}g}"
+
+
+def factor(value: float, digits: int = 4) -> str:
+    """A factor or a ratio that can be told from 1: 2.5, 1.004, "1 + 1.0e-6"; "1" is 1."""
+    value = float(value)
+    apart = value - 1
+    if value == 1 or not abs(apart) < NEAR:
+        return number_beside(value, 1.0, digits)
+    mantissa, _, power = f"{abs(apart):.1e}".partition("e")
+    return f"1 {'+' if apart > 0 else '-'} {mantissa}e{int(power)}"
+
+
+def number_beside(value: float, other: float, digits: int = 4) -> str:
+    """At least `digits` significant digits, and as many as tell the value from another: 0.9000001 from 0.9."""
+    value, apart = float(value), abs(float(value) - float(other))
+    for more in range(digits, 17):
+        text = number(value, more)
+        # also where there is nothing to tell: equal, or no number
+        if not abs(float(text) - value) > TOLD * apart or not 0 < apart < math.inf:
+            return text
+    return repr(value)
+
+
+def written(value: float) -> str:
+    """A number as in a recipe, in as many digits as it has: 0.01, 1e-08, 0.123456."""
+    text = f"{float(value):.4g}"
+    return text if float(text) == value else repr(float(value))
 
 
 def short(value: float, width: int = 6) -> str:
@@ -38,10 +81,13 @@ def percent(share: float) -> str:
 
 
 def ratio(of: float, to: float) -> str:
-    """How many times larger: "5.0 times", or "" where that has no meaning."""
+    """How many times larger: "5.0 times", "1.02 times"; or "" where that has no meaning."""
     if not (math.isfinite(of) and math.isfinite(to)) or to == 0:
         return ""
-    return f"{of / to:.{1 if of / to < 100 else 0}f} times"
+    times = of / to
+    if 0 < abs(times - 1) < 0.05:
+        return f"{factor(times, 2)} times"
+    return f"{times:.{1 if times < 100 else 0}f} times"
 
 
 def difference(first: Any, second: Any) -> float:

@@ -14,6 +14,7 @@ from lockstep.prove.checker import CHECKER_FAULTS
 from lockstep.prove.judges import JUDGES
 from lockstep.prove.run import Outcome, Proof
 from lockstep.report.measured import measured_with
+from lockstep.report.numbers import factor
 from lockstep.session import BACKENDS
 
 __all__ = ["print_proof", "print_right_runs", "proof_markdown", "summarise"]
@@ -130,7 +131,7 @@ def print_right_runs(runs: Sequence[RightRun], console: Console) -> None:
         called_wrong = sum(run.first is not None for run in mine)
         in_part = sum(run.limit is not None for run in mine)
         counts = str(called_wrong), str(in_part)
-        table.add_row(recipe, dtype, str(len(mine)), *(f"{value:.2g}" for value in quantiles), *counts)
+        table.add_row(recipe, dtype, str(len(mine)), *(factor(value, 2) for value in quantiles), *counts)
     console.print(table)
     alarms = [run for run in runs if run.first is not None]
     for run in alarms:

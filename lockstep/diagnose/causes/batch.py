@@ -13,11 +13,13 @@ from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, prepared_data
 from lockstep.oracle.arithmetic import Array
+from lockstep.report.numbers import factor
 from lockstep.trace import Trace
 
 __all__ = ["alternatives", "null", "recorded"]
 
 EPOCHS = 2
+ROUNDING = 1e-12  # of a factor that was fitted to float64 features
 
 
 @dataclass(frozen=True)
@@ -220,11 +222,13 @@ def _scaled(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> It
     flat, mine = (rows.x.reshape(len(rows.y), -1) for rows in (wanted, fed))
     centre, centre_mine = flat.mean(axis=0), mine.mean(axis=0)
     spread = np.square(flat - centre).sum(axis=0)
-    factor = ((flat - centre) * (mine - centre_mine)).sum(axis=0) / np.where(spread > 0, spread, 1.0)
-    x = ((flat - centre) * factor + centre_mine).reshape(fed.x.shape)
-    least, most = factor.min(), factor.max()
-    told = f"{most:.4g}" if most - least <= 1e-3 * abs(most) else f"{least:.4g} to {most:.4g}, by column"
-    text = f"{{side}}'s features are scaled by {told}"
+    scale = ((flat - centre) * (mine - centre_mine)).sum(axis=0) / np.where(spread > 0, spread, 1.0)
+    x = ((flat - centre) * scale + centre_mine).reshape(fed.x.shape)
+    least, most = scale.min(), scale.max()
+    is_one = most - least <= 1e-3 * min(abs(most), max(abs(most - 1), ROUNDING))
+    told = factor(most) if is_one else f"{factor(least)} to {factor(most)}, by column"
+    is_shifted = max(abs(least - 1), abs(most - 1)) <= ROUNDING
+    text = "{side}'s features are shifted" if is_shifted else f"{{side}}'s features are scaled by {told}"
     yield Alternative("features-scaled", text, "", _tensors(Rows(x, wanted.y), masks), rank=2)
 
 

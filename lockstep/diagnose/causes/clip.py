@@ -13,6 +13,7 @@ from lockstep.groups import DECOUPLED, decays
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip
 from lockstep.recipe import Gradient
+from lockstep.report.numbers import written
 
 __all__ = ["alternatives", "null", "recorded"]
 
@@ -39,7 +40,7 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     yield Alternative("clip-missing", "{side} does not clip the gradient", "", _named(gradients))
     if rule.clip == "norm":
         for eps in (0.0, 1e-6):
-            text = f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says {rule.clip_eps:.4g}"
+            text = f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says {written(rule.clip_eps)}"
             yield Alternative("clip-eps", text, "clip-grad-norm-eps", _clipped(replace(rule, clip_eps=eps), gradients))
         for key, told in (("tensor", "each tensor alone"), ("layer", "each layer alone")):
             groups = {

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.diagnose.causes import batch, clip, evaluation, gradient, passes, rate, start, step, update
+from lockstep.diagnose.causes.digits import low_precision
 from lockstep.diagnose.causes.judge import BETTER, Alternative, Cause, Tensors, choose, residual
 from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
@@ -80,7 +81,7 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
             return broken
         if "recipe" not in a.header and (cause := layer_cause(first, mine, its)):
             return cause
-        return relation(first.stage, first.tensor, mine, its, oracle)
+        return relation(first, mine, its, oracle)
 
 
 def needed_detail(first: Difference, a: Trace, b: Trace) -> tuple[int, ...]:
@@ -111,7 +112,8 @@ def _tested(first: Difference, side: Side) -> Cause | None:
             return rate.rounded(side, recorded, null)
     if recorded.keys() <= null.keys() and residual(null, recorded, noise) <= tolerance / BETTER:
         return None
-    return choose(recorded, null, stage.alternatives(side, recorded), tolerance, side.name, noise)
+    chosen = choose(recorded, null, stage.alternatives(side, recorded), tolerance, side.name, noise)
+    return chosen or low_precision(first, side, recorded, null)
 
 
 def _is_average(first: Difference) -> bool:

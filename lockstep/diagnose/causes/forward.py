@@ -11,6 +11,7 @@ from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.passes import Bend, Variant, compute, parts
 from lockstep.diagnose.causes.precision import FORMATS, LowProducts, WideVariance
 from lockstep.diagnose.causes.side import Side
+from lockstep.report.numbers import written
 
 __all__ = ["alternatives", "fits"]
 
@@ -45,11 +46,13 @@ def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
         return None if other is None else compute(_with_model(variant, other))
 
     if model.norm != "none":
-        text = f"{{side}} adds an eps of {{value}} to the variance; the recipe says {model.norm_eps:.4g}"
+        text = f"{{side}} adds an eps of {{value}} to the variance; the recipe says {written(model.norm_eps)}"
         yield from fitted("norm-eps", text, "layernorm-eps", lambda eps: with_model(norm_eps=eps), found,
                           model.norm_eps, (1e-12, 1.0), log=True)  # fmt: skip
     if variant.masks:
-        text = f"{{side}} scales what dropout keeps as for a rate of {{value}}; the recipe says {model.dropout:.4g}"
+        text = (
+            f"{{side}} scales what dropout keeps as for a rate of {{value}}; the recipe says {written(model.dropout)}"
+        )
         yield from fitted("dropout-scale", text, "", lambda rate: with_model(dropout=rate), found,
                           model.dropout, (0.0, 0.999))  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.oracle.arithmetic import Array
+from lockstep.report.numbers import factor, number_beside
 
 __all__ = ["BETTER", "TOLERANCE", "Alternative", "Cause", "Tensors", "choose", "fit", "fitted", "residual"]
 
@@ -130,11 +131,13 @@ def fitted(
     *,
     log: bool = False,
 ) -> Iterator[Alternative]:
-    """The alternative with the number that fits best, "{value}" in the text; none where no number fits."""
+    """The alternative with the number that fits best, "{value}" in the text, in digits that tell it from the start;
+    none where no number fits."""
     value = fit(make, recorded, start, span, log=log)
     tensors = None if value is None else make(value)
     if value is not None and tensors is not None:
-        yield Alternative(key, text.replace("{value}", f"{value:.4g}"), page, tensors, rank=2)
+        number = factor(value) if start == 1 else number_beside(value, start)
+        yield Alternative(key, text.replace("{value}", number), page, tensors, rank=2)
 
 
 def fit(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
+from lockstep.report.numbers import written
 
 __all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices", "page"]
 
@@ -122,4 +123,4 @@ def _written(value: Any) -> str:
     """As in a recipe."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return written(value) if isinstance(value, float) else str(value)

@@ -6,9 +6,11 @@ from itertools import permutations
 
 import numpy as np
 
+from lockstep.diagnose.causes.digits import low_precision
 from lockstep.diagnose.causes.judge import Alternative, Cause, Tensors, choose, fitted, residual
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Array
 from lockstep.trace import Trace
 
@@ -32,8 +34,9 @@ NOUNS = {"update": "step of", "parameters": "step of", "gradients": "gradient of
 MANY = 2048  # rows that are matched with one another
 
 
-def relation(stage: str, tensor: str, a: Side, b: Side, oracle: Trace | None) -> Cause | None:
+def relation(first: Difference, a: Side, b: Side, oracle: Trace | None) -> Cause | None:
     """What b's tensor is of a's; or a's of b's, where the oracle says that a is off."""
+    stage, tensor = first.stage, first.tensor
     truth = _family(Side("", oracle, b.update), stage) if oracle is not None else {}
     (mine, its), (off, right) = (_family(side, stage) for side in (b, a)), (b, a)
     known = bool(truth)
@@ -55,6 +58,10 @@ def relation(stage: str, tensor: str, a: Side, b: Side, oracle: Trace | None) ->
             off.name,
         )
         if cause is not None and cause.null_residual > tolerance:
+            return cause if known else replace(cause, side="")
+    for one, values, other, others in ((off, mine, right, its), (right, its, off, mine)):
+        cause = low_precision(first, one, values, others, f"{other.name}'s")
+        if cause is not None and not (known and one is right):
             return cause if known else replace(cause, side="")
     return None
 

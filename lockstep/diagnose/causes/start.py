@@ -11,6 +11,7 @@ from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
 from lockstep.recipe import Recipe
+from lockstep.report.numbers import factor
 
 __all__ = ["alternatives", "null", "recorded"]
 
@@ -90,9 +91,9 @@ def _scaled(wanted: Tensors, found: Tensors) -> Alternative:
         size, mine = float(np.square(array).sum()), found.get(name)
         if mine is None or mine.shape != array.shape or not size or array.size < 2:
             continue
-        factor = float((mine * array).sum()) / size
-        tensors[name] = factor * array
-        if abs(factor - 1) > 1e-6:
-            told.append(f"{name.removeprefix('init/')} by {factor:.4g}")
+        scale = float((mine * array).sum()) / size
+        tensors[name] = scale * array
+        if scale != 1:
+            told.append(f"{name.removeprefix('init/')} by {factor(scale)}")
     text = f"{{side}}'s initial parameters are scaled: {', '.join(told)}"
     return Alternative("init-scaled", text, "fan-in-of-a-transposed-weight", tensors, rank=2)

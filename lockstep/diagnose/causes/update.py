@@ -209,7 +209,7 @@ def _fits(step: Step, found: Tensors) -> Iterator[Alternative]:
         text = "{side} decays the parameters themselves by {value} (decoupled); the recipe has L2"
         apart = with_number(lambda wd: replace(_undecayed(step, wd)[0], decay=_undecayed(step, wd)[1]))
         yield from fitted("decoupled-for-l2", text, PAGE, apart, found, 0.0, (0.0, 1e3))
-    text = "{side} applies {value} times the learning rate that it reports"
+    text = "{side}'s step is {value} times what the learning rate that it reports gives"
     scaled = with_number(lambda c: replace(step, rates={name: c * rate for name, rate in step.rates.items()}))
     yield from fitted("lr-not-applied", text, "", scaled, found, 1.0, (-1e6, 1e6))
     text = "{side} gives the optimizer {value} times the gradient"

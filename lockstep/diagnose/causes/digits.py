@@ -1,0 +1,172 @@
+"""What was computed in a lower precision than the run's: told by the digits of what came out."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from lockstep.diagnose.causes.judge import Cause, Tensors, residual
+from lockstep.diagnose.causes.precision import rounded_to
+from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.compare import Difference
+from lockstep.oracle.arithmetic import Array
+
+__all__ = ["low_precision"]
+
+BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
+"""Format -> bits of its significand, the coarsest first."""
+
+CHANCE = 28
+"""Bits that would have to be 0 by chance: a right run looks like one of lower precision once in 2^28 times."""
+
+ROUNDINGS = 64.0
+"""Unit roundoffs of the lower format within which its result lies of the right one, relative to the tensor: a product
+of some hundred terms, or a function of a rounded argument, comes to a tenth of that. What is farther off is wrong in
+another way too."""
+
+OFF = 2.0**9
+"""Unit roundoffs of the run's own precision beyond which a tensor is off, relative."""
+
+STAGES = ("forward", "loss", "gradients", "clip", "moments", "update", "parameters")
+NOUNS = {"gradients": "gradient of", "clip": "clipped gradient of", "update": "optimizer's step of",
+         "parameters": "update of"}  # fmt: skip
+
+
+class Digits(NamedTuple):
+    """The coarsest format that has all digits of a tensor, "" where that is no coarser than the run's, and how many
+    bits of the tensor it leaves at 0 that the right values need."""
+
+    format_name: str
+    bits: float
+
+
+def low_precision(
+    first: Difference, side: Side, recorded: Tensors, null: Tensors, right: str = "the right values"
+) -> Cause | None:
+    """That a side computed the tensor at which it is off in fewer digits than the run has.
+
+    Args:
+        first: where the traces part.
+        side: the side that is off.
+        recorded: what it recorded of the stage, "family/name" -> float64 array.
+        null: what that should be, recomputed or the other side's.
+        right: whose values these are.
+
+    Returns:
+        None where the digits do not say so, or where something else is off too.
+    """
+    if side.recipe is not None and side.declares("training") and side.recipe.training.compute != "same":
+        return None  # as the recipe says
+    if first.stage not in STAGES:
+        return None
+    for mine, its, noise in _ways(first, side, recorded, null):
+        low = _low(first, side, mine, its, noise)
+        if low:
+            word, gap = next(iter(low.values())).format_name, _gap(its, mine, list(low))
+            is_reported = first.stage == "loss" and _has_right_gradients(side, recorded, null)
+            does = "reported" if is_reported else "computed"
+            text = f"{side.name}'s {_named(list(low))} {does} in {word}: the values have {word}'s digits, "
+            text += f"{right} have more"
+            page = "float64-becomes-float32" if (word, side.precision) == ("float32", "float64") else ""
+            return Cause("low-precision", text, page, side.name, 0.0, gap)
+    return None
+
+
+def _ways(
+    first: Difference, side: Side, recorded: Tensors, null: Tensors
+) -> list[tuple[Tensors, Tensors, Mapping[str, Array]]]:
+    """The tensors that may have been computed so: recorded, right, and what storing may have done to each element."""
+    if first.stage in ("update", "parameters"):
+        return _ways_of_update(side, recorded, null)
+    names = [name for name in recorded if name.startswith(f"{first.stage}/") and name in null]
+    own = [name for name in names if first.stage != "forward" or name == f"forward/{first.tensor}"]
+    mine, its = ({name: tensors[name] for name in own} for tensors in (recorded, null))
+    ways: list[tuple[Tensors, Tensors, Mapping[str, Array]]] = [(mine, its, {})]
+    bias = side.parameters(side.update).get(f"{first.tensor}.bias") if first.stage == "forward" else None
+    if bias is not None and own and bias.shape[-1] == mine[own[0]].shape[-1]:
+        # a product in low precision, to which the bias was added in the run's
+        size = np.abs(mine[own[0]]) + np.abs(bias)
+        bare = {own[0]: mine[own[0]] - bias}, {own[0]: its[own[0]] - bias}
+        ways.append((*bare, {own[0]: 2 * _unit(side.precision) * size}))
+    return ways
+
+
+def _ways_of_update(side: Side, recorded: Tensors, null: Tensors) -> list[tuple[Tensors, Tensors, Mapping[str, Array]]]:
+    """The step, which the parameters store with their own rounding, or the parameters themselves."""
+    before, after = side.parameters(side.update), side.parameters(side.update + 1)
+    names = [name for name in after if f"update/{name}" in recorded.keys() & null.keys()]
+    steps, right_steps = (
+        {f"update/{name}": tensors[f"update/{name}"] for name in names} for tensors in (recorded, null)
+    )
+    noise = {f"update/{name}": 2 * _unit(side.precision) * np.abs(after[name]) for name in names}
+    stored = {f"parameters/{name}": after[name] for name in names}
+    right_stored = {f"parameters/{name}": before[name] + null[f"update/{name}"] for name in names}
+    return [(stored, right_stored, {}), (steps, right_steps, noise)]
+
+
+def _low(first: Difference, side: Side, mine: Tensors, its: Tensors, noise: Mapping[str, Array]) -> dict[str, Digits]:
+    """The tensors that have the digits of one lower format, where they explain what is off; else none."""
+    precision, low = side.precision, dict[str, Digits]()
+    least = OFF * _unit(precision)
+    off = [name for name in mine if mine[name].shape == its[name].shape and _gap(its, mine, [name]) > least]
+    for name in off:
+        digits = _digits(mine[name], its[name], precision, noise.get(name, np.zeros(1)))
+        if digits.format_name:
+            low[name] = digits
+    formats = {digits.format_name for digits in low.values()}
+    begins = [name for name in off if name.partition("/")[2] == first.tensor]
+    if len(formats) != 1 or any(name not in low for name in begins or off):
+        return {}
+    bits, word = sum(digits.bits for digits in low.values()), formats.pop()
+    if first.stage == "loss":
+        bits *= _losses_in(side, word)
+    is_near = _gap(its, mine, list(low)) <= ROUNDINGS * _unit(word)
+    if bits < CHANCE or not is_near:
+        return {}
+    return {name: low[name] for name in (*begins, *(name for name in sorted(low) if name not in begins))}
+
+
+def _losses_in(side: Side, format_name: str) -> int:
+    """How many losses of the run there are, where all have the digits of a format; else 0."""
+    losses_T = side.trace.arrays.get("updates/loss", np.zeros(0)).astype(np.float64)
+    low_T = rounded_to(format_name, losses_T)
+    same = (losses_T == low_T) | ~np.isfinite(losses_T)
+    return int(np.count_nonzero(losses_T)) if same.all() else 0
+
+
+def _has_right_gradients(side: Side, recorded: Tensors, null: Tensors) -> bool:
+    names = [name for name in recorded if name.startswith("gradients/") and name in null]
+    return bool(names) and _gap(null, recorded, names) <= OFF * _unit(side.precision)
+
+
+def _digits(mine: Array, its: Array, precision: str, noise: Array) -> Digits:
+    for name, bits in BITS.items():
+        if bits >= BITS.get(precision, 0):
+            break
+        if not np.isfinite(mine).all() or (np.abs(mine - rounded_to(name, mine)) > noise).any():
+            continue
+        needs_more = (np.abs(its - rounded_to(name, its)) > 4 * noise) & (mine != 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above = np.log2(np.abs(mine) * _unit(name) / noise)
+        zeros = np.clip(np.where(noise > 0, above, np.inf), 0.0, BITS[precision] - bits)
+        return Digits(name, float(zeros[needs_more].sum()))
+    return Digits("", 0.0)
+
+
+def _gap(found: Tensors, recorded: Tensors, names: list[str]) -> float:
+    return residual({name: found[name] for name in names}, {name: recorded[name] for name in names})
+
+
+def _unit(format_name: str) -> float:
+    """Largest relative error of one rounding."""
+    return 2.0 ** -BITS[format_name]
+
+
+def _named(names: list[str]) -> str:
+    """The tensors, by what they are of, and the verb: "tanh1 is", "gradient of linear1.weight is"."""
+    family = names[0].partition("/")[0]
+    shown = [name.partition("/")[2] for name in names]
+    if family == "loss":
+        return "loss is"
+    more = f" and {len(shown) - 2} more" if len(shown) > 2 else ""
+    return f"{NOUNS.get(family, '')} {', '.join(shown[:2])}{more} is".strip()
