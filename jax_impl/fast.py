@@ -158,6 +158,7 @@ def _class_targets(loss: Loss, y_B: jax.Array, count: jax.Array, classes: int, d
     weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)
     labels_BK = optax.smooth_labels(jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing)
     total = jnp.sum(jnp.where(counts_B, weight_K[label_B], 0.0))
+    # where no row counts all are NaN
     return jnp.where(counts_B, (weight_K * labels_BK).T, 0.0) / total
 
 

@@ -77,8 +77,7 @@ class Network:
             outputs, after = _pass(self, parameters, statistics, batch.x, batch.masks, batch.used)
             *_, logits = outputs.values()
             if self.loss.name == "cross_entropy":
-                logits_KB = logits.T if self.by_rows else logits
-                return -jnp.sum(batch.y_B * jax.nn.log_softmax(logits_KB, axis=0)), after
+                return _cross_entropy(batch.y_B, logits.T if self.by_rows else logits), after
             return mean_loss(self.loss, _turned(self, logits), batch.y_B, batch.used), after
 
         (loss, after), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
@@ -88,6 +87,15 @@ class Network:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
         found, _ = _pass(self, parameters, statistics, _turned(self, x_ND), (), None)
         return {name: _turned(self, values) for name, values in found.items()}
+
+
+def _cross_entropy(targets_KB: jax.Array, logits_KB: jax.Array) -> jax.Array:
+    """The mean cross entropy of a batch as `fast` prepares it. A class that is not to be counts for nothing, also where
+    its logit is -inf; where no row counts the mean is 0 / 0, and its gradient 0."""
+    nothing = jnp.isnan(targets_KB[0, 0])
+    targets_KB = jnp.where(nothing, 0.0, targets_KB)
+    loss_KB = jnp.where(targets_KB != 0, targets_KB * jax.nn.log_softmax(logits_KB, axis=0), 0.0)
+    return jnp.where(nothing, jnp.nan, 0.0) - jnp.sum(loss_KB)
 
 
 def _pass(

@@ -19,12 +19,14 @@ def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Arra
         counts_B, y_B = counts_B & (y_B != IGNORED), jnp.maximum(y_B, 0)
         weight_K = jnp.asarray(loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype)
         weight_B = jnp.where(counts_B, weight_K[y_B], 0.0)
-        if loss.label_smoothing or loss.class_weights:
+        if loss.label_smoothing:
             labels_BK = jax.nn.one_hot(y_B, outputs_BK.shape[-1], dtype=outputs_BK.dtype)
             labels_BK = weight_K * optax.smooth_labels(labels_BK, loss.label_smoothing)
             loss_B = optax.softmax_cross_entropy(outputs_BK, labels_BK, axis=-1)
         else:
+            # by number: a class that is not to be would be 0 x -inf where its logit is -inf
             loss_B = optax.softmax_cross_entropy_with_integer_labels(outputs_BK, y_B, axis=-1)
+            loss_B = weight_B * loss_B if loss.class_weights else loss_B
         return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.sum(weight_B)
     if loss.name == "binary_cross_entropy":
         weight_B = jnp.where(y_B == 1, jnp.asarray(loss.positive_weight, output_B.dtype), 1.0)

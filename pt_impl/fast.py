@@ -190,7 +190,11 @@ def _mean_losses(loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: 
     """The loss of consecutive batches (T,), which are those places of all that were loaded with the one given."""
     if loss.name == "cross_entropy":
         # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
-        return torch.log_softmax(outputs_TKB, -2).mul_(batch.all_shift_TKB[together]).sum(dim=(-2, -1))
+        shift_TKB = batch.all_shift_TKB[together]
+        loss_TKB = torch.log_softmax(outputs_TKB, -2).mul_(shift_TKB)
+        # a class that is not to be counts for nothing, also where its logit is -inf, as in PyTorch's cross entropy
+        loss_T = loss_TKB.masked_fill_(shift_TKB == 0, 0.0).sum(dim=(-2, -1))
+        return loss_T if batch.all_empty_T is None else loss_T.masked_fill_(batch.all_empty_T[together], torch.nan)
     loss_TB = _row_losses(loss, outputs_TKB, batch.all_y_TB[together])
     if batch.all_used_TB is not None:
         loss_TB = torch.where(batch.all_used_TB[together], loss_TB, 0.0)

@@ -17,8 +17,8 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 class Batch(NamedTuple):
     """Features (D, B) and (B, D), with 1 for the bias, and targets of the rows that count; how many these are; whether
     the batch completes its update; and the dropout mask (units, B) of each hidden layer, scaled. Of all batches loaded
-    with it, the targets, the shifts, which rows count (None: all), and the factors of their summed losses; its number
-    among them.
+    with it, the targets, the shifts, which rows count (None: all), the factors of their summed losses, and in which no
+    row counts, whose mean is 0 / 0 and whose gradient 0 (None: there is none); its number among them.
 
     The slope of the batch's share of the loss is softmax(outputs) or sigmoid(outputs) x `scale_1B` + `shift_KB`; of a
     number, `scale_1B` x the error, which the Huber loss clips.
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     all_shift_TKB: torch.Tensor
     all_used_TB: torch.Tensor | None
     all_share_T: torch.Tensor
+    all_empty_T: torch.Tensor | None
     number: int
 
 
@@ -58,7 +59,8 @@ def load_batches(
     x_TBD = found_TBD.new_empty(len(rows), -(-size // ALIGNED) * ALIGNED)[:, :size].view(found_TBD.shape)
     x_TBD.copy_(found_TBD)
     scale_TB, shift_TKB, total_T = _targets(recipe.loss, data.outputs, data.train_y_N[rows_TB], weight_TB)
-    factor_T = (share_T / total_T.T).T
+    empty_T = total_T == 0
+    factor_T = (share_T / np.where(empty_T, 1.0, total_T).T).T
     scales, shifts = (
         torch.from_numpy((part * factor_T[..., None, None]).astype(x_ND.dtype)).to(device)
         for part in (scale_TB[..., None, :], shift_TKB)
@@ -70,7 +72,8 @@ def load_batches(
     if (count_T < y_TB.shape[-1]).any():
         used_TB = (torch.arange(y_TB.shape[-1]) < torch.from_numpy(count_T)[:, None]).to(device)
         used_TB = used_TB[:, None].expand(y_TB.shape) if y_TB.ndim == 3 else used_TB
-    all_of_them = y_TB, shifts, used_TB, torch.from_numpy(factor_T.astype(x_ND.dtype)).to(device)
+    empty = torch.from_numpy(empty_T).to(device) if empty_T.any() else None
+    all_of_them = y_TB, shifts, used_TB, torch.from_numpy(factor_T.astype(x_ND.dtype)).to(device), empty
     rows_of = zip(*(part.unbind(0) for part in (x_TBD, y_TB, scales, shifts)))
     found = []
     for t, (x_BD, y_B, scale_1B, shift_KB) in enumerate(rows_of):

@@ -51,6 +51,10 @@ class Exact:
         """A value that is stored."""
         return value
 
+    def squares(self, total: Array, terms: int) -> Array:
+        """A sum of so many squares, each of which may be too small a number for the dtype."""
+        return total
+
     def constant(self, name: str, value: Any) -> Any:
         """A hyperparameter, or several as an array, rounded once and then the same at every update."""
         return value
@@ -92,6 +96,7 @@ class Perturbed(Exact):
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
         # of float32 or, with the same range, bfloat16; with room for a sum of a few
         self.largest = float(np.finfo(np.float64 if unit < 1e-12 else np.float32).max) / 8
+        self.smallest = float(np.finfo(np.float64 if unit < 1e-12 else np.float32).tiny)
         self.constant_signs: dict[str, Array] = {}
         self.low: Perturbed | None = None
         self.casts = False
@@ -126,6 +131,12 @@ class Perturbed(Exact):
 
     def round(self, value: Array) -> Array:
         return self.near(value, np.abs(value))
+
+    def squares(self, total: Array, terms: int) -> Array:
+        # below the smallest normal number XLA keeps none of a square, PyTorch some of its bits
+        signs_M = np.where(np.arange(len(total)) % 2, -1.0, 1.0)  # none is drawn: the other roundings stay as they are
+        lost = terms * self.smallest * (self.unit_M11[:, 0, 0] > 0) * signs_M
+        return np.where(total > 0, np.maximum(total + lost, 0.0), total)
 
     def constant(self, name: str, value: Any) -> Any:
         # a rounded hyperparameter errs the same way at every update, so its sign is drawn once

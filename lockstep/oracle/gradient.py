@@ -40,4 +40,6 @@ def clip(gradient: Gradient, gradients: Parameters, arithmetic: Exact) -> Parame
 def norm(tensors: Parameters, arithmetic: Exact) -> Array:
     """2-norm over all tensors (...)."""
     squares = np.stack([np.square(tensor).sum(axis=(-2, -1)) for tensor in tensors.values()])
-    return arithmetic.round(np.sqrt(squares.sum(axis=0))[..., None, None])[..., 0, 0]
+    terms = sum(tensor.shape[-2] * tensor.shape[-1] for tensor in tensors.values())
+    total = arithmetic.squares(squares.sum(axis=0), terms)
+    return arithmetic.round(np.sqrt(total)[..., None, None])[..., 0, 0]

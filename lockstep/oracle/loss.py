@@ -43,7 +43,9 @@ def loss_and_slope(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exac
     """Mean loss (...) over the rows and its slope by the outputs (..., B, K)."""
     rows = row_losses(loss, outputs_BK, y_B, arithmetic)
     total = total_weight(loss, rows.weight_B, arithmetic)
-    return mean_loss(rows.loss_B, total, arithmetic), arithmetic.round(rows.slope_BK / total[..., None, None])
+    # the mean of no rows is 0 / 0, and its slope 0: torch 2.13 and JAX give both
+    divisor = np.where(total == 0, 1.0, total)[..., None, None]
+    return mean_loss(rows.loss_B, total, arithmetic), arithmetic.round(rows.slope_BK / divisor)
 
 
 def total_weight(loss: Loss, weight_B: Array, arithmetic: Exact) -> Array:
@@ -141,7 +143,9 @@ def _cross_entropy(loss: Loss, logits_BK: Array, y_B: Targets, arithmetic: Exact
     target_BK = arithmetic.round(target_BK * weight_1K)
     log_BK = arithmetic.near(shifted_BK - log_sum_B1, np.abs(largest_B1) + np.abs(shifted_BK))
     size_B1 = np.linalg.norm(target_BK, axis=-1, keepdims=True) * np.linalg.norm(log_BK, axis=-1, keepdims=True)
-    loss_B1 = arithmetic.near(-(target_BK * log_BK).sum(axis=-1, keepdims=True), size_B1)
+    # a class that is not to be counts for nothing, also where its logit is -inf
+    terms_BK = np.where(target_BK == 0, 0.0, target_BK * log_BK)
+    loss_B1 = arithmetic.near(-terms_BK.sum(axis=-1, keepdims=True), size_B1)
     sum_B1 = arithmetic.round(target_BK.sum(axis=-1, keepdims=True))
     slope_BK = arithmetic.near(softmax_BK * sum_B1 - target_BK, np.maximum(softmax_BK * sum_B1, target_BK))
     return RowLosses(loss_B1[..., 0], weight_B, slope_BK)

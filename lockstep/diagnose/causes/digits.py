@@ -67,8 +67,7 @@ def low_precision(
             does = "reported" if is_reported else "computed"
             text = f"{side.name}'s {_named(list(low))} {does} in {word}: the values have {word}'s digits, "
             text += f"{right} have more"
-            page = "float64-becomes-float32" if (word, side.precision) == ("float32", "float64") else ""
-            return Cause("low-precision", text, page, side.name, 0.0, gap)
+            return Cause("low-precision", text, "", side.name, 0.0, gap)
     return None
 
 
