@@ -81,7 +81,7 @@ def test_cross_entropy_at_the_edge_is_the_oracles(case: str, engine: str) -> Non
 
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lamb", "nadam", "radam", "adamax", "adadelta")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "radam", "adamax", "adadelta")
 LOSSES: dict[str, dict[str, Any]] = {
     "cross entropy": {},
     "smoothed, weighted": {"loss__label_smoothing": 0.2, "loss__class_weights": (1.0, 3.0, 0.1)},
@@ -133,19 +133,9 @@ def follows(engine: str, recipe: Recipe, scale: float) -> None:
     assert found.verdict != "diverged", (engine, found.first and describe_difference(found.first))
 
 
-QUICK = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-@pytest.mark.parametrize("engine", TORCH)
-@QUICK
-@given(edges())
-def test_drawn_edges_follow_the_oracle(engine: str, drawn: tuple[Recipe, float]) -> None:
-    follows(engine, *drawn)
-
-
 @pytest.mark.sweep
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(QUICK, max_examples=150, derandomize=False)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(edges())
-def test_many_drawn_edges_follow_the_oracle(engine: str, drawn: tuple[Recipe, float]) -> None:
+def test_drawn_edges_follow_the_oracle(engine: str, drawn: tuple[Recipe, float]) -> None:
     follows(engine, *drawn)
