@@ -14,7 +14,7 @@ latest: .venv-latest/ready ## the tests with the newest releases that pyproject.
 	.venv-latest/bin/pytest --numprocesses auto --dist worksteal -q
 	.venv-latest/bin/lockstep atlas --check
 
-sweep: .venv/ready-to-develop ## the slow, exhaustive tests
+sweep: .venv/ready-to-sweep ## the slow, exhaustive tests, with every preset against its library
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q -m sweep
 
 bench: .venv/ready-to-bench ## every contender on every workload, with ratios and bars
@@ -45,6 +45,12 @@ types: .venv/ready-to-develop
 	rm -rf .venv-latest
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python -P parity_tests/install_newest.py
+	touch $@
+
+# timm's schedulers need torch alone; the rest of it would need torchvision, which the package index has for CUDA only
+.venv/ready-to-sweep: .venv/ready-to-develop
+	$(PIP) --editable '.[dev,libraries]'
+	$(PIP) --no-deps timm
 	touch $@
 
 .venv/ready-to-bench: .venv/ready

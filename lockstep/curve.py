@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lockstep.errors import InputError
 from lockstep.presets import PRESETS, expand
-from lockstep.recipe import SCHEDULE_KNOBS, Recipe, parse_value
+from lockstep.recipe import SCHEDULE_KNOBS, SCHEDULE_OPTIONS, Recipe, parse_value
 from lockstep.schedules import learning_rates
 
 __all__ = ["BACKENDS", "Curve", "Gap", "applied_rates", "gap", "knobs_of", "marked_updates", "preset_curve"]
@@ -23,12 +23,14 @@ BACKENDS = ("torch", "jax")
 
 @dataclass(frozen=True)
 class Curve:
-    """The learning rate of every update of a run: `rates_T` is the float64 closed form."""
+    """The learning rate of every update of a run: `rates_T` is the float64 closed form; `note` is what one must know
+    beside it."""
 
     name: str
     recipe: Recipe
     updates_per_epoch: int
     rates_T: NDArray[np.float64]
+    note: str = ""
 
     @staticmethod
     def of(name: str, recipe: Recipe, updates_per_epoch: int) -> "Curve":
@@ -91,9 +93,10 @@ def preset_curve(written: str, *, peak: float | None, warmup: int | None, update
     content = {"schedule": expand("schedule", values), "optimizer": {"name": "adamw"}, "training": {"epochs": updates}}
     content["schedule"].setdefault("unit", "update")
     try:
-        return Curve.of(written, Recipe.from_dict(content), 1)
+        curve = Curve.of(written, Recipe.from_dict(content), 1)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    return replace(curve, note=PRESETS["schedule"][name].note)
 
 
 def _split(written: str) -> list[str]:
@@ -113,6 +116,8 @@ def knobs_of(curve: Curve) -> dict[str, Any]:
     schedule = curve.recipe.schedule
     knobs = {"name": schedule.name, "peak": schedule.peak, "unit": schedule.unit}
     knobs |= {knob: getattr(schedule, knob) for knob in SCHEDULE_KNOBS[schedule.name]}
+    options = {knob: getattr(schedule, knob) for knob in SCHEDULE_OPTIONS[schedule.name]}
+    knobs |= {knob: value for knob, value in options.items() if value is not None and knob != "edges"}
     if knobs.get("length") == 0:
         run = len(curve.rates_T)
         knobs["length"] = run // curve.updates_per_epoch if schedule.unit == "epoch" else run

@@ -5,13 +5,13 @@ alone. What a preset fixes cannot be set beside it; what it leaves free can, as 
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lockstep.errors import InputError
 
-__all__ = ["PRESETS", "Preset", "expand"]
+__all__ = ["PRESETS", "UNSAID", "Preset", "expand"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,18 @@ class Preset:
     """Knobs that a library fixes and knobs that it leaves to its user.
 
     `free` has the library's own default for each, or None where the recipe's default stays; `ties` are fixed knobs
-    that take the value of a free one; `source` is what is meant, with its version.
+    that take the value of a free one; `derived` are free knobs whose default follows from the others, None being none;
+    `only` are the values of a knob that the library takes; `source` is what is meant, with its version; `note` is what
+    one must know beside its numbers.
     """
 
     source: str
     fixed: Mapping[str, Any]
     free: Mapping[str, Any]
     ties: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    note: str = ""
 
 
 def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,13 +44,23 @@ def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     given = {knob: value for knob, value in values.items() if knob != "preset"}
     name, presets = values["preset"], PRESETS[section]
     if not isinstance(name, str) or name not in presets:
+        unsaid = UNSAID.get(section, {}).get(str(name))
+        if unsaid:
+            raise InputError(f"{section}.preset: {name}: {unsaid}")
         raise InputError(f"{section}.preset: no preset {name!r}{_nearest(str(name), presets)}")
     preset = presets[name]
-    for knob in given:
+    for knob, value in given.items():
         if knob not in preset.free:
             shown = knob if knob.isprintable() else repr(knob)
             raise InputError(f"{section}.{shown}: {name} has no such knob; it has {', '.join(preset.free)}")
+        if knob in preset.only and value not in preset.only[knob]:
+            raise InputError(f"{section}.{knob}: {name} has {', '.join(preset.only[knob])}, got {value!r}")
     free = {knob: value for knob, value in preset.free.items() if value is not None} | given
+    for knob in preset.derived.keys() - given.keys():
+        value = preset.derived[knob](free)
+        free.pop(knob, None)
+        if value is not None:
+            free[knob] = value
     return {**preset.fixed, **free, **{knob: free[other] for knob, other in preset.ties.items() if other in free}}
 
 
@@ -70,21 +85,42 @@ AFTER = {"decay_start": "W", "warmup_of": "peak"}
 HOLD = {"decay_end": "T", "after_end": "hold"}
 GO_ON = {"decay_end": "T", "after_end": "continue"}
 ZERO = {"floor": 0.0}
-TIMM = {"decay_start": "0", "warmup_of": "peak"}
+TIMM = {"decay_start": "0", "warmup_of": "peak", "edges": "timm"}
+HF_EARLY = {"decay_start": "W-1", "warmup_of": "peak", "decay_end": "T-1", "after_end": "continue"}
+TIMM_PREFIX = AFTER | {"edges": "timm"}
+OPTAX, HF, MEGATRON, TORCHTITAN = ({"edges": name} for name in ("optax", "hf", "megatron", "torchtitan"))
+TORCH_EDGES, T5X = {"edges": "torch"}, {"edges": "t5x"}
+LEAST = {"least_rate": 1e-8}
+PYTORCH_WARMUP = {"edges": "pytorch_warmup"}
+THREE = ("linear", "1-sqrt", "cosine")
+IN_FLOAT32 = (
+    "{} without x64 computes its schedules in float32: under jit they are not this closed form rounded once at many an "
+    "update, in a cosine by up to 1.5e-07 of the peak (lockstep atlas schedule-in-float32-under-jit)"
+)
+OPTAX_NOTE, T5X_NOTE = IN_FLOAT32.format("Optax"), IN_FLOAT32.format("T5X")
 
 SCHEDULE_PRESETS: dict[str, Preset] = {
     # torch: LinearLR(1/W, total_iters=W-1), then what is named, in a SequentialLR with milestone W
     "torch.constant": Preset("torch 2.13 LinearLR", {"name": "constant"} | A, WARMUP),
+    "torch.constant_lr": Preset(
+        "torch 2.13 ConstantLR(factor=warmup_start, total_iters=W), alone",
+        {"name": "constant", "warmup_curve": "constant", "warmup_shape": "linear", "ramp": "t/W"} | TORCH_EDGES,
+        ANY | {"warmup": 5, "warmup_start": 1 / 3},
+    ),
     "torch.linear": Preset(
-        "torch 2.13 LinearLR(1, floor, T-W)", {"name": "linear"} | A | AFTER | HOLD, LENGTH | {"floor": 0.0}
+        "torch 2.13 LinearLR(1, floor, T-W)",
+        {"name": "linear"} | A | AFTER | HOLD | TORCH_EDGES,
+        LENGTH | {"floor": 0.0},
     ),
     "torch.polynomial": Preset(
         "torch 2.13 PolynomialLR(T-W, power)",
-        {"name": "polynomial", "decay_end": "T"} | A | AFTER | ZERO,
+        {"name": "polynomial", "decay_end": "T"} | A | AFTER | ZERO | TORCH_EDGES,
         LENGTH | {"power": 1.0},
     ),
     "torch.cosine": Preset(
-        "torch 2.13 CosineAnnealingLR(T-W, eta_min)", {"name": "cosine"} | A | AFTER | GO_ON, LENGTH | {"floor": 0.0}
+        "torch 2.13 CosineAnnealingLR(T-W, eta_min)",
+        {"name": "cosine"} | A | AFTER | GO_ON | TORCH_EDGES,
+        LENGTH | {"floor": 0.0},
     ),
     "torch.exponential": Preset(
         "torch 2.13 ExponentialLR(factor)",
@@ -101,119 +137,147 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     ),
     "torch.one_cycle": Preset(
         "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise)",
-        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1", "fall": 0.0},
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1", "fall": 0.0} | TORCH_EDGES,
         ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
     ),
     "torch.one_cycle_three_phase": Preset(
         "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise, three_phase=True); fall is twice rise",
-        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1"},
-        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "fall": 0.6, "floor": 1 / 25 / 1e4},
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T-1"} | TORCH_EDGES,
+        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "fall": None, "floor": 1 / 25 / 1e4},
+        derived={"fall": lambda knobs: 2 * knobs["rise"] if isinstance(knobs["rise"], float) else None},
     ),
     "torch.cosine_restarts": Preset(
         "torch 2.13 CosineAnnealingWarmRestarts(T_0=cycle, T_mult=cycle_growth, eta_min)",
         {"name": "cosine_restarts", "length": 0, "cycles": 1, "cycle_decay": 1.0, "after_end": "continue"} | A | AFTER,
         WARMUP | {"cycle": 10, "cycle_growth": 1, "floor": 0.0},
     ),
-    "optax.constant": Preset("optax 0.2.8 warmup_constant_schedule", {"name": "constant"} | B_FROM, WARMUP | FROM),
+    "optax.constant": Preset(
+        "optax 0.2.8 warmup_constant_schedule",
+        {"name": "constant"} | B_FROM | OPTAX,
+        WARMUP | FROM,
+        note=OPTAX_NOTE,
+    ),
     "optax.linear": Preset(
         "optax 0.2.8 linear_schedule, twice, in join_schedules",
-        {"name": "linear"} | B_FROM | AFTER | HOLD,
+        {"name": "linear"} | B_FROM | AFTER | HOLD | OPTAX,
         LENGTH | FROM | {"floor": 0.0},
+        note=OPTAX_NOTE,
     ),
     "optax.polynomial": Preset(
         "optax 0.2.8 linear_schedule, then polynomial_schedule, in join_schedules",
-        {"name": "polynomial", "decay_end": "T"} | B_FROM | AFTER,
+        {"name": "polynomial", "decay_end": "T"} | B_FROM | AFTER | OPTAX,
         LENGTH | FROM | {"power": 1.0, "floor": 0.0},
+        note=OPTAX_NOTE,
     ),
     "optax.cosine": Preset(
-        "optax 0.2.8 warmup_cosine_decay_schedule(decay_steps=T)",
-        {"name": "cosine"} | B_FROM | AFTER | HOLD,
-        LENGTH | FROM | {"floor": 0.0},
+        "optax 0.2.8 warmup_cosine_decay_schedule(decay_steps=T, exponent=power)",
+        {"name": "cosine"} | B_FROM | AFTER | HOLD | OPTAX,
+        LENGTH | FROM | {"floor": 0.0, "power": None},
+        note=OPTAX_NOTE,
     ),
     "optax.exponential": Preset(
-        "optax 0.2.8 warmup_exponential_decay_schedule(transition_steps=every, decay_rate=factor)",
-        {"name": "exponential"} | B_FROM | AFTER,
-        WARMUP | FROM | {"factor": None, "every": None, "floor": 0.0},
+        "optax 0.2.8 warmup_exponential_decay_schedule(transition_steps=every, decay_rate=factor, "
+        "transition_begin=delay); floor 0 is no end_value",
+        {"name": "exponential"} | B_FROM | AFTER | OPTAX,
+        WARMUP | FROM | {"factor": None, "every": None, "delay": None, "floor": 0.0},
+        note=OPTAX_NOTE,
     ),
     "optax.step": Preset(
         "optax 0.2.8 warmup_exponential_decay_schedule(..., staircase=True)",
         {"name": "step"} | B_FROM | AFTER,
-        WARMUP | FROM | {"factor": None, "every": None},
+        WARMUP | FROM | {"factor": None, "every": None, "delay": None},
+        note=OPTAX_NOTE,
     ),
     "optax.multistep": Preset(
-        "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules",
+        "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules; unequal scales are factors",
         {"name": "multistep"} | B_FROM | AFTER,
-        WARMUP | FROM | {"factor": None, "milestones": None},
+        WARMUP | FROM | {"factor": None, "milestones": None, "factors": None},
+        note=OPTAX_NOTE,
     ),
     "optax.one_cycle": Preset(
         "optax 0.2.8 cosine_onecycle_schedule(transition_steps=T, pct_start=rise)",
-        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"},
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"} | OPTAX,
         ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
+        note=OPTAX_NOTE,
     ),
     "optax.one_cycle_linear": Preset(
         "optax 0.2.8 linear_onecycle_schedule(transition_steps=T, pct_start=rise, pct_final=fall)",
-        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "anneal": "linear"},
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "anneal": "linear"} | OPTAX,
         ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "fall": 0.85, "floor": 1 / 25 / 1e4},
+        note=OPTAX_NOTE,
     ),
     "optax.cosine_restarts": Preset(
         "optax 0.2.8 linear_schedule, then sgdr_schedule with warmup_steps = 0, in join_schedules",
         {"name": "cosine_restarts", "length": 0, "after_end": "hold", "cycle_decay": 1.0} | B_FROM | AFTER,
         WARMUP | FROM | {"cycle": None, "cycles": None, "cycle_growth": 1, "floor": 0.0},
+        note=OPTAX_NOTE,
     ),
     "hf.constant": Preset("transformers 5.23 get_constant_schedule", {"name": "constant", "warmup": 0}, ANY),
     "hf.constant_with_warmup": Preset(
         "transformers 5.23 get_constant_schedule_with_warmup", {"name": "constant"} | B, WARMUP
     ),
     "hf.linear": Preset(
-        "transformers 5.23 get_linear_schedule_with_warmup", {"name": "linear"} | B | AFTER | HOLD | ZERO, LENGTH
+        "transformers 5.23 get_linear_schedule_with_warmup", {"name": "linear"} | B | AFTER | HOLD | ZERO | HF, LENGTH
     ),
     "hf.cosine": Preset(
-        "transformers 5.23 get_cosine_schedule_with_warmup", {"name": "cosine"} | B | AFTER | GO_ON | ZERO, LENGTH
+        "transformers 5.23 get_cosine_schedule_with_warmup; waves is num_cycles",
+        {"name": "cosine"} | B | AFTER | GO_ON | ZERO | HF,
+        LENGTH | {"waves": None},
     ),
     "hf.cosine_with_min_lr": Preset(
-        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup",
-        {"name": "cosine"} | B | AFTER | GO_ON,
-        LENGTH | {"floor": None},
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup; floor is min_lr_rate",
+        {"name": "cosine"} | B | AFTER | GO_ON | HF,
+        LENGTH | {"floor": None, "waves": None},
     ),
     "hf.cosine_warmup_with_min_lr": Preset(
-        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
-        {"name": "cosine", "decay_start": "W-1", "warmup_of": "peak", "decay_end": "T-1", "after_end": "continue"} | A,
-        LENGTH | {"floor": None},
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate; floor is min_lr_rate",
+        {"name": "cosine"} | HF_EARLY | A | HF,
+        LENGTH | {"floor": None, "waves": None},
+    ),
+    "hf.cosine_warmup_from_lr_rate": Preset(
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate(warmup_lr_rate=warmup_start)",
+        {"name": "cosine", "warmup_shape": "linear", "ramp": "t/W", "warmup_top": "W-1"} | HF_EARLY | HF,
+        LENGTH | {"warmup_start": None, "floor": None, "waves": None},
     ),
     "hf.cosine_with_restarts": Preset(
         "transformers 5.23 get_cosine_with_hard_restarts_schedule_with_warmup",
         {"name": "cosine_restarts", "cycle": 0, "cycle_growth": 1, "cycle_decay": 1.0, "after_end": "hold"}
         | B
         | AFTER
-        | ZERO,
+        | ZERO
+        | HF,
         LENGTH | {"cycles": 1},
     ),
     "hf.polynomial": Preset(
-        "transformers 5.23 get_polynomial_decay_schedule_with_warmup; floor is lr_end / lr",
-        {"name": "polynomial", "decay_end": "T"} | B | AFTER,
-        LENGTH | {"power": 1.0, "floor": None},
+        "transformers 5.23 get_polynomial_decay_schedule_with_warmup; end_rate is lr_end, or floor is lr_end / lr",
+        {"name": "polynomial", "decay_end": "T"} | B | AFTER | HF,
+        LENGTH | {"power": 1.0, "floor": None, "end_rate": 1e-7},
+        derived={"end_rate": lambda knobs: None if "floor" in knobs else 1e-7},
     ),
     "hf.inverse_sqrt": Preset(
         "transformers 5.23 get_inverse_sqrt_schedule",
-        {"name": "inverse_sqrt"} | B | AFTER | ZERO,
+        {"name": "inverse_sqrt"} | B | AFTER | ZERO | HF,
         WARMUP | {"timescale": None},
     ),
     "hf.warmup_stable_decay": Preset(
         "transformers 5.23 get_wsd_schedule(num_training_steps=T, num_decay_steps=decay_length)",
-        {"name": "wsd", "ramp": "t/W", "warmup_shape": "linear"} | HOLD,
-        LENGTH | {"decay_length": None, "decay_shape": "cosine", "floor": 0.0},
+        {"name": "wsd", "ramp": "t/W"} | HOLD | HF,
+        LENGTH
+        | {"warmup_shape": "linear", "warmup_curve": None}
+        | {"decay_length": None, "decay_shape": "cosine", "floor": 0.0},
         {"warmup_start": "floor"},
+        only={"warmup_shape": ("linear", "cosine"), "warmup_curve": ("1-sqrt",), "decay_shape": THREE},
     ),
     # timm: without warmup_prefix the warmup covers the decay's first steps; with it the decay comes after
     "timm.cosine": Preset(
         "timm 1.0.31 CosineLRScheduler(t_initial=T)",
         {"name": "cosine"} | B_FROM | TIMM | HOLD,
-        LENGTH | FROM | {"floor": 0.0},
+        LENGTH | FROM | {"floor": 0.0, "k_decay": None},
     ),
     "timm.cosine_prefix": Preset(
         "timm 1.0.31 CosineLRScheduler(t_initial=T-W, warmup_prefix=True)",
-        {"name": "cosine"} | B_FROM | AFTER | HOLD,
-        LENGTH | FROM | {"floor": 0.0},
+        {"name": "cosine"} | B_FROM | TIMM_PREFIX | HOLD,
+        LENGTH | FROM | {"floor": 0.0, "k_decay": None},
     ),
     "timm.cosine_restarts": Preset(
         "timm 1.0.31 CosineLRScheduler(t_initial=cycle, cycle_limit=cycles, cycle_mul, warmup_prefix=True)",
@@ -223,65 +287,82 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     "timm.polynomial": Preset(
         "timm 1.0.31 PolyLRScheduler(t_initial=T)",
         {"name": "polynomial", "decay_end": "T"} | B_FROM | TIMM,
-        LENGTH | FROM | {"power": 0.5, "floor": 0.0},
+        LENGTH | FROM | {"power": 0.5, "floor": 0.0, "k_decay": None},
+    ),
+    "timm.polynomial_prefix": Preset(
+        "timm 1.0.31 PolyLRScheduler(t_initial=T-W, warmup_prefix=True)",
+        {"name": "polynomial", "decay_end": "T"} | B_FROM | TIMM_PREFIX,
+        LENGTH | FROM | {"power": 0.5, "floor": 0.0, "k_decay": None},
     ),
     "timm.step": Preset(
-        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor)",
+        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor), whose steps count from the warmup's end",
+        {"name": "step"} | B_FROM | TIMM_PREFIX,
+        WARMUP | FROM | {"factor": 1.0, "every": None},
+    ),
+    "timm.step_without_prefix": Preset(
+        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor, warmup_prefix=False), as create_scheduler_v2 "
+        "makes it, whose decay_rate is 0.1",
         {"name": "step"} | B_FROM | TIMM,
-        WARMUP | FROM | {"factor": None, "every": None},
+        WARMUP | FROM | {"factor": 1.0, "every": None},
     ),
     "timm.multistep_prefix": Preset(
         "timm 1.0.31 MultiStepLRScheduler(decay_t=milestones, warmup_prefix=True), whose steps come one update early",
-        {"name": "multistep", "decay_start": "W-1", "warmup_of": "peak"} | B_FROM,
-        WARMUP | FROM | {"factor": None, "milestones": None},
+        {"name": "multistep", "decay_start": "W-1", "warmup_of": "peak", "edges": "timm"} | B_FROM,
+        WARMUP | FROM | {"factor": 1.0, "milestones": None},
     ),
     "timm.wsd": Preset(
-        "timm 1.0.31 WSDLRScheduler(t_initial=T-W, decay_t=decay_length)",
-        {"name": "wsd"} | B_FROM | HOLD,
-        LENGTH | FROM | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0},
+        "timm 1.0.31 WSDLRScheduler(t_initial=T-W, decay_t=decay_length); power is decay_power",
+        {"name": "wsd", "edges": "timm"} | B_FROM | HOLD,
+        LENGTH
+        | FROM
+        | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0}
+        | {"decay_ratio": None, "power": None},
+        derived={"decay_ratio": lambda knobs: 0.1 if knobs["decay_shape"] == "exponential" else None},
     ),
     "nanogpt.cosine": Preset(
         "nanoGPT train.py get_lr (older versions have the ramp t/W); floor is min_lr / learning_rate",
-        {"name": "cosine"} | C | AFTER | HOLD,
+        {"name": "cosine"} | C | AFTER | HOLD | {"edges": "nanogpt"},
         LENGTH | {"floor": 0.1},
     ),
     "torchtitan.linear": Preset(
         'torchtitan lr_scheduler, "linear"',
-        {"name": "linear"} | A | AFTER | GO_ON,
+        {"name": "linear"} | A | AFTER | GO_ON | TORCHTITAN,
         LENGTH | {"floor": 0.0},
     ),
     "torchtitan.cosine": Preset(
         'torchtitan lr_scheduler, "cosine"',
-        {"name": "cosine"} | A | AFTER | GO_ON,
+        {"name": "cosine"} | A | AFTER | GO_ON | TORCHTITAN,
         LENGTH | {"floor": 0.0},
     ),
     "torchtitan.wsd": Preset(
         "torchtitan lr_scheduler (older versions differ); decay_ratio is decay_length / T",
-        {"name": "wsd"} | A | GO_ON,
+        {"name": "wsd"} | A | GO_ON | TORCHTITAN,
         LENGTH | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
+        only={"decay_shape": THREE},
     ),
     "megatron.constant": Preset(
         'Megatron-LM OptimizerParamScheduler, "constant"', {"name": "constant"} | B_FROM, WARMUP | FROM
     ),
     "megatron.linear": Preset(
         'Megatron-LM OptimizerParamScheduler, "linear"',
-        {"name": "linear"} | B_FROM | AFTER | HOLD,
+        {"name": "linear"} | B_FROM | AFTER | HOLD | MEGATRON,
         LENGTH | FROM | {"floor": 0.0},
     ),
     "megatron.cosine": Preset(
         'Megatron-LM OptimizerParamScheduler, "cosine"',
-        {"name": "cosine"} | B_FROM | AFTER | HOLD,
+        {"name": "cosine"} | B_FROM | AFTER | HOLD | MEGATRON,
         LENGTH | FROM | {"floor": 0.0},
     ),
     "megatron.inverse_sqrt": Preset(
-        'Megatron-LM OptimizerParamScheduler, "inverse-square-root", until lr_decay_steps',
-        {"name": "inverse_sqrt", "timescale": 0} | B_FROM | AFTER,
-        WARMUP | FROM | {"floor": 0.0},
+        'Megatron-LM OptimizerParamScheduler, "inverse-square-root"; length is lr_decay_steps, and unset past the run',
+        {"name": "inverse_sqrt", "timescale": 0} | B_FROM | AFTER | MEGATRON,
+        WARMUP | FROM | {"length": None, "floor": 0.0},
     ),
     "megatron.wsd": Preset(
-        'Megatron-LM OptimizerParamScheduler, "WSD"',
-        {"name": "wsd"} | B_FROM | HOLD,
-        LENGTH | FROM | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
+        'Megatron-LM OptimizerParamScheduler, "WSD"; decay_shape is lr_wsd_decay_style, 1-sqrt being minus_sqrt',
+        {"name": "wsd"} | B_FROM | HOLD | MEGATRON,
+        LENGTH | FROM | {"decay_length": None, "decay_shape": "exponential", "floor": 0.0},
+        only={"decay_shape": (*THREE, "exponential")},
     ),
     "t5.inverse_sqrt": Preset(
         "Raffel et al., arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(t, W)), whose peak is 1 / sqrt(W)",
@@ -291,32 +372,68 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         WARMUP,
     ),
     "t5.linear_warmup": Preset(
-        'T5X create_learning_rate_scheduler("constant * linear_warmup * rsqrt_normalized_decay")',
-        {"name": "inverse_sqrt", "timescale": 0} | B | AFTER | ZERO,
-        WARMUP,
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * rsqrt_normalized_decay"); least_rate is '
+        "min_learning_rate",
+        {"name": "inverse_sqrt", "timescale": 0} | B | AFTER | ZERO | T5X,
+        WARMUP | LEAST,
+        note=T5X_NOTE,
+    ),
+    "t5.decay_every": Preset(
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * decay_every"); factor is decay_factor, every '
+        "steps_per_decay",
+        {"name": "step", "decay_start": "0", "warmup_of": "schedule"} | B | T5X,
+        WARMUP | {"factor": 0.5, "every": 20_000} | LEAST,
+        note=T5X_NOTE,
+    ),
+    "t5.cosine_decay": Preset(
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * cosine_decay"); cycle is steps_per_cycle',
+        {"name": "cosine_restarts", "length": 0, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0}
+        | {"after_end": "continue"}
+        | B
+        | AFTER
+        | ZERO
+        | T5X,
+        WARMUP | {"cycle": 100_000} | LEAST,
+        note=T5X_NOTE,
     ),
     "noam": Preset(
         "Vaswani et al., arXiv:1706.03762, section 5.3, whose peak is 1 / sqrt(d_model W)",
         {"name": "inverse_sqrt", "timescale": 0, "decay_start": "W-1", "warmup_of": "peak"} | A | ZERO,
         WARMUP,
     ),
-    "pytorch_warmup.linear": Preset("pytorch_warmup 0.2 LinearWarmup(W)", {"name": "constant"} | A, WARMUP),
+    "pytorch_warmup.linear": Preset(
+        "pytorch_warmup 0.2 LinearWarmup(W)", {"name": "constant"} | A | PYTORCH_WARMUP, WARMUP
+    ),
     "pytorch_warmup.exponential": Preset(
         "pytorch_warmup 0.2 ExponentialWarmup(W)",
-        {"name": "constant", "warmup_shape": "exponential", "ramp": "(t+1)/W", "warmup_start": 0.0},
+        {"name": "constant", "warmup_shape": "exponential", "ramp": "(t+1)/W", "warmup_start": 0.0} | PYTORCH_WARMUP,
         WARMUP,
     ),
     "pytorch_warmup.untuned_linear": Preset(
-        "pytorch_warmup 0.2 UntunedLinearWarmup, but with a rounded period",
+        "pytorch_warmup 0.2 UntunedLinearWarmup, whose period is int(2 / (1 - beta2))",
         {"name": "constant", "warmup_shape": "untuned_linear", "warmup": 0, "unit": "update"}
-        | {"ramp": "(t+1)/W", "warmup_start": 0.0},
+        | {"ramp": "(t+1)/W", "warmup_start": 0.0}
+        | PYTORCH_WARMUP,
         {"peak": None},
     ),
     "pytorch_warmup.untuned_exponential": Preset(
-        "pytorch_warmup 0.2 UntunedExponentialWarmup, but with a rounded period",
+        "pytorch_warmup 0.2 UntunedExponentialWarmup, whose period is int(1 / (1 - beta2))",
         {"name": "constant", "warmup_shape": "untuned_exponential", "warmup": 0, "unit": "update"}
-        | {"ramp": "(t+1)/W", "warmup_start": 0.0},
+        | {"ramp": "(t+1)/W", "warmup_start": 0.0}
+        | PYTORCH_WARMUP,
         {"peak": None},
+    ),
+    "deepspeed.warmup": Preset(
+        "DeepSpeed WarmupLR(warmup_type='log'), whose first two updates have warmup_min_lr",
+        {"name": "constant", "warmup_curve": "log", "warmup_shape": "linear", "ramp": "t/W", "edges": "deepspeed"},
+        ANY | {"warmup": 1000, "warmup_start": 0.0},
+    ),
+    "bolts.cosine": Preset(
+        "lightning-bolts 0.7 LinearWarmupCosineAnnealingLR(warmup_epochs=W, max_epochs=T)",
+        {"name": "cosine", "warmup_shape": "linear", "ramp": "t/W", "warmup_top": "W-1", "edges": "bolts"}
+        | AFTER
+        | GO_ON,
+        LENGTH | {"warmup_start": 0.0, "floor": 0.0},
     ),
 }
 """Schedules as the libraries have them."""
@@ -334,6 +451,49 @@ ADAM = {"name": "adam", "eps_in_root": False}
 ADAMW = {"name": "adamw", "eps_in_root": False}
 CONSTANT_MOMENTUM = {"momentum_ramp": False, "momentum_decay": 0.004}  # without a ramp its pace is no matter
 
+UNSAID: dict[str, dict[str, str]] = {
+    "optimizer": {
+        "torch.nadam": "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe says; in "
+        "the recipe's dtype it is torch.nadam_full_precision, the same in a float32 recipe",
+        "torch.nadamw": "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe says; in "
+        "the recipe's dtype it is torch.nadamw_full_precision, the same in a float32 recipe",
+        "torch.muon": "PyTorch iterates in bfloat16, which no recipe says; in the recipe's dtype it is "
+        "torch.muon_full_precision",
+        "optax.adafactor": "Optax keeps the decay rate in float32, in float64 too, which no recipe says; in the "
+        "recipe's dtype it is optax.adafactor_full_precision, the same in a float32 recipe to rounding",
+    },
+    "schedule": {
+        "torch.cyclic": "not expressible, for no knob repeats a rise; the nearest is torch.one_cycle for one cycle",
+        "torch.reduce_on_plateau": "not expressible, for its rates follow from the losses of a run",
+        "hf.reduce_lr_on_plateau": "not expressible, for its rates follow from the losses of a run",
+        "optax.piecewise_interpolate": "not expressible, for no knob joins milestones by lines or cosines; the nearest "
+        "is optax.multistep, which jumps there",
+        "optax.sgdr": "not expressible with a warmup in each cycle; the nearest is optax.cosine_restarts, with one "
+        "warmup before all cycles",
+        "timm.tanh": "not expressible, for no knob has a hyperbolic tangent; the nearest is timm.cosine, off by up to "
+        "half of the peak",
+        "timm.cosine_cycle_mul": "not expressible where cycle_mul is no whole number; the nearest is "
+        "timm.cosine_restarts with a whole cycle_growth",
+        "timm.polynomial_cycles": "not expressible, for only cosines restart; the nearest is timm.polynomial, its "
+        "first cycle",
+        "timm.multistep": "not expressible with warmup_prefix=False, whose milestones count from update -1; the "
+        "nearest is timm.multistep_prefix, whose count from the warmup's end",
+        "timm.wsd_rsqrt": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, off by up to "
+        "0.4 of it",
+        "timm.wsd_power": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, off by up to "
+        "0.4 of it",
+        "deepspeed.warmup_linear": "not expressible, for its ramp is (t-1)/W; the nearest is hf.constant_with_warmup, "
+        "one update earlier",
+        "fairseq.cosine": "not expressible where lr_shrink is below 1 and min_lr above 0, for cycle_decay leaves the "
+        "floor; the nearest is timm.cosine_restarts with cycle_decay",
+        "t5.linear_decay": "not expressible, for its slope is decay_factor and not a length; the nearest is "
+        "optax.linear with length = W + (1 - floor) / slope",
+        "table": "not expressible: a recipe's rates are closed forms; lockstep.Recorder judges your own loop with "
+        "any rates",
+    },
+}
+"""Section -> what libraries have and no preset says -> the one line that says so."""
+
 OPTIMIZER_PRESETS: dict[str, Preset] = {
     "torch.sgd": Preset("torch 2.13 SGD", {"name": "sgd"}, SGD | {"dampening": 0.0}),
     "optax.sgd": Preset(f"optax 0.2.8 sgd{AFTER_DECAY}", {"name": "sgd", "dampening": 0.0}, SGD),
@@ -347,14 +507,15 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
     "optax.adamw": Preset(
         "optax 0.2.8 adamw", ADAMW | {"amsgrad": "off", "decay_form": "step"}, BETAS | {"weight_decay": 1e-4}
     ),
-    "torch.nadam": Preset(
-        "torch 2.13 NAdam, but with its mu_product in the recipe's dtype",
+    "torch.nadam_full_precision": Preset(
+        "torch 2.13 NAdam, but with its mu_product in the recipe's dtype where PyTorch has float32",
         {"name": "nadam", "momentum_ramp": True},
         L2 | {"momentum_decay": 0.004},
     ),
     "optax.nadam": Preset(f"optax 0.2.8 nadam{AFTER_DECAY}", {"name": "nadam"} | CONSTANT_MOMENTUM, L2),
-    "torch.nadamw": Preset(
-        "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the recipe's dtype",
+    "torch.nadamw_full_precision": Preset(
+        "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the recipe's dtype where PyTorch "
+        "has float32",
         {"name": "nadamw", "momentum_ramp": True, "decay_form": "factor"},
         L2 | {"momentum_decay": 0.004},
     ),
@@ -408,14 +569,16 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
         {"name": "adafactor", "eps_in_root": False, "rate_cap": True, "min_factored": 1},
         DECAYED | {"decay_power": 0.8, "eps": 2.0**-23, "eps_scale": 1e-3, "clip_threshold": 1.0},
     ),
-    "optax.adafactor": Preset(
-        "optax 0.2.8 adafactor, but for what a recipe cannot say: a momentum, no clipping, steps that are not scaled "
-        "by the parameter, a weight decay that is not times the learning rate",
+    "optax.adafactor_full_precision": Preset(
+        "optax 0.2.8 adafactor, but with its decay rate in the recipe's dtype where Optax has float32, and but for "
+        "what a recipe cannot say: a momentum, no clipping, steps that are not scaled by the parameter, a weight decay "
+        "that is not times the learning rate",
         {"name": "adafactor", "eps_in_root": True, "rate_cap": False, "eps_scale": 1e-3, "weight_decay": 0.0},
         TRAINED | {"decay_power": 0.8, "eps": 1e-30, "clip_threshold": 1.0, "min_factored": 128},
     ),
-    "torch.muon": Preset(
-        "torch 2.13 Muon for the weights, but not in bfloat16, beside AdamW with the same weight decay",
+    "torch.muon_full_precision": Preset(
+        "torch 2.13 Muon for the weights, but in the recipe's dtype where PyTorch iterates in bfloat16, beside AdamW "
+        "with the same weight decay",
         {"name": "muon", "momentum_correction": False, "nesterov_rest": False, "eps_norm_added": False},
         TRAINED | MUON | {"eps": 1e-8, "eps_norm": 1e-7, "weight_decay": 0.1},
     ),

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
+from lockstep.edges import changes_rates, refusal, takes_a_long_warmup, warmup_refusal
 from lockstep.errors import InputError
 from lockstep.input_file import parse_toml, read_toml
 from lockstep.presets import PRESETS, expand
@@ -57,19 +58,23 @@ def _listed(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
 
 ABSENT: Any = None
-"""A knob that the chosen `name` does not have."""
+"""A knob that the chosen `name` does not have, or one of its options that is not set."""
+
+Options = Mapping[str, tuple[str, ...]]
+"""Name -> its knobs without a default: not set, they count in no hash and stand in no TOML."""
 
 
-def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], values: ArgsKwargs) -> ArgsKwargs:
+def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], options: Options, values: ArgsKwargs) -> ArgsKwargs:
     """The values with the defaults of the named one's knobs; a knob that it does not have must be left out."""
     given = {knob: value for knob, value in (values.kwargs or {}).items() if value is not None}
     name = given.get("name", next(iter(knobs)))
     if name not in knobs:
         return ArgsKwargs(values.args, given)  # refused with the names that there are
-    every = {knob for having in knobs.values() for knob in having}
-    for knob in sorted(every - knobs[name].keys()):
+    known = [*knobs[name], *options.get(name, ())]
+    every = {knob for having in (*knobs.values(), *options.values()) for knob in having}
+    for knob in sorted(every - set(known)):
         if knob in given:
-            having = f"it has {', '.join(knobs[name])}" if knobs[name] else "it has none"
+            having = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"{knob}: {name} has no such knob; {having}")
     filled = {knob: default for knob, default in knobs[name].items() if knob not in given}
     return ArgsKwargs(values.args, given | filled)
@@ -189,7 +194,7 @@ class Loss:
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(LOSS_KNOBS, values)
+        return _fill_knobs(LOSS_KNOBS, {}, values)
 
 
 LOSS_KNOBS: dict[str, dict[str, Any]] = {
@@ -337,7 +342,7 @@ class Optimizer:
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(OPTIMIZER_KNOBS, values)
+        return _fill_knobs(OPTIMIZER_KNOBS, OPTIMIZER_OPTIONS, values)
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -400,6 +405,9 @@ OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
 }
 """The knobs of every optimizer, with the defaults of its PyTorch class, or of its paper where PyTorch has none."""
 
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {}
+"""The knobs of an optimizer that are not set unless they are given."""
+
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Schedule:
@@ -421,7 +429,7 @@ class Schedule:
     ] = "constant"
     """What follows the warmup. wsd (warmup, stable, decay) stays at the peak and falls at its end."""
     peak: Annotated[float, Field(gt=0)] = 0.01
-    """The highest learning rate."""
+    """The highest learning rate; of a `factor` above 1 the first after the warmup."""
     unit: Literal["epoch", "update"] = "epoch"
     """What t, W, T and every other length count: whole epochs (the rate is held within one) or optimizer updates."""
     warmup: Annotated[int, Field(ge=0)] = ABSENT
@@ -448,26 +456,33 @@ class Schedule:
     """After the end: stay at the floor, or go on by the formula: a line below the floor, a cosine up again, or another
     cycle."""
     power: Annotated[float, Field(gt=0)] = ABSENT
-    """polynomial: exponent."""
+    """polynomial: exponent; also of a cosine (Optax's `exponent`) and of the share done in a wsd's "power"."""
     timescale: Annotated[int, Field(ge=0)] = ABSENT
     """inverse_sqrt: by how many `unit`s the root counts from before the decay's start; 0 is W."""
-    factor: Annotated[float, Field(gt=0, le=1)] = ABSENT
-    """What the rate is multiplied by, every so often."""
+    factor: Annotated[float, Field(gt=0)] = ABSENT
+    """What the rate is multiplied by, every so often; above 1 it grows."""
     every: Count = ABSENT
     """exponential, step: the number of `unit`s for one `factor`."""
     milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ABSENT
     """multistep: the numbers of `unit`s after the decay's start at each of which `factor` comes in."""
+    factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
+    """multistep: a factor for each of the milestones, in the place of `factor`."""
+    delay: Annotated[int, Field(ge=0)] = ABSENT
+    """exponential, step: `unit`s at the peak before the decay."""
     decay_length: Count = ABSENT
     """wsd: length of the decay, in `unit`s."""
-    decay_shape: Literal["linear", "1-sqrt", "cosine"] = ABSENT
-    """wsd: a line, 1 minus the root of the share done, or half a cosine."""
+    decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = ABSENT
+    """wsd: a line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2 unless set), or
+    (r^p - r) / (1 - r) with r = `decay_ratio`."""
+    decay_ratio: Annotated[float, Field(gt=0, lt=1)] = ABSENT
+    """wsd: r of an exponential decay; 1/2 unless set."""
     anneal: Literal["cosine", "linear"] = ABSENT
     """one_cycle: shape of its phases."""
     first: Annotated[float, Field(ge=0, le=1)] = ABSENT
     """one_cycle: share of the peak at which it begins."""
     rise: Annotated[float, Field(ge=0, le=1)] = ABSENT
     """one_cycle: share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
-    fall: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    fall: Annotated[float, Field(ge=0, le=2)] = ABSENT
     """one_cycle: share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1".
     0 is two phases: from the peak straight to the floor."""
     cycle: Annotated[int, Field(ge=0)] = ABSENT
@@ -478,11 +493,47 @@ class Schedule:
     """cosine_restarts: how many times longer each cycle is than the one before."""
     cycle_decay: Annotated[float, Field(gt=0, le=1)] = ABSENT
     """cosine_restarts: how many times higher the peak of each cycle is than that of the one before."""
+    waves: Annotated[float, Field(gt=0)] = ABSENT
+    """cosine: whole waves until T; half a wave unless set, which ends at the floor."""
+    k_decay: Annotated[float, Field(gt=0)] = ABSENT
+    """cosine, polynomial: exponent of the share done (Zhang & Li, arXiv:2004.05909)."""
+    end_rate: Annotated[float, Field(gt=0)] = ABSENT
+    """polynomial: the learning rate that the decay ends at, in the place of `floor`."""
+    warmup_curve: Literal["1-sqrt", "log", "constant"] = ABSENT
+    """Shape of a linear warmup in the place of its ramp r: 1 - sqrt(1 - r), the logarithm of the ramp's numerator over
+    that of its denominator, or `warmup_start` until W."""
+    warmup_top: Literal["W-1"] = ABSENT
+    """The t at which the ramp t/W is at the peak; W unless set."""
+    least_rate: Annotated[float, Field(gt=0)] = ABSENT
+    """The learning rate is never below it, in the warmup neither."""
+    edges: Literal[
+        "torch",
+        "optax",
+        "hf",
+        "timm",
+        "megatron",
+        "nanogpt",
+        "torchtitan",
+        "pytorch_warmup",
+        "t5x",
+        "deepspeed",
+        "bolts",
+    ] = ABSENT
+    """The library whose way it is where a phase has no length (W = 0, W >= T) or a factor is 1: its rates, or refused
+    where it raises. Not set, such a phase is over at once. Presets set it."""
+
+    @property
+    def warmup_form(self) -> str:
+        """The warmup's shape by name, whichever knob says it and whatever says how long it is."""
+        form: str = self.warmup_shape.removeprefix("untuned_")
+        if self.warmup_curve is not None:
+            form = self.warmup_curve
+        return form
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(SCHEDULE_KNOBS, values)
+        return _fill_knobs(SCHEDULE_KNOBS, SCHEDULE_OPTIONS, values)
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
@@ -491,10 +542,24 @@ class Schedule:
                 raise ValueError(f"warmup: must be 0 with warmup_shape = {self.warmup_shape}, got {self.warmup}")
             if self.unit != "update":
                 raise ValueError(f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}')
-        elif self.timescale == 0 and self.warmup == 0:
+        elif self.timescale == 0 and self.warmup == 0 and not changes_rates(self, 0):
             raise ValueError("timescale: must be above 0 where there is no warmup")
+        else:
+            reason = warmup_refusal(self)
+            if reason:
+                raise ValueError(f"warmup: {self.warmup} {self.unit}s: {reason}")
+        if self.warmup_curve is not None and self.warmup_shape != "linear":
+            raise ValueError(f'warmup_curve: needs warmup_shape = "linear", got {self.warmup_shape}')
+        if self.warmup_top is not None and self.ramp != "t/W":
+            raise ValueError(f'warmup_top: needs ramp = "t/W", got {self.ramp}')
         if self.fall and self.fall <= self.rise:
             raise ValueError(f"fall: must be 0 or above rise = {self.rise}, got {self.fall}")
+        if self.fall and self.fall > 1 and self.decay_end == "T":
+            raise ValueError(f'fall: must be at most 1 with decay_end = "T", got {self.fall}')
+        if self.factors is not None and len(self.factors) != len(self.milestones):
+            raise ValueError(f"factors: {len(self.factors)} for {len(self.milestones)} milestones")
+        if self.end_rate is not None and self.end_rate >= self.peak:
+            raise ValueError(f"end_rate: must be below peak = {self.peak}, got {self.end_rate}")
         return self
 
 
@@ -518,6 +583,18 @@ SCHEDULE_KNOBS: dict[str, dict[str, Any]] = {
     | {"length": 0, "floor": 0.0, "after_end": "hold", "cycle": 0, "cycles": 2, "cycle_growth": 1, "cycle_decay": 1.0},
 }
 """The knobs of every schedule with their defaults."""
+
+ANY_OPTIONS = ("warmup_curve", "warmup_top", "least_rate", "edges")
+SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = dict.fromkeys(SCHEDULE_KNOBS, ANY_OPTIONS) | {
+    "polynomial": ("k_decay", "end_rate", *ANY_OPTIONS),
+    "cosine": ("power", "waves", "k_decay", *ANY_OPTIONS),
+    "inverse_sqrt": ("length", *ANY_OPTIONS),
+    "exponential": ("delay", *ANY_OPTIONS),
+    "step": ("delay", *ANY_OPTIONS),
+    "multistep": ("factors", *ANY_OPTIONS),
+    "wsd": ("decay_ratio", "power", *ANY_OPTIONS),
+}
+"""The knobs of a schedule that are not set unless they are given."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -610,15 +687,22 @@ class Recipe:
     def check_schedule(self, length: int, what: str) -> None:
         """Raise ValueError where warmup and decay do not fit into T = `length`, called `what`."""
         schedule, warmup = self.schedule, self.warmup
-        if warmup > length:
-            knob = "warmup_shape" if schedule.warmup_shape.startswith("untuned") else "warmup"
+        knob = "warmup_shape" if schedule.warmup_shape.startswith("untuned") else "warmup"
+        knob = "rise" if schedule.name == "one_cycle" and warmup <= length else knob
+        reason = refusal(schedule, warmup, length)
+        if reason:
+            raise ValueError(f"schedule.{knob}: {reason}")
+        # a library that goes on beyond T is followed there, but not where the run would be all warmup
+        beyond = bool(schedule.length) and takes_a_long_warmup(schedule)
+        if warmup > length and not beyond:
             raise ValueError(f"schedule.{knob}: {warmup} {schedule.unit}s of warmup are longer than {what}")
-        if schedule.decay_length is not None and warmup + schedule.decay_length > length:
+        under_way = schedule.edges in ("hf", "megatron")  # their decay may be under way when the warmup ends
+        if schedule.decay_length is not None and warmup + schedule.decay_length > length and not under_way:
             raise ValueError(
                 f"schedule.decay_length: {warmup} + {schedule.decay_length} {schedule.unit}s of warmup and decay are "
                 f"longer than {what}"
             )
-        if schedule.cycle == 0 and self.cycle_units > length - warmup > 0:
+        if schedule.cycle == 0 and self.cycle_units > length - warmup > 0 and schedule.edges != "hf":
             raise ValueError(
                 f"schedule.cycles: the first of {schedule.cycles} cycles would be shorter than one {schedule.unit} in "
                 f"{what}"
@@ -627,10 +711,11 @@ class Recipe:
     @property
     def warmup(self) -> int:
         """Length of the warmup in `schedule.unit`s; 0 is no warmup."""
+        whole = int if self.schedule.edges == "pytorch_warmup" else round
         if self.schedule.warmup_shape == "untuned_linear":
-            return round(2 / (1 - self.optimizer.beta2))
+            return whole(2 / (1 - self.optimizer.beta2))
         if self.schedule.warmup_shape == "untuned_exponential":
-            return round(1 / (1 - self.optimizer.beta2))
+            return whole(1 / (1 - self.optimizer.beta2))
         return self.schedule.warmup
 
     @property
@@ -647,9 +732,9 @@ class Recipe:
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
-        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, and neither
-        does `convergence`, which trains nothing. Fields of `LATER` count where they are changed, so that recipes
-        written before them keep their hash."""
+        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, nor those that
+        are not set, nor `schedule.edges` where it changes no rate, nor `convergence`, which trains nothing. Fields of
+        `LATER` count where they are changed, so that recipes written before them keep their hash."""
         content: dict[str, Any] = {
             section: {field: value for field, value in values.items() if value is not None}
             for section, values in asdict(self).items()
@@ -660,6 +745,8 @@ class Recipe:
                 del content["data"][field]
         if self.data.holdout:
             content["data"]["holdout"] = "a file"
+        if not changes_rates(self.schedule, self.warmup):
+            content["schedule"].pop("edges", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -692,6 +779,10 @@ class Recipe:
         for section, knobs in KNOBS.items():
             before, name = getattr(self, section), content[section].get("name")
             if name != before.name and name in knobs:
+                options = OPTIONS.get(section, {}).get(name, ())
+                for knob in OPTIONS.get(section, {}).get(before.name, ()):
+                    if f"{section}.{knob}" not in values and (knob not in options or knob == "edges"):
+                        content[section].pop(knob, None)
                 for knob, default in knobs[before.name].items():
                     kept = getattr(before, knob) != default and knob in knobs[name]
                     if f"{section}.{knob}" not in values and not kept:
@@ -781,6 +872,9 @@ LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories
 
 KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS, "schedule": SCHEDULE_KNOBS}
 """The sections whose `name` says which of their fields there are."""
+
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
+"""Of those sections the fields that are not set unless they are given."""
 
 
 def ready_made_recipes() -> dict[str, Path]:

@@ -22,7 +22,9 @@ __all__ = [
     "Phase",
     "cosine_fall",
     "cosine_restarts",
+    "cosine_waves",
     "exponential_decay",
+    "exponential_fall",
     "exponential_warmup",
     "inverse_sqrt_decay",
     "learning_rates",
@@ -30,8 +32,10 @@ __all__ = [
     "linear_warmup",
     "one_cycle",
     "phase",
+    "power_fall",
     "shares",
     "sqrt_fall",
+    "stretched",
 ]
 
 Float64 = NDArray[np.float64]
@@ -69,19 +73,40 @@ def phase(t: Float64, start: float, end: float, *, hold: bool = True) -> Phase:
 # ---- warmup
 
 
-def linear_warmup(t: Float64, W: int, ramp: str, *, start: float = 0.0, cosine: bool = False) -> Float64:
+def linear_warmup(
+    t: Float64, W: int, ramp: str, *, start: float = 0.0, shape: str = "linear", top: str | None = None
+) -> Float64:
     """The ramp from `start` below W, 1 from W on.
 
-    The formula is start + (1 - start) r with r = (t+1)/W, t/W or (t+1)/(W+1); `cosine` puts (1 - cos(pi r)) / 2 in the
-    place of r. PyTorch's `LinearLR(start, total_iters=W)` is the ramp t/W.
+    The formula is start + (1 - start) f(r) with r = (t+1)/W, t/W or (t+1)/(W+1), of which `top` = "W-1" makes t/(W-1),
+    and f by `shape`: r itself (linear), (1 - cos(pi r)) / 2 (cosine), 1 - sqrt(1 - r) (1-sqrt), the logarithm of the
+    ramp's numerator over that of its denominator (log), or 0 (constant). PyTorch's `LinearLR(start, total_iters=W)` is
+    the ramp t/W.
 
     Example: `linear_warmup(np.arange(6.0), 5, "(t+1)/W")` is 0.2, 0.4, 0.6, 0.8, 1, 1.
     """
     if W == 0:
         return np.ones_like(t)
     done, length = RAMPS[ramp](np.minimum(t, W), W)
-    risen = cosine_fall(Phase(length - done, done, length)) if cosine else done / length
-    return np.where(t < W, start + (1 - start) * risen, 1.0)
+    if top == "W-1":
+        length = max(length - 1, 1)
+    done = np.minimum(done, length)
+    return np.where(t < W, start + (1 - start) * RISES[shape](done, length), 1.0)
+
+
+def _log_rise(done: Float64, length: float) -> Float64:
+    """log(done) / log(length), 0 at the first two whole numbers."""
+    return np.asarray(np.log(np.maximum(done, 1)) / np.log(max(length, 2)))
+
+
+RISES: dict[str, Callable[[Float64, float], Float64]] = {
+    "linear": lambda done, length: done / length,
+    "cosine": lambda done, length: cosine_fall(Phase(length - done, done, length)),
+    "1-sqrt": lambda done, length: sqrt_fall(Phase(length - done, done, length)),
+    "log": _log_rise,
+    "constant": lambda done, length: np.zeros_like(done),
+}
+"""The shapes of a warmup that ends, by name: of what is done of the ramp, and its length."""
 
 
 def exponential_warmup(t: Float64, W: int, *, start: float = 0.0) -> Float64:
@@ -129,7 +154,54 @@ def sqrt_fall(p: Phase) -> Float64:
     return np.asarray(p.left / p.length / (1 + np.sqrt(p.done / p.length)))
 
 
-FALLS: dict[str, Callable[[Phase], Float64]] = {"linear": linear_fall, "1-sqrt": sqrt_fall, "cosine": cosine_fall}
+def power_fall(p: Phase, power: float = 0.5) -> Float64:
+    """1 - (done/length)^power, from what is left.
+
+    Source: timm 1.0 `WSDLRScheduler`. Example: `power_fall(phase(np.arange(5.0), 0, 4))[1]` is 0.5.
+    """
+    with np.errstate(divide="ignore"):  # at the start nothing is done: 1 - exp(-inf)
+        return np.asarray(-np.expm1(power * np.log1p(-p.left / p.length)))
+
+
+def exponential_fall(p: Phase, ratio: float = 0.5) -> Float64:
+    """(ratio^(done/length) - ratio) / (1 - ratio): exponential, and 0 at the end.
+
+    With a ratio of 1/2 it is 2 * 2^-(done/length) - 1. Sources: Megatron-LM `OptimizerParamScheduler`, timm 1.0
+    `WSDLRScheduler`.
+
+    Example: `exponential_fall(phase(np.array([0.0, 2, 4]), 0, 4))` is 1, 0.414, 0.
+    """
+    return np.asarray(ratio * np.expm1(-p.left / p.length * np.log(ratio)) / (1 - ratio))
+
+
+def cosine_waves(p: Phase, waves: float) -> Float64:
+    """(1 + cos(2 pi waves done/length)) / 2: half a wave is `cosine_fall`.
+
+    Source: transformers 5.23 `get_cosine_schedule_with_warmup(num_cycles)`.
+
+    Example: `cosine_waves(phase(np.array([0.0, 2, 4]), 0, 4), 1.0)` is 1, 0, 1.
+    """
+    turned = np.mod(waves * p.done / p.length, 1.0)
+    turned = np.minimum(turned, 1 - turned)
+    falling = np.where(turned <= 0.25, np.cos(np.pi * turned), np.sin(np.pi * (0.5 - turned)))
+    return np.asarray(falling**2)
+
+
+def stretched(p: Phase, k: float) -> Phase:
+    """The phase in which (done/length)^k is done.
+
+    Source: Zhang & Li, arXiv:2004.05909. Example: `stretched(phase(np.array([2.0]), 0, 4), 2).done` is 1.
+    """
+    return Phase(p.length * (p.done / p.length) ** k, p.length * power_fall(p, k), p.length)
+
+
+FALLS: dict[str, Callable[[Phase], Float64]] = {
+    "linear": linear_fall,
+    "1-sqrt": sqrt_fall,
+    "cosine": cosine_fall,
+    "power": power_fall,
+    "exponential": exponential_fall,
+}
 """The shapes of a decay, by name."""
 
 
@@ -221,44 +293,87 @@ def _end(schedule: Schedule, T: int) -> int:
     return T - (schedule.decay_end == "T-1")
 
 
+def _decay(schedule: Schedule, t: Float64, W: int, T: int, *, hold: bool) -> Phase:
+    """The phase from the warmup to the end; where it has no length, as the library of `schedule.edges` has it."""
+    start, end = _start(schedule, W), _end(schedule, T)
+    if end <= start and schedule.edges in ("optax", "torchtitan"):
+        return Phase(np.zeros_like(t), np.ones_like(t), 1.0)  # the decay never begins
+    if schedule.edges == "hf" and schedule.name == "cosine":
+        end = max(end, start + 1)  # max(1, T - W)
+    return phase(t, start, end, hold=hold)
+
+
 def _constant(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
     return np.ones_like(t)
 
 
-def _fall(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    hold = schedule.after_end == "hold"
-    p = phase(t, _start(schedule, W), _end(schedule, T), hold=hold)
-    return _between(schedule.floor, 1.0, FALLS[schedule.name](p))
+def _linear(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
+    p = _decay(schedule, t, W, T, hold=schedule.after_end == "hold")
+    return _between(schedule.floor, 1.0, linear_fall(p))
+
+
+def _cosine(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
+    p = _decay(schedule, t, W, T, hold=schedule.after_end == "hold")
+    if schedule.k_decay is not None:
+        p = stretched(p, schedule.k_decay)
+    share = cosine_fall(p) if schedule.waves is None else cosine_waves(p, schedule.waves)
+    if schedule.power is not None:
+        share = np.power(share, schedule.power)
+    return _between(schedule.floor, 1.0, share)
 
 
 def _polynomial(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    p = phase(t, _start(schedule, W), _end(schedule, T))
-    return _between(schedule.floor, 1.0, np.power(linear_fall(p), schedule.power))
+    p = _decay(schedule, t, W, T, hold=True)
+    if schedule.k_decay is not None:
+        p = stretched(p, schedule.k_decay)
+    floor = schedule.floor if schedule.end_rate is None else schedule.end_rate / schedule.peak
+    return _between(floor, 1.0, np.power(linear_fall(p), schedule.power))
 
 
 def _inverse_sqrt(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    share = inverse_sqrt_decay(t, _start(schedule, W), schedule.timescale or W)
-    return np.maximum(share, schedule.floor)
+    start, timescale = _start(schedule, W), schedule.timescale or W
+    if not timescale:  # without a warmup the libraries count on by themselves
+        start, timescale = {"hf": (0, 10_000), "megatron": (1, 1)}[schedule.edges]
+    share = np.maximum(inverse_sqrt_decay(t, start, timescale), schedule.floor)
+    return np.where(t > T, schedule.floor, share) if schedule.length else share
 
 
 def _exponential(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    share = exponential_decay(t, _start(schedule, W), schedule.factor, schedule.every)
+    start = _start(schedule, W) + (schedule.delay or 0)
+    share = exponential_decay(t, start, schedule.factor, schedule.every)
+    if schedule.edges == "optax" and schedule.factor >= 1:
+        return np.minimum(share, schedule.floor) if schedule.floor else share
     return np.maximum(share, schedule.floor)
 
 
 def _step(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    return exponential_decay(t, _start(schedule, W), schedule.factor, schedule.every, staircase=True)
+    start = _start(schedule, W) + (schedule.delay or 0)
+    return exponential_decay(t, start, schedule.factor, schedule.every, staircase=True)
 
 
 def _multistep(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    passed = np.searchsorted(np.sort(schedule.milestones), t - _start(schedule, W), side="right")
-    return np.power(schedule.factor, passed)
+    order = np.argsort(schedule.milestones, kind="stable")
+    milestones = np.array(schedule.milestones, dtype=np.int64)[order]
+    passed = np.searchsorted(milestones, t - _start(schedule, W), side="right")
+    if schedule.edges == "timm":
+        passed = np.where(t > 0, passed, 0)  # nothing has called step_update before the first update
+    share = np.power(schedule.factor, passed)
+    if schedule.factors is not None:
+        factors = np.array(schedule.factors, dtype=np.float64)[order]
+        share = np.concatenate([[1.0], np.cumprod(factors)])[passed]
+    return share
 
 
 def _wsd(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
     end = _end(schedule, T)
     p = phase(t, end - schedule.decay_length, end, hold=schedule.after_end == "hold")
-    return _between(schedule.floor, 1.0, FALLS[schedule.decay_shape](p))
+    if schedule.decay_shape == "power" and schedule.power is not None:
+        fall = power_fall(p, schedule.power)
+    elif schedule.decay_shape == "exponential" and schedule.decay_ratio is not None:
+        fall = exponential_fall(p, schedule.decay_ratio)
+    else:
+        fall = FALLS[schedule.decay_shape](p)
+    return _between(schedule.floor, 1.0, fall)
 
 
 def _one_cycle(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
@@ -283,9 +398,9 @@ def _cosine_restarts(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
 
 SCHEDULES: dict[str, Callable[[Schedule, Float64, int, int], Float64]] = {
     "constant": _constant,
-    "linear": _fall,
+    "linear": _linear,
     "polynomial": _polynomial,
-    "cosine": _fall,
+    "cosine": _cosine,
     "inverse_sqrt": _inverse_sqrt,
     "exponential": _exponential,
     "step": _step,
@@ -301,11 +416,15 @@ def shares(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
     """Share of the peak at t: the warmup of length W times what follows it until T."""
     follows = SCHEDULES[schedule.name](schedule, t, W, T)
     if schedule.warmup_of != "schedule":
-        follows = np.where(t < W, schedule.first if schedule.name == "one_cycle" else 1.0, follows)
+        warming = t <= W if schedule.edges == "megatron" and W else t < W
+        follows = np.where(warming, schedule.first if schedule.name == "one_cycle" else 1.0, follows)
+    if schedule.name == "constant" and schedule.edges in ("optax", "torch") and W == 0:
+        return follows * schedule.warmup_start  # there a warmup of no length never ends
     if schedule.warmup_shape.endswith("exponential"):
         return follows * exponential_warmup(t, W, start=schedule.warmup_start)
-    cosine = schedule.warmup_shape == "cosine"
-    return follows * linear_warmup(t, W, schedule.ramp, start=schedule.warmup_start, cosine=cosine)
+    shape = schedule.warmup_form
+    start, top = schedule.warmup_start, schedule.warmup_top
+    return follows * linear_warmup(t, W, schedule.ramp, start=start, shape=shape, top=top)
 
 
 def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
@@ -315,7 +434,7 @@ def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
         float64, shape (T,) with T = epochs * updates_per_epoch, unit: parameter per gradient.
 
     Raises:
-        InputError: a warmup or a decay, counted in updates, that is longer than the run.
+        InputError: a warmup or a decay, counted in updates, that is longer than the run; a rate beyond the dtype.
     """
     schedule, epochs = recipe.schedule, recipe.training.epochs
     updates = epochs * updates_per_epoch
@@ -325,5 +444,14 @@ def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
         recipe.check_schedule(length, f"the run of {updates} updates ({epochs} epochs of {updates_per_epoch} updates)")
     except ValueError as error:
         raise InputError(str(error)) from None
-    rates = schedule.peak * shares(schedule, np.arange(end, dtype=np.float64), recipe.warmup, length)
+    if schedule.edges == "torchtitan" and recipe.warmup >= length < end - 1:
+        raise InputError(f"schedule.warmup: torchtitan ends at T + 1 (AssertionError) where W = T = {length}")
+    with np.errstate(over="ignore"):  # a factor above 1
+        rates = schedule.peak * shares(schedule, np.arange(end, dtype=np.float64), recipe.warmup, length)
+    if schedule.least_rate is not None:
+        rates = np.maximum(rates, schedule.least_rate)
+    beyond = rates > np.finfo(recipe.dtype).max
+    if beyond.any() and schedule.peak <= np.finfo(recipe.dtype).max:
+        at, dtype = int(beyond.argmax()), recipe.training.dtype
+        raise InputError(f"schedule.factor: the learning rate is beyond {dtype} from {schedule.unit} {at} on")
     return np.repeat(rates, updates_per_epoch) if schedule.unit == "epoch" else rates

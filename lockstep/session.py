@@ -303,12 +303,16 @@ def _tell_progress(stdout: IO[str], before: int, total: int, done: int, _: int) 
     _say(stdout, "progress", done=before + done, total=total)
 
 
+UNSET: dict[str, Any] = {"edges": None, "warmup_curve": None, "warmup_top": None}
+
+
 def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
     first half of the epochs (or of a schedule that ends sooner)."""
     schedule = recipe.schedule
     if recipe.warmup:
-        changes: dict[str, Any] = {"warmup": 0, "warmup_shape": "linear"}
+        # to a library a warmup of no length may be another schedule, or none
+        changes: dict[str, Any] = {"warmup": 0, "warmup_shape": "linear"} | UNSET
         if schedule.name == "inverse_sqrt":
             changes["timescale"] = schedule.timescale or recipe.warmup
         return replace(schedule, **changes)
@@ -316,7 +320,7 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     half = (recipe.training.epochs + 1) // 2 * unit
     if schedule.length:
         half = min(half, (schedule.length + 1) // 2)
-    changes = {"warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"}
+    changes = {"warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"} | UNSET
     if schedule.name == "wsd":
         left = (schedule.length or recipe.training.epochs * unit) - half
         changes["decay_length"] = max(1, min(schedule.decay_length, left))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lockstep.presets import PRESETS
-from lockstep.recipe import KNOBS, SECTIONS, Recipe
+from lockstep.presets import PRESETS, UNSAID
+from lockstep.recipe import KNOBS, OPTIONS, SECTIONS, Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 TITLES = {
@@ -27,7 +27,9 @@ between the two frameworks is in the [atlas](atlas/README.md), and what comes of
 [library defaults](library_defaults.md).
 
 A **preset** is a library's name for some knobs. It fixes those that the library fixes, and has the library's own
-default for those that it leaves to its user, which may be set beside it:
+default for those that it leaves to its user, which may be set beside it. Where a phase has no length (no warmup, or a
+warmup as long as the schedule) it has the library's rates, or is refused with the library's reason; `make sweep` holds
+every preset against the library itself on 40 draws of all its knobs:
 
 ```toml
 [optimizer]
@@ -57,7 +59,8 @@ def _fields(section: str) -> str:
         rows = [(f"`{name}`", _choices(field), _value(field.default)) for name, field in fields.items()]
         return _table(("field", "one of", "default"), rows)
     knobs = KNOBS[section]
-    known = {knob for having in knobs.values() for knob in having}
+    options = OPTIONS.get(section, {})
+    known = {knob for having in (*knobs.values(), *options.values()) for knob in having}
     everywhere = {name: field.default for name, field in fields.items() if name not in known and name != "name"}
     everywhere |= {knob: value for knob, value in next(iter(knobs.values())).items() if _in_every(knobs, knob, value)}
     rows = [
@@ -67,7 +70,15 @@ def _fields(section: str) -> str:
     choices = [f"`{name}`: {_choices(field)}" for name, field in fields.items() if _choices(field) and name != "name"]
     found = f"\nAll have {_listed(everywhere)}.\n" if everywhere else ""
     found += _table(("name", "knobs and their defaults"), rows)
+    if options:
+        found += f"\nNot set unless given: {'; '.join(_options(options))}.\n"
     return found + (f"\nThe knobs that are a choice: {'; '.join(choices)}.\n" if choices else "")
+
+
+def _options(options: Mapping[str, tuple[str, ...]]) -> list[str]:
+    every = list(dict.fromkeys(knob for having in options.values() for knob in having))
+    names = {knob: [name for name, having in options.items() if knob in having] for knob in every}
+    return [f"`{knob}` ({'all' if names[knob] == list(options) else ', '.join(names[knob])})" for knob in every]
 
 
 def _in_every(knobs: Mapping[str, Mapping[str, Any]], knob: str, value: Any) -> bool:
@@ -78,7 +89,14 @@ def _presets(section: str) -> str:
     if section not in PRESETS:
         return ""
     rows = [(f"`{name}`", p.source, _listed(p.fixed), _listed(p.free)) for name, p in PRESETS[section].items()]
-    return _table(("preset", "stands for", "fixes", "leaves free"), rows)
+    found = _table(("preset", "stands for", "fixes", "leaves free"), rows)
+    notes: dict[str, list[str]] = {}
+    for name, preset in PRESETS[section].items():
+        if preset.note:
+            notes.setdefault(preset.note, []).append(f"`{name}`")
+    found += "".join(f"\n{', '.join(named)}: {note}.\n" for note, named in notes.items())
+    unsaid = [(f"`{name}`", line) for name, line in UNSAID.get(section, {}).items()]
+    return found + (_table(("no preset", "why"), unsaid) if unsaid else "")
 
 
 def _listed(knobs: Mapping[str, Any]) -> str:
@@ -101,6 +119,12 @@ def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def test_the_page_is_current() -> None:
     assert PAGE.read_text() == page(), "write it anew: see the top of this file"
+
+
+def test_the_page_says_what_no_preset_can_be() -> None:
+    for having in UNSAID.values():
+        for name, line in having.items():
+            assert f"| `{name}` | {line} |" in PAGE.read_text()
 
 
 def test_every_section_that_is_trained_with_is_on_it() -> None:

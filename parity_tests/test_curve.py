@@ -205,7 +205,7 @@ def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
     [
         (("--preset", "hf.cosin"), "schedule.preset: no preset 'hf.cosin'; did you mean hf.cosine?"),
         (("--preset", "hf.cosine,floor=0.1"),
-         "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length"),
+         "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves"),
         (("--preset", "nanogpt.cosine,floor=2"), "nanogpt.cosine: schedule.floor: input should be less than or equal"),
         (("--preset", "nanogpt.cosine,floor"), "--preset nanogpt.cosine,floor: 'floor' must be knob=value"),
         (("--preset", "torch.one_cycle", "--warmup", "3"), "--warmup 3: none of these presets has a warmup"),

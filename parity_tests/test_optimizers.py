@@ -308,8 +308,8 @@ TORCH: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
     "torch.adam": whole(torch.optim.Adam),
     "torch.amsgrad": whole(torch.optim.Adam, amsgrad=True),
     "torch.adamw": whole(torch.optim.AdamW),
-    "torch.nadam": whole(torch.optim.NAdam),
-    "torch.nadamw": whole(torch.optim.NAdam, decoupled_weight_decay=True),
+    "torch.nadam_full_precision": whole(torch.optim.NAdam),
+    "torch.nadamw_full_precision": whole(torch.optim.NAdam, decoupled_weight_decay=True),
     "torch.radam": whole(torch.optim.RAdam),
     "torch.adamax": whole(torch.optim.Adamax),
 }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lockstep.errors import InputError
 from lockstep.recipe import (
     KNOBS,
+    OPTIONS,
     Convergence,
     Data,
     Model,
@@ -60,8 +61,9 @@ def contents(draw):
     for name, section in SECTIONS.items():
         drawn = {field: draw(values_of(info.annotation, info.metadata))
                  for field, info in section.__pydantic_fields__.items()}  # fmt: skip
-        knobs = KNOBS.get(name, {})
-        absent = {knob for having in knobs.values() for knob in having} - set(knobs.get(drawn.get("name"), ()))
+        knobs, options = KNOBS.get(name, {}), OPTIONS.get(name, {})
+        known = {*knobs.get(drawn.get("name"), ()), *options.get(drawn.get("name"), ())}
+        absent = {knob for having in (*knobs.values(), *options.values()) for knob in having} - known
         content[name] = {field: value for field, value in drawn.items() if field not in absent}
     if content["average"].get("debias"):
         content["average"]["start"] = "zero"
@@ -80,6 +82,13 @@ def _mend_schedule(schedule, epochs, has_beta2):
             schedule |= {"warmup": 0, "unit": "update"}
         else:
             schedule["warmup_shape"] = "linear"
+    if "factors" in schedule:
+        schedule["factors"] = (*schedule["factors"], *schedule["milestones"])[: len(schedule["milestones"])]
+        schedule["factors"] = tuple(map(float, schedule["factors"]))
+    if "end_rate" in schedule:
+        schedule["end_rate"] = schedule["peak"] / 2
+        if not schedule["end_rate"]:
+            del schedule["end_rate"]
     decay = schedule.get("decay_length", 0)
     if schedule["unit"] == "epoch":
         schedule["warmup"] = min(schedule["warmup"], epochs)
@@ -94,8 +103,19 @@ def _mend_schedule(schedule, epochs, has_beta2):
     if schedule.get("fall"):
         schedule["rise"] = schedule["fall"] / 2
         schedule["fall"] *= schedule["rise"] < schedule["fall"]
+    if schedule.get("fall", 0) > 1 and schedule["decay_end"] == "T":
+        schedule["fall"], schedule["rise"] = 1.0, 0.5
     if "cycles" in schedule:
         schedule["cycles"], schedule["cycle"] = 1, schedule["cycle"] + 1
+    # a library's way at the edges may be to refuse them
+    if schedule["warmup"] < 2 or schedule["warmup"] == epochs or schedule["name"] == "one_cycle" or decay:
+        schedule.pop("edges", None)
+    if schedule["warmup_curve"] == "constant":
+        schedule["warmup_start"] = 0.5
+    if schedule["warmup_shape"] != "linear":
+        del schedule["warmup_curve"]
+    if schedule["ramp"] != "t/W":
+        del schedule["warmup_top"]
 
 
 def recipes():
@@ -168,7 +188,7 @@ def fields_of(recipe):
     content = {name: {field for field, value in values.items() if value is not None}
                for name, values in asdict(recipe).items()}  # fmt: skip
     for name, knobs in KNOBS.items():
-        every = {knob for having in knobs.values() for knob in having}
+        every = {knob for having in (*knobs.values(), *OPTIONS.get(name, {}).values()) for knob in having}
         section = getattr(recipe, name)
         assert {field.name for field in fields(section)} - every | set(knobs[section.name]) == content[name]
     return content
@@ -220,6 +240,41 @@ def test_hash_does_not_depend_on_the_order_of_the_fields(random):
     assert Recipe.from_dict(shuffled).hash == Recipe().hash
 
 
+UNSET = {"length": 7, "power": 2.0, "waves": 0.7, "k_decay": 1.5, "end_rate": 1e-7, "least_rate": 1e-8, "delay": 0,
+         "factors": (0.5, 0.3), "decay_ratio": 0.1, "warmup_curve": "log", "warmup_top": "W-1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "name"), [(part, name) for part, having in OPTIONS.items() for name in having])
+def test_an_option_that_is_not_set_counts_in_no_hash_and_one_that_is_does(section, name):
+    base = Recipe().with_values({f"{section}.name": name})
+    for option in OPTIONS[section][name]:
+        assert getattr(getattr(base, section), option) is None
+        assert option not in tomllib.loads(base.to_toml())[section]
+        if option != "edges":  # counts where it changes a rate
+            needed = {"schedule.ramp": "t/W"} if option == "warmup_top" else {}
+            changed = base.with_values(needed | {f"{section}.{option}": UNSET[option]})
+            assert changed.hash != base.with_values(needed).hash
+
+
+def test_the_way_at_the_edges_counts_in_the_hash_where_it_changes_a_rate():
+    def hashed(**schedule):
+        return Recipe(schedule=Schedule(**schedule)).hash
+
+    for without in ({"name": "cosine"}, {"name": "cosine", "warmup": 9, "length": 10}, {"warmup": 0}):
+        assert hashed(**without, edges="hf") == hashed(**without)
+    for without in ({"name": "cosine", "warmup": 9, "length": 9}, {"name": "linear", "warmup": 9, "length": 9}):
+        assert hashed(**without, edges="hf") != hashed(**without)
+    assert hashed(warmup=0, edges="optax") != hashed(warmup=0)
+    assert hashed(warmup=1, edges="optax") == hashed(warmup=1)
+
+
+def test_another_schedule_keeps_no_way_at_the_edges():
+    recipe = Recipe().with_values({"schedule.preset": "hf.cosine", "schedule.waves": 1.0})
+    assert (recipe.schedule.edges, recipe.schedule.waves) == ("hf", 1.0)
+    other = recipe.with_values({"schedule.name": "linear"}).schedule
+    assert (other.edges, other.waves) == (None, None)
+
+
 CHOSEN = [("", "")] + [(section, name) for section, knobs in KNOBS.items() for name in knobs]
 
 
@@ -243,10 +298,11 @@ def test_hash_changes_with_each_field(section, name):
 @pytest.mark.parametrize(("section", "name"), CHOSEN[1:])
 def test_a_knob_that_the_chosen_one_lacks_is_refused_with_those_it_has(section, name):
     knobs = KNOBS[section]
-    lacking = {knob: having[knob] for having in knobs.values() for knob in having if knob not in knobs[name]}
+    known = [*knobs[name], *OPTIONS.get(section, {}).get(name, ())]
+    lacking = {knob: having[knob] for having in knobs.values() for knob in having if knob not in known}
     for knob, value in lacking.items():
         line = refusal(Recipe.from_dict, {section: {"name": name, knob: value}})
-        has = f"it has {', '.join(knobs[name])}" if knobs[name] else "it has none"
+        has = f"it has {', '.join(known)}" if known else "it has none"
         assert line == f"{section}.{knob}: {name} has no such knob; {has}"
 
 
@@ -400,7 +456,8 @@ def test_missing_fields_take_their_defaults():
          "optimizer.nesterov: true needs a momentum above 0 and a dampening of 0"),
         ({"schedule": {"name": "cosine", "factor": 0.1}},
          "schedule.factor: cosine has no such knob; it has warmup, warmup_shape, ramp, warmup_start, decay_start, "
-         "warmup_of, length, decay_end, floor, after_end"),
+         "warmup_of, length, decay_end, floor, after_end, power, waves, k_decay, warmup_curve, warmup_top, "
+         "least_rate, edges"),
         ({"schedule": {"warmup_shape": "untuned_linear"}},
          "schedule.warmup: must be 0 with warmup_shape = untuned_linear, got 5"),
         ({"schedule": {"warmup_shape": "untuned_linear", "warmup": 0}},

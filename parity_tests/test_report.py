@@ -42,6 +42,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one epoch": {"training.epochs": 1, "schedule.warmup": 1},
     "one cycle": {"schedule.name": "one_cycle"},
     "exponential warmup": {"schedule.name": "inverse_sqrt", "schedule.warmup_shape": "exponential"},
+    "logarithmic warmup": {"schedule.preset": "deepspeed.warmup", "schedule.warmup": 4},
+    "constant warmup": {"schedule.preset": "torch.constant_lr", "schedule.warmup": 4},
+    "1-sqrt warmup, by t/(W-1)": {
+        "schedule.ramp": "t/W",
+        "schedule.warmup_curve": "1-sqrt",
+        "schedule.warmup_top": "W-1",
+    },
     "untuned warmup": {
         "optimizer.name": "adamw",
         "optimizer.beta2": 0.9,

@@ -82,7 +82,7 @@ def curve(
     """
     from lockstep.curve import applied_rates, preset_curve
     from lockstep.memory import refuse_too_large
-    from lockstep.presets import PRESETS
+    from lockstep.presets import PRESETS, UNSAID
     from lockstep.report.console import make_console
     from lockstep.report.curve import SUFFIXES, print_curves, render
     from lockstep.tensor_file import write_file
@@ -90,6 +90,8 @@ def curve(
     if "list" in presets:
         for name, preset in PRESETS["schedule"].items():
             echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
+        for name, line in UNSAID["schedule"].items():
+            echo(f"{name:36}{line}")
         return 0
     for out in outs:
         if out.suffix not in SUFFIXES:

@@ -46,6 +46,19 @@ def print_curves(curves: Sequence[Curve], console: Console) -> None:
     first, *others = letters.items()
     for other in others:
         console.print(Text(printable(_gap(first, other))), width=width)
+    for note in _notes(letters):
+        console.print(Text(note), width=width)
+
+
+def _notes(letters: Mapping[str, Curve]) -> list[str]:
+    """Each note once, with the letters of the curves that it is about where there are several."""
+    about: dict[str, list[str]] = {}
+    for letter, curve in letters.items():
+        if curve.note:
+            about.setdefault(curve.note, []).append(letter)
+    if len(letters) == 1:
+        return list(about)
+    return [f"{', '.join(named)}: {note}" for note, named in about.items()]
 
 
 def _letters(curves: Sequence[Curve]) -> dict[str, Curve]:
@@ -204,6 +217,7 @@ def _html(curves: Sequence[Curve]) -> str:
     gaps = "".join(f"<p>{_plain(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others)
     if others:
         gaps = f"<h2>Apart from {_plain(first[1].name)}</h2><div id='apart'></div>{gaps}"
+    gaps += "".join(f"<p>{_plain(note)}</p>" for note in _notes({c.name: c for c in curves}))
     title = _plain(" and ".join(curve.name for curve in curves))
     return PAGE.format(title=title, plotly=plotly_script(), gaps=gaps, curves=json.dumps(drawn).replace("<", "\\u003c"))
 

@@ -68,7 +68,10 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
         where, rate = f"for update {t} (counted from 0)", float(rates[t])
     choices = _distinct(rate, _plausible(recipe, rate, t))
     order = sorted(choices, key=float)
-    straight = schedule.warmup_shape == "linear" and not schedule.warmup_start and schedule.name != "one_cycle"
+    untuned = schedule.warmup_shape.startswith("untuned")
+    shape = f"untuned {schedule.warmup_form}" if untuned else schedule.warmup_form
+    plain = not untuned and shape == "linear" and schedule.warmup_top is None and schedule.least_rate is None
+    straight = plain and not schedule.warmup_start and schedule.name != "one_cycle"
     if warmup and not (straight and schedule.warmup_of != "schedule"):
         reason = f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
     elif schedule.name == "one_cycle":
@@ -81,7 +84,7 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
     return Question(
         f"The peak is {number(schedule.peak)}"
         + (
-            f", and the warmup is {schedule.warmup_shape.replace('_', ' ')} with W = {warmup} ({schedule.unit}s)"
+            f", and the warmup is {shape} with W = {warmup} ({schedule.unit}s)"
             if warmup and not straight
             else f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
             if warmup

@@ -323,7 +323,7 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
     peak, rates = number(schedule.peak), _epoch_rates(traces["torch"])
     facts = []
     if recipe.warmup:
-        shape = RISES[schedule.warmup_shape.removeprefix("untuned_")]
+        shape = RISES[schedule.warmup_form]
         to = "towards" if "exponential" in schedule.warmup_shape else "to"
         what = f"The learning rate rises {shape} {to} {peak} and then {FOLLOWS[schedule.name]}."
         facts.append(Fact("formula", _formula(recipe)))
@@ -346,12 +346,22 @@ def _schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str
 
 def _formula(recipe: Recipe) -> str:
     schedule = recipe.schedule
-    ramp = {"cosine": f"(1 - cos(pi {schedule.ramp})) / 2", "linear": schedule.ramp}.get(
-        schedule.warmup_shape.removeprefix("untuned_"), "(1 - exp(-(t+1)/W))"
-    )
+    ramp = schedule.ramp if schedule.warmup_top is None else "t/(W-1)"
+    done, _, length = ramp.rpartition("/")
+    shapes = {
+        "linear": ramp,
+        "cosine": f"(1 - cos(pi {ramp})) / 2",
+        "exponential": "(1 - exp(-(t+1)/W))",
+        "1-sqrt": f"(1 - sqrt(1 - {ramp}))",
+        "log": f"log({done.strip('()')}) / log({length.strip('()')})",
+        "constant": "0",
+    }
+    ramp = shapes[schedule.warmup_form]
     if schedule.warmup_start:
         ramp = f"({schedule.warmup_start:g} + {1 - schedule.warmup_start:g} {ramp})"
     top = schedule.peak * (schedule.first if schedule.name == "one_cycle" else 1)
+    if schedule.warmup_curve == "constant":
+        return f"{number(top * schedule.warmup_start)} until t = W = {_span(recipe)}, counted from 0"
     return f"{number(top)} x {ramp} with W = {_span(recipe)} and t = the {schedule.unit}, counted from 0"
 
 
@@ -359,7 +369,14 @@ def _span(recipe: Recipe) -> str:
     return f"{recipe.warmup} {recipe.schedule.unit}{'' if recipe.warmup == 1 else 's'}"
 
 
-RISES = {"linear": "in a straight line", "cosine": "along half a cosine", "exponential": "as 1 - exp(-(t+1)/W)"}
+RISES = {
+    "linear": "in a straight line",
+    "cosine": "along half a cosine",
+    "exponential": "as 1 - exp(-(t+1)/W)",
+    "1-sqrt": "ever faster, as 1 - sqrt(1 - r),",
+    "log": "ever slower, with the logarithm of the time,",
+    "constant": "in one step",
+}
 FOLLOWS = {
     "constant": "stays there",
     "linear": "falls in a straight line",

@@ -106,8 +106,11 @@ def _maker(side: Side, recipe: Recipe) -> Callable[[Schedule | None], Tensors | 
 
 
 def _knobs(schedule: Schedule) -> list[str]:
+    # another library's way at the edges changes no rate elsewhere, and explains none
     return [
-        field.name for field in fields(schedule) if field.name != "name" and getattr(schedule, field.name) is not None
+        field.name
+        for field in fields(schedule)
+        if field.name not in ("name", "edges") and getattr(schedule, field.name) is not None
     ]
 
 
