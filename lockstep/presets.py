@@ -20,8 +20,8 @@ class Preset:
 
     `free` has the library's own default for each, or None where the recipe's default stays; `ties` are fixed knobs
     that take the value of a free one; `derived` are free knobs whose default follows from the others, None being none;
-    `only` are the values of a knob that the library takes; `source` is what is meant, with its version; `note` is what
-    one must know beside its numbers.
+    `only` are the values of a knob that the library takes, and `least` the smallest; `source` is what is meant, with
+    its version; `note` is what one must know beside its numbers.
     """
 
     source: str
@@ -30,6 +30,7 @@ class Preset:
     ties: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
 
@@ -55,6 +56,8 @@ def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"{section}.{shown}: {name} has no such knob; it has {', '.join(preset.free)}")
         if knob in preset.only and value not in preset.only[knob]:
             raise InputError(f"{section}.{knob}: {name} has {', '.join(preset.only[knob])}, got {value!r}")
+        if knob in preset.least and isinstance(value, int | float) and value < preset.least[knob]:
+            raise InputError(f"{section}.{knob}: {name} takes at least {preset.least[knob]:g}, got {value!r}")
     free = {knob: value for knob, value in preset.free.items() if value is not None} | given
     for knob in preset.derived.keys() - given.keys():
         value = preset.derived[knob](free)
@@ -568,6 +571,7 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
         "default eps is the machine epsilon of the dtype",
         {"name": "adafactor", "eps_in_root": False, "rate_cap": True, "min_factored": 1},
         DECAYED | {"decay_power": 0.8, "eps": 2.0**-23, "eps_scale": 1e-3, "clip_threshold": 1.0},
+        least={"clip_threshold": 1.0},
     ),
     "optax.adafactor_full_precision": Preset(
         "optax 0.2.8 adafactor, but with its decay rate in the recipe's dtype where Optax has float32, and but for "

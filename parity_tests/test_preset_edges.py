@@ -165,6 +165,14 @@ def test_the_contrast_of_a_run_begins_at_the_peak(name):
     assert learning_rates(contrast, 1)[0] == 2
 
 
+def test_a_knob_below_what_the_library_takes_is_refused():
+    # torch 2.13 Adafactor(d=0.9): "Clipping threshold d should be >= 1 but is: 0.9"
+    with pytest.raises(InputError, match=r"clip_threshold: torch\.adafactor takes at least 1, got 0\.9"):
+        Recipe.from_dict({"optimizer": {"preset": "torch.adafactor", "clip_threshold": 0.9}})
+    recipe = Recipe.from_dict({"optimizer": {"preset": "torch.adafactor", "clip_threshold": 1}})
+    assert recipe.optimizer.clip_threshold == 1
+
+
 # ---- what no preset can be
 
 

@@ -153,7 +153,7 @@ def torch_rprop(d: Draw) -> tuple[Knobs, Any]:
 
 
 def torch_adafactor(d: Draw) -> tuple[Knobs, Any]:
-    power, scale, threshold = d.between(0.1, 1), d.between(0, 0.1), d.between(0.2, 2)
+    power, scale, threshold = d.between(0.1, 1), d.between(0, 0.1), d.between(1, 2)
     knobs = {"decay_power": power, "eps": d.eps, "eps_scale": scale, "clip_threshold": threshold}
     knobs |= {"weight_decay": d.decay}
     rule = {"beta2_decay": -power, "eps": (d.eps, scale), "d": threshold, "weight_decay": d.decay}
