@@ -312,7 +312,7 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     schedule = recipe.schedule
     if recipe.warmup:
         # to a library a warmup of no length may be another schedule, or none
-        changes: dict[str, Any] = {"warmup": 0, "warmup_shape": "linear"} | UNSET
+        changes: dict[str, Any] = {**UNSET, "warmup": 0, "warmup_shape": "linear"}
         if schedule.name == "inverse_sqrt":
             changes["timescale"] = schedule.timescale or recipe.warmup
         return replace(schedule, **changes)
@@ -320,7 +320,7 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     half = (recipe.training.epochs + 1) // 2 * unit
     if schedule.length:
         half = min(half, (schedule.length + 1) // 2)
-    changes = {"warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"} | UNSET
+    changes = {**UNSET, "warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"}
     if schedule.name == "wsd":
         left = (schedule.length or recipe.training.epochs * unit) - half
         changes["decay_length"] = max(1, min(schedule.decay_length, left))

@@ -70,8 +70,8 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
     order = sorted(choices, key=float)
     untuned = schedule.warmup_shape.startswith("untuned")
     shape = f"untuned {schedule.warmup_form}" if untuned else schedule.warmup_form
-    plain = not untuned and shape == "linear" and schedule.warmup_top is None and schedule.least_rate is None
-    straight = plain and not schedule.warmup_start and schedule.name != "one_cycle"
+    plain = all(getattr(schedule, knob) is None for knob in ("warmup_top", "least_rate"))
+    straight = plain and shape == "linear" and not schedule.warmup_start and schedule.name != "one_cycle"
     if warmup and not (straight and schedule.warmup_of != "schedule"):
         reason = f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
     elif schedule.name == "one_cycle":
