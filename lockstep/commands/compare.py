@@ -151,7 +151,7 @@ def load_pair(
         if names_file or noise:
             raise InputError("--names and --noise are for loops of your own; a recipe has its names and its bounds")
         refuse_different_runs(*traces)
-        truth = Trace.load(oracle) if oracle else next((trace for trace in traces if bounds_of(trace)), None)
+        truth = _load_oracle(oracle) if oracle else next((trace for trace in traces if bounds_of(trace)), None)
         truth = truth or truth_of(*traces, data_of(traces[0]))
         refuse_different_runs(traces[0], truth)
         refuse_unbounded(*traces, truth)
@@ -165,3 +165,22 @@ def load_pair(
     if not noise:
         notes.append("no noise was measured (--noise): bounds are what rounding every sum once an update comes to")
     return Pair(*aligned, None, loop_bounds(*aligned, sides), notes)
+
+
+def _load_oracle(path: Path) -> "Trace":
+    """The oracle's trace in a file.
+
+    Raises:
+        InputError: a trace of somebody else, or one without rounding bounds.
+    """
+    from lockstep.diagnose.compare import bounds_of
+    from lockstep.diagnose.loops import is_loop
+    from lockstep.trace import Trace
+
+    trace = Trace.load(path)
+    leave_out = "leave --oracle out, and it is trained here"
+    if is_loop(trace) or trace.backend != "oracle":
+        raise InputError(f"--oracle {path}: is {trace.backend}'s trace, not the oracle's; {leave_out}")
+    if bounds_of(trace) is None:
+        raise InputError(f"--oracle {path}: has no rounding bounds to judge by; {leave_out}")
+    return trace

@@ -207,7 +207,7 @@ def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
     """Nothing, where the oracle's trace of a recipe has recorded what both traces hold, and so bounds it.
 
     Raises:
-        InputError: it lacks an array of theirs.
+        InputError: it lacks an array of theirs, or has it in another shape.
     """
     lacking = [k for k in a.arrays if k.startswith(JUDGED) and k in b.arrays and k not in oracle.arrays]
     if lacking:
@@ -215,6 +215,14 @@ def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
             f"the oracle's trace has no {lacking[0]}, which both traces hold: record it with the same --detail, "
             "--statistics and --parameters-every"
         )
+    tensors = [name for name in a.arrays if name.startswith(("parameters/", "average/")) and name in oracle.arrays]
+    for trace in (a, b):
+        for name in tensors:
+            if name in trace.arrays and trace.arrays[name].shape != oracle.arrays[name].shape:
+                raise InputError(
+                    f"{name}: shape {trace.arrays[name].shape} in the trace of {trace.backend}, and "
+                    f"{oracle.arrays[name].shape} by the recipe's data"
+                )
 
 
 def differences(a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | None = None) -> list[Difference]:
@@ -250,10 +258,10 @@ def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
     exact = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/")) or "/batch/" in name
     exact = exact and not (is_loop(a) and name in bounds)
     bound: NDArray[Any] = np.zeros(())
-    if exact:
+    if exact and values_a.dtype.kind == values_b.dtype.kind == "f":  # an integer or a flag would lose its value
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
         values_a, values_b = values_a.astype(lower), values_b.astype(lower)
-    else:
+    if not exact:
         bound = np.asarray(bounds.get(name, np.zeros(())))
         with np.errstate(invalid="ignore"):  # of two oracles' traces, where the bound is infinite
             bound = (bound[begin:] if bound.ndim else bound) * sum(trace.backend != "oracle" for trace in (a, b))

@@ -94,13 +94,15 @@ class Side:
         return frozenset(initial_statistics(self.recipe.model) if self.recipe and self.declares("model") else ())
 
     def batch(self) -> tuple[Array, NDArray[Any], tuple[NDArray[np.bool_], ...]] | None:
-        """x (B, ...), y (B,) and the dropout masks of this update; None if not recorded."""
+        """x (B, ...) in float64, y (B,), whose whole numbers can be negated, and the dropout masks of this update; None
+        if not recorded."""
         prefix = f"detail/{self.update}/batch/"
         x, y = (self.trace.arrays.get(prefix + name) for name in "xy")
         if x is None or y is None:
             return None
         names = [name for name in self.trace.arrays if name.startswith(prefix + "mask")]
         masks = sorted(names, key=lambda name: (len(name), name))
+        y = y.astype(np.int64) if y.dtype.kind in "bu" else y
         return x.astype(np.float64), y, tuple(self.trace.arrays[name].astype(bool) for name in masks)
 
     def moments_before(self) -> dict[str, Moments] | None:
