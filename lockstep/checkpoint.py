@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep import __version__
-from lockstep.data_prep import Parameters, PreparedData, initial_statistics
+from lockstep.contents import check_checkpoint, checkpoint_shapes, without_row_axis
+from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
-from lockstep.oracle.arithmetic import Exact, Moments
-from lockstep.oracle.optimizer import update_parameter
+from lockstep.oracle.arithmetic import Moments
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 
@@ -90,12 +90,15 @@ class Checkpoint:
 
     @staticmethod
     def load(path: Path) -> "Checkpoint":
-        """Read a checkpoint.
+        """Read a checkpoint, and check that it holds what its recipe says.
 
         Raises:
-            InputError: not there, truncated, changed by hand, or of another schema version.
+            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
+                wrong, or of another shape or dtype than follows from the recipe; names them.
         """
-        return Checkpoint(*read_tensors(path, SCHEMA))
+        header, arrays = read_tensors(path, SCHEMA)
+        check_checkpoint(str(path), header, arrays)
+        return Checkpoint(header, arrays)
 
     def refuse_other_run(self, recipe: Recipe, data: PreparedData) -> None:
         """Nothing, for a checkpoint from which a run of this recipe on this data can go on.
@@ -169,39 +172,16 @@ def make_checkpoint(
 def expected_shapes(recipe: Recipe, data: PreparedData, update: int, accumulated: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every array of a checkpoint after so many updates, and batches of the next one."""
     shapes = {name: array.shape for name, array in data.parameters.items()}
-    expected = {f"parameters/{name}": shape for name, shape in shapes.items()}
-    expected |= {f"statistics/{name}": array.shape for name, array in initial_statistics(recipe.model).items()}
-    if update:
-        for name, array in data.parameters.items():
-            expected |= {f"optimizer/{slot}/{name}": shape for slot, shape in slot_shapes(recipe, name, array).items()}
-    if recipe.average.decay:
-        expected |= {f"average/{name}": shape for name, shape in shapes.items()}
-    if accumulated:
-        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()} | {"accumulated/loss": ()}
-    return expected
-
-
-def slot_shapes(recipe: Recipe, name: str, parameter: NDArray[Any]) -> dict[str, tuple[int, ...]]:
-    """Slot -> shape of what the optimizer remembers of a parameter: what the oracle remembers after an update."""
-    moments: Moments = {}
-    ones = np.ones_like(np.atleast_2d(parameter), dtype=np.float64)
-    with np.errstate(all="ignore"):
-        update_parameter(name, recipe.optimizer, 1.0, 0, ones, ones, moments, Exact())
-    return {slot: _as_stored(array, parameter.ndim).shape for slot, array in moments.items()}
+    return checkpoint_shapes(recipe, shapes, update, accumulated)
 
 
 def as_stored(moments: Mapping[str, Moments], parameters: Parameters) -> Parameters:
     """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row axis of a vector."""
     return {
-        f"optimizer/{slot}/{name}": _as_stored(array, parameters[name].ndim)
+        f"optimizer/{slot}/{name}": without_row_axis(array, parameters[name].ndim)
         for name, slots in moments.items()
         for slot, array in slots.items()
     }
-
-
-def _as_stored(array: Any, ndim: int) -> NDArray[Any]:
-    stored: NDArray[Any] = np.asarray(array)
-    return stored[0] if ndim == 1 and stored.ndim == 2 else stored
 
 
 def check_names(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.contents import check_ensemble
 from lockstep.data_prep import Batches, Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
@@ -66,12 +67,14 @@ class Ensemble:
 
     @staticmethod
     def load(path: Path) -> "Ensemble":
-        """Read what `save` wrote.
+        """Read what `save` wrote, and check that its arrays fit its header.
 
         Raises:
-            InputError: not there, truncated, changed by hand, or of another schema version.
+            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
+                extra or wrong; names them.
         """
         header, arrays = read_tensors(path, SCHEMA)
+        check_ensemble(str(path), header, arrays)
         held_out, parameters = (
             {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
             for kind in ("held_out/", "parameters/")

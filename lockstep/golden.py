@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lockstep import __version__
+from lockstep import __version__, headers
+from lockstep.contents import check_data
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
+from lockstep.headers import check_header
 from lockstep.input_file import TEXT, parse_toml, read_input
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import write_file
@@ -28,6 +30,7 @@ __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*")
 
 
 class Key(NamedTuple):
@@ -82,19 +85,22 @@ class Golden(NamedTuple):
                 lockstep reads otherwise.
         """
         manifest = _read_manifest(folder)
-        recipes, data, traces = {}, {}, {}
+        golden = Golden({}, {}, {}, manifest["host"])
         for name, entry in manifest["recipes"].items():
+            recipe = golden.recipes[name] = _read_recipe(folder, name, entry)
+            keys = {key.file: key for key in _keys(name, recipe, manifest["backends"])}
+            _refuse_other_names(folder, name, entry["files"], {f"{name}.data", *keys})
             for file, expected in entry["files"].items():
                 _refuse_other_file(folder / file, expected)
-            recipes[name] = _read_recipe(folder, name, entry)
-            data[name] = PreparedData.load(folder / f"{name}.data")
-            if data[name].hash != entry["data_hash"]:
-                raise InputError(f"{folder / name}.data: is of other data than were blessed")
-            for file in entry["files"]:
-                if file.endswith(".trace"):
-                    _, dtype, backend, _ = file.rsplit(".", 3)
-                    traces[Key(name, dtype, backend)] = Trace.load(folder / file)
-        return Golden(recipes, data, traces, manifest["host"])
+            for file, key in keys.items():
+                golden.traces[key] = _read_trace(folder / file, key, recipe, entry["data_hash"])
+            golden.data[name] = _read_data(folder / f"{name}.data", recipe, entry["data_hash"])
+            updates = golden.traces[Key(name, "float32", "oracle")].header["updates"]
+            if updates != golden.data[name].updates:
+                raise InputError(
+                    f"{folder / name}.data: makes {golden.data[name].updates} updates, and the traces have {updates}"
+                )
+        return golden
 
 
 def choose(recipes: Mapping[str, Recipe], names: Collection[str]) -> dict[str, Recipe]:
@@ -189,8 +195,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: schema {schema}; this lockstep reads {SCHEMA}")
     if seal != _seal(content):
         raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
-    if not content["recipes"]:
+    if not content.get("recipes"):
         raise InputError(f"{path}: names no recipe: there is nothing to compare")
+    check_header(str(path), headers.Manifest, content)
+    if "oracle" not in content["backends"]:
+        raise InputError(f"{path}: header: backends: lacks the oracle, by which the others are judged; bless again")
     found: dict[str, Any] = content
     return found
 
@@ -204,7 +213,56 @@ def _refuse_other_file(path: Path, expected: str) -> None:
         )
 
 
+def _keys(name: str, recipe: Recipe, backends: Collection[str]) -> list[Key]:
+    return [Key(name, dtype, backend) for dtype in recipe.forms for backend in backends]
+
+
+def _refuse_other_names(folder: Path, name: str, files: Collection[str], expected: Collection[str]) -> None:
+    """Raise InputError unless a golden recipe has its data and a trace of each backend in each precision."""
+    for word, names in (("lacks", set(expected) - set(files)), ("has also", set(files) - set(expected))):
+        if names:
+            raise InputError(f"{folder / MANIFEST}: recipe {name!r}: {word} {min(names)!r}; bless again")
+
+
+def _read_trace(path: Path, key: Key, recipe: Recipe, data_hash: str) -> Trace:
+    """A golden trace.
+
+    Raises:
+        InputError: of another recipe, precision, backend or data, not of a whole run, or an oracle's without bounds.
+    """
+    trace = Trace.load(path)
+    for field, wanted in (
+        ("recipe_hash", recipe.forms[key.dtype].hash),
+        ("backend", key.backend),
+        ("first_update", 0),
+        ("synchronised", False),
+    ):
+        if trace.header.get(field) != wanted:
+            raise InputError(f"{path}: {field}: {trace.header.get(field)}, and the manifest has {wanted}; bless again")
+    if trace.header["data_hash"] != data_hash:
+        raise InputError(f"{path}: is of other data than were blessed")
+    is_bound = key.backend == "oracle" and key.dtype == "float32"
+    if is_bound and not any(name.startswith("bounds/") for name in trace.arrays):
+        raise InputError(f"{path}: has no rounding bounds, by which the others are judged; bless again")
+    return trace
+
+
+def _read_data(path: Path, recipe: Recipe, data_hash: str) -> PreparedData:
+    """What the golden traces were trained on.
+
+    Raises:
+        InputError: prepared for another recipe, or not the data that were blessed.
+    """
+    data = PreparedData.load(path)
+    check_data(str(path), recipe, data)
+    if data.hash != data_hash:
+        raise InputError(f"{path}: is of other data than were blessed")
+    return data
+
+
 def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{folder / MANIFEST}: recipe {name!r}: no name of a file")
     try:
         recipe = Recipe.from_dict(parse_toml(entry["recipe"]))
     except (InputError, TypeError, ValueError, RecursionError) as error:

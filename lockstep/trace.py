@@ -43,9 +43,10 @@ from numpy.typing import NDArray
 
 from lockstep import __version__
 from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint, position
+from lockstep.contents import PARTS, UPDATE_SERIES, check_loop, check_trace, metric_names, recorded_updates
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import Recipe
 from lockstep.statistics import STATISTICS, WATCHED, statistics_of
 from lockstep.tensor_file import read_tensors, write_tensors
 
@@ -61,8 +62,6 @@ __all__ = [
 ]
 
 SCHEMA = "lockstep.trace/1"
-UPDATE_SERIES = ("lr", "loss", "grad_norm", "update_norm")
-PARTS = ("train", "held_out")
 BUDGET_MIB = 1024
 
 Progress = Callable[[int, int], None]
@@ -72,12 +71,6 @@ Metrics = Mapping[str, float]
 """Over the rows of a part that count: "loss", the mean loss; then "accuracy", the share of right answers, or, of a
 number, "r2", the share of the target's variance that is explained, and "mae", the mean absolute error in units of
 the target's `target_scale`."""
-
-
-def metric_names(loss: Loss) -> tuple[str, ...]:
-    """What a trace records at the end of each epoch: "train_loss", "train_accuracy", ..."""
-    kinds = ("loss", "r2", "mae") if loss.predicts_number else ("loss", "accuracy")
-    return tuple(f"{part}_{kind}" for part in PARTS for kind in kinds)
 
 
 def metrics_of(loss: Any, sums: Mapping[str, Any]) -> Metrics:
@@ -172,12 +165,26 @@ class Trace:
 
     @staticmethod
     def load(path: Path) -> "Trace":
-        """Read a trace.
+        """Read a trace, and check that it holds what its recipe, or its loop's header, says.
 
         Raises:
-            InputError: not there, truncated, changed by hand, or of another schema version.
+            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
+                wrong, or of another shape or dtype than follows from the recipe; names them.
         """
-        return Trace(*read_tensors(path, SCHEMA))
+        header, arrays = read_tensors(path, SCHEMA)
+        if isinstance(header, dict) and header.get("kind") == "loop":
+            check_loop(str(path), header, arrays)
+        else:
+            check_trace(str(path), header, arrays)
+            header = _completed(header, arrays)
+        return Trace(header, arrays)
+
+
+def _completed(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """With the fields that the first golden files do not have."""
+    recorded = {name.split("/")[1] for name in arrays if name.startswith("parameters/")}
+    every = int(len(recorded) == header["updates"] + 1)
+    return {"parameters_every": every, "detail": [], "statistics": None, "synchronised": False} | header
 
 
 def _multiples(every: int, epoch: int, length: int) -> range:
@@ -251,6 +258,8 @@ class RunRecorder:
         self.recipe, self.data, self.backend = recipe, data, backend
         self.parameters_every = parameters_every
         self.detail, self.budget_mib = frozenset(update for update in detail if update >= first_whole), budget_mib
+        length = data.updates_per_epoch
+        self.due = recorded_updates(first, data.updates, length, parameters_every, self.detail)
         self.watched: Collection[int] = range(first_whole, data.updates) if statistics else self.detail
         self.progress = progress
         self.checkpoints = checkpoints
@@ -322,7 +331,9 @@ class RunRecorder:
             return
         arrays: Parameters = {}
         for name, values in self.rows.items():
-            arrays[name] = np.concatenate([np.asarray(array)[:count] for array, count in zip(values, self.counts)])
+            array = np.concatenate([np.asarray(array)[:count] for array, count in zip(values, self.counts)])
+            # a trace cannot hold bfloat16; each of its values is one of float32
+            arrays[name] = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         for name, values in found.items():
             if name.startswith(("gradients/", "clip/")):
                 arrays[name] = np.asarray(values[len(values) - 1]).copy()
@@ -384,11 +395,9 @@ class RunRecorder:
     def record_parameters(self, parameters: Parameters, average: Parameters | None = None) -> None:
         """The parameters and their average as they are now, where they or their statistics belong into the trace: never
         in the midst of an accumulation, when running statistics have moved on already."""
-        place, every = position(self.data, self.batches), self.parameters_every
-        if place["accumulated"]:
+        if position(self.data, self.batches)["accumulated"]:
             return
-        is_due = place["batch"] == 0 or (every and self.done % every == 0) or self.batches == self.begun
-        is_due = is_due or bool(self.detail & {self.done - 1, self.done})
+        is_due = self.done in self.due
         for kind, tensors in (("parameters", parameters), ("average", average or {})):
             for name, array in tensors.items():
                 if self.is_detailed:

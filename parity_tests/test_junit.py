@@ -27,7 +27,8 @@ def compared(a: Trace, b: Trace, folder: Path, names: tuple[str, str] = ("a.trac
 
 
 def changed(trace: Trace, name: str, change: Callable[[Any], Any]) -> Trace:
-    return Trace({**trace.header, "backend": "torch"}, trace.arrays | {name: change(trace.arrays[name].copy())})
+    arrays = {name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")}
+    return Trace({**trace.header, "backend": "torch"}, arrays | {name: change(trace.arrays[name].copy())})
 
 
 def properties(element: ElementTree.Element) -> dict[str, str]:

@@ -77,8 +77,11 @@ def trace():
         recorder.record_parameters(data.parameters)
         if segment.stop == data.updates_per_epoch:
             recorder.record_epoch({"loss": 0.7, "accuracy": 0.5}, {"loss": 0.8, "accuracy": 0.25})
-    prediction = {"input": np.zeros(3), "linear1": np.ones(2), "softmax": np.array([0.25, 0.75])}
-    return recorder.finish(prediction, {"updates/loss": np.full(6, 1e-7), "prediction": np.array(1e-6)})
+    prediction = {layer: np.ones(2) for layer in ("linear1", "relu1", "linear2", "softmax")}
+    bounds = {f"updates/{name}": np.full(6, 1e-7) for name in UPDATE_SERIES[1:]}
+    bounds |= {f"epochs/{name}": np.full(2, 1e-7) for name in metric_names(Loss())}
+    bounds |= {f"parameters/{done}/{name}": np.array(1e-6) for done in (2, 3, 4, 6) for name in data.parameters}
+    return recorder.finish({"input": np.zeros(3)} | prediction, bounds)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +135,12 @@ def test_what_a_trace_says_of_itself(trace):
     assert trace.recorded_updates == [0, 2, 3, 4, 6]
     assert list(trace.parameters(4)) == ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
     assert trace.parameters(5) == {}
-    assert list(trace.prediction) == ["input", "linear1", "softmax"]
+    assert list(trace.prediction) == ["input", "linear1", "relu1", "linear2", "softmax"]
     for name in UPDATE_SERIES:
         assert trace.series(name).shape == (6,)
     recorded = [trace.metric(name).tolist() for name in metric_names(Loss())]
     assert recorded == [[0.7] * 2, [0.5] * 2, [0.8] * 2, [0.25] * 2]
-    assert trace.arrays["bounds/prediction"].shape == ()
+    assert trace.arrays["bounds/parameters/2/linear1.bias"].shape == ()
 
 
 def test_recorded_updates_are_in_order_of_number():

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep import headers
 from lockstep.data_prep.draws import MASKS, ORDER, Parameters, generator_of, layer_sizes
 from lockstep.data_prep.table import Note
+from lockstep.errors import InputError
+from lockstep.headers import check_header
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 
 __all__ = ["IGNORED", "Batches", "OwnDraws", "PreparedData", "updates_per_epoch"]
@@ -179,8 +182,14 @@ class PreparedData:
 
     @staticmethod
     def load(path: Path) -> "PreparedData":
-        """Read what `save` wrote."""
+        """Read what `save` wrote, and check that its arrays fit its header.
+
+        Raises:
+            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
+                extra or wrong; names them.
+        """
         header, arrays = read_tensors(path, SCHEMA)
+        _check_content(str(path), header, arrays)
         content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
         content |= {name: arrays[name] for name in ARRAY_FIELDS}
         names = [name for name in arrays if name.startswith("parameters/")]
@@ -216,3 +225,37 @@ class OwnDraws(PreparedData):
 def updates_per_epoch(rows: int, batch: int, *, drop_last: bool) -> int:
     """How many batches, and so updates without accumulation, an epoch has."""
     return rows // batch if drop_last else -(-rows // batch)
+
+
+def _check_content(whose: str, header: Any, arrays: Parameters) -> None:
+    """Raise InputError unless the arrays of prepared data fit their header and one another."""
+    check_header(whose, headers.Data, header)
+    missing = [name for name in ARRAY_FIELDS if name not in arrays]
+    layers = layer_sizes(len(header["columns"]), header["hidden"], header["outputs"])
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (layer, fan_in, fan_out) in enumerate(layers, start=1):
+        shapes |= {f"parameters/{layer}.weight": (fan_in, fan_out), f"parameters/{layer}.bias": (fan_out,)}
+        shapes |= {f"parameters/norm{i}.{kind}": (fan_out,) for kind in ("weight", "bias") if i < len(layers)}
+    missing += [f"parameters/{layer}.weight" for layer, *_ in layers if f"parameters/{layer}.weight" not in arrays]
+    extra = sorted(arrays.keys() - shapes.keys() - set(ARRAY_FIELDS))
+    if missing or extra:
+        raise InputError(f"{whose}: {'missing' if missing else 'extra'}: {(missing or extra)[0]!r}")
+    columns = len(header["columns"])
+    shapes |= {f"{part}_x_ND": (arrays[f"{part}_y_N"].size, columns) for part in ("train", "held_out")}
+    shapes |= {f"{part}_y_N": (arrays[f"{part}_y_N"].size,) for part in ("train", "held_out")}
+    shapes |= {"mean_D": (columns,), "scale_D": (columns,)}
+    label = "i8" if header["classes"] else "f8"
+    for name, array in arrays.items():
+        dtype = np.dtype(label if name.endswith("_y_N") else "f8")
+        if array.shape != shapes[name] or array.dtype != dtype:
+            raise InputError(f"{whose}: {name}: {array.dtype} {array.shape}, expected {dtype} {shapes[name]}")
+        if not np.isfinite(array).all():
+            raise InputError(f"{whose}: {name}: must be finite")
+    for name in ("train_y_N", "held_out_y_N"):
+        labels, most = arrays[name], len(header["classes"])
+        if not labels.size:
+            raise InputError(f"{whose}: {name}: no rows")
+        if most and (labels.min() < IGNORED or labels.max() >= most):
+            raise InputError(f"{whose}: {name}: labels must be from 0 to {most - 1}, or {IGNORED}")
+    if header["batch"] > len(arrays["train_y_N"]):
+        raise InputError(f"{whose}: header: batch: {header['batch']} rows are more than the training rows")

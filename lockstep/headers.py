@@ -1,0 +1,199 @@
+"""The headers of lockstep's files: which fields each kind has, of which types and in which ranges.
+
+A file's seal shows damage, no more: anybody can seal a file again. A header is therefore checked before it is used.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
+
+from lockstep.errors import InputError
+
+__all__ = ["Checkpoint", "Data", "Ensemble", "Loop", "Manifest", "Trace", "check_header"]
+
+DEPTH = 32
+"""Levels that a header may be nested."""
+NAMED = 3  # faults in a message
+
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]
+Number = Annotated[float, AllowInfNan(False)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Backend = Literal["torch", "jax", "oracle"]
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{name!r} must be text, a number or a flag")
+    return values
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
+class Header(BaseModel):
+    """JSON's types as they are; a field that a later lockstep adds is let pass."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Target(Header):
+    """What is predicted."""
+
+    name: str
+    mean: Number
+    scale: Number
+
+
+class Trace(Header):
+    """Of a recipe's trace. What is not required came after the first golden files."""
+
+    backend: Backend
+    recipe: dict[str, Any]
+    recipe_hash: Hash
+    data_hash: Hash
+    dtype: Literal["float32", "float64"]
+    updates: Positive
+    updates_per_epoch: Positive
+    first_update: Whole
+    parameters_every: Whole = 0
+    detail: list[Whole] = []
+    statistics: Whole | None = None
+    synchronised: bool = False
+    target: Target
+    layers: list[str]
+    environment: Plain
+
+
+class Recording(Header):
+    """What became of a recorder's budget."""
+
+    every: Whole
+    window: list[int]
+    budget_mib: Number
+    perturb: int | None
+    stopped: str
+
+
+class Loop(Header):
+    """Of the trace of somebody's own loop."""
+
+    kind: Literal["loop"]
+    backend: str
+    settings: dict[str, Any]
+    dtype: str
+    dtypes: list[str]
+    updates: Positive
+    updates_per_epoch: Positive
+    first_update: Literal[0]
+    detail: list[Whole]
+    layers: list[str]
+    buffers: list[str]
+    recording: Recording
+    environment: dict[str, Any]
+
+
+class Checkpoint(Header):
+    """Of a checkpoint, which converted files have too."""
+
+    backend: Literal["torch", "jax", "oracle", "flax"]
+    recipe: dict[str, Any]
+    recipe_hash: Hash
+    data_hash: Hash
+    batches: Whole
+    update: Whole
+    epoch: Whole
+    batch: Whole
+    accumulated: Whole
+
+
+class Ensemble(Header):
+    """Of an ensemble."""
+
+    backend: Backend
+    recipe_hash: Hash
+    updates: Positive
+    updates_per_epoch: Positive
+    chunk: Positive
+    environment: Plain
+    reason: str = ""
+
+
+class Data(Header):
+    """Of prepared data."""
+
+    columns: list[str]
+    classes: list[str]
+    warnings: list[str]
+    batch: Positive
+    drop_last: bool
+    epochs: Positive
+    seed: Whole
+    outputs: Positive
+    target: str
+    target_mean: Number
+    target_scale: Number
+    accumulate: Positive
+    accumulate_mean: Literal["batches", "rows"]
+    hidden: list[Positive]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Entry(Header):
+    """Of a golden recipe: the recipe as TOML, hashes, and the SHA-256 of each file."""
+
+    recipe: str
+    recipe_hash: Hash
+    data_hash: Hash
+    files: dict[str, Hash]
+
+
+class Manifest(Header):
+    """Of a golden folder."""
+
+    host: dict[str, str]
+    backends: dict[Backend, Plain]
+    recipes: Annotated[dict[str, Entry], Field(min_length=1)]
+
+
+def check_header(whose: str, kind: type[Header], header: Any) -> None:
+    """Raise InputError unless a header has the fields of its kind.
+
+    Args:
+        whose: the file, for the message.
+        kind: `Trace`, `Loop`, `Checkpoint`, `Ensemble`, `Data` or `Manifest`.
+        header: as it was read.
+
+    Raises:
+        InputError: no object, nested too deep, or a field that is missing or wrong; names each.
+    """
+    if not isinstance(header, dict):
+        raise InputError(f"{whose}: header: must be an object")
+    if _is_deeper(header, DEPTH):
+        raise InputError(f"{whose}: header: is nested deeper than {DEPTH} levels")
+    try:
+        kind.model_validate(header)
+    except ValidationError as error:
+        faults = [_fault(fault) for fault in error.errors(include_url=False, include_context=False)]
+        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        raise InputError(f"{whose}: header: {'; '.join(faults[:NAMED])}{more}") from None
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{field if field.isprintable() else repr(field)}: {message[0].lower()}{message[1:]}"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = []
+        for container in containers:
+            level += container.values() if isinstance(container, dict) else container
+        if not level:
+            return False
+    return True
