@@ -96,7 +96,8 @@ class Worker:
     """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
 
     `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is None for the
-    present environment. `plants`: its `train` is that of `lockstep.prove.plant`; `members`: it trains many at once.
+    present environment. `plants` says where its jobs' faults are planted, "twin" or "library", by
+    `lockstep.prove.plant`; "" for a worker whose jobs have none. `members`: it trains many at once.
     `ready` says whether the twin could be imported.
     """
 
@@ -107,7 +108,7 @@ class Worker:
         threads: int | None = None,
         interpreter: Interpreter | None = None,
         *,
-        plants: bool = False,
+        plants: str = "",
         members: bool = False,
         engine: str = "plain",
     ) -> None:
@@ -116,6 +117,7 @@ class Worker:
         self.threads = threads
         self.interpreter = interpreter
         self.engine = engine
+        self.plants = plants
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
         settings = {"JAX_TRACEBACK_FILTERING": "off"}  # else a note on that is the last line of an error
         if interpreter:  # the source alone, not what lies in the present folder or in the user's
@@ -125,7 +127,8 @@ class Worker:
             [
                 str(interpreter.python) if interpreter else sys.executable,
                 *("-m", "lockstep", "worker", backend, "--device", device),
-                *(["--plants"] * plants + ["--members"] * members),
+                *(("--plants", plants) if plants else ()),
+                *(["--members"] * members),
                 *(("--engine", engine) if engine != "plain" else ()),  # an older source knows no engines
             ],
             stdin=subprocess.PIPE,
@@ -218,7 +221,14 @@ def finish_jobs(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Pat
                 return faults
         finally:
             worker.stop()
-        worker = Worker(worker.backend, worker.device, worker.threads, worker.interpreter, engine=worker.engine)
+        worker = Worker(
+            worker.backend,
+            worker.device,
+            worker.threads,
+            worker.interpreter,
+            plants=worker.plants,
+            engine=worker.engine,
+        )
         worker.send(left[1:], report)
 
 
@@ -328,7 +338,15 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     return replace(schedule, **changes)
 
 
-def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Report, engine: str = "auto") -> Run:
+def train_everywhere(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str,
+    report: Report,
+    engine: str = "auto",
+    library_faults: Mapping[str, str] | None = None,
+) -> Run:
     """Train the recipe, its float64 form and its contrast with the oracle and both twins.
 
     The float64 form is trained by the plain engine, whose optimizers and layers are those of the frameworks, and by the
@@ -341,11 +359,15 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
         device: "cpu", "gpu" or "auto", for both twins.
         report: told of each backend's progress.
         engine: "plain", "fast" or "auto", for both twins.
+        library_faults: backend -> key of the fault to plant in its library; see `lockstep.prove.library_faults`.
 
     Raises:
         InputError: data that cannot be trained on, a device or framework that is not there.
     """
-    workers = [Worker(backend, device, engine=engine) for backend in BACKENDS]
+    faults = library_faults or {}
+    workers = [
+        Worker(backend, device, engine=engine, plants="library" if backend in faults else "") for backend in BACKENDS
+    ]
     try:
         table, data = prepare_kept(recipe)
         exact = recipe.with_dtype("float64")
@@ -365,7 +387,8 @@ def train_everywhere(recipe: Recipe, folder: Path, *, device: str, report: Repor
             shared = Path(scratch) / "data"
             data.save(shared)
             for worker in workers:
-                jobs = [form.job(shared, worker.backend) for form in (forms | beside).values()]
+                fault = faults.get(worker.backend)
+                jobs = [form.job(shared, worker.backend, fault) for form in (forms | beside).values()]
                 worker.send(jobs, report)
             oracles = _train_oracles(data, forms, report)
             for worker in workers:
@@ -391,8 +414,8 @@ class _Form(NamedTuple):
     recipe: Recipe
     engine: str
 
-    def job(self, data: Path, backend: str) -> Job:
-        return Job(self.recipe, data, self.folder / f"{backend}.trace", engine=self.engine)
+    def job(self, data: Path, backend: str, fault: str | None) -> Job:
+        return Job(self.recipe, data, self.folder / f"{backend}.trace", fault=fault, engine=self.engine)
 
     def load(self) -> dict[str, Trace]:
         return {backend: Trace.load(self.folder / f"{backend}.trace") for backend in BACKENDS}

@@ -55,6 +55,11 @@ def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_
     assert len(FAULTS) >= 60
 
 
+def test_what_the_fast_engine_is_told_or_fed_wrongly_is_caught_in_it_too(proof: Proof) -> None:
+    caught = [outcome for outcome in proof.outcomes if outcome.is_fast_caught]
+    assert len(caught) == sum(len(fault.twins) for fault in FAULTS.values() if not fault.is_in_code) >= 60
+
+
 def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(proof: Proof) -> None:
     assert not proof.alarms
     assert proof.unpatched == len({fault.right for fault in FAULTS.values()})
@@ -63,7 +68,8 @@ def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(proof: Proof) -
 def test_a_fault_that_is_not_planted_survives(everything: Proof) -> None:
     found = outcome_of(IDLE, everything)
     assert found.first is None
-    assert not any(found.right.values())
+    assert found.is_fast_caught is None  # nothing wrong was told or fed
+    assert not any(is_right for name, is_right in found.right.items() if name != "fast")
     assert not everything.holds
 
 
@@ -91,7 +97,7 @@ def test_the_library_spans_all_stages_and_is_planted_as_it_says() -> None:
     assert {fault.stage for fault in FAULTS.values()} == set(STAGES)
     for twin, plants in PLANTS.items():
         mine = {key for key, fault in FAULTS.items() if twin in fault.twins}
-        in_code = {key for key in mine if not (FAULTS[key].wrong or FAULTS[key].feed)}
+        in_code = {key for key in mine if FAULTS[key].is_in_code}
         assert in_code <= plants.keys() <= mine
 
 
@@ -100,7 +106,7 @@ def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_surviv
 ) -> None:
     out = tmp_path / "prove.md"
     for found, status in ((proof, 0), (everything, 1)):
-        monkeypatch.setattr(lockstep.prove.run, "prove", lambda faults, report, found=found: found)
+        monkeypatch.setattr(lockstep.prove.run, "prove", lambda faults, libraries, report, found=found: found)
         assert run("prove", "--out", str(out)) == status
         assert f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed" in capsys.readouterr().out
         rows = out.read_text().splitlines()
@@ -112,7 +118,7 @@ def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_surviv
 
 def test_words_that_choose_no_fault_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prove", "no such fault") == 2
-    assert "no fault's key, text, stage or cause holds that" in capsys.readouterr().err
+    assert "no fault's key, text, stage, cause or function holds that" in capsys.readouterr().err
     assert run("prove", "lr", "--unpatched", "2") == 2
 
 

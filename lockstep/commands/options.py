@@ -181,12 +181,16 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
     return train
 
 
-def planting_trainer(backend: str) -> Callable[..., "Trace"]:
-    """The `train` of torch or jax that takes a fault to plant in it."""
-    from lockstep.prove.plant import planting
+def planting_trainer(backend: str, engine: str, place: str) -> Callable[..., "Trace"]:
+    """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its "library"."""
+    from lockstep.prove.plant import planting, planting_in_library
 
-    faults = f"{TRAINERS[backend].partition('.')[0]}.faults"
-    return planting(trainer(backend, "plain"), twin(backend, faults).planted)
+    package = TRAINERS[backend].partition(".")[0]
+    if place == "twin":
+        return planting(trainer(backend, engine), twin(backend, f"{package}.faults").planted)
+    if backend == "jax":
+        keep_compiled()
+    return planting_in_library(package, engine)
 
 
 def warn(warnings: Sequence[str]) -> None:

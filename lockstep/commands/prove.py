@@ -15,13 +15,14 @@ __all__ = ["prove"]
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables as Markdown too.")
 @click.option("--unpatched", type=click.IntRange(min=1), metavar="N", help="Train N right runs instead: false alarms.")
 def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
-    """Plant faults in both twins and in the checker, and show that each is caught and placed.
+    """Plant faults in both twins, in their libraries and in the checker, and show that each is caught and placed.
 
-    WORDS choose faults: those whose key, text, stage or cause holds each of them. Exits with 1 where one survives, or
-    where a right run is called wrong.
+    WORDS choose faults: those whose key, text, stage, cause or function holds each of them. Exits with 1 where one
+    survives, or where a right run is called wrong.
     """
     from lockstep.prove.alarms import right_runs
     from lockstep.prove.faults import FAULTS
+    from lockstep.prove.library_faults import LIBRARY_FAULTS
     from lockstep.prove.run import prove as run
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
@@ -36,14 +37,18 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
         print_right_runs(runs, make_console())
         return 1 if any(right.first is not None for right in runs) else 0
     texts = {key: f"{key} {fault.text} {fault.stage} {fault.cause}" for key, fault in FAULTS.items()}
+    of_libraries = {key: f"{key} {fault.function} {fault.text}" for key, fault in LIBRARY_FAULTS.items()}
     chosen = [FAULTS[key] for key, text in texts.items() if all(word in text for word in words)]
-    if not chosen:
+    in_libraries = [LIBRARY_FAULTS[key] for key, text in of_libraries.items() if all(word in text for word in words)]
+    if not (chosen or in_libraries):
         stages = ", ".join(dict.fromkeys(fault.stage for fault in FAULTS.values()))
-        raise InputError(f"{' '.join(words)}: no fault's key, text, stage or cause holds that; the stages: {stages}")
+        raise InputError(
+            f"{' '.join(words)}: no fault's key, text, stage, cause or function holds that; the stages: {stages}"
+        )
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
     with training_progress() as report:
-        proof = run(chosen, report=report)
+        proof = run(chosen, in_libraries, report=report)
     print_proof(proof, make_console())
     if out is not None:
         write_file(out, proof_markdown(proof).encode())

@@ -248,16 +248,16 @@ def _updates(text: str, total: int) -> range:
 @click.command(hidden=True)
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
-@click.option("--plants", is_flag=True, help="Plant faults; see `lockstep.prove`.")
+@click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.prove`.")
 @click.option("--members", is_flag=True, help="Train many seeds at once.")
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
-def worker(backend: str, device: str, plants: bool, members: bool, engine: str) -> int:
+def worker(backend: str, device: str, plants: str | None, members: bool, engine: str) -> int:
     """Train what standard input says; see `lockstep.session`."""
     from lockstep.session import serve
 
     def load() -> Callable[..., Any]:
         if members:
             return member_trainer(backend, engine)
-        return planting_trainer(backend) if plants else trainer(backend, engine)
+        return planting_trainer(backend, engine, plants) if plants else trainer(backend, engine)
 
     return serve(load, device, sys.stdin, sys.stdout)

@@ -54,6 +54,11 @@ class PlantedFault:
     twins: tuple[str, ...] = ("torch", "jax")
 
     @property
+    def is_in_code(self) -> bool:
+        """Whether it is planted in the plain engine's code, which the fast one does not run."""
+        return not (self.wrong or self.feed)
+
+    @property
     def right(self) -> Recipe:
         """The recipe, in float64."""
         return Recipe().with_values(BASE | dict(self.recipe))

@@ -1,4 +1,4 @@
-"""Plant every fault in every twin that can have it, and see what the diagnosis makes of the traces."""
+"""Plant every fault in every twin that can have it, and in the libraries, and see what is made of the traces."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,14 @@ from pathlib import Path
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.exact import compare_exactly, float64_bounds
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.train import train as train_oracle
 from lockstep.prove.checker import prove_checker
 from lockstep.prove.faults import PlantedFault
 from lockstep.prove.judges import JUDGES
+from lockstep.prove.libraries import LibraryOutcome, prove_libraries
+from lockstep.prove.library_faults import LibraryFault
 from lockstep.recipe import Recipe
 from lockstep.session import BACKENDS, Job, Report, Worker
 from lockstep.trace import Trace
@@ -30,6 +33,8 @@ class Outcome:
     twin was named as the side that is off.
 
     `fooled` holds the simple rules that call the fault's float32 run equal to the oracle; None where it had none.
+    `is_fast_caught` says whether the fast engine's float64 run with the fault parts from the oracle; None for a fault
+    in the plain engine's code.
     """
 
     fault: PlantedFault
@@ -38,10 +43,11 @@ class Outcome:
     cause: str
     is_named: bool
     fooled: tuple[str, ...] | None
+    is_fast_caught: bool | None = None
 
     @property
     def right(self) -> dict[str, bool]:
-        """What is right of what was found: "caught", "update", "stage", "cause" and "side"."""
+        """What is right of what was found: "caught", "update", "stage", "cause" and "side"; and "fast"."""
         first, fault = self.first, self.fault
         return {
             "caught": first is not None,
@@ -49,6 +55,7 @@ class Outcome:
             "stage": first is not None and first.stage == fault.stage,
             "cause": self.cause == fault.cause,
             "side": self.is_named or not fault.is_bounded,
+            "fast": self.is_fast_caught is not False,
         }
 
     @property
@@ -59,28 +66,32 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Proof:
-    """An outcome for each fault and twin; what `prove_checker` gives; and the controls: how many recipes were trained
+    """An outcome for each fault and twin; what `prove_checker` gives; the controls: how many recipes were trained
     without a fault, what was said where the twins were then found to differ all the same, and how many of these runs
-    each simple rule calls equal to the oracle."""
+    each simple rule calls equal to the oracle; and an outcome for each library's fault and engine."""
 
     outcomes: tuple[Outcome, ...]
     checker: dict[str, tuple[str, ...]]
     unpatched: int
     alarms: tuple[str, ...]
     accepted: dict[str, int]
+    libraries: tuple[LibraryOutcome, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Every fault is located, every checker fault exposed, every right case and run called right."""
         exposed = all(cases for key, cases in self.checker.items() if key)
-        return all(o.is_located for o in self.outcomes) and exposed and not self.checker[""] and not self.alarms
+        located = all(outcome.is_located for outcome in self.outcomes)
+        located = located and all(outcome.is_right for outcome in self.libraries)
+        return located and exposed and not self.checker[""] and not self.alarms
 
 
-def prove(faults: Sequence[PlantedFault], *, report: Report) -> Proof:
+def prove(faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = (), *, report: Report) -> Proof:
     """Train every fault in float64 and, in the first of its twins, in float32, and judge what was recorded.
 
     Args:
         faults: from `lockstep.prove.faults`.
+        libraries: from `lockstep.prove.library_faults`.
         report: told of each process's progress.
 
     Raises:
@@ -92,7 +103,7 @@ def prove(faults: Sequence[PlantedFault], *, report: Report) -> Proof:
         folder = Path(scratch)
         for i, prepared in enumerate(data):
             prepared.save(folder / f"{i}.data")
-        workers = [(Worker(twin, "cpu", plants=True), i) for twin, many in PROCESSES.items() for i in range(many)]
+        workers = [(Worker(twin, "cpu", plants="twin"), i) for twin, many in PROCESSES.items() for i in range(many)]
         try:
             for worker, i in workers:
                 jobs = list(_jobs(faults, recipes, data, worker.backend, folder))
@@ -110,8 +121,9 @@ def prove(faults: Sequence[PlantedFault], *, report: Report) -> Proof:
         outcomes = []
         for fault in faults:
             i = recipes.index(fault.right)
-            outcomes += [_judge(fault, twin, i, oracles[i], folder) for twin in fault.twins]
-        return Proof(tuple(outcomes), checker, *_without_faults(oracles, folder))
+            outcomes += [_judge(fault, twin, i, oracles[i], data[i], folder) for twin in fault.twins]
+        controls = _without_faults(recipes, data, oracles, folder)
+    return Proof(tuple(outcomes), checker, *controls, prove_libraries(libraries, report=report))
 
 
 def _report_as(report: Report, i: int, twin: str, done: int, total: int) -> None:
@@ -122,18 +134,20 @@ def _jobs(
     faults: Sequence[PlantedFault], recipes: Sequence[Recipe], data: Sequence[PreparedData], twin: str, folder: Path
 ) -> Iterator[Job]:
     """A twin's trainings: every recipe without a fault, then every fault; those in its code, for which JAX throws away
-    what it has compiled, come last. In float64 with all detail, and in float32 where the simple rules are asked."""
-    mine = sorted((fault for fault in faults if twin in fault.twins), key=lambda fault: not (fault.wrong or fault.feed))
-    runs = [(_place(folder, str(i), twin), "", i, twin == BACKENDS[0]) for i in range(len(recipes))]
-    runs += [
-        (_place(folder, fault.key, twin), fault.key, recipes.index(fault.right), twin == fault.twins[0])
-        for fault in mine
-    ]
-    for place, key, i, is_asked in runs:
+    what it has compiled, come last. In float64 with all detail, in float32 where the simple rules are asked, and by the
+    fast engine where that has the fault."""
+    mine = sorted((fault for fault in faults if twin in fault.twins), key=lambda fault: fault.is_in_code)
+    runs = [(_place(folder, str(i), twin), "", i, twin == BACKENDS[0], True) for i in range(len(recipes))]
+    for fault in mine:
+        i, place = recipes.index(fault.right), _place(folder, fault.key, twin)
+        runs.append((place, fault.key, i, twin == fault.twins[0], not fault.is_in_code))
+    for place, key, i, is_asked, is_fast in runs:
         fed = folder / f"{i}.data"
         yield Job(recipes[i], fed, place, detail=tuple(range(data[i].updates)), fault=key)
         if is_asked:
             yield Job(recipes[i].with_dtype("float32"), fed, _rounded(place), fault=key)
+        if is_fast:
+            yield Job(recipes[i], fed, _fast(place), fault=key, engine="fast")
 
 
 def _place(folder: Path, name: str, twin: str) -> Path:
@@ -144,29 +158,42 @@ def _rounded(place: Path) -> Path:
     return place.with_suffix(".float32.trace")
 
 
+def _fast(place: Path) -> Path:
+    return place.with_suffix(".fast.trace")
+
+
 def _fooled(place: Path, oracle: Trace) -> tuple[str, ...]:
     rounded = Trace.load(_rounded(place))
     return tuple(rule for rule, holds in JUDGES.items() if holds(rounded, oracle))
 
 
-def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, folder: Path) -> Outcome:
-    """Hold the twin with the fault against the other one without."""
+def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, data: PreparedData, folder: Path) -> Outcome:
+    """Hold the twin with the fault against the other one without, and its fast engine against the oracle."""
     (other,) = set(BACKENDS) - {twin}
     place = _place(folder, fault.key, twin)
     traces = Trace.load(place), Trace.load(_place(folder, str(i), other))
     found = diagnose(*traces, oracle if fault.is_bounded else None)
     cause = found.cause.key if found.cause else ""
     fooled = _fooled(place, oracle) if twin == fault.twins[0] else None
-    return Outcome(fault, twin, found.first, cause, found.off == "a", fooled)
+    fast = None if fault.is_in_code else _fast_difference(place, oracle, data) is not None
+    return Outcome(fault, twin, found.first, cause, found.off == "a", fooled, fast)
 
 
-def _without_faults(oracles: Sequence[Trace], folder: Path) -> tuple[int, tuple[str, ...], dict[str, int]]:
+def _fast_difference(place: Path, oracle: Trace, data: PreparedData) -> Difference | None:
+    """Where the fast engine's run parts from the oracle."""
+    derive_bounds = float64_bounds(oracle.recipe, data)
+    return compare_exactly(Trace.load(_fast(place)), oracle, derive_bounds).first
+
+
+def _without_faults(
+    recipes: Sequence[Recipe], data: Sequence[PreparedData], oracles: Sequence[Trace], folder: Path
+) -> tuple[int, tuple[str, ...], dict[str, int]]:
     alarms, accepted = [], dict.fromkeys(JUDGES, 0)
     for i, oracle in enumerate(oracles):
         a, b = (_place(folder, str(i), twin) for twin in BACKENDS)
-        found = diagnose(Trace.load(a), Trace.load(b), oracle)
-        if found.first is not None:
-            alarms.append(describe_difference(found.first))
+        parted = [diagnose(Trace.load(a), Trace.load(b), oracle).first]
+        parted += [_fast_difference(place, oracle, data[i]) for place in (a, b)]
+        alarms += [describe_difference(difference) for difference in parted if difference is not None]
         for rule in _fooled(a, oracle):
             accepted[rule] += 1
     return len(oracles), tuple(alarms), accepted
