@@ -81,7 +81,7 @@ def test_cross_entropy_at_the_edge_is_the_oracles(case: str, engine: str) -> Non
 
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "radam", "adamax", "adadelta")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "radam", "adamax", "adadelta", "lamb")
 LOSSES: dict[str, dict[str, Any]] = {
     "cross entropy": {},
     "smoothed, weighted": {"loss__label_smoothing": 0.2, "loss__class_weights": (1.0, 3.0, 0.1)},

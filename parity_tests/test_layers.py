@@ -273,7 +273,7 @@ def test_a_variance_beyond_the_dtypes_range_raises_no_alarm(norm: str, backend: 
     bounds = bounds_of(oracle_trace(recipe))
     assert bounds
     assert np.isfinite(bounds["parameters/2/linear1.weight"])  # and not from the start
-    assert compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds).verdict == "rounding"
+    assert compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds).verdict == "inconclusive"
 
 
 def test_flax_statistics_would_be_float32() -> None:

@@ -123,7 +123,8 @@ def _lamb(
 
 
 def _norm(tensor: Array, exact: Exact) -> Array:
-    return exact.round(np.sqrt(np.square(tensor).sum(axis=(-2, -1), keepdims=True)))
+    total = np.square(tensor).sum(axis=(-2, -1), keepdims=True)
+    return exact.round(np.sqrt(exact.squares(total, tensor.shape[-2] * tensor.shape[-1])))
 
 
 def _lion(

@@ -135,7 +135,8 @@ class Perturbed(Exact):
     def squares(self, total: Array, terms: int) -> Array:
         # below the smallest normal number XLA keeps none of a square, PyTorch some of its bits
         signs_M = np.where(np.arange(len(total)) % 2, -1.0, 1.0)  # none is drawn: the other roundings stay as they are
-        lost = terms * self.smallest * (self.unit_M11[:, 0, 0] > 0) * signs_M
+        signs_M[self.unit_M11[:, 0, 0] == 0] = 0.0
+        lost = terms * self.smallest * signs_M.reshape(-1, *[1] * (total.ndim - 1))
         return np.where(total > 0, np.maximum(total + lost, 0.0), total)
 
     def constant(self, name: str, value: Any) -> Any:

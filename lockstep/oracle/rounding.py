@@ -106,6 +106,7 @@ class _Spreads:
         self.initial = start(data)
         # beyond this a square, as in a norm, leaves the range of the dtype
         self.largest = float(np.sqrt(np.finfo(recipe.dtype).max))
+        self.smallest = float(np.finfo(recipe.dtype).tiny)
         self.series: dict[str, list[float]] = {"loss": [], "grad_norm": [], "update_norm": []}
         self.sizes: dict[str, list[float]] = {name: [] for name in self.series}
         self.metrics: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}
@@ -118,7 +119,7 @@ class _Spreads:
         """The spreads of an update that is complete."""
         scalars = {"loss": step.loss, "grad_norm": step.grad_norm, "update_norm": step.update_norm}
         for name, members in scalars.items():
-            self.series[name].append(_spread(members))
+            self.series[name].append(self._spread(members))
             self.sizes[name].append(float(np.abs(members.flat[0])))
         self._move_horizon(scalars, state)
         self._take_detail(state, step)
@@ -140,6 +141,14 @@ class _Spreads:
             spread_E[end // length :] = np.inf  # an epoch's metrics belong to its last update
             bounds[f"epochs/{name}"] = spread_E
         return bounds, self.horizon
+
+    def _spread(self, members: Array) -> float:
+        """SAFETY times the largest distance of any element of any member from member 0, or the smallest normal number,
+        below which XLA keeps nothing of a number and PyTorch some of its bits; what is 0 in all members is 0."""
+        widest = float(np.abs(members - members[:1]).max())
+        if not np.isfinite(widest):
+            return np.inf
+        return SAFETY * max(widest, self.smallest if np.any(members) else 0.0)
 
     def _move_horizon(self, scalars: Mapping[str, Array], state: State) -> None:
         """The horizon is the first update at which rounding decides: runs that have parted do not come together."""
@@ -176,7 +185,7 @@ class _Spreads:
             arrays |= {f"moments/{slot}/{name}": [members] for slot, members in slots.items()}
         for name, members in arrays.items():
             if not name.startswith("batch"):
-                spread = max(_spread(array) for array in members)
+                spread = max(self._spread(array) for array in members)
                 if update in self.detail:
                     self.tensors[f"detail/{update}/{name}"] = update, spread
                 if self.has_statistics:
@@ -189,7 +198,7 @@ class _Spreads:
         average = averaged(self.recipe.average, state.average, done, self.arithmetic)
         for kind, tensors in (("parameters", state.parameters | state.statistics), ("average", average)):
             for name, members in canonical(tensors).items():
-                spread = _spread(members)
+                spread = self._spread(members)
                 if done in self.recorded:
                     self.tensors[f"{kind}/{done}/{name}"] = done - 1, spread
                 if self.has_statistics:
@@ -203,7 +212,9 @@ class _Spreads:
             values, margin_N = evaluate(state.parameters, state.statistics, x_ND, y_N, self.recipe, self.arithmetic)
             for name, members in values.items():
                 is_counted = name == "accuracy" and margin_N is not None
-                self.metrics[f"{part}_{name}"].append(_undecided(margin_N) if is_counted else _spread(members))
+                self.metrics[f"{part}_{name}"].append(
+                    _undecided(margin_N, self.smallest) if is_counted else self._spread(members)
+                )
 
 
 def _synchronised(state: State, arithmetic: Perturbed) -> State:
@@ -223,12 +234,6 @@ def _synchronised(state: State, arithmetic: Perturbed) -> State:
     )
 
 
-def _spread(members: Array) -> float:
-    """SAFETY times the largest distance of any element of any member from member 0."""
-    widest = float(np.abs(members - members[:1]).max())
-    return SAFETY * widest if np.isfinite(widest) else np.inf
-
-
 def _widen(spread_T: NDArray[np.float64], size_T: NDArray[np.float64], end: int) -> NDArray[np.float64]:
     """The largest of each update's and its neighbours', infinite from `end` on: a few members may agree by chance at
     one update. What is wider because its values are larger counts in proportion, or an explosion would hide its
@@ -243,8 +248,8 @@ def _widen(spread_T: NDArray[np.float64], size_T: NDArray[np.float64], end: int)
     return np.concatenate([widest, np.full(len(spread_T) - end, np.inf)])
 
 
-def _undecided(margin_MN: Any) -> float:
-    """Share of rows whose answer rounding may turn."""
-    spread_N = np.abs(margin_MN - margin_MN[:1]).max(axis=0)
+def _undecided(margin_MN: Any, smallest: float) -> float:
+    """Share of rows whose answer rounding may turn; a margin below the smallest normal number may be lost."""
+    spread_N = np.maximum(np.abs(margin_MN - margin_MN[:1]).max(axis=0), smallest)
     decided_N = np.abs(margin_MN[0]) > SAFETY * spread_N
     return float(1 - decided_N.mean())
