@@ -19,13 +19,15 @@ from rich.console import Console
 
 from benchmarks.contender import PARAMETERS
 from benchmarks.registry import ALWAYS, CONTENDERS, chosen
-from benchmarks.results import Measured, Outcome, Results, machine
+from benchmarks.results import RESULTS, Measured, Outcome, Results, machine
 from benchmarks.table import print_measured
 from benchmarks.workloads import Workload, first_updates, threads_for
 from lockstep import __version__
 from lockstep.data_prep import Parameters, PreparedData, load_table, prepare
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
+from lockstep.outputs import check_output
+from lockstep.processes import child_environment
 from lockstep.session import limit_threads
 from lockstep.tensor_file import read_tensors
 
@@ -48,7 +50,7 @@ class Contender:
             stderr=subprocess.DEVNULL,
             text=True,
             # one GPU holds all contenders, and no compiler finds what an earlier process compiled
-            env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+            env={name: value for name, value in child_environment().items() if name != "JAX_COMPILATION_CACHE_DIR"}
             | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
             | limit_threads(threads)
             | CONTENDERS[name].environment,
@@ -121,8 +123,8 @@ def run_bench(
     Raises:
         InputError: no such device, bad data, or a file that cannot be written.
     """
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.parent}")
+    if out is not None:
+        check_output(out, RESULTS, option="--out")
     found = {}
     for workload in workloads:
         names = list(contenders) or chosen(tuple(against), ensemble=workload.seeds > 1)

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lockstep.errors import InputError
 from lockstep.input_file import read_json
-from lockstep.tensor_file import write_file
+from lockstep.outputs import json_document, write_file
 
-__all__ = ["SCHEMA", "Measured", "Outcome", "Results", "machine"]
+__all__ = ["RESULTS", "SCHEMA", "Measured", "Outcome", "Results", "machine"]
 
 SCHEMA = "lockstep.bench/2"
+RESULTS = json_document("lockstep.bench")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -70,7 +71,7 @@ class Results(_Checked):
         Raises:
             InputError: the file cannot be written.
         """
-        write_file(path, self.model_dump_json(by_alias=True, indent=2).encode())
+        write_file(path, self.model_dump_json(by_alias=True, indent=2).encode(), RESULTS)
 
     @staticmethod
     def load(path: Path) -> "Results":

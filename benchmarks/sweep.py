@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import measure
-from benchmarks.results import Measured, Results, machine
+from benchmarks.results import RESULTS, Measured, Results, machine
 from benchmarks.statistics import median_interval, three_digits
 from benchmarks.workloads import Workload
 from lockstep import __version__
 from lockstep.errors import InputError
+from lockstep.outputs import check_output, page, picture, write_file
 from lockstep.report.html import plotly_script
 from lockstep.report.picture import new_figure, png_of
-from lockstep.tensor_file import write_file
 
 __all__ = ["SWEEPS", "run_sweep"]
 
@@ -30,6 +30,9 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "seeds": (1, 4, 16, 64, 256),
 }
 """What may grow, and its values: rows of a batch, units of each hidden layer, hidden layers, epochs, seeds at once."""
+
+WRITER = "lockstep bench"
+KINDS = {".png": picture(WRITER), ".html": page(WRITER), ".json": RESULTS}
 
 ALONE = ("c", "torch products", "torch fast", "jax products", "jax fast")
 TOGETHER = ("c", "torch ensemble", "jax ensemble")
@@ -67,8 +70,10 @@ def run_sweep(
     Raises:
         InputError: a file of another kind, or a recipe that does not have such a size.
     """
-    if out is not None and out.suffix not in (".png", ".html", ".json"):
-        raise InputError(f"--out {out}: a sweep is written as .png, .html or .json")
+    if out is not None:
+        if out.suffix not in KINDS:
+            raise InputError(f"--out {out}: a sweep is written as .png, .html or .json")
+        check_output(out, KINDS[out.suffix], option="--out")
     names = contenders or (TOGETHER if what == "seeds" else ALONE)
     found = {
         value: measure(_at(workload, what, value), names, device=device, rounds=rounds, console=console)
@@ -76,7 +81,7 @@ def run_sweep(
     }
     _print(workload, what, found, console)
     if out is not None:
-        write_file(out, _content(out, workload, what, found))
+        write_file(out, _content(out, workload, what, found), KINDS[out.suffix])
     return 0
 
 
@@ -147,11 +152,12 @@ def _png(title: str, what: str, values: Sequence[int], curves: Mapping[str, Curv
         axis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    return png_of(figure)
+    return png_of(figure, WRITER)
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><script>{plotly}</script></head>
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="lockstep bench"><title>{title}</title>
+<script>{plotly}</script></head>
 <body><h1>{title}</h1><div id="plot"></div>
 <script>
 const axis = (title, more) => ({{title: {{text: title}}, type: "log", ...more}});

@@ -18,8 +18,9 @@ from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.input_file import input_size, parsing, read_input
 from lockstep.memory import in_bytes
+from lockstep.outputs import NEW, write_file
+from lockstep.partial import new_folder
 from lockstep.recipe import Recipe
-from lockstep.tensor_file import write_file
 
 __all__ = ["read", "write"]
 
@@ -82,9 +83,10 @@ def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
     else:
         content["update"] = np.int64(checkpoint.update)
     if path.suffix:
-        write_file(path, serialization.msgpack_serialize(content))
+        write_file(path, serialization.msgpack_serialize(content), NEW)
     else:
-        ocp.PyTreeCheckpointer().save(path.resolve(), content)
+        with new_folder(path.absolute()) as folder:
+            ocp.PyTreeCheckpointer().save(folder.partial, content, force=True)
 
 
 def _initial(recipe: Recipe, data: PreparedData) -> State:

@@ -25,21 +25,26 @@ from lockstep.contents import check_checkpoint, checkpoint_shapes, without_row_a
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Moments
+from lockstep.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.tensor_file import read_tensors, write_tensors
 
 __all__ = [
+    "CHECKPOINT",
     "Checkpoint",
     "Checkpoints",
     "as_stored",
     "check_names",
     "expected_shapes",
+    "file_beside",
     "make_checkpoint",
     "make_header",
+    "places_due",
     "position",
 ]
 
 SCHEMA = "lockstep.checkpoint/1"
+CHECKPOINT = tensor_kind("lockstep.checkpoint")
 NAMED = 5  # names in a message; more are counted
 
 
@@ -139,6 +144,20 @@ def position(data: PreparedData, batches: int) -> dict[str, int]:
     update, accumulated = divmod(batch, data.accumulate)
     return {"update": epoch * data.updates_per_epoch + update, "epoch": epoch, "batch": batch,
             "accumulated": accumulated}  # fmt: skip
+
+
+def places_due(data: PreparedData, every: int, unit: str, begun: int) -> list[dict[str, int]]:
+    """Where a run that begins after `begun` batches writes a checkpoint, every so many of a unit."""
+    last, after = data.epochs * data.batches_per_epoch, position(data, begun)["update"]
+    if unit == "batch":
+        return [position(data, batches) for batches in range(every, last + 1, every) if batches > begun]
+    return [{"update": update, "accumulated": 0} for update in range(every, data.updates + 1, every) if update > after]
+
+
+def file_beside(trace: Path, update: int, accumulated: int) -> Path:
+    """The checkpoint's file beside a run's trace: t.100.checkpoint, or t.100+1.checkpoint."""
+    place = f"{update}+{accumulated}" if accumulated else f"{update}"
+    return trace.with_name(f"{trace.stem}.{place}.checkpoint")
 
 
 def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lockstep.commands.train import convert, record, run, worker
 from lockstep.commands.versions import bless, matrix_versions, upgrade_check
 from lockstep.errors import InputError
 from lockstep.printable import echo
+from lockstep.streams import flush_output, outlast_readers
 
 __all__ = ["main"]
 
@@ -53,10 +54,13 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: bad input is one line on standard error and exit status 2."""
+    """The entry point: bad input is one line on standard error and exit status 2.
+
+    Of `arguments` None, those of the process are taken, and its signals and streams are this command's to handle.
+    """
     if arguments is None:
-        # as Ctrl-C: what was begun is tidied up, and no worker left behind
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _heed_signals()
+        outlast_readers()
     try:
         status = cli.main(args=arguments, prog_name="lockstep", standalone_mode=False)
     except InputError as error:
@@ -71,10 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         echo("lockstep: stopped", err=True)
         status = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left, and that is no fault
-        status = 0
+    except OSError as error:  # a place without permission, a full disk
+        status = _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    if arguments is None:
+        failure = flush_output()
+        if failure is not None:
+            status = _complain(f"standard output: cannot be written: {failure.strerror}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _heed_signals() -> None:
+    """As Ctrl-C: what was begun is tidied up, and no worker left behind."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+            signal.signal(number, signal.default_int_handler)
 
 
 def _complain(message: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from lockstep.checkpoint import Checkpoint, check_names, expected_shapes, make_header, position
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
+from lockstep.outputs import NEW, check_output
 from lockstep.recipe import Recipe
 
 __all__ = ["KINDS", "as_count", "convert", "kind_of", "largest_state"]
@@ -56,10 +57,7 @@ def convert(source: Path, out: Path, recipe: Recipe | None, prepare: Callable[[R
         InputError: files that cannot be read or written, names that are missing, extra or ambiguous, another recipe.
     """
     kinds = kind_of(source), kind_of(out)
-    if out.exists():
-        raise InputError(f"{out}: exists already, and is kept; name another file")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: no folder {out.parent}")
+    check_output(out, NEW)
     if not source.exists():
         raise InputError(f"{source}: no such file")
     if kinds[0] == "lockstep":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lockstep.errors import InputError
 from lockstep.presets import PRESETS, expand
+from lockstep.processes import child_environment
 from lockstep.recipe import SCHEDULE_KNOBS, SCHEDULE_OPTIONS, Recipe, parse_value
 from lockstep.schedules import learning_rates
 
@@ -171,6 +172,7 @@ def applied_rates(curves: Sequence[Curve]) -> dict[str, NDArray[np.float32]]:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                env=child_environment(),
             )
             for backend, out in outs.items()
         }

@@ -1,5 +1,6 @@
 """Throw-away environments: chosen versions of the frameworks, with this lockstep's source."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from lockstep.errors import InputError
+from lockstep.processes import child_environment
 from lockstep.session import Interpreter
 
 __all__ = ["PACKAGES", "Combination", "combinations", "environment", "releases"]
@@ -22,7 +24,7 @@ PINNED = {"jax": ("jax", "jaxlib")}  # released together
 WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")  # what `lockstep worker` imports
 ROOMS = ("lockstep", "jax_impl", "pt_impl")
 HERE = Path(__file__).resolve().parent.parent  # they lie side by side, installed or not
-READY = "ready"
+BEGUN, READY = "begun", "ready"  # files in an environment
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,33 @@ def environment(combination: Combination, keep: Path | None) -> Iterator[Interpr
 
 
 def _build(combination: Combination, folder: Path, python: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # one whose building was interrupted
     pins = [f"{name}=={number}" for package, number in combination.versions for name in PINNED.get(package, (package,))]
     try:
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+        if os.path.lexists(folder):
+            _remove_unfinished(folder)
+        folder.mkdir()
+        (folder / BEGUN).touch()
+        command = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
+        subprocess.run(command, check=True, capture_output=True, env=child_environment())
         _pip("--python", str(python), "install", "--quiet", "--no-compile", *pins, *WORKER)
         (folder / READY).touch()
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(f"{combination.label}: cannot be built: {error}") from None
     except InputError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        if (folder / BEGUN).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
         raise InputError(f"{combination.label}: cannot be installed: {error}") from None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove an environment whose building was interrupted.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if folder.is_symlink() or not (folder / BEGUN).is_file():
+        raise InputError(f"{folder} exists already, is no environment begun by lockstep, and is kept")
+    shutil.rmtree(folder)
 
 
 def _pip(*arguments: str) -> str:
@@ -142,7 +160,7 @@ def _pip(*arguments: str) -> str:
         InputError: its first error.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]

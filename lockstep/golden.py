@@ -7,12 +7,10 @@ SHA-256 of every file, and what trained them: versions, device and settings. It 
 
 import hashlib
 import json
+import os
 import platform
 import re
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +20,9 @@ from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.headers import check_header
 from lockstep.input_file import TEXT, parse_toml, read_input
+from lockstep.outputs import NEW, check_folder, is_of_kind, tensor_kind, write_file
+from lockstep.partial import settle, swapped_folder
 from lockstep.recipe import Recipe
-from lockstep.tensor_file import write_file
 from lockstep.trace import Trace
 
 __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
@@ -31,6 +30,7 @@ __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*")
+KINDS = {".trace": tensor_kind("lockstep.trace"), ".data": tensor_kind("lockstep.data")}
 
 
 class Key(NamedTuple):
@@ -84,6 +84,8 @@ class Golden(NamedTuple):
             InputError: a file that is missing, truncated or not the one that was blessed, or a recipe that this
                 lockstep reads otherwise.
         """
+        if not os.path.lexists(folder):
+            settle(folder)
         manifest = _read_manifest(folder)
         golden = Golden({}, {}, {}, manifest["host"])
         for name, entry in manifest["recipes"].items():
@@ -124,62 +126,61 @@ def write_golden(
         InputError: the folder cannot be written, is no golden one, or holds files of somebody else.
     """
     refuse_other_folder(folder)
-    entries = {}
-    with _replaced(folder) as partial_folder:
-        for name, recipe in recipes.items():
-            files = {f"{name}.data": data[name].save}
-            files |= {key.file: trace.save for key, trace in traces.items() if key.recipe == name}
-            for file, save in files.items():
-                save(partial_folder / file)
-            entries[name] = {
-                "recipe": recipe.to_toml(),
-                "recipe_hash": recipe.hash,
-                "data_hash": data[name].hash,
-                "files": {file: _sha256(partial_folder / file) for file in files},
-            }
-        blessed = {key.backend: trace.header["environment"] for key, trace in traces.items()}
-        content = {"schema": SCHEMA, "lockstep": __version__, "host": _host(), "backends": blessed, "recipes": entries}
-        manifest = json.dumps(content | {"seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
-        write_file(partial_folder / MANIFEST, manifest.encode())
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A folder to fill, put in the place of `folder` once the block ends well."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        with swapped_folder(folder) as new:
+            _fill(new, recipes, data, traces)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
-    try:
-        (scratch / "new").mkdir()
-        yield scratch / "new"
-        if folder.exists():
-            folder.rename(scratch / "old")
-        (scratch / "new").rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fill(
+    folder: Path, recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], traces: Mapping[Key, Trace]
+) -> None:
+    entries = {}
+    for name, recipe in recipes.items():
+        files = {f"{name}.data": data[name].save}
+        files |= {key.file: trace.save for key, trace in traces.items() if key.recipe == name}
+        for file, save in files.items():
+            save(folder / file)
+        entries[name] = {
+            "recipe": recipe.to_toml(),
+            "recipe_hash": recipe.hash,
+            "data_hash": data[name].hash,
+            "files": {file: _sha256(folder / file) for file in files},
+        }
+    blessed = {key.backend: trace.header["environment"] for key, trace in traces.items()}
+    content = {"schema": SCHEMA, "lockstep": __version__, "host": _host(), "backends": blessed, "recipes": entries}
+    manifest = json.dumps(content | {"seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
+    write_file(folder / MANIFEST, manifest.encode(), NEW)
 
 
 def refuse_other_folder(folder: Path) -> None:
     """Nothing, where a golden folder may be written: there is none, an empty one, or one of golden files alone.
 
+    What a killed process left of it is settled first.
+
     Raises:
-        InputError: a file that is not ours.
+        InputError: no name for a folder, a link, or a file that is not ours.
     """
-    if not folder.exists():
+    check_folder(folder)
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, which is neither replaced nor written through; name another folder")
+    try:
+        present = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
         return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder")
-    present = {path.name for path in folder.iterdir()}
+    except NotADirectoryError:
+        raise InputError(f"{folder}: is no folder") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
     ours = set()
     if MANIFEST in present:
         entries = _read_manifest(folder)["recipes"].values()
         ours = {MANIFEST, *(file for entry in entries for file in entry["files"])}
-    if present - ours:
-        raise InputError(
-            f"{folder / min(present - ours)}: is none of the golden files, and is kept; name another folder"
-        )
+    for name in sorted(present):
+        if name not in ours or not is_of_kind(folder / name, KINDS.get(Path(name).suffix)):
+            raise InputError(f"{folder / name}: is none of the golden files, and is kept; name another folder")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

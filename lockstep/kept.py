@@ -29,10 +29,15 @@ ROOM = 2**23
 
 def cache_folder(*parts: str) -> Path | None:
     """A folder below lockstep's in the user's cache, made where it is not there; None where it cannot be."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("lockstep", *parts)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
+        if not cache.is_absolute():  # not set, or to be ignored, as the specification of these variables says
+            cache = Path.home() / ".cache"
+        if not cache.is_absolute():
+            return None
+        folder = cache.joinpath("lockstep", *parts)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: no home
         return None
     return folder
 
@@ -50,7 +55,8 @@ def prepare_kept(recipe: Recipe) -> tuple[Table, PreparedData]:
         table = load_table(recipe)
         return table, prepare(recipe, table)
     path = folder / _key(recipe)
-    if kept := _find(path):
+    kept = _find(path)
+    if kept:
         return kept[0], prepare(recipe, *kept)
     table = load_table(recipe)
     data = prepare(recipe, table)
@@ -84,5 +90,6 @@ def _keep(path: Path, table: Table, split: Split) -> None:
     header["first_row"] = split.first_row
     parts = {name: part for name, part in split._asdict().items() if isinstance(part, np.ndarray)}
     arrays = {"x_ND": table.x_ND, "y_N": table.y_N, **parts}
-    with suppress(InputError):  # a full disk keeps nothing and harms nothing
+    with suppress(InputError, OSError):  # a full disk keeps nothing and harms nothing
+        path.unlink(missing_ok=True)  # a damaged one
         write_tensors(path, SCHEMA, header, arrays)

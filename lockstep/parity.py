@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def assert_parity(
         except InputError as error:
             raise ParityError(f"torch and jax cannot be compared: {error}", {"verdict": "none"}) from None
     if found.first is not None or found.comparison.limit is not None or settings:
-        closer = "" if folder is None else _command(folder, known)
+        closer = "" if folder is None else _command(folder, known, names)
         raise ParityError(_tell(found, settings) + closer, _properties(found, settings))
     return found
 
@@ -97,13 +98,25 @@ def _drawn(a: Trace, b: Trace) -> NameMap:
     return propose(a, b)[0] if all(shapes) and shapes[0] != shapes[1] else NameMap()
 
 
-def _command(folder: Path, known: NameMap) -> str:
-    """A last line: how to see more of the traces in the folder."""
+def _command(folder: Path, known: NameMap, names: str | Path | None) -> str:
+    """A last line: how to see more of the traces in the folder; `known` is drawn, or read from `names`."""
     line = f"\n  look closer: lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}"
     if known == NameMap():
         return line
-    save_names(folder / "names.toml", known)
-    return f"{line} --names {folder / 'names.toml'}"
+    return f"{line} --names {_save_drawn(folder, known) if names is None else names}"
+
+
+def _save_drawn(folder: Path, known: NameMap) -> Path:
+    """Write a name map as names.toml, or names-2.toml, ... where that is another one."""
+    for number in count(1):
+        path = folder / ("names.toml" if number == 1 else f"names-{number}.toml")
+        with suppress(InputError):  # it exists, and is kept
+            save_names(path, known)
+            return path
+        with suppress(InputError):
+            if load_names(path) == known:
+                return path
+    raise AssertionError("the numbers do not end")
 
 
 def _tell(found: Diagnosis, settings: Sequence[Unequal]) -> str:

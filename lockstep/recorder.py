@@ -30,8 +30,9 @@ from lockstep.foreign import (
     rates_of,
     to_array,
 )
+from lockstep.outputs import check_output
 from lockstep.statistics import WATCHED, statistics_of
-from lockstep.trace import Trace
+from lockstep.trace import TRACE, Trace
 
 __all__ = ["Recorder"]
 
@@ -65,7 +66,7 @@ class Recorder:
             rounding carries this loop; None: leaves them as they are.
 
     Raises:
-        InputError: no such folder, or settings that are not plain values.
+        InputError: no such folder, a file there that is no trace, or settings that are not plain values.
     """
 
     def __init__(
@@ -81,8 +82,7 @@ class Recorder:
         perturb: int | None = None,
     ) -> None:
         self.path, self.backend, self.perturb = Path(path), backend, perturb
-        if not self.path.absolute().parent.is_dir():
-            raise InputError(f"{path}: no folder {self.path.parent}")
+        check_output(self.path, TRACE)
         if every < 0 or not 0 < budget_mib < math.inf:
             raise InputError(
                 f"Recorder: every is {every} and budget_mib {budget_mib}; must be at least 0, and a number above 0"

@@ -21,6 +21,7 @@ from lockstep.errors import InputError
 from lockstep.kept import prepare_kept
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
+from lockstep.processes import child_environment
 from lockstep.recipe import Recipe, Schedule
 from lockstep.trace import Trace
 
@@ -120,9 +121,11 @@ class Worker:
         self.plants = plants
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
         settings = {"JAX_TRACEBACK_FILTERING": "off"}  # else a note on that is the last line of an error
+        settings |= limit_threads(threads) if threads else {}
+        settings |= _devices() if members else {}
         if interpreter:  # the source alone, not what lies in the present folder or in the user's
             source = str(interpreter.source)
-            settings |= {"PYTHONPATH": source, "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
+            settings |= {"PYTHONPATH": source, "PYTHONNOUSERSITE": "1"}
         self.process = subprocess.Popen(
             [
                 str(interpreter.python) if interpreter else sys.executable,
@@ -135,7 +138,10 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | settings | (limit_threads(threads) if threads else {}) | (_devices() if members else {}),
+            env=child_environment()
+            | settings
+            | (limit_threads(threads) if threads else {})
+            | (_devices() if members else {}),
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from safetensors.numpy import load, save
 
 from lockstep.errors import InputError
 from lockstep.input_file import input_size, kind_of_content, parsing, read_input
+from lockstep.outputs import tensor_kind, write_file
 
-__all__ = ["hash_arrays", "read_tensors", "write_file", "write_tensors"]
+__all__ = ["hash_arrays", "read_tensors", "write_tensors"]
 
 HEADER = 100_000_000
 """Bytes of the longest header that safetensors reads."""
@@ -35,40 +34,17 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]])
     return digest.hexdigest()
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write beside the target, then rename: on a full disk an old file stays as it was.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # a temporary file is private; the result is an ordinary one
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays of any shape under a JSON header; the same content is the same bytes.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or would replace one that is not of this kind.
     """
     text = json.dumps(header, sort_keys=True)
     seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
     metadata = {"schema": schema, "header": text, "seal": seal}
     content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
-    write_file(path, _in_order(content))
+    write_file(path, _in_order(content), tensor_kind(schema.rpartition("/")[0]))
 
 
 def _in_order(content: bytes) -> bytes:

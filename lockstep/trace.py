@@ -46,6 +46,7 @@ from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint, positi
 from lockstep.contents import PARTS, UPDATE_SERIES, check_loop, check_trace, metric_names, recorded_updates
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
+from lockstep.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.statistics import STATISTICS, WATCHED, statistics_of
 from lockstep.tensor_file import read_tensors, write_tensors
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 SCHEMA = "lockstep.trace/1"
+TRACE = tensor_kind("lockstep.trace")
 BUDGET_MIB = 1024
 
 Progress = Callable[[int, int], None]

@@ -1,5 +1,6 @@
 """Rows that are kept between processes: the same bits, found again or made anew, and nothing but them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,45 @@ def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyP
     prepare_kept(recipe)
     with pytest.raises(AssertionError):
         assert_same(recipe)
+
+
+def test_a_folder_that_is_not_absolute_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the specification of XDG_CACHE_HOME says; nor is anything made in the present folder for want of a home."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for value in ("rel", "./rel", ".", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder("rows") == tmp_path / "home/.cache/lockstep/rows"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder("rows") == tmp_path / "home/.cache/lockstep/rows"
+    monkeypatch.setenv("HOME", "rel")
+    assert cache_folder("rows") is None
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes"])
+def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> None:
+    """Without a word, and kept anew: a process that is killed while it writes leaves a file cut short."""
+    code = "from lockstep.commands.options import keep_compiled; keep_compiled(); import jax, jax.numpy as jnp"
+    code += "; print(jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((8, 8)))[0, 0])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+
+    def run() -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    first = run()
+    entries = sorted(tmp_path.glob("lockstep/xla/*/jit_*-cache"))
+    sizes = [entry.stat().st_size for entry in entries]
+    assert entries
+    for entry in entries:
+        content = entry.read_bytes()
+        entry.write_bytes({"cut short": content[:10], "empty": b"", "other bytes": b"?" * len(content)}[damage])
+    assert run() == first == (first[0], "")
+    assert [entry.stat().st_size for entry in entries] == pytest.approx(sizes, rel=0.2)
+    assert all(entry.read_bytes()[:1] != b"?" for entry in entries)
 
 
 def test_the_next_process_does_without_scikit_learn() -> None:

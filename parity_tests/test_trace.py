@@ -19,8 +19,9 @@ from hypothesis.extra import numpy as arrays_of
 
 from lockstep.data_prep import prepare
 from lockstep.errors import InputError
+from lockstep.outputs import json_document, write_file
 from lockstep.recipe import Data, Loss, Model, Recipe, Schedule, Training
-from lockstep.tensor_file import hash_arrays, read_tensors, write_file, write_tensors
+from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 from lockstep.trace import UPDATE_SERIES, RunRecorder, Segment, Trace, metric_names
 
 DTYPES = [np.float32, np.float64, np.int64, np.bool_]
@@ -305,13 +306,15 @@ def refuse(*_):
     raise FULL
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(call, trace, tmp_path, monkeypatch):
     path = tmp_path / "run.trace"
-    path.write_bytes(b"old")
+    trace.save(path)
+    before = path.read_bytes()
     monkeypatch.setattr(os, call, refuse)
-    assert refusal(trace.save, path) == f"{path}: cannot be written: No space left on device"
-    assert path.read_bytes() == b"old"
+    other = Trace(trace.header | {"note": "new"}, trace.arrays)
+    assert refusal(other.save, path) == f"{path}: cannot be written: No space left on device"
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -321,6 +324,7 @@ from pathlib import Path
 import numpy as np
 from lockstep.errors import InputError
 from lockstep.tensor_file import write_tensors
+write_tensors(Path(sys.argv[1]), "a.kind/1", {}, {})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
@@ -333,10 +337,9 @@ except InputError as error:
 def test_a_write_cut_short_leaves_the_old_file_and_nothing_else(tmp_path):
     pytest.importorskip("resource")
     path = tmp_path / "run.trace"
-    path.write_bytes(b"old")
     result = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == [f"{path}: cannot be written: {os.strerror(errno.EFBIG)}"]
-    assert path.read_bytes() == b"old"
+    assert read_tensors(path, "a.kind/1") == ({}, {})
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -371,20 +374,22 @@ def test_a_read_only_folder_is_refused(tmp_path):
 def test_a_target_that_is_no_file_is_refused(name, trace, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    assert refusal(trace.save, tmp_path / name).startswith(f"{tmp_path / name}: cannot be written: ")
+    reason = "is not a regular file" if name == "folder" else "cannot be written: "
+    assert refusal(trace.save, tmp_path / name).startswith(f"{tmp_path / name}: {reason}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_a_written_file_has_ordinary_permissions_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "out"
-    path.write_bytes(b"old and longer")
+    path.write_bytes(b'{"schema": "a.kind/1", "old": "and longer"}')
+    new = b'{"schema": "a.kind/2"}'
     before = os.umask(0o022)
     try:
-        write_file(path, b"new")
+        write_file(path, new, json_document("a.kind"))
     finally:
         os.umask(before)
-    assert path.read_bytes() == b"new"
+    assert path.read_bytes() == new
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert list(tmp_path.iterdir()) == [path]
 

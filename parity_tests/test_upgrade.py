@@ -267,7 +267,7 @@ def test_what_the_oracle_does_not_train_is_not_blessed(
 
 @pytest.mark.usefixtures("here")
 def test_blessing_writes_all_or_nothing(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, *_: object) -> None:
         raise InputError(f"{path}: cannot be written: No space left on device")
 
     before = {path.name: path.read_bytes() for path in golden.iterdir()}

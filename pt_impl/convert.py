@@ -13,8 +13,8 @@ from lockstep.convert import as_count, largest_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.input_file import input_size, parsing, read_input
+from lockstep.outputs import NEW, write_file
 from lockstep.recipe import Recipe
-from lockstep.tensor_file import write_file
 from lockstep.torch_file import refuse_unsafe
 from pt_impl.checkpoint import SLOTS, _begin, import_state
 from pt_impl.model import STATISTICS, import_parameters
@@ -68,14 +68,14 @@ def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
         state = import_state(recipe, state, checkpoint)
     content: dict[str, Any] = {"model": state.model.state_dict()}
     if path.suffix == ".safetensors":
-        write_file(path, save({name: tensor.contiguous() for name, tensor in content["model"].items()}))
+        write_file(path, save({name: tensor.contiguous() for name, tensor in content["model"].items()}), NEW)
         return
     if state.average is not None:
         content["average"] = state.average.module.state_dict()
     content |= {"optimizer": state.optimizer.state_dict(), "update": checkpoint.update}
     buffer = io.BytesIO()
     torch.save(content["model"] if checkpoint.header.get("model_only") else content, buffer)
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue(), NEW)
 
 
 def _load(path: Path, largest: int) -> Any:

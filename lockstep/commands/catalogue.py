@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lockstep.commands.options import TRAINERS, FiniteFloat, chosen_recipe, device_option, set_option, twin
+from lockstep.commands.options import (
+    TRAINERS,
+    FiniteFloat,
+    chosen_recipe,
+    device_option,
+    recipe_files,
+    set_option,
+    twin,
+)
 from lockstep.errors import InputError
 from lockstep.printable import echo
 
 if TYPE_CHECKING:
     from lockstep.atlas import Page
     from lockstep.curve import Curve
+    from lockstep.recipe import Recipe
 
 __all__ = ["atlas", "curve", "matrix", "rates"]
 
@@ -28,23 +37,23 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     """
     from lockstep.catalogue import entries
     from lockstep.matrix import measure
+    from lockstep.outputs import check_output, write_file
     from lockstep.report.console import make_console
-    from lockstep.report.matrix import matrix_markdown, print_matrix
+    from lockstep.report.matrix import MATRIX, matrix_markdown, print_matrix
     from lockstep.report.progress import training_progress
-    from lockstep.tensor_file import write_file
 
     every = entries()
     chosen = [entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)]
     if not chosen:
         groups = ", ".join(dict.fromkeys(entry.group for entry in every))
         raise InputError(f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.parent}")
+    if out is not None:
+        check_output(out, MATRIX, option="--out")
     with training_progress() as report:
         rows = measure(chosen, device=device, report=report)
     print_matrix(rows, make_console())
     if out is not None:
-        write_file(out, matrix_markdown(rows).encode())
+        write_file(out, matrix_markdown(rows).encode(), MATRIX)
     return 0 if all(row.holds for row in rows) else 1
 
 
@@ -82,10 +91,10 @@ def curve(
     """
     from lockstep.curve import applied_rates, preset_curve
     from lockstep.memory import refuse_too_large
+    from lockstep.outputs import check_output, write_file
     from lockstep.presets import PRESETS, UNSAID
     from lockstep.report.console import make_console
-    from lockstep.report.curve import SUFFIXES, print_curves, render
-    from lockstep.tensor_file import write_file
+    from lockstep.report.curve import KINDS, print_curves, render
 
     if "list" in presets:
         for name, preset in PRESETS["schedule"].items():
@@ -93,17 +102,20 @@ def curve(
         for name, line in UNSAID["schedule"].items():
             echo(f"{name:36}{line}")
         return 0
-    for out in outs:
-        if out.suffix not in SUFFIXES:
-            raise InputError(f"--out {out}: must end in {', '.join(SUFFIXES)}")
-        if not out.parent.is_dir():
-            raise InputError(f"--out {out}: no folder {out.parent}")
     for knob, value in (("peak", peak), ("warmup", warmup), ("length", length)):
         if value is not None and not presets:
             raise InputError(f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}")
-    curves = []
+    named, chosen = recipe or "seed", None
     if recipe is not None or not presets or overrides:
-        curves.append(_recipe_curve(recipe or "seed", overrides, updates))
+        chosen = chosen_recipe(named, None, None, overrides)
+    for out in outs:
+        if out.suffix not in KINDS:
+            raise InputError(f"--out {out}: must end in {', '.join(KINDS)}")
+        inputs = recipe_files(named, chosen) if chosen else []
+        check_output(out, KINDS[out.suffix], option="--out", inputs=inputs)
+    curves = []
+    if chosen:
+        curves.append(_recipe_curve(named, chosen, updates))
         peak = curves[0].recipe.schedule.peak if peak is None else peak
         warmup = curves[0].warmup if warmup is None else warmup
         updates = len(curves[0].rates_T)
@@ -123,7 +135,7 @@ def curve(
     files = {out: render(out, curves, applied) for out in outs}
     print_curves(curves, make_console())
     for out, content in files.items():
-        write_file(out, content)
+        write_file(out, content, KINDS[out.suffix])
         echo(f"wrote {out}")
     return 0
 
@@ -181,13 +193,12 @@ def _check_atlas(pages: Sequence["Page"]) -> int:
     return 2 if "cannot run" in statuses else 0
 
 
-def _recipe_curve(recipe: str, overrides: Sequence[str], updates: int | None) -> "Curve":
+def _recipe_curve(name: str, recipe: "Recipe", updates: int | None) -> "Curve":
     from lockstep.curve import Curve
     from lockstep.data_prep import prepare
 
-    chosen = chosen_recipe(recipe, None, None, overrides)
     if updates is None:
-        return Curve.of(recipe, chosen, prepare(chosen).updates_per_epoch)
-    if chosen.schedule.unit == "epoch":
-        raise InputError(f"--updates {updates}: the schedule of {recipe} counts epochs, whose updates its data gives")
-    return Curve.of(recipe, chosen.with_values({"training.epochs": updates}), 1)
+        return Curve.of(name, recipe, prepare(recipe).updates_per_epoch)
+    if recipe.schedule.unit == "epoch":
+        raise InputError(f"--updates {updates}: the schedule of {name} counts epochs, whose updates its data gives")
+    return Curve.of(name, recipe.with_values({"training.epochs": updates}), 1)

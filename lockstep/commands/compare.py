@@ -51,10 +51,12 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.engine import unequal_settings
     from lockstep.diagnose.verdict import EXIT_STATUS
+    from lockstep.outputs import check_output, write_file
     from lockstep.report.console import make_console, print_comparison
-    from lockstep.report.junit import junit_comparison
-    from lockstep.tensor_file import write_file
+    from lockstep.report.junit import JUNIT, junit_comparison
 
+    if junit is not None:
+        check_output(junit, JUNIT, option="--junit", inputs=[a, b, names_file, *noise])
     names = str(a), str(b)
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise)
@@ -66,7 +68,7 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
         echo(printable(note))
     print_comparison(found, names, make_console())
     if junit is not None:
-        write_file(junit, junit_comparison(found, names))
+        write_file(junit, junit_comparison(found, names), JUNIT)
     return EXIT_STATUS[found.verdict]
 
 
@@ -84,10 +86,10 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
     """
     from lockstep.diagnose.names import load_names, save_names
     from lockstep.diagnose.propose import propose
+    from lockstep.outputs import NEW, check_output
     from lockstep.trace import Trace
 
-    if out.exists():
-        raise InputError(f"{out}: exists already, and is kept; name another file")
+    check_output(out, NEW, option="--out", inputs=[a, b, given])
     found, reasons = propose(Trace.load(a), Trace.load(b), load_names(given) if given else None)
     save_names(out, found, reasons)
     turned = sum(bool(layout.axes or layout.reshape) for layout in found.names.values())
@@ -101,14 +103,14 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
 @contextmanager
 def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
     """Where traces cannot be compared, the file says so too: nobody takes an older result for this one."""
-    from lockstep.report.junit import junit_error
-    from lockstep.tensor_file import write_file
+    from lockstep.outputs import write_file
+    from lockstep.report.junit import JUNIT, junit_error
 
     try:
         yield
     except InputError as error:
         if junit is not None:
-            write_file(junit, junit_error(str(error), names))
+            write_file(junit, junit_error(str(error), names), JUNIT)
         raise
 
 

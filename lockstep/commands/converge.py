@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lockstep.commands.options import chosen_recipe, device_option, recipe_options, warn
+from lockstep.commands.options import chosen_recipe, device_option, recipe_files, recipe_options, warn
 from lockstep.errors import InputError
 
 __all__ = ["converge"]
@@ -57,17 +57,18 @@ def converge(
     different or a control is not found different, 3 where it is inconclusive.
     """
     import json
+    import os
 
     from lockstep.converge.study import check_declared, file_of
     from lockstep.converge.study import converge as run
     from lockstep.converge.study import pilot as run_pilot
+    from lockstep.outputs import NEW, check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.convergence import print_pilot, print_study, study_json
-    from lockstep.report.convergence_page import study_html, study_png
+    from lockstep.report.convergence_page import PICTURE, study_html, study_png
     from lockstep.report.folder import new_run_folder
     from lockstep.report.picture import require_pictures
     from lockstep.report.progress import training_progress
-    from lockstep.tensor_file import write_file
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     if pilot:
@@ -78,11 +79,12 @@ def converge(
         print_pilot(proposed, seeds, make_console())
         return 0
     check_declared(chosen)
-    if out is not None and Path(out).exists():
+    if out is not None and os.path.lexists(out):
         raise InputError(f"--out {out}: exists already")
-    if png is not None and not (png.suffix == ".png" and png.parent.is_dir()):
-        raise InputError(f"--png {png}: must end in .png, in a folder that exists")
     if png is not None:
+        if png.suffix != ".png":
+            raise InputError(f"--png {png}: must end in .png")
+        check_output(png, PICTURE, option="--png", inputs=recipe_files(recipe, chosen))
         require_pictures("--png:")  # before hours of training, not after
     name = Path(data_path).stem if data_path else Path(recipe).stem
     with new_run_folder(Path(out) if out else Path("runs") / f"{name}-convergence") as folder:
@@ -99,11 +101,11 @@ def converge(
             )
         for key, ensemble in study.ensembles.items():
             ensemble.save(folder.partial / file_of(key))
-        write_file(folder.partial / "report.html", study_html(study, name).encode())
+        write_file(folder.partial / "report.html", study_html(study, name).encode(), NEW)
         figures = json.dumps(study_json(study), indent=2, allow_nan=False)
-        write_file(folder.partial / "study.json", figures.encode())
-        if png is not None:
-            write_file(png, study_png(study))
+        write_file(folder.partial / "study.json", figures.encode(), NEW)
+    if png is not None:
+        write_file(png, study_png(study), PICTURE)
     console = make_console()
     warn(
         sorted(

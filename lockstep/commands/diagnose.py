@@ -35,14 +35,16 @@ def diagnose(
     """
     from lockstep.diagnose.engine import diagnose as explain
     from lockstep.diagnose.verdict import EXIT_STATUS
+    from lockstep.outputs import check_output, write_file
     from lockstep.replay import data_of, reproduces, truth_of, with_replayed
     from lockstep.replay import replay as train_again
     from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
-    from lockstep.report.junit import junit_comparison
+    from lockstep.report.junit import JUNIT, junit_comparison
     from lockstep.report.progress import training_progress
-    from lockstep.tensor_file import write_file
 
+    if junit is not None:
+        check_output(junit, JUNIT, option="--junit", inputs=[a, b, oracle, names_file, *noise])
     names, same = (str(a), str(b)), None
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise, oracle)
@@ -65,5 +67,5 @@ def diagnose(
     if junit is not None:
         (first, second), comparison = found.deciding
         files = {"a": names[0], "b": names[1], "oracle": "oracle"}
-        write_file(junit, junit_comparison(comparison, (files[first], files[second])))
+        write_file(junit, junit_comparison(comparison, (files[first], files[second])), JUNIT)
     return EXIT_STATUS[found.verdict]

@@ -3,8 +3,11 @@
 import math
 import os
 import platform
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,7 @@ __all__ = [
     "keep_compiled",
     "member_trainer",
     "planting_trainer",
+    "recipe_files",
     "recipe_options",
     "set_option",
     "trainer",
@@ -37,6 +41,9 @@ __all__ = [
 ]
 
 TRAINERS = {"torch": "pt_impl.engine", "jax": "jax_impl.engine", "oracle": "lockstep.oracle.train"}
+
+DAMAGED = re.compile(r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'")
+"""What JAX warns of; it goes on without the entry, and leaves it as it is."""
 
 device_option = click.option(
     "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="cpu", show_default=True, help="Where to train."
@@ -110,6 +117,12 @@ def _refuse_two_sources(overrides: Sequence[str], fields: Sequence[str], options
             raise InputError(f"{options} and --set {override}: two sources of data; give one")
 
 
+def recipe_files(named: str, recipe: "Recipe") -> list[Path]:
+    """The files that a recipe is read from and trained on: no output may replace one of them."""
+    trained_on = filter(None, (recipe.data.path, recipe.data.holdout))
+    return [Path(named), *map(Path, trained_on)]
+
+
 def twin(backend: str, module: str) -> Any:
     """A module of a twin.
 
@@ -138,6 +151,25 @@ def keep_compiled() -> None:
         ("PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
     ):
         os.environ.setdefault(f"JAX_{name}", value)
+    if os.environ["JAX_COMPILATION_CACHE_DIR"] == str(cache):
+        _replace_damaged(cache)
+
+
+def _replace_damaged(cache: Path) -> None:
+    """Remove what JAX cannot read in the cache, as a killed process leaves it, in place of a warning: it is compiled
+    again and kept anew."""
+    show = warnings.showwarning
+
+    def heed(message: Warning | str, *place: Any, **options: Any) -> None:
+        damaged = DAMAGED.match(str(message))
+        if damaged is None:
+            show(message, *place, **options)
+            return
+        for entry in cache.glob(f"{escape(damaged['module'])}-*"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = heed
+    warnings.filterwarnings("always", DAMAGED.pattern)
 
 
 def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:

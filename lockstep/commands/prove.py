@@ -20,14 +20,14 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
     WORDS choose faults: those whose key, text, stage, cause or function holds each of them. Exits with 1 where one
     survives, or where a right run is called wrong.
     """
+    from lockstep.outputs import check_output, write_file
     from lockstep.prove.alarms import right_runs
     from lockstep.prove.faults import FAULTS
     from lockstep.prove.library_faults import LIBRARY_FAULTS
     from lockstep.prove.run import prove as run
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
-    from lockstep.report.prove import print_proof, print_right_runs, proof_markdown
-    from lockstep.tensor_file import write_file
+    from lockstep.report.prove import PROOF, print_proof, print_right_runs, proof_markdown
 
     if unpatched is not None:
         if words or out:
@@ -45,11 +45,11 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
         raise InputError(
             f"{' '.join(words)}: no fault's key, text, stage, cause or function holds that; the stages: {stages}"
         )
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.parent}")
+    if out is not None:
+        check_output(out, PROOF, option="--out")
     with training_progress() as report:
         proof = run(chosen, in_libraries, report=report)
     print_proof(proof, make_console())
     if out is not None:
-        write_file(out, proof_markdown(proof).encode())
+        write_file(out, proof_markdown(proof).encode(), PROOF)
     return 0 if proof.holds else 1

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from lockstep.commands.options import chosen_recipe, recipe_options, set_option, warn
-from lockstep.errors import InputError
 from lockstep.printable import echo, printable
 
 __all__ = ["recipe_group"]
@@ -34,14 +33,11 @@ def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
 @set_option
 def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
     """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a file that exists."""
-    from lockstep.tensor_file import write_file
+    from lockstep.outputs import NEW, check_output, write_file
 
+    check_output(path, NEW)
     chosen = chosen_recipe(source, None, None, overrides)
-    if path.exists():
-        raise InputError(f"{path}: exists already, and is kept; name another file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: no folder {path.parent}")
-    write_file(path, chosen.to_toml(documented=True).encode())
+    write_file(path, chosen.to_toml(documented=True).encode(), NEW)
     echo(f"wrote {path}; train it with: lockstep run {path}")
     return 0
 

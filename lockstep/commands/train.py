@@ -16,6 +16,7 @@ from lockstep.commands.options import (
     engine_option,
     member_trainer,
     planting_trainer,
+    recipe_files,
     recipe_options,
     trainer,
     warn,
@@ -151,13 +152,15 @@ def record(
     resume: Path | None,
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
-    from lockstep.checkpoint import Checkpoint, Checkpoints
+    from lockstep.checkpoint import CHECKPOINT, Checkpoint, Checkpoints, file_beside, places_due
     from lockstep.kept import prepare_kept
+    from lockstep.outputs import check_output, check_outputs
     from lockstep.report.progress import training_progress
+    from lockstep.trace import TRACE
 
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.parent}")
     chosen = chosen_recipe(recipe, data_path, target, overrides)
+    inputs = [*recipe_files(recipe, chosen), resume]
+    check_output(out, TRACE, option="--out", inputs=inputs)
     if checkpoint_unit == "batch" and checkpoint_every is None:
         raise InputError("--checkpoint-unit batch: belongs to --checkpoint-every N")
     if resume is not None and synchronise:
@@ -167,6 +170,10 @@ def record(
     _, data = prepare_kept(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
+    if checkpoint_every:
+        places = places_due(data, checkpoint_every, checkpoint_unit, begun.batches if begun else 0)
+        files = [file_beside(out, place["update"], place["accumulated"]) for place in places]
+        check_outputs(files, CHECKPOINT, option="--checkpoint-every", inputs=inputs)
     exact_states = None
     if synchronise:
         from lockstep.oracle.train import states
@@ -175,8 +182,7 @@ def record(
     written: list[Path] = []
 
     def save(checkpoint: Checkpoint) -> None:
-        place = f"{checkpoint.update}" + f"+{checkpoint.accumulated}" * bool(checkpoint.accumulated)
-        written.append(out.with_name(f"{out.stem}.{place}.checkpoint"))
+        written.append(file_beside(out, checkpoint.update, checkpoint.accumulated))
         checkpoint.save(written[-1])
 
     with training_progress() as report:

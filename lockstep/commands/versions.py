@@ -12,6 +12,7 @@ from lockstep.printable import LAYOUT, echo, printable
 
 if TYPE_CHECKING:
     from lockstep.golden import Key
+    from lockstep.outputs import Kind
 
 __all__ = ["bless", "matrix_versions", "upgrade_check"]
 
@@ -94,13 +95,13 @@ def upgrade_check(
     """
     from lockstep.bless import bless as record
     from lockstep.golden import Golden
+    from lockstep.outputs import write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
-    from lockstep.report.upgrade import print_upgrade, upgrade_json, upgrade_markdown
-    from lockstep.tensor_file import write_file
+    from lockstep.report.upgrade import KINDS, print_upgrade, upgrade_json, upgrade_markdown
     from lockstep.upgrade import check_upgrade
 
-    _refuse_other_files(outs)
+    _check_outputs(outs, KINDS)
     if blesses and (names or backends):
         raise InputError("--bless: blesses all of a golden folder; leave out --recipe and --backend")
     golden = Golden.load(folder)
@@ -109,7 +110,7 @@ def upgrade_check(
     print_upgrade(found, str(folder), make_console())
     for out in outs:
         text = upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
-        write_file(out, printable(text, LAYOUT).encode())
+        write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if blesses:
         if found.skipped:
@@ -171,14 +172,14 @@ def matrix_versions(
     from lockstep.bless import golden_recipes
     from lockstep.environments import combinations
     from lockstep.golden import Golden, choose
+    from lockstep.outputs import write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
-    from lockstep.report.versions import print_versions, versions_json, versions_markdown
-    from lockstep.tensor_file import write_file
+    from lockstep.report.versions import KINDS, print_versions, versions_json, versions_markdown
     from lockstep.upgrade import Change
     from lockstep.versions import examiner, find_origins, golden_of
 
-    _refuse_other_files(outs)
+    _check_outputs(outs, KINDS)
     numbers = {package: [n.strip() for n in text.split(",") if n.strip()] for package, text in wanted.items()}
     chosen = combinations(numbers, together=together)
     if keep is not None:
@@ -199,7 +200,7 @@ def matrix_versions(
     print_versions(rows, origins, against, make_console())
     for out in outs:
         text = (versions_json if out.suffix == ".json" else versions_markdown)(rows, origins, against)
-        write_file(out, printable(text, LAYOUT).encode())
+        write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if not any(row.findings for row in rows):
         raise InputError("no combination could be installed: nothing was compared")
@@ -213,9 +214,10 @@ def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
     return 1
 
 
-def _refuse_other_files(outs: Sequence[Path]) -> None:
+def _check_outputs(outs: Sequence[Path], kinds: "Mapping[str, Kind]") -> None:
+    from lockstep.outputs import check_output
+
     for out in outs:
-        if out.suffix not in (".md", ".json"):
-            raise InputError(f"--out {out}: must end in .md or .json")
-        if not out.parent.is_dir():
-            raise InputError(f"--out {out}: no folder {out.parent}")
+        if out.suffix not in kinds:
+            raise InputError(f"--out {out}: must end in {' or '.join(kinds)}")
+        check_output(out, kinds[out.suffix], option="--out")

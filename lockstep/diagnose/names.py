@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from lockstep.errors import InputError
 from lockstep.input_file import read_toml
-from lockstep.tensor_file import write_file
+from lockstep.outputs import NEW, write_file
 from lockstep.trace import Trace
 
 __all__ = ["Layout", "NameMap", "apply", "load_names", "save_names"]
@@ -108,7 +108,7 @@ def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = 
     """Write a name map; a comment of a name stands at its line.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or exists.
     """
     document = tomlkit.document()
     for title in TABLES:
@@ -124,7 +124,7 @@ def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = 
         only = tomlkit.table()
         only["a"], only["b"] = sorted(names.only_a), sorted(names.only_b)
         document.add("only", only)
-    write_file(path, tomlkit.dumps(document).encode())
+    write_file(path, tomlkit.dumps(document).encode(), NEW)
 
 
 def apply(names: NameMap, trace: Trace) -> Trace:

@@ -7,6 +7,7 @@ from typing import Any
 from lockstep.converge.judge import Judgement, overall
 from lockstep.converge.measure import Band, bands
 from lockstep.converge.study import Study
+from lockstep.outputs import picture
 from lockstep.recipe import Recipe
 from lockstep.report.convergence import (
     Row,
@@ -23,8 +24,10 @@ from lockstep.report.measured import measured_with
 from lockstep.report.numbers import json_number
 from lockstep.report.picture import new_figure, png_of
 
-__all__ = ["study_html", "study_png"]
+__all__ = ["PICTURE", "study_html", "study_png"]
 
+WRITER = "lockstep converge"
+PICTURE = picture(WRITER)
 COLOURS = {"torch": "#d2491a", "jax": "#2468d8"}
 WIDTHS = {"torch": 2.8, "jax": 1.4}
 """What is drawn first is seen beside what lies on it."""
@@ -138,4 +141,4 @@ def study_png(study: Study) -> bytes:
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    return png_of(figure)
+    return png_of(figure, WRITER)

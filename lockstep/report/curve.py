@@ -15,16 +15,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lockstep.curve import Curve, gap, knobs_of, marked_updates
+from lockstep.curve import BACKENDS, Curve, gap, knobs_of, marked_updates
+from lockstep.outputs import archive, page, picture
 from lockstep.printable import printable
 from lockstep.report.curves import thin
 from lockstep.report.html import plotly_script
 from lockstep.report.numbers import number, percent
 from lockstep.report.picture import new_figure, png_of
 
-__all__ = ["SUFFIXES", "print_curves", "render"]
+__all__ = ["KINDS", "print_curves", "render"]
 
-SUFFIXES = (".npz", ".png", ".html")
+WRITER = "lockstep curve"
+KINDS = {
+    ".npz": archive(WRITER, ("names", "oracle", *BACKENDS)),
+    ".png": picture(WRITER),
+    ".html": page(WRITER),
+}
+"""File name's end -> what is written."""
 WIDEST = 120
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000")
 
@@ -175,11 +182,11 @@ def _png(curves: Sequence[Curve]) -> bytes:
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
         axis.spines[["top", "right"]].set_visible(False)
-    return png_of(figure)
+    return png_of(figure, WRITER)
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="lockstep curve"><title>{title}</title>
 <style>body{{font:15px system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem}}</style>
 <script>{plotly}</script></head>
 <body><h1>{title}</h1><div id="rates"></div>{gaps}

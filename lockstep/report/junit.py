@@ -6,10 +6,12 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from lockstep.diagnose.compare import Comparison, Difference
 from lockstep.diagnose.verdict import describe_difference, describe_limit
+from lockstep.outputs import xml
 from lockstep.printable import LAYOUT, printable
 
-__all__ = ["difference_properties", "junit_comparison", "junit_error"]
+__all__ = ["JUNIT", "difference_properties", "junit_comparison", "junit_error"]
 
+JUNIT = xml("lockstep", "testsuites", 'classname="lockstep"')
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

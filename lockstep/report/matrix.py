@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lockstep.matrix import Cell, Row
+from lockstep.outputs import markdown
 from lockstep.printable import printable
 from lockstep.report.measured import measured_with
 
-__all__ = ["matrix_markdown", "print_matrix", "summarise"]
+__all__ = ["MATRIX", "matrix_markdown", "print_matrix", "summarise"]
 
+MATRIX = markdown("lockstep matrix", "# The parity matrix\n\nEvery choice that a recipe can name, ")
 HEADERS = ("float64: torch", "jax", "float32: torch", "jax")
 
 

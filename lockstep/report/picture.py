@@ -33,8 +33,8 @@ def require_pictures(asked: str) -> None:
         ) from None
 
 
-def png_of(figure: "Figure") -> bytes:
-    """The figure as the bytes of a .png file."""
+def png_of(figure: "Figure", writer: str) -> bytes:
+    """The figure as the bytes of a .png file, which names the command that wrote it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": writer})
     return buffer.getvalue()

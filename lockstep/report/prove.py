@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lockstep.diagnose.verdict import describe_difference
+from lockstep.outputs import markdown
 from lockstep.printable import printable
 from lockstep.prove.alarms import RightRun
 from lockstep.prove.checker import CHECKER_FAULTS
@@ -18,8 +19,9 @@ from lockstep.report.measured import measured_with
 from lockstep.report.numbers import factor
 from lockstep.session import BACKENDS
 
-__all__ = ["print_proof", "print_right_runs", "proof_markdown", "summarise"]
+__all__ = ["PROOF", "print_proof", "print_right_runs", "proof_markdown", "summarise"]
 
+PROOF = markdown("lockstep prove", "# The proof that the checks can fail\n\nFaults planted on purpose, ")
 HEADERS = ("fault", "first at", "cause", *BACKENDS, "fast", "fooled")
 LIBRARIES = {"torch": "PyTorch", "jax": "JAX, Flax and Optax"}
 """Twin -> what it is written with."""

@@ -12,12 +12,14 @@ from rich.text import Text
 
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.verdict import describe_difference
+from lockstep.outputs import json_document, markdown
 from lockstep.printable import printable
 from lockstep.report.numbers import json_number
 from lockstep.upgrade import Change, Finding, Upgrade
 
 __all__ = [
     "COLOURS",
+    "KINDS",
     "describe_findings",
     "finding_json",
     "markdown_table",
@@ -26,6 +28,10 @@ __all__ = [
     "upgrade_markdown",
 ]
 
+KINDS = {
+    ".md": markdown("lockstep upgrade-check", r"# Upgrade check of [^\n]*\n\n\*\*"),
+    ".json": json_document("lockstep.upgrade"),
+}
 COLOURS = dict(zip(Change, ("green", "green", "yellow", "yellow", "red", "red")))
 NEARER = {
     "golden": "the oracle agrees with the golden trace",
@@ -94,6 +100,7 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
 def upgrade_json(upgrade: Upgrade) -> str:
     """Everything that was found; strict JSON, None in place of NaN and infinities."""
     content = {
+        "schema": "lockstep.upgrade/1",
         "verdict": upgrade.change.words,
         "skipped": upgrade.skipped,
         "settings": upgrade.settings,

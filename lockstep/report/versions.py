@@ -8,13 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lockstep.outputs import json_document, markdown
 from lockstep.printable import printable
 from lockstep.report.upgrade import COLOURS, describe_findings, finding_json, markdown_table
 from lockstep.upgrade import Change
 from lockstep.versions import Origin, Row
 
-__all__ = ["describe_origin", "print_versions", "versions_json", "versions_markdown"]
+__all__ = ["KINDS", "describe_origin", "print_versions", "versions_json", "versions_markdown"]
 
+KINDS = {
+    ".md": markdown("lockstep matrix-versions", r"Against [^\n]*\.\n\n\| combination \|"),
+    ".json": json_document("lockstep.versions"),
+}
 SIGNS = dict(zip(Change, "=~M?SF"))
 LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
 SHORT = {"numeric mode": "mode", "training": "runs"}
@@ -65,6 +70,7 @@ def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: s
 def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
     """Everything that was found; strict JSON."""
     content = {
+        "schema": "lockstep.versions/1",
         "against": against,
         "combinations": [
             {
