@@ -29,6 +29,7 @@ from lockstep.commands.bench import bench as bench_command
 from lockstep.data_prep import prepare
 from lockstep.errors import InputError
 from lockstep.recipe import load_recipe
+from lockstep.report.console import PlainConsole
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TIMED = ("c", "torch products", "jax products", "numpy products", "torch fast", "torch graph", "jax fast", "numpy")
@@ -38,7 +39,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C co
 
 def bench(out: Path, *contenders: str, rounds: int = 3, **values: object) -> tuple[int, str]:
     shown = io.StringIO()
-    console = Console(width=80, file=shown)
+    console = PlainConsole(width=80, file=shown)
     work = [Workload("small", small_recipe(**values))]
     status = run_bench(work, device="cpu", rounds=rounds, out=out, console=console, contenders=contenders)
     return status, shown.getvalue()
@@ -379,7 +380,7 @@ def test_ensembles_are_proved_and_timed(tmp_path: Path) -> None:
 
 def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     shown = io.StringIO()
-    sweep = {"device": "cpu", "rounds": 3, "console": Console(width=80, file=shown)}
+    sweep = {"device": "cpu", "rounds": 3, "console": PlainConsole(width=80, file=shown)}
     work, out = Workload("<small>", small_recipe()), tmp_path / "sweep.html"
     assert run_sweep(work, "batch", out=out, values=(16, 45), contenders=["numpy", "torch graph"], **sweep) == 0
     rows = [line.split() for line in shown.getvalue().splitlines()]

@@ -445,7 +445,9 @@ def test_a_bad_target_is_named(cells: list[str], line: str, tmp_path: Any) -> No
     path.write_text("a,y\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells)))
     values = {"data.source": "file", "data.path": str(path), "data.target": "y", "loss.name": "mse"}
     recipe = Recipe().with_values(values | {"data.held_out": 0.5, "training.batch": 2})
-    assert refusal(recipe).removeprefix(f"{path}: ").removesuffix("; must be a finite number") == line
+    said, _, due = refusal(recipe).removeprefix(f"{path}: ").partition("; must be a finite number")
+    assert said == line
+    assert ("data.missing = drop" in due) == ("empty" in line)
 
 
 def test_a_number_in_a_file_is_trained_on(tmp_path: Any) -> None:

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lockstep.report.numbers import factor, number_beside, ratio, written
@@ -47,6 +47,7 @@ def test_a_factor_says_how_far_from_one_it_is(apart: float, digits: int, above: 
 @given(st.floats(-1e6, 1e6), SMALL)
 def test_a_number_is_told_from_the_one_beside_it(other: float, apart: float) -> None:
     value = other * (1 + apart) + apart
+    assume(value != other)  # a difference that rounding took is none
     text = number_beside(value, other)
     assert abs(float(text) - value) <= 0.05 * abs(value - other)
 

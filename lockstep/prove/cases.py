@@ -55,16 +55,20 @@ def written(case: Case, folder: Path) -> Pair:
     folder.mkdir()
     right = case.both(_right_run(case.dtype))
     one = {
-        name: array if name.startswith("epochs/") else array.astype(case.dtype)
-        for name, array in right.arrays.items()
-        if not name.startswith("bounds/")
+        name: _stored(name, array, case.dtype) for name, array in right.arrays.items() if not name.startswith("bounds/")
     }
     a, b = folder / "a.trace", folder / "b.trace"
-    replace(right, header=right.header | {"backend": "torch"}, arrays=one).save(a)
+    replace(right, header=right.header | {"backend": "torch", "dtype": case.dtype}, arrays=one).save(a)
     case.edit(right).save(b)
     after = b.read_bytes()
     right.save(b)
     return Pair(a, b, b.read_bytes(), after[:-1] if case.cut else after)
+
+
+def _stored(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """As a twin's trace holds it: metrics stay float64, and labels whole numbers."""
+    is_float = array.dtype.kind == "f" and not name.startswith("epochs/")
+    return array.astype(dtype) if is_float else array
 
 
 @cache
