@@ -114,7 +114,7 @@ def right_runs(number: int, *, report: Report) -> list[RightRun]:
             for worker in workers:
                 worker.stop()
         return [
-            _judged(key, twin, Trace.load(folder / f"{i}.{twin}.trace"), oracle)
+            _judged(key, twin, Trace.load_unchecked(folder / f"{i}.{twin}.trace"), oracle)
             for i, (key, oracle) in enumerate(zip(chosen, oracles))
             for twin in BACKENDS
         ]

@@ -124,7 +124,7 @@ def _outcome(
     place = _place(folder, fault.key, engine)
     if place in errors:
         return LibraryOutcome(fault, engine, None, True, errors[place])
-    trace, right = (Trace.load(path) for path in (place, _place(folder, _name(i, fault.twin), engine)))
+    trace, right = (Trace.load_unchecked(path) for path in (place, _place(folder, _name(i, fault.twin), engine)))
     first = compare_exactly(trace, setting.oracle, setting.derive_bounds).first
     return LibraryOutcome(fault, engine, first, not _same_bits(trace, right))
 

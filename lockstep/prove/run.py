@@ -163,7 +163,7 @@ def _fast(place: Path) -> Path:
 
 
 def _fooled(place: Path, oracle: Trace) -> tuple[str, ...]:
-    rounded = Trace.load(_rounded(place))
+    rounded = Trace.load_unchecked(_rounded(place))
     return tuple(rule for rule, holds in JUDGES.items() if holds(rounded, oracle))
 
 
@@ -171,7 +171,7 @@ def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, data: Prepared
     """Hold the twin with the fault against the other one without, and its fast engine against the oracle."""
     (other,) = set(BACKENDS) - {twin}
     place = _place(folder, fault.key, twin)
-    traces = Trace.load(place), Trace.load(_place(folder, str(i), other))
+    traces = Trace.load_unchecked(place), Trace.load_unchecked(_place(folder, str(i), other))
     found = diagnose(*traces, oracle if fault.is_bounded else None)
     cause = found.cause.key if found.cause else ""
     fooled = _fooled(place, oracle) if twin == fault.twins[0] else None
@@ -182,7 +182,7 @@ def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, data: Prepared
 def _fast_difference(place: Path, oracle: Trace, data: PreparedData) -> Difference | None:
     """Where the fast engine's run parts from the oracle."""
     derive_bounds = float64_bounds(oracle.recipe, data)
-    return compare_exactly(Trace.load(_fast(place)), oracle, derive_bounds).first
+    return compare_exactly(Trace.load_unchecked(_fast(place)), oracle, derive_bounds).first
 
 
 def _without_faults(
@@ -191,7 +191,7 @@ def _without_faults(
     alarms, accepted = [], dict.fromkeys(JUDGES, 0)
     for i, oracle in enumerate(oracles):
         a, b = (_place(folder, str(i), twin) for twin in BACKENDS)
-        parted = [diagnose(Trace.load(a), Trace.load(b), oracle).first]
+        parted = [diagnose(Trace.load_unchecked(a), Trace.load_unchecked(b), oracle).first]
         parted += [_fast_difference(place, oracle, data[i]) for place in (a, b)]
         alarms += [describe_difference(difference) for difference in parted if difference is not None]
         for rule in _fooled(a, oracle):
