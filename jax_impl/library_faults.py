@@ -230,7 +230,7 @@ PLANTS: dict[str, Change] = {
     "jax-clip-value": _positional(0, _slightly),
     "jax-average": lambda original: lambda new, old, share: original(new, old, share * SLIGHTLY),
     "jax-cross-entropy-smoothed": _smoothed,
-    "jax-cross-entropy-weighted": result(_slightly),
+    "jax-cross-entropy-soft": result(_slightly),
     "jax-smooth-labels": _positional(1, _slightly),
     "jax-binary-float32": _in_float32,
     "jax-squared-error": result(lambda loss: loss / 2),

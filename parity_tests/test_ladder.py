@@ -315,7 +315,7 @@ def test_training_that_blows_up_is_recorded_as_it_is(dtype: str, backend: str) -
     bounds = bounds_of(oracle)
     assert bounds
     found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert found.verdict == "inconclusive", found.first and describe_difference(found.first)
 
 
 @pytest.mark.gpu

@@ -223,7 +223,7 @@ JAX = (
     ("average", "optax.incremental_update", "the share of the new 1e-6 too large", AVERAGE, AVERAGE, AVERAGING),
     ("cross-entropy-smoothed", "optax.softmax_cross_entropy_with_integer_labels", "label smoothing 1e-6", LOSS,
      METRICS),
-    ("cross-entropy-weighted", "optax.softmax_cross_entropy", "1e-6 too large", LOSS, METRICS, WEIGHTED),
+    ("cross-entropy-soft", "optax.softmax_cross_entropy", "1e-6 too large", LOSS, METRICS, SMOOTHING),
     ("smooth-labels", "optax.smooth_labels", "smoothed 1e-6 too much", LOSS, LOSS, SMOOTHING),
     ("binary-float32", "optax.sigmoid_binary_cross_entropy", "computed in float32", LOSS, LOSS, BINARY),
     ("squared-error", "optax.squared_error", "half of it", LOSS, LOSS, MSE),
