@@ -342,9 +342,9 @@ def test_a_header_that_is_none_is_refused(header: Any, run: Path, tmp_path: Path
     write_tensors(tmp_path / "a", "lockstep.trace/1", header, {})
     assert lockstep("compare", tmp_path / "a", run / "jax.trace") == 2
     for kind, load in (("checkpoint", Checkpoint), ("ensemble", Ensemble), ("data", PreparedData)):
-        write_tensors(tmp_path / "a", f"lockstep.{kind}/1", header, {})
+        write_tensors(tmp_path / kind, f"lockstep.{kind}/1", header, {})
         with pytest.raises(InputError):
-            load.load(tmp_path / "a")
+            load.load(tmp_path / kind)
 
 
 def test_a_deep_header_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

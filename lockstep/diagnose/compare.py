@@ -286,6 +286,8 @@ def _sizes(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     each scalar, of statistics the tensor's largest value at each update. What is not finite counts as 0."""
     size = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0.0)
     kind = name.partition("/")[0]
+    if name.endswith("_r2"):  # 1 - a share: near 0 it keeps the rounding of what cancels
+        return np.maximum(size, np.where(np.isfinite(values), np.abs(1 - values), 0.0))
     if kind in ("updates", "epochs"):
         return size
     if kind == "statistics":
