@@ -216,7 +216,7 @@ def test_a_run_that_blows_up_is_called_wrong_by_no_statistic() -> None:
     recipe = small_recipe(schedule__peak=1e8)
     trace, oracle = recorded("torch", recipe), recorded("oracle", recipe)
     assert not np.isfinite(trace.arrays["statistics/parameters/linear1.weight"]).all()
-    assert compare(trace, oracle, bounds_of(oracle) or {}).verdict == "rounding"
+    assert compare(trace, oracle, bounds_of(oracle) or {}).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize("update", [0, 7])
