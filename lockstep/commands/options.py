@@ -213,7 +213,7 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
     return train
 
 
-def planting_trainer(backend: str, engine: str, place: str) -> Callable[..., "Trace"]:
+def planting_trainer(backend: str, engine: str = "plain", place: str = "twin") -> Callable[..., "Trace"]:
     """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its "library"."""
     from lockstep.prove.plant import planting, planting_in_library
 
