@@ -28,8 +28,8 @@ from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.outputs import check_output
 from lockstep.processes import child_environment
-from lockstep.session import limit_threads
 from lockstep.tensor_file import read_tensors
+from lockstep.workers import limit_threads
 
 __all__ = ["Contender", "compare_with_oracle", "measure", "run_bench"]
 

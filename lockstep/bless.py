@@ -15,8 +15,8 @@ from lockstep.golden import Key, refuse_other_folder, write_golden
 from lockstep.oracle.rounding import AMPLIFIED
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.session import Interpreter, Job, Report, Worker, finish_jobs
 from lockstep.trace import Trace
+from lockstep.workers import Interpreter, Job, Report, Worker, finish_jobs
 
 __all__ = ["EVERY", "Recording", "bless", "golden_recipes", "is_installed", "record"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
-from lockstep.session import Interpreter
+from lockstep.workers import Interpreter
 
 __all__ = ["PACKAGES", "Combination", "combinations", "environment", "releases"]
 

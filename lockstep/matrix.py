@@ -15,8 +15,8 @@ from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bound
 from lockstep.diagnose.verdict import describe_difference, describe_limit, settles
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker, finish_jobs
 from lockstep.trace import Trace
+from lockstep.workers import BACKENDS, Job, Report, Worker, finish_jobs
 
 __all__ = ["Cell", "Row", "measure"]
 

@@ -179,6 +179,9 @@ def _make(place: Path, state: str, *, is_folder: bool) -> tuple[Path, int]:
 @contextmanager
 def _briefly_held(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, and tell whether it could be had."""
+    if LEFT_OVER.fullmatch(folder.name):  # its process holds it for as long as it fills it, and settles nothing in it
+        yield False
+        return
     try:
         descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
     except PermissionError:  # it may be written to all the same

@@ -9,8 +9,8 @@ from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
-from lockstep.session import BACKENDS, Job, Report, Worker
 from lockstep.trace import Trace
+from lockstep.workers import BACKENDS, Job, Report, Worker
 
 __all__ = ["data_of", "replay", "reproduces", "truth_of", "with_replayed"]
 

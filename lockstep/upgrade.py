@@ -14,8 +14,8 @@ from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bound
 from lockstep.diagnose.verdict import describe_limit, settles
 from lockstep.errors import InputError
 from lockstep.golden import Golden, Key
-from lockstep.session import Report
 from lockstep.trace import Trace
+from lockstep.workers import Report
 
 __all__ = ["Change", "Finding", "Upgrade", "changed_settings", "check_upgrade", "judge"]
 

@@ -15,8 +15,8 @@ from lockstep.environments import Combination, environment, releases
 from lockstep.errors import InputError
 from lockstep.golden import Golden
 from lockstep.recipe import Recipe
-from lockstep.session import Interpreter, Report
 from lockstep.upgrade import Change, Finding, judge
+from lockstep.workers import Interpreter, Report
 
 __all__ = ["Examine", "Origin", "Row", "bisect", "examiner", "find_origins", "golden_of"]
 

@@ -1,7 +1,7 @@
 """What cannot be judged is called inconclusive: never a pass, and a fault before it is found."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -94,14 +94,18 @@ def test_what_overflows_is_not_blessed(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "gold").exists()
 
 
-def trained(recipe: Recipe, fault: str, twin: str) -> tuple[Verdict, Mapping[str, Trace]]:
-    """A run whose one twin has the fault; the other is the same twin without, which halves the work."""
+def trained(
+    recipe: Recipe, fault: str, twin: str, faulty: Collection[str] = ("float32", "float64")
+) -> tuple[Verdict, Mapping[str, Trace]]:
+    """A run whose one twin has the fault in those dtypes; the other is the same twin without, which halves the work."""
     exact, data = recipe.with_dtype("float64"), prepare(recipe)
     plant, oracle = planting_trainer(twin), trainer("oracle", "plain")
     forms = {}
     for form in (recipe, exact):
-        right, wrong = (plant(form, data, device="cpu", fault=key) for key in ("", fault))
-        forms[form.training.dtype] = {"torch": wrong, "jax": right, "oracle": oracle(form, data)}
+        dtype = form.training.dtype
+        right = plant(form, data, device="cpu", fault="")
+        wrong = plant(form, data, device="cpu", fault=fault) if fault and dtype in faulty else right
+        forms[dtype] = {"torch": wrong, "jax": right, "oracle": oracle(form, data)}
     return judge(forms["float32"], forms["float64"]), forms["float64"]
 
 
@@ -111,6 +115,17 @@ def test_a_fault_is_found_before_the_overflow_hides_it(fault: str) -> None:
     assert verdict.word == "diverged"
     assert verdict.failure is not None
     assert verdict.failure.off == ("torch",)
+
+
+def test_a_failure_as_trained_says_how_far_float64_was_judged() -> None:
+    recipe = chaotic_recipe("Adam at a high rate", 3, "float32")
+    verdict, _ = trained(recipe, "loss-sum", "torch", ["float32"])
+    assert verdict.word == "diverged"
+    assert verdict.sentence.startswith(
+        "As trained here, PyTorch strays farther than rounding can; in float64, equal up to"
+    )
+    settled, _ = trained(chaotic_recipe("Adam at a high rate", 1, "float32"), "loss-sum", "torch", ["float32"])
+    assert settled.sentence.startswith("In float64 both do what the recipe says; as trained here, PyTorch strays")
 
 
 @pytest.mark.sweep

@@ -13,8 +13,8 @@ from lockstep.data_prep import prepare
 from lockstep.environments import releases
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
-from lockstep.session import Job, Worker
 from lockstep.trace import Trace
+from lockstep.workers import Job, Worker
 from parity_tests.recipes_for_tests import small_recipe
 
 MODULES = ("queue", "random", "json", "numpy", "click", "torch", "jax", "benchmarks", "pt_impl", "sitecustomize")

@@ -22,9 +22,9 @@ from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
 from lockstep.report.versions import describe_origin
-from lockstep.session import Interpreter, Job, Worker, finish_jobs
 from lockstep.upgrade import Change, Finding
 from lockstep.versions import Row, bisect, find_origins
+from lockstep.workers import Interpreter, Job, Worker, finish_jobs
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ from lockstep.commands.options import (
     recipe_files,
     recipe_options,
     trainer,
+    twin,
     warn,
 )
 from lockstep.errors import InputError
@@ -50,19 +51,22 @@ def run(
     Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong but not all of the
     training can be judged, as where it overflows.
     """
-    from lockstep.diagnose.verdict import EXIT_STATUS
-    from lockstep.report.console import make_console
-    from lockstep.report.folder import new_run_folder, write_reports
-    from lockstep.report.progress import training_progress
-    from lockstep.report.terminal import print_story
-    from lockstep.session import train_everywhere
+    from lockstep.workers import start_pair
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     name = Path(data_path).stem if data_path else Path(recipe).stem
-    with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
-        with training_progress() as report:
-            found = train_everywhere(chosen, folder.partial, device=device, engine=engine, report=report)
-        story = write_reports(found, folder.partial)
+    with start_pair(device, engine) as workers:
+        from lockstep.diagnose.verdict import EXIT_STATUS
+        from lockstep.report.console import make_console
+        from lockstep.report.folder import new_run_folder, write_reports
+        from lockstep.report.progress import training_progress
+        from lockstep.report.terminal import print_story
+        from lockstep.session import train_everywhere
+
+        with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
+            with training_progress() as report:
+                found = train_everywhere(chosen, folder.partial, workers, engine=engine, report=report)
+            story = write_reports(found, folder.partial)
     console = make_console()
     print_story(story, console)
     console.print(
@@ -258,10 +262,12 @@ def _updates(text: str, total: int) -> range:
 @click.option("--members", is_flag=True, help="Train many seeds at once.")
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
 def worker(backend: str, device: str, plants: str | None, members: bool, engine: str) -> int:
-    """Train what standard input says; see `lockstep.session`."""
-    from lockstep.session import serve
+    """Train what standard input says; see `lockstep.workers`."""
+    from lockstep.workers import serve
 
     def load() -> Callable[..., Any]:
+        if backend == "torch" and not (members or plants):
+            twin("torch", "pt_impl.eager").spare_compiler()
         if members:
             return member_trainer(backend, engine)
         return planting_trainer(backend, engine, plants) if plants else trainer(backend, engine)

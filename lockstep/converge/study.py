@@ -14,7 +14,8 @@ from lockstep.data_prep import PreparedData, prepare
 from lockstep.ensemble import Ensemble
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker, contrast_schedule
+from lockstep.session import contrast_schedule
+from lockstep.workers import BACKENDS, Job, Report, Worker
 
 __all__ = ["Pilot", "Study", "check_declared", "converge", "file_of", "pilot"]
 

@@ -52,11 +52,13 @@ class Check:
 
 class Failure(NamedTuple):
     """What failed: `form` is "traces", "semantics" or "fast", `off` the twins that part from the oracle (where there is
-    none, the twins part from one another), and `alike` says whether the twins do the same all the same."""
+    none, the twins part from one another), `alike` says whether the twins do the same all the same, and `float64` is
+    where judging in float64 ends, None where all of it was judged."""
 
     form: str
     off: tuple[str, ...]
     alike: bool
+    float64: Limit | None
 
     @property
     def sentence(self) -> str:
@@ -66,9 +68,10 @@ class Failure(NamedTuple):
             return SENTENCES["diverged"]
         if self.form == "traces":
             named = " and ".join(TWINS[twin] for twin in self.off)
-            return (
-                f"In float64 both do what the recipe says; as trained here, {named} strays farther than rounding can."
-            )
+            strays = f"s trained here, {named} strays farther than rounding can"
+            if self.float64 is None:
+                return f"In float64 both do what the recipe says; a{strays}."
+            return f"A{strays}; in float64, {describe_limit(self.float64)}."
         if len(self.off) == 1:
             (twin,) = self.off
             return f"PyTorch and JAX do not do the same thing: {TWINS[twin]}{engines} does not do what the recipe says."
@@ -160,7 +163,7 @@ def judge(
     if is_settled:
         verdicts = verdicts - {"inconclusive"} | {"rounding"}
     word = next(word for word in ("diverged", "inconclusive", "rounding", "identical") if word in verdicts)
-    limit = min(filter(None, limits.values()), key=lambda limit: limit.update, default=None)
+    limit = _earliest(*limits.values())
     series = {"lr": "updates/lr", "loss": "updates/loss", "parameters": "parameters/"}
     largest = {name: _largest(traces, prefix) for name, prefix in series.items()}
     alike = {
@@ -168,7 +171,7 @@ def judge(
         "fast": lambda: compare_exactly((fast or {})["torch"], (fast or {})["jax"], derived),
         "traces": lambda: compared["traces"]["torch against jax"],
     }
-    return Verdict(word, tuple(checks), largest, limit, _failure(compared, alike))
+    return Verdict(word, tuple(checks), largest, limit, _failure(compared, alike, limits))
 
 
 def describe_difference(difference: Difference) -> str:
@@ -208,14 +211,17 @@ def _against_oracle(twins: Mapping[str, Trace], oracle: Trace, derive_bounds: De
 
 
 def _failure(
-    compared: Mapping[str, Mapping[str, Comparison]], compare_twins: Mapping[str, Callable[[], Comparison]]
+    compared: Mapping[str, Mapping[str, Comparison]],
+    compare_twins: Mapping[str, Callable[[], Comparison]],
+    limits: Mapping[str, Limit | None],
 ) -> Failure | None:
     """The first form in which something parts: what the frameworks mean comes before how they round."""
     for form, comparisons in compared.items():
         parting = [name for name, comparison in comparisons.items() if comparison.first is not None]
         if parting:
             off = tuple(twin for twin in TWINS if f"{twin} against oracle" in parting)
-            return Failure(form, off, compare_twins[form]().first is None)
+            float64 = _earliest(limits["semantics"], limits["fast"])
+            return Failure(form, off, compare_twins[form]().first is None, float64)
     return None
 
 
@@ -242,8 +248,11 @@ def _exact(title: str, comparisons: Mapping[str, Comparison], stage: str, detail
 
 
 def _first_limit(comparisons: Mapping[str, Comparison]) -> Limit | None:
-    limits = [comparison.limit for comparison in comparisons.values() if comparison.limit is not None]
-    return min(limits, key=lambda limit: limit.update, default=None)
+    return _earliest(*(comparison.limit for comparison in comparisons.values()))
+
+
+def _earliest(*limits: Limit | None) -> Limit | None:
+    return min(filter(None, limits), key=lambda limit: limit.update, default=None)
 
 
 def _bounded(title: str, comparisons: Mapping[str, Comparison], *, is_settled: bool = False) -> Check:

@@ -12,8 +12,8 @@ from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import Difference, Limit, bounds_of, compare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker
 from lockstep.trace import Trace
+from lockstep.workers import BACKENDS, Job, Report, Worker
 
 __all__ = ["CHAOTIC", "RightRun", "chaotic_recipe", "right_runs"]
 

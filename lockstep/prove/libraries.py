@@ -14,8 +14,8 @@ from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bound
 from lockstep.oracle.train import train as train_oracle
 from lockstep.prove.library_faults import LibraryFault
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker, finish_jobs
 from lockstep.trace import Trace
+from lockstep.workers import BACKENDS, Job, Report, Worker, finish_jobs
 
 __all__ = ["ENGINES", "LibraryOutcome", "prove_libraries"]
 

@@ -18,8 +18,8 @@ from lockstep.prove.judges import JUDGES
 from lockstep.prove.libraries import LibraryOutcome, prove_libraries
 from lockstep.prove.library_faults import LibraryFault
 from lockstep.recipe import Recipe
-from lockstep.session import BACKENDS, Job, Report, Worker
 from lockstep.trace import Trace
+from lockstep.workers import BACKENDS, Job, Report, Worker
 
 __all__ = ["Outcome", "Proof", "prove"]
 

@@ -17,7 +17,7 @@ from lockstep.prove.libraries import ENGINES, LibraryOutcome
 from lockstep.prove.run import Outcome, Proof
 from lockstep.report.measured import measured_with
 from lockstep.report.numbers import factor
-from lockstep.session import BACKENDS
+from lockstep.workers import BACKENDS
 
 __all__ = ["PROOF", "print_proof", "print_right_runs", "proof_markdown", "summarise"]
 

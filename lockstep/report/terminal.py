@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import plotext
 from rich import box
 from rich.console import Console
 from rich.panel import Panel
@@ -161,8 +162,6 @@ def _training_note(rows: Sequence[EpochRow], score: Score) -> str:
 
 
 def _chart(story: Story, width: int) -> list[Text]:
-    import plotext
-
     chart = next(chart for chart in story.charts if chart.key == "epoch-loss")
     if len(story.training) < 3:
         chart = next(chart for chart in story.charts if chart.key == "loss")
