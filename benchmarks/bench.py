@@ -22,14 +22,14 @@ from benchmarks.registry import ALWAYS, CONTENDERS, chosen
 from benchmarks.results import RESULTS, Measured, Outcome, Results, machine
 from benchmarks.table import print_measured
 from benchmarks.workloads import Workload, first_updates, threads_for
-from lockstep import __version__
 from lockstep.data_prep import Parameters, PreparedData, load_table, prepare
 from lockstep.errors import InputError
+from lockstep.files.outputs import check_output
 from lockstep.oracle.train import states
-from lockstep.outputs import check_output
 from lockstep.processes import child_environment
+from lockstep.run.workers import limit_threads
 from lockstep.tensor_file import read_tensors
-from lockstep.workers import limit_threads
+from lockstep.version import __version__
 
 __all__ = ["Contender", "compare_with_oracle", "measure", "run_bench"]
 

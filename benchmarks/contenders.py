@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.prepared import Prepared, Unable
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 
 __all__ = [
     "jax_compiled",

@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks.prepared import Prepared
 from lockstep.data_prep import PreparedData
-from lockstep.ensemble import blocks_of, default_chunk, stack, stretches
 from lockstep.recipe import Recipe
+from lockstep.records.ensemble import blocks_of, default_chunk, stack, stretches
 
 __all__ = ["jax_ensemble", "torch_ensemble"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.prepared import Prepared, Unable, all_batches, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 
 __all__ = ["c_floor", "jax_products", "numpy_products", "torch_products"]
 

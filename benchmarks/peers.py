@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.prepared import Prepared, Unable, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 
 __all__ = ["keras_fit", "keras_stock", "lightning_fit", "numpy_loop", "sklearn_classifier", "skorch_fit"]
 

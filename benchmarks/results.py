@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lockstep.errors import InputError
-from lockstep.input_file import read_json
-from lockstep.outputs import json_document, write_file
+from lockstep.files.input_file import read_json
+from lockstep.files.outputs import json_document, write_file
 
 __all__ = ["RESULTS", "SCHEMA", "Measured", "Outcome", "Results", "machine"]
 

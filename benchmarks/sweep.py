@@ -14,11 +14,11 @@ from benchmarks.bench import measure
 from benchmarks.results import RESULTS, Measured, Results, machine
 from benchmarks.statistics import median_interval, three_digits
 from benchmarks.workloads import Workload
-from lockstep import __version__
 from lockstep.errors import InputError
-from lockstep.outputs import check_output, page, picture, write_file
-from lockstep.report.html import plotly_script
+from lockstep.files.outputs import check_output, page, picture, write_file
 from lockstep.report.picture import new_figure, png_of
+from lockstep.report.run.html import plotly_script
+from lockstep.version import __version__
 
 __all__ = ["SWEEPS", "run_sweep"]
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from benchmarks.limits import LIMITS
 from benchmarks.results import Measured, Outcome
 from benchmarks.statistics import median_interval, ratios, three_digits
+from lockstep.numbers import number_beside
 from lockstep.printable import printable
-from lockstep.report.numbers import number_beside
 
 __all__ = ["print_measured"]
 

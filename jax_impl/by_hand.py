@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lockstep.groups import DECOUPLED
 from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import DECOUPLED
 
 __all__ = ["by_hand"]
 

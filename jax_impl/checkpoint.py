@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_impl.model import FLAX_NAMES
-from lockstep.checkpoint import Checkpoint
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint
 
 __all__ = ["SLOTS", "export_state", "import_state"]
 

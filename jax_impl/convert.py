@@ -12,15 +12,15 @@ from flax import serialization
 
 from jax_impl.checkpoint import _keys, _name, _sections, export_state, import_state
 from jax_impl.train import State, initial_state
-from lockstep.checkpoint import Checkpoint, expected_shapes
-from lockstep.convert import as_count, largest_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
-from lockstep.input_file import input_size, parsing, read_input
-from lockstep.memory import in_bytes
-from lockstep.outputs import NEW, write_file
-from lockstep.partial import new_folder
+from lockstep.files.input_file import input_size, parsing, read_input
+from lockstep.files.memory import in_bytes
+from lockstep.files.outputs import NEW, write_file
+from lockstep.files.partial import new_folder
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint, expected_shapes
+from lockstep.records.convert import as_count, largest_state
 
 __all__ = ["read", "write"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from lockstep.data_prep import PreparedData
-from lockstep.diagnose.probe import Precision, measure_precision
 from lockstep.errors import InputError
+from lockstep.records.matmul_precision import Precision, measure_precision
 
 __all__ = ["describe_environment", "effective_precision", "few_threads", "select_device", "synchronise"]
 

@@ -25,7 +25,7 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": jax.nn.initializers.orthogonal(),
     "zeros": jax.nn.initializers.zeros,
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.initialise`."""
+"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.data_prep.initialise`."""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterator
 
 from jax_impl.device import few_threads
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
-from lockstep.trace import BUDGET_MIB, Progress, Trace
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import BUDGET_MIB, Progress, Trace
 
 __all__ = ["choose_engine", "train"]
 

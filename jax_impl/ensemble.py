@@ -17,9 +17,9 @@ from jax_impl.fast_batches import Batch, load_rows
 from jax_impl.fast_network import Network
 from jax_impl.loss import mean_loss, sums
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
 from lockstep.recipe import Recipe
-from lockstep.trace import Metrics, Progress, metrics_of
+from lockstep.records.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.records.trace import Metrics, Progress, metrics_of
 
 __all__ = [
     "initial_state",
@@ -35,7 +35,7 @@ blocks of 16 to 28 0.75 of their time in blocks of 64, whose numbers a core's ow
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:
-    """The state of S members before the first update; `data` is a `lockstep.ensemble.stack`."""
+    """The state of S members before the first update; `data` is a `lockstep.records.ensemble.stack`."""
     return fast.initial_state(recipe, data, device)
 
 
@@ -46,7 +46,7 @@ def load_batches(
     masks: Sequence[NDArray[np.bool_]],
     device: jax.Device,
 ) -> Batch:
-    """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
+    """Batches as `lockstep.records.ensemble.stack_batches` gives them, on the device."""
     return fast_batches.load_batches(recipe, data, batches, masks, device)
 
 

@@ -14,11 +14,11 @@ from jax_impl.fast_batches import Batch, load_batches, load_rows
 from jax_impl.fast_network import Network
 from jax_impl.fast_optimizer import make_step, start_moments
 from jax_impl.loss import link, mean_loss, sums
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData, initial_statistics
-from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.schedules.rate_tables import rate_tables
 
 __all__ = [
     "State",
@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.ensemble.stack`."""
+    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.records.ensemble.stack`."""
     tables, parameters = rate_tables(recipe, data.updates_per_epoch), _tree(data.parameters)
     lead = data.parameters["linear1.weight"].shape[:-2]
     statistics = {

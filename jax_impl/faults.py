@@ -1,4 +1,4 @@
-"""Faults to plant in this twin's code, by the keys of `lockstep.prove.faults`."""
+"""Faults to plant in this twin's code, by the keys of `lockstep.studies.prove.faults`."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,5 +1,5 @@
 """Faults to plant in the framework itself, before this twin is imported, by the keys of
-`lockstep.prove.library_faults`."""
+`lockstep.studies.prove.library_faults`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lockstep.prove.library_faults import LIBRARY_FAULTS
-from lockstep.prove.patches import Change, called_with, patch_library, result
+from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
+from lockstep.studies.prove.patches import Change, called_with, patch_library, result
 
 __all__ = ["PLANTS", "hasten", "plant"]
 

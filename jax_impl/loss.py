@@ -39,7 +39,8 @@ def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Arra
 
 
 def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Array]:
-    """Over all rows, for `lockstep.trace.metrics_of`; a class is right where its logit is the largest, or above 0."""
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit is the largest,
+    or above 0."""
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
         found = {"squares": jnp.square(error_N), "absolute": jnp.abs(error_N), "variation": jnp.square(deviation_N)}

@@ -10,8 +10,8 @@ from jax_impl.adafactor import MAKERS as ADAFACTOR
 from jax_impl.adam_like import MAKERS as ADAM_LIKE
 from jax_impl.muon import MAKERS as MUON
 from jax_impl.other_optimizers import MAKERS as OTHERS
-from lockstep.groups import DECOUPLED, decays, rate_of
 from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import DECOUPLED, decays, rate_of
 
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 

@@ -21,11 +21,11 @@ from jax_impl.model import build_model, export_parameters
 from jax_impl.optimizer import learning_rate, make_optimizer
 from jax_impl.predict import trace_prediction
 from jax_impl.schedule import make_schedule
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.schedules.rate_tables import rate_tables
 
 __all__ = ["Batch", "State", "evaluate", "initial_state", "load_batches", "make_segment", "make_update", "train"]
 

@@ -6,18 +6,18 @@ This package is the framework-free core: NumPy and small libraries. It imports n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lockstep.version import __version__
+
 if TYPE_CHECKING:
-    from lockstep.foreign import perturbed
-    from lockstep.recorder import Recorder
+    from lockstep.own_loops.arrays import perturbed
+    from lockstep.own_loops.recorder import Recorder
 
 __all__ = ["Recorder", "__version__", "perturbed"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """`lockstep.Recorder` and `lockstep.perturbed`, loaded when they are asked for: the command line starts light."""
-    rooms = {"Recorder": "lockstep.recorder", "perturbed": "lockstep.foreign"}
+    rooms = {"Recorder": "lockstep.own_loops.recorder", "perturbed": "lockstep.own_loops.arrays"}
     if name not in rooms:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(rooms[name]), name)

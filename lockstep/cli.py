@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import click
 
-from lockstep import __version__
 from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
 from lockstep.commands.compare import compare, names
@@ -15,11 +14,12 @@ from lockstep.commands.converge import converge
 from lockstep.commands.diagnose import diagnose
 from lockstep.commands.prove import prove
 from lockstep.commands.recipe import recipe_group
+from lockstep.commands.streams import flush_output, outlast_readers
 from lockstep.commands.train import convert, record, run, worker
 from lockstep.commands.versions import bless, matrix_versions, upgrade_check
 from lockstep.errors import InputError
 from lockstep.printable import echo
-from lockstep.streams import flush_output, outlast_readers
+from lockstep.version import __version__
 
 __all__ = ["main"]
 

@@ -14,23 +14,24 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lockstep import __version__, headers
-from lockstep.contents import check_data
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
-from lockstep.headers import check_header
-from lockstep.input_file import TEXT, parse_toml, read_input
-from lockstep.outputs import NEW, check_folder, is_of_kind, tensor_kind, write_file
-from lockstep.partial import settle, swapped_folder
+from lockstep.files import headers
+from lockstep.files.headers import check_header
+from lockstep.files.input_file import TEXT, parse_toml, read_input
+from lockstep.files.outputs import NEW, check_folder, is_of_kind, tensor_kind, write_file
+from lockstep.files.partial import settle, swapped_folder
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.contents import check_data
+from lockstep.records.trace import Trace
+from lockstep.version import __version__
 
 __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*")
-KINDS = {".trace": tensor_kind("lockstep.trace"), ".data": tensor_kind("lockstep.data")}
+KINDS = {".trace": tensor_kind("lockstep.records.trace"), ".data": tensor_kind("lockstep.data")}
 
 
 class Key(NamedTuple):

@@ -14,9 +14,9 @@ from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.propose import propose
 from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError, ParityError
-from lockstep.recorder import Recorder
+from lockstep.own_loops.recorder import Recorder
+from lockstep.records.trace import Trace
 from lockstep.report.junit import difference_properties
-from lockstep.trace import Trace
 
 __all__ = ["Loop", "assert_parity"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from lockstep.errors import InputError
-from lockstep.input_file import input_size, kind_of_content, parsing, read_input
-from lockstep.outputs import tensor_kind, write_file
+from lockstep.files.input_file import input_size, kind_of_content, parsing, read_input
+from lockstep.files.outputs import tensor_kind, write_file
 
 __all__ = ["hash_arrays", "read_tensors", "write_tensors"]
 
@@ -90,7 +90,7 @@ def _refuse_other_content(path: Path, kind: str) -> None:
         head = file.read(8)
     content = kind_of_content(path, head)
     if content:
-        advice = RECORD if kind == "lockstep.trace" else ""
+        advice = RECORD if kind == "lockstep.records.trace" else ""
         raise InputError(f"{path}: not a {kind} file, but {content}{advice}")
     length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(size - 8, HEADER):

@@ -6,7 +6,7 @@ from typing import Any
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 # 90 rows in batches of 32: two full ones and one of 26
 SMALL: dict[str, Any] = {

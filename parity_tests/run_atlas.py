@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from packaging.version import Version
 
-from lockstep.atlas import Case, Page, Snippet, atlas_folder, describe_versions, index_of, load_atlas, parse_page
-from lockstep.atlas_check import installed_versions
-from lockstep.atlas_figures import Code, distance, run_code, states, write_figure
+from lockstep.studies.atlas.check import installed_versions
+from lockstep.studies.atlas.figures import Code, distance, run_code, states, write_figure
+from lockstep.studies.atlas.pages import (
+    Case,
+    Page,
+    Snippet,
+    atlas_folder,
+    describe_versions,
+    index_of,
+    load_atlas,
+    parse_page,
+)
 
 Figures = tuple[float | str, float | str]
 

@@ -10,8 +10,13 @@ import click
 import numpy as np
 import pytest
 
-import lockstep.atlas
-from lockstep.atlas import (
+import lockstep.studies.atlas.pages
+from lockstep.cli import cli, main
+from lockstep.errors import InputError
+from lockstep.recipe import SECTIONS
+from lockstep.studies.atlas.check import Fault, check_elsewhere, installed_versions, run_apart
+from lockstep.studies.atlas.figures import SMALLEST, Code, distance, run_code, states
+from lockstep.studies.atlas.pages import (
     FRAMEWORKS,
     GROUPS,
     Case,
@@ -23,13 +28,8 @@ from lockstep.atlas import (
     load_atlas,
     parse_page,
 )
-from lockstep.atlas_check import Fault, check_elsewhere, installed_versions, run_apart
-from lockstep.atlas_figures import SMALLEST, Code, distance, run_code, states
-from lockstep.cli import cli, main
-from lockstep.errors import InputError
-from lockstep.recipe import SECTIONS
-from lockstep.upgrade import Change
-from lockstep.versions import trap_checker
+from lockstep.studies.upgrade.compare_releases import Change
+from lockstep.studies.upgrade.matrix import trap_checker
 from parity_tests.run_atlas import MovedError, measure, with_figures
 
 PAGES = load_atlas()
@@ -388,9 +388,9 @@ def write_pages(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> 
     folder.mkdir()
     for slug, text in texts.items():
         (folder / f"{slug}.md").write_text(text)
-    monkeypatch.setattr(lockstep.atlas, "atlas_folder", lambda: folder)
-    monkeypatch.setattr(lockstep.atlas_check, "version", {"jax": "0.10.2"}.__getitem__)
-    monkeypatch.setattr(lockstep.atlas_check, "PackageNotFoundError", KeyError)
+    monkeypatch.setattr(lockstep.studies.atlas.pages, "atlas_folder", lambda: folder)
+    monkeypatch.setattr(lockstep.studies.atlas.check, "version", {"jax": "0.10.2"}.__getitem__)
+    monkeypatch.setattr(lockstep.studies.atlas.check, "PackageNotFoundError", KeyError)
 
 
 def test_pages_that_hold_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -447,7 +447,7 @@ def test_a_page_has_a_time_limit(
 ) -> None:
     hangs = RIGHT.replace("right = [1.0, 1.0]", "while True:\n    right = [1.0, 1.0]")
     write_pages(tmp_path / "pages", monkeypatch, hangs=hangs)
-    monkeypatch.setattr(lockstep.atlas_check, "LIMIT_S", 3)
+    monkeypatch.setattr(lockstep.studies.atlas.check, "LIMIT_S", 3)
     status, out, _ = atlas(capsys, "--check")
     assert status == 2
     assert "hangs took more than 3 s" in " ".join(out.split())
@@ -465,7 +465,7 @@ def test_a_release_with_which_no_page_was_measured_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pages(tmp_path / "pages", monkeypatch, holds=TRAP)
-    monkeypatch.setattr(lockstep.atlas_check, "version", {"jax": "0.11.0"}.__getitem__)
+    monkeypatch.setattr(lockstep.studies.atlas.check, "version", {"jax": "0.11.0"}.__getitem__)
     status, out, _ = atlas(capsys, "--check")
     assert status == 0
     assert "No page was measured with jax 0.11.0; the last version recorded is 0.10.2." in " ".join(out.split())

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lockstep
-from lockstep.callbacks import lightning_callback, trainer_callback
 from lockstep.errors import InputError
-from lockstep.trace import Trace
+from lockstep.own_loops.callbacks import lightning_callback, trainer_callback
+from lockstep.records.trace import Trace
 from parity_tests.loops_for_tests import B, D, H, K, start_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
@@ -130,6 +130,6 @@ def test_a_package_that_is_missing_is_named(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
-    monkeypatch.setattr("lockstep.callbacks.import_module", missing)
+    monkeypatch.setattr("lockstep.own_loops.callbacks.import_module", missing)
     with pytest.raises(InputError, match=f"the package {package} is not installed: pip install {package}"):
         make(lockstep.Recorder(tmp_path / "t", backend="torch"))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lockstep.presets import PRESETS, UNSAID
 from lockstep.recipe import KNOBS, OPTIONS, SECTIONS, Recipe
+from lockstep.recipe.presets import PRESETS, UNSAID
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 TITLES = {

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 import lockstep.oracle.network as network
 import lockstep.oracle.train as oracle
 import lockstep.oracle.trajectory as trajectory
-from lockstep.atlas import atlas_folder
 from lockstep.data_prep import PreparedData
 from lockstep.diagnose import causes
 from lockstep.diagnose.causes import find_cause, knobs, needed_detail, relations
@@ -28,7 +27,8 @@ from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import loss_and_gradients
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.studies.atlas.pages import atlas_folder
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 DETAIL = range(5)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 import jax_impl.train
 import lockstep.oracle.train
 import pt_impl.train
-from lockstep.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import OPTIMIZER_KNOBS, Recipe
-from lockstep.trace import Trace
+from lockstep.records.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from pt_impl.optimizer import MAKERS
 

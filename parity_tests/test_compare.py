@@ -8,7 +8,7 @@ import pytest
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import judge
 from lockstep.errors import InputError
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, small_recipe
 
 RECIPE = small_recipe(training__dtype="float64")

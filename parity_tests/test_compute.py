@@ -23,8 +23,8 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import BFLOAT16, Perturbed
 from lockstep.oracle.trajectory import _to_bfloat16, rows_of
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.schedules.formulas import learning_rates
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

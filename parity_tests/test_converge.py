@@ -21,13 +21,13 @@ import pt_impl.ensemble
 import pt_impl.fast
 from lockstep.cli import main
 from lockstep.commands.options import member_trainer
-from lockstep.converge import study
-from lockstep.converge.controls import Control, controls
-from lockstep.converge.judge import RESAMPLES, Judgement, judge, overall
-from lockstep.converge.measure import bands, measure, reached
 from lockstep.data_prep import PreparedData, draw_member
-from lockstep.ensemble import Ensemble
 from lockstep.recipe import Recipe, load_recipe, ready_made_recipes
+from lockstep.records.ensemble import Ensemble
+from lockstep.studies.converge import study
+from lockstep.studies.converge.controls import Control, controls
+from lockstep.studies.converge.judge import RESAMPLES, Judgement, judge, overall
+from lockstep.studies.converge.measure import bands, measure, reached
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 DRAWS: dict[str, Callable[[Recipe, PreparedData, int], PreparedData]] = {
@@ -111,7 +111,7 @@ def rates(shift: float, margin: float, **options: Any) -> dict[str, float]:
 
 
 def test_false_verdicts_at_the_edge_of_the_margin_have_the_declared_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lockstep.converge.judge.RESAMPLES", 500)
+    monkeypatch.setattr("lockstep.studies.converge.judge.RESAMPLES", 500)
     found = rates(1.5, 1.5)
     least, most = stats.binom.interval(0.999, RUNS, 0.05)
     # the bootstrap is asked beside the tests, and makes both a little rarer
@@ -121,7 +121,7 @@ def test_false_verdicts_at_the_edge_of_the_margin_have_the_declared_rate(monkeyp
 
 
 def test_the_power_is_that_of_a_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lockstep.converge.judge.RESAMPLES", 500)
+    monkeypatch.setattr("lockstep.studies.converge.judge.RESAMPLES", 500)
     a, b = np.random.default_rng(3).normal(0, 1, (2, SEEDS))
     a, b = ((x - x.mean()) / x.std(ddof=1) for x in (a, b))  # of the very spread that is simulated
     power = judged(a, b).power

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import jax_impl.train
 import pt_impl.train
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.cli import main
-from lockstep.convert import convert
 from lockstep.diagnose.compare import compare
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.convert import convert
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 # square kernels: linear1 is (6, 6), linear2 (6, 6)

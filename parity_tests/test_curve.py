@@ -10,12 +10,12 @@ import pytest
 import jax_impl.schedule
 import pt_impl.schedule
 from lockstep.cli import main
-from lockstep.curve import Curve, gap, knobs_of, marked_updates, preset_curve
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe, Schedule, Training, load_recipe
 from lockstep.report.console import make_console
-from lockstep.report.curve import print_curves, render
-from lockstep.schedules import learning_rates
+from lockstep.report.schedule_curve import print_curves, render
+from lockstep.schedules.curve import Curve, gap, knobs_of, marked_updates, preset_curve
+from lockstep.schedules.formulas import learning_rates
 
 TWINS = {"torch": pt_impl.schedule, "jax": jax_impl.schedule}
 

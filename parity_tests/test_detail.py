@@ -12,7 +12,7 @@ import pt_impl.train
 from lockstep.cli import main
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

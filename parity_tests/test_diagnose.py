@@ -12,7 +12,6 @@ import pytest
 
 import jax_impl.train
 import pt_impl.train
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of
@@ -20,10 +19,11 @@ from lockstep.diagnose.engine import diagnose, unequal_settings
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.replay import truth_of
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import Trace
 from lockstep.report.console import make_console
 from lockstep.report.diagnosis import print_diagnosis
-from lockstep.trace import Trace
+from lockstep.run.replay import truth_of
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

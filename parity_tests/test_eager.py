@@ -13,7 +13,7 @@ import pytest
 
 from lockstep.commands.options import trainer
 from lockstep.recipe import OPTIMIZER_KNOBS
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 RECIPES = {name: small_recipe(optimizer__name=name) for name in OPTIMIZER_KNOBS}

@@ -13,17 +13,17 @@ import pytest
 
 import jax_impl.ensemble
 import jax_impl.fast
-import lockstep.ensemble
+import lockstep.records.ensemble
 import pt_impl.engine
 import pt_impl.ensemble
 import pt_impl.fast
 from lockstep.data_prep import PreparedData, prepare, prepare_members
 from lockstep.diagnose.compare import bounds_of
-from lockstep.ensemble import Ensemble, blocks_of
 from lockstep.errors import InputError
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.ensemble import Ensemble, blocks_of
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import small_recipe
 
 ENSEMBLES: dict[str, Any] = {"torch": pt_impl.ensemble, "jax": jax_impl.ensemble}
@@ -154,7 +154,7 @@ def test_the_chunk_changes_nothing_and_progress_is_told() -> None:
 def test_little_room_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(gradient__accumulate=2, model__dropout=0.2, **SHORT)
     whole = pt_impl.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
-    for name in ("lockstep.ensemble.ROOM", "pt_impl.fast_network.ROOM"):
+    for name in ("lockstep.records.ensemble.ROOM", "pt_impl.fast_network.ROOM"):
         monkeypatch.setattr(name, 1)  # a batch, and an update, at a time
     found = pt_impl.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
     np.testing.assert_array_equal(found.loss_ST, whole.loss_ST)
@@ -181,8 +181,8 @@ def other_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     def turned(members: Sequence[PreparedData], epoch: int) -> Any:
         return right([*members[1:], members[0]], epoch)
 
-    right = lockstep.ensemble.stack_batches
-    monkeypatch.setattr(lockstep.ensemble, "stack_batches", turned)
+    right = lockstep.records.ensemble.stack_batches
+    monkeypatch.setattr(lockstep.records.ensemble, "stack_batches", turned)
 
 
 def other_places(monkeypatch: pytest.MonkeyPatch) -> None:

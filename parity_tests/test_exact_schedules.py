@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mpmath import mpf
 
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 from parity_tests.schedules_for_tests import WARMUPS, recipe_of, schedules_over
 
 MILLION = 1_000_000

@@ -22,14 +22,14 @@ import pt_impl.fast
 import pt_impl.fast_network
 import pt_impl.fast_optimizer
 import pt_impl.train
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.commands.options import keep_compiled
 from lockstep.commands.train import record
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 FAST: dict[str, Any] = {"torch": pt_impl.fast, "jax": jax_impl.fast}

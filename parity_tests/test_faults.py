@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import jax_impl.faults
-import lockstep.prove.alarms
-import lockstep.prove.run
+import lockstep.studies.prove.false_alarms
+import lockstep.studies.prove.run
 import pt_impl.faults
 from lockstep.cli import main
 from lockstep.diagnose.compare import STAGES, Difference
-from lockstep.prove.alarms import right_runs
-from lockstep.prove.checker import CHECKER_FAULTS
-from lockstep.prove.faults import FAULTS, PlantedFault
-from lockstep.prove.judges import JUDGES
-from lockstep.prove.run import Outcome, Proof, prove
+from lockstep.studies.prove.checker import CHECKER_FAULTS
+from lockstep.studies.prove.false_alarms import right_runs
+from lockstep.studies.prove.faults import FAULTS, PlantedFault
+from lockstep.studies.prove.naive_rules import JUDGES
+from lockstep.studies.prove.run import Outcome, Proof, prove
 
 PLANTS = {"torch": pt_impl.faults.PLANTS, "jax": jax_impl.faults.PLANTS}
 
@@ -106,7 +106,7 @@ def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_surviv
 ) -> None:
     out = tmp_path / "prove.md"
     for found, status in ((proof, 0), (everything, 1)):
-        monkeypatch.setattr(lockstep.prove.run, "prove", lambda faults, libraries, report, found=found: found)
+        monkeypatch.setattr(lockstep.studies.prove.run, "prove", lambda faults, libraries, report, found=found: found)
         assert run("prove", "--out", str(out)) == status
         assert f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed" in capsys.readouterr().out
         rows = out.read_text().splitlines()
@@ -130,7 +130,9 @@ def test_right_runs_raise_no_alarm_and_one_that_is_called_wrong_does(
     assert all(0 < run.ratio < 1 for run in runs)
     wrong = Difference("loss", "loss", 0, (), 2.0, 1.0, 1.0, 0.0, np.inf)
     for found, status in ((runs, 0), ([runs[0], replace(runs[1], first=wrong)], 1)):
-        monkeypatch.setattr(lockstep.prove.alarms, "right_runs", lambda number, report, found=found: found)
+        monkeypatch.setattr(
+            lockstep.studies.prove.false_alarms, "right_runs", lambda number, report, found=found: found
+        )
         assert run("prove", "--unpatched", "2") == status
         printed = capsys.readouterr().out
         assert f"2 right runs, {status} false alarms" in printed

@@ -21,7 +21,7 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip, norm
 from lockstep.recipe import Gradient
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

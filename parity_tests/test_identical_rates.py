@@ -16,7 +16,7 @@ import jax_impl.schedule
 import pt_impl.optimizer
 import pt_impl.schedule
 from lockstep.recipe import Optimizer
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
 from parity_tests.schedules_for_tests import WARMUPS, recipe_of, schedules_over
 
 PLAIN = Optimizer(name="sgd", momentum=0.0)  # over gradient 1, it takes the learning rate from a parameter at 0

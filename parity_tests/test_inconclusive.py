@@ -12,17 +12,17 @@ import pytest
 import lockstep
 from lockstep.cli import main
 from lockstep.commands.options import planting_trainer, trainer
-from lockstep.converge.measure import blown_up, measure
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import Verdict, judge
-from lockstep.ensemble import Ensemble
 from lockstep.errors import ParityError
 from lockstep.oracle.rounding import AMPLIFIED
 from lockstep.parity import assert_parity
-from lockstep.prove.alarms import CHAOTIC, chaotic_recipe
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.ensemble import Ensemble
+from lockstep.records.trace import Trace
+from lockstep.studies.converge.measure import blown_up, measure
+from lockstep.studies.prove.false_alarms import CHAOTIC, chaotic_recipe
 from parity_tests.recipes_for_tests import SMALL
 
 # the mean squared error of a linear layer diverges at this rate, and leaves float32's range after some updates

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lockstep.cli import main
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, small_recipe
 
 RECIPE = small_recipe(training__dtype="float64")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lockstep.data_prep import prepare, split_table
+from lockstep.data_prep.row_cache import cache_folder, prepare_kept
 from lockstep.errors import InputError
-from lockstep.kept import cache_folder, prepare_kept
 from lockstep.recipe import Recipe, load_recipe
 
 
@@ -79,7 +79,7 @@ def test_a_users_file_and_a_large_table_are_not_kept(
     (tmp_path / "t.csv").write_text(f"x,z,y\n{rows}\n")
     own = {"data.source": "file", "data.path": str(tmp_path / "t.csv"), "data.target": "y", "training.batch": 8}
     assert_same(load_recipe("seed").with_values(own))
-    monkeypatch.setattr("lockstep.kept.ROOM", 1000)
+    monkeypatch.setattr("lockstep.data_prep.row_cache.ROOM", 1000)
     assert_same(load_recipe("seed"))
     assert kept_files(cache) == []
 
@@ -97,7 +97,7 @@ def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
 def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("seed")
     other = recipe.with_values({"data.seed": 1})
-    monkeypatch.setattr("lockstep.kept.split_table", lambda _, table: split_table(other, table))
+    monkeypatch.setattr("lockstep.data_prep.row_cache.split_table", lambda _, table: split_table(other, table))
     prepare_kept(recipe)
     with pytest.raises(AssertionError):
         assert_same(recipe)
@@ -143,7 +143,7 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
 
 
 def test_the_next_process_does_without_scikit_learn() -> None:
-    code = "import sys; from lockstep.kept import prepare_kept; from lockstep.recipe import load_recipe"
+    code = "import sys; from lockstep.data_prep.row_cache import prepare_kept; from lockstep.recipe import load_recipe"
     code += "; prepare_kept(load_recipe('seed')); print('sklearn' in sys.modules)"
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert [one.stdout.strip() for one in said] == ["True", "False"]

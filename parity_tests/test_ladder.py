@@ -29,8 +29,8 @@ from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import canonical, start
 from lockstep.recipe import Optimizer, Recipe
-from lockstep.schedules import learning_rates
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.schedules.formulas import learning_rates
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

@@ -20,17 +20,17 @@ import jax_impl.train
 import pt_impl.model
 import pt_impl.train
 from lockstep.data_prep import prepare
+from lockstep.data_prep.initialise import draw_weight
 from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
-from lockstep.initialise import draw_weight
 from lockstep.oracle.activations import activate, slope_of
 from lockstep.oracle.arithmetic import SAFETY, Exact, unit_roundoff
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import start
-from lockstep.presets import MODEL_PRESETS
 from lockstep.recipe import Recipe
+from lockstep.recipe.presets import MODEL_PRESETS
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_ladder import CPU, TWINS, twin_trace
 

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 import jax_impl.library_faults
-import lockstep.session
-import lockstep.workers
+import lockstep.run.everywhere
+import lockstep.run.workers
 import pt_impl.library_faults
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import Difference
 from lockstep.errors import InputError
-from lockstep.prove.libraries import LibraryOutcome, prove_libraries
-from lockstep.prove.library_faults import LIBRARY_FAULTS, LibraryFault
-from lockstep.prove.run import Proof
 from lockstep.report.prove import proof_markdown, summarise
-from lockstep.session import train_everywhere
-from lockstep.workers import Job, Worker, start_pair
+from lockstep.run.everywhere import train_everywhere
+from lockstep.run.workers import Job, Worker, start_pair
+from lockstep.studies.prove.libraries import LibraryOutcome, prove_libraries
+from lockstep.studies.prove.library_faults import LIBRARY_FAULTS, LibraryFault
+from lockstep.studies.prove.run import Proof
 
 PLANTS = {"torch": pt_impl.library_faults.PLANTS, "jax": jax_impl.library_faults.PLANTS}
 CHECKS = {engine: f"same semantics, in float64, {engine} engine" for engine in ("plain", "fast")}
@@ -39,8 +39,8 @@ def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.Monke
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fault.right.to_toml())
     planted = partial(train_everywhere, library_faults={fault.twin: key})
-    monkeypatch.setattr(lockstep.session, "train_everywhere", planted)
-    monkeypatch.setattr(lockstep.workers, "start_pair", partial(start_pair, faulty=[fault.twin]))
+    monkeypatch.setattr(lockstep.run.everywhere, "train_everywhere", planted)
+    monkeypatch.setattr(lockstep.run.workers, "start_pair", partial(start_pair, faulty=[fault.twin]))
     with pytest.raises(SystemExit) as ended:
         main(["run", str(recipe), "--out", str(tmp_path / "run")])
     assert isinstance(ended.value.code, int)

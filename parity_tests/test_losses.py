@@ -28,11 +28,11 @@ from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.recipe import Loss, Recipe, load_recipe
-from lockstep.report.html import render_html
-from lockstep.report.story import Story, build_story
-from lockstep.report.summary import summarise
-from lockstep.report.terminal import print_story
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.report.run.html import render_html
+from lockstep.report.run.story import Story, build_story
+from lockstep.report.run.summary import summarise
+from lockstep.report.run.terminal import print_story
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-import lockstep.matrix
-from lockstep.catalogue import Entry, entries
+import lockstep.studies.matrix
 from lockstep.cli import main
 from lockstep.data_prep import prepare
-from lockstep.matrix import Row, measure
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import KNOBS, OPTIONS, SECTIONS
-from lockstep.schedules import learning_rates
+from lockstep.schedules.formulas import learning_rates
+from lockstep.studies.matrix import Row, measure
+from lockstep.studies.matrix_entries import Entry, entries
 
 EVERY = entries()
 PAGE = Path(__file__).parent.parent / "docs" / "matrix.md"
@@ -154,7 +154,7 @@ def test_a_twin_that_differs_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> N
         momentum = recipe.optimizer.momentum + 1e-9
         return train_oracle(replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options)
 
-    monkeypatch.setattr(lockstep.matrix, "train_oracle", train_another)
+    monkeypatch.setattr(lockstep.studies.matrix, "train_oracle", train_another)
     monkeypatch.setattr("lockstep.diagnose.compare.refuse_different_runs", lambda *_: None)
     (row,) = measured([entry])
     assert not row.holds
@@ -171,14 +171,14 @@ def test_a_choice_that_changes_nothing_does_not_hold() -> None:
 
 def test_a_twin_that_dies_leaves_a_hole_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = named("optimizer", "sgd, nesterov true")
-    save = lockstep.matrix.PreparedData.save
+    save = lockstep.studies.matrix.PreparedData.save
 
     def save_or_damage(data: Any, path: Path) -> None:
         save(data, path)
         if path.name == "0.data":
             path.write_bytes(path.read_bytes()[:-1])
 
-    monkeypatch.setattr(lockstep.matrix.PreparedData, "save", save_or_damage)
+    monkeypatch.setattr(lockstep.studies.matrix.PreparedData, "save", save_or_damage)
     broken, whole = measured([entry, named("optimizer", "sgd, momentum 0.8")])
     assert not broken.holds
     assert "perhaps truncated" in broken.cells["torch"].fault

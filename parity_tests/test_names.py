@@ -12,8 +12,8 @@ from lockstep.cli import main
 from lockstep.diagnose.names import Layout, NameMap, apply, load_names, save_names, split_name
 from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError
-from lockstep.recorder import Recorder
-from lockstep.trace import Trace
+from lockstep.own_loops.recorder import Recorder
+from lockstep.records.trace import Trace
 
 DRAW = np.random.Generator(np.random.PCG64(0))
 

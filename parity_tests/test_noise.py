@@ -14,7 +14,7 @@ from lockstep.diagnose.names import apply, save_names
 from lockstep.diagnose.noise import loop_bounds, unit_of
 from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.loops_for_tests import LOOPS, SETTINGS, start_of
 
 NOISY, SEEDS = ("torch", "linen"), (1, 2)

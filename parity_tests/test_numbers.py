@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lockstep.report.numbers import factor, number_beside, ratio, written
+from lockstep.numbers import factor, number_beside, ratio, written
 
 SMALL = st.floats(2**-52, 10, exclude_min=True)
 

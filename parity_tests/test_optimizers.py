@@ -24,11 +24,11 @@ import pt_impl.train
 from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
-from lockstep.groups import decay_warnings, rate_tables
 from lockstep.oracle.arithmetic import Exact, Perturbed
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Optimizer, Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.schedules.rate_tables import decay_warnings, rate_tables
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_other_optimizers import (
     Tensors,

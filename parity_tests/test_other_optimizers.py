@@ -26,7 +26,7 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact, Moments, Perturbed
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Optimizer, Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_checkpoint import assert_goes_on
 

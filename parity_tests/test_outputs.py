@@ -8,18 +8,18 @@ import click
 import numpy as np
 import pytest
 
-import lockstep.curve
+import lockstep.schedules.curve
 from benchmarks.sweep import KINDS as SWEEPS
 from lockstep import Recorder
-from lockstep.checkpoint import Checkpoint
 from lockstep.cli import cli, main
 from lockstep.errors import InputError
-from lockstep.outputs import write_file
+from lockstep.files.outputs import write_file
 from lockstep.parity import assert_parity
-from lockstep.report.curve import KINDS as CURVES
+from lockstep.records.checkpoint import Checkpoint
+from lockstep.records.trace import Trace
 from lockstep.report.matrix import MATRIX
 from lockstep.report.prove import PROOF
-from lockstep.trace import Trace
+from lockstep.report.schedule_curve import KINDS as CURVES
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--set", "data.rows=40", "--set", "training.epochs=2", "--set", "schedule.warmup=1")
@@ -169,7 +169,7 @@ def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
     before = state(tmp_path)
     status, err = run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)
     assert (status, err.count("\n")) == (2, 1)
-    assert f"{checkpoints[-1].name}: exists already, is no lockstep.checkpoint file, and is kept" in err
+    assert f"{checkpoints[-1].name}: exists already, is no lockstep.records.checkpoint file, and is kept" in err
     assert state(tmp_path) == before
     renamed = tmp_path / "t.2.checkpoint"
     checkpoints[0].rename(renamed)
@@ -180,7 +180,7 @@ def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
 def test_what_lockstep_wrote_it_replaces(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     rates = {backend: np.zeros((1, 1000), np.float32) for backend in ("torch", "jax")}
-    monkeypatch.setattr(lockstep.curve, "applied_rates", lambda curves: rates)
+    monkeypatch.setattr(lockstep.schedules.curve, "applied_rates", lambda curves: rates)
     for name in "ab":
         loop(f"{name}.trace")
     plots = [part for name in ("c.html", "c.png", "c.npz") for part in ("--out", name)]
@@ -229,7 +229,7 @@ def test_plots_of_two_commands_are_two_kinds(tmp_path: Path) -> None:
 def test_a_recorder_says_before_the_training_that_it_will_not_write(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("mine")
     (tmp_path / "l").symlink_to("t")
-    for name, reason in (("t", "is no lockstep.trace file"), ("l", "is a link"), ("none/t", "no folder")):
+    for name, reason in (("t", "is no lockstep.records.trace file"), ("l", "is a link"), ("none/t", "no folder")):
         with pytest.raises(InputError, match=reason):
             Recorder(tmp_path / name, backend="a")
     assert (tmp_path / "t").read_text() == "mine"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from lockstep.errors import InputError
+from lockstep.files.outputs import NEW, check_output, json_document, write_file
+from lockstep.files.partial import settle
 from lockstep.golden import Golden, refuse_other_folder
-from lockstep.outputs import NEW, check_output, json_document, write_file
-from lockstep.partial import settle
-from lockstep.report.folder import new_run_folder
+from lockstep.report.run.folder import new_run_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def harnessed(code: str, *arguments: object) -> list[str]:
 SWAP = """
 import shutil
 from lockstep.golden import Golden, write_golden
-from lockstep.partial import settle
+from lockstep.files.partial import settle
 place, how = Path(sys.argv[1]), sys.argv[2]
 both = Golden.load(Path("golden"))
 few = {key: trace for key, trace in both.traces.items() if key.backend == "oracle"}
@@ -106,8 +106,8 @@ def test_a_golden_folder_is_the_old_one_or_the_new_one(how: str, tmp_path: Path)
 
 FOLDER = """
 import shutil
-from lockstep.partial import settle
-from lockstep.report.folder import new_run_folder
+from lockstep.files.partial import settle
+from lockstep.report.run.folder import new_run_folder
 place, how = Path(sys.argv[1]), sys.argv[2]
 def fill():
     with new_run_folder(place) as folder:
@@ -144,8 +144,8 @@ def test_a_run_folder_is_whole_or_not_there(how: str, tmp_path: Path) -> None:
 
 
 FILE = """
-from lockstep.outputs import check_output, json_document, write_file
-from lockstep.partial import settle
+from lockstep.files.outputs import check_output, json_document, write_file
+from lockstep.files.partial import settle
 place, how, is_there = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 kind = json_document("a.kind")
 old, new = b'{"schema": "a.kind/1"}', b'{"schema": "a.kind/2"}' * 1000
@@ -176,7 +176,7 @@ def test_a_file_is_the_old_one_or_the_new_one(how: str, there: str, tmp_path: Pa
 HOLD = """
 import sys
 from pathlib import Path
-from lockstep.partial import new_folder, swapped_folder
+from lockstep.files.partial import new_folder, swapped_folder
 with {"folder": new_folder, "swap": swapped_folder}[sys.argv[2]](Path(sys.argv[1])) as folder:
     print("held", flush=True)
     sys.stdin.read()

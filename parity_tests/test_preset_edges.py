@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from lockstep.cli import main
-from lockstep.curve import preset_curve
 from lockstep.errors import InputError
-from lockstep.presets import PRESETS, UNSAID, expand
 from lockstep.recipe import Optimizer, Recipe, Schedule, Training, load_recipe
-from lockstep.schedules import (
+from lockstep.recipe.presets import PRESETS, UNSAID, expand
+from lockstep.run.everywhere import contrast_schedule
+from lockstep.schedules.curve import preset_curve
+from lockstep.schedules.formulas import (
     cosine_waves,
     exponential_fall,
     learning_rates,
@@ -17,7 +18,6 @@ from lockstep.schedules import (
     power_fall,
     stretched,
 )
-from lockstep.session import contrast_schedule
 
 
 def rates(written, updates):

@@ -22,9 +22,9 @@ import torch
 from torch.optim import lr_scheduler as lrs
 
 from lockstep.errors import InputError
-from lockstep.presets import PRESETS
 from lockstep.recipe import Recipe
-from lockstep.schedules import learning_rates
+from lockstep.recipe.presets import PRESETS
+from lockstep.schedules.formulas import learning_rates
 
 pytestmark = [
     pytest.mark.sweep,

@@ -13,8 +13,8 @@ import optax.contrib
 import pytest
 import torch
 
-from lockstep.presets import PRESETS
 from lockstep.recipe import Recipe
+from lockstep.recipe.presets import PRESETS
 from parity_tests.test_other_optimizers import apart, drive_optax, drive_oracle, drive_torch, gradients_of, start_of
 
 pytestmark = pytest.mark.sweep

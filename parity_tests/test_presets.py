@@ -11,9 +11,9 @@ import torch
 from torch.optim import lr_scheduler as lrs
 
 from lockstep.errors import InputError
-from lockstep.presets import PRESETS
 from lockstep.recipe import KNOBS, SCHEDULE_KNOBS, SECTIONS, Recipe, load_recipe
-from lockstep.schedules import learning_rates
+from lockstep.recipe.presets import PRESETS
+from lockstep.schedules.formulas import learning_rates
 
 EVERY = [(section, name) for section, presets in PRESETS.items() for name in presets]
 NEEDED = {"factor": 0.5, "every": 3, "milestones": (2, 5), "timescale": 4, "cycle": 8, "cycles": 2, "decay_length": 5,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import jax_impl.device
 import pt_impl.device
-from lockstep.diagnose.probe import Precision, measure_precision
+from lockstep.records.matmul_precision import Precision, measure_precision
 
 
 def cut(array: Any, bits: int, *, up: bool = True) -> Any:

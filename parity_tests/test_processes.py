@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.bench import Contender
 from lockstep.data_prep import prepare
-from lockstep.environments import releases
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
-from lockstep.trace import Trace
-from lockstep.workers import Job, Worker
+from lockstep.records.trace import Trace
+from lockstep.run.workers import Job, Worker
+from lockstep.studies.upgrade.environments import releases
 from parity_tests.recipes_for_tests import small_recipe
 
 MODULES = ("queue", "random", "json", "numpy", "click", "torch", "jax", "benchmarks", "pt_impl", "sitecustomize")

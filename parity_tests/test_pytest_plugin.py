@@ -15,7 +15,7 @@ from lockstep import Recorder
 from lockstep.cli import main
 from lockstep.errors import ParityError
 from lockstep.parity import assert_parity
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 pytest_plugins = ["pytester"]
 

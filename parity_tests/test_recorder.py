@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lockstep
-from lockstep.budget import Detail
 from lockstep.cli import main
 from lockstep.errors import InputError, RecorderWarning
-from lockstep.foreign import moments_of, name_arrays, parameters_of, to_array
-from lockstep.trace import Trace
+from lockstep.own_loops.arrays import moments_of, name_arrays, parameters_of, to_array
+from lockstep.own_loops.detail_budget import Detail
+from lockstep.records.trace import Trace
 from parity_tests.loops_for_tests import LOOPS, SETTINGS, UPDATES, B, H, K, rate_at, start_of, torch_loop
 
 

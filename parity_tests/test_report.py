@@ -14,16 +14,16 @@ from rich.console import Console
 
 from lockstep.data_prep import PreparedData, Table, load_table, prepare
 from lockstep.errors import InputError
+from lockstep.numbers import difference, percent, short
 from lockstep.recipe import Recipe
-from lockstep.report.curves import thin
-from lockstep.report.html import render_html
-from lockstep.report.numbers import difference, percent, short
-from lockstep.report.story import Check, Story, Verdict, build_story, select_rows
-from lockstep.report.summary import summarise
-from lockstep.report.terminal import print_story
-from lockstep.schedules import learning_rates
-from lockstep.session import contrast_schedule
-from lockstep.trace import Metrics, RunRecorder, Trace
+from lockstep.records.trace import Metrics, RunRecorder, Trace
+from lockstep.report.run.charts import thin
+from lockstep.report.run.html import render_html
+from lockstep.report.run.story import Check, Story, Verdict, build_story, select_rows
+from lockstep.report.run.summary import summarise
+from lockstep.report.run.terminal import print_story
+from lockstep.run.everywhere import contrast_schedule
+from lockstep.schedules.formulas import learning_rates
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SMALL = {"data.rows": 200, "model.hidden": [8]}

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lockstep.errors import InputError
 from lockstep.recipe import SCHEDULE_KNOBS, Optimizer, Recipe, Schedule, Training, load_recipe
-from lockstep.schedules import (
+from lockstep.run.everywhere import contrast_schedule
+from lockstep.schedules.formulas import (
     FALLS,
     RAMPS,
     SCHEDULES,
@@ -22,7 +23,6 @@ from lockstep.schedules import (
     phase,
     sqrt_fall,
 )
-from lockstep.session import contrast_schedule
 
 A, B, C = "(t+1)/W", "t/W", "(t+1)/(W+1)"
 

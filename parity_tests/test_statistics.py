@@ -16,7 +16,6 @@ import jax_impl.engine
 import jax_impl.train
 import pt_impl.engine
 import pt_impl.train
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.cli import main
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.engine import diagnose
@@ -24,9 +23,10 @@ from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.replay import replay, reproduces, truth_of
-from lockstep.statistics import STATISTICS, statistics_of
-from lockstep.trace import Trace
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.tensor_statistics import STATISTICS, statistics_of
+from lockstep.records.trace import Trace
+from lockstep.run.replay import replay, reproduces, truth_of
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": train_oracle}

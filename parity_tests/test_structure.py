@@ -98,7 +98,7 @@ class NotInstalled:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, NotInstalled())
 from lockstep.cli import main
-import lockstep.session, lockstep.report.folder
+import lockstep.run.everywhere, lockstep.report.run.folder
 def run(*arguments):
     try:
         main(arguments)

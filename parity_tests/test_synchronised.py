@@ -14,9 +14,9 @@ from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.trace import Trace
 from lockstep.report.console import make_console
 from lockstep.report.diagnosis import print_diagnosis
-from lockstep.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}

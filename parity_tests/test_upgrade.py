@@ -13,18 +13,18 @@ import torch
 from torch.nn import functional
 
 import jax_impl.train
-import lockstep.bless
 import lockstep.golden
-import lockstep.upgrade
+import lockstep.studies.upgrade.bless
+import lockstep.studies.upgrade.compare_releases
 import pt_impl.train
-from lockstep.bless import Recording, golden_recipes
 from lockstep.cli import main
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.errors import InputError
 from lockstep.golden import Golden, Key
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.upgrade import Change, Upgrade, check_upgrade
+from lockstep.studies.upgrade.bless import Recording, golden_recipes
+from lockstep.studies.upgrade.compare_releases import Change, Upgrade, check_upgrade
 from parity_tests.recipes_for_tests import small_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,8 @@ SOFTMAX = small_recipe(**NESTEROV, training__epochs=1, model__hidden=())  # JAX 
 def record_here(
     recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], backends: Collection[str], **_: Any
 ) -> Recording:
-    """As `lockstep.bless.record`, in this process: a fault planted here is seen, and nothing is imported again."""
+    """As `lockstep.studies.upgrade.bless.record`, in this process: a fault planted here is seen, and nothing is
+    imported again."""
     found = Recording({}, {})
     jax_impl.train.make_segment.cache_clear()
     for backend in backends:
@@ -73,7 +74,7 @@ def blessed_jax(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bless_here(folder: Path, recipe: Recipe, backend: str) -> Path:
     (folder / "sgd.toml").write_text(recipe.to_toml())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lockstep.bless, "record", record_here)
+        patch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
         assert run("bless", folder / "sgd.toml", "--out", folder / "golden", "--backend", backend) == 0
     return folder / "golden"
 
@@ -91,8 +92,8 @@ def golden(blessed: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything is trained in this process."""
-    monkeypatch.setattr(lockstep.upgrade, "record", record_here)
-    monkeypatch.setattr(lockstep.bless, "record", record_here)
+    monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "record", record_here)
+    monkeypatch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
     yield
     jax_impl.train.make_segment.cache_clear()
 
@@ -235,7 +236,7 @@ def test_data_that_are_prepared_otherwise(
         data.train_x_ND[...] *= factor
         return data
 
-    monkeypatch.setattr(lockstep.upgrade, "prepare", prepare_otherwise)
+    monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "prepare", prepare_otherwise)
     found = check(blessed, "oracle")
     assert found.stages("data") == {"data": change}
     assert set(found.stages("oracle").values()) == {Change.IDENTICAL}, "it is trained on the golden data"
@@ -378,14 +379,16 @@ def test_data_that_cannot_be_prepared_again(tmp_path: Path, capsys: pytest.Captu
 def test_a_backend_that_is_not_installed_is_skipped_and_all_of_them_is_an_error(
     blessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lockstep.bless, "find_spec", lambda package: None if package == "optax" else "there")
+    monkeypatch.setattr(
+        lockstep.studies.upgrade.bless, "find_spec", lambda package: None if package == "optax" else "there"
+    )
     assert run("upgrade-check", ROOT / "golden", "--recipe", "sgd") == 0
     assert "jax: skipped, it is not installed" in capsys.readouterr().out
     assert run("upgrade-check", ROOT / "golden", "--backend", "jax") == 2
     assert "jax: not installed, and there is nothing else to check" in capsys.readouterr().err
     assert run("bless", "--out", blessed.parent / "new") == 2
     assert "jax is not installed" in capsys.readouterr().err
-    monkeypatch.setattr(lockstep.bless, "find_spec", lambda _: None)
+    monkeypatch.setattr(lockstep.studies.upgrade.bless, "find_spec", lambda _: None)
     assert run("upgrade-check", blessed) == 2
     assert "torch: not installed, and there is nothing else to check" in capsys.readouterr().err
     assert not (blessed.parent / "new").exists()

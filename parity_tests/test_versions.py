@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lockstep.atlas
-import lockstep.environments
-import lockstep.versions
-from lockstep.bless import Recording
+import lockstep.studies.atlas.pages
+import lockstep.studies.upgrade.environments
+import lockstep.studies.upgrade.matrix
 from lockstep.cli import main
-from lockstep.environments import WORKER, Combination, combinations, environment, releases
 from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
 from lockstep.report.versions import describe_origin
-from lockstep.upgrade import Change, Finding
-from lockstep.versions import Row, bisect, find_origins
-from lockstep.workers import Interpreter, Job, Worker, finish_jobs
+from lockstep.run.workers import Interpreter, Job, Worker, finish_jobs
+from lockstep.studies.upgrade.bless import Recording
+from lockstep.studies.upgrade.compare_releases import Change, Finding
+from lockstep.studies.upgrade.environments import WORKER, Combination, combinations, environment, releases
+from lockstep.studies.upgrade.matrix import Row, bisect, find_origins
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -201,7 +201,7 @@ def test_each_with_each_and_first_with_first() -> None:
 
 
 def test_a_package_that_is_not_named_is_as_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep.environments, "version", {"jax": "1.0", "flax": "2.0"}.__getitem__)
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "version", {"jax": "1.0", "flax": "2.0"}.__getitem__)
     assert [c.label for c in combinations({"optax": ["3.0"]}, together=False)] == ["jax 1.0, flax 2.0, optax 3.0"]
 
 
@@ -225,9 +225,9 @@ def test_options_that_cannot_be_followed(arguments: list[str], text: str, capsys
 
 def test_the_releases_of_a_package_are_read_from_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     told = "optax (0.2.8)\nAvailable versions: 0.2.8, 0.2.7, 0.2.6\n  INSTALLED: 0.2.8\n"
-    monkeypatch.setattr(lockstep.environments, "_pip", lambda *_: told)
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_pip", lambda *_: told)
     assert releases("optax") == ["0.2.6", "0.2.7", "0.2.8"]
-    monkeypatch.setattr(lockstep.environments, "_pip", lambda *_: "")
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_pip", lambda *_: "")
     with pytest.raises(InputError, match="does not say which releases of optax"):
         releases("optax")
 
@@ -248,12 +248,12 @@ def test_a_kept_environment_is_used_again_with_the_source_of_this_lockstep(
         python.symlink_to(sys.executable)
         (folder / "ready").touch()
 
-    monkeypatch.setattr(lockstep.environments, "_build", build)
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
     with environment(jax("1", "2", "3"), tmp_path) as interpreter:
         assert interpreter is not None
         assert interpreter.python == tmp_path / "jax-1_flax-2_optax-3" / "bin" / "python"
         assert (interpreter.source / "lockstep").resolve() == ROOT / "lockstep"
-    monkeypatch.setattr(lockstep.environments, "_build", None)
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", None)
     with environment(jax("1", "2", "3"), tmp_path):
         pass
 
@@ -304,7 +304,7 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Releases of optax that train with another momentum from 0.2.7 on, and cannot at all before 0.2.6; recorded by
     the oracle, in no environment."""
     recipe = small_recipe(training__epochs=1, schedule__warmup=1)
-    monkeypatch.setattr(lockstep.bless, "golden_recipes", lambda: {"sgd": recipe})
+    monkeypatch.setattr(lockstep.studies.upgrade.bless, "golden_recipes", lambda: {"sgd": recipe})
 
     def record(recipes: Any, data: Any, backends: list[str], interpreter: Any = None, **_: Any) -> Recording:
         found = Recording({}, {})
@@ -326,9 +326,9 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
         if dict(combination.versions)["optax"] == "9":
             raise InputError(f"{combination.label}: cannot be installed: no such version")
 
-    monkeypatch.setattr(lockstep.versions, "record", record)
-    monkeypatch.setattr(lockstep.environments, "_build", build)
-    monkeypatch.setattr(lockstep.versions, "releases", RELEASES.__getitem__)
+    monkeypatch.setattr(lockstep.studies.upgrade.matrix, "record", record)
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
+    monkeypatch.setattr(lockstep.studies.upgrade.matrix, "releases", RELEASES.__getitem__)
     monkeypatch.setattr(find_origins, "__kwdefaults__", {"least": Change.MODE, "list_releases": RELEASES.__getitem__})
 
 
@@ -399,8 +399,10 @@ def test_a_trap_that_moves_is_traced_to_its_release(
         python.write_text(f'#!/bin/sh\nRELEASE={release} exec {sys.executable} "$@"\n')
         python.chmod(0o755)
 
-    monkeypatch.setattr(lockstep.environments, "_build", build)
-    monkeypatch.setattr(lockstep.atlas, "load_atlas", lambda: (lockstep.atlas.parse_page("trap", TRAP),))
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
+    monkeypatch.setattr(
+        lockstep.studies.atlas.pages, "load_atlas", lambda: (lockstep.studies.atlas.pages.parse_page("trap", TRAP),)
+    )
     out = tmp_path / "versions.json"
     chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8"]
     assert run("matrix-versions", *chosen, "--atlas", "--out", out) == 1

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from lockstep.groups import DECOUPLED
 from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import DECOUPLED
 
 __all__ = ["by_hand"]
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lockstep.checkpoint import Checkpoint
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint
 from pt_impl.model import export_parameters, import_parameters
 
 __all__ = ["SLOTS", "export_state", "import_state"]

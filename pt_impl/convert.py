@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from lockstep.checkpoint import Checkpoint, expected_shapes
-from lockstep.convert import as_count, largest_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
-from lockstep.input_file import input_size, parsing, read_input
-from lockstep.outputs import NEW, write_file
+from lockstep.files.input_file import input_size, parsing, read_input
+from lockstep.files.outputs import NEW, write_file
+from lockstep.files.torch_file import refuse_unsafe
 from lockstep.recipe import Recipe
-from lockstep.torch_file import refuse_unsafe
+from lockstep.records.checkpoint import Checkpoint, expected_shapes
+from lockstep.records.convert import as_count, largest_state
 from pt_impl.checkpoint import SLOTS, _begin, import_state
 from pt_impl.model import STATISTICS, import_parameters
 from pt_impl.train import initial_state

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lockstep.data_prep import OwnDraws, PreparedData, layer_sizes
-from lockstep.initialise import TRUNCATED
+from lockstep.data_prep.initialise import TRUNCATED
 from lockstep.recipe import Recipe
 
 __all__ = ["INITIALISERS", "draw_member"]
@@ -35,7 +35,7 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": lambda weight, generator: nn.init.orthogonal_(weight, generator=generator),
     "zeros": lambda weight, generator: nn.init.zeros_(weight),
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.initialise`."""
+"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.data_prep.initialise`."""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
 from lockstep.recipe import Recipe
-from lockstep.trace import Metrics, Progress, metrics_of
+from lockstep.records.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.records.trace import Metrics, Progress, metrics_of
 from pt_impl import fast, fast_batches
 from pt_impl.device import describe_environment, select_device
 from pt_impl.fast_batches import Batch, load_rows
@@ -32,7 +32,7 @@ W1 take in blocks of 128 0.9 of their time in blocks of 64: there are fewer call
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> fast.State:
-    """The state of S members before the first update; `data` is a `lockstep.ensemble.stack`."""
+    """The state of S members before the first update; `data` is a `lockstep.records.ensemble.stack`."""
     return fast.initial_state(recipe, data, device)
 
 
@@ -43,7 +43,7 @@ def load_batches(
     masks: Sequence[NDArray[np.bool_]],
     device: torch.device,
 ) -> list[Batch]:
-    """Batches as `lockstep.ensemble.stack_batches` gives them, on the device."""
+    """Batches as `lockstep.records.ensemble.stack_batches` gives them, on the device."""
     return fast_batches.load_batches(recipe, data, batches, masks, device)
 
 

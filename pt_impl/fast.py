@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Batches, Parameters, PreparedData
-from lockstep.groups import decays, layer_of, rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.schedules.rate_tables import decays, layer_of, rate_tables
 from pt_impl.device import describe_environment, select_device
 from pt_impl.fast_batches import Batch, load_batches, load_rows
 from pt_impl.fast_network import Network
@@ -58,7 +58,7 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.ensemble.stack`."""
+    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.records.ensemble.stack`."""
     network = Network(recipe, data, device)
     parameters = network.rows[0]
     tables = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lockstep.groups import DECOUPLED, is_weight
 from lockstep.recipe import Gradient, Optimizer, Recipe
+from lockstep.schedules.rate_tables import DECOUPLED, is_weight
 
 __all__ = ["make_step", "start_moments"]
 

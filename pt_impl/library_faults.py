@@ -1,5 +1,5 @@
 """Faults to plant in the framework itself, before this twin is imported, by the keys of
-`lockstep.prove.library_faults`."""
+`lockstep.studies.prove.library_faults`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim loads it, for two seconds: so it is loaded once for all faults
 
-from lockstep.prove.library_faults import LIBRARY_FAULTS
-from lockstep.prove.patches import Change, argument, by_name, called_with, patch_library, result
+from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
+from lockstep.studies.prove.patches import Change, argument, by_name, called_with, patch_library, result
 
 __all__ = ["PLANTS", "hasten", "plant"]
 

@@ -33,7 +33,8 @@ def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: in
 
 
 def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Over all rows, for `lockstep.trace.metrics_of`; a class is right where its logit is the largest, or above 0."""
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit is the largest,
+    or above 0."""
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
         found = {"squares": error_N.square(), "absolute": error_N.abs(), "variation": deviation_N.square()}

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from lockstep.groups import decays, rate_of
 from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import decays, rate_of
 from pt_impl.adafactor import MAKERS as ADAFACTOR
 from pt_impl.adam_like import MAKERS as ADAM_LIKE
 from pt_impl.muon import MAKERS as MUON

@@ -7,11 +7,11 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from lockstep.checkpoint import Checkpoint, Checkpoints
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.groups import rate_tables
 from lockstep.recipe import Loss, Recipe
-from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
+from lockstep.schedules.rate_tables import rate_tables
 from pt_impl.average import export_average, start_average, update_average
 from pt_impl.checkpoint import export_state, import_state
 from pt_impl.detail import detail_of_batch, detail_of_gradients

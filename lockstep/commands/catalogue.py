@@ -19,9 +19,9 @@ from lockstep.errors import InputError
 from lockstep.printable import echo
 
 if TYPE_CHECKING:
-    from lockstep.atlas import Page
-    from lockstep.curve import Curve
     from lockstep.recipe import Recipe
+    from lockstep.schedules.curve import Curve
+    from lockstep.studies.atlas.pages import Page
 
 __all__ = ["atlas", "curve", "matrix", "rates"]
 
@@ -35,12 +35,12 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
 
     WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does not hold.
     """
-    from lockstep.catalogue import entries
-    from lockstep.matrix import measure
-    from lockstep.outputs import check_output, write_file
+    from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.matrix import MATRIX, matrix_markdown, print_matrix
     from lockstep.report.progress import training_progress
+    from lockstep.studies.matrix import measure
+    from lockstep.studies.matrix_entries import entries
 
     every = entries()
     chosen = [entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)]
@@ -89,12 +89,12 @@ def curve(
     With RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine` alone needs no
     recipe; `--preset list` names all.
     """
-    from lockstep.curve import applied_rates, preset_curve
-    from lockstep.memory import refuse_too_large
-    from lockstep.outputs import check_output, write_file
-    from lockstep.presets import PRESETS, UNSAID
+    from lockstep.files.memory import refuse_too_large
+    from lockstep.files.outputs import check_output, write_file
+    from lockstep.recipe.presets import PRESETS, UNSAID
     from lockstep.report.console import make_console
-    from lockstep.report.curve import KINDS, print_curves, render
+    from lockstep.report.schedule_curve import KINDS, print_curves, render
+    from lockstep.schedules.curve import applied_rates, preset_curve
 
     if "list" in presets:
         for name, preset in PRESETS["schedule"].items():
@@ -145,7 +145,7 @@ def curve(
 @click.argument("tables", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def rates(backend: str, tables: Path, out: Path) -> int:
-    """What a twin applies of each table of learning rates; see `lockstep.curve`."""
+    """What a twin applies of each table of learning rates; see `lockstep.schedules.curve`."""
     import numpy as np
 
     apply = twin(backend, f"{TRAINERS[backend].partition('.')[0]}.schedule").applied_rates
@@ -162,9 +162,9 @@ def atlas(words: Sequence[str], checks: bool) -> int:
     With --check it exits with 0 where every figure is the one recorded for these versions, 1 where one moved, 2 where
     a page cannot run.
     """
-    from lockstep.atlas import find_pages, load_atlas
     from lockstep.report.atlas import print_index, print_page
     from lockstep.report.console import make_console
+    from lockstep.studies.atlas.pages import find_pages, load_atlas
 
     pages = load_atlas()
     chosen = find_pages(pages, words) if words else pages
@@ -178,10 +178,10 @@ def atlas(words: Sequence[str], checks: bool) -> int:
 
 
 def _check_atlas(pages: Sequence["Page"]) -> int:
-    from lockstep.atlas_check import check_pages, installed_versions
     from lockstep.report.atlas import print_check
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
+    from lockstep.studies.atlas.check import check_pages, installed_versions
 
     versions = installed_versions()
     with training_progress("pages") as report:
@@ -194,8 +194,8 @@ def _check_atlas(pages: Sequence["Page"]) -> int:
 
 
 def _recipe_curve(name: str, recipe: "Recipe", updates: int | None) -> "Curve":
-    from lockstep.curve import Curve
     from lockstep.data_prep import prepare
+    from lockstep.schedules.curve import Curve
 
     if updates is None:
         return Curve.of(name, recipe, prepare(recipe).updates_per_epoch)

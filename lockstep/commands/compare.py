@@ -12,7 +12,7 @@ from lockstep.printable import echo, printable
 
 if TYPE_CHECKING:
     from lockstep.diagnose.compare import Bounds
-    from lockstep.trace import Trace
+    from lockstep.records.trace import Trace
 
 __all__ = ["compare", "junit_option", "load_pair", "names", "names_option", "noise_option", "refusals_in"]
 
@@ -51,7 +51,7 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.engine import unequal_settings
     from lockstep.diagnose.verdict import EXIT_STATUS
-    from lockstep.outputs import check_output, write_file
+    from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console, print_comparison
     from lockstep.report.junit import JUNIT, junit_comparison
 
@@ -86,8 +86,8 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
     """
     from lockstep.diagnose.names import load_names, save_names
     from lockstep.diagnose.propose import propose
-    from lockstep.outputs import NEW, check_output
-    from lockstep.trace import Trace
+    from lockstep.files.outputs import NEW, check_output
+    from lockstep.records.trace import Trace
 
     check_output(out, NEW, option="--out", inputs=[a, b, given])
     found, reasons = propose(Trace.load(a), Trace.load(b), load_names(given) if given else None)
@@ -103,7 +103,7 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
 @contextmanager
 def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
     """Where traces cannot be compared, the file says so too: nobody takes an older result for this one."""
-    from lockstep.outputs import write_file
+    from lockstep.files.outputs import write_file
     from lockstep.report.junit import JUNIT, junit_error
 
     try:
@@ -145,8 +145,8 @@ def load_pair(
     from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
     from lockstep.diagnose.names import load_names
     from lockstep.diagnose.noise import loop_bounds
-    from lockstep.replay import data_of, truth_of
-    from lockstep.trace import Trace
+    from lockstep.records.trace import Trace
+    from lockstep.run.replay import data_of, truth_of
 
     traces = Trace.load(a), Trace.load(b)
     if not any(map(is_loop, traces)):
@@ -177,7 +177,7 @@ def _load_oracle(path: Path) -> "Trace":
     """
     from lockstep.diagnose.compare import bounds_of
     from lockstep.diagnose.loops import is_loop
-    from lockstep.trace import Trace
+    from lockstep.records.trace import Trace
 
     trace = Trace.load(path)
     leave_out = "leave --oracle out, and it is trained here"

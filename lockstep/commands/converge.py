@@ -59,16 +59,16 @@ def converge(
     import json
     import os
 
-    from lockstep.converge.study import check_declared, file_of
-    from lockstep.converge.study import converge as run
-    from lockstep.converge.study import pilot as run_pilot
-    from lockstep.outputs import NEW, check_output, write_file
+    from lockstep.files.outputs import NEW, check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.convergence import print_pilot, print_study, study_json
     from lockstep.report.convergence_page import PICTURE, study_html, study_png
-    from lockstep.report.folder import new_run_folder
     from lockstep.report.picture import require_pictures
     from lockstep.report.progress import training_progress
+    from lockstep.report.run.folder import new_run_folder
+    from lockstep.studies.converge.study import check_declared, file_of
+    from lockstep.studies.converge.study import converge as run
+    from lockstep.studies.converge.study import pilot as run_pilot
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     if pilot:

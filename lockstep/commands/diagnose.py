@@ -35,13 +35,13 @@ def diagnose(
     """
     from lockstep.diagnose.engine import diagnose as explain
     from lockstep.diagnose.verdict import EXIT_STATUS
-    from lockstep.outputs import check_output, write_file
-    from lockstep.replay import data_of, reproduces, truth_of, with_replayed
-    from lockstep.replay import replay as train_again
+    from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
     from lockstep.report.junit import JUNIT, junit_comparison
     from lockstep.report.progress import training_progress
+    from lockstep.run.replay import data_of, reproduces, truth_of, with_replayed
+    from lockstep.run.replay import replay as train_again
 
     if junit is not None:
         check_output(junit, JUNIT, option="--junit", inputs=[a, b, oracle, names_file, *noise])

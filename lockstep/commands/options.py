@@ -19,9 +19,9 @@ from lockstep.printable import echo
 
 if TYPE_CHECKING:
     from lockstep.data_prep import PreparedData
-    from lockstep.ensemble import Ensemble
     from lockstep.recipe import Recipe
-    from lockstep.trace import Progress, Trace
+    from lockstep.records.ensemble import Ensemble
+    from lockstep.records.trace import Progress, Trace
 
 __all__ = [
     "TRAINERS",
@@ -140,7 +140,7 @@ def twin(backend: str, module: str) -> Any:
 def keep_compiled() -> None:
     """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache folder, apart for
     each machine, whose processors may differ. What the user has set stays."""
-    from lockstep.kept import cache_folder
+    from lockstep.data_prep.row_cache import cache_folder
 
     cache = cache_folder("xla", platform.node())
     if cache is None:
@@ -201,7 +201,7 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
         recipe: "Recipe", data: "PreparedData", *, seeds: Sequence[int], own: bool, device: str, progress: "Progress"
     ) -> "Ensemble":
         from lockstep.data_prep import draw_member
-        from lockstep.ensemble import one_by_one
+        from lockstep.records.ensemble import one_by_one
 
         draw = draws.draw_member if own else draw_member
         members = [draw(recipe, data, seed) for seed in seeds]
@@ -215,7 +215,7 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
 
 def planting_trainer(backend: str, engine: str = "plain", place: str = "twin") -> Callable[..., "Trace"]:
     """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its "library"."""
-    from lockstep.prove.plant import planting, planting_in_library
+    from lockstep.studies.prove.plant import planting, planting_in_library
 
     package = TRAINERS[backend].partition(".")[0]
     if place == "twin":

@@ -20,14 +20,14 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
     WORDS choose faults: those whose key, text, stage, cause or function holds each of them. Exits with 1 where one
     survives, or where a right run is called wrong.
     """
-    from lockstep.outputs import check_output, write_file
-    from lockstep.prove.alarms import right_runs
-    from lockstep.prove.faults import FAULTS
-    from lockstep.prove.library_faults import LIBRARY_FAULTS
-    from lockstep.prove.run import prove as run
+    from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
     from lockstep.report.prove import PROOF, print_proof, print_right_runs, proof_markdown
+    from lockstep.studies.prove.false_alarms import right_runs
+    from lockstep.studies.prove.faults import FAULTS
+    from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
+    from lockstep.studies.prove.run import prove as run
 
     if unpatched is not None:
         if words or out:

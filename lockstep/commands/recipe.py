@@ -33,7 +33,7 @@ def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
 @set_option
 def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
     """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a file that exists."""
-    from lockstep.outputs import NEW, check_output, write_file
+    from lockstep.files.outputs import NEW, check_output, write_file
 
     check_output(path, NEW)
     chosen = chosen_recipe(source, None, None, overrides)
@@ -48,8 +48,8 @@ def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
 def recipe_check(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> int:
     """Check RECIPE and its data without training."""
     from lockstep.data_prep import prepare
-    from lockstep.report.targets import target_in_short
-    from lockstep.schedules import learning_rates
+    from lockstep.report.run.targets import target_in_short
+    from lockstep.schedules.formulas import learning_rates
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     data = prepare(chosen)

@@ -51,17 +51,17 @@ def run(
     Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong but not all of the
     training can be judged, as where it overflows.
     """
-    from lockstep.workers import start_pair
+    from lockstep.run.workers import start_pair
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     name = Path(data_path).stem if data_path else Path(recipe).stem
     with start_pair(device, engine) as workers:
         from lockstep.diagnose.verdict import EXIT_STATUS
         from lockstep.report.console import make_console
-        from lockstep.report.folder import new_run_folder, write_reports
         from lockstep.report.progress import training_progress
-        from lockstep.report.terminal import print_story
-        from lockstep.session import train_everywhere
+        from lockstep.report.run.folder import new_run_folder, write_reports
+        from lockstep.report.run.terminal import print_story
+        from lockstep.run.everywhere import train_everywhere
 
         with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
             with training_progress() as report:
@@ -156,11 +156,11 @@ def record(
     resume: Path | None,
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
-    from lockstep.checkpoint import CHECKPOINT, Checkpoint, Checkpoints, file_beside, places_due
-    from lockstep.kept import prepare_kept
-    from lockstep.outputs import check_output, check_outputs
+    from lockstep.data_prep.row_cache import prepare_kept
+    from lockstep.files.outputs import check_output, check_outputs
+    from lockstep.records.checkpoint import CHECKPOINT, Checkpoint, Checkpoints, file_beside, places_due
+    from lockstep.records.trace import TRACE
     from lockstep.report.progress import training_progress
-    from lockstep.trace import TRACE
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     inputs = [*recipe_files(recipe, chosen), resume]
@@ -234,8 +234,8 @@ def convert(
     and an Orbax folder are Flax's. Bits are kept, kernels transposed; names that are missing, extra or ambiguous are
     refused.
     """
-    from lockstep.convert import convert as write_as
     from lockstep.data_prep import prepare
+    from lockstep.records.convert import convert as write_as
 
     chosen = None
     if recipe or overrides or data_path or target:
@@ -258,12 +258,12 @@ def _updates(text: str, total: int) -> range:
 @click.command(hidden=True)
 @click.argument("backend", type=click.Choice([*TRAINERS]))
 @device_option
-@click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.prove`.")
+@click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.studies.prove`.")
 @click.option("--members", is_flag=True, help="Train many seeds at once.")
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
 def worker(backend: str, device: str, plants: str | None, members: bool, engine: str) -> int:
-    """Train what standard input says; see `lockstep.workers`."""
-    from lockstep.workers import serve
+    """Train what standard input says; see `lockstep.run.workers`."""
+    from lockstep.run.workers import serve
 
     def load() -> Callable[..., Any]:
         if backend == "torch" and not (members or plants):

@@ -11,8 +11,8 @@ from lockstep.errors import InputError
 from lockstep.printable import LAYOUT, echo, printable
 
 if TYPE_CHECKING:
+    from lockstep.files.outputs import Kind
     from lockstep.golden import Key
-    from lockstep.outputs import Kind
 
 __all__ = ["bless", "matrix_versions", "upgrade_check"]
 
@@ -51,11 +51,11 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     RECIPES are TOML files or ready-made names; default: a small set that has one of each kind. Nothing is written,
     and the exit status is 1, where a backend does not agree with the oracle.
     """
-    from lockstep.bless import bless as record
-    from lockstep.bless import golden_recipes
     from lockstep.golden import Golden
     from lockstep.recipe import load_recipe
     from lockstep.report.progress import training_progress
+    from lockstep.studies.upgrade.bless import bless as record
+    from lockstep.studies.upgrade.bless import golden_recipes
 
     chosen = {} if recipes else golden_recipes()
     for recipe in recipes:
@@ -93,13 +93,13 @@ def upgrade_check(
     Per backend and stage: identical, rounding only, numeric mode changed, semantics changed, or fails. Exits with 0
     where nothing changed but rounding, 1 where it did, 2 where the golden files cannot be used.
     """
-    from lockstep.bless import bless as record
+    from lockstep.files.outputs import write_file
     from lockstep.golden import Golden
-    from lockstep.outputs import write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
     from lockstep.report.upgrade import KINDS, print_upgrade, upgrade_json, upgrade_markdown
-    from lockstep.upgrade import check_upgrade
+    from lockstep.studies.upgrade.bless import bless as record
+    from lockstep.studies.upgrade.compare_releases import check_upgrade
 
     _check_outputs(outs, KINDS)
     if blesses and (names or backends):
@@ -168,16 +168,16 @@ def matrix_versions(
     Each combination is installed with pip into an environment of its own, which takes a minute and 500 MB; a package
     that is not named is as it is here. Exits with 1 where anything but rounding changes.
     """
-    from lockstep.atlas import load_atlas
-    from lockstep.bless import golden_recipes
-    from lockstep.environments import combinations
+    from lockstep.files.outputs import write_file
     from lockstep.golden import Golden, choose
-    from lockstep.outputs import write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
     from lockstep.report.versions import KINDS, print_versions, versions_json, versions_markdown
-    from lockstep.upgrade import Change
-    from lockstep.versions import examiner, find_origins, golden_of
+    from lockstep.studies.atlas.pages import load_atlas
+    from lockstep.studies.upgrade.bless import golden_recipes
+    from lockstep.studies.upgrade.compare_releases import Change
+    from lockstep.studies.upgrade.environments import combinations
+    from lockstep.studies.upgrade.matrix import examiner, find_origins, golden_of
 
     _check_outputs(outs, KINDS)
     numbers = {package: [n.strip() for n in text.split(",") if n.strip()] for package, text in wanted.items()}
@@ -215,7 +215,7 @@ def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
 
 
 def _check_outputs(outs: Sequence[Path], kinds: "Mapping[str, Kind]") -> None:
-    from lockstep.outputs import check_output
+    from lockstep.files.outputs import check_output
 
     for out in outs:
         if out.suffix not in kinds:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.initialise import draw_bias, draw_weight
+from lockstep.data_prep.initialise import draw_bias, draw_weight
 from lockstep.recipe import Model, Recipe
 
 __all__ = [
@@ -37,8 +37,8 @@ def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[
 
 
 def initial_parameters(recipe: Recipe, inputs: int, outputs: int) -> Parameters:
-    """Weights (in, out) and biases (out,), float64, as `lockstep.initialise` draws them; a normalisation has weights 1
-    and biases 0."""
+    """Weights (in, out) and biases (out,), float64, as `lockstep.data_prep.initialise` draws them. A
+    normalisation has weights 1 and biases 0."""
     generator, model = generator_of(recipe.training.seed, PARAMETERS), recipe.model
     parameters: Parameters = {}
     for i, (name, fan_in, fan_out) in enumerate(layer_sizes(inputs, model.hidden, outputs), start=1):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from lockstep.data_prep.table import Note
 from lockstep.data_prep.text import read_text
 from lockstep.errors import InputError
-from lockstep.input_file import input_size, refuse_expanding
-from lockstep.memory import refuse_too_large
+from lockstep.files.input_file import input_size, refuse_expanding
+from lockstep.files.memory import refuse_too_large
 from lockstep.recipe import Data
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from lockstep.data_prep.sources import load_table
 from lockstep.data_prep.split import Split, held_out_rows, split_table
 from lockstep.data_prep.table import Table, nearest
 from lockstep.errors import InputError
-from lockstep.groups import decay_warnings
 from lockstep.recipe import Recipe
+from lockstep.schedules.rate_tables import decay_warnings
 
 __all__ = ["draw_member", "prepare", "prepare_members"]
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep import headers
 from lockstep.data_prep.draws import MASKS, ORDER, Parameters, generator_of, layer_sizes
 from lockstep.data_prep.table import Note
 from lockstep.errors import InputError
-from lockstep.headers import check_header
+from lockstep.files import headers
+from lockstep.files.headers import check_header
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 
 __all__ = ["IGNORED", "Batches", "OwnDraws", "PreparedData", "updates_per_epoch"]

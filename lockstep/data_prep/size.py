@@ -2,7 +2,7 @@
 
 from lockstep.data_prep.draws import layer_sizes
 from lockstep.data_prep.prepared import updates_per_epoch
-from lockstep.memory import refuse_too_large
+from lockstep.files.memory import refuse_too_large
 from lockstep.recipe import Data, Recipe
 
 __all__ = ["refuse_rows", "refuse_training"]

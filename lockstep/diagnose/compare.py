@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
-from lockstep.statistics import STATISTICS
-from lockstep.trace import UPDATE_SERIES, Trace
+from lockstep.records.tensor_statistics import STATISTICS
+from lockstep.records.trace import UPDATE_SERIES, Trace
 
 __all__ = [
     "SEMANTICS",

@@ -8,7 +8,7 @@ import numpy as np
 
 from lockstep.diagnose.causes import Cause, find_cause, needed_detail
 from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference, Limit, bounds_of, compare, differences
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
 

@@ -7,7 +7,7 @@ from lockstep.data_prep import PreparedData
 from lockstep.diagnose.compare import Bounds, Comparison, bounds_of, compare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["DeriveBounds", "compare_exactly", "float64_bounds"]
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lockstep.budget import note_on_budget
 from lockstep.diagnose.names import NameMap, apply, split_name
 from lockstep.errors import InputError
-from lockstep.trace import Trace
+from lockstep.own_loops.detail_budget import note_on_budget
+from lockstep.records.trace import Trace
 
 __all__ = ["align", "is_loop", "notes_on", "sides_of"]
 

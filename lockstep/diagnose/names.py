@@ -31,9 +31,9 @@ import tomlkit
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
-from lockstep.input_file import read_toml
-from lockstep.outputs import NEW, write_file
-from lockstep.trace import Trace
+from lockstep.files.input_file import read_toml
+from lockstep.files.outputs import NEW, write_file
+from lockstep.records.trace import Trace
 
 __all__ = ["Layout", "NameMap", "apply", "load_names", "save_names"]
 

@@ -27,7 +27,7 @@ from scipy.ndimage import maximum_filter1d
 from lockstep.diagnose.names import split_name
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, unit_roundoff
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["loop_bounds", "unit_of"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lockstep.data_prep import Parameters
 from lockstep.diagnose.names import Layout, NameMap
 from lockstep.errors import InputError
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["propose"]
 

@@ -17,9 +17,9 @@ from lockstep.diagnose.compare import (
 )
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly
 from lockstep.errors import InputError
+from lockstep.numbers import factor
 from lockstep.oracle.rounding import AMPLIFIED
-from lockstep.report.numbers import factor
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["EXIT_STATUS", "Check", "Failure", "Verdict", "describe_difference", "describe_limit", "judge", "settles"]
 

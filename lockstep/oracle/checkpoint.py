@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lockstep.checkpoint import Checkpoint, as_stored
 from lockstep.data_prep import Parameters
 from lockstep.oracle.arithmetic import Array
 from lockstep.oracle.trajectory import State, canonical
+from lockstep.records.checkpoint import Checkpoint, as_stored
 
 __all__ = ["export_state", "import_state"]
 

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from functools import cache
 
-from lockstep.groups import DECOUPLED, decays, is_weight
 from lockstep.oracle.adam_like import RULES as ADAM_LIKE
 from lockstep.oracle.arithmetic import Array, Exact, Moments, Rule
 from lockstep.oracle.other_optimizers import RULES as OTHERS
 from lockstep.oracle.other_optimizers import WEIGHT_RULES
 from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import DECOUPLED, decays, is_weight
 
 __all__ = ["RULES", "update_parameter"]
 

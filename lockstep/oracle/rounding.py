@@ -20,7 +20,7 @@ from lockstep.oracle.average import averaged
 from lockstep.oracle.network import Parameters
 from lockstep.oracle.trajectory import State, Step, canonical, evaluate, initial_state, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import metric_names
+from lockstep.records.trace import metric_names
 
 __all__ = ["AMPLIFIED", "Horizon", "rounding_bounds"]
 

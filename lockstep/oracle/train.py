@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.checkpoint import Checkpoint, Checkpoints, make_checkpoint
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.average import averaged
@@ -15,7 +14,8 @@ from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
 from lockstep.oracle.trajectory import canonical, evaluate, initial_state, rows_of, start, trajectory
 from lockstep.recipe import Recipe
-from lockstep.trace import BUDGET_MIB, UPDATE_SERIES, Progress, RunRecorder, Trace
+from lockstep.records.checkpoint import Checkpoint, Checkpoints, make_checkpoint
+from lockstep.records.trace import BUDGET_MIB, UPDATE_SERIES, Progress, RunRecorder, Trace
 
 __all__ = ["states", "train"]
 

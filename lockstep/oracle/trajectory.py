@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData, initial_statistics
-from lockstep.groups import rate_of, rate_tables
 from lockstep.oracle.arithmetic import Array, Exact, Moments
 from lockstep.oracle.average import start_average, update_average
 from lockstep.oracle.gradient import accumulate, clip, norm
@@ -16,6 +15,7 @@ from lockstep.oracle.loss import Targets, answers, mean_loss, metrics, row_losse
 from lockstep.oracle.network import Parameters, Statistics, forward, loss_and_gradients, running_statistics
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
+from lockstep.schedules.rate_tables import rate_of, rate_tables
 
 __all__ = ["State", "Step", "canonical", "evaluate", "initial_state", "rows_of", "start", "trajectory"]
 

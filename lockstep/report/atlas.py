@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lockstep.atlas import FRAMEWORKS, Page
-from lockstep.atlas_check import Check, describe_check
 from lockstep.printable import printable
+from lockstep.studies.atlas.check import Check, describe_check
+from lockstep.studies.atlas.pages import FRAMEWORKS, Page
 
 __all__ = ["print_check", "print_index", "print_page"]
 

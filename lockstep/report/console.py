@@ -13,8 +13,8 @@ from rich.text import Text
 
 from lockstep.diagnose.compare import Comparison
 from lockstep.diagnose.verdict import describe_difference, describe_limit
+from lockstep.numbers import factor
 from lockstep.printable import LAYOUT, printable
-from lockstep.report.numbers import factor
 
 __all__ = ["PlainConsole", "make_console", "print_comparison", "print_stages", "print_verdict"]
 

@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lockstep.converge.judge import Judgement, overall
-from lockstep.converge.measure import METRICS, blown_up, measure, reached, score_name
-from lockstep.converge.study import Pilot, Study
+from lockstep.numbers import factor, json_number
 from lockstep.recipe import Recipe
-from lockstep.report.numbers import factor, json_number
+from lockstep.studies.converge.judge import Judgement, overall
+from lockstep.studies.converge.measure import METRICS, blown_up, measure, reached, score_name
+from lockstep.studies.converge.study import Pilot, Study
 
 __all__ = [
     "Row",
@@ -89,7 +89,7 @@ def verdict_row(recipe: Recipe, found: Judgement) -> Row:
 
 
 def power_rows(study: Study) -> list[tuple[str, str, str, str, str, str]]:
-    """Of each metric what its spread could show; see `lockstep.converge.judge.Power`."""
+    """Of each metric what its spread could show; see `lockstep.studies.converge.judge.Power`."""
     return [
         (
             metric_label(study.recipe, found.metric),

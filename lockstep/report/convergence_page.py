@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lockstep.converge.judge import Judgement, overall
-from lockstep.converge.measure import Band, bands
-from lockstep.converge.study import Study
-from lockstep.outputs import picture
+from lockstep.files.outputs import picture
+from lockstep.numbers import json_number
 from lockstep.recipe import Recipe
 from lockstep.report.convergence import (
     Row,
@@ -19,10 +17,12 @@ from lockstep.report.convergence import (
     verdict_row,
     warmup_rows,
 )
-from lockstep.report.html import render_page
 from lockstep.report.measured import measured_with
-from lockstep.report.numbers import json_number
 from lockstep.report.picture import new_figure, png_of
+from lockstep.report.run.html import render_page
+from lockstep.studies.converge.judge import Judgement, overall
+from lockstep.studies.converge.measure import Band, bands
+from lockstep.studies.converge.study import Study
 
 __all__ = ["PICTURE", "study_html", "study_png"]
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.engine import HORIZON, Diagnosis
+from lockstep.numbers import factor
 from lockstep.printable import printable
 from lockstep.report.console import print_stages, print_verdict
-from lockstep.report.numbers import factor
 
 __all__ = ["print_diagnosis"]
 

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from lockstep.diagnose.compare import Comparison, Difference
 from lockstep.diagnose.verdict import describe_difference, describe_limit
-from lockstep.outputs import xml
+from lockstep.files.outputs import xml
 from lockstep.printable import LAYOUT, printable
 
 __all__ = ["JUNIT", "difference_properties", "junit_comparison", "junit_error"]

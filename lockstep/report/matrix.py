@@ -6,10 +6,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lockstep.matrix import Cell, Row
-from lockstep.outputs import markdown
+from lockstep.files.outputs import markdown
 from lockstep.printable import printable
 from lockstep.report.measured import measured_with
+from lockstep.studies.matrix import Cell, Row
 
 __all__ = ["MATRIX", "matrix_markdown", "print_matrix", "summarise"]
 

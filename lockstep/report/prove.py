@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from lockstep.diagnose.verdict import describe_difference
-from lockstep.outputs import markdown
+from lockstep.files.outputs import markdown
+from lockstep.numbers import factor
 from lockstep.printable import printable
-from lockstep.prove.alarms import RightRun
-from lockstep.prove.checker import CHECKER_FAULTS
-from lockstep.prove.judges import JUDGES
-from lockstep.prove.libraries import ENGINES, LibraryOutcome
-from lockstep.prove.run import Outcome, Proof
 from lockstep.report.measured import measured_with
-from lockstep.report.numbers import factor
-from lockstep.workers import BACKENDS
+from lockstep.run.workers import BACKENDS
+from lockstep.studies.prove.checker import CHECKER_FAULTS
+from lockstep.studies.prove.false_alarms import RightRun
+from lockstep.studies.prove.libraries import ENGINES, LibraryOutcome
+from lockstep.studies.prove.naive_rules import JUDGES
+from lockstep.studies.prove.run import Outcome, Proof
 
 __all__ = ["PROOF", "print_proof", "print_right_runs", "proof_markdown", "summarise"]
 

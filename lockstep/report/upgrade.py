@@ -12,10 +12,10 @@ from rich.text import Text
 
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.verdict import describe_difference
-from lockstep.outputs import json_document, markdown
+from lockstep.files.outputs import json_document, markdown
+from lockstep.numbers import json_number
 from lockstep.printable import printable
-from lockstep.report.numbers import json_number
-from lockstep.upgrade import Change, Finding, Upgrade
+from lockstep.studies.upgrade.compare_releases import Change, Finding, Upgrade
 
 __all__ = [
     "COLOURS",
@@ -30,7 +30,7 @@ __all__ = [
 
 KINDS = {
     ".md": markdown("lockstep upgrade-check", r"# Upgrade check of [^\n]*\n\n\*\*"),
-    ".json": json_document("lockstep.upgrade"),
+    ".json": json_document("lockstep.studies.upgrade.compare_releases"),
 }
 COLOURS = dict(zip(Change, ("green", "green", "yellow", "yellow", "red", "red")))
 NEARER = {
@@ -100,7 +100,7 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
 def upgrade_json(upgrade: Upgrade) -> str:
     """Everything that was found; strict JSON, None in place of NaN and infinities."""
     content = {
-        "schema": "lockstep.upgrade/1",
+        "schema": "lockstep.studies.upgrade.compare_releases/1",
         "verdict": upgrade.change.words,
         "skipped": upgrade.skipped,
         "settings": upgrade.settings,

@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lockstep.outputs import json_document, markdown
+from lockstep.files.outputs import json_document, markdown
 from lockstep.printable import printable
 from lockstep.report.upgrade import COLOURS, describe_findings, finding_json, markdown_table
-from lockstep.upgrade import Change
-from lockstep.versions import Origin, Row
+from lockstep.studies.upgrade.compare_releases import Change
+from lockstep.studies.upgrade.matrix import Origin, Row
 
 __all__ = ["KINDS", "describe_origin", "print_versions", "versions_json", "versions_markdown"]
 
 KINDS = {
     ".md": markdown("lockstep matrix-versions", r"Against [^\n]*\.\n\n\| combination \|"),
-    ".json": json_document("lockstep.versions"),
+    ".json": json_document("lockstep.studies.upgrade.matrix"),
 }
 SIGNS = dict(zip(Change, "=~M?SF"))
 LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
@@ -70,7 +70,7 @@ def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: s
 def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
     """Everything that was found; strict JSON."""
     content = {
-        "schema": "lockstep.versions/1",
+        "schema": "lockstep.studies.upgrade.matrix/1",
         "against": against,
         "combinations": [
             {

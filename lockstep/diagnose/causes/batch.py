@@ -12,9 +12,9 @@ from lockstep.data_prep import Batches, PreparedData
 from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, prepared_data
+from lockstep.numbers import factor
 from lockstep.oracle.arithmetic import Array
-from lockstep.report.numbers import factor
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["alternatives", "null", "recorded"]
 

@@ -9,11 +9,11 @@ from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.knobs import fitted_knobs, other_choices
 from lockstep.diagnose.causes.passes import compute, parts, variant_of
 from lockstep.diagnose.causes.side import Side
-from lockstep.groups import DECOUPLED, decays
+from lockstep.numbers import written
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip
 from lockstep.recipe import Gradient
-from lockstep.report.numbers import written
+from lockstep.schedules.rate_tables import DECOUPLED, decays
 
 __all__ = ["alternatives", "null", "recorded"]
 

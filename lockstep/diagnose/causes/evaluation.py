@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from lockstep.contents import PARTS
 from lockstep.diagnose.causes import passes
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
 from lockstep.diagnose.causes.knobs import changed, fitted_knobs, other_choices
@@ -14,6 +13,7 @@ from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.average import averaged, start_average, update_average
 from lockstep.oracle.trajectory import evaluate, rows_of
 from lockstep.recipe import Average, Model, Recipe
+from lockstep.records.contents import PARTS
 
 __all__ = [
     "average_alternatives",

@@ -12,7 +12,7 @@ from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.compare import Difference
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["find_cause", "needed_detail"]
 

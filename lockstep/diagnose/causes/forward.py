@@ -11,7 +11,7 @@ from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.passes import Bend, Variant, compute, parts
 from lockstep.diagnose.causes.precision import FORMATS, LowProducts, WideVariance
 from lockstep.diagnose.causes.side import Side
-from lockstep.report.numbers import written
+from lockstep.numbers import written
 
 __all__ = ["alternatives", "fits"]
 

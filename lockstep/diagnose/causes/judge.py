@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lockstep.numbers import factor, number_beside
 from lockstep.oracle.arithmetic import Array
-from lockstep.report.numbers import factor, number_beside
 
 __all__ = ["BETTER", "TOLERANCE", "Alternative", "Cause", "Tensors", "choose", "fit", "fitted", "residual"]
 

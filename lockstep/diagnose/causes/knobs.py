@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
-from lockstep.report.numbers import written
+from lockstep.numbers import written
 
 __all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices", "page"]
 

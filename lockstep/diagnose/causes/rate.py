@@ -11,8 +11,8 @@ from lockstep.diagnose.causes.knobs import changed, fitted_knobs, made, other_ch
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
 from lockstep.errors import InputError
-from lockstep.groups import rate_tables
 from lockstep.recipe import SCHEDULE_KNOBS, Recipe, Schedule
+from lockstep.schedules.rate_tables import rate_tables
 
 __all__ = ["ROUNDING", "alternatives", "null", "recorded", "rounded"]
 

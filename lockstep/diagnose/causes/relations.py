@@ -12,7 +12,7 @@ from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Array
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
 
 __all__ = ["relation"]
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from lockstep.data_prep import PreparedData, initial_statistics, prepare
 from lockstep.diagnose.causes.judge import TOLERANCE, Tensors
 from lockstep.errors import InputError
-from lockstep.groups import rate_of, rate_tables
 from lockstep.oracle.arithmetic import Array, Moments
 from lockstep.recipe import Recipe
-from lockstep.trace import Trace
+from lockstep.records.trace import Trace
+from lockstep.schedules.rate_tables import rate_of, rate_tables
 
 __all__ = ["Side", "declared", "prepared_data", "rows"]
 

@@ -10,8 +10,8 @@ from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
+from lockstep.numbers import factor
 from lockstep.recipe import Recipe
-from lockstep.report.numbers import factor
 
 __all__ = ["alternatives", "null", "recorded"]
 

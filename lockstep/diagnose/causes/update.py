@@ -10,10 +10,10 @@ from lockstep.diagnose.causes.knobs import changed, fitted_knobs, made, other_ch
 from lockstep.diagnose.causes.precision import NoCorrection, rounded_to
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.causes.step import Step, attempt, compute, step_of
-from lockstep.groups import DECOUPLED, is_weight, layer_of
 from lockstep.oracle.arithmetic import Moments
 from lockstep.oracle.optimizer import RULES
 from lockstep.recipe import OPTIMIZER_KNOBS, Optimizer
+from lockstep.schedules.rate_tables import DECOUPLED, is_weight, layer_of
 
 __all__ = ["alternatives"]
 

@@ -1,0 +1,1 @@
+"""Loops that nobody here wrote: recorded from any framework's arrays."""

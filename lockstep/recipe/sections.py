@@ -1,0 +1,1019 @@
+"""What to train: a recipe is a set of frozen dataclasses, each field documented, validated, to and from TOML."""
+
+import ast
+import difflib
+import hashlib
+import inspect
+import json
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
+
+from lockstep.errors import InputError
+from lockstep.files.input_file import parse_toml, read_toml
+from lockstep.recipe.edges import changes_rates, refusal, takes_a_long_warmup, warmup_refusal
+from lockstep.recipe.presets import PRESETS, expand
+
+__all__ = [
+    "Average",
+    "Convergence",
+    "Data",
+    "Gradient",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Training",
+    "field_docstrings",
+    "load_recipe",
+    "parse_value",
+    "ready_made_recipes",
+]
+
+CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _listed(value: Any) -> Any:
+    """A single name may be written without a list, and one that is a number as one."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(str(item) if type(item) in (int, float) else item for item in values)
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
+
+ABSENT: Any = None
+"""A knob that the chosen `name` does not have, or one of its options that is not set."""
+
+Options = Mapping[str, tuple[str, ...]]
+"""Name -> its knobs without a default: not set, they count in no hash and stand in no TOML."""
+
+
+def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], options: Options, values: ArgsKwargs) -> ArgsKwargs:
+    """The values with the defaults of the named one's knobs; a knob that it does not have must be left out."""
+    given = {knob: value for knob, value in (values.kwargs or {}).items() if value is not None}
+    name = given.get("name", next(iter(knobs)))
+    if name not in knobs:
+        return ArgsKwargs(values.args, given)  # refused with the names that there are
+    known = [*knobs[name], *options.get(name, ())]
+    every = {knob for having in (*knobs.values(), *options.values()) for knob in having}
+    for knob in sorted(every - set(known)):
+        if knob in given:
+            having = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{knob}: {name} has no such knob; {having}")
+    filled = {knob: default for knob, default in knobs[name].items() if knob not in given}
+    return ArgsKwargs(values.args, given | filled)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Data:
+    """The rows to train on and the rows held out."""
+
+    source: Literal["synthetic", "breast_cancer", "digits", "diabetes", "file"] = "synthetic"
+    """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own. Whether there are classes or
+    a number to predict follows from `loss.name`; breast_cancer and digits have classes, diabetes a number."""
+    path: str = ""
+    """source = "file": a .csv, .tsv, .parquet or .npz file; relative to the recipe's folder."""
+    target: str = ""
+    """source = "file": the column (or .npz array) that holds the class, or the number to predict."""
+    separator: Literal["suffix", "comma", "semicolon", "tab", "pipe", "space"] = "suffix"
+    """source = "file": what separates the cells of a text table; suffix is a tab in .tsv and a comma in .csv."""
+    decimal: Literal["seen", "comma"] = "seen"
+    """source = "file": what numbers in text have before their fraction. seen: a point, or a comma where the cells leave
+    no doubt; 1,234 leaves one."""
+    drop: Names = ()
+    """source = "file": columns to leave out."""
+    missing: Literal["refuse", "drop", "mean", "median"] = "refuse"
+    """source = "file": what becomes of missing values. drop leaves out their rows; mean and median fill in that of the
+    training rows, and give a missing category a column of its own."""
+    missing_marks: Names = ()
+    """source = "file": cells that are missing values, beside empty ones, NA, NaN, null, None and ? (and - in
+    numbers)."""
+    categories: Literal["refuse", "one-hot"] = "refuse"
+    """source = "file": what becomes of text in a feature. one-hot: a column for each category of the training rows, all
+    0 for one that only held-out rows have."""
+    holdout: str = ""
+    """source = "file": a second file whose rows are held out, in place of the share `held_out` of the first; relative
+    to the recipe's folder."""
+    rows: Count = 1000
+    """source = "synthetic": rows to train on; the held-out rows are drawn in addition."""
+    features: Count = 10
+    """source = "synthetic": columns."""
+    classes: Annotated[int, Field(ge=2, le=10_000)] = 2
+    """source = "synthetic": classes."""
+    class_separation: Annotated[float, Field(gt=0)] = 1.0
+    """source = "synthetic": half the side of the hypercube whose corners are the class centres."""
+    noise: NonNegative = 0.1
+    """source = "synthetic", a number to predict: deviation of its noise, as a share of that of the signal."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Rows held out, as a share of all rows (synthetic: of `rows`, drawn in addition)."""
+    seed: Seed = 0
+    """Seed of the drawn rows and of the split, which is stratified by class."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Model:
+    """A multilayer perceptron: Linear, normalisation, activation, dropout, ..., Linear. The data gives input and
+    output sizes."""
+
+    hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (50,)
+    """Hidden units, a number a layer; [] is softmax regression."""
+    activation: Literal[
+        "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish"
+    ] = "relu"
+    """Applied after every layer but the last. gelu has the error function, gelu_tanh its approximation; leaky_relu
+    has slope 0.01 below 0; elu has alpha 1."""
+    bias: bool = True
+    """A bias in every linear layer."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation between a hidden linear layer and its activation."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Added to the variance, inside the root."""
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """norm = "batch": share of the batch in the running statistics (PyTorch's meaning; Flax's is 1 minus it)."""
+    norm_variance: Literal["unbiased", "biased"] = "unbiased"
+    """norm = "batch": the variance that goes into the running statistics, over n - 1 (PyTorch) or n (Flax)."""
+    dropout: Decay = 0.0
+    """Share of the hidden units dropped in training; the others are scaled by 1 / (1 - dropout)."""
+    init: Literal[
+        "torch",
+        "flax",
+        "xavier_uniform",
+        "xavier_normal",
+        "kaiming_uniform",
+        "kaiming_normal",
+        "orthogonal",
+        "zeros",
+    ] = "torch"
+    """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights are."""
+
+
+def _named(value: Any) -> Any:
+    """A class whose name is a number may be written as one."""
+    return str(value) if type(value) is int else value
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Loss:
+    """What is minimised: the mean over the rows of a batch. A knob that a loss does not have is None."""
+
+    name: Literal["cross_entropy", "binary_cross_entropy", "mse", "huber"] = "cross_entropy"
+    """cross_entropy: K classes. binary_cross_entropy: 2 classes, one logit. mse, huber: a number to predict."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = ABSENT
+    """Share of each label spread evenly over all classes."""
+    class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
+    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of the weights. []
+    is 1 for each."""
+    ignored_class: Annotated[str, BeforeValidator(_named)] = ABSENT
+    """Name of a class whose rows do not count in the loss; "" is none."""
+    positive_weight: Annotated[float, Field(gt=0)] = ABSENT
+    """Factor on the loss of the rows of the second class."""
+    delta: Annotated[float, Field(gt=0)] = ABSENT
+    """Error from which on the loss is linear: delta (|e| - delta / 2)."""
+
+    @property
+    def predicts_number(self) -> bool:
+        """The target is a number and not a class."""
+        return self.name in ("mse", "huber")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(LOSS_KNOBS, {}, values)
+
+
+LOSS_KNOBS: dict[str, dict[str, Any]] = {
+    "cross_entropy": {"label_smoothing": 0.0, "class_weights": (), "ignored_class": ""},
+    "binary_cross_entropy": {"positive_weight": 1.0},
+    "mse": {},
+    "huber": {"delta": 1.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Gradient:
+    """What happens to the gradient between the loss and the optimizer."""
+
+    clip: Literal["none", "norm", "value"] = "none"
+    """norm: scale all gradients together to a 2-norm of at most `clip_at`. value: each element to +-`clip_at`."""
+    clip_at: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm, or value."""
+    clip_eps: NonNegative = 0.0
+    """clip = "norm": added to the norm that divides; 1e-6 in PyTorch, 0 in Optax."""
+    accumulate: Count = 1
+    """Batches whose gradients make one update; an epoch's last update may have fewer."""
+    accumulate_mean: Literal["batches", "rows"] = "batches"
+    """Each batch counts alike, or by its rows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Average:
+    """An exponential moving average (EMA) of the parameters, kept beside them."""
+
+    decay: Decay = 0.0
+    """Share of the average kept at each update; 0 keeps none."""
+    start: Literal["copy", "zero"] = "copy"
+    """Begin as a copy of the initial parameters, or at 0 (optax.ema). PyTorch's AveragedModel begins as a copy of what
+    it is first given: the initial parameters here, those after the first update where it is called after each."""
+    debias: bool = False
+    """start = "zero": divide by 1 - decay^updates."""
+
+    @model_validator(mode="after")
+    def _debias_needs_zero(self) -> Self:
+        if self.debias and self.start != "zero":
+            raise ValueError('debias: true needs start = "zero": a copy of the parameters has nothing to correct')
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Optimizer:
+    """What turns a gradient into an update. A knob that an optimizer does not have is None; one that it has and that
+    is not given takes the default of `OPTIMIZER_KNOBS`. Every knob is passed on explicitly, in both frameworks."""
+
+    name: Literal[
+        "sgd",
+        "adam",
+        "adamw",
+        "nadam",
+        "nadamw",
+        "radam",
+        "adamax",
+        "lamb",
+        "lion",
+        "adagrad",
+        "rmsprop",
+        "adadelta",
+        "rprop",
+        "adafactor",
+        "muon",
+    ] = "sgd"
+    """Weight decay is added to the gradient (L2), but decays the parameters (decoupled) in adamw, nadamw, lamb, lion,
+    adafactor and muon."""
+    momentum: Decay = ABSENT
+    """Share of the previous momentum kept."""
+    dampening: Annotated[float, Field(ge=0, lt=1)] = ABSENT
+    """sgd: the gradient enters the momentum times 1 - dampening, but at the first update whole, as in PyTorch."""
+    nesterov: bool = ABSENT
+    """Look ahead along the momentum."""
+    weight_decay: NonNegative = ABSENT
+    """Decay rate; times the learning rate where it is decoupled."""
+    decay_form: Literal["factor", "step"] = ABSENT
+    """adamw, nadamw: decay by the factor 1 - lr weight_decay (PyTorch), which float32 rounds to 1 where the rate is
+    small, or as a part of the step: lr (direction + weight_decay parameter) (Optax), which it keeps in the mean."""
+    beta1: Decay = ABSENT
+    """Decay of the first moment."""
+    beta2: Decay = ABSENT
+    """Decay of the second moment."""
+    eps: Annotated[float, Field(gt=0)] = ABSENT
+    """Keeps the division finite: added to the root of the second moment, or inside it."""
+    eps_in_root: bool = ABSENT
+    """eps is added inside the root. adafactor: to the squared gradient (Optax); false makes it the least root
+    (PyTorch, whose default is the machine epsilon of the dtype)."""
+    eps_corrected: bool = ABSENT
+    """radam: eps is added to the root of the bias-corrected second moment (Optax), or of the raw one (PyTorch)."""
+    amsgrad: Literal["off", "raw", "corrected"] = ABSENT
+    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
+    momentum_ramp: bool = ABSENT
+    """nadam, nadamw: beta1 grows as beta1 (1 - 0.96^(t momentum_decay) / 2) (PyTorch) or stays (Optax)."""
+    momentum_decay: Annotated[float, Field(gt=0)] = ABSENT
+    """nadam, nadamw: pace of the ramp of beta1."""
+    initial_accumulator: NonNegative = ABSENT
+    """adagrad: the sum of squares before the first update; 0 in PyTorch, 0.1 in Optax."""
+    lr_decay: NonNegative = ABSENT
+    """adagrad: divides the learning rate by 1 + t lr_decay."""
+    decay: Decay = ABSENT
+    """rmsprop, adadelta: decay of the mean of the squared gradient."""
+    centered: bool = ABSENT
+    """rmsprop: divide by the root of the variance, not of the second moment."""
+    rate_in_momentum: bool = ABSENT
+    """rmsprop: the momentum sums steps that their learning rates have scaled (Optax), or is scaled itself
+    (PyTorch)."""
+    shrink: Annotated[float, Field(gt=0, lt=1)] = ABSENT
+    """rprop: factor on a step size whose gradient has changed its sign."""
+    grow: Annotated[float, Field(gt=1)] = ABSENT
+    """rprop: factor on a step size whose gradient has kept its sign."""
+    step_min: Annotated[float, Field(gt=0)] = ABSENT
+    """rprop: smallest step size. The first is the learning rate of the first update; the later ones do nothing."""
+    step_max: Annotated[float, Field(gt=0)] = ABSENT
+    """rprop: largest step size."""
+    decay_power: Annotated[float, Field(gt=0)] = ABSENT
+    """adafactor: the second moment decays by 1 - (t+1)^-decay_power."""
+    eps_scale: NonNegative = ABSENT
+    """adafactor: least root mean square of a parameter that scales its step."""
+    clip_threshold: Annotated[float, Field(gt=0)] = ABSENT
+    """adafactor: largest root mean square of an update before the learning rate."""
+    rate_cap: bool = ABSENT
+    """adafactor: the learning rate is at most (t+1)^-1/2 (PyTorch), or as scheduled (Optax)."""
+    min_factored: Count = ABSENT
+    """adafactor: least size of both dimensions of a weight whose second moment is factored; 1 in PyTorch, 128 in
+    Optax."""
+    orthogonalisations: Count = ABSENT
+    """muon: Newton-Schulz iterations."""
+    eps_norm: Annotated[float, Field(gt=0)] = ABSENT
+    """muon: keeps the division by a weight's norm finite; eps is that of AdamW, which trains all else."""
+    eps_norm_added: bool = ABSENT
+    """muon: eps_norm is added to the norm (Optax), or is the least norm (PyTorch)."""
+    momentum_correction: bool = ABSENT
+    """muon: divide the momentum by 1 - momentum^(t+1) (Optax)."""
+    nesterov_rest: bool = ABSENT
+    """muon: look ahead along the first moment of AdamW too (Optax)."""
+    adjust: Literal["original", "match_rms_adamw"] = ABSENT
+    """muon: scale of a step of an (in, out) weight: sqrt(max(1, out / in)), or 0.2 sqrt(max(in, out))."""
+    decay_on: Literal["all", "weights"] = "all"
+    """What decays: all parameters, or only the weights of the linear layers (not biases, not normalisation)."""
+    multipliers: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
+    """Factor on the learning rate of each linear layer, with its normalisation; [] is 1 for each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(OPTIMIZER_KNOBS, OPTIMIZER_OPTIONS, values)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and (self.momentum == 0 or self.dampening):
+            raise ValueError("nesterov: true needs a momentum above 0 and a dampening of 0")
+        return self
+
+
+ADAM: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
+    "adam": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.0},
+    "adamw": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.01, "decay_form": "factor"},
+    "nadam": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.0},
+    "nadamw": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.01, "decay_form": "factor"},
+    "radam": ADAM | {"eps_corrected": False, "weight_decay": 0.0},
+    "adamax": ADAM | {"weight_decay": 0.0},
+    "lamb": ADAM | {"eps": 1e-6, "weight_decay": 0.01},
+    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01},
+    "adagrad": {
+        "eps": 1e-10,
+        "eps_in_root": False,
+        "initial_accumulator": 0.0,
+        "lr_decay": 0.0,
+        "weight_decay": 0.0,
+    },
+    "rmsprop": {
+        "decay": 0.99,
+        "eps": 1e-8,
+        "eps_in_root": False,
+        "centered": False,
+        "momentum": 0.0,
+        "rate_in_momentum": False,
+        "weight_decay": 0.0,
+    },
+    "adadelta": {"decay": 0.9, "eps": 1e-6, "weight_decay": 0.0},
+    "rprop": {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0},
+    "adafactor": {
+        "decay_power": 0.8,
+        "eps": 2.0**-23,
+        "eps_in_root": False,
+        "eps_scale": 1e-3,
+        "clip_threshold": 1.0,
+        "rate_cap": True,
+        "min_factored": 1,
+        "weight_decay": 0.0,
+    },
+    "muon": ADAM
+    | {
+        "momentum": 0.95,
+        "momentum_correction": False,
+        "nesterov": True,
+        "nesterov_rest": False,
+        "orthogonalisations": 5,
+        "eps_norm": 1e-7,
+        "eps_norm_added": False,
+        "adjust": "original",
+        "weight_decay": 0.1,
+    },
+}
+"""The knobs of every optimizer, with the defaults of its PyTorch class, or of its paper where PyTorch has none."""
+
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {}
+"""The knobs of an optimizer that are not set unless they are given."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Schedule:
+    """The learning rate of every update: a warmup, times what follows it; see `lockstep.schedules.formulas` for the
+    formulas. t counts from 0; W is `warmup`, T `length`. A knob that a schedule does not have is None."""
+
+    name: Literal[
+        "constant",
+        "linear",
+        "polynomial",
+        "cosine",
+        "inverse_sqrt",
+        "exponential",
+        "step",
+        "multistep",
+        "wsd",
+        "one_cycle",
+        "cosine_restarts",
+    ] = "constant"
+    """What follows the warmup. wsd (warmup, stable, decay) stays at the peak and falls at its end."""
+    peak: Annotated[float, Field(gt=0)] = 0.01
+    """The highest learning rate; of a `factor` above 1 the first after the warmup."""
+    unit: Literal["epoch", "update"] = "epoch"
+    """What t, W, T and every other length count: whole epochs (the rate is held within one) or optimizer updates."""
+    warmup: Annotated[int, Field(ge=0)] = ABSENT
+    """Length W of the warmup, in `unit`s; 0 is no warmup. An exponential warmup has W as its time constant and never
+    quite ends; an untuned one takes W from `optimizer.beta2`, and this must be 0."""
+    warmup_shape: Literal["linear", "cosine", "exponential", "untuned_linear", "untuned_exponential"] = ABSENT
+    """exponential: 1 - exp(-(t+1)/W). untuned: W = 2 / (1 - beta2) updates for a linear one, 1 / (1 - beta2) for an
+    exponential one, rounded."""
+    ramp: Literal["(t+1)/W", "t/W", "(t+1)/(W+1)"] = ABSENT
+    """Share of the way up at t during a linear or cosine warmup."""
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """Share of the peak from which the warmup rises."""
+    warmup_of: Literal["peak", "schedule"] = ABSENT
+    """The warmup is a share of the peak, or of the schedule that is under way meanwhile (decay_start = "0")."""
+    length: Annotated[int, Field(ge=0)] = ABSENT
+    """T, where the schedule ends, in `unit`s; 0 is the length of the run."""
+    decay_start: Literal["W", "W-1", "0"] = ABSENT
+    """The t at which what follows the warmup begins, still at the peak."""
+    decay_end: Literal["T", "T-1"] = ABSENT
+    """The t at which the floor is reached."""
+    floor: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """Share of the peak that a decay ends at; in inverse_sqrt and exponential, that it does not go below."""
+    after_end: Literal["hold", "continue"] = ABSENT
+    """After the end: stay at the floor, or go on by the formula: a line below the floor, a cosine up again, or another
+    cycle."""
+    power: Annotated[float, Field(gt=0)] = ABSENT
+    """polynomial: exponent; also of a cosine (Optax's `exponent`) and of the share done in a wsd's "power"."""
+    timescale: Annotated[int, Field(ge=0)] = ABSENT
+    """inverse_sqrt: by how many `unit`s the root counts from before the decay's start; 0 is W."""
+    factor: Annotated[float, Field(gt=0)] = ABSENT
+    """What the rate is multiplied by, every so often; above 1 it grows."""
+    every: Count = ABSENT
+    """exponential, step: the number of `unit`s for one `factor`."""
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ABSENT
+    """multistep: the numbers of `unit`s after the decay's start at each of which `factor` comes in."""
+    factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
+    """multistep: a factor for each of the milestones, in the place of `factor`."""
+    delay: Annotated[int, Field(ge=0)] = ABSENT
+    """exponential, step: `unit`s at the peak before the decay."""
+    decay_length: Count = ABSENT
+    """wsd: length of the decay, in `unit`s."""
+    decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = ABSENT
+    """wsd: a line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2 unless set), or
+    (r^p - r) / (1 - r) with r = `decay_ratio`."""
+    decay_ratio: Annotated[float, Field(gt=0, lt=1)] = ABSENT
+    """wsd: r of an exponential decay; 1/2 unless set."""
+    anneal: Literal["cosine", "linear"] = ABSENT
+    """one_cycle: shape of its phases."""
+    first: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """one_cycle: share of the peak at which it begins."""
+    rise: Annotated[float, Field(ge=0, le=1)] = ABSENT
+    """one_cycle: share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
+    fall: Annotated[float, Field(ge=0, le=2)] = ABSENT
+    """one_cycle: share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1".
+    0 is two phases: from the peak straight to the floor."""
+    cycle: Annotated[int, Field(ge=0)] = ABSENT
+    """cosine_restarts: length of the first cycle, in `unit`s; 0: the cycles fill the time until T."""
+    cycles: Count = ABSENT
+    """cosine_restarts: how many cycles there are."""
+    cycle_growth: Count = ABSENT
+    """cosine_restarts: how many times longer each cycle is than the one before."""
+    cycle_decay: Annotated[float, Field(gt=0, le=1)] = ABSENT
+    """cosine_restarts: how many times higher the peak of each cycle is than that of the one before."""
+    waves: Annotated[float, Field(gt=0)] = ABSENT
+    """cosine: whole waves until T; half a wave unless set, which ends at the floor."""
+    k_decay: Annotated[float, Field(gt=0)] = ABSENT
+    """cosine, polynomial: exponent of the share done (Zhang & Li, arXiv:2004.05909)."""
+    end_rate: Annotated[float, Field(gt=0)] = ABSENT
+    """polynomial: the learning rate that the decay ends at, in the place of `floor`."""
+    warmup_curve: Literal["1-sqrt", "log", "constant"] = ABSENT
+    """Shape of a linear warmup in the place of its ramp r: 1 - sqrt(1 - r), the logarithm of the ramp's numerator over
+    that of its denominator, or `warmup_start` until W."""
+    warmup_top: Literal["W-1"] = ABSENT
+    """The t at which the ramp t/W is at the peak; W unless set."""
+    least_rate: Annotated[float, Field(gt=0)] = ABSENT
+    """The learning rate is never below it, in the warmup neither."""
+    edges: Literal[
+        "torch",
+        "optax",
+        "hf",
+        "timm",
+        "megatron",
+        "nanogpt",
+        "torchtitan",
+        "pytorch_warmup",
+        "t5x",
+        "deepspeed",
+        "bolts",
+    ] = ABSENT
+    """The library whose way it is where a phase has no length (W = 0, W >= T) or a factor is 1: its rates, or refused
+    where it raises. Not set, such a phase is over at once. Presets set it."""
+
+    @property
+    def warmup_form(self) -> str:
+        """The warmup's shape by name, whichever knob says it and whatever says how long it is."""
+        form: str = self.warmup_shape.removeprefix("untuned_")
+        if self.warmup_curve is not None:
+            form = self.warmup_curve
+        return form
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
+        return _fill_knobs(SCHEDULE_KNOBS, SCHEDULE_OPTIONS, values)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.warmup_shape.startswith("untuned"):
+            if self.warmup:
+                raise ValueError(f"warmup: must be 0 with warmup_shape = {self.warmup_shape}, got {self.warmup}")
+            if self.unit != "update":
+                raise ValueError(f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}')
+        elif self.timescale == 0 and self.warmup == 0 and not changes_rates(self, 0):
+            raise ValueError("timescale: must be above 0 where there is no warmup")
+        else:
+            reason = warmup_refusal(self)
+            if reason:
+                raise ValueError(f"warmup: {self.warmup} {self.unit}s: {reason}")
+        if self.warmup_curve is not None and self.warmup_shape != "linear":
+            raise ValueError(f'warmup_curve: needs warmup_shape = "linear", got {self.warmup_shape}')
+        if self.warmup_top is not None and self.ramp != "t/W":
+            raise ValueError(f'warmup_top: needs ramp = "t/W", got {self.ramp}')
+        if self.fall and self.fall <= self.rise:
+            raise ValueError(f"fall: must be 0 or above rise = {self.rise}, got {self.fall}")
+        if self.fall and self.fall > 1 and self.decay_end == "T":
+            raise ValueError(f'fall: must be at most 1 with decay_end = "T", got {self.fall}')
+        if self.factors is not None and len(self.factors) != len(self.milestones):
+            raise ValueError(f"factors: {len(self.factors)} for {len(self.milestones)} milestones")
+        if self.end_rate is not None and self.end_rate >= self.peak:
+            raise ValueError(f"end_rate: must be below peak = {self.peak}, got {self.end_rate}")
+        return self
+
+
+WARMUP: dict[str, Any] = {"warmup": 5, "warmup_shape": "linear", "ramp": "(t+1)/W", "warmup_start": 0.0}
+START: dict[str, Any] = WARMUP | {"decay_start": "W", "warmup_of": "peak"}
+END: dict[str, Any] = {"length": 0, "decay_end": "T", "floor": 0.0, "after_end": "hold"}
+SCHEDULE_KNOBS: dict[str, dict[str, Any]] = {
+    "constant": WARMUP,
+    "linear": START | END,
+    "polynomial": START | {"length": 0, "decay_end": "T", "floor": 0.0, "power": 1.0},
+    "cosine": START | END,
+    "inverse_sqrt": START | {"timescale": 0, "floor": 0.0},
+    "exponential": START | {"factor": 0.9, "every": 1, "floor": 0.0},
+    "step": START | {"factor": 0.1, "every": 3},
+    "multistep": START | {"factor": 0.1, "milestones": (2, 4)},
+    "wsd": WARMUP | END | {"decay_length": 2, "decay_shape": "linear"},
+    "one_cycle": WARMUP
+    | {"warmup": 0, "length": 0, "decay_end": "T", "anneal": "cosine", "first": 0.04, "rise": 0.3, "fall": 0.0}
+    | {"floor": 4e-6},
+    "cosine_restarts": START
+    | {"length": 0, "floor": 0.0, "after_end": "hold", "cycle": 0, "cycles": 2, "cycle_growth": 1, "cycle_decay": 1.0},
+}
+"""The knobs of every schedule with their defaults."""
+
+ANY_OPTIONS = ("warmup_curve", "warmup_top", "least_rate", "edges")
+SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = dict.fromkeys(SCHEDULE_KNOBS, ANY_OPTIONS) | {
+    "polynomial": ("k_decay", "end_rate", *ANY_OPTIONS),
+    "cosine": ("power", "waves", "k_decay", *ANY_OPTIONS),
+    "inverse_sqrt": ("length", *ANY_OPTIONS),
+    "exponential": ("delay", *ANY_OPTIONS),
+    "step": ("delay", *ANY_OPTIONS),
+    "multistep": ("factors", *ANY_OPTIONS),
+    "wsd": ("decay_ratio", "power", *ANY_OPTIONS),
+}
+"""The knobs of a schedule that are not set unless they are given."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Training:
+    """How long, in which batches and in which precision."""
+
+    epochs: Count = 10
+    """Passes over the training rows."""
+    batch: Count = 32
+    """Rows in a batch; the last batch of an epoch may have fewer."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it has fewer rows."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of data, parameters, arithmetic and learning rate."""
+    compute: Literal["same", "bfloat16"] = "same"
+    """Precision of the products and activations, forward and backward: that of `dtype`, or bfloat16 beside parameters,
+    normalisation, loss, optimizer and learning rate in `dtype` (mixed precision)."""
+    seed: Seed = 0
+    """Seed of the initial parameters and of the order of the rows."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, to be read: "float32", or "bfloat16 and float32"."""
+        return self.dtype if self.compute == "same" else f"{self.compute} and {self.dtype}"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Convergence:
+    """What `lockstep converge` takes for the same; declared before the runs. It changes no training and does not count
+    in the recipe's hash. 0 is not declared; `lockstep converge --pilot` proposes a margin by a stated rule."""
+
+    target: NonNegative = 0.0
+    """Held-out loss whose reaching is counted in updates."""
+    loss_margin: NonNegative = 0.0
+    """Difference in mean final held-out loss from which on two ways of training are not the same, where each draws by
+    itself."""
+    score_margin: NonNegative = 0.0
+    """The same for the final held-out accuracy (a share), or the R2 of a number."""
+    updates_margin: NonNegative = 0.0
+    """The same for the updates to the target."""
+    paired_loss_margin: NonNegative = 0.0
+    """As loss_margin, where both train from the same draws, which shows smaller differences."""
+    paired_score_margin: NonNegative = 0.0
+    """As score_margin, from the same draws."""
+    paired_updates_margin: NonNegative = 0.0
+    """As updates_margin, from the same draws."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Largest probability of each false verdict."""
+    power: Annotated[float, Field(ge=0.5, lt=1)] = 0.9
+    """Probability of a right verdict at which differences are stated."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Recipe:
+    """The full description of a training run."""
+
+    data: Data = Data()
+    model: Model = Model()
+    loss: Loss = Loss()
+    gradient: Gradient = Gradient()
+    optimizer: Optimizer = Optimizer()
+    average: Average = Average()
+    schedule: Schedule = Schedule()
+    training: Training = Training()
+    convergence: Convergence = Convergence()
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.schedule.warmup_shape.startswith("untuned") and self.optimizer.beta2 is None:
+            raise ValueError(
+                f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from optimizer.beta2, which "
+                f"{self.optimizer.name} does not have"
+            )
+        if self.schedule.length:
+            self.check_schedule(self.schedule.length, f"schedule.length = {self.schedule.length}")
+        elif self.schedule.unit == "epoch":
+            epochs = self.training.epochs
+            self.check_schedule(epochs, f"the run of {epochs} epochs (training.epochs)")
+        return self
+
+    @model_validator(mode="after")
+    def _a_multiplier_a_layer(self) -> Self:
+        factors, layers = len(self.optimizer.multipliers), len(self.model.hidden) + 1
+        if factors not in (0, layers):
+            raise ValueError(
+                f"optimizer.multipliers: {factors} for {layers} linear layers (model.hidden, and the last)"
+            )
+        return self
+
+    def check_schedule(self, length: int, what: str) -> None:
+        """Raise ValueError where warmup and decay do not fit into T = `length`, called `what`."""
+        schedule, warmup = self.schedule, self.warmup
+        knob = "warmup_shape" if schedule.warmup_shape.startswith("untuned") else "warmup"
+        knob = "rise" if schedule.name == "one_cycle" and warmup <= length else knob
+        reason = refusal(schedule, warmup, length)
+        if reason:
+            raise ValueError(f"schedule.{knob}: {reason}")
+        # a library that goes on beyond T is followed there, but not where the run would be all warmup
+        beyond = bool(schedule.length) and takes_a_long_warmup(schedule)
+        if warmup > length and not beyond:
+            raise ValueError(f"schedule.{knob}: {warmup} {schedule.unit}s of warmup are longer than {what}")
+        under_way = schedule.edges in ("hf", "megatron")  # their decay may be under way when the warmup ends
+        if schedule.decay_length is not None and warmup + schedule.decay_length > length and not under_way:
+            raise ValueError(
+                f"schedule.decay_length: {warmup} + {schedule.decay_length} {schedule.unit}s of warmup and decay are "
+                f"longer than {what}"
+            )
+        if schedule.cycle == 0 and self.cycle_units > length - warmup > 0 and schedule.edges != "hf":
+            raise ValueError(
+                f"schedule.cycles: the first of {schedule.cycles} cycles would be shorter than one {schedule.unit} in "
+                f"{what}"
+            )
+
+    @property
+    def warmup(self) -> int:
+        """Length of the warmup in `schedule.unit`s; 0 is no warmup."""
+        whole = int if self.schedule.edges == "pytorch_warmup" else round
+        if self.schedule.warmup_shape == "untuned_linear":
+            return whole(2 / (1 - self.optimizer.beta2))
+        if self.schedule.warmup_shape == "untuned_exponential":
+            return whole(1 / (1 - self.optimizer.beta2))
+        return self.schedule.warmup
+
+    @property
+    def cycle_units(self) -> int:
+        """cosine_restarts: how many times longer all cycles are than the first."""
+        cycles, growth = self.schedule.cycles, self.schedule.cycle_growth
+        return int(cycles) if growth == 1 else int((growth**cycles - 1) // (growth - 1))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """`training.dtype` as a NumPy dtype."""
+        return np.dtype(self.training.dtype)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
+        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, nor those that
+        are not set, nor `schedule.edges` where it changes no rate, nor `convergence`, which trains nothing. Fields of
+        `LATER` count where they are changed, so that recipes written before them keep their hash."""
+        content: dict[str, Any] = {
+            section: {field: value for field, value in values.items() if value is not None}
+            for section, values in asdict(self).items()
+        }
+        del content["data"]["path"], content["convergence"]
+        for field in LATER:
+            if not _is_changed(self.data, field):
+                del content["data"][field]
+        if self.data.holdout:
+            content["data"]["holdout"] = "a file"
+        if not changes_rates(self.schedule, self.warmup):
+            content["schedule"].pop("edges", None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def update_rule(self) -> "Recipe":
+        """The recipe with all that one update does not depend on put to its default."""
+        training = Training(dtype=self.training.dtype, compute=self.training.compute)
+        return replace(self, data=Data(), schedule=Schedule(), training=training, convergence=Convergence())
+
+    def with_values(self, values: Mapping[str, Any]) -> "Recipe":
+        """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another `name` of a loss,
+        optimizer or schedule brings its own defaults; of the old knobs those stay that were changed and that it has.
+        So does a `preset` of an optimizer, schedule or model: of the old knobs those stay that it leaves free.
+
+        Raises:
+            InputError: a name that is no field, or a value that the field does not take.
+        """
+        content = asdict(self)
+        for name, value in values.items():
+            section, _, field = name.partition(".")
+            if section not in SECTIONS or not field:
+                raise InputError(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
+            content[section][field] = value
+        for section, presets in PRESETS.items():
+            if "preset" in content[section]:
+                preset, before = presets.get(str(content[section]["preset"])), getattr(self, section)
+                for knob in asdict(before):
+                    kept = preset and knob in preset.free and _is_changed(before, knob)
+                    if f"{section}.{knob}" not in values and not kept:
+                        del content[section][knob]
+        for section, knobs in KNOBS.items():
+            before, name = getattr(self, section), content[section].get("name")
+            if name != before.name and name in knobs:
+                options = OPTIONS.get(section, {}).get(name, ())
+                for knob in OPTIONS.get(section, {}).get(before.name, ()):
+                    if f"{section}.{knob}" not in values and (knob not in options or knob == "edges"):
+                        content[section].pop(knob, None)
+                for knob, default in knobs[before.name].items():
+                    kept = getattr(before, knob) != default and knob in knobs[name]
+                    if f"{section}.{knob}" not in values and not kept:
+                        del content[section][knob]
+        return Recipe.from_dict(content)
+
+    def with_overrides(self, overrides: Sequence[str]) -> "Recipe":
+        """A copy with some fields changed by "section.field=value" items, the value as in TOML; a bare word is a
+        string.
+
+        Raises:
+            InputError: as `with_values`.
+        """
+        return self.with_values(dict(_parse_override(item) for item in overrides))
+
+    def with_dtype(self, dtype: Literal["float32", "float64"]) -> "Recipe":
+        """The same recipe in another precision; in float64 nothing is computed in less."""
+        compute = "same" if dtype == "float64" else self.training.compute
+        return replace(self, training=replace(self.training, dtype=dtype, compute=compute))
+
+    @property
+    def forms(self) -> dict[str, "Recipe"]:
+        """Precision -> the recipe in it: float64, in which meaning is judged, and float32; the latter alone where the
+        products are bfloat16."""
+        both = {"float64": self.with_dtype("float64"), "float32": self.with_dtype("float32")}
+        return both if self.training.compute == "same" else {"float32": both["float32"]}
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "Recipe":
+        """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default. A `preset` in a
+        section stands for the knobs of `lockstep.recipe.presets`.
+
+        Raises:
+            InputError: unknown section, field or preset, wrong type, or a value out of range; names each.
+        """
+        sections: dict[str, Any] = {}
+        for name, values in content.items():
+            if name not in SECTIONS:
+                raise InputError(f"{_printable(name)}: no such section{_nearest(name, SECTIONS)}")
+            if not isinstance(values, Mapping):
+                raise InputError(f"{name}: must be a table, [{name}]")
+            if name in PRESETS and "preset" in values:
+                values = expand(name, values)
+            try:
+                sections[name] = SECTIONS[name](**values)
+            except ValidationError as error:
+                raise InputError(_one_line(error, name)) from None
+        try:
+            return Recipe(**sections)
+        except ValidationError as error:
+            raise InputError(_one_line(error)) from None
+
+    def to_toml(self, *, documented: bool = False) -> str:
+        """The recipe as TOML, every field written out; `documented` puts each field's text above it."""
+        import tomlkit
+
+        document = tomlkit.document()
+        for section in fields(self):
+            values = getattr(self, section.name)
+            table = tomlkit.table()
+            for field in fields(values):
+                value = getattr(values, field.name)
+                if value is None:  # a knob that the chosen name does not have
+                    continue
+                if documented:
+                    table.add(tomlkit.comment(_description(values, field.name)))
+                table.add(field.name, list(value) if isinstance(value, tuple) else value)
+            document.add(section.name, table)
+        return tomlkit.dumps(document)
+
+
+SECTIONS: dict[str, Any] = {
+    "data": Data,
+    "model": Model,
+    "loss": Loss,
+    "gradient": Gradient,
+    "optimizer": Optimizer,
+    "average": Average,
+    "schedule": Schedule,
+    "training": Training,
+    "convergence": Convergence,
+}
+
+
+LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories", "holdout")
+"""Fields of `data` that came after the first recipes were hashed."""
+
+KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS, "schedule": SCHEDULE_KNOBS}
+"""The sections whose `name` says which of their fields there are."""
+
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
+"""Of those sections the fields that are not set unless they are given."""
+
+
+def ready_made_recipes() -> dict[str, Path]:
+    """The recipes that come with lockstep: name -> TOML file, in a clone as in an installed package."""
+    here = Path(__file__)
+    for folder in (here.parent / "ready_made", here.parents[2] / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: a TOML file, or the name of a ready-made one.
+
+    Args:
+        name_or_path: "digits", "recipes/digits.toml", "mine.toml".
+        overrides: as `Recipe.with_overrides` takes them.
+
+    Raises:
+        InputError: no such recipe, not TOML, or a field that is unknown or wrong.
+    """
+    path = Path(name_or_path)
+    if not os.path.exists(path) or os.path.isdir(path):
+        ready_made = ready_made_recipes()
+        # recipes/digits.toml is also the way to write the ready-made one from any folder
+        name = path.stem if str(path.parent) in (".", "recipes") else name_or_path
+        if name not in ready_made:
+            raise InputError(
+                f"{name_or_path}: no such recipe file, and no ready-made recipe of that name"
+                f"{_nearest(name, ready_made)} (ready-made: {', '.join(ready_made)})"
+            )
+        path = ready_made[name]
+    content = read_toml(path)
+    try:
+        recipe = Recipe.from_dict(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    folder = path.resolve().parent
+    for name in ("path", "holdout"):
+        given = getattr(recipe.data, name)
+        if given:
+            recipe = recipe.with_values({f"data.{name}": str(folder / given)})
+    return recipe.with_overrides(overrides)
+
+
+def _parse_override(item: str) -> tuple[str, Any]:
+    name, equals, text = item.partition("=")
+    if not equals:
+        raise InputError(f"--set {_printable(item)}: must be section.field=value")
+    return name.strip(), parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A value as in TOML; a bare word is a string."""
+    try:
+        content = parse_toml(f"value = {text}")
+    except (ValueError, RecursionError):
+        content = {}
+    return content["value"] if content.keys() == {"value"} else text.strip()
+
+
+def _description(values: Any, field: str) -> str:
+    annotation = type(values).__pydantic_fields__[field].annotation
+    text = " ".join(field_docstrings(type(values).__name__.lower())[field].split())
+    choices = [choice for part in (annotation, *get_args(annotation)) for choice in get_args(part)]
+    choices = [choice for choice in choices if isinstance(choice, str)]
+    if choices:
+        text += " One of " + ", ".join(f'"{choice}"' for choice in choices) + "."
+    default = _default(values, field)
+    return f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
+
+
+@cache
+def field_docstrings(section: str) -> dict[str, str]:
+    """Field of a section ("data", "model", ...) -> the docstring below it, as it is written.
+
+    pydantic could find them too, but would read the source at every start: a third of the time to import this.
+    """
+    (definition,) = ast.parse(inspect.getsource(SECTIONS[section])).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: below.value.value
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
+
+
+def _default(values: Any, field: str) -> Any:
+    knobs = KNOBS.get(type(values).__name__.lower(), {}).get(getattr(values, "name", ""), {})
+    return knobs.get(field, type(values).__pydantic_fields__[field].default)
+
+
+def _is_changed(values: Any, field: str) -> bool:
+    value = getattr(values, field)
+    return value is not None and value != _default(values, field)
+
+
+def _field_names() -> list[str]:
+    presets = [f"{name}.preset" for name in PRESETS]
+    return [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)] + presets
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """`; did you mean X?` for a near miss. Field names also match by their last part alone."""
+    candidates = list(known)
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    by_leaf = [known for known in candidates if known.endswith("." + name)]
+    best = by_leaf[:1] or close
+    return f"; did you mean {best[0]}?" if best else ""
+
+
+def _printable(name: str) -> str:
+    """A name that someone wrote, fit for one line: quoted TOML keys may hold line breaks."""
+    return name if name.isprintable() else repr(name)
+
+
+def _one_line(error: ValidationError, section: str = "") -> str:
+    """Every fault of a pydantic error in one line, each with its full field name."""
+    faults = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in (section, *fault["loc"]) if part != "")
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "unexpected_keyword_argument":
+            faults.append(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
+        elif fault["type"] == "value_error":
+            faults.append(f"{section}.{message}" if section else message)
+        else:
+            message = message.replace("valid tuple", "list")
+            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {_short_repr(fault['input'])}")
+    return "; ".join(faults)
+
+
+def _short_repr(value: Any) -> str:
+    """A value as it is written in Python; of a long one, its beginning and end."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    short.maxlist = short.maxtuple = 12
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"

@@ -1,0 +1,92 @@
+"""The report as one HTML file that opens offline."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from lockstep.numbers import json_number, number, several, short
+from lockstep.printable import LAYOUT, printable
+from lockstep.report.run.charts import Chart
+from lockstep.report.run.story import Story, select_rows
+
+__all__ = ["plotly_script", "render_html", "render_page"]
+
+EPOCHS = 200
+LAYERS = 40
+
+
+def render_html(story: Story) -> str:
+    """The whole page, scripts and styles within it; it loads nothing from elsewhere."""
+    rows = select_rows(story.training, EPOCHS)
+    layers = story.prediction.layers
+    return render_page(
+        "template.html",
+        {chart.key: _plain(chart) for chart in story.charts},
+        story=story,
+        rows=rows,
+        layers=layers if len(layers) <= LAYERS else (*layers[: LAYERS - 2], *layers[-2:]),
+        hidden_layers=max(len(layers) - LAYERS, 0),
+        charts={chart.key: chart for chart in story.charts},
+    )
+
+
+def render_page(template: str, chart_data: Mapping[str, Any], **content: Any) -> str:
+    """A page from a template of this folder; `chart_data` is what its script draws, as JSON."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
+    )
+    environment.filters |= {"number": number, "several": several, "short": short}
+    source, style = (_source(name) for name in (template, "style.css"))
+    return environment.from_string(source).render(
+        **content, style=style, chart_json=_embedded(chart_data), plotly=plotly_script()
+    )
+
+
+def _shown(value: Any) -> Any:
+    """What a place of a template is filled with; what the template says is safe, a script, stays as it is."""
+    return printable(value, LAYOUT) if type(value) is str else value
+
+
+def _source(name: str) -> str:
+    return files("lockstep.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def plotly_script() -> str:
+    """Plotly's script, fit to stand inside a script element."""
+    # the file alone: `import plotly.graph_objects` takes seconds
+    script = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    return script.replace("</script", "<\\/script")
+
+
+def _plain(chart: Chart) -> dict[str, Any]:
+    curves = [
+        {
+            "name": curve.name,
+            "role": curve.role,
+            "dashed": curve.dashed,
+            "x": [json_number(value) for value in curve.x],
+            "y": [json_number(value) if value != 0 or not chart.log else None for value in curve.y],
+        }
+        for curve in chart.curves
+    ]
+    return {"title": chart.title, "x": chart.x_label, "y": chart.y_label, "log": chart.log, "curves": curves}
+
+
+def _embedded(content: Any) -> str:
+    """JSON that may stand inside a script element, whatever its strings hold."""
+    content = _printable_strings(content)
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _printable_strings(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _printable_strings(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_printable_strings(value) for value in content]
+    return _shown(content)

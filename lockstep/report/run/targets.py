@@ -1,0 +1,180 @@
+"""What the report says of the target: classes and the share of right answers, or a number and how well it fits."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lockstep.data_prep import IGNORED, PreparedData, Table
+from lockstep.numbers import name, number, percent, short
+from lockstep.recipe import Loss, Recipe
+from lockstep.records.trace import Trace
+
+__all__ = [
+    "LISTED",
+    "Score",
+    "describe_loss",
+    "describe_targets",
+    "final_error",
+    "first_target",
+    "named",
+    "predict",
+    "predicted_sentence",
+    "score_of",
+    "target_before_and_after",
+    "target_in_short",
+]
+
+LISTED = 8  # classes, layers or learning rates that a list names before it is cut
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metric beside the loss: its key in a trace, the head of its column, what a note calls it, the title and
+    axis of its chart."""
+
+    key: str
+    head: str
+    note: str
+    title: str
+    axis: str
+
+    def cell(self, value: float, narrow: bool = False) -> str:
+        """The value in a table: 96.5 (per cent) or 0.482, where that is too wide 0.48 or -0.1."""
+        if self.key == "accuracy":
+            return percent(value)
+        fitting = (f"{value:.{digits}f}" for digits in (2, 1, 0))
+        return next((text for text in fitting if len(text) <= 4), short(value, 5)) if narrow else short(value, 5)
+
+    def text(self, value: float) -> str:
+        """The value in a sentence."""
+        return f"{percent(value)} % right" if self.key == "accuracy" else f"R² {short(value, 5)}"
+
+
+def score_of(loss: Loss) -> Score:
+    """Accuracy for classes, R^2 for a number."""
+    if loss.predicts_number:
+        note = "R²: share of the target's variance that is explained"
+        return Score("r2", "R²", note, "R² per epoch", "share of the variance explained")
+    return Score("accuracy", "%", "%: right answers", "Accuracy per epoch", "share of right answers")
+
+
+def named(names: Sequence[str], limit: int = LISTED) -> str:
+    """The first few names, and how many more there are."""
+    shown = [name(text) for text in names[:limit]]
+    more = len(names) - limit
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def target_in_short(data: PreparedData) -> str:
+    """2 classes; or the target 'progression'."""
+    return f"{len(data.classes)} classes" if data.classes else f"target {name(data.target)}"
+
+
+def describe_loss(loss: Loss) -> str:
+    """cross entropy (label smoothing 0.1)."""
+    plain = Loss(name=loss.name)
+    knobs = {
+        "label smoothing": loss.label_smoothing,
+        "class weights": loss.class_weights and ", ".join(f"{weight:g}" for weight in loss.class_weights[:LISTED]),
+        "ignores class": loss.ignored_class and name(loss.ignored_class),
+        "positive weight": loss.positive_weight if loss.positive_weight != plain.positive_weight else None,
+        "delta": loss.delta,
+    }
+    given = {knob: f"{value:g}" if isinstance(value, float) else value for knob, value in knobs.items() if value}
+    shown = [f"{knob} {value}" for knob, value in given.items()]
+    called = {"mse": "mean squared error", "huber": "Huber"}.get(loss.name, loss.name.replace("_", " "))
+    return called + (f" ({'; '.join(shown)})" if shown else "")
+
+
+def describe_targets(data: PreparedData) -> list[tuple[str, str]]:
+    """Label and value of what is known of the training rows' targets."""
+    if not data.classes:
+        y_N = _in_its_unit(data, data.train_y_N)
+        spread = f"mean {number(data.target_mean)}, deviation {number(data.target_scale)}"
+        return [
+            ("a number to predict", name(data.target)),
+            ("in the training rows", f"{number(y_N.min())} to {number(y_N.max())}, {spread}"),
+        ]
+    counts = np.bincount(data.train_y_N[data.train_y_N != IGNORED], minlength=len(data.classes))
+    per_class = [f"{name(text)}: {count}" for text, count in zip(data.classes[:LISTED], counts)]
+    if counts.min() == counts.max():
+        per_class = [f"{counts[0]} each"]
+    elif len(data.classes) > LISTED:
+        per_class.append(f"of all: least {counts.min()}, most {counts.max()}")
+    found = [(f"{len(data.classes)} classes", named(data.classes)), ("training rows by class", ", ".join(per_class))]
+    if ignored := int((data.train_y_N == IGNORED).sum()):
+        found.append(("training rows ignored", str(ignored)))
+    return found
+
+
+def first_target(raw: Table) -> tuple[str, str]:
+    """Label and value of the first row's target."""
+    if raw.classes:
+        return "its class", name(raw.classes[int(raw.y_N[0])])
+    return f"its {name(raw.target, 24)}", number(raw.y_N[0])
+
+
+def target_before_and_after(data: PreparedData) -> list[tuple[str, str]]:
+    """What standardising makes of the first training row's number; nothing for classes."""
+    if data.classes:
+        return []
+    before, after = _in_its_unit(data, data.train_y_N[:1])[0], data.train_y_N[0]
+    return [(f"{name(data.target, 24)} before, after", f"{number(before)} -> {number(after)}")]
+
+
+def predict(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) -> tuple[str, float | None]:
+    """The class and its probability, or the number in the target's unit, that the last layer means."""
+    if any(math.isnan(value) for value in last_layer):
+        return "none (not a number)", math.nan if data.classes else None
+    if not data.classes:
+        return number(_in_its_unit(data, last_layer[0])), None
+    shares = (1 - last_layer[0], last_layer[0]) if recipe.loss.name == "binary_cross_entropy" else tuple(last_layer)
+    best = int(np.argmax(shares))
+    return name(data.classes[best]), shares[best]
+
+
+def predicted_sentence(
+    recipe: Recipe, data: PreparedData, predicted: Sequence[str], probability: Sequence[float | None]
+) -> tuple[str, str]:
+    """What both frameworks predict for the first held-out row, and the truth."""
+
+    def share(value: float | None) -> str:
+        if value is None:
+            return ""
+        return f" ({100 * value:.2f} %)" if math.isfinite(value) else " (nan)"
+
+    true = f"True class: {name(recipe.loss.ignored_class or '')}, which the loss ignores."
+    label = data.held_out_y_N[0]
+    if not data.classes:
+        true = f"True {name(data.target)}: {number(_in_its_unit(data, label))}."
+    elif label != IGNORED:
+        true = f"True class: {name(data.classes[int(label)])}."
+    torch, jax = (f"{text}{share(value)}" for text, value in zip(predicted, probability))
+    unit = "" if data.classes else f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
+    return f"Predicted by torch: {torch}; by jax: {jax}{unit}.", true
+
+
+def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
+    """The mean absolute error at the end, in the target's unit; "" for classes."""
+    if data.classes:
+        return ""
+
+    errors = {
+        part: " and ".join(
+            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})"
+            for key in ("torch", "jax")
+        )
+        for part in ("train", "held_out")
+    }
+    return (
+        f"At the end {name(data.target)} is missed on average by {errors['train']} in the training rows and by "
+        f"{errors['held_out']} in the held-out rows; it deviates from its mean by {number(data.target_scale)}. "
+        "Losses are those of the standardised target."
+    )
+
+
+def _in_its_unit(data: PreparedData, y: Any) -> Any:
+    return np.asarray(y, dtype=np.float64) * data.target_scale + data.target_mean

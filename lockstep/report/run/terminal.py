@@ -1,0 +1,249 @@
+"""The report in the terminal: tables and a loss chart; plain text where the output is no terminal."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotext
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from lockstep.numbers import number, several, short
+from lockstep.report.run.quiz import Question
+from lockstep.report.run.story import EpochRow, Prediction, Stage, Story, WarmupEffect, select_rows
+from lockstep.report.run.targets import Score
+
+__all__ = ["print_story"]
+
+EPOCHS = 40
+LAYERS = 12
+WIDEST = 120
+COLOURS = {"identical": "green", "rounding": "green", "diverged": "red", "inconclusive": "yellow"}
+OUTCOMES = {"pass": ("pass", "green"), "inconclusive": ("open", "bold yellow"), "fail": ("FAIL", "bold red")}
+DRAWN = 1e30  # the chart leaves out a loss beyond this
+
+
+def print_story(story: Story, console: Console) -> None:
+    """Print everything, from the verdict to the quiz.
+
+    Args:
+        story: what to show.
+        console: where to; its width, colours and encoding are kept to.
+    """
+    if console.encoding.lower().startswith("utf"):
+        _print(story, console)
+        return
+    with console.capture() as captured:
+        _print(story, console)
+    console.file.write(captured.get().encode(console.encoding, "replace").decode(console.encoding))
+
+
+def _print(story: Story, console: Console) -> None:
+    width = min(console.width, WIDEST)
+    console.print(_verdict(story), width=width)
+    _heading(console, "Pipeline")
+    for i, stage in enumerate(story.pipeline, start=1):
+        console.print(Text(f"{i}. {stage.name}", style="bold").append(f": {stage.what}", style="not bold"), width=width)
+        console.print(_facts(stage), width=width)
+    _heading(console, "Training trace")
+    console.print(_training(story.training, story.score, width), width=width)
+    console.print(Text(_training_note(story.training, story.score)), width=width)
+    if story.final_error:
+        console.print(Text(story.final_error), width=width)
+    console.print()
+    for line in _chart(story, width):
+        console.print(line, width=width, no_wrap=True)
+    _heading(console, "Prediction trace")
+    console.print(_prediction(story.prediction, width), width=width)
+    console.print(Text(f"{story.prediction.predicted} {story.prediction.true}"), width=width)
+    _heading(console, "Warmup against none")
+    console.print(Text(story.warmup.note), width=width)
+    console.print()
+    console.print(_warmup(story.warmup), width=width)
+    console.print()
+    console.print(Text(story.warmup.sentence), width=width)
+    _heading(console, "Quiz")
+    for i, question in enumerate(story.quiz, start=1):
+        console.print(Text(f"{i}. {question.text}"), width=width)
+        console.print(_choices(question), width=width)
+    for i, question in enumerate(story.quiz, start=1):
+        console.print(Text(f"Answer {i}: {_letter(question.right)}) {question.explanation}", style="dim"), width=width)
+    console.print()
+    console.print(Panel(Text(story.insight), title="Key insight", title_align="left"), width=width)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, style="bold underline"))
+
+
+def _grid() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _verdict(story: Story) -> Panel:
+    verdict = story.verdict
+    text = Text(f"{verdict.word.upper()}  ", style=f"bold {COLOURS.get(verdict.word, 'yellow')}")
+    text.append(story.verdict_sentence, style="default not bold")
+    text.append(f"\n{story.subtitle}", style="default not bold")
+    largest = ", ".join(f"{key} {number(value, 3)}" for key, value in verdict.max_difference.items())
+    text.append(f"\nLargest difference, torch against jax: {largest}", style="default not bold")
+    for check in verdict.checks:
+        word, style = OUTCOMES[check.outcome]
+        text.append(f"\n{word}  ", style=style)
+        text.append(f"{check.name}: {check.detail}", style="default not bold")
+    return Panel(text, title=story.title, title_align="left")
+
+
+def _facts(stage: Stage) -> Table:
+    table = _grid()
+    for fact in stage.facts:
+        table.add_row(Text("   " + fact.label, style="cyan"), Text(fact.value))
+    return table
+
+
+def _training(rows: Sequence[EpochRow], score: Score, width: int) -> Table:
+    roomy = width >= 100
+    table = Table(box=box.SIMPLE_HEAD if roomy else None, pad_edge=False, padding=(0, 2 if roomy else 1, 0, 0))
+    pair = "torch  jax"
+    table.add_column("\nep", justify="right", no_wrap=True)
+    table.add_column("\nLR", justify="left", no_wrap=True)
+    for part in ("train", "held-out"):
+        table.add_column(f"{part} loss\n{pair}", no_wrap=True)
+        table.add_column(f"{part} {score.head}\n{pair}", no_wrap=True)
+    table.add_column("max\ndiff", no_wrap=True)
+    table.add_column("\nobservation", no_wrap=True)
+    for row in select_rows(rows, EPOCHS):
+        table.add_row(
+            str(row.epoch),
+            _rate(row.lr),
+            _losses(row.train_loss),
+            _scores(score, row.train_score, not roomy),
+            _losses(row.held_out_loss),
+            _scores(score, row.held_out_score, not roomy),
+            "0" if row.difference == 0 else f"{row.difference:.0e}",
+            Text(row.observation, style=_style(row.observation)),
+        )
+    return table
+
+
+def _style(observation: str) -> str:
+    return "red" if observation in ("not a number", "infinite", "loss rises", "overfitting") else ""
+
+
+def _rate(value: float) -> str:
+    for digits in (4, 3, 2, 1):
+        if len(text := number(value, digits)) <= 7:
+            break
+    return text
+
+
+def _losses(pair: tuple[float, float]) -> str:
+    return f"{short(pair[0]):>6} {short(pair[1]):>6}"
+
+
+def _scores(score: Score, pair: tuple[float, float], narrow: bool) -> str:
+    width = len(score.cell(0.5, narrow))
+    return " ".join(f"{score.cell(value, narrow):>{width}}" for value in pair)
+
+
+def _training_note(rows: Sequence[EpochRow], score: Score) -> str:
+    text = "Each cell holds torch, then jax. LR: the rate of the epoch's last update; "
+    text += f"{score.note}; max diff: torch against jax, the largest over the metrics."
+    shown = len(select_rows(rows, EPOCHS))
+    if shown < len(rows):
+        text += f" {shown} of {len(rows)} epochs are shown."
+    return text
+
+
+def _chart(story: Story, width: int) -> list[Text]:
+    chart = next(chart for chart in story.charts if chart.key == "epoch-loss")
+    if len(story.training) < 3:
+        chart = next(chart for chart in story.charts if chart.key == "loss")
+    plotext.terminal.limit(False, False)  # the console's width counts, not that of the terminal
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(width, 15)
+    figure.theme("colorless")
+    legend, drawn = [], False
+    looks = {"torch": ("braille", 12), "torch-train": ("braille", 12), "torch-held_out": ("braille", 10)}
+    looks |= {"jax": ("x", 9), "jax-train": ("x", 9), "jax-held_out": ("o", 11)}
+    for curve in chart.curves:
+        if curve.role not in looks:
+            continue
+        marker, colour = looks[curve.role]
+        legend.append((f"{'--' if marker == 'braille' else marker} {curve.name}", colour))
+        seen = np.isfinite(curve.y) & (np.abs(curve.y) < DRAWN)
+        if not seen.any():
+            continue
+        x, y = curve.x[seen], curve.y[seen]
+        if marker != "braille" and len(x) > width // 4:  # a marker now and then keeps the line below in sight
+            kept = np.linspace(0, len(x) - 1, width // 4, dtype=int)
+            x, y = x[kept], y[kept]
+        symbol = plotext.marker(marker, plotext.pixel(colour))
+        signal = figure.signal(x.tolist(), y.tolist(), marker=symbol)
+        if marker == "braille" and len(x) > 1:
+            signal.lines()
+        figure.draw(signal)
+        drawn = True
+    if not drawn:
+        return [Text("No finite loss to draw.")]
+    first, last = int(chart.curves[0].x[0]), int(chart.curves[0].x[-1])
+    ticks = list(range(first, last + 1, max(1, -(-(last - first) // 10))))
+    figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
+    key = Text("  ")
+    for name, colour in legend:
+        key.append(f"{name}   ", style=f"color({colour})")
+    key.rstrip()
+    lines = [Text.from_ansi(row) for row in figure.build().string().splitlines()]
+    for line in lines:
+        line.rstrip()
+    return [Text(chart.title, style="bold"), key, *lines, Text(chart.x_label.center(width).rstrip(), style="dim")]
+
+
+def _prediction(prediction: Prediction, width: int) -> Table:
+    roomy = width >= 100
+    values = 4 if roomy else 2
+    table = Table(box=box.SIMPLE_HEAD if roomy else None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
+    table.add_column("torch", overflow="fold")
+    table.add_column("jax", overflow="fold")
+    table.add_column("max diff", no_wrap=True)
+    layers = list(prediction.layers)
+    hidden = len(layers) - LAYERS
+    for i, row in enumerate(layers):
+        if hidden > 0 and LAYERS // 2 <= i < LAYERS // 2 + hidden:
+            if i == LAYERS // 2:
+                table.add_row("...", "", f"{hidden} layers more", "", "")
+            continue
+        apart = "0" if row.difference == 0 else number(row.difference, 2)
+        cells = several(row.torch, values), several(row.jax, values)
+        table.add_row(row.layer, str(len(row.torch)), *cells, apart)
+    return table
+
+
+def _warmup(effect: WarmupEffect) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for header in ("with, torch", "with, jax", "without, torch", "without, jax"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in effect.rows:
+        table.add_row(row.what, *(number(value) for value in (*row.with_warmup, *row.without)))
+    return table
+
+
+def _choices(question: Question) -> Table:
+    table = _grid()
+    for i, choice in enumerate(question.choices):
+        table.add_row(f"   {_letter(i)})", Text(choice))
+    return table
+
+
+def _letter(index: int) -> str:
+    return "abcdefgh"[index]

@@ -1,0 +1,153 @@
+"""A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run folder."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lockstep.data_prep import PreparedData, Table
+from lockstep.data_prep.row_cache import prepare_kept
+from lockstep.diagnose.exact import float64_bounds
+from lockstep.diagnose.verdict import Verdict, judge
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe, Schedule
+from lockstep.records.trace import Trace
+from lockstep.run.workers import BACKENDS, Job, Report, Worker
+
+__all__ = ["Run", "contrast_schedule", "train_everywhere"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one `lockstep run` trained. Each mapping has the keys torch, jax and oracle.
+
+    `traces` are the recipe as it is, `semantics` the recipe in float64 by the plain engine, and `contrast` the recipe
+    without its warmup. `fast` is the recipe in float64 by the fast engine, of torch and jax alone, where that trained
+    the traces; else it is empty.
+    """
+
+    recipe: Recipe
+    table: Table
+    data: PreparedData
+    traces: dict[str, Trace]
+    semantics: dict[str, Trace]
+    contrast: dict[str, Trace]
+    fast: dict[str, Trace]
+    verdict: Verdict
+
+
+UNSET: dict[str, Any] = {"edges": None, "warmup_curve": None, "warmup_top": None}
+
+
+def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
+    """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
+    first half of the epochs (or of a schedule that ends sooner)."""
+    schedule = recipe.schedule
+    if recipe.warmup:
+        # to a library a warmup of no length may be another schedule, or none
+        changes: dict[str, Any] = {**UNSET, "warmup": 0, "warmup_shape": "linear"}
+        if schedule.name == "inverse_sqrt":
+            changes["timescale"] = schedule.timescale or recipe.warmup
+        return replace(schedule, **changes)
+    unit = 1 if schedule.unit == "epoch" else updates_per_epoch
+    half = (recipe.training.epochs + 1) // 2 * unit
+    if schedule.length:
+        half = min(half, (schedule.length + 1) // 2)
+    changes = {**UNSET, "warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"}
+    if schedule.name == "wsd":
+        left = (schedule.length or recipe.training.epochs * unit) - half
+        changes["decay_length"] = max(1, min(schedule.decay_length, left))
+        changes["warmup"] = half if left else half - 1
+    return replace(schedule, **changes)
+
+
+def train_everywhere(
+    recipe: Recipe,
+    folder: Path,
+    workers: Sequence[Worker],
+    *,
+    report: Report,
+    engine: str = "auto",
+    library_faults: Mapping[str, str] | None = None,
+) -> Run:
+    """Train the recipe, its float64 form and its contrast with the oracle and both twins.
+
+    The float64 form is trained by the plain engine, whose optimizers and layers are those of the frameworks, and by the
+    fast one beside it where that trains the rest.
+
+    Args:
+        recipe: what to train.
+        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other forms in
+            `float64/`, `float64/fast/` and `contrast/`.
+        workers: from `lockstep.run.workers.start_pair`, with the same engine.
+        report: told of each backend's progress.
+        engine: "plain", "fast" or "auto", for both twins.
+        library_faults: backend -> key of the fault to plant in its library, of `lockstep.studies.prove.library_faults`.
+
+    Raises:
+        InputError: data that cannot be trained on, a device or framework that is not there.
+    """
+    table, data = prepare_kept(recipe)
+    exact = recipe.with_dtype("float64")
+    without_warmup = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
+    forms = {
+        "traces": _Form(folder, recipe, ""),
+        "semantics": _Form(folder / "float64", exact, "plain"),
+        "contrast": _Form(folder / "contrast", without_warmup, ""),
+    }
+    beside = {} if engine == "plain" else {"fast": _Form(folder / "float64" / "fast", exact, "fast")}
+    for form in (forms | beside).values():
+        form.folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        shared = Path(scratch) / "data"
+        data.save(shared)
+        for worker in workers:
+            fault = (library_faults or {}).get(worker.backend)
+            jobs = [form.job(shared, worker.backend, fault) for form in (forms | beside).values()]
+            worker.send(jobs, report)
+        oracles = _train_oracles(data, forms, report)
+        for worker in workers:
+            worker.wait()
+    trained = {name: form.load() for name, form in (forms | beside).items()}
+    for name, oracle in oracles.items():
+        trained[name]["oracle"] = oracle
+    fast = trained.get("fast", {})
+
+    place = forms["semantics"].folder / "oracle.trace"
+    derive_bounds = float64_bounds(exact, data, receive=lambda oracle: oracle.save(place))
+    verdict = judge(trained["traces"], trained["semantics"], fast, derive_bounds=derive_bounds)
+    return Run(recipe, table, data, trained["traces"], trained["semantics"], trained["contrast"], fast, verdict)
+
+
+class _Form(NamedTuple):
+    """One of the trainings of a run: where its traces go, what is trained, and by which engine, "" for the worker's."""
+
+    folder: Path
+    recipe: Recipe
+    engine: str
+
+    def job(self, data: Path, backend: str, fault: str | None) -> Job:
+        return Job(self.recipe, data, self.folder / f"{backend}.trace", fault=fault, engine=self.engine)
+
+    def load(self) -> dict[str, Trace]:
+        return {backend: Trace.load_unchecked(self.folder / f"{backend}.trace") for backend in BACKENDS}
+
+
+def _train_oracles(data: PreparedData, forms: Mapping[str, _Form], report: Report) -> dict[str, Trace]:
+    traces: dict[str, Trace] = {}
+    total = len(forms) * data.updates
+    for i, (name, form) in enumerate(forms.items()):
+        traces[name] = train_oracle(
+            form.recipe,
+            data,
+            progress=partial(_report_oracle, report, i * data.updates, total),
+            bounds=name == "traces",
+        )
+        traces[name].save(form.folder / "oracle.trace")
+    return traces
+
+
+def _report_oracle(report: Report, before: int, total: int, done: int, _: int) -> None:
+    report("oracle", before + done, total)

@@ -1,0 +1,135 @@
+"""Train a trace's recipe again, to record in detail what it did not, and to see how far a side differs from itself."""
+
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from lockstep.data_prep import PreparedData, prepare
+from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.errors import InputError
+from lockstep.oracle.train import states
+from lockstep.oracle.train import train as train_oracle
+from lockstep.records.trace import Trace
+from lockstep.run.workers import BACKENDS, Job, Report, Worker
+
+__all__ = ["data_of", "replay", "reproduces", "truth_of", "with_replayed"]
+
+
+def data_of(trace: Trace) -> PreparedData:
+    """The data that a trace was trained on, prepared again.
+
+    Raises:
+        InputError: what is prepared here is not what the trace was trained on.
+    """
+    data = prepare(trace.recipe)
+    if data.hash != trace.header["data_hash"]:
+        raise InputError(
+            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be prepared again here (found "
+            f"{data.hash[:12]}): give the oracle's trace, which carries the rounding bounds"
+        )
+    return data
+
+
+def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
+    """The oracle's trace, with bounds, of all that either trace recorded."""
+    detail = {*a.header["detail"], *b.header["detail"]}
+    every = min((t.header["parameters_every"] for t in (a, b) if t.header["parameters_every"]), default=0)
+    synchronise = states(a.recipe, data) if a.header["synchronised"] else None
+    return train_oracle(
+        a.recipe,
+        data,
+        parameters_every=every,
+        detail=detail,
+        statistics=_has_statistics(a) or _has_statistics(b),
+        synchronise=synchronise,
+    )
+
+
+def replay(
+    traces: Mapping[str, Trace],
+    data: PreparedData,
+    *,
+    detail: Collection[int],
+    report: Report,
+    threads: int | None = None,
+) -> dict[str, Trace]:
+    """Train every trace's recipe with its backend again, all side by side, in processes of their own.
+
+    Args:
+        traces: side -> its trace, of the whole run.
+        data: what they were trained on.
+        detail: the updates to record in detail.
+        report: told of each backend's progress.
+        threads: of each process; None leaves it to the framework.
+
+    Returns:
+        side -> the new trace; without the oracle's, and without those of no backend of ours.
+
+    Raises:
+        InputError: a trace that goes on from a checkpoint, a framework that is not installed, or a process that died.
+    """
+    for side, trace in traces.items():
+        if trace.first_update:
+            raise InputError(
+                f"--replay: {side} goes on from update {trace.first_update}, of a checkpoint; it takes a trace of the "
+                "whole run"
+            )
+    chosen = {side: trace for side, trace in traces.items() if trace.backend in BACKENDS}
+    with tempfile.TemporaryDirectory() as scratch:
+        shared = Path(scratch) / "data"
+        data.save(shared)
+        workers = {side: Worker(t.backend, _device(t), threads=threads) for side, t in chosen.items()}
+        try:
+            for side, trace in chosen.items():
+                out = Path(scratch) / f"{side}.trace"
+                job = Job(
+                    trace.recipe,
+                    shared,
+                    out,
+                    trace.header["parameters_every"],
+                    tuple(sorted(detail)),
+                    statistics=_has_statistics(trace),
+                    synchronised=trace.header["synchronised"],
+                )
+                workers[side].send([job], report)
+            for worker in workers.values():
+                worker.wait()
+        finally:
+            for worker in workers.values():
+                worker.stop()
+        return {side: Trace.load_unchecked(Path(scratch) / f"{side}.trace") for side in chosen}
+
+
+def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
+    """Whether a replay has the bits of every array that the trace has, but those that it has for its detail; where the
+    fast engine recorded that and the plain one the replay, whether the two differ by rounding alone, with the bounds of
+    the oracle's trace `truth`."""
+    if _engine(again) != _engine(trace):
+        return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
+    beside = set(trace.recorded_updates) - set(again.recorded_updates)
+    for_detail = ("detail/", *(f"{kind}/{done}/" for kind in ("parameters", "average") for done in beside))
+    return all(
+        name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
+        for name, array in trace.arrays.items()
+        if not name.startswith(for_detail)
+    )
+
+
+def with_replayed(trace: Trace, again: Trace) -> Trace:
+    """The trace with what its replay recorded beside, which reproduces it; with other bits the replay alone."""
+    if _engine(again) != _engine(trace):
+        return again
+    detail = sorted({*trace.header["detail"], *again.header["detail"]})
+    return Trace(trace.header | {"detail": detail}, trace.arrays | again.arrays)
+
+
+def _has_statistics(trace: Trace) -> bool:
+    return trace.header.get("statistics") is not None
+
+
+def _engine(trace: Trace) -> str:
+    return str(trace.header["environment"].get("engine", "plain"))
+
+
+def _device(trace: Trace) -> str:
+    return "cpu" if trace.header["environment"].get("device", "cpu") == "cpu" else "gpu"

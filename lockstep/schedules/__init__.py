@@ -1,0 +1,1 @@
+"""Learning rates: closed forms, the table of every update, and curves to look at."""

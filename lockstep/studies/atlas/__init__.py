@@ -1,0 +1,1 @@
+"""Where the same lines mean different things: pages that run, and whether they still hold."""

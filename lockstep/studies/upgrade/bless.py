@@ -1,0 +1,190 @@
+"""Record recipes with every backend, and bless what was recorded as golden traces."""
+
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lockstep.data_prep import PreparedData, prepare
+from lockstep.diagnose.compare import Limit, bounds_of, compare
+from lockstep.diagnose.exact import compare_exactly, float64_bounds
+from lockstep.diagnose.verdict import describe_difference, describe_limit
+from lockstep.errors import InputError
+from lockstep.golden import Key, refuse_other_folder, write_golden
+from lockstep.oracle.rounding import AMPLIFIED
+from lockstep.oracle.train import train as train_oracle
+from lockstep.recipe import Recipe
+from lockstep.records.trace import Trace
+from lockstep.run.workers import Interpreter, Job, Report, Worker, finish_jobs
+
+__all__ = ["EVERY", "Recording", "bless", "golden_recipes", "is_installed", "record"]
+
+FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
+
+EVERY = 1
+"""Golden traces hold the parameters after each update."""
+
+BASE: dict[str, Any] = {
+    # 90 rows in batches of 32: two full ones and one of 26; 9 updates, 4 of them warmup
+    "data.rows": 90,
+    "data.features": 6,
+    "data.classes": 3,
+    "model.hidden": (6, 5),
+    "model.activation": "tanh",
+    "schedule.unit": "update",
+    "schedule.warmup": 4,
+    "schedule.peak": 0.02,
+    "training.epochs": 3,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer.nesterov": True, "optimizer.weight_decay": 0.05, "gradient.clip": "norm",
+            "gradient.clip_at": 0.5, "model.activation": "relu"},
+    "adamw": {"optimizer.name": "adamw", "schedule.name": "cosine", "model.norm": "layer", "model.activation": "gelu",
+              "optimizer.decay_on": "weights", "loss.label_smoothing": 0.1},
+    "amsgrad": {"optimizer.name": "adam", "optimizer.amsgrad": "corrected", "schedule.name": "one_cycle",
+                "loss.class_weights": (0.5, 1.0, 2.0), "model.dropout": 0.2},
+    "nadam": {"optimizer.name": "nadam", "optimizer.momentum_ramp": False, "gradient.accumulate": 2,
+              "schedule.warmup": 2},
+    "lamb": {"optimizer.name": "lamb", "schedule.name": "inverse_sqrt", "average.decay": 0.9},
+    "lion": {"optimizer.name": "lion", "optimizer.multipliers": (0.5, 1.0, 2.0), "schedule.name": "linear"},
+    "rmsprop": {"optimizer.name": "rmsprop", "optimizer.centered": True, "optimizer.momentum": 0.8,
+                "schedule.peak": 0.005, "data.classes": 2, "loss.name": "binary_cross_entropy"},
+    "adadelta": {"optimizer.name": "adadelta", "model.norm": "batch", "model.bias": False, "schedule.peak": 1.0},
+    "adagrad": {"optimizer.name": "adagrad", "optimizer.eps_in_root": True, "loss.name": "huber"},
+    "adafactor": {"optimizer.name": "adafactor", "optimizer.weight_decay": 0.05, "loss.name": "mse"},
+    "muon": {"optimizer.name": "muon", "schedule.name": "wsd"},
+    "mixed": {"training.compute": "bfloat16", "model.activation": "relu"},
+}  # fmt: skip
+"""What `lockstep bless` records where no recipe is named: short, and each with a choice of everything."""
+
+
+class Recording(NamedTuple):
+    """What was trained, and what could not be, with the reason in one line."""
+
+    traces: dict[Key, Trace]
+    faults: dict[Key, str]
+
+
+def golden_recipes() -> dict[str, Recipe]:
+    """Those that are blessed where none is named."""
+    return {name: Recipe().with_values(BASE | values) for name, values in RECIPES.items()}
+
+
+def is_installed(backend: str) -> bool:
+    """Whether the packages of a twin are there; they are not imported."""
+    return all(find_spec(package) is not None for package in FRAMEWORKS.get(backend, ()))
+
+
+def record(
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, PreparedData],
+    backends: Collection[str],
+    *,
+    device: str,
+    report: Report,
+    interpreter: Interpreter | None = None,
+) -> Recording:
+    """Train every recipe in every precision that it has, and record the parameters after each update.
+
+    Args:
+        recipes: name -> recipe.
+        data: name -> what it is trained on.
+        backends: of torch, jax and oracle; the twins in processes of their own, side by side.
+        device: "cpu", "gpu" or "auto", for the twins.
+        report: told of each backend's progress.
+        interpreter: the environment to train in; None: the present one.
+
+    Raises:
+        InputError: a twin that cannot be imported there, or a device that is not there.
+    """
+    found = Recording({}, {})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, prepared in data.items():
+            prepared.save(folder / f"{name}.data")
+        keys = {b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms] for b in backends}
+        jobs = {
+            backend: [
+                Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, EVERY)
+                for key in keys[backend]
+            ]
+            for backend in backends
+        }
+        workers = {b: Worker(b, device, interpreter=interpreter) for b in backends if b != "oracle"}
+        try:
+            for backend, worker in workers.items():
+                worker.send(jobs[backend], report)
+            if "oracle" in backends:
+                found.traces.update(_train_oracles(recipes, data, report))
+            for backend, worker in workers.items():
+                faults = finish_jobs(worker, jobs[backend], report)
+                for key, job in zip(keys[backend], jobs[backend]):
+                    if job.out in faults:
+                        found.faults[key] = faults[job.out]
+                    else:
+                        found.traces[key] = Trace.load_unchecked(job.out)
+        finally:
+            for worker in workers.values():
+                worker.stop()
+    return found
+
+
+def _horizon(oracle: Trace) -> Limit | None:
+    """Where the bounds of an oracle's trace end."""
+    horizon = oracle.header.get("horizon")
+    return Limit(horizon["update"], horizon["reason"]) if horizon else None
+
+
+def _train_oracles(
+    recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], report: Report
+) -> Iterator[tuple[Key, Trace]]:
+    total, before = sum(data[name].updates for name in recipes), 0
+    for name, recipe in recipes.items():
+        for dtype, form in recipe.forms.items():
+            trained = train_oracle(form, data[name], parameters_every=EVERY, bounds=dtype == "float32")
+            yield Key(name, dtype, "oracle"), trained
+        before += data[name].updates
+        report("oracle", before, total)
+
+
+def bless(
+    folder: Path, recipes: Mapping[str, Recipe], backends: Collection[str], *, device: str, report: Report
+) -> dict[Key, str]:
+    """Train the recipes with the oracle and these backends, and write a golden folder, whole or not at all.
+
+    Returns:
+        what diverges from the oracle, in one line each; then nothing is written.
+
+    Raises:
+        InputError: a backend that is not installed, a recipe that cannot be trained or of which not every update can be
+            judged, or a folder that is no golden one or holds files of somebody else.
+    """
+    refuse_other_folder(folder)
+    for backend in backends:
+        if not is_installed(backend):
+            raise InputError(f"{backend} is not installed: pip install 'lockstep[{backend}]', or leave it out")
+    data = {name: prepare(recipe) for name, recipe in recipes.items()}
+    found = record(recipes, data, ["oracle", *backends], device=device, report=report)
+    for key, fault in found.faults.items():
+        raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: cannot be trained: {fault}")
+    exact = {
+        name: float64_bounds(recipe.with_dtype("float64"), data[name], parameters_every=EVERY)
+        for name, recipe in recipes.items()
+    }
+    diverged = {}
+    for key, trace in found.traces.items():
+        truth = found.traces[key._replace(backend="oracle")]
+        if key.dtype == "float64":
+            comparison = compare_exactly(trace, truth, exact[key.recipe])
+        else:
+            comparison = compare(trace, truth, bounds_of(truth) or {})
+        if comparison.first is not None:
+            diverged[key] = describe_difference(comparison.first)
+            continue
+        limit = comparison.limit or _horizon(truth)
+        if limit is not None and limit.reason != AMPLIFIED:
+            raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: cannot be blessed")
+    if not diverged:
+        write_golden(folder, recipes, data, found.traces)
+    return diverged
