@@ -31,7 +31,7 @@ __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*")
-KINDS = {".trace": tensor_kind("lockstep.records.trace"), ".data": tensor_kind("lockstep.data")}
+KINDS = {".trace": tensor_kind("lockstep.trace"), ".data": tensor_kind("lockstep.data")}
 
 
 class Key(NamedTuple):

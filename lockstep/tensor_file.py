@@ -90,7 +90,7 @@ def _refuse_other_content(path: Path, kind: str) -> None:
         head = file.read(8)
     content = kind_of_content(path, head)
     if content:
-        advice = RECORD if kind == "lockstep.records.trace" else ""
+        advice = RECORD if kind == "lockstep.trace" else ""
         raise InputError(f"{path}: not a {kind} file, but {content}{advice}")
     length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(size - 8, HEADER):

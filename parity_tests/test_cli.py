@@ -255,7 +255,7 @@ def test_traces_that_cannot_be_compared(lockstep: Lockstep, tmp_path: Path) -> N
         (("a.trace", "b.trace"), "traces of different recipes: schedule.peak 0.01 and 0.02"),
         (("c.trace", "d.trace"), "traces of different data"),
         (("c.trace", "c.trace"), "cannot be prepared again here"),  # the table has changed since
-        (("a.trace", "cut.trace"), "cut.trace: not a readable lockstep.records.trace file, perhaps truncated"),
+        (("a.trace", "cut.trace"), "cut.trace: not a readable lockstep.trace file, perhaps truncated"),
     ):
         refused(lockstep("compare", *pair), message, tmp_path, before)
 

@@ -326,7 +326,7 @@ FITTING = [("environment", {}), ("parameters_every", 3)]
                                    "updates_per_epoch", "first_update", "parameters_every", "statistics", "layers",
                                    "synchronised", "target", "environment"])  # fmt: skip
 def test_no_header_field_is_trusted(field: str, run: Path, tmp_path: Path) -> None:
-    known, _ = read_tensors(run / "torch.trace", "lockstep.records.trace/1")
+    known, _ = read_tensors(run / "torch.trace", "lockstep.trace/1")
     for junk in JUNK:
         a = sealed_again(run / "torch.trace", tmp_path / "a", lambda header, _, junk=junk: header.update({field: junk}))
         is_same = type(junk) is type(known[field]) and junk == known[field]
@@ -339,7 +339,7 @@ def test_no_header_field_is_trusted(field: str, run: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("header", [[], None, "x", 3, {}, {"kind": "loop"}, {"kind": ["loop"]}])
 def test_a_header_that_is_none_is_refused(header: Any, run: Path, tmp_path: Path) -> None:
-    write_tensors(tmp_path / "a", "lockstep.records.trace/1", header, {})
+    write_tensors(tmp_path / "a", "lockstep.trace/1", header, {})
     assert lockstep("compare", tmp_path / "a", run / "jax.trace") == 2
     for kind, load in (("checkpoint", Checkpoint), ("ensemble", Ensemble), ("data", PreparedData)):
         write_tensors(tmp_path / kind, f"lockstep.{kind}/1", header, {})
@@ -370,7 +370,7 @@ DAMAGE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_array_is_trusted(run: Path, tmp_path: Path, draw: Any) -> None:
     side = draw.draw(st.sampled_from(["torch", "oracle"]))
-    _, known = read_tensors(run / f"{side}.trace", "lockstep.records.trace/1")
+    _, known = read_tensors(run / f"{side}.trace", "lockstep.trace/1")
     name = draw.draw(st.sampled_from(sorted(known)))
     how = draw.draw(st.sampled_from(["gone", "renamed", *DAMAGE]))
 
@@ -383,7 +383,7 @@ def test_no_array_is_trusted(run: Path, tmp_path: Path, draw: Any) -> None:
                 arrays[name] = DAMAGE[how](array)
 
     a = sealed_again(run / f"{side}.trace", tmp_path / "a", change)
-    _, left = read_tensors(a, "lockstep.records.trace/1")
+    _, left = read_tensors(a, "lockstep.trace/1")
     same = left.keys() == known.keys() and all(
         (left[n].dtype, left[n].shape) == (known[n].dtype, known[n].shape) for n in known
     )

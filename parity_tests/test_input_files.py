@@ -194,8 +194,8 @@ def test_a_header_that_was_sealed_again_may_be_no_object(tmp_path: Path, capsys:
     for text in ("[]", "null", '"x"', "[" * 50_000):
         seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
         path = tmp_path / "sealed.trace"
-        path.write_bytes(save(arrays, {"schema": "lockstep.records.trace/1", "header": text, "seal": seal}))
-        assert "sealed.trace: not a readable lockstep.records.trace file" in refused(capsys, "compare", path, path)
+        path.write_bytes(save(arrays, {"schema": "lockstep.trace/1", "header": text, "seal": seal}))
+        assert "sealed.trace: not a readable lockstep.trace file" in refused(capsys, "compare", path, path)
 
 
 SHOWN = {
@@ -216,7 +216,7 @@ def test_what_is_given_for_a_trace_is_named(name: str, tmp_path: Path, capsys: p
     content, kind = SHOWN[name]
     path.write_bytes(content)
     line = refused(capsys, "compare", path, path)
-    assert f"{name}: not a lockstep.records.trace file, but {kind}" in line
+    assert f"{name}: not a lockstep.trace file, but {kind}" in line
     assert "; record a training loop of your own with lockstep.Recorder" in line
 
 

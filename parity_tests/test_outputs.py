@@ -169,7 +169,7 @@ def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
     before = state(tmp_path)
     status, err = run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)
     assert (status, err.count("\n")) == (2, 1)
-    assert f"{checkpoints[-1].name}: exists already, is no lockstep.records.checkpoint file, and is kept" in err
+    assert f"{checkpoints[-1].name}: exists already, is no lockstep.checkpoint file, and is kept" in err
     assert state(tmp_path) == before
     renamed = tmp_path / "t.2.checkpoint"
     checkpoints[0].rename(renamed)
@@ -229,7 +229,7 @@ def test_plots_of_two_commands_are_two_kinds(tmp_path: Path) -> None:
 def test_a_recorder_says_before_the_training_that_it_will_not_write(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("mine")
     (tmp_path / "l").symlink_to("t")
-    for name, reason in (("t", "is no lockstep.records.trace file"), ("l", "is a link"), ("none/t", "no folder")):
+    for name, reason in (("t", "is no lockstep.trace file"), ("l", "is a link"), ("none/t", "no folder")):
         with pytest.raises(InputError, match=reason):
             Recorder(tmp_path / name, backend="a")
     assert (tmp_path / "t").read_text() == "mine"

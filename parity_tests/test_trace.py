@@ -196,9 +196,9 @@ def test_every_truncation_is_refused(saved, tmp_path):
     path = tmp_path / "run.trace"
     for length in [*range(20), *range(20, len(saved), 97), len(saved) - 8, len(saved) - 1]:
         path.write_bytes(saved[:length])
-        assert refusal(Trace.load, path).startswith(
-            f"{path}: not a readable lockstep.records.trace file, perhaps truncated"
-        ), length
+        assert refusal(Trace.load, path).startswith(f"{path}: not a readable lockstep.trace file, perhaps truncated"), (
+            length
+        )
 
 
 def test_a_longer_file_is_refused(saved, tmp_path):
@@ -264,14 +264,14 @@ def test_an_exchanged_array_is_refused(small, tmp_path):
 
 def test_another_schema_version_is_named(tmp_path):
     path = tmp_path / "run.trace"
-    write_tensors(path, "lockstep.records.trace/2", {}, {})
-    assert refusal(Trace.load, path) == f"{path}: lockstep.records.trace schema 2; this lockstep reads schema 1"
+    write_tensors(path, "lockstep.trace/2", {}, {})
+    assert refusal(Trace.load, path) == f"{path}: lockstep.trace schema 2; this lockstep reads schema 1"
 
 
 def test_another_kind_of_file_is_named(tmp_path):
     path = tmp_path / "data"
     prepare(RECIPE).save(path)
-    assert refusal(Trace.load, path) == f"{path}: not a lockstep.records.trace file"
+    assert refusal(Trace.load, path) == f"{path}: not a lockstep.trace file"
 
 
 def test_plain_safetensors_are_no_trace(tmp_path):
@@ -279,7 +279,7 @@ def test_plain_safetensors_are_no_trace(tmp_path):
 
     path = tmp_path / "model.safetensors"
     save_file({"linear1.weight": np.zeros(3)}, path)
-    assert refusal(Trace.load, path) == f"{path}: not a lockstep.records.trace file"
+    assert refusal(Trace.load, path) == f"{path}: not a lockstep.trace file"
 
 
 def test_a_sealed_file_without_a_header_is_refused(tmp_path):
@@ -287,7 +287,7 @@ def test_a_sealed_file_without_a_header_is_refused(tmp_path):
 
     path = tmp_path / "sealed"
     seal = hashlib.sha256(hash_arrays({}).encode()).hexdigest()
-    save_file({}, path, {"schema": "lockstep.records.trace/1", "seal": seal})
+    save_file({}, path, {"schema": "lockstep.trace/1", "seal": seal})
     assert refusal(Trace.load, path).startswith(f"{path}: ")
 
 

@@ -49,7 +49,7 @@ NEW = Kind("", lambda _: False)
 
 
 def tensor_kind(kind: str) -> Kind:
-    """Files of `lockstep.tensor_file` with the schema `kind`, in any version: "lockstep.records.trace"."""
+    """Files of `lockstep.tensor_file` with the schema `kind`, in any version: "lockstep.trace"."""
 
     def is_kind_of(path: Path) -> bool:
         from safetensors import SafetensorError, safe_open

@@ -43,8 +43,8 @@ __all__ = [
     "position",
 ]
 
-SCHEMA = "lockstep.records.checkpoint/1"
-CHECKPOINT = tensor_kind("lockstep.records.checkpoint")
+SCHEMA = "lockstep.checkpoint/1"
+CHECKPOINT = tensor_kind("lockstep.checkpoint")
 NAMED = 5  # names in a message; more are counted
 
 

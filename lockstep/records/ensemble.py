@@ -29,7 +29,7 @@ __all__ = [
     "stretches",
 ]
 
-SCHEMA = "lockstep.records.ensemble/1"
+SCHEMA = "lockstep.ensemble/1"
 ROOM = 2**23
 """Numbers that the batches of a block loaded at once may have."""
 

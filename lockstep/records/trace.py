@@ -62,8 +62,8 @@ __all__ = [
     "metrics_of",
 ]
 
-SCHEMA = "lockstep.records.trace/1"
-TRACE = tensor_kind("lockstep.records.trace")
+SCHEMA = "lockstep.trace/1"
+TRACE = tensor_kind("lockstep.trace")
 BUDGET_MIB = 1024
 
 Progress = Callable[[int, int], None]

@@ -30,7 +30,7 @@ __all__ = [
 
 KINDS = {
     ".md": markdown("lockstep upgrade-check", r"# Upgrade check of [^\n]*\n\n\*\*"),
-    ".json": json_document("lockstep.studies.upgrade.compare_releases"),
+    ".json": json_document("lockstep.upgrade"),
 }
 COLOURS = dict(zip(Change, ("green", "green", "yellow", "yellow", "red", "red")))
 NEARER = {
@@ -100,7 +100,7 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
 def upgrade_json(upgrade: Upgrade) -> str:
     """Everything that was found; strict JSON, None in place of NaN and infinities."""
     content = {
-        "schema": "lockstep.studies.upgrade.compare_releases/1",
+        "schema": "lockstep.upgrade/1",
         "verdict": upgrade.change.words,
         "skipped": upgrade.skipped,
         "settings": upgrade.settings,

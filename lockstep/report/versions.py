@@ -18,7 +18,7 @@ __all__ = ["KINDS", "describe_origin", "print_versions", "versions_json", "versi
 
 KINDS = {
     ".md": markdown("lockstep matrix-versions", r"Against [^\n]*\.\n\n\| combination \|"),
-    ".json": json_document("lockstep.studies.upgrade.matrix"),
+    ".json": json_document("lockstep.versions"),
 }
 SIGNS = dict(zip(Change, "=~M?SF"))
 LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
@@ -70,7 +70,7 @@ def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: s
 def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
     """Everything that was found; strict JSON."""
     content = {
-        "schema": "lockstep.studies.upgrade.matrix/1",
+        "schema": "lockstep.versions/1",
         "against": against,
         "combinations": [
             {
