@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,28 @@ ALLOWED = {
 }
 # the one place of the core that names the twins does so in strings, loaded when a command needs one
 ROOMS = {"lockstep", "pt_impl", "jax_impl", "benchmarks", "parity_tests"}
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli", "pytest_plugin"),
+    ("commands", "parity"),
+    ("report",),
+    ("studies",),
+    ("run",),
+    ("diagnose",),
+    ("oracle", "own_loops", "golden"),
+    ("records",),
+    ("data_prep",),
+    ("schedules",),
+    ("recipe", "tensor_file"),
+    ("files",),
+    ("errors", "numbers"),
+    ("__init__", "printable", "processes"),
+    ("version",),
+)
+"""Packages and modules of lockstep, from the top: each imports what lies in lower layers, and nothing else."""
+STILL_CLIMBING = {("records", "oracle")}
+"""Arrows that are yet to be cut: the shapes of an optimizer's moments are found by running the oracle."""
 
 
 def parse(path: Path) -> ast.Module:
@@ -86,6 +109,66 @@ def test_imports_run_one_way(room: str) -> None:
             assert not found & FRAMEWORKS, path
         assert not (room == "pt_impl" and found & {"jax", "flax", "optax"}), path
         assert not (room == "jax_impl" and "torch" in found), path
+
+
+def arrows(root: Path) -> dict[tuple[str, str], set[str]]:
+    """Which package or module of a package imports which other, and the files that do, wherever in the file; but not
+    what is imported for types alone."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root).with_suffix("").parts
+        for module in _imported(parse(path)):
+            name, *rest = module.split(".")
+            if name == root.name:
+                target = rest[0] if rest and _is_there(root, rest[0]) else "__init__"
+                found.setdefault((place[0], target), set()).add("/".join(place))
+    return {(a, b): files for (a, b), files in found.items() if a != b}
+
+
+def _is_there(root: Path, name: str) -> bool:
+    return (root / name).is_dir() or (root / f"{name}.py").exists()
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _imported(child)
+
+
+def climbing(arrows: Mapping[tuple[str, str], set[str]]) -> dict[tuple[str, str], set[str]]:
+    """Arrows that do not run to a lower layer."""
+    layer = {name: i for i, names in enumerate(LAYERS) for name in names}
+    return {arrow: files for arrow, files in arrows.items() if layer[arrow[1]] <= layer[arrow[0]]}
+
+
+def test_arrows_between_packages_run_down() -> None:
+    upwards = climbing(arrows(ROOT / "lockstep"))
+    assert {arrow: files for arrow, files in upwards.items() if arrow not in STILL_CLIMBING} == {}
+
+
+def test_every_package_has_one_layer() -> None:
+    named = [name for names in LAYERS for name in names]
+    there = {
+        path.stem for path in (ROOT / "lockstep").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert sorted(named) == sorted(there)
+
+
+def test_a_lazy_import_that_climbs_is_found(tmp_path: Path) -> None:
+    house = tmp_path / "lockstep"
+    for name, text in {
+        "recipe/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lockstep.run import one\n",
+        "recipe/load.py": "def load():\n    from lockstep import run, version\n",
+        "run/__init__.py": "from lockstep.recipe import load\nfrom lockstep.run import more\n",
+    }.items():
+        (house / name).parent.mkdir(parents=True, exist_ok=True)
+        (house / name).write_text(text)
+    (house / "version.py").touch()
+    assert climbing(arrows(house)) == {("recipe", "run"): {"recipe/load"}}
 
 
 @pytest.mark.parametrize("missing", [("torch",), ("jax", "flax", "optax"), ("torch", "jax", "flax", "optax")])

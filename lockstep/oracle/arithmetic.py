@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.records.bounds import SAFETY
+
 __all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule", "unit_roundoff"]
 
 Array = NDArray[np.float64]
@@ -19,12 +21,6 @@ Rule = Callable[..., Array]
 """(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update."""
 
 POOL = 2**20
-
-SAFETY = 8.0
-"""How far beyond the widest of the members a right run may lie: measured, not derived. A pilot of 72 right float32
-runs (12 seeds, three recipes) went to 4.7 times the widest of 8 members; the factor was then set, and held over 240
-runs, which share those seeds and came to 4.1 (docs/equality.md)."""
-
 
 BFLOAT16 = 2.0**-8
 """Unit roundoff of bfloat16: 8 bits of precision."""

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.files.outputs import tensor_kind
-from lockstep.oracle.arithmetic import Moments
 from lockstep.recipe import Recipe
 from lockstep.records.contents import check_checkpoint, checkpoint_shapes, without_row_axis
 from lockstep.tensor_file import read_tensors, write_tensors
@@ -194,8 +193,13 @@ def expected_shapes(recipe: Recipe, data: PreparedData, update: int, accumulated
     return checkpoint_shapes(recipe, shapes, update, accumulated)
 
 
-def as_stored(moments: Mapping[str, Moments], parameters: Parameters) -> Parameters:
-    """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row axis of a vector."""
+def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Parameters:
+    """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row axis of a vector.
+
+    Args:
+        moments: canonical name of a parameter -> slot -> array, a vector with a row axis of length 1.
+        parameters: canonical name -> array.
+    """
     return {
         f"optimizer/{slot}/{name}": without_row_axis(array, parameters[name].ndim)
         for name, slots in moments.items()

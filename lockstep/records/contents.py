@@ -15,9 +15,10 @@ from lockstep.data_prep import PreparedData, layer_sizes, updates_per_epoch
 from lockstep.errors import InputError
 from lockstep.files import headers
 from lockstep.files.headers import check_header
-from lockstep.oracle.arithmetic import SAFETY, Exact, Moments
+from lockstep.oracle.arithmetic import Exact, Moments
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Loss, Recipe
+from lockstep.records.bounds import SAFETY
 from lockstep.records.tensor_statistics import STATISTICS
 
 __all__ = [
