@@ -29,8 +29,8 @@ UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile 
 
 def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, one eager update after the other."""
-    from pt_impl import device as devices
     from pt_impl import model, train
+    from pt_impl.io import device as devices
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
@@ -53,22 +53,22 @@ def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> 
 
 def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine: hand-derived updates on one vector."""
-    from pt_impl import fast
+    from pt_impl.fast import train as fast
 
     return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
 
 
 def torch_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine's updates without the loss and norms of each."""
-    from pt_impl import fast
+    from pt_impl.fast import train as fast
 
     return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
 
 
 def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
-    from pt_impl import device as devices
-    from pt_impl import fast
-    from pt_impl.fast_batches import load_batches
+    from pt_impl.fast import train as fast
+    from pt_impl.fast.batches import load_batches
+    from pt_impl.io import device as devices
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
@@ -155,8 +155,8 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
     from torch.func import functional_call, grad_and_value
 
     from benchmarks.torch_updates import initial_moments, update_parameter
-    from pt_impl import device as devices
     from pt_impl import model
+    from pt_impl.io import device as devices
 
     if recipe.loss != Loss():
         raise Unable(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
@@ -250,14 +250,14 @@ def jax_compiled(recipe: Recipe, members: Members, device: str, threads: int) ->
 
 def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the fast engine: the whole run in one jitted scan."""
-    from jax_impl import fast
+    from jax_impl.fast import train as fast
 
     return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
 
 
 def jax_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the fast engine's updates without the loss and norms of each."""
-    from jax_impl import fast
+    from jax_impl.fast import train as fast
 
     return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
 
@@ -267,9 +267,9 @@ def _jax_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Pr
     import jax.numpy as jnp
     import numpy as np
 
-    from jax_impl import device as devices
-    from jax_impl import fast
-    from jax_impl.fast_batches import load_batches
+    from jax_impl.fast import train as fast
+    from jax_impl.fast.batches import load_batches
+    from jax_impl.io import device as devices
 
     place = devices.select_device(device)
     double = recipe.training.dtype == "float64"
@@ -299,8 +299,8 @@ def _jax(recipe: Recipe, members: Members, device: str, run_from: Any, split: An
     import jax
     import numpy as np
 
-    from jax_impl import device as devices
     from jax_impl import model, train
+    from jax_impl.io import device as devices
 
     place = devices.select_device(device)
     double = recipe.training.dtype == "float64"

@@ -17,8 +17,9 @@ def torch_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str,
 
     import torch
 
-    from pt_impl import device as devices
-    from pt_impl import ensemble, fast
+    from pt_impl.fast import ensemble
+    from pt_impl.fast import train as fast
+    from pt_impl.io import device as devices
 
     place = devices.select_device(device)
     workers = ensemble.THREADS if place.type == "cpu" else 1
@@ -57,8 +58,9 @@ def jax_ensemble(recipe: Recipe, members: Sequence[PreparedData], device: str, t
 
     import jax
 
-    from jax_impl import device as devices
-    from jax_impl import ensemble, fast
+    from jax_impl.fast import ensemble
+    from jax_impl.fast import train as fast
+    from jax_impl.io import device as devices
 
     place = devices.select_device(device)
     local = jax.local_devices(backend=place.platform)

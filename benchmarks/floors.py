@@ -134,7 +134,7 @@ def torch_products(recipe: Recipe, members: Sequence[PreparedData], device: str,
     """PyTorch's products alone, into memory that is there already."""
     import torch
 
-    from pt_impl import device as devices
+    from pt_impl.io import device as devices
 
     place = devices.select_device(device)
     (x_TBD,), weights, slopes = (
@@ -161,7 +161,7 @@ def jax_products(recipe: Recipe, members: Sequence[PreparedData], device: str, t
     import jax
     import jax.numpy as jnp
 
-    from jax_impl import device as devices
+    from jax_impl.io import device as devices
 
     place = devices.select_device(device)
     (x_TBD,), weights, slopes = jax.device_put(_factors(recipe, members), place)

@@ -29,8 +29,8 @@ def jax_part(part: str) -> Callable[..., Prepared]:
 
 
 def _torch(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
-    from pt_impl import device as devices
     from pt_impl import train
+    from pt_impl.io import device as devices
     from pt_impl.loss import mean_loss
 
     place = devices.select_device(device)
@@ -68,8 +68,8 @@ def _jax(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str
     import optax
     from flax import nnx
 
-    from jax_impl import device as devices
     from jax_impl import train
+    from jax_impl.io import device as devices
     from jax_impl.loss import mean_loss
     from jax_impl.optimizer import make_optimizer
     from jax_impl.schedule import make_schedule

@@ -12,10 +12,10 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from jax_impl.average import export_average, start_average, update_average
-from jax_impl.checkpoint import export_state, import_state
-from jax_impl.detail import detail_of_batch, detail_of_gradients
-from jax_impl.device import describe_environment, select_device
 from jax_impl.gradient import clip, norm
+from jax_impl.io.checkpoint import export_state, import_state
+from jax_impl.io.detail import detail_of_batch, detail_of_gradients
+from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import mean_loss, sums
 from jax_impl.model import build_model, export_parameters
 from jax_impl.optimizer import learning_rate, make_optimizer

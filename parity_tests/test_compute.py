@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import jax_impl.fast
+import jax_impl.fast.train
 import jax_impl.model
 import jax_impl.train
-import pt_impl.fast
+import pt_impl.fast.train
 import pt_impl.model
 import pt_impl.train
 from lockstep.diagnose.compare import bounds_of, compare
@@ -28,7 +28,7 @@ from lockstep.schedules.formulas import learning_rates
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
-FAST: dict[str, Any] = {"torch": pt_impl.fast, "jax": jax_impl.fast}
+FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
 MIXED = {"training__compute": "bfloat16"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MIXED,

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import jax_impl.draws
-import pt_impl.draws
-import pt_impl.ensemble
-import pt_impl.fast
+import jax_impl.io.draws
+import pt_impl.fast.ensemble
+import pt_impl.fast.train
+import pt_impl.io.draws
 from lockstep.cli import main
 from lockstep.commands.options import member_trainer
 from lockstep.data_prep import PreparedData, draw_member
@@ -31,8 +31,8 @@ from lockstep.studies.converge.measure import bands, measure, reached
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 DRAWS: dict[str, Callable[[Recipe, PreparedData, int], PreparedData]] = {
-    "torch": pt_impl.draws.draw_member,
-    "jax": jax_impl.draws.draw_member,
+    "torch": pt_impl.io.draws.draw_member,
+    "jax": jax_impl.io.draws.draw_member,
     "shared": draw_member,
 }
 
@@ -204,8 +204,10 @@ def test_orders_and_masks_are_drawn_anew(source: str) -> None:
 def test_a_member_of_own_draws_is_what_it_is_alone() -> None:
     recipe = small_recipe(model__dropout=0.2, training__dtype="float64")
     members = [DRAWS["torch"](recipe, prepared(recipe), seed) for seed in range(3)]
-    found = pt_impl.ensemble.train_ensemble(recipe, members)
-    np.testing.assert_allclose(found.loss_ST[2], pt_impl.fast.train(recipe, members[2]).series("loss"), rtol=1e-11)
+    found = pt_impl.fast.ensemble.train_ensemble(recipe, members)
+    np.testing.assert_allclose(
+        found.loss_ST[2], pt_impl.fast.train.train(recipe, members[2]).series("loss"), rtol=1e-11
+    )
 
 
 def test_plain_trains_members_one_after_another() -> None:

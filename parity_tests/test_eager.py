@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 from lockstep.data_prep import prepare
 from lockstep.recipe import Recipe
-from pt_impl.eager import spare_compiler
+from pt_impl.io.eager import spare_compiler
 from pt_impl.train import train
 spare_compiler()
 folder = Path(sys.argv[1])
@@ -34,7 +34,7 @@ for name, values in json.loads(sys.stdin.read()).items():
 """
 COMPILED = """
 import torch
-from pt_impl.eager import spare_compiler
+from pt_impl.io.eager import spare_compiler
 spare_compiler()
 compiled = torch.compile(lambda x: 2 * x, backend="eager")
 assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]

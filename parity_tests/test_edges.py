@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import jax_impl.fast
+import jax_impl.fast.train
 import jax_impl.train
-import pt_impl.fast
+import pt_impl.fast.train
 import pt_impl.train
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
@@ -21,8 +21,8 @@ from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
-TORCH: dict[str, Any] = {"torch plain": pt_impl.train, "torch fast": pt_impl.fast}
-JAX: dict[str, Any] = {"jax plain": jax_impl.train, "jax fast": jax_impl.fast}
+TORCH: dict[str, Any] = {"torch plain": pt_impl.train, "torch fast": pt_impl.fast.train}
+JAX: dict[str, Any] = {"jax plain": jax_impl.train, "jax fast": jax_impl.fast.train}
 ENGINES = TORCH | JAX
 ONE = {"training__epochs": 1, "model__hidden": (), "schedule__warmup": 0, "schedule__name": "constant"}
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import jax_impl.ensemble
-import jax_impl.fast
+import jax_impl.fast.ensemble
+import jax_impl.fast.train
 import lockstep.records.ensemble
-import pt_impl.engine
-import pt_impl.ensemble
-import pt_impl.fast
+import pt_impl.fast.ensemble
+import pt_impl.fast.train
+from lockstep.commands.options import trainer
 from lockstep.data_prep import PreparedData, prepare, prepare_members
 from lockstep.diagnose.compare import bounds_of
 from lockstep.errors import InputError
@@ -26,8 +26,8 @@ from lockstep.records.ensemble import Ensemble, blocks_of
 from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import small_recipe
 
-ENSEMBLES: dict[str, Any] = {"torch": pt_impl.ensemble, "jax": jax_impl.ensemble}
-ALONE: dict[str, Callable[..., Trace]] = {"torch": pt_impl.engine.train, "jax": jax_impl.fast.train}
+ENSEMBLES: dict[str, Any] = {"torch": pt_impl.fast.ensemble, "jax": jax_impl.fast.ensemble}
+ALONE: dict[str, Callable[..., Trace]] = {"torch": trainer("torch", "auto"), "jax": jax_impl.fast.train.train}
 SHORT = {"training__epochs": 2, "schedule__warmup": 1, "training__dtype": "float64"}
 
 CLIPPED = {"gradient__clip": "norm", "gradient__clip_at": 0.3, "gradient__accumulate": 2}
@@ -122,7 +122,7 @@ def test_two_devices_share_the_members(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import jax
-from jax_impl import ensemble
+from jax_impl.fast import ensemble
 from lockstep.data_prep import prepare_members
 from parity_tests.recipes_for_tests import small_recipe
 train_block, places = ensemble._train_block, []
@@ -142,21 +142,21 @@ assert sorted(place.id for place in places) == [0, 1], places
 def test_the_chunk_changes_nothing_and_progress_is_told() -> None:
     recipe = small_recipe(**SHORT)
     data, told = members_of(recipe), list[tuple[int, int]]()
-    found = pt_impl.ensemble.train_ensemble(recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers))
+    found = pt_impl.fast.ensemble.train_ensemble(recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers))
     total = 5 * data[0].updates
     assert told == sorted(told)
     assert told[-1] == (total, total)
-    whole = pt_impl.ensemble.train_ensemble(recipe, data)
+    whole = pt_impl.fast.ensemble.train_ensemble(recipe, data)
     assert whole.header["chunk"] == 3
     np.testing.assert_allclose(found.loss_ST, whole.loss_ST, rtol=1e-12, atol=0)
 
 
 def test_little_room_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(gradient__accumulate=2, model__dropout=0.2, **SHORT)
-    whole = pt_impl.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
-    for name in ("lockstep.records.ensemble.ROOM", "pt_impl.fast_network.ROOM"):
+    whole = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
+    for name in ("lockstep.records.ensemble.ROOM", "pt_impl.fast.network.ROOM"):
         monkeypatch.setattr(name, 1)  # a batch, and an update, at a time
-    found = pt_impl.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
+    found = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
     np.testing.assert_array_equal(found.loss_ST, whole.loss_ST)
 
 
@@ -189,8 +189,8 @@ def other_places(monkeypatch: pytest.MonkeyPatch) -> None:
     def turned(recipe: Recipe, state: Any) -> Any:
         return {name: array[::-1] for name, array in right(recipe, state).items()}
 
-    right = pt_impl.fast.parameters_of
-    monkeypatch.setattr(pt_impl.fast, "parameters_of", turned)
+    right = pt_impl.fast.train.parameters_of
+    monkeypatch.setattr(pt_impl.fast.train, "parameters_of", turned)
 
 
 def one_norm_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def one_norm_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         norm = gradient.norm()
         return out.copy_(gradient * (gradients.clip_at / norm).clamp(max=1.0))
 
-    monkeypatch.setattr("pt_impl.fast_optimizer._clip_norm", together)
+    monkeypatch.setattr("pt_impl.fast.optimizer._clip_norm", together)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def one_norm_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_fault_is_seen(plant: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(**(SHORT | CLIPPED))
     plant(monkeypatch)
-    found = pt_impl.ensemble.train_ensemble(recipe, members_of(recipe))
+    found = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe))
     monkeypatch.undo()
     wrong = differences(found, recipe, "torch")
     assert seen in wrong

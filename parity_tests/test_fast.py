@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import jax_impl.engine
-import jax_impl.fast
-import jax_impl.fast_network
+import jax_impl.fast.network
+import jax_impl.fast.train
 import jax_impl.train
-import pt_impl.engine
-import pt_impl.fast
-import pt_impl.fast_network
-import pt_impl.fast_optimizer
+import pt_impl.fast.network
+import pt_impl.fast.optimizer
+import pt_impl.fast.train
 import pt_impl.train
-from lockstep.commands.options import keep_compiled
+from lockstep.commands.options import keep_compiled, trainer
 from lockstep.commands.train import record
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
@@ -30,11 +28,11 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import Trace
+from lockstep.run.engine import choose_engine
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
-FAST: dict[str, Any] = {"torch": pt_impl.fast, "jax": jax_impl.fast}
+FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
 PLAIN: dict[str, Any] = {"torch": pt_impl.train, "jax": jax_impl.train}
-ENGINES: dict[str, Any] = {"torch": pt_impl.engine, "jax": jax_impl.engine}
 SHORT = {"training__epochs": 2, "schedule__warmup": 1}
 
 
@@ -147,11 +145,11 @@ def test_float64_training_follows_the_oracle_at_every_update(backend: str, value
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", **(SHORT | TOGETHER[name]))
-    monkeypatch.setattr("jax_impl.fast_network.WIDE", 6)
-    assert jax_impl.fast_network.Network(recipe).by_rows
+    monkeypatch.setattr("jax_impl.fast.network.WIDE", 6)
+    assert jax_impl.fast.network.Network(recipe).by_rows
     clear_compiled()
     try:
-        trace = jax_impl.fast.train(recipe, prepared(recipe), parameters_every=1)
+        trace = jax_impl.fast.train.train(recipe, prepared(recipe), parameters_every=1)
     finally:
         clear_compiled()
     found = compare(trace, oracle_trace(recipe), {})
@@ -161,8 +159,8 @@ def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest
 
 
 def clear_compiled() -> None:
-    jax_impl.fast.make_segment.cache_clear()
-    jax_impl.fast.make_evaluation.cache_clear()
+    jax_impl.fast.train.make_segment.cache_clear()
+    jax_impl.fast.train.make_evaluation.cache_clear()
 
 
 FLOAT32 = ("momentum", "adamw", "batch norm", "one logit", "squares", "accumulated")
@@ -184,24 +182,24 @@ def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(backe
 def test_more_updates_than_a_stretch_has_room_for() -> None:
     recipe = small_recipe(training__dtype="float64", training__epochs=70, gradient__accumulate=2)
     data = prepared(recipe)
-    trace = pt_impl.fast.train(recipe, data, parameters_every=7)
-    assert data.updates > pt_impl.fast_network.SLOTS
+    trace = pt_impl.fast.train.train(recipe, data, parameters_every=7)
+    assert data.updates > pt_impl.fast.network.SLOTS
     assert compare(trace, oracle_trace(recipe, 7), {}).verdict == "rounding"
 
 
 def test_what_is_loaded_at_once_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(model__dropout=0.2, **SHORT)
     whole = fast_trace("torch", recipe, 0)
-    monkeypatch.setattr("pt_impl.fast.ROOM", 1)  # a batch at a time
-    assert_same_bits(pt_impl.fast.train(recipe, prepared(recipe)), whole)
+    monkeypatch.setattr("pt_impl.fast.train.ROOM", 1)  # a batch at a time
+    assert_same_bits(pt_impl.fast.train.train(recipe, prepared(recipe)), whole)
 
 
 def test_a_large_network_keeps_no_updates_and_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(model__dropout=0.2, training__epochs=50)
     whole = fast_trace("torch", recipe, 0)
-    assert prepared(recipe).updates > pt_impl.fast_network.SLOTS
-    monkeypatch.setattr("pt_impl.fast_network.ROOM", 1)
-    found = pt_impl.fast.train(recipe, prepared(recipe))
+    assert prepared(recipe).updates > pt_impl.fast.network.SLOTS
+    monkeypatch.setattr("pt_impl.fast.network.ROOM", 1)
+    found = pt_impl.fast.train.train(recipe, prepared(recipe))
     for name, array in whole.arrays.items():
         if name.endswith("_norm"):
             # two ways to a sum of n squares; their rounding errors are below n eps / 2 each, of the square
@@ -224,9 +222,9 @@ def assert_same_bits(trace: Trace, more: Trace) -> None:
 @pytest.mark.parametrize("name", ["momentum", "adamw", "nadam", "accumulated", "average"])
 def test_jax_compiles_an_update_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
     recipe = small_recipe(**EACH[name])
-    jax_impl.fast.make_segment.cache_clear()
+    jax_impl.fast.train.make_segment.cache_clear()
     with jax.log_compiles():
-        jax_impl.fast.train(recipe, prepared(recipe))
+        jax_impl.fast.train.train(recipe, prepared(recipe))
     compiled = [str(record.args[0]) for record in caplog.records if record.args and "Compiling" in record.msg]
     assert compiled.count("jit(segment)") == 1
 
@@ -258,12 +256,12 @@ def test_one_engine_goes_on_where_the_other_stopped(name: str, first: str, backe
 
 
 def wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
-    activate, bend = pt_impl.fast_network.ACTIVATIONS["tanh"]
+    activate, bend = pt_impl.fast.network.ACTIVATIONS["tanh"]
 
     def wrong(slope: Any, z: Any, h: Any) -> Any:
         return lambda: bend(slope, z, h)().mul_(1 + 1e-9)
 
-    monkeypatch.setitem(pt_impl.fast_network.ACTIVATIONS, "tanh", (activate, wrong))
+    monkeypatch.setitem(pt_impl.fast.network.ACTIVATIONS, "tanh", (activate, wrong))
 
 
 def wrong_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,16 +269,16 @@ def wrong_norm(monkeypatch: pytest.MonkeyPatch) -> None:
         backward(network, i, slope, before, after)
         slope.mul_(1 + 1e-9)
 
-    backward = pt_impl.fast_network._normalise_backward
-    monkeypatch.setattr(pt_impl.fast_network, "_normalise_backward", without_projection)
+    backward = pt_impl.fast.network._normalise_backward
+    monkeypatch.setattr(pt_impl.fast.network, "_normalise_backward", without_projection)
 
 
 def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     def eager(optimizer: Any, rate: float, decay: float, state: Any, *rest: Any) -> Any:
         return rule(optimizer, rate, decay, state._replace(done=[state.done[0] + 1]), *rest)
 
-    rule = pt_impl.fast_optimizer._fused_adam
-    monkeypatch.setattr(pt_impl.fast_optimizer, "_fused_adam", eager)
+    rule = pt_impl.fast.optimizer._fused_adam
+    monkeypatch.setattr(pt_impl.fast.optimizer, "_fused_adam", eager)
 
 
 def late_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,8 +286,8 @@ def late_rate(monkeypatch: pytest.MonkeyPatch) -> None:
         state = start(*arguments)
         return state._replace(rates=[state.rates[0], *state.rates[:-1]])
 
-    start = pt_impl.fast.initial_state
-    monkeypatch.setattr(pt_impl.fast, "initial_state", late)
+    start = pt_impl.fast.train.initial_state
+    monkeypatch.setattr(pt_impl.fast.train, "initial_state", late)
 
 
 FAULTS = {
@@ -304,19 +302,19 @@ FAULTS = {
 def test_a_fault_in_torch_is_caught_at_its_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, values, stage, update = FAULTS[name]
     recipe = small_recipe(training__dtype="float64", **values)
-    assert compare(pt_impl.fast.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).verdict == "rounding"
+    assert compare(pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).verdict == "rounding"
     plant(monkeypatch)
-    found = compare(pt_impl.fast.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
+    found = compare(pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
     assert found is not None
     assert (found.stage, found.update) == (stage, update)
 
 
 def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", model__activation="tanh", **SHORT)
-    monkeypatch.setitem(jax_impl.fast_network.ACTIVATIONS, "tanh", lambda z: jnp.tanh(z * (1 + 1e-9)))
+    monkeypatch.setitem(jax_impl.fast.network.ACTIVATIONS, "tanh", lambda z: jnp.tanh(z * (1 + 1e-9)))
     clear_compiled()
     try:
-        found = compare(jax_impl.fast.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
+        found = compare(jax_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
     finally:
         clear_compiled()
     assert found is not None
@@ -339,20 +337,20 @@ def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, chosen: str, why: str) -> None:
     recipe = small_recipe(**(SHORT | values))
-    name, reason = pt_impl.engine.choose_engine(asked, detail)
+    name, reason = choose_engine(asked, detail)
     assert (name, bool(reason)) == (chosen, bool(why))
     assert why in reason
-    environment = pt_impl.engine.train(recipe, prepared(recipe), engine=asked, detail=detail).header["environment"]
+    trace = trainer("torch", asked)(recipe, prepared(recipe), detail=detail)
+    environment = trace.header["environment"]
     assert environment["engine"] == chosen
     assert environment.get("engine_reason", "") == reason
 
 
 def test_fast_is_refused_where_it_has_no_form() -> None:
-    for engine in ENGINES.values():
-        with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
-            engine.choose_engine("fast", (3,))
-        with pytest.raises(InputError, match="--engine fast: every update begins from a state that is given"):
-            engine.choose_engine("fast", (), True)
+    with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
+        choose_engine("fast", (3,))
+    with pytest.raises(InputError, match="--engine fast: every update begins from a state that is given"):
+        choose_engine("fast", (), True)
 
 
 def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jax_impl.faults
+import jax_impl.proof.faults
 import lockstep.studies.prove.false_alarms
 import lockstep.studies.prove.run
-import pt_impl.faults
+import pt_impl.proof.faults
 from lockstep.cli import main
 from lockstep.diagnose.compare import STAGES, Difference
 from lockstep.studies.prove.checker import CHECKER_FAULTS
@@ -19,7 +19,7 @@ from lockstep.studies.prove.faults import FAULTS, PlantedFault
 from lockstep.studies.prove.naive_rules import JUDGES
 from lockstep.studies.prove.run import Outcome, Proof, prove
 
-PLANTS = {"torch": pt_impl.faults.PLANTS, "jax": jax_impl.faults.PLANTS}
+PLANTS = {"torch": pt_impl.proof.faults.PLANTS, "jax": jax_impl.proof.faults.PLANTS}
 
 # said to be planted, and not; and expected at another update than it is found at
 IDLE = replace(FAULTS["lr-scaled"], key="idle", wrong={}, twins=("torch",))

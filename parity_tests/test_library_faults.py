@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import jax_impl.library_faults
+import jax_impl.proof.library_faults
 import lockstep.run.everywhere
 import lockstep.run.workers
-import pt_impl.library_faults
+import pt_impl.proof.library_faults
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import Difference
@@ -25,7 +25,7 @@ from lockstep.studies.prove.libraries import LibraryOutcome, prove_libraries
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS, LibraryFault
 from lockstep.studies.prove.run import Proof
 
-PLANTS = {"torch": pt_impl.library_faults.PLANTS, "jax": jax_impl.library_faults.PLANTS}
+PLANTS = {"torch": pt_impl.proof.library_faults.PLANTS, "jax": jax_impl.proof.library_faults.PLANTS}
 CHECKS = {engine: f"same semantics, in float64, {engine} engine" for engine in ("plain", "fast")}
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import jax_impl.device
-import pt_impl.device
+import jax_impl.io.device
+import pt_impl.io.device
 from lockstep.records.matmul_precision import Precision, measure_precision
 
 
@@ -68,7 +68,7 @@ def test_products_that_are_no_numbers_keep_no_bit() -> None:
     assert measure_precision(lambda a, b: np.full_like(a, np.nan)) == Precision(0, False)
 
 
-@pytest.mark.parametrize("device", [pt_impl.device, jax_impl.device])
+@pytest.mark.parametrize("device", [pt_impl.io.device, jax_impl.io.device])
 def test_the_twins_multiply_in_full_precision_and_say_so(device: Any) -> None:
     place = device.select_device("cpu")
     assert device.effective_precision(place).bits == 24

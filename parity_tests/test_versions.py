@@ -261,9 +261,10 @@ def test_a_kept_environment_is_used_again_with_the_source_of_this_lockstep(
 def test_a_worker_runs_in_the_environment_that_it_is_given(tmp_path: Path) -> None:
     """It imports the twins from the folder named, and from nowhere else."""
     (tmp_path / "lockstep").symlink_to(ROOT / "lockstep")
-    (tmp_path / "jax_impl").mkdir()
-    (tmp_path / "jax_impl" / "__init__.py").touch()
-    (tmp_path / "jax_impl" / "engine.py").write_text("from jax import a_name_that_is_gone\n")
+    (tmp_path / "jax_impl" / "io").mkdir(parents=True)
+    for package in ("jax_impl", "jax_impl/io"):
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "jax_impl" / "io" / "device.py").write_text("from jax import a_name_that_is_gone\n")
     worker = Worker("jax", "cpu", interpreter=Interpreter(Path(sys.executable), tmp_path))
     jobs = [Job(small_recipe(), tmp_path / "data", tmp_path / f"{i}.trace") for i in range(2)]
     worker.send(jobs, lambda *_: None)

@@ -13,10 +13,10 @@ from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import BUDGET_MIB, UPDATE_SERIES, Metrics, Progress, RunRecorder, Trace, metrics_of
 from lockstep.schedules.rate_tables import rate_tables
 from pt_impl.average import export_average, start_average, update_average
-from pt_impl.checkpoint import export_state, import_state
-from pt_impl.detail import detail_of_batch, detail_of_gradients
-from pt_impl.device import describe_environment, select_device
 from pt_impl.gradient import clip, norm
+from pt_impl.io.checkpoint import export_state, import_state
+from pt_impl.io.detail import detail_of_batch, detail_of_gradients
+from pt_impl.io.device import describe_environment, select_device
 from pt_impl.loss import mean_loss, sums
 from pt_impl.model import MLP, build_model, export_parameters
 from pt_impl.optimizer import learning_rate, make_optimizer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lockstep.commands.options import (
-    TRAINERS,
+    TWINS,
     FiniteFloat,
     chosen_recipe,
     device_option,
@@ -148,7 +148,7 @@ def rates(backend: str, tables: Path, out: Path) -> int:
     """What a twin applies of each table of learning rates; see `lockstep.schedules.curve`."""
     import numpy as np
 
-    apply = twin(backend, f"{TRAINERS[backend].partition('.')[0]}.schedule").applied_rates
+    apply = twin(backend, f"{TWINS[backend]}.schedule").applied_rates
     np.save(out, np.stack([apply(table_T) for table_T in np.load(tables)]))
     return 0
 

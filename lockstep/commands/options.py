@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from lockstep.records.trace import Progress, Trace
 
 __all__ = [
-    "TRAINERS",
+    "BACKENDS",
+    "TWINS",
     "FiniteFloat",
     "chosen_recipe",
     "device_option",
@@ -40,7 +41,9 @@ __all__ = [
     "warn",
 ]
 
-TRAINERS = {"torch": "pt_impl.engine", "jax": "jax_impl.engine", "oracle": "lockstep.oracle.train"}
+TWINS = {"torch": "pt_impl", "jax": "jax_impl"}
+"""Backend -> the package of its twin."""
+BACKENDS = (*TWINS, "oracle")
 
 DAMAGED = re.compile(r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'")
 """What JAX warns of; it goes on without the entry, and leaves it as it is."""
@@ -180,9 +183,10 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
     """
     if backend == "jax":
         keep_compiled()
-    train: Callable[..., Trace] = twin(backend, TRAINERS[backend]).train
     if backend != "oracle":
-        return partial(train, engine=engine)
+        twin(backend, f"{TWINS[backend]}.io.device")
+        return partial(twin(backend, "lockstep.run.engine").train, package=TWINS[backend], engine=engine)
+    train: Callable[..., Trace] = twin(backend, "lockstep.oracle.train").train
     if engine == "fast":
         raise InputError("--engine fast: the oracle has the plain one only")
     return train
@@ -194,8 +198,8 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
     Raises:
         InputError: its framework is not installed.
     """
-    train_alone, package = trainer(backend, "plain"), TRAINERS[backend].partition(".")[0]
-    ensemble, draws = (twin(backend, f"{package}.{module}") for module in ("ensemble", "draws"))
+    train_alone, package = trainer(backend, "plain"), TWINS[backend]
+    ensemble, draws = (twin(backend, f"{package}.{module}") for module in ("fast.ensemble", "io.draws"))
 
     def train(
         recipe: "Recipe", data: "PreparedData", *, seeds: Sequence[int], own: bool, device: str, progress: "Progress"
@@ -217,9 +221,9 @@ def planting_trainer(backend: str, engine: str = "plain", place: str = "twin") -
     """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its "library"."""
     from lockstep.studies.prove.plant import planting, planting_in_library
 
-    package = TRAINERS[backend].partition(".")[0]
+    package = TWINS[backend]
     if place == "twin":
-        return planting(trainer(backend, engine), twin(backend, f"{package}.faults").planted)
+        return planting(trainer(backend, engine), twin(backend, f"{package}.proof.faults").planted)
     if backend == "jax":
         keep_compiled()
     return planting_in_library(package, engine)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from lockstep.commands.options import (
-    TRAINERS,
+    BACKENDS,
     FiniteFloat,
     chosen_recipe,
     device_option,
@@ -89,7 +89,7 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 
 @click.command()
 @click.argument("recipe", default="seed")
-@click.option("--backend", type=click.Choice([*TRAINERS]), required=True, help="What to train with.")
+@click.option("--backend", type=click.Choice(BACKENDS), required=True, help="What to train with.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
 @recipe_options
 @device_option
@@ -256,7 +256,7 @@ def _updates(text: str, total: int) -> range:
 
 
 @click.command(hidden=True)
-@click.argument("backend", type=click.Choice([*TRAINERS]))
+@click.argument("backend", type=click.Choice(BACKENDS))
 @device_option
 @click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.studies.prove`.")
 @click.option("--members", is_flag=True, help="Train many seeds at once.")
@@ -267,7 +267,7 @@ def worker(backend: str, device: str, plants: str | None, members: bool, engine:
 
     def load() -> Callable[..., Any]:
         if backend == "torch" and not (members or plants):
-            twin("torch", "pt_impl.eager").spare_compiler()
+            twin("torch", "pt_impl.io.eager").spare_compiler()
         if members:
             return member_trainer(backend, engine)
         return planting_trainer(backend, engine, plants) if plants else trainer(backend, engine)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lockstep.commands.options import TRAINERS, device_option
+from lockstep.commands.options import BACKENDS, device_option
 from lockstep.errors import InputError
 from lockstep.printable import LAYOUT, echo, printable
 
@@ -79,7 +79,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     "--backend",
     "backends",
     multiple=True,
-    type=click.Choice([*TRAINERS]),
+    type=click.Choice(BACKENDS),
     help="Only this one; repeatable; default: all that were blessed.",
 )
 @device_option

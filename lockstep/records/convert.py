@@ -27,7 +27,7 @@ KINDS = {
 """File name's end -> what is in it; a Flax tree lies in an Orbax folder, without an end, or in one msgpack file."""
 ROOM, TIMES = 2**26, 8
 """A file of a state may hold so many bytes, or so many times those of the recipe's state if that is more."""
-TWINS = {"torch": ("pt_impl.convert", "torch"), "flax": ("jax_impl.convert", "jax")}
+TWINS = {"torch": ("pt_impl.io.convert", "torch"), "flax": ("jax_impl.io.convert", "jax")}
 
 
 def kind_of(path: Path) -> str:

@@ -29,7 +29,7 @@ BASE: dict[str, Any] = {
 @dataclass(frozen=True, kw_only=True)
 class PlantedFault:
     """One fault, planted in one twin at a time: by the recipe that the twin takes for the right one (`wrong`), by the
-    data that it is fed (`feed`), or in its code, under this key in `pt_impl.faults` and `jax_impl.faults`.
+    data that it is fed (`feed`), or in its code, under this key in `pt_impl.proof.faults` and `jax_impl.proof.faults`.
 
     `update` counts from 0; -1 is before training.
     """

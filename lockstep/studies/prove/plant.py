@@ -56,7 +56,7 @@ def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
-        multiprocessing.set_forkserver_preload([f"{package}.library_faults"])
+        multiprocessing.set_forkserver_preload([f"{package}.proof.library_faults"])
     pools: dict[str, ProcessPoolExecutor] = {}
 
     def train_planted(recipe: Recipe, data: PreparedData, *, fault: str, progress: Any, **options: Any) -> Trace:
@@ -77,7 +77,7 @@ def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
 
 def _plant(package: str, fault: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    library_faults = import_module(f"{package}.library_faults")
+    library_faults = import_module(f"{package}.proof.library_faults")
     library_faults.hasten()
     if fault:
         library_faults.plant(fault)
@@ -92,5 +92,6 @@ def _end_with_parent() -> None:
 
 
 def _train(package: str, recipe: Recipe, data: PreparedData, options: dict[str, Any]) -> Trace:
-    trace: Trace = import_module(f"{package}.engine").train(recipe, data, **options)
+    # loaded after the fault is planted, with the twin
+    trace: Trace = import_module("lockstep.run.engine").train(recipe, data, package=package, **options)
     return trace

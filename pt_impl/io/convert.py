@@ -16,7 +16,7 @@ from lockstep.files.torch_file import refuse_unsafe
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, expected_shapes
 from lockstep.records.convert import as_count, largest_state
-from pt_impl.checkpoint import SLOTS, _begin, import_state
+from pt_impl.io.checkpoint import SLOTS, _begin, import_state
 from pt_impl.model import STATISTICS, import_parameters
 from pt_impl.train import initial_state
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jax_impl import fast, fast_batches
-from jax_impl.device import describe_environment, select_device
-from jax_impl.fast_batches import Batch, load_rows
-from jax_impl.fast_network import Network
+from jax_impl.fast import batches as fast_batches
+from jax_impl.fast import train as fast
+from jax_impl.fast.batches import Batch, load_rows
+from jax_impl.fast.network import Network
+from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import mean_loss, sums
 from lockstep.data_prep import Batches, PreparedData
 from lockstep.recipe import Recipe

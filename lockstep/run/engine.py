@@ -1,13 +1,14 @@
-"""Two engines train the same: `plain`, the framework as people write it, and `fast`."""
+"""Two engines of a twin train the same: `plain`, the framework as people write it, and `fast`."""
 
 from collections.abc import Collection, Iterator
+from importlib import import_module
+from typing import Any
 
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import BUDGET_MIB, Progress, Trace
-from pt_impl.device import few_threads
 
 __all__ = ["choose_engine", "train"]
 
@@ -38,6 +39,7 @@ def train(
     recipe: Recipe,
     data: PreparedData,
     *,
+    package: str,
     engine: str = "auto",
     device: str = "cpu",
     parameters_every: int = 0,
@@ -49,11 +51,12 @@ def train(
     synchronise: Iterator[Checkpoint] | None = None,
     budget_mib: float = BUDGET_MIB,
 ) -> Trace:
-    """Train on the recipe's data with an engine and record the run.
+    """Train on the recipe's data with an engine of a twin and record the run.
 
     Args:
         recipe: what to train.
         data: from `lockstep.data_prep.prepare`.
+        package: the twin: "pt_impl" or "jax_impl".
         engine: "plain", "fast", or "auto" for fast where it can; the trace's environment says which it was.
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
@@ -67,38 +70,26 @@ def train(
         budget_mib: MiB of memory that the detail of all updates and the statistics may take.
 
     Raises:
-        InputError: as `train.train`, or "fast" where only plain can.
+        InputError: as the twin's `train.train`, or "fast" where only plain can.
     """
     chosen, reason = choose_engine(engine, detail, synchronise is not None, statistics)
-    # each engine loads what it needs and no more: that takes seconds
-    with few_threads(data):
-        if chosen == "plain":
-            from pt_impl.train import train as train_plain
-
-            trace = train_plain(
-                recipe,
-                data,
-                device=device,
-                parameters_every=parameters_every,
-                detail=detail,
-                statistics=statistics,
-                progress=progress,
-                resume=resume,
-                checkpoints=checkpoints,
-                synchronise=synchronise,
-                budget_mib=budget_mib,
-            )
-        else:
-            from pt_impl.fast import train as train_fast
-
-            trace = train_fast(
-                recipe,
-                data,
-                device=device,
-                parameters_every=parameters_every,
-                progress=progress,
-                resume=resume,
-                checkpoints=checkpoints,
-            )
+    options: dict[str, Any] = {
+        "device": device,
+        "parameters_every": parameters_every,
+        "progress": progress,
+        "resume": resume,
+        "checkpoints": checkpoints,
+    }
+    if chosen == "plain":
+        options |= {
+            "detail": detail,
+            "statistics": statistics,
+            "synchronise": synchronise,
+            "budget_mib": budget_mib,
+        }
+    with import_module(f"{package}.io.device").few_threads(data):
+        # each engine loads what it needs and no more: that takes seconds
+        module = import_module(f"{package}.train" if chosen == "plain" else f"{package}.fast.train")
+        trace: Trace = module.train(recipe, data, **options)
     trace.header["environment"] |= {"engine": chosen, "engine_reason": reason} if reason else {"engine": chosen}
     return trace

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep import IGNORED, Batches, PreparedData
 from lockstep.recipe import Loss, Recipe
-from pt_impl.fast_network import ALIGNED
+from pt_impl.fast.network import ALIGNED
 
 __all__ = ["Batch", "load_batches", "load_rows"]
 

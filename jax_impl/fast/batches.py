@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jax_impl.fast_network import Network
+from jax_impl.fast.network import Network
 from lockstep.data_prep import Batches, PreparedData
 from lockstep.recipe import Loss, Recipe
 

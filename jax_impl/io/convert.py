@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jax_impl.checkpoint import _keys, _name, _sections, export_state, import_state
+from jax_impl.io.checkpoint import _keys, _name, _sections, export_state, import_state
 from jax_impl.train import State, initial_state
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError

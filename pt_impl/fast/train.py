@@ -13,10 +13,10 @@ from lockstep.recipe import Loss, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
 from lockstep.schedules.rate_tables import decays, layer_of, rate_tables
-from pt_impl.device import describe_environment, select_device
-from pt_impl.fast_batches import Batch, load_batches, load_rows
-from pt_impl.fast_network import Network
-from pt_impl.fast_optimizer import make_step, start_moments
+from pt_impl.fast.batches import Batch, load_batches, load_rows
+from pt_impl.fast.network import Network
+from pt_impl.fast.optimizer import make_step, start_moments
+from pt_impl.io.device import describe_environment, select_device
 from pt_impl.loss import link, mean_loss, sums
 from pt_impl.model import import_parameters
 

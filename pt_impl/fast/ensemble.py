@@ -13,9 +13,10 @@ from lockstep.data_prep import Batches, PreparedData
 from lockstep.recipe import Recipe
 from lockstep.records.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
 from lockstep.records.trace import Metrics, Progress, metrics_of
-from pt_impl import fast, fast_batches
-from pt_impl.device import describe_environment, select_device
-from pt_impl.fast_batches import Batch, load_rows
+from pt_impl.fast import batches as fast_batches
+from pt_impl.fast import train as fast
+from pt_impl.fast.batches import Batch, load_rows
+from pt_impl.io.device import describe_environment, select_device
 from pt_impl.loss import mean_loss, sums
 
 __all__ = [

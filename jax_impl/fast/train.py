@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_impl.device import describe_environment, select_device
-from jax_impl.fast_batches import Batch, load_batches, load_rows
-from jax_impl.fast_network import Network
-from jax_impl.fast_optimizer import make_step, start_moments
+from jax_impl.fast.batches import Batch, load_batches, load_rows
+from jax_impl.fast.network import Network
+from jax_impl.fast.optimizer import make_step, start_moments
+from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import link, mean_loss, sums
 from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData, initial_statistics
 from lockstep.recipe import Loss, Recipe
@@ -258,7 +258,7 @@ def train(
         rule = recipe.update_rule
         state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
         if resume is not None or checkpoints is not None:
-            from jax_impl.checkpoint import export_state, import_state
+            from jax_impl.io.checkpoint import export_state, import_state
         if resume is not None:
             state = jax.device_put(import_state(recipe, state, resume), place)
         recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))

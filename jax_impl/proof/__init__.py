@@ -1,0 +1,1 @@
+"""Faults that `lockstep prove` plants in the twin, or in its library."""
