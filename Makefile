@@ -2,7 +2,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
-.PHONY: run test latest sweep bench atlas lint types clean
+.PHONY: run test latest sweep bench atlas pages lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
@@ -22,7 +22,11 @@ bench: .venv/ready-to-bench ## every contender on every workload, with ratios an
 	.venv/bin/lockstep bench W2 $(AGAINST) --rounds 3
 
 atlas: .venv/ready-to-develop ## run every page of docs/atlas and write its figures and the index
-	.venv/bin/python -m parity_tests.run_atlas
+	.venv/bin/python -m tools.atlas
+
+pages: .venv/ready-to-develop ## write docs/catalogue.md and docs/library_defaults.md anew
+	.venv/bin/python -m tools.catalogue
+	.venv/bin/python -m tools.library_defaults
 
 lint: .venv/ready-to-develop
 	.venv/bin/ruff check

@@ -30,7 +30,7 @@ from lockstep.studies.atlas.pages import (
 )
 from lockstep.studies.upgrade.compare_releases import Change
 from lockstep.studies.upgrade.matrix import trap_checker
-from parity_tests.run_atlas import MovedError, measure, with_figures
+from tools.atlas import MovedError, measure, with_figures
 
 PAGES = load_atlas()
 HERE = installed_versions()

@@ -1,124 +1,15 @@
-"""docs/catalogue.md lists all that a recipe can name; `python -m parity_tests.test_catalogue` writes it anew."""
+"""docs/catalogue.md lists all that a recipe can name."""
 
 import re
 import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, get_args
 
-from lockstep.recipe import KNOBS, OPTIONS, SECTIONS, Recipe
+from lockstep.recipe import KNOBS, SECTIONS, Recipe
 from lockstep.recipe.presets import PRESETS, UNSAID
-
-PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
-TITLES = {
-    "schedule": "Schedules",
-    "optimizer": "Optimizers",
-    "loss": "Losses",
-    "gradient": "Gradients",
-    "average": "Averages of the parameters",
-    "model": "Layers and initialisation",
-    "training": "Batches and precision",
-}
-INTRODUCTION = """# The catalogue
-
-All that a recipe can name. Each of it is in PyTorch, in JAX and in the oracle; how far they are apart is in the
-[parity matrix](matrix.md). `lockstep recipe show` prints every field of a recipe with what it means. What goes wrong
-between the two frameworks is in the [atlas](atlas/README.md), and what comes of leaving settings to the libraries in
-[library defaults](library_defaults.md).
-
-A **preset** is a library's name for some knobs. It fixes those that the library fixes, and has the library's own
-default for those that it leaves to its user, which may be set beside it. Where a phase has no length (no warmup, or a
-warmup as long as the schedule) it has the library's rates, or is refused with the library's reason; `make sweep` holds
-every preset against the library itself on 40 draws of all its knobs:
-
-```toml
-[optimizer]
-preset = "optax.adamw"
-weight_decay = 0.05
-
-[schedule]
-preset = "hf.cosine"
-unit = "update"
-warmup = 1000
-```
-
-Both frameworks train every preset: a recipe of torch's in JAX, one of Optax's in PyTorch. `lockstep curve` draws the
-presets of schedules over one another.
-
-Written by `python -m parity_tests.test_catalogue`.
-"""
-
-
-def page() -> str:
-    return INTRODUCTION + "".join(f"\n## {title}\n{_fields(name)}{_presets(name)}" for name, title in TITLES.items())
-
-
-def _fields(section: str) -> str:
-    fields = SECTIONS[section].__pydantic_fields__
-    if section not in KNOBS:
-        rows = [(f"`{name}`", _choices(field), _value(field.default)) for name, field in fields.items()]
-        return _table(("field", "one of", "default"), rows)
-    knobs = KNOBS[section]
-    options = OPTIONS.get(section, {})
-    known = {knob for having in (*knobs.values(), *options.values()) for knob in having}
-    everywhere = {name: field.default for name, field in fields.items() if name not in known and name != "name"}
-    everywhere |= {knob: value for knob, value in next(iter(knobs.values())).items() if _in_every(knobs, knob, value)}
-    rows = [
-        (f"`{name}`", _listed({knob: value for knob, value in having.items() if knob not in everywhere}))
-        for name, having in knobs.items()
-    ]
-    choices = [f"`{name}`: {_choices(field)}" for name, field in fields.items() if _choices(field) and name != "name"]
-    found = f"\nAll have {_listed(everywhere)}.\n" if everywhere else ""
-    found += _table(("name", "knobs and their defaults"), rows)
-    if options:
-        found += f"\nNot set unless given: {'; '.join(_options(options))}.\n"
-    return found + (f"\nThe knobs that are a choice: {'; '.join(choices)}.\n" if choices else "")
-
-
-def _options(options: Mapping[str, tuple[str, ...]]) -> list[str]:
-    every = list(dict.fromkeys(knob for having in options.values() for knob in having))
-    names = {knob: [name for name, having in options.items() if knob in having] for knob in every}
-    return [f"`{knob}` ({'all' if names[knob] == list(options) else ', '.join(names[knob])})" for knob in every]
-
-
-def _in_every(knobs: Mapping[str, Mapping[str, Any]], knob: str, value: Any) -> bool:
-    return all(knob in having and having[knob] == value for having in knobs.values())
-
-
-def _presets(section: str) -> str:
-    if section not in PRESETS:
-        return ""
-    rows = [(f"`{name}`", p.source, _listed(p.fixed), _listed(p.free)) for name, p in PRESETS[section].items()]
-    found = _table(("preset", "stands for", "fixes", "leaves free"), rows)
-    notes: dict[str, list[str]] = {}
-    for name, preset in PRESETS[section].items():
-        if preset.note:
-            notes.setdefault(preset.note, []).append(f"`{name}`")
-    found += "".join(f"\n{', '.join(named)}: {note}.\n" for note, named in notes.items())
-    unsaid = [(f"`{name}`", line) for name, line in UNSAID.get(section, {}).items()]
-    return found + (_table(("no preset", "why"), unsaid) if unsaid else "")
-
-
-def _listed(knobs: Mapping[str, Any]) -> str:
-    return ", ".join(knob if value is None else f"{knob} {_value(value)}" for knob, value in knobs.items())
-
-
-def _choices(field: Any) -> str:
-    return ", ".join(choice for choice in get_args(field.annotation) if isinstance(choice, str))
-
-
-def _value(value: Any) -> str:
-    shown = str(list(value)) if isinstance(value, tuple) else str(value)
-    return shown.lower() if isinstance(value, bool) else shown or '""'
-
-
-def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = ["", "| " + " | ".join(headers) + " |", "|---" * len(headers) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
+from tools.catalogue import INTRODUCTION, PAGE, TITLES, page
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == page(), "write it anew: see the top of this file"
+    assert PAGE.read_text() == page(), "run `make pages`"
 
 
 def test_the_page_says_what_no_preset_can_be() -> None:
@@ -137,7 +28,3 @@ def test_its_example_is_a_recipe() -> None:
     recipe = Recipe.from_dict(tomllib.loads(example))
     assert (recipe.optimizer.decay_form, recipe.optimizer.weight_decay) == ("step", 0.05)
     assert (recipe.schedule.ramp, recipe.schedule.warmup) == ("t/W", 1000)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())

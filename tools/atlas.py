@@ -1,4 +1,4 @@
-"""Measures the figures of the atlas pages with what is installed; `python -m parity_tests.run_atlas` writes them."""
+"""Runs the pages of docs/atlas with what is installed, and writes their figures and the index: `make atlas`."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,1 @@
+"""Programs for those who work on lockstep: they write pages of docs/ and build its site. Not in the wheel."""
