@@ -13,13 +13,15 @@ import pytest
 from rich.console import Console
 
 from lockstep.data_prep import PreparedData, Table, load_table, prepare
+from lockstep.diagnose.verdict import Check, Verdict
 from lockstep.errors import InputError
 from lockstep.numbers import difference, percent, short
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Metrics, RunRecorder, Trace
 from lockstep.report.run.charts import thin
+from lockstep.report.run.epochs import select_rows
 from lockstep.report.run.html import render_html
-from lockstep.report.run.story import Check, Story, Verdict, build_story, select_rows
+from lockstep.report.run.story import Story, build_story
 from lockstep.report.run.summary import summarise
 from lockstep.report.run.terminal import print_story
 from lockstep.run.everywhere import contrast_schedule

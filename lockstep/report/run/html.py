@@ -10,7 +10,8 @@ import jinja2
 from lockstep.numbers import json_number, number, several, short
 from lockstep.printable import LAYOUT, printable
 from lockstep.report.run.charts import Chart
-from lockstep.report.run.story import Story, select_rows
+from lockstep.report.run.epochs import select_rows
+from lockstep.report.run.story import Story
 
 __all__ = ["plotly_script", "render_html", "render_page"]
 

@@ -1,6 +1,5 @@
 """What the report says of the target: classes and the share of right answers, or a number and how well it fits."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from lockstep.data_prep import IGNORED, PreparedData, Table
 from lockstep.numbers import name, number, percent, short
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import Loss
 from lockstep.records.trace import Trace
 
 __all__ = [
@@ -19,9 +18,8 @@ __all__ = [
     "describe_targets",
     "final_error",
     "first_target",
+    "in_its_unit",
     "named",
-    "predict",
-    "predicted_sentence",
     "score_of",
     "target_before_and_after",
     "target_in_short",
@@ -92,7 +90,7 @@ def describe_loss(loss: Loss) -> str:
 def describe_targets(data: PreparedData) -> list[tuple[str, str]]:
     """Label and value of what is known of the training rows' targets."""
     if not data.classes:
-        y_N = _in_its_unit(data, data.train_y_N)
+        y_N = in_its_unit(data, data.train_y_N)
         spread = f"mean {number(data.target_mean)}, deviation {number(data.target_scale)}"
         return [
             ("a number to predict", name(data.target)),
@@ -104,10 +102,13 @@ def describe_targets(data: PreparedData) -> list[tuple[str, str]]:
         per_class = [f"{counts[0]} each"]
     elif len(data.classes) > LISTED:
         per_class.append(f"of all: least {counts.min()}, most {counts.max()}")
-    found = [(f"{len(data.classes)} classes", named(data.classes)), ("training rows by class", ", ".join(per_class))]
+    described = [
+        (f"{len(data.classes)} classes", named(data.classes)),
+        ("training rows by class", ", ".join(per_class)),
+    ]
     if ignored := int((data.train_y_N == IGNORED).sum()):
-        found.append(("training rows ignored", str(ignored)))
-    return found
+        described.append(("training rows ignored", str(ignored)))
+    return described
 
 
 def first_target(raw: Table) -> tuple[str, str]:
@@ -121,40 +122,8 @@ def target_before_and_after(data: PreparedData) -> list[tuple[str, str]]:
     """What standardising makes of the first training row's number; nothing for classes."""
     if data.classes:
         return []
-    before, after = _in_its_unit(data, data.train_y_N[:1])[0], data.train_y_N[0]
+    before, after = in_its_unit(data, data.train_y_N[:1])[0], data.train_y_N[0]
     return [(f"{name(data.target, 24)} before, after", f"{number(before)} -> {number(after)}")]
-
-
-def predict(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) -> tuple[str, float | None]:
-    """The class and its probability, or the number in the target's unit, that the last layer means."""
-    if any(math.isnan(value) for value in last_layer):
-        return "none (not a number)", math.nan if data.classes else None
-    if not data.classes:
-        return number(_in_its_unit(data, last_layer[0])), None
-    shares = (1 - last_layer[0], last_layer[0]) if recipe.loss.name == "binary_cross_entropy" else tuple(last_layer)
-    best = int(np.argmax(shares))
-    return name(data.classes[best]), shares[best]
-
-
-def predicted_sentence(
-    recipe: Recipe, data: PreparedData, predicted: Sequence[str], probability: Sequence[float | None]
-) -> tuple[str, str]:
-    """What both frameworks predict for the first held-out row, and the truth."""
-
-    def share(value: float | None) -> str:
-        if value is None:
-            return ""
-        return f" ({100 * value:.2f} %)" if math.isfinite(value) else " (nan)"
-
-    true = f"True class: {name(recipe.loss.ignored_class or '')}, which the loss ignores."
-    label = data.held_out_y_N[0]
-    if not data.classes:
-        true = f"True {name(data.target)}: {number(_in_its_unit(data, label))}."
-    elif label != IGNORED:
-        true = f"True class: {name(data.classes[int(label)])}."
-    torch, jax = (f"{text}{share(value)}" for text, value in zip(predicted, probability))
-    unit = "" if data.classes else f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
-    return f"Predicted by torch: {torch}; by jax: {jax}{unit}.", true
 
 
 def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
@@ -176,5 +145,6 @@ def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
     )
 
 
-def _in_its_unit(data: PreparedData, y: Any) -> Any:
+def in_its_unit(data: PreparedData, y: Any) -> Any:
+    """A standardised target in its own unit."""
     return np.asarray(y, dtype=np.float64) * data.target_scale + data.target_mean

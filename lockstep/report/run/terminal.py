@@ -11,9 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lockstep.numbers import number, several, short
+from lockstep.report.run.epochs import EpochRow, select_rows
+from lockstep.report.run.prediction import Prediction
 from lockstep.report.run.quiz import Question
-from lockstep.report.run.story import EpochRow, Prediction, Stage, Story, WarmupEffect, select_rows
+from lockstep.report.run.stage import Stage
+from lockstep.report.run.story import Story
 from lockstep.report.run.targets import Score
+from lockstep.report.run.warmup_effect import WarmupEffect
 
 __all__ = ["print_story"]
 

@@ -1,0 +1,129 @@
+"""The stage of the schedule: its formula, and the learning rates that the run had."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from lockstep.numbers import number
+from lockstep.recipe import Recipe
+from lockstep.records.trace import Trace
+from lockstep.report.run.epochs import epoch_rates, rates_by_epoch
+from lockstep.report.run.stage import Fact, Stage, cut
+from lockstep.report.run.targets import LISTED
+from lockstep.schedules.formulas import learning_rates
+
+__all__ = ["describe_schedule", "warmup_span"]
+
+RISES = {
+    "linear": "in a straight line",
+    "cosine": "along half a cosine",
+    "exponential": "as 1 - exp(-(t+1)/W)",
+    "1-sqrt": "ever faster, as 1 - sqrt(1 - r),",
+    "log": "ever slower, with the logarithm of the time,",
+    "constant": "in one step",
+}
+
+
+FOLLOWS = {
+    "constant": "stays there",
+    "linear": "falls in a straight line",
+    "polynomial": "falls as a power of what is left",
+    "cosine": "falls along a cosine",
+    "inverse_sqrt": "falls with the inverse square root of the time",
+    "exponential": "falls exponentially",
+    "step": "falls in equal steps",
+    "multistep": "falls at its milestones",
+    "wsd": "stays there until it decays at the end",
+    "one_cycle": "goes through one cycle, up and down again",
+    "cosine_restarts": "falls along cosines, each from the top again",
+}
+
+
+def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]) -> Stage:
+    """The schedule of the recipe; where it has no warmup, that of the contrast too."""
+    schedule = recipe.schedule
+    peak, rates = number(schedule.peak), epoch_rates(traces["torch"])
+    facts = []
+    if recipe.warmup:
+        shape = RISES[schedule.warmup_form]
+        to = "towards" if "exponential" in schedule.warmup_shape else "to"
+        what = f"The learning rate rises {shape} {to} {peak} and then {FOLLOWS[schedule.name]}."
+        facts.append(Fact("formula", _formula(recipe)))
+        facts.append(Fact("before training", "learning rate 0: nothing has been updated"))
+    else:
+        what = f"This recipe has no warmup; its learning rate is {peak} from the first update"
+        what += "." if schedule.name == "constant" else f", then {FOLLOWS[schedule.name]}."
+        if schedule.name == "one_cycle":
+            what = f"The learning rate rises to {peak} and falls again, in one cycle."
+    varies = bool((np.ptp(rates_by_epoch(traces["torch"]), axis=1) > 0).any())
+    facts.append(Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1)))
+    facts.append(Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ"))
+    facts += _other_unit(recipe, traces["torch"])
+    if not recipe.warmup:
+        other = contrast["torch"]
+        facts.append(Fact("the contrast has", _formula(other.recipe)))
+        facts.append(Fact("its learning rate", _runs(epoch_rates(other), "epoch", 1)))
+    return Stage("Warmup schedule", what, tuple(facts))
+
+
+def _formula(recipe: Recipe) -> str:
+    schedule = recipe.schedule
+    ramp = schedule.ramp if schedule.warmup_top is None else "t/(W-1)"
+    done, _, length = ramp.rpartition("/")
+    shapes = {
+        "linear": ramp,
+        "cosine": f"(1 - cos(pi {ramp})) / 2",
+        "exponential": "(1 - exp(-(t+1)/W))",
+        "1-sqrt": f"(1 - sqrt(1 - {ramp}))",
+        "log": f"log({done.strip('()')}) / log({length.strip('()')})",
+        "constant": "0",
+    }
+    ramp = shapes[schedule.warmup_form]
+    if schedule.warmup_start:
+        ramp = f"({schedule.warmup_start:g} + {1 - schedule.warmup_start:g} {ramp})"
+    top = schedule.peak * (schedule.first if schedule.name == "one_cycle" else 1)
+    if schedule.warmup_curve == "constant":
+        return f"{number(top * schedule.warmup_start)} until t = W = {warmup_span(recipe)}, counted from 0"
+    return f"{number(top)} x {ramp} with W = {warmup_span(recipe)} and t = the {schedule.unit}, counted from 0"
+
+
+def warmup_span(recipe: Recipe) -> str:
+    """5 epochs; 1 update."""
+    return f"{recipe.warmup} {recipe.schedule.unit}{'' if recipe.warmup == 1 else 's'}"
+
+
+def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
+    """What the same warmup gives when it counts updates in place of epochs, or the reverse."""
+    schedule = recipe.schedule
+    lengths = schedule.length or schedule.name not in ("constant", "linear", "polynomial", "cosine")
+    if not recipe.warmup or lengths or schedule.warmup_shape.startswith("untuned"):
+        return
+    length = int(trace.header["updates_per_epoch"])
+    unit, span = "update", recipe.warmup * length
+    if recipe.schedule.unit == "update":
+        unit, span = "epoch", min(max(1, round(recipe.warmup / length)), recipe.training.epochs)
+    other = recipe.with_values({"schedule.unit": unit, "schedule.warmup": span})
+    rates = learning_rates(other, length)
+    label = f"counted in {unit}s"
+    if unit == "epoch":
+        yield Fact(label, f"W = {span}: {_runs(rates[length - 1 :: length], 'epoch', 1)}")
+        return
+    shown = sorted({0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1} & set(range(len(rates))))
+    yield Fact(label, f"W = {span}: " + ", ".join(f"{number(rates[i])} (update {i})" for i in shown))
+
+
+def _same_rates(traces: Mapping[str, Trace]) -> bool:
+    return bool(np.array_equal(traces["torch"].series("lr"), traces["jax"].series("lr")))
+
+
+def _runs(rates: Any, unit: str, first: int) -> str:
+    """0.002 (epoch 1), 0.004 (2), ..., 0.01 (5 to 10)."""
+    runs, at = [], first
+    for value, group in groupby(number(rate) for rate in rates):
+        end = at + len(list(group)) - 1
+        runs.append((value, f"{at}" if end == at else f"{at} to {end}"))
+        at = end + 1
+    texts = [f"{value} ({unit + ' ' if i == 0 else ''}{where})" for i, (value, where) in enumerate(runs)]
+    return ", ".join(cut(texts, LISTED + 2))
