@@ -2,7 +2,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
-.PHONY: run test latest sweep bench atlas pages lint types clean
+.PHONY: run test latest sweep bench atlas pages docs lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
@@ -27,6 +27,10 @@ atlas: .venv/ready-to-develop ## run every page of docs/atlas and write its figu
 pages: .venv/ready-to-develop ## write docs/catalogue.md and docs/library_defaults.md anew
 	.venv/bin/python -m tools.catalogue
 	.venv/bin/python -m tools.library_defaults
+
+docs: .venv/ready-for-docs ## build the site of docs/ into site/
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	@echo 'the site is in site/: .venv/bin/python -m http.server --directory site'
 
 lint: .venv/ready-to-develop
 	.venv/bin/ruff check
@@ -61,5 +65,9 @@ types: .venv/ready-to-develop
 	$(PIP) --editable '.[all,peers]'
 	touch $@
 
+.venv/ready-for-docs: .venv/ready
+	$(PIP) --editable '.[all,docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-latest runs
+	rm -rf .venv .venv-latest runs site

@@ -9,9 +9,16 @@ import click
 import pytest
 
 from lockstep.cli import cli
+from lockstep.data_prep import prepare
+from lockstep.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/*.md")]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").glob("*/*.md"),
+]
 
 
 def test_every_command_in_the_documents_exists() -> None:
@@ -45,3 +52,12 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["torch", "jax"]
     assert all(line.endswith("against the oracle: rounding") for line in lines)
+
+
+def test_the_output_in_the_readme_is_of_the_recipe_as_it_is() -> None:
+    recipe = load_recipe("seed")
+    data = prepare(recipe)
+    for path in (ROOT / "README.md", ROOT / "docs" / "start.md"):
+        text = path.read_text()
+        assert f"same data, batches and initial parameters: hash {data.hash[:12]} " in text
+        assert f"same learning rate, bit for bit: {data.updates} updates " in text

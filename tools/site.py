@@ -1,0 +1,307 @@
+"""Hooks of mkdocs.yml: the pages of the site that are generated, the navigation, and links out of docs/.
+
+A page has the same relative links on a Git host and on the site. A link to a document outside docs/ leads to that
+document's page of the site, and a link to any other file of the repository to a page that shows the file.
+"""
+
+import inspect
+import posixpath
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lockstep.cli import cli
+from lockstep.recipe import load_recipe
+from lockstep.studies.atlas.pages import GROUPS, load_atlas
+
+ROOT = Path(__file__).parent.parent
+DOCS = "docs/"
+PAIR = ["model", "norm", "loss", "gradient", "schedule", "optimizer", "average", "update", "train", "predict"]
+API = {
+    "Own loops": ("lockstep.own_loops.recorder", "lockstep.own_loops.callbacks", "lockstep.parity"),
+    "Recipes": ("lockstep.recipe",),
+    "Data": ("lockstep.data_prep",),
+    "Schedules": ("lockstep.schedules.formulas",),
+    "Traces": ("lockstep.records.trace", "lockstep.tensor_file"),
+    "Comparison": ("lockstep.diagnose.compare", "lockstep.diagnose.verdict", "lockstep.diagnose.names"),
+    "Errors": ("lockstep.errors",),
+}
+"""Page of the API -> the modules whose public names it documents."""
+LINK = re.compile(r"(\]\()([^()\s]+)(\))")
+FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"(`[^`]+`)")
+
+Pages = dict[str, str]
+"""Path on the site -> Markdown."""
+
+
+# --- the navigation
+
+
+def navigation(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `nav` of mkdocs.yml with every folder ("atlas/") replaced by its pages."""
+    expanded: list[dict[str, Any]] = []
+    for entry in entries:
+        ((title, target),) = entry.items()
+        if isinstance(target, list):
+            expanded.append({title: navigation(target)})
+        elif target.endswith("/"):
+            expanded.append({title: FOLDERS[target]()})
+        else:
+            expanded.append({title: target})
+    return expanded
+
+
+def paths_of(entries: list[Any]) -> list[str]:
+    """Every path of an expanded navigation."""
+    paths: list[str] = []
+    for entry in entries:
+        target = entry if isinstance(entry, str) else next(iter(entry.values()))
+        paths += [target] if isinstance(target, str) else paths_of(target)
+    return paths
+
+
+def _atlas() -> list[Any]:
+    pages = load_atlas()
+    groups = []
+    for group in GROUPS:
+        titles = [{page.title.replace("`", ""): f"atlas/{page.slug}.md"} for page in pages if page.group == group]
+        groups.append({group.capitalize(): titles})
+    return ["atlas/README.md", *groups]
+
+
+def _commands() -> list[Any]:
+    return ["commands/index.md", *({f"lockstep {name}": f"commands/{name}.md"} for name in command_pages())]
+
+
+def _api() -> list[Any]:
+    return [{title: f"api/{_slug(title)}.md"} for title in ("lockstep", *API)]
+
+
+def _pair() -> list[Any]:
+    return ["pair.md", *({f"{name}.py": f"pair/{name}.md"} for name in _pair_files())]
+
+
+FOLDERS = {"atlas/": _atlas, "commands/": _commands, "api/": _api, "pair/": _pair}
+
+
+def _slug(title: str) -> str:
+    return title.lower().replace(" ", "_")
+
+
+# --- pages made from the command line, the docstrings and the sources
+
+
+@cache
+def generated() -> Mapping[str, str]:
+    """Every page that has no file of its own."""
+    pages = {f"commands/{name}.md": text for name, text in command_pages().items()}
+    pages["commands/index.md"] = _command_index()
+    pages["fields.md"] = _fields()
+    pages |= {f"api/{_slug(title)}.md": text for title, text in _api_pages().items()}
+    pages |= {f"pair/{name}.md": _side_by_side(name) for name in _pair_files()}
+    return pages
+
+
+@cache
+def command_pages() -> Mapping[str, str]:
+    """Command -> its page; those of a group are on one."""
+    context = click.Context(cli, info_name="lockstep")
+    pages: Pages = {}
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        if not command.hidden:
+            pages[name] = f"# lockstep {name}\n\n" + _command(command, name, context)
+    return pages
+
+
+def _command(command: click.Command, name: str, parent: click.Context) -> str:
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    text = f"```sh\n{usage}\n```\n\n{_prose(inspect.cleandoc(command.help or ''))}\n"
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            child = command.get_command(context, inner)
+            assert child is not None
+            text += f"\n## {context.command_path} {inner}\n\n" + _command(child, inner, context)
+        return text
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    records = filter(None, (option.get_help_record(context) for option in options))
+    rows = [f"| `{option}` | {_escaped(meaning)} |" for option, meaning in records]
+    return text + "\n| option | what it does |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _prose(text: str) -> str:
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        if paragraph.startswith("\b"):  # click's mark for lines that stay as they are
+            paragraphs.append("```text\n" + paragraph.removeprefix("\b\n") + "\n```")
+        else:
+            paragraphs.append(_escaped(paragraph))
+    return "\n\n".join(paragraphs)
+
+
+def _escaped(text: str) -> str:
+    """Markdown that shows a text as it is; code in backquotes stays code."""
+    parts = CODE.split(text)
+    return "".join(part if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([*_\[\]\\])", r"\\\1", text).replace("<", "&lt;").replace("|", "&#124;")
+
+
+def _command_index() -> str:
+    context = click.Context(cli, info_name="lockstep")
+    rows = []
+    for name in command_pages():
+        command = cli.get_command(context, name)
+        assert command is not None
+        rows.append(f"| [`lockstep {name}`]({name}.md) | {_escaped(command.get_short_help_str(limit=400))} |")
+    return (
+        "# Commands\n\n"
+        "This part of the site is made from the command line itself; `lockstep COMMAND --help` prints the same.\n\n"
+        "| command | what it does |\n|---|---|\n" + "\n".join(rows) + "\n\n"
+        "The exit statuses are in [Parity in your tests](../pytest.md#exit-status).\n"
+    )
+
+
+def _fields() -> str:
+    recipe = load_recipe("seed")
+    return (
+        "# Fields of a recipe\n\n"
+        "`lockstep recipe show seed` prints this file: every field that the recipe `seed` has, with its meaning. "
+        "The [catalogue](catalogue.md) has the fields of every other optimizer, schedule and loss.\n\n"
+        f"```toml\n{recipe.to_toml(documented=True)}```\n"
+    )
+
+
+def _api_pages() -> Pages:
+    pages = {"lockstep": "# lockstep\n\nThe public face: `import lockstep` and take what you need.\n"}
+    pages["lockstep"] += _documented("lockstep")
+    for title, modules in API.items():
+        pages[title] = f"# {title}\n"
+        for module in modules:
+            lead = (import_module(module).__doc__ or "").strip()
+            heading = f"\n`{module}`: {lead}\n" if len(modules) > 1 else f"\n`{module}`\n\n{lead}\n"
+            pages[title] += heading + _documented(module)
+    return pages
+
+
+def _documented(module: str) -> str:
+    """The public classes and functions of a module, each where it is defined."""
+    loaded = import_module(module)
+    text = ""
+    for name in loaded.__all__:
+        value = getattr(loaded, name)
+        home = getattr(value, "__module__", "")
+        if callable(value) and home.startswith("lockstep"):
+            text += f"\n::: {home}.{value.__qualname__}\n"
+    return text
+
+
+def _pair_files() -> list[str]:
+    return [name for name in PAIR if all((ROOT / twin / f"{name}.py").is_file() for twin in ("pt_impl", "jax_impl"))]
+
+
+def _side_by_side(name: str) -> str:
+    text = f"# {name}.py\n"
+    for title, twin in (("PyTorch", "pt_impl"), ("JAX", "jax_impl")):
+        lines = (ROOT / twin / f"{name}.py").read_text().splitlines()
+        block = "\n".join(f"    {line}".rstrip() for line in lines)
+        text += f'\n=== "{title}: {twin}/{name}.py"\n\n    ```python\n{block}\n    ```\n'
+    return text
+
+
+# --- links
+
+
+def source_of(uri: str) -> str:
+    """Where in the repository the text of a page of the site lies."""
+    return uri if uri in documents_outside() else DOCS + uri
+
+
+@cache
+def documents_outside() -> tuple[str, ...]:
+    """Documents of the site outside docs/, by their path in the repository; their path on the site is the same."""
+    names = ("CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+    documents = [name for name in names if (ROOT / name).is_file()]
+    documents += [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("examples/*/README.md"))]
+    return tuple(documents)
+
+
+def relocated(text: str, uri: str) -> tuple[str, set[str]]:
+    """The text of a page with its links as the site has them, and the files of the repository that they lead to."""
+    files: set[str] = set()
+    source = posixpath.dirname(source_of(uri))
+
+    def relocate(match: re.Match[str]) -> str:
+        target, mark, anchor = match[2].partition("#")
+        if not target or re.match(r"[a-z]+:", target):
+            return match[0]
+        path = posixpath.normpath(posixpath.join(source, target))
+        if path.startswith(DOCS):
+            place = path.removeprefix(DOCS)
+        elif path in documents_outside():
+            place = path
+        elif path == "README.md":
+            place = "README.md"
+        elif (ROOT / path).is_file():
+            files.add(path)
+            place = f"source/{path}.md"
+        else:
+            return match[0]
+        moved = posixpath.relpath(place, posixpath.dirname(uri) or ".")
+        return f"{match[1]}{moved}{mark}{anchor}{match[3]}"
+
+    fences = [found.span() for found in FENCE.finditer(text)]
+    pieces, end = [], 0
+    for start, stop in [*fences, (len(text), len(text))]:
+        pieces += [LINK.sub(relocate, text[end:start]), text[start:stop]]
+        end = stop
+    return "".join(pieces), files
+
+
+def _shown(path: str) -> str:
+    language = {".py": "python", ".toml": "toml", ".md": "markdown"}.get(Path(path).suffix, "text")
+    return f"# {path}\n\n````{language}\n{(ROOT / path).read_text()}````\n"
+
+
+# --- what MkDocs calls
+
+
+def on_config(config: Any) -> Any:
+    """Expand the navigation."""
+    config.nav = navigation(config.nav)
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages, the documents outside docs/, and the files that links lead to."""
+    from mkdocs.structure.files import File, InclusionLevel
+
+    for uri, text in generated().items():
+        files.append(File.generated(config, uri, content=text))
+    for path in documents_outside():
+        files.append(File.generated(config, path, content=(ROOT / path).read_text()))
+    linked: set[str] = set()
+    for file in list(files.documentation_pages()):
+        if file.src_uri not in generated():
+            linked |= relocated(file.content_string, file.src_uri)[1]
+    for path in sorted(linked):
+        page = File.generated(config, f"source/{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
+        files.append(page)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Turn the links of the repository into those of the site."""
+    if page.file.src_uri in generated() or page.file.src_uri.startswith("source/"):
+        return markdown
+    return relocated(markdown, page.file.src_uri)[0]
