@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from lockstep.data_prep import IGNORED
-from lockstep.recipe import Loss
+from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 
 __all__ = ["link", "mean_loss", "sums"]
 
@@ -14,7 +14,7 @@ def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Arra
     """Mean over the first `count` rows, the others are padding; classes (B,) are int32, numbers (B,) floats."""
     # a mask and not a slice: every batch of a scan has one shape
     counts_B, output_B = jnp.arange(len(y_B)) < count, outputs_BK[:, 0]
-    if loss.name == "cross_entropy":
+    if isinstance(loss, CrossEntropy):
         # Optax knows no ignored label and takes -1 for the last class
         counts_B, y_B = counts_B & (y_B != IGNORED), jnp.maximum(y_B, 0)
         weight_K = jnp.asarray(loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype)
@@ -28,13 +28,14 @@ def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Arra
             loss_B = optax.softmax_cross_entropy_with_integer_labels(outputs_BK, y_B, axis=-1)
             loss_B = weight_B * loss_B if loss.class_weights else loss_B
         return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.sum(weight_B)
-    if loss.name == "binary_cross_entropy":
+    if isinstance(loss, BinaryCrossEntropy):
         weight_B = jnp.where(y_B == 1, jnp.asarray(loss.positive_weight, output_B.dtype), 1.0)
         loss_B = weight_B * optax.sigmoid_binary_cross_entropy(output_B, y_B)
-    elif loss.name == "mse":
-        loss_B = optax.squared_error(output_B, y_B)
-    else:
+    elif isinstance(loss, Huber):
         loss_B = optax.huber_loss(output_B, y_B, delta=loss.delta)
+    else:
+        assert isinstance(loss, SquaredError)
+        loss_B = optax.squared_error(output_B, y_B)
     return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.asarray(count, loss_B.dtype)
 
 
@@ -44,7 +45,7 @@ def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Arr
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
         found = {"squares": jnp.square(error_N), "absolute": jnp.abs(error_N), "variation": jnp.square(deviation_N)}
-    elif loss.name == "binary_cross_entropy":
+    elif loss.spec.link == "sigmoid":
         found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:
         found = {"right": outputs_NK.argmax(axis=-1) == y_N}
@@ -54,6 +55,6 @@ def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Arr
 
 def link(loss: Loss, outputs_NK: jax.Array) -> dict[str, jax.Array]:
     """What turns the outputs into a prediction; nothing for a number."""
-    if loss.name == "cross_entropy":
+    if loss.spec.link == "softmax":
         return {"softmax": jax.nn.softmax(outputs_NK, axis=-1)}
-    return {"sigmoid": jax.nn.sigmoid(outputs_NK)} if loss.name == "binary_cross_entropy" else {}
+    return {"sigmoid": jax.nn.sigmoid(outputs_NK)} if loss.spec.link == "sigmoid" else {}

@@ -13,7 +13,7 @@ import pytest
 import lockstep.studies.atlas.pages
 from lockstep.cli import cli, main
 from lockstep.errors import InputError
-from lockstep.recipe import SECTIONS
+from lockstep.recipe import SECTIONS, field_infos
 from lockstep.studies.atlas.check import Fault, check_elsewhere, installed_versions, run_apart
 from lockstep.studies.atlas.figures import SMALLEST, Code, distance, run_code, states
 from lockstep.studies.atlas.pages import (
@@ -34,7 +34,7 @@ from tools.atlas import MovedError, measure, with_figures
 
 PAGES = load_atlas()
 HERE = installed_versions()
-FIELDS = {f"{section}.{field}" for section, kind in SECTIONS.items() for field in kind.__dataclass_fields__}
+FIELDS = {f"{section}.{field}" for section in SECTIONS for field in field_infos(section)}
 MODEL = next(page for page in PAGES if page.slug == "adamw-default-weight-decay")
 (MODEL_CASE,) = MODEL.cases
 FIGURE = re.compile(r"0|\d\.\de[-+]\d\d|below 1e-\d\d|not finite|raises \w+")

@@ -11,7 +11,7 @@ import lockstep.studies.matrix
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.oracle.train import train as train_oracle
-from lockstep.recipe import KNOBS, OPTIONS, SECTIONS
+from lockstep.recipe import KNOBS, OPTIONS, field_infos, variants_of
 from lockstep.schedules.formulas import learning_rates
 from lockstep.studies.matrix import Row, measure
 from lockstep.studies.matrix_entries import Entry, entries
@@ -37,16 +37,18 @@ def named(group: str, name: str) -> Entry:
 
 @pytest.mark.parametrize("section", ["model", "loss", "gradient", "optimizer", "average", "schedule"])
 def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
-    found = {field: set() for field in SECTIONS[section].__pydantic_fields__}
+    found = {field: set() for field in field_infos(section)}
     for entry in EVERY:
         for field, value in asdict(getattr(entry.recipe, section)).items():
             found[field].add(value)
     # what is not set unless it is given has no row: it reaches the twins in the table of rates
     options = {option for having in OPTIONS.get(section, {}).values() for option in having}
-    for field, info in SECTIONS[section].__pydantic_fields__.items():
+    for field, info in field_infos(section).items():
         if field in options - {knob for having in KNOBS.get(section, {}).values() for knob in having}:
             continue
-        if get_origin(info.annotation) is Literal:
+        if field == "name" and variants_of(section):
+            assert found[field] == set(variants_of(section))
+        elif get_origin(info.annotation) is Literal:
             assert set(get_args(info.annotation)) <= found[field], field
         elif info.annotation is bool:
             assert {True, False} <= found[field], field
@@ -59,7 +61,7 @@ def test_every_name_has_a_row_of_its_own_and_one_for_each_choice_of_its_knobs(se
         assert rows
         assert {row.name for row in rows} == {name}
         for knob in knobs:
-            choices: Any = SECTIONS[section].__pydantic_fields__[knob].annotation
+            choices: Any = field_infos(section)[knob].annotation
             wanted = {True, False} if choices is bool else set(get_args(choices))
             if choices is bool or get_origin(choices) is Literal:
                 assert {getattr(row, knob) for row in rows} >= wanted, (name, knob)

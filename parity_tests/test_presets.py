@@ -11,7 +11,7 @@ import torch
 from torch.optim import lr_scheduler as lrs
 
 from lockstep.errors import InputError
-from lockstep.recipe import KNOBS, SCHEDULE_KNOBS, SECTIONS, Recipe, load_recipe
+from lockstep.recipe import KNOBS, SCHEDULE_KNOBS, Recipe, field_infos, load_recipe
 from lockstep.recipe.presets import PRESETS
 from lockstep.schedules.formulas import learning_rates
 
@@ -44,7 +44,7 @@ def test_a_preset_fixes_or_leaves_free_every_knob_that_there_is(section, name):
     assert preset.source
     assert not preset.fixed.keys() & preset.free.keys()
     knobs = KNOBS[section].get(preset.fixed.get("name"), {}) if section in KNOBS else {}
-    fields = SECTIONS[section].__pydantic_fields__.keys()
+    fields = field_infos(section).keys()
     assert preset.fixed.keys() | preset.free.keys() | preset.ties.keys() <= fields
     written = preset.fixed.keys() | preset.free.keys() | preset.ties.keys()
     if preset.fixed.get("warmup") == 0 and "untuned" not in preset.fixed.get("warmup_shape", ""):

@@ -8,7 +8,6 @@ import stat
 import struct
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -442,5 +441,5 @@ def test_progress_is_told_after_each_segment():
 def test_a_trace_of_a_twin_has_the_precision_of_its_recipe():
     recorder = RunRecorder(RECIPE, prepare(RECIPE), backend="jax", environment={})
     assert recorder.header["dtype"] == "float32"
-    assert recorder.header["recipe"] == asdict(RECIPE)
+    assert recorder.header["recipe"] == RECIPE.as_dict()
     assert Path(str(recorder.header["environment"]["lockstep"])).name  # a version stands there

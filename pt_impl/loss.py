@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from lockstep.data_prep import IGNORED
-from lockstep.recipe import Loss
+from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 
 __all__ = ["link", "mean_loss", "sums"]
 
@@ -12,7 +12,7 @@ __all__ = ["link", "mean_loss", "sums"]
 def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: int) -> torch.Tensor:
     """Mean over the first `count` rows, the others are padding; classes (B,) are int64, numbers (B,) floats."""
     outputs_BK, y_B = outputs_BK[:count], y_B[:count]
-    if loss.name == "cross_entropy":
+    if isinstance(loss, CrossEntropy):
         return functional.cross_entropy(
             outputs_BK,
             y_B,
@@ -22,14 +22,15 @@ def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: in
             label_smoothing=loss.label_smoothing,
         )
     output_B = outputs_BK[:, 0]
-    if loss.name == "binary_cross_entropy":
+    if isinstance(loss, BinaryCrossEntropy):
         positive = output_B.new_tensor(loss.positive_weight)
         return functional.binary_cross_entropy_with_logits(
             output_B, y_B.to(output_B.dtype), weight=None, reduction="mean", pos_weight=positive
         )
-    if loss.name == "mse":
-        return functional.mse_loss(output_B, y_B, reduction="mean")
-    return functional.huber_loss(output_B, y_B, reduction="mean", delta=loss.delta)
+    if isinstance(loss, Huber):
+        return functional.huber_loss(output_B, y_B, reduction="mean", delta=loss.delta)
+    assert isinstance(loss, SquaredError)
+    return functional.mse_loss(output_B, y_B, reduction="mean")
 
 
 def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -38,7 +39,7 @@ def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, t
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
         found = {"squares": error_N.square(), "absolute": error_N.abs(), "variation": deviation_N.square()}
-    elif loss.name == "binary_cross_entropy":
+    elif loss.spec.link == "sigmoid":
         found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:
         found = {"right": outputs_NK.argmax(dim=-1) == y_N}
@@ -48,6 +49,6 @@ def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, t
 
 def link(loss: Loss, outputs_NK: torch.Tensor) -> dict[str, torch.Tensor]:
     """What turns the outputs into a prediction; nothing for a number."""
-    if loss.name == "cross_entropy":
+    if loss.spec.link == "softmax":
         return {"softmax": torch.softmax(outputs_NK, dim=-1)}
-    return {"sigmoid": torch.sigmoid(outputs_NK)} if loss.name == "binary_cross_entropy" else {}
+    return {"sigmoid": torch.sigmoid(outputs_NK)} if loss.spec.link == "sigmoid" else {}

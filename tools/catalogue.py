@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lockstep.recipe import KNOBS, OPTIONS, SECTIONS
+from lockstep.recipe import KNOBS, OPTIONS, field_infos
 from lockstep.recipe.presets import PRESETS, UNSAID
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
@@ -55,7 +55,7 @@ def page() -> str:
 
 
 def _fields(section: str) -> str:
-    fields = SECTIONS[section].__pydantic_fields__
+    fields = field_infos(section)
     if section not in KNOBS:
         rows = [(f"`{name}`", _choices(field), _value(field.default)) for name, field in fields.items()]
         return _table(("field", "one of", "default"), rows)

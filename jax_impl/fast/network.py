@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_impl.loss import mean_loss
 from lockstep.data_prep import Parameters
-from lockstep.recipe import Model, Recipe
+from lockstep.recipe import CrossEntropy, Model, Recipe
 
 __all__ = ["ACTIVATIONS", "Network"]
 
@@ -76,7 +76,7 @@ class Network:
         def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
             outputs, after = _pass(self, parameters, statistics, batch.x, batch.masks, batch.used)
             *_, logits = outputs.values()
-            if self.loss.name == "cross_entropy":
+            if isinstance(self.loss, CrossEntropy):
                 return _cross_entropy(batch.y_B, logits.T if self.by_rows else logits), after
             return mean_loss(self.loss, _turned(self, logits), batch.y_B, batch.used), after
 

@@ -15,7 +15,7 @@ from jax_impl.fast.optimizer import make_step, start_moments
 from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import link, mean_loss, sums
 from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData, initial_statistics
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import CrossEntropy, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
 from lockstep.schedules.rate_tables import rate_tables
@@ -147,12 +147,12 @@ def _prepared(network: Network, classes: int, batch: Batch) -> Batch:
     """A batch to train on: with a row of ones for the bias, and the target of each class for its labels."""
     if network.joins:
         batch = batch._replace(x=jnp.concatenate([batch.x, jnp.ones_like(batch.x[:1])]))
-    if network.loss.name == "cross_entropy":
+    if isinstance(network.loss, CrossEntropy):
         batch = batch._replace(y_B=_class_targets(network.loss, batch.y_B, batch.used, classes, network.dtype))
     return batch
 
 
-def _class_targets(loss: Loss, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
+def _class_targets(loss: CrossEntropy, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
     """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross entropy."""
     counts_B, label_B = (jnp.arange(len(y_B)) < count) & (y_B != IGNORED), jnp.maximum(y_B, 0)
     weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)

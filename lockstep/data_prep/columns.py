@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lockstep.errors import InputError
 from lockstep.recipe import Data
+from lockstep.recipe.losses.base import number_losses
 
 if TYPE_CHECKING:
     import polars
@@ -201,7 +202,7 @@ def _whole_numbers(places: Places, values_N: NDArray[Any], named: str) -> NDArra
         row = int(bad[0])
         raise InputError(
             f"{places(row)}, {named} holds {values_N[row]}; "
-            "a class must be an integer or text; numbers need loss.name = mse or huber"
+            f"a class must be an integer or text; numbers need loss.name = {number_losses()}"
         )
     return values_N.astype(np.int64)
 

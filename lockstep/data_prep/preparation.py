@@ -50,7 +50,7 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
     constant = [name for name, var, by in zip(split.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
-    outputs = len(classes) if recipe.loss.name == "cross_entropy" else 1
+    outputs = recipe.loss.outputs(len(classes))
     refuse_training(recipe, len(train_y), len(table.columns), outputs)
     data = PreparedData(
         train_x_ND=split.train_x_ND,
@@ -191,8 +191,8 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
         raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
     if not table.held_out:
         _check_split_by_class(recipe, table, held_out)
-    if loss.name == "binary_cross_entropy" and classes != 2:
-        raise InputError(f"loss.name: binary_cross_entropy needs 2 classes, but the data has {classes}")
+    if loss.spec.link == "sigmoid" and classes != 2:
+        raise InputError(f"loss.name: {loss.name} needs 2 classes, but the data has {classes}")
     if loss.ignored_class:
         if loss.ignored_class not in table.classes:
             raise InputError(
@@ -224,7 +224,7 @@ def _check_split_by_class(recipe: Recipe, table: Table, held_out: int) -> None:
 
 def _check_targets(recipe: Recipe, data: PreparedData) -> None:
     """Every batch, and the held-out rows, must have a row whose loss counts."""
-    if recipe.loss.name != "cross_entropy" or not (recipe.loss.ignored_class or 0 in recipe.loss.class_weights):
+    if not recipe.loss.ignored_class and 0 not in recipe.loss.class_weights:
         return
     weight_K = np.array([*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0])  # label -1 is the last
     named = "loss.ignored_class" if recipe.loss.ignored_class else "loss.class_weights"

@@ -8,6 +8,7 @@ from lockstep.data_prep.size import refuse_rows
 from lockstep.data_prep.table import Table
 from lockstep.errors import InputError
 from lockstep.recipe import LATER, Data, Recipe
+from lockstep.recipe.losses.base import number_losses
 
 __all__ = ["load_table"]
 
@@ -38,7 +39,7 @@ def load_table(recipe: Recipe) -> Table:
         if not numbers:
             raise InputError(
                 f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" has a number to predict '
-                "(loss.name = mse or huber)"
+                f"(loss.name = {number_losses()})"
             )
         bunch = datasets.load_diabetes(scaled=False)
         return Table(

@@ -2,7 +2,7 @@
 first part."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,7 +185,7 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
         fields_a, fields_b = (
             {
                 f"{section}.{field}": value
-                for section, values in asdict(t.recipe).items()
+                for section, values in t.recipe.as_dict().items()
                 for field, value in values.items()
             }
             for t in (a, b)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.oracle.arithmetic import Array, Exact
-from lockstep.recipe import Loss
+from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 
 __all__ = ["RowLosses", "answers", "link", "loss_and_slope", "mean_loss", "metrics", "row_losses", "total_weight"]
 
@@ -29,13 +29,15 @@ class RowLosses(NamedTuple):
 
 def row_losses(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> RowLosses:
     """The loss of each row, before the mean."""
-    if loss.name == "cross_entropy":
+    if isinstance(loss, CrossEntropy):
         return _cross_entropy(loss, outputs_BK, y_B, arithmetic)
-    if loss.name == "binary_cross_entropy":
+    if isinstance(loss, BinaryCrossEntropy):
         loss_B1, slope_B1 = _binary_cross_entropy(loss, outputs_BK, y_B[:, None], arithmetic)
+    elif isinstance(loss, Huber):
+        loss_B1, slope_B1 = _huber(loss, arithmetic.round(outputs_BK - y_B[:, None]), arithmetic)
     else:
-        error_B1 = arithmetic.round(outputs_BK - y_B[:, None])
-        loss_B1, slope_B1 = (_squared if loss.name == "mse" else _huber)(loss, error_B1, arithmetic)
+        assert isinstance(loss, SquaredError)
+        loss_B1, slope_B1 = _squared(arithmetic.round(outputs_BK - y_B[:, None]), arithmetic)
     return RowLosses(loss_B1[..., 0], np.ones(len(y_B)), slope_B1)
 
 
@@ -63,9 +65,9 @@ def mean_loss(loss_B: Array, total: Array, arithmetic: Exact) -> Array:
 
 def link(loss: Loss, outputs_BK: Array, arithmetic: Exact) -> tuple[str, Array]:
     """What turns the outputs into a prediction, and what it gives: softmax or sigmoid; "" for a number."""
-    if loss.name == "cross_entropy":
+    if loss.spec.link == "softmax":
         return "softmax", _softmax(outputs_BK, arithmetic)[0]
-    if loss.name == "binary_cross_entropy":
+    if loss.spec.link == "sigmoid":
         return "sigmoid", _sigmoid(outputs_BK, arithmetic)
     return "", outputs_BK
 
@@ -74,7 +76,7 @@ def answers(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> d
     """Of each row that counts (..., B): "right" and "margin", how far the right answer leads; or "error"."""
     if loss.predicts_number:
         return {"error": arithmetic.round(outputs_BK - y_B[:, None])[..., 0]}
-    if loss.name == "binary_cross_entropy":
+    if loss.spec.link == "sigmoid":
         logit_B = outputs_BK[..., 0]
         return {"right": (logit_B > 0) == (y_B == 1), "margin": np.where(y_B == 1, logit_B, -logit_B)}
     logits_BK, y_B = outputs_BK[..., y_B >= 0, :], y_B[y_B >= 0]
@@ -118,7 +120,7 @@ def _softmax(logits_BK: Array, arithmetic: Exact) -> tuple[Array, Array, Array, 
     return arithmetic.round(exp_BK / sum_B1), largest_B1, shifted_BK, np.log(sum_B1)
 
 
-def _cross_entropy(loss: Loss, logits_BK: Array, y_B: Targets, arithmetic: Exact) -> RowLosses:
+def _cross_entropy(loss: CrossEntropy, logits_BK: Array, y_B: Targets, arithmetic: Exact) -> RowLosses:
     """-sum_k w_k q_k log softmax_k, by the shifted log-sum-exp; q is the label, smoothed over all K classes.
 
     With label y the row's weight in the mean is w_y, also where the label is smoothed: torch 2.13,
@@ -156,7 +158,9 @@ def _sigmoid(logit_B1: Array, arithmetic: Exact) -> Array:
     return arithmetic.round(np.where(logit_B1 >= 0, 1.0, small_B1) / (1 + small_B1))
 
 
-def _binary_cross_entropy(loss: Loss, logit_B1: Array, y_B1: Targets, arithmetic: Exact) -> tuple[Array, Array]:
+def _binary_cross_entropy(
+    loss: BinaryCrossEntropy, logit_B1: Array, y_B1: Targets, arithmetic: Exact
+) -> tuple[Array, Array]:
     """-positive_weight y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)): max(-x, 0) + log(1 + exp(-|x|)) of x where y
     is 1, of -x where it is 0."""
     positive = arithmetic.constant("positive_weight", loss.positive_weight)
@@ -172,12 +176,12 @@ def _binary_cross_entropy(loss: Loss, logit_B1: Array, y_B1: Targets, arithmetic
     return arithmetic.round(factor_B1 * loss_B1), arithmetic.round(slope_B1)
 
 
-def _squared(loss: Loss, error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
+def _squared(error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
     """e^2, not half of it."""
     return arithmetic.round(error_B1**2), arithmetic.round(2 * error_B1)
 
 
-def _huber(loss: Loss, error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
+def _huber(loss: Huber, error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
     """e^2 / 2 up to delta, then delta (|e| - delta / 2) (Huber 1964)."""
     delta = arithmetic.constant("delta", loss.delta)
     size_B1 = np.abs(error_B1)

@@ -1,28 +1,27 @@
 """What to train: a recipe is a set of frozen dataclasses, each field documented, validated, to and from TOML."""
 
-import ast
-import difflib
 import hashlib
-import inspect
 import json
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
 from lockstep.files.input_file import parse_toml, read_toml
 from lockstep.recipe.edges import changes_rates, refusal, takes_a_long_warmup, warmup_refusal
+from lockstep.recipe.losses import Loss
 from lockstep.recipe.presets import PRESETS, expand
+from lockstep.recipe.values import CONFIG, Count, Decay, Names, NonNegative, Seed
+from lockstep.recipe.variants import NamedSection, carry_over, docstrings
+from lockstep.recipe.wording import nearest, printable_name, short_repr
 
 __all__ = [
     "Average",
@@ -36,26 +35,12 @@ __all__ = [
     "Schedule",
     "Training",
     "field_docstrings",
+    "field_infos",
     "load_recipe",
     "parse_value",
     "ready_made_recipes",
+    "variants_of",
 ]
-
-CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _listed(value: Any) -> Any:
-    """A single name may be written without a list, and one that is a number as one."""
-    values = value if isinstance(value, list | tuple) else (value,)
-    return tuple(str(item) if type(item) in (int, float) else item for item in values)
-
-
-Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
 
 ABSENT: Any = None
 """A knob that the chosen `name` does not have, or one of its options that is not set."""
@@ -161,48 +146,6 @@ class Model:
         "zeros",
     ] = "torch"
     """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights are."""
-
-
-def _named(value: Any) -> Any:
-    """A class whose name is a number may be written as one."""
-    return str(value) if type(value) is int else value
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Loss:
-    """What is minimised: the mean over the rows of a batch. A knob that a loss does not have is None."""
-
-    name: Literal["cross_entropy", "binary_cross_entropy", "mse", "huber"] = "cross_entropy"
-    """cross_entropy: K classes. binary_cross_entropy: 2 classes, one logit. mse, huber: a number to predict."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = ABSENT
-    """Share of each label spread evenly over all classes."""
-    class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
-    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of the weights. []
-    is 1 for each."""
-    ignored_class: Annotated[str, BeforeValidator(_named)] = ABSENT
-    """Name of a class whose rows do not count in the loss; "" is none."""
-    positive_weight: Annotated[float, Field(gt=0)] = ABSENT
-    """Factor on the loss of the rows of the second class."""
-    delta: Annotated[float, Field(gt=0)] = ABSENT
-    """Error from which on the loss is linear: delta (|e| - delta / 2)."""
-
-    @property
-    def predicts_number(self) -> bool:
-        """The target is a number and not a class."""
-        return self.name in ("mse", "huber")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(LOSS_KNOBS, {}, values)
-
-
-LOSS_KNOBS: dict[str, dict[str, Any]] = {
-    "cross_entropy": {"label_smoothing": 0.0, "class_weights": (), "ignored_class": ""},
-    "binary_cross_entropy": {"positive_weight": 1.0},
-    "mse": {},
-    "huber": {"delta": 1.0},
-}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -749,6 +692,11 @@ class Recipe:
             content["schedule"].pop("edges", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Section -> field -> value, as a file's header has it; a field that only other variants have is None."""
+        content: dict[str, dict[str, Any]] = asdict(self)
+        return {section: dict.fromkeys(field_infos(section)) | values for section, values in content.items()}
+
     @property
     def update_rule(self) -> "Recipe":
         """The recipe with all that one update does not depend on put to its default."""
@@ -767,7 +715,7 @@ class Recipe:
         for name, value in values.items():
             section, _, field = name.partition(".")
             if section not in SECTIONS or not field:
-                raise InputError(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
+                raise InputError(f"{printable_name(name)}: no such field{nearest(name, _field_names())}")
             content[section][field] = value
         for section, presets in PRESETS.items():
             if "preset" in content[section]:
@@ -778,7 +726,10 @@ class Recipe:
                         del content[section][knob]
         for section, knobs in KNOBS.items():
             before, name = getattr(self, section), content[section].get("name")
-            if name != before.name and name in knobs:
+            if isinstance(before, NamedSection):
+                given = {field.partition(".")[2] for field in values if field.startswith(f"{section}.")}
+                carry_over(before, content[section], given)
+            elif name != before.name and name in knobs:
                 options = OPTIONS.get(section, {}).get(name, ())
                 for knob in OPTIONS.get(section, {}).get(before.name, ()):
                     if f"{section}.{knob}" not in values and (knob not in options or knob == "edges"):
@@ -821,7 +772,7 @@ class Recipe:
         sections: dict[str, Any] = {}
         for name, values in content.items():
             if name not in SECTIONS:
-                raise InputError(f"{_printable(name)}: no such section{_nearest(name, SECTIONS)}")
+                raise InputError(f"{printable_name(name)}: no such section{nearest(name, list(SECTIONS))}")
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}: must be a table, [{name}]")
             if name in PRESETS and "preset" in values:
@@ -843,13 +794,13 @@ class Recipe:
         for section in fields(self):
             values = getattr(self, section.name)
             table = tomlkit.table()
-            for field in fields(values):
-                value = getattr(values, field.name)
-                if value is None:  # a knob that the chosen name does not have
+            for name in _field_order(values):
+                value = getattr(values, name)
+                if value is None:  # an option that is not set
                     continue
                 if documented:
-                    table.add(tomlkit.comment(_description(values, field.name)))
-                table.add(field.name, list(value) if isinstance(value, tuple) else value)
+                    table.add(tomlkit.comment(_description(values, name)))
+                table.add(name, list(value) if isinstance(value, tuple) else value)
             document.add(section.name, table)
         return tomlkit.dumps(document)
 
@@ -870,7 +821,11 @@ SECTIONS: dict[str, Any] = {
 LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories", "holdout")
 """Fields of `data` that came after the first recipes were hashed."""
 
-KNOBS = {"loss": LOSS_KNOBS, "optimizer": OPTIMIZER_KNOBS, "schedule": SCHEDULE_KNOBS}
+KNOBS = {
+    "loss": {name: kind.knobs() for name, kind in Loss.variants.items()},
+    "optimizer": OPTIMIZER_KNOBS,
+    "schedule": SCHEDULE_KNOBS,
+}
 """The sections whose `name` says which of their fields there are."""
 
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
@@ -904,7 +859,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         if name not in ready_made:
             raise InputError(
                 f"{name_or_path}: no such recipe file, and no ready-made recipe of that name"
-                f"{_nearest(name, ready_made)} (ready-made: {', '.join(ready_made)})"
+                f"{nearest(name, list(ready_made))} (ready-made: {', '.join(ready_made)})"
             )
         path = ready_made[name]
     content = read_toml(path)
@@ -923,7 +878,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _parse_override(item: str) -> tuple[str, Any]:
     name, equals, text = item.partition("=")
     if not equals:
-        raise InputError(f"--set {_printable(item)}: must be section.field=value")
+        raise InputError(f"--set {printable_name(item)}: must be section.field=value")
     return name.strip(), parse_value(text)
 
 
@@ -937,33 +892,57 @@ def parse_value(text: str) -> Any:
 
 
 def _description(values: Any, field: str) -> str:
-    annotation = type(values).__pydantic_fields__[field].annotation
-    text = " ".join(field_docstrings(type(values).__name__.lower())[field].split())
-    choices = [choice for part in (annotation, *get_args(annotation)) for choice in get_args(part)]
+    info: FieldInfo = type(values).__pydantic_fields__[field]
+    text = " ".join(docstrings(type(values))[field].split())
+    choices = [choice for part in (info.annotation, *get_args(info.annotation)) for choice in get_args(part)]
     choices = [choice for choice in choices if isinstance(choice, str)]
+    if isinstance(values, NamedSection) and field == "name":
+        choices = list(values.variants)
+        text += f" {values.name}: {_first_words(type(values))}"
     if choices:
         text += " One of " + ", ".join(f'"{choice}"' for choice in choices) + "."
     default = _default(values, field)
+    if isinstance(values, NamedSection) and field == "name":
+        default = type(values).section().infos()["name"].default
     return f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
 
 
-@cache
-def field_docstrings(section: str) -> dict[str, str]:
-    """Field of a section ("data", "model", ...) -> the docstring below it, as it is written.
+def _first_words(kind: type) -> str:
+    """The first sentence of a class's docstring."""
+    text = " ".join((kind.__doc__ or "").split())
+    return text.partition(". ")[0].removesuffix(".") + "."
 
-    pydantic could find them too, but would read the source at every start: a third of the time to import this.
-    """
-    (definition,) = ast.parse(inspect.getsource(SECTIONS[section])).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        field.target.id: below.value.value
-        for field, below in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
-    }
+
+def _field_order(values: Any) -> list[str]:
+    if isinstance(values, NamedSection):
+        return values.field_names()
+    return [field.name for field in fields(values)]
+
+
+def variants_of(section: str) -> dict[str, type[NamedSection]]:
+    """Name -> what a section is with it; {} for a section that is not told apart by its name."""
+    kind = SECTIONS[section]
+    return dict(kind.variants) if issubclass(kind, NamedSection) else {}
+
+
+def field_infos(section: str) -> dict[str, FieldInfo]:
+    """Field of a section ("data", "model", ...) -> its annotation and default; the fields of all its variants."""
+    kind = SECTIONS[section]
+    infos: dict[str, FieldInfo] = kind.infos() if issubclass(kind, NamedSection) else kind.__pydantic_fields__
+    return infos
+
+
+def field_docstrings(section: str) -> dict[str, str]:
+    """Field of a section ("data", "model", ...) -> its text, as it is written; of the first variant that has it."""
+    texts = dict(docstrings(SECTIONS[section]))
+    for variant in variants_of(section).values():
+        texts = docstrings(variant) | texts
+    return texts
 
 
 def _default(values: Any, field: str) -> Any:
+    if isinstance(values, NamedSection):
+        return type(values).infos()[field].default
     knobs = KNOBS.get(type(values).__name__.lower(), {}).get(getattr(values, "name", ""), {})
     return knobs.get(field, type(values).__pydantic_fields__[field].default)
 
@@ -975,21 +954,7 @@ def _is_changed(values: Any, field: str) -> bool:
 
 def _field_names() -> list[str]:
     presets = [f"{name}.preset" for name in PRESETS]
-    return [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in fields(section)] + presets
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """`; did you mean X?` for a near miss. Field names also match by their last part alone."""
-    candidates = list(known)
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    by_leaf = [known for known in candidates if known.endswith("." + name)]
-    best = by_leaf[:1] or close
-    return f"; did you mean {best[0]}?" if best else ""
-
-
-def _printable(name: str) -> str:
-    """A name that someone wrote, fit for one line: quoted TOML keys may hold line breaks."""
-    return name if name.isprintable() else repr(name)
+    return [f"{section}.{field}" for section in SECTIONS for field in field_infos(section)] + presets
 
 
 def _one_line(error: ValidationError, section: str = "") -> str:
@@ -999,21 +964,10 @@ def _one_line(error: ValidationError, section: str = "") -> str:
         name = ".".join(str(part) for part in (section, *fault["loc"]) if part != "")
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "unexpected_keyword_argument":
-            faults.append(f"{_printable(name)}: no such field{_nearest(name, _field_names())}")
+            faults.append(f"{printable_name(name)}: no such field{nearest(name, _field_names())}")
         elif fault["type"] == "value_error":
             faults.append(f"{section}.{message}" if section else message)
         else:
             message = message.replace("valid tuple", "list")
-            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {_short_repr(fault['input'])}")
+            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(fault['input'])}")
     return "; ".join(faults)
-
-
-def _short_repr(value: Any) -> str:
-    """A value as it is written in Python; of a long one, its beginning and end."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    short.maxlist = short.maxtuple = 12
-    try:
-        return short.repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "a number of thousands of digits"

@@ -13,7 +13,7 @@ oracle's):
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -111,7 +111,7 @@ class Checkpoint:
             InputError: another recipe, other data, a finished run, or names that are missing or extra.
         """
         if self.header["recipe_hash"] != recipe.hash:
-            mine, its = (_fields(asdict(found)) for found in (recipe, self.recipe))
+            mine, its = (_fields(found.as_dict()) for found in (recipe, self.recipe))
             parted = [f"{name} {its[name]!r} and {mine[name]!r}" for name in mine if its[name] != mine[name]]
             raise InputError(f"the checkpoint is of another recipe: {'; '.join(parted)}")
         if self.header["data_hash"] != data.hash:
@@ -163,7 +163,7 @@ def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) 
     """The header of a checkpoint after so many batches."""
     return {
         "backend": backend,
-        "recipe": asdict(recipe),
+        "recipe": recipe.as_dict(),
         "recipe_hash": recipe.hash,
         "data_hash": data.hash,
         "lockstep": __version__,

@@ -190,7 +190,7 @@ def sizes_of(whose: str, recipe: Recipe, arrays: Arrays, prefix: str) -> tuple[i
     inputs, outputs = arrays[first].shape[0], arrays[last].shape[1]
     if recipe.data.source == "synthetic":
         inputs, outputs = recipe.data.features, recipe.data.classes - bool(recipe.loss.ignored_class)
-    return inputs, outputs if recipe.loss.name == "cross_entropy" else 1
+    return inputs, recipe.loss.outputs(outputs)
 
 
 def check_trace(whose: str, header: dict[str, Any], arrays: Arrays) -> None:
@@ -266,7 +266,7 @@ def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
         "accumulate_mean": gradient.accumulate_mean,
         "hidden": model.hidden,
         "dropout": model.dropout,
-        "outputs": len(data.classes) if loss.name == "cross_entropy" else 1,
+        "outputs": loss.outputs(len(data.classes)),
     }
     for name, value in wanted.items():
         if getattr(data, name) != value:
@@ -467,7 +467,7 @@ def _layers(recipe: Recipe, inputs: int, outputs: int, *, trains: bool) -> dict[
         if trains and model.dropout:
             layers[f"dropout{i}"] = units
     layers[f"linear{len(model.hidden) + 1}"] = outputs
-    link = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(recipe.loss.name)
+    link = recipe.loss.spec.link
     return layers | ({link: outputs} if link and not trains else {})
 
 

@@ -33,7 +33,7 @@ are always those of the whole run.
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,7 +247,7 @@ class RunRecorder:
         first_whole = first + bool(resume and resume.accumulated)
         self.header: dict[str, Any] = {
             "backend": backend,
-            "recipe": asdict(recipe),
+            "recipe": recipe.as_dict(),
             "recipe_hash": recipe.hash,
             "data_hash": data.hash,
             "dtype": "float64" if backend == "oracle" else recipe.training.dtype,

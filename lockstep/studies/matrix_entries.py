@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from lockstep.recipe import KNOBS, SECTIONS, Recipe
+from lockstep.recipe import KNOBS, Recipe, variants_of
+from lockstep.recipe.variants import NamedSection
 
 __all__ = ["Entry", "entries"]
 
@@ -41,11 +42,6 @@ OTHER: dict[str, Any] = {
     "optimizer.multipliers": (0.5, 1.0, 2.0),
     "gradient.clip_eps": 1e-6,
     "gradient.accumulate": 2,
-    "loss.label_smoothing": 0.1,
-    "loss.class_weights": (0.5, 1.0, 2.0),
-    "loss.ignored_class": "1",
-    "loss.positive_weight": 3.0,
-    "loss.delta": 0.3,
     "model.norm_eps": 1e-3,
     "model.norm_momentum": 0.01,
     "model.dropout": 0.2,
@@ -72,7 +68,6 @@ OTHER: dict[str, Any] = {
 
 UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup": 0}
 NEEDS: dict[str, dict[str, Any]] = {
-    "loss.name=binary_cross_entropy": {"data.classes": 2},
     # each step is a share of the parameter's norm, and 2 % of it makes rounding grow
     "optimizer.name=lamb": {"schedule.peak": 0.005},
     "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
@@ -120,11 +115,11 @@ def entries() -> list[Entry]:
     for section, knobs in KNOBS.items():
         names = list(knobs)
         for name in names:
-            needed = NEEDS.get(f"{section}.name={name}", {})
+            needed = _needs(section, name)
             chosen = needed | {f"{section}.name": name}
             other = names[1] if name == names[0] else names[0]
             elsewhere = {key: value for key, value in needed.items() if not key.startswith(f"{section}.")}
-            without = elsewhere | NEEDS.get(f"{section}.name={other}", {}) | {f"{section}.name": other}
+            without = elsewhere | _needs(section, other) | {f"{section}.name": other}
             found += [Entry(section, name, _recipe(chosen), _recipe(without))]
             found += _vary(section, chosen, None if name in SHARED.get(section, ()) else set(knobs[name]))
     for section in ("gradient", "average", "model"):
@@ -135,23 +130,32 @@ def entries() -> list[Entry]:
 
 def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iterator[Entry]:
     """The section with one field after another at another value."""
-    for field, value in asdict(getattr(_recipe(chosen), section)).items():
+    part = getattr(_recipe(chosen), section)
+    for field, value in asdict(part).items():
         if value is None or field == "name" or (fields is not None and field not in fields):
             continue
-        for other in _others(section, field, value):
+        for other in _others(section, part, field):
             base = chosen | NEEDS.get(f"{section}.{field}", {}) | NEEDS.get(f"{section}.{field}={other}", {})
             shown = json.dumps(other) if isinstance(other, bool | tuple) else other
             label = ", ".join([*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"])
             yield Entry(section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base))
 
 
-def _others(section: str, field: str, value: Any) -> list[Any]:
-    annotation = SECTIONS[section].__pydantic_fields__[field].annotation
+def _needs(section: str, name: str) -> dict[str, Any]:
+    """What must be set for a section of that name to have an effect."""
+    variants = variants_of(section)
+    return dict(variants[name].spec.needs) if variants else NEEDS.get(f"{section}.name={name}", {})
+
+
+def _others(section: str, part: Any, field: str) -> list[Any]:
+    annotation, value = type(part).__pydantic_fields__[field].annotation, getattr(part, field)
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if choice != value]
     if isinstance(value, bool):
         return [not value]
     other = OTHER.get(f"{section}.{field}", value)
+    if isinstance(part, NamedSection):
+        other = part.spec.others.get(field, other)
     return [other] if other != value else []
 
 

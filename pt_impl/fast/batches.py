@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.data_prep import IGNORED, Batches, PreparedData
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Recipe, SquaredError
 from pt_impl.fast.network import ALIGNED
 
 __all__ = ["Batch", "load_batches", "load_rows"]
@@ -97,11 +97,12 @@ def _targets(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Scale (T, B) and shift (T, K, B) of the slope before it is divided, and the divisors (T,) of the mean."""
     nothing_TKB = np.zeros((*y_TB.shape[:-1], outputs, y_TB.shape[-1]))
-    if loss.predicts_number:
-        return (2.0 if loss.name == "mse" else 1.0) * weight_TB, nothing_TKB, weight_TB.sum(axis=-1)
-    if loss.name == "binary_cross_entropy":
+    if isinstance(loss, BinaryCrossEntropy):
         factor_TB = weight_TB * np.where(y_TB == 1, loss.positive_weight, 1.0)
         return factor_TB, -(factor_TB * y_TB)[..., None, :], weight_TB.sum(axis=-1)
+    if isinstance(loss, SquaredError | Huber):
+        return (2.0 if isinstance(loss, SquaredError) else 1.0) * weight_TB, nothing_TKB, weight_TB.sum(axis=-1)
+    assert isinstance(loss, CrossEntropy)
     counts_TB = weight_TB * (y_TB != IGNORED)
     weight_K = np.asarray(loss.class_weights or (1.0,) * outputs)
     label_TKB = (y_TB[..., None, :] == np.arange(outputs)[:, None]) * counts_TB[..., None, :]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lockstep.data_prep import PreparedData, layer_sizes
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import Huber, Loss, Recipe
 from pt_impl.model import ACTIVATIONS as FORWARD
 from pt_impl.model import build_model
 
@@ -202,7 +202,7 @@ class Network:
         self.tensors: dict[int, dict[str, Tensor]] = {}
         # looked up once, not at every update
         self.product = torch.bmm if self.lead else torch.mm
-        self.find_slope = partial(SLOPES[recipe.loss.name], recipe.loss)
+        self.find_slope = partial(SLOPES[recipe.loss.spec.link], recipe.loss)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Canonical name -> its part of a vector of parameters, weights (in, out)."""
@@ -382,18 +382,17 @@ def _slope_of_two_classes(loss: Loss, outputs_1B: Tensor, batch: Any, found: Ten
 
 def _slope_of_number(loss: Loss, outputs_1B: Tensor, batch: Any, found: Tensor, out: Tensor) -> None:
     torch.sub(outputs_1B, batch.y_B.unsqueeze(-2), out=out)
-    if loss.name == "huber":
+    if isinstance(loss, Huber):
         out.clamp_(-loss.delta, loss.delta)
     out.mul_(batch.scale_1B)
 
 
 SLOPES: dict[str, Callable[[Loss, Tensor, Any, Tensor, Tensor], None]] = {
-    "cross_entropy": _slope_of_classes,
-    "binary_cross_entropy": _slope_of_two_classes,
-    "mse": _slope_of_number,
-    "huber": _slope_of_number,
+    "softmax": _slope_of_classes,
+    "sigmoid": _slope_of_two_classes,
+    "": _slope_of_number,
 }
-"""Loss -> the gradient of the batch's share of it by the outputs; see `fast_batches.Batch`."""
+"""Link of the loss -> the gradient of the batch's share of it by the outputs; see `fast_batches.Batch`."""
 
 
 def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:

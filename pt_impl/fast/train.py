@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lockstep.data_prep import Batches, Parameters, PreparedData
-from lockstep.recipe import Loss, Recipe
+from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Recipe, SquaredError
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
 from lockstep.schedules.rate_tables import decays, layer_of, rate_tables
@@ -188,7 +188,7 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
 
 def _mean_losses(loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: slice) -> torch.Tensor:
     """The loss of consecutive batches (T,), which are those places of all that were loaded with the one given."""
-    if loss.name == "cross_entropy":
+    if isinstance(loss, CrossEntropy):
         # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
         shift_TKB = batch.all_shift_TKB[together]
         loss_TKB = torch.log_softmax(outputs_TKB, -2).mul_(shift_TKB)
@@ -204,14 +204,15 @@ def _mean_losses(loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: 
 def _row_losses(loss: Loss, outputs_T1B: torch.Tensor, y_TB: torch.Tensor) -> torch.Tensor:
     """The loss of every row (T, B), times its weight."""
     output_TB = outputs_T1B.squeeze(-2)
-    if loss.name == "binary_cross_entropy":
+    if isinstance(loss, BinaryCrossEntropy):
         positive = output_TB.new_tensor(loss.positive_weight)
         return functional.binary_cross_entropy_with_logits(
             output_TB, y_TB.to(output_TB.dtype), weight=None, reduction="none", pos_weight=positive
         )
-    if loss.name == "mse":
-        return functional.mse_loss(output_TB, y_TB, reduction="none")
-    return functional.huber_loss(output_TB, y_TB, reduction="none", delta=loss.delta)
+    if isinstance(loss, Huber):
+        return functional.huber_loss(output_TB, y_TB, reduction="none", delta=loss.delta)
+    assert isinstance(loss, SquaredError)
+    return functional.mse_loss(output_TB, y_TB, reduction="none")
 
 
 def make_evaluation(recipe: Recipe) -> Any:

@@ -180,7 +180,7 @@ def metric_alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         yield Alternative("mean-of-means", text, "epoch-loss-mean-of-means", null | {"metrics/train_loss": running})
     last = f"linear{len(side.recipe.model.hidden) + 1}.bias"
     parameters = side.parameters(side.update + 1)
-    if side.recipe.loss.name == "binary_cross_entropy" and last in parameters:
+    if side.recipe.loss.spec.link == "sigmoid" and last in parameters:
         moved = _metrics(side, side.update + 1, parameters=parameters | {last: parameters[last] - 0.5}) or {}
         right = {name: value for name, value in moved.items() if name.endswith("accuracy")}
         text = "{side} takes a logit for a probability: it counts as positive what is above 0.5, not above 0"

@@ -6,8 +6,9 @@ from typing import Any, TypeVar, get_args
 
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
 from lockstep.numbers import written
+from lockstep.recipe.variants import Cause, NamedSection
 
-__all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices", "page"]
+__all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices"]
 
 Part = TypeVar("Part")
 Make = Callable[[Any], Tensors | None]
@@ -17,7 +18,7 @@ KEYS = {
     "momentum": "other-momentum", "beta1": "other-beta", "beta2": "other-beta", "decay": "other-beta",
     "eps": "other-eps", "eps_in_root": "eps-in-root", "weight_decay": "other-decay", "decay_on": "decay-on-bias",
     "nesterov": "nesterov", "dampening": "dampening", "amsgrad": "amsgrad", "clip_eps": "clip-eps",
-    "clip": "clip-by-value", "label_smoothing": "label-smoothing", "norm_eps": "norm-eps", "dropout": "dropout-scale",
+    "clip": "clip-by-value", "norm_eps": "norm-eps", "dropout": "dropout-scale",
     "norm_variance": "norm-variance", "activation": "other-activation", "ramp": "other-ramp", "peak": "lr-scaled",
     "accumulate_mean": "accumulation-mean", "clip_at": "other-clip",
 }  # fmt: skip
@@ -29,9 +30,8 @@ PAGES = {
     "nesterov": "nesterov-needs-its-flag", "dampening": "dampening-spares-the-first-step",
     "amsgrad": "amsgrad-of-which-moment", "initial_accumulator": "adagrad-initial-accumulator",
     "decay": "rmsprop-decay", "decay_form": "adamw-loses-its-decay", "clip_eps": "clip-grad-norm-eps",
-    "label_smoothing": "label-smoothing-over-k-or-k-minus-1", "norm_eps": "layernorm-eps",
+    "norm_eps": "layernorm-eps",
     "norm_variance": "batchnorm-running-variance", "norm_momentum": "batchnorm-momentum",
-    "positive_weight": "bce-positive-weight", "delta": "huber-delta-or-smooth-l1-beta",
     "accumulate_mean": "accumulation-short-last-micro-batch", "ramp": "linearlr-total-iters",
     "warmup": "decay-steps-include-the-warmup", "length": "decay-steps-include-the-warmup",
     "decay_start": "decay-steps-include-the-warmup", "after_end": "cosine-climbs-back",
@@ -84,7 +84,8 @@ def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], mak
             other = changed(part, **{knob: value}) if value != mine else None
             tensors = make(other) if other is not None else None
             if tensors is not None:
-                yield Alternative(_key(section, knob), _told(section, knob, _written(value), mine), page(knob), tensors)
+                cause = _cause(section, part, knob)
+                yield Alternative(cause.key, _told(section, knob, _written(value), mine), cause.page, tensors)
 
 
 def fitted_knobs(
@@ -100,19 +101,19 @@ def fitted_knobs(
             other = changed(part, **{knob: value})
             return None if other is None else make(other)
 
+        cause = _cause(section, part, knob)
         yield from fitted(
-            _key(section, knob), _told(section, knob, "{value}", mine), page(knob), with_value, recorded, mine,
+            cause.key, _told(section, knob, "{value}", mine), cause.page, with_value, recorded, mine,
             SPANS.get(knob, POSITIVE if knob in LOGARITHMIC else (0.0, POSITIVE[1])), log=knob in LOGARITHMIC,
         )  # fmt: skip
 
 
-def page(knob: str) -> str:
-    """The atlas page about a knob, or ""."""
-    return PAGES.get(knob, "")
-
-
-def _key(section: str, knob: str) -> str:
-    return KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
+def _cause(section: str, part: Any, knob: str) -> Cause:
+    """What another value of a knob is called, and the atlas page about it."""
+    if isinstance(part, NamedSection) and knob in part.spec.causes:
+        return part.spec.causes[knob]
+    key = KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
+    return Cause(key, PAGES.get(knob, ""))
 
 
 def _told(section: str, knob: str, value: str, mine: Any) -> str:

@@ -9,7 +9,7 @@ from lockstep.diagnose.causes.judge import Alternative, Tensors
 from lockstep.diagnose.causes.knobs import changed, fitted_knobs
 from lockstep.diagnose.causes.passes import Labels, Variant, compute, parts
 from lockstep.diagnose.causes.side import Side
-from lockstep.recipe import LOSS_KNOBS, Loss
+from lockstep.recipe import CrossEntropy, Huber, Loss, SquaredError
 
 __all__ = ["alternatives", "fits"]
 
@@ -25,7 +25,7 @@ def alternatives(side: Side, variant: Variant, null: Tensors) -> Iterator[Altern
 def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
     """The numbers of the recipe's loss."""
     loss = variant.recipe.loss
-    yield from fitted_knobs("loss", loss, list(LOSS_KNOBS[loss.name]), lambda other: _with_loss(variant, other), found)
+    yield from fitted_knobs("loss", loss, list(loss.knobs()), lambda other: _with_loss(variant, other), found)
 
 
 def _with_loss(variant: Variant, loss: Loss) -> Tensors:
@@ -38,7 +38,7 @@ def _outputs(variant: Variant) -> int:
 
 def _total(variant: Variant, y_B: Labels) -> float:
     """What the mean of a batch divides by: the sum of its rows' weights."""
-    if variant.recipe.loss.name != "cross_entropy":
+    if not isinstance(variant.recipe.loss, CrossEntropy):
         return float(len(y_B))
     weights = np.array(variant.recipe.loss.class_weights or (1.0,) * _outputs(variant))
     return float(weights[y_B[y_B >= 0]].sum())
@@ -63,9 +63,10 @@ def _factors(variant: Variant) -> Iterator[Alternative]:
         text = "{side} divides the weighted loss by the number of rows; the recipe by the sum of their weights"
         by_rows = ("weighted-mean", text, "weighted-cross-entropy-mean")
         options.append((*by_rows, lambda y_B: _total(variant, y_B) / np.count_nonzero(y_B >= 0)))
-    if recipe.loss.name == "huber":
+    if isinstance(recipe.loss, Huber):
+        delta = recipe.loss.delta
         text = "{side} divides the loss by delta, as SmoothL1Loss(beta) does"
-        options.append(("other-loss", text, "huber-delta-or-smooth-l1-beta", lambda y_B: 1 / recipe.loss.delta))
+        options.append(("other-loss", text, "huber-delta-or-smooth-l1-beta", lambda y_B: 1 / delta))
     if (variant.y < 0).any() and not recipe.loss.predicts_number:
         text = "{side} counts the rows with an ignored label in the mean"
         options.append(("ignored-label", text, "ignored-label-minus-one",
@@ -77,7 +78,7 @@ def _factors(variant: Variant) -> Iterator[Alternative]:
 def _labels(variant: Variant) -> Iterator[Alternative]:
     """The right loss of other labels."""
     outputs, loss = _outputs(variant), variant.recipe.loss
-    if loss.name == "cross_entropy" and (variant.y < 0).any():
+    if isinstance(loss, CrossEntropy) and (variant.y < 0).any():
         for label, told in ((outputs - 1, "the last class"), (0, "the first class")):
 
             def put(y_B: Labels, label: int = label) -> Labels:
@@ -86,14 +87,29 @@ def _labels(variant: Variant) -> Iterator[Alternative]:
             text = f"{{side}} takes an ignored label for {told}"
             tensors = compute(replace(variant, labels=put))
             yield Alternative("ignored-label", text, "ignored-label-minus-one", tensors)
-    if loss.name == "mse":
+    if isinstance(loss, SquaredError):
         text = "{side} subtracts a row of targets from a column of outputs: each output meets every target"
         broadcast = replace(variant, labels=lambda y_B: np.full_like(y_B, y_B.mean()), offset=lambda y_B: y_B.var())
         yield Alternative("mse-broadcast", text, "mse-broadcasts-column-and-row", compute(broadcast))
 
 
 def _other_losses(variant: Variant) -> Iterator[Alternative]:
-    loss, outputs = variant.recipe.loss, _outputs(variant)
+    loss = variant.recipe.loss
+    if isinstance(loss, CrossEntropy):
+        yield from _other_labels(variant, loss)
+    if loss.predicts_number:
+        other = Huber() if isinstance(loss, SquaredError) else SquaredError()
+        text = f"{{side}} has the loss {other.name}; the recipe says {loss.name}"
+        yield Alternative("other-loss", text, "huber-delta-or-smooth-l1-beta", _with_loss(variant, other))
+    else:
+        squash = loss.spec.link
+        text = f"{{side}} puts the outputs through a {squash} before a loss that has its own"
+        yield Alternative("softmax-twice", text, "sigmoid-then-log", compute(replace(variant, squash=squash)))
+
+
+def _other_labels(variant: Variant, loss: CrossEntropy) -> Iterator[Alternative]:
+    """No label smoothing, or one over the K - 1 other classes; no class weights."""
+    outputs = _outputs(variant)
     if loss.label_smoothing:
         text = f"{{side}} leaves out the label smoothing of {loss.label_smoothing:.4g}"
         yield Alternative("label-smoothing", text, "", _with_loss(variant, replace(loss, label_smoothing=0.0)))
@@ -105,14 +121,6 @@ def _other_losses(variant: Variant) -> Iterator[Alternative]:
     if loss.class_weights:
         text = "{side} leaves out the class weights"
         yield Alternative("weighted-mean", text, "", _with_loss(variant, replace(loss, class_weights=())))
-    if loss.predicts_number:
-        other = Loss(name="huber" if loss.name == "mse" else "mse")
-        text = f"{{side}} has the loss {other.name}; the recipe says {loss.name}"
-        yield Alternative("other-loss", text, "huber-delta-or-smooth-l1-beta", _with_loss(variant, other))
-    else:
-        squash = "softmax" if loss.name == "cross_entropy" else "sigmoid"
-        text = f"{{side}} puts the outputs through a {squash} before a loss that has its own"
-        yield Alternative("softmax-twice", text, "sigmoid-then-log", compute(replace(variant, squash=squash)))
 
 
 def _reported(side: Side, variant: Variant, null: Tensors) -> Iterator[Alternative]:

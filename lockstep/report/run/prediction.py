@@ -56,7 +56,7 @@ def _predict(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) ->
         return "none (not a number)", math.nan if data.classes else None
     if not data.classes:
         return number(in_its_unit(data, last_layer[0])), None
-    shares = (1 - last_layer[0], last_layer[0]) if recipe.loss.name == "binary_cross_entropy" else tuple(last_layer)
+    shares = (1 - last_layer[0], last_layer[0]) if recipe.loss.spec.link == "sigmoid" else tuple(last_layer)
     best = int(np.argmax(shares))
     return name(data.classes[best]), shares[best]
 

@@ -73,18 +73,15 @@ def target_in_short(data: PreparedData) -> str:
 
 def describe_loss(loss: Loss) -> str:
     """cross entropy (label smoothing 0.1)."""
-    plain = Loss(name=loss.name)
-    knobs = {
-        "label smoothing": loss.label_smoothing,
-        "class weights": loss.class_weights and ", ".join(f"{weight:g}" for weight in loss.class_weights[:LISTED]),
-        "ignores class": loss.ignored_class and name(loss.ignored_class),
-        "positive weight": loss.positive_weight if loss.positive_weight != plain.positive_weight else None,
-        "delta": loss.delta,
-    }
-    given = {knob: f"{value:g}" if isinstance(value, float) else value for knob, value in knobs.items() if value}
-    shown = [f"{knob} {value}" for knob, value in given.items()]
-    called = {"mse": "mean squared error", "huber": "Huber"}.get(loss.name, loss.name.replace("_", " "))
-    return called + (f" ({'; '.join(shown)})" if shown else "")
+    shown = [f"{knob} {_in_short(value)}" for knob, value in loss.words().items() if value]
+    return loss.spec.title + (f" ({'; '.join(shown)})" if shown else "")
+
+
+def _in_short(value: Any) -> str:
+    """A knob's value: a number, the first few of several, or a name."""
+    if isinstance(value, tuple):
+        return ", ".join(f"{number:g}" for number in value[:LISTED])
+    return f"{value:g}" if isinstance(value, float) else name(value)
 
 
 def describe_targets(data: PreparedData) -> list[tuple[str, str]]:

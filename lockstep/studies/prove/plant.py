@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -37,7 +37,7 @@ def planting(
         fed = chosen.feed(recipe, data) if chosen and chosen.feed else data
         with planted(fault):
             trace = train(taken, fed, **options)
-        said = {"recipe": asdict(recipe), "recipe_hash": recipe.hash, "data_hash": data.hash}
+        said = {"recipe": recipe.as_dict(), "recipe_hash": recipe.hash, "data_hash": data.hash}
         return replace(trace, header=trace.header | said)
 
     return train_planted
