@@ -21,6 +21,8 @@ from lockstep.studies.atlas.pages import GROUPS, load_atlas
 
 ROOT = Path(__file__).parent.parent
 DOCS = "docs/"
+SOURCE = "source/"
+"""Folder of the site with the files that links lead to and that are no documents."""
 PAIR = ["model", "norm", "loss", "gradient", "schedule", "optimizer", "average", "update", "train", "predict"]
 API = {
     "Own loops": ("lockstep.own_loops.recorder", "lockstep.own_loops.callbacks", "lockstep.parity"),
@@ -211,7 +213,7 @@ def _pair_files() -> list[str]:
 
 
 def _side_by_side(name: str) -> str:
-    text = f"# {name}.py\n"
+    text = f"---\nhide: [toc]\n---\n\n# {name}.py\n"
     for title, twin in (("PyTorch", "pt_impl"), ("JAX", "jax_impl")):
         lines = (ROOT / twin / f"{name}.py").read_text().splitlines()
         block = "\n".join(f"    {line}".rstrip() for line in lines)
@@ -222,18 +224,32 @@ def _side_by_side(name: str) -> str:
 # --- links
 
 
+@cache
+def documents_outside() -> Mapping[str, str]:
+    """Path on the site -> path in the repository, of each document of the site outside docs/."""
+    names = ("CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+    documents = {name: name for name in names if (ROOT / name).is_file()}
+    for readme in sorted(ROOT.glob("examples/*/README.md")):
+        folder = readme.parent.relative_to(ROOT).as_posix()
+        documents[f"{folder}.md"] = f"{folder}/README.md"
+    return documents
+
+
 def source_of(uri: str) -> str:
     """Where in the repository the text of a page of the site lies."""
-    return uri if uri in documents_outside() else DOCS + uri
+    return documents_outside().get(uri, DOCS + uri)
 
 
-@cache
-def documents_outside() -> tuple[str, ...]:
-    """Documents of the site outside docs/, by their path in the repository; their path on the site is the same."""
-    names = ("CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
-    documents = [name for name in names if (ROOT / name).is_file()]
-    documents += [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("examples/*/README.md"))]
-    return tuple(documents)
+def _place_of(path: str) -> str | None:
+    """Where on the site a file of the repository is shown; None if there is no such file."""
+    if path.startswith(DOCS):
+        return path.removeprefix(DOCS)
+    if path == "README.md":  # its page is the home of the site
+        return path
+    for uri, source in documents_outside().items():
+        if path == source:
+            return uri
+    return f"{SOURCE}{path}.md" if (ROOT / path).is_file() else None
 
 
 def relocated(text: str, uri: str) -> tuple[str, set[str]]:
@@ -246,17 +262,11 @@ def relocated(text: str, uri: str) -> tuple[str, set[str]]:
         if not target or re.match(r"[a-z]+:", target):
             return match[0]
         path = posixpath.normpath(posixpath.join(source, target))
-        if path.startswith(DOCS):
-            place = path.removeprefix(DOCS)
-        elif path in documents_outside():
-            place = path
-        elif path == "README.md":
-            place = "README.md"
-        elif (ROOT / path).is_file():
-            files.add(path)
-            place = f"source/{path}.md"
-        else:
+        place = _place_of(path)
+        if place is None:
             return match[0]
+        if place.startswith(SOURCE):
+            files.add(path)
         moved = posixpath.relpath(place, posixpath.dirname(uri) or ".")
         return f"{match[1]}{moved}{mark}{anchor}{match[3]}"
 
@@ -288,20 +298,20 @@ def on_files(files: Any, config: Any) -> Any:
 
     for uri, text in generated().items():
         files.append(File.generated(config, uri, content=text))
-    for path in documents_outside():
-        files.append(File.generated(config, path, content=(ROOT / path).read_text()))
+    for uri, path in documents_outside().items():
+        files.append(File.generated(config, uri, content=(ROOT / path).read_text()))
     linked: set[str] = set()
     for file in list(files.documentation_pages()):
         if file.src_uri not in generated():
             linked |= relocated(file.content_string, file.src_uri)[1]
     for path in sorted(linked):
-        page = File.generated(config, f"source/{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
+        page = File.generated(config, f"{SOURCE}{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
         files.append(page)
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Turn the links of the repository into those of the site."""
-    if page.file.src_uri in generated() or page.file.src_uri.startswith("source/"):
+    if page.file.src_uri in generated() or page.file.src_uri.startswith(SOURCE):
         return markdown
     return relocated(markdown, page.file.src_uri)[0]
