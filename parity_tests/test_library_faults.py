@@ -12,7 +12,7 @@ import pytest
 
 import jax_impl.proof.library_faults
 import lockstep.run.everywhere
-import lockstep.run.workers
+import lockstep.run.team
 import pt_impl.proof.library_faults
 from lockstep.cli import main
 from lockstep.data_prep import prepare
@@ -20,7 +20,8 @@ from lockstep.diagnose.compare import Difference
 from lockstep.errors import InputError
 from lockstep.report.prove import proof_markdown, summarise
 from lockstep.run.everywhere import train_everywhere
-from lockstep.run.workers import Job, Worker, start_pair
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Worker
 from lockstep.studies.prove.libraries import LibraryOutcome, prove_libraries
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS, LibraryFault
 from lockstep.studies.prove.run import Proof
@@ -40,7 +41,7 @@ def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.Monke
     recipe.write_text(fault.right.to_toml())
     planted = partial(train_everywhere, library_faults={fault.twin: key})
     monkeypatch.setattr(lockstep.run.everywhere, "train_everywhere", planted)
-    monkeypatch.setattr(lockstep.run.workers, "start_pair", partial(start_pair, faulty=[fault.twin]))
+    monkeypatch.setattr(lockstep.run.team, "Team", partial(Team, plants={fault.twin: "library"}))
     with pytest.raises(SystemExit) as ended:
         main(["run", str(recipe), "--out", str(tmp_path / "run")])
     assert isinstance(ended.value.code, int)

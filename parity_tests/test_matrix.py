@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+import lockstep.run.oracles
 import lockstep.studies.matrix
 from lockstep.cli import main
 from lockstep.data_prep import prepare
@@ -156,7 +157,7 @@ def test_a_twin_that_differs_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> N
         momentum = recipe.optimizer.momentum + 1e-9
         return train_oracle(replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options)
 
-    monkeypatch.setattr(lockstep.studies.matrix, "train_oracle", train_another)
+    monkeypatch.setattr(lockstep.run.oracles, "train", train_another)
     monkeypatch.setattr("lockstep.diagnose.compare.refuse_different_runs", lambda *_: None)
     (row,) = measured([entry])
     assert not row.holds

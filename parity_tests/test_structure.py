@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe", "tensor_file"),
     ("files",),
     ("errors", "numbers"),
-    ("__init__", "printable", "processes"),
+    ("__init__", "printable", "processes", "backends"),
     ("version",),
 )
 """Packages and modules of lockstep, from the top: each imports what lies in lower layers, and nothing else."""

@@ -20,7 +20,8 @@ from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
 from lockstep.report.versions import describe_origin
-from lockstep.run.workers import Interpreter, Job, Worker, finish_jobs
+from lockstep.run.team import Team
+from lockstep.run.workers import Interpreter, Job
 from lockstep.studies.upgrade.bless import Recording
 from lockstep.studies.upgrade.compare_releases import Change, Finding
 from lockstep.studies.upgrade.environments import WORKER, Combination, combinations, environment, releases
@@ -265,11 +266,11 @@ def test_a_worker_runs_in_the_environment_that_it_is_given(tmp_path: Path) -> No
     for package in ("jax_impl", "jax_impl/io"):
         (tmp_path / package / "__init__.py").touch()
     (tmp_path / "jax_impl" / "io" / "device.py").write_text("from jax import a_name_that_is_gone\n")
-    worker = Worker("jax", "cpu", interpreter=Interpreter(Path(sys.executable), tmp_path))
     jobs = [Job(small_recipe(), tmp_path / "data", tmp_path / f"{i}.trace") for i in range(2)]
-    worker.send(jobs, lambda *_: None)
-    with pytest.raises(InputError, match="a_name_that_is_gone"):
-        finish_jobs(worker, jobs, lambda *_: None)
+    with Team(["jax"], interpreter=Interpreter(Path(sys.executable), tmp_path)) as team:
+        team.begin({"jax": jobs}, lambda *_: None)
+        with pytest.raises(InputError, match="a_name_that_is_gone"):
+            team.finish()
 
 
 def test_a_worker_needs_no_more_than_is_installed_for_it() -> None:

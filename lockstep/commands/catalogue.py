@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lockstep.backends import BACKENDS, TWINS
 from lockstep.commands.options import (
-    TWINS,
     FiniteFloat,
     chosen_recipe,
     device_option,
@@ -141,7 +141,7 @@ def curve(
 
 
 @click.command(hidden=True)
-@click.argument("backend", type=click.Choice(["torch", "jax"]))
+@click.argument("backend", type=click.Choice(BACKENDS))
 @click.argument("tables", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def rates(backend: str, tables: Path, out: Path) -> int:

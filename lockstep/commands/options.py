@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lockstep.backends import TWINS
 from lockstep.errors import InputError
 from lockstep.printable import echo
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from lockstep.records.trace import Progress, Trace
 
 __all__ = [
-    "BACKENDS",
-    "TWINS",
     "FiniteFloat",
     "chosen_recipe",
     "device_option",
@@ -40,10 +39,6 @@ __all__ = [
     "twin",
     "warn",
 ]
-
-TWINS = {"torch": "pt_impl", "jax": "jax_impl"}
-"""Backend -> the package of its twin."""
-BACKENDS = (*TWINS, "oracle")
 
 DAMAGED = re.compile(r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'")
 """What JAX warns of; it goes on without the entry, and leaves it as it is."""

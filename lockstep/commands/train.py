@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from lockstep.backends import TRAINERS
 from lockstep.commands.options import (
-    BACKENDS,
     FiniteFloat,
     chosen_recipe,
     device_option,
@@ -51,11 +51,11 @@ def run(
     Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong but not all of the
     training can be judged, as where it overflows.
     """
-    from lockstep.run.workers import start_pair
+    from lockstep.run.team import Team
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     name = Path(data_path).stem if data_path else Path(recipe).stem
-    with start_pair(device, engine) as workers:
+    with Team(device=device, engine=engine) as team:  # before anything else is loaded
         from lockstep.diagnose.verdict import EXIT_STATUS
         from lockstep.report.console import make_console
         from lockstep.report.progress import training_progress
@@ -65,7 +65,7 @@ def run(
 
         with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
             with training_progress() as report:
-                found = train_everywhere(chosen, folder.partial, workers, engine=engine, report=report)
+                found = train_everywhere(chosen, folder.partial, team, engine=engine, report=report)
             story = write_reports(found, folder.partial)
     console = make_console()
     print_story(story, console)
@@ -89,7 +89,7 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 
 @click.command()
 @click.argument("recipe", default="seed")
-@click.option("--backend", type=click.Choice(BACKENDS), required=True, help="What to train with.")
+@click.option("--backend", type=click.Choice(TRAINERS), required=True, help="What to train with.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
 @recipe_options
 @device_option
@@ -256,7 +256,7 @@ def _updates(text: str, total: int) -> range:
 
 
 @click.command(hidden=True)
-@click.argument("backend", type=click.Choice(BACKENDS))
+@click.argument("backend", type=click.Choice(TRAINERS))
 @device_option
 @click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.studies.prove`.")
 @click.option("--members", is_flag=True, help="Train many seeds at once.")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lockstep.commands.options import BACKENDS, device_option
+from lockstep.backends import BACKENDS, TRAINERS
+from lockstep.commands.options import device_option
 from lockstep.errors import InputError
 from lockstep.printable import LAYOUT, echo, printable
 
@@ -41,7 +42,7 @@ recipe_option = click.option("--recipe", "names", multiple=True, metavar="NAME",
     "--backend",
     "backends",
     multiple=True,
-    type=click.Choice(["torch", "jax"]),
+    type=click.Choice(BACKENDS),
     help="Beside the oracle; repeatable; default: both.",
 )
 @device_option
@@ -64,7 +65,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
             raise InputError(f"{recipe}: there is another recipe {name}; rename one")
         chosen[name] = load_recipe(recipe)
     with training_progress() as report:
-        diverged = record(folder, chosen, backends or ("torch", "jax"), device=device, report=report)
+        diverged = record(folder, chosen, backends or BACKENDS, device=device, report=report)
     if diverged:
         return _tell_diverged(diverged)
     golden = Golden.load(folder)
@@ -79,7 +80,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     "--backend",
     "backends",
     multiple=True,
-    type=click.Choice(BACKENDS),
+    type=click.Choice(TRAINERS),
     help="Only this one; repeatable; default: all that were blessed.",
 )
 @device_option

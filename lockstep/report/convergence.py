@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lockstep.backends import BACKENDS
 from lockstep.numbers import factor, json_number
 from lockstep.recipe import Recipe
 from lockstep.studies.converge.judge import Judgement, overall
@@ -105,7 +106,7 @@ def power_rows(study: Study) -> list[tuple[str, str, str, str, str, str]]:
 
 def warmup_rows(study: Study) -> list[tuple[str, list[str]]]:
     """The mean of each metric, in torch and jax with the recipe's schedule, then with the contrast."""
-    setups = [(setup, backend) for setup in ("own", "contrast") for backend in ("torch", "jax")]
+    setups = [(setup, backend) for setup in ("own", "contrast") for backend in BACKENDS]
     values = [measure(study.recipe, study.ensembles[key]) for key in setups]
     return [(metric_label(study.recipe, m), [f"{value[m].mean():.4g}" for value in values]) for m in values[0]]
 
@@ -158,7 +159,7 @@ def print_study(study: Study, console: Console) -> None:
         console.print("* different by itself")
     if study.repeats:
         console.print(summary_of_repeats(study))
-    for backend in ("torch", "jax"):
+    for backend in BACKENDS:
         share = reached(recipe, study.ensembles["own", backend])
         if share < 1:
             console.print(
@@ -230,9 +231,7 @@ def study_json(study: Study) -> dict[str, Any]:
             {"backend": backend, "verdict": overall(found), "metrics": [_plain(judgement) for judgement in found]}
             for backend, found in study.repeats
         ],
-        "environments": {
-            backend: study.ensembles["own", backend].header["environment"] for backend in ("torch", "jax")
-        },
+        "environments": {backend: study.ensembles["own", backend].header["environment"] for backend in BACKENDS},
     }
 
 

@@ -17,7 +17,7 @@ from lockstep.report.convergence import (
     verdict_row,
     warmup_rows,
 )
-from lockstep.report.measured import measured_with
+from lockstep.report.package_versions import measured_with
 from lockstep.report.picture import new_figure, png_of
 from lockstep.report.run.html import render_page
 from lockstep.studies.converge.judge import Judgement, overall

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lockstep.files.outputs import markdown
 from lockstep.printable import printable
-from lockstep.report.measured import measured_with
+from lockstep.report.package_versions import measured_with
 from lockstep.studies.matrix import Cell, Row
 
 __all__ = ["MATRIX", "matrix_markdown", "print_matrix", "summarise"]

@@ -7,12 +7,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lockstep.backends import BACKENDS
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.files.outputs import markdown
 from lockstep.numbers import factor
 from lockstep.printable import printable
-from lockstep.report.measured import measured_with
-from lockstep.run.workers import BACKENDS
+from lockstep.report.package_versions import measured_with
 from lockstep.studies.prove.checker import CHECKER_FAULTS
 from lockstep.studies.prove.false_alarms import RightRun
 from lockstep.studies.prove.libraries import ENGINES, LibraryOutcome

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lockstep.backends import BACKENDS
 from lockstep.files.outputs import archive, page, picture
 from lockstep.numbers import number, percent
 from lockstep.printable import printable
 from lockstep.report.picture import new_figure, png_of
 from lockstep.report.run.charts import thin
 from lockstep.report.run.html import plotly_script
-from lockstep.schedules.curve import BACKENDS, Curve, gap, knobs_of, marked_updates
+from lockstep.schedules.curve import Curve, gap, knobs_of, marked_updates
 
 __all__ = ["KINDS", "print_curves", "render"]
 

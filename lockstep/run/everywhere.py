@@ -1,20 +1,21 @@
 """A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run folder."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, Table
 from lockstep.data_prep.row_cache import prepare_kept
 from lockstep.diagnose.exact import float64_bounds
 from lockstep.diagnose.verdict import Verdict, judge
-from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe, Schedule
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker
+from lockstep.run.oracles import OracleJob, train_oracles
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 
 __all__ = ["Run", "contrast_schedule", "train_everywhere"]
 
@@ -66,7 +67,7 @@ def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
 def train_everywhere(
     recipe: Recipe,
     folder: Path,
-    workers: Sequence[Worker],
+    team: Team,
     *,
     report: Report,
     engine: str = "auto",
@@ -81,7 +82,7 @@ def train_everywhere(
         recipe: what to train.
         folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other forms in
             `float64/`, `float64/fast/` and `contrast/`.
-        workers: from `lockstep.run.workers.start_pair`, with the same engine.
+        team: a worker for each backend, with the same engine; it is started before this module is loaded.
         report: told of each backend's progress.
         engine: "plain", "fast" or "auto", for both twins.
         library_faults: backend -> key of the fault to plant in its library, of `lockstep.studies.prove.library_faults`.
@@ -103,15 +104,17 @@ def train_everywhere(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         shared = Path(scratch) / "data"
         data.save(shared)
-        for worker in workers:
-            fault = (library_faults or {}).get(worker.backend)
-            jobs = [form.job(shared, worker.backend, fault) for form in (forms | beside).values()]
-            worker.send(jobs, report)
-        oracles = _train_oracles(data, forms, report)
-        for worker in workers:
-            worker.wait()
+        jobs: dict[str, list[Job]] = {}
+        for backend in BACKENDS:
+            fault = (library_faults or {}).get(backend)
+            jobs[backend] = [form.job(shared, backend, fault) for form in (forms | beside).values()]
+        team.begin(jobs, report)
+        oracle_jobs = [OracleJob(form.recipe, data, name == "traces") for name, form in forms.items()]
+        oracles = dict(zip(forms, train_oracles(oracle_jobs, report)))
+        team.wait()
     trained = {name: form.load() for name, form in (forms | beside).items()}
     for name, oracle in oracles.items():
+        oracle.save(forms[name].folder / "oracle.trace")
         trained[name]["oracle"] = oracle
     fast = trained.get("fast", {})
 
@@ -133,21 +136,3 @@ class _Form(NamedTuple):
 
     def load(self) -> dict[str, Trace]:
         return {backend: Trace.load_unchecked(self.folder / f"{backend}.trace") for backend in BACKENDS}
-
-
-def _train_oracles(data: PreparedData, forms: Mapping[str, _Form], report: Report) -> dict[str, Trace]:
-    traces: dict[str, Trace] = {}
-    total = len(forms) * data.updates
-    for i, (name, form) in enumerate(forms.items()):
-        traces[name] = train_oracle(
-            form.recipe,
-            data,
-            progress=partial(_report_oracle, report, i * data.updates, total),
-            bounds=name == "traces",
-        )
-        traces[name].save(form.folder / "oracle.trace")
-    return traces
-
-
-def _report_oracle(report: Report, before: int, total: int, done: int, _: int) -> None:
-    report("oracle", before + done, total)

@@ -4,13 +4,15 @@ import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 
 __all__ = ["data_of", "replay", "reproduces", "truth_of", "with_replayed"]
 
@@ -78,26 +80,25 @@ def replay(
     with tempfile.TemporaryDirectory() as scratch:
         shared = Path(scratch) / "data"
         data.save(shared)
-        workers = {side: Worker(t.backend, _device(t), threads=threads) for side, t in chosen.items()}
-        try:
-            for side, trace in chosen.items():
-                out = Path(scratch) / f"{side}.trace"
-                job = Job(
-                    trace.recipe,
-                    shared,
-                    out,
-                    trace.header["parameters_every"],
-                    tuple(sorted(detail)),
-                    statistics=_has_statistics(trace),
-                    synchronised=trace.header["synchronised"],
-                )
-                workers[side].send([job], report)
-            for worker in workers.values():
-                worker.wait()
-        finally:
-            for worker in workers.values():
-                worker.stop()
-        return {side: Trace.load_unchecked(Path(scratch) / f"{side}.trace") for side in chosen}
+        places = {side: Path(scratch) / f"{side}.trace" for side in chosen}
+        jobs = [_job(trace, shared, places[side], detail) for side, trace in chosen.items()]
+        backends = [trace.backend for trace in chosen.values()]
+        devices = [_device(trace) for trace in chosen.values()]
+        with Team(backends, devices, threads=threads) as team:
+            team.train({name: [job] for name, job in zip(team.names, jobs)}, report)
+        return {side: Trace.load_unchecked(place) for side, place in places.items()}
+
+
+def _job(trace: Trace, data: Path, out: Path, detail: Collection[int]) -> Job:
+    return Job(
+        trace.recipe,
+        data,
+        out,
+        trace.header["parameters_every"],
+        tuple(sorted(detail)),
+        statistics=_has_statistics(trace),
+        synchronised=trace.header["synchronised"],
+    )
 
 
 def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,10 @@ if TYPE_CHECKING:  # a worker starts while the one who starts it still loads the
     from lockstep.records.ensemble import Ensemble
     from lockstep.records.trace import Trace
 
-__all__ = ["BACKENDS", "Interpreter", "Job", "Report", "Worker", "finish_jobs", "limit_threads", "serve", "start_pair"]
-
-BACKENDS = ("torch", "jax")
+__all__ = ["Interpreter", "Job", "Report", "Worker", "limit_threads", "serve"]
 
 Report = Callable[[str, int, int], None]
-"""Called with a backend, its updates done and its updates in all."""
+"""Called with a worker's name, its updates done and its updates in all."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +102,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=child_environment()
-            | settings
-            | (limit_threads(threads) if threads else {})
-            | (_devices() if members else {}),
+            env=child_environment() | settings,
         )
         self.thread: threading.Thread | None = None
         self.failure: str | None = None
@@ -169,57 +163,6 @@ class Worker:
                 self.failure = message["text"]
             elif kind == "finished":
                 self.finished = True
-
-
-@contextmanager
-def start_pair(device: str, engine: str = "plain", faulty: Collection[str] = ()) -> Iterator[list[Worker]]:
-    """A worker for each backend, stopped at the end; those of the `faulty` ones plant faults in their libraries.
-
-    They load their frameworks while this process loads what it needs itself.
-    """
-    workers: list[Worker] = []
-    try:
-        for backend in BACKENDS:
-            plants = "library" if backend in faulty else ""
-            workers += [Worker(backend, device, engine=engine, plants=plants)]
-        yield workers
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-def finish_jobs(worker: Worker, jobs: Sequence[Job], report: Report) -> dict[Path, str]:
-    """Wait for a worker; where a job ends it, go on with the next in a new process. The worker is stopped.
-
-    Returns:
-        the trace's file of each job that failed, and why.
-
-    Raises:
-        InputError: the twin could not be imported, or no job is to blame.
-    """
-    faults: dict[Path, str] = {}
-    while True:
-        try:
-            worker.wait()
-            return faults
-        except InputError as error:
-            left = [job for job in jobs if not job.out.exists() and job.out not in faults]
-            if not (left and worker.ready):
-                raise
-            faults[left[0].out] = str(error)
-            if len(left) == 1:
-                return faults
-        finally:
-            worker.stop()
-        worker = Worker(
-            worker.backend,
-            worker.device,
-            worker.threads,
-            worker.interpreter,
-            plants=worker.plants,
-            engine=worker.engine,
-        )
-        worker.send(left[1:], report)
 
 
 def limit_threads(threads: int) -> dict[str, str]:

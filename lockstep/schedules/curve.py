@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.backends import BACKENDS
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
 from lockstep.recipe import SCHEDULE_KNOBS, SCHEDULE_OPTIONS, Recipe, parse_value
 from lockstep.recipe.presets import PRESETS, expand
 from lockstep.schedules.formulas import learning_rates
 
-__all__ = ["BACKENDS", "Curve", "Gap", "applied_rates", "gap", "knobs_of", "marked_updates", "preset_curve"]
-
-BACKENDS = ("torch", "jax")
+__all__ = ["Curve", "Gap", "applied_rates", "gap", "knobs_of", "marked_updates", "preset_curve"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
@@ -15,7 +16,9 @@ from lockstep.diagnose.verdict import describe_difference, describe_limit, settl
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker, finish_jobs
+from lockstep.run.oracles import OracleJob, train_oracles
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 from lockstep.studies.matrix_entries import Entry
 
 __all__ = ["Cell", "Row", "measure"]
@@ -70,34 +73,27 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
             ]
             for backend in BACKENDS
         }
-        workers = {backend: Worker(backend, device) for backend in BACKENDS}
-        try:
-            for backend, worker in workers.items():
-                worker.send(jobs[backend], report)
+        with Team(BACKENDS, device) as team:
+            team.begin(jobs, report)
             oracles = _train_oracles(entries, data, report)
-            faults = {backend: finish_jobs(worker, jobs[backend], report) for backend, worker in workers.items()}
-        finally:
-            for worker in workers.values():
-                worker.stop()
+            faults = team.finish()
         rows = []
         for i, (entry, oracle) in enumerate(zip(entries, oracles)):
             if _changes_nothing(entry, oracle):
                 rows.append(Row(entry, dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded"))))
             else:
                 exact = float64_bounds(entry.recipe.with_dtype("float64"), data[i])
-                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, exact, faults[b]) for b in BACKENDS}))
+                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, exact, faults) for b in BACKENDS}))
         return rows
 
 
 def _train_oracles(entries: Sequence[Entry], data: Sequence[PreparedData], report: Report) -> list[dict[str, Trace]]:
-    total, before = sum(prepared.updates for prepared in data), 0
-    found = []
+    """Of each entry: dtype -> the oracle's trace."""
+    jobs: list[OracleJob] = []
     for entry, prepared in zip(entries, data):
-        forms = entry.recipe.forms.items()
-        found.append({d: train_oracle(form, prepared, bounds=d == "float32") for d, form in forms})
-        before += prepared.updates
-        report("oracle", before, total)
-    return found
+        jobs += [OracleJob(form, prepared, dtype == "float32") for dtype, form in entry.recipe.forms.items()]
+    traces = iter(train_oracles(jobs, report))
+    return [{dtype: next(traces) for dtype in entry.recipe.forms} for entry in entries]
 
 
 def _changes_nothing(entry: Entry, oracle: Mapping[str, Trace]) -> bool:

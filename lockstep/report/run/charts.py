@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.backends import BACKENDS
 from lockstep.numbers import difference
 from lockstep.records.trace import Trace
 from lockstep.report.run.targets import score_of
@@ -15,7 +16,6 @@ from lockstep.report.run.targets import score_of
 __all__ = ["Chart", "Curve", "build_charts", "thin"]
 
 POINTS = 2000
-BACKENDS = ("torch", "jax", "oracle")
 
 Float64 = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def build_charts(
     traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
 ) -> tuple[Chart, ...]:
     """All charts, from the run's traces and from the pair of runs with and without warmup."""
-    present = [backend for backend in BACKENDS if backend in traces]
+    present = [backend for backend in (*BACKENDS, "oracle") if backend in traces]
     score = score_of(traces["torch"].recipe.loss)
     return (
         _lr(traces, with_warmup, without),
@@ -93,7 +93,7 @@ def _thinned(updates: int) -> str:
 def _lr(traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Chart:
     other = without if traces is with_warmup else with_warmup
     label = "contrast, without warmup" if other is without else "contrast, with warmup"
-    rates = {backend: traces[backend].series("lr") for backend in ("torch", "jax")}
+    rates = {backend: traces[backend].series("lr") for backend in BACKENDS}
     curves = [
         _curve("torch", rates["torch"], "torch"),
         _curve("jax", rates["jax"], "jax", dashed=True),
@@ -119,7 +119,7 @@ def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str,
             first=1,
         )
         for part in ("train", "held_out")
-        for backend in ("torch", "jax")
+        for backend in BACKENDS
     ]
     epochs = len(traces["torch"].metric("train_loss"))
     caption = "Over all rows of a part, at the end of each epoch."

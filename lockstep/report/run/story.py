@@ -6,19 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, Table
 from lockstep.diagnose.verdict import Verdict
 from lockstep.errors import InputError
 from lockstep.numbers import number
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
+from lockstep.report.package_versions import versions
 from lockstep.report.run.charts import Chart, build_charts
 from lockstep.report.run.epochs import EpochRow, epoch_rows
 from lockstep.report.run.pipeline import describe_optimizer, describe_pipeline
 from lockstep.report.run.prediction import Prediction, predict_first_held_out
 from lockstep.report.run.quiz import Question, build_quiz
 from lockstep.report.run.stage import Stage
-from lockstep.report.run.summary import versions
 from lockstep.report.run.targets import (
     Score,
     final_error,
@@ -68,7 +69,7 @@ def build_story(
         contrast: the same three without warmup, or with one where the recipe has none.
         verdict: what the comparison came to.
     """
-    for backend in ("torch", "jax"):
+    for backend in BACKENDS:
         if backend not in traces or backend not in contrast:
             raise InputError(f"report: needs a trace of {backend}, with and without warmup")
     recipe = traces["torch"].recipe

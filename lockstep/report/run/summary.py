@@ -6,10 +6,9 @@ from typing import Any
 from lockstep.diagnose.verdict import Verdict
 from lockstep.numbers import json_number
 from lockstep.records.trace import Trace, metric_names
+from lockstep.report.package_versions import versions
 
-__all__ = ["summarise", "versions"]
-
-PACKAGES = ("lockstep", "python", "numpy", "torch", "jax", "jaxlib", "flax", "optax")
+__all__ = ["summarise"]
 
 
 def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
@@ -38,15 +37,6 @@ def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
 def _judged_updates(verdict: Verdict, updates: int) -> int:
     """How many updates were judged, from the first on."""
     return updates if verdict.limit is None else max(verdict.limit.update, 0)
-
-
-def versions(traces: Mapping[str, Trace]) -> dict[str, str]:
-    """Package -> version, over all traces."""
-    found: dict[str, str] = {}
-    for trace in traces.values():
-        environment = trace.header["environment"]
-        found |= {package: str(environment[package]) for package in PACKAGES if package in environment}
-    return {package: found[package] for package in PACKAGES if package in found}
 
 
 def _final(trace: Trace) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import IGNORED, PreparedData, Table
 from lockstep.numbers import name, number, percent, short
 from lockstep.recipe import Loss
@@ -130,8 +131,7 @@ def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
 
     errors = {
         part: " and ".join(
-            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})"
-            for key in ("torch", "jax")
+            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})" for key in BACKENDS
         )
         for part in ("train", "held_out")
     }

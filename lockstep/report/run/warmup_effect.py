@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.numbers import number, ratio
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
@@ -53,7 +54,7 @@ def warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Map
     def updates(what: str, reduce: Any) -> EffectRow:
         found = []
         for side in (with_warmup, without):
-            norms = [np.asarray(side[key].series("update_norm")[:length], dtype=np.float64) for key in ("torch", "jax")]
+            norms = [np.asarray(side[key].series("update_norm")[:length], dtype=np.float64) for key in BACKENDS]
             found.append((float(reduce(norms[0])), float(reduce(norms[1]))))
         return EffectRow(what, *found)
 

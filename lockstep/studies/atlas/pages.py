@@ -4,12 +4,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
+from lockstep.backends import PACKAGES
 from lockstep.errors import InputError
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 GROUPS = ("schedule", "optimizer", "gradient", "loss", "layer", "init", "precision", "resume")
-FRAMEWORKS = ("torch", "jax", "flax", "optax")
+FRAMEWORKS = tuple(chain.from_iterable(PACKAGES.values()))
 """The packages whose versions decide what a page's code gives."""
 
 FACTS = re.compile(

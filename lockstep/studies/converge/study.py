@@ -7,12 +7,14 @@ from pathlib import Path
 
 from scipy import stats
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.ensemble import Ensemble
 from lockstep.run.everywhere import contrast_schedule
-from lockstep.run.workers import BACKENDS, Job, Report, Worker
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 from lockstep.studies.converge.controls import Control, controls
 from lockstep.studies.converge.judge import Judgement, judge, overall
 from lockstep.studies.converge.measure import METRICS, margins, measure
@@ -217,18 +219,11 @@ def _judge(recipe: Recipe, a: Ensemble, b: Ensemble, *, paired: bool) -> tuple[J
 def _train(jobs: Setups, data: PreparedData, device: str, engine: str, report: Report) -> dict[Key, Ensemble]:
     """An ensemble for each set-up, by a process for each backend."""
     backends = [backend for backend in BACKENDS if any(key[1] == backend for key in jobs)]
-    workers = [Worker(backend, device, members=True, engine=engine) for backend in backends]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data.save(folder / "data")
-        try:
-            for worker in workers:
-                worker.send(list(_jobs(jobs, worker.backend, folder)), report)
-            for worker in workers:
-                worker.wait()
-        finally:
-            for worker in workers:
-                worker.stop()
+        with Team(backends, device, members=True, engine=engine) as team:
+            team.train({backend: list(_jobs(jobs, backend, folder)) for backend in backends}, report)
         return {key: Ensemble.load(folder / file_of(key)) for key in jobs}
 
 

@@ -8,12 +8,14 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import Difference, Limit, bounds_of, compare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 
 __all__ = ["CHAOTIC", "RightRun", "chaotic_recipe", "right_runs"]
 
@@ -93,26 +95,20 @@ def right_runs(number: int, *, report: Report) -> list[RightRun]:
     """
     pairs = (number + 1) // 2
     chosen = [*islice(_keys(RECIPES), (pairs + 1) // 2), *islice(_keys(CHAOTIC), pairs // 2)]
-    workers = [Worker(twin, "cpu") for twin in BACKENDS]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, Team(BACKENDS) as team:
         folder = Path(scratch)
-        try:
-            recipes = [_recipe(*key) for key in chosen]
-            data = [prepare(recipe) for recipe in recipes]
-            for i, prepared in enumerate(data):
-                prepared.save(folder / f"{i}.data")
-            for worker in workers:
-                jobs = [
-                    Job(recipe, folder / f"{i}.data", folder / f"{i}.{worker.backend}.trace")
-                    for i, recipe in enumerate(recipes)
-                ]
-                worker.send(jobs, report)
-            oracles = [train_oracle(recipe, prepared) for recipe, prepared in zip(recipes, data)]
-            for worker in workers:
-                worker.wait()
-        finally:
-            for worker in workers:
-                worker.stop()
+        recipes = [_recipe(*key) for key in chosen]
+        data = [prepare(recipe) for recipe in recipes]
+        for i, prepared in enumerate(data):
+            prepared.save(folder / f"{i}.data")
+        jobs: dict[str, list[Job]] = {}
+        for twin in BACKENDS:
+            jobs[twin] = [
+                Job(recipe, folder / f"{i}.data", folder / f"{i}.{twin}.trace") for i, recipe in enumerate(recipes)
+            ]
+        team.begin(jobs, report)
+        oracles = [train_oracle(recipe, prepared) for recipe, prepared in zip(recipes, data)]
+        team.wait()
         return [
             _judged(key, twin, Trace.load_unchecked(folder / f"{i}.{twin}.trace"), oracle)
             for i, (key, oracle) in enumerate(zip(chosen, oracles))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.recipe import Recipe
 from lockstep.studies.prove import wrong_feeds
 from lockstep.studies.prove.wrong_feeds import Feed
@@ -51,7 +52,7 @@ class PlantedFault:
     """What the twin is fed in place of the data."""
     is_bounded: bool = True
     """Whether the oracle has a say, and its bounds: these let a ReLU fall on either side of its kink."""
-    twins: tuple[str, ...] = ("torch", "jax")
+    twins: tuple[str, ...] = BACKENDS
 
     @property
     def is_in_code(self) -> bool:

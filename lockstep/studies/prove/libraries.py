@@ -3,21 +3,23 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.exact import DeriveBounds, compare_exactly, float64_bounds
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker, finish_jobs
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 from lockstep.studies.prove.library_faults import LibraryFault
 
-__all__ = ["ENGINES", "LibraryOutcome", "prove_libraries"]
+__all__ = ["ENGINES", "PROCESSES", "LibraryOutcome", "prove_libraries"]
 
 ENGINES = ("plain", "fast")
 PROCESSES = {"torch": 1, "jax": 2}
@@ -69,18 +71,14 @@ def prove_libraries(faults: Sequence[LibraryFault], *, report: Report) -> tuple[
         folder = Path(scratch)
         for i, setting in enumerate(settings.values()):
             setting.data.save(folder / f"{i}.data")
-        work = {twin: list(_jobs(faults, list(settings), twin, folder)) for twin in BACKENDS}
-        shares = [(twin, i, work[twin][i::many]) for twin, many in PROCESSES.items() for i in range(many)]
-        workers = [(Worker(twin, "cpu", 1, plants="library"), i, part) for twin, i, part in shares if part]
-        errors: dict[Path, str] = {}
-        try:
-            for worker, i, part in workers:
-                worker.send([job for jobs in part for job in jobs], partial(_report_as, report, i))
-            for worker, _, part in workers:
-                errors |= finish_jobs(worker, [job for jobs in part for job in jobs], report)
-        finally:
-            for worker, _, _ in workers:
-                worker.stop()
+        shares: list[tuple[str, list[Job]]] = []
+        for twin in BACKENDS:
+            processes = list(_jobs(faults, list(settings), twin, folder))
+            many = PROCESSES[twin]
+            shares += [(twin, list(chain.from_iterable(processes[i::many]))) for i in range(many) if processes[i:]]
+        with Team([twin for twin, _ in shares], threads=1, plants="library") as team:
+            team.begin({name: jobs for name, (_, jobs) in zip(team.names, shares)}, report)
+            errors = team.finish()
         places = list(settings)
         return tuple(
             _outcome(fault, engine, settings[fault.right], places.index(fault.right), folder, errors)
@@ -112,10 +110,6 @@ def _name(i: int, twin: str) -> str:
 
 def _place(folder: Path, name: str, engine: str) -> Path:
     return folder / f"{name}.{engine}.trace"
-
-
-def _report_as(report: Report, i: int, twin: str, done: int, total: int) -> None:
-    report(f"{twin} {i + 1}" if i else twin, done, total)
 
 
 def _outcome(

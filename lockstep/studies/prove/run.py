@@ -3,9 +3,9 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.engine import diagnose
@@ -14,17 +14,15 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
-from lockstep.run.workers import BACKENDS, Job, Report, Worker
+from lockstep.run.team import Team
+from lockstep.run.workers import Job, Report
 from lockstep.studies.prove.checker import prove_checker
 from lockstep.studies.prove.faults import PlantedFault
-from lockstep.studies.prove.libraries import LibraryOutcome, prove_libraries
+from lockstep.studies.prove.libraries import PROCESSES, LibraryOutcome, prove_libraries
 from lockstep.studies.prove.library_faults import LibraryFault
 from lockstep.studies.prove.naive_rules import JUDGES
 
 __all__ = ["Outcome", "Proof", "prove"]
-
-PROCESSES = {"torch": 1, "jax": 2}
-"""Of each twin: JAX compiles every fault anew."""
 
 
 @dataclass(frozen=True)
@@ -103,31 +101,25 @@ def prove(faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = ()
         folder = Path(scratch)
         for i, prepared in enumerate(data):
             prepared.save(folder / f"{i}.data")
-        workers = [(Worker(twin, "cpu", plants="twin"), i) for twin, many in PROCESSES.items() for i in range(many)]
-        try:
-            for worker, i in workers:
-                jobs = list(_jobs(faults, recipes, data, worker.backend, folder))
-                worker.send(jobs[i :: PROCESSES[worker.backend]], partial(_report_as, report, i))
+        backends = [twin for twin, many in PROCESSES.items() for _ in range(many)]
+        shares: list[list[Job]] = []
+        for twin, many in PROCESSES.items():
+            jobs = list(_jobs(faults, recipes, data, twin, folder))
+            shares += [jobs[i::many] for i in range(many)]
+        with Team(backends, plants="twin") as team:
+            team.begin(dict(zip(team.names, shares)), report)
             oracles = [
                 train_oracle(recipe, prepared, detail=range(prepared.updates))
                 for recipe, prepared in zip(recipes, data)
             ]
             checker = prove_checker()
-            for worker, _ in workers:
-                worker.wait()
-        finally:
-            for worker, _ in workers:
-                worker.stop()
+            team.wait()
         outcomes = []
         for fault in faults:
             i = recipes.index(fault.right)
             outcomes += [_judge(fault, twin, i, oracles[i], data[i], folder) for twin in fault.twins]
         controls = _without_faults(recipes, data, oracles, folder)
     return Proof(tuple(outcomes), checker, *controls, prove_libraries(libraries, report=report))
-
-
-def _report_as(report: Report, i: int, twin: str, done: int, total: int) -> None:
-    report(f"{twin} {i + 1}" if i else twin, done, total)
 
 
 def _jobs(

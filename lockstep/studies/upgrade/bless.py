@@ -1,11 +1,12 @@
 """Record recipes with every backend, and bless what was recorded as golden traces."""
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lockstep.backends import PACKAGES
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import Limit, bounds_of, compare
 from lockstep.diagnose.exact import compare_exactly, float64_bounds
@@ -13,14 +14,13 @@ from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError
 from lockstep.golden import Key, refuse_other_folder, write_golden
 from lockstep.oracle.rounding import AMPLIFIED
-from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
-from lockstep.run.workers import Interpreter, Job, Report, Worker, finish_jobs
+from lockstep.run.oracles import OracleJob, train_oracles
+from lockstep.run.team import Team
+from lockstep.run.workers import Interpreter, Job, Report
 
 __all__ = ["EVERY", "Recording", "bless", "golden_recipes", "is_installed", "record"]
-
-FRAMEWORKS = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
 
 EVERY = 1
 """Golden traces hold the parameters after each update."""
@@ -73,7 +73,7 @@ def golden_recipes() -> dict[str, Recipe]:
 
 def is_installed(backend: str) -> bool:
     """Whether the packages of a twin are there; they are not imported."""
-    return all(find_spec(package) is not None for package in FRAMEWORKS.get(backend, ()))
+    return all(find_spec(package) is not None for package in PACKAGES.get(backend, ()))
 
 
 def record(
@@ -98,54 +98,44 @@ def record(
     Raises:
         InputError: a twin that cannot be imported there, or a device that is not there.
     """
-    found = Recording({}, {})
+    recording = Recording({}, {})
+    keys = {b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms] for b in backends}
+    twins = [backend for backend in backends if backend != "oracle"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for name, prepared in data.items():
             prepared.save(folder / f"{name}.data")
-        keys = {b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms] for b in backends}
-        jobs = {
-            backend: [
-                Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, EVERY)
-                for key in keys[backend]
-            ]
-            for backend in backends
-        }
-        workers = {b: Worker(b, device, interpreter=interpreter) for b in backends if b != "oracle"}
-        try:
-            for backend, worker in workers.items():
-                worker.send(jobs[backend], report)
-            if "oracle" in backends:
-                found.traces.update(_train_oracles(recipes, data, report))
-            for backend, worker in workers.items():
-                faults = finish_jobs(worker, jobs[backend], report)
-                for key, job in zip(keys[backend], jobs[backend]):
-                    if job.out in faults:
-                        found.faults[key] = faults[job.out]
-                    else:
-                        found.traces[key] = Trace.load_unchecked(job.out)
-        finally:
-            for worker in workers.values():
-                worker.stop()
-    return found
+
+        def job(key: Key) -> Job:
+            return Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, EVERY)
+
+        with Team(twins, device, interpreter=interpreter) as team:
+            team.begin({backend: [job(key) for key in keys[backend]] for backend in twins}, report)
+            recording.traces.update(_train_oracles(recipes, data, keys.get("oracle", []), report))
+            faults = team.finish()
+        for key in (key for backend in twins for key in keys[backend]):
+            place = folder / key.file
+            if place in faults:
+                recording.faults[key] = faults[place]
+            else:
+                recording.traces[key] = Trace.load_unchecked(place)
+    return recording
+
+
+def _train_oracles(
+    recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], keys: Sequence[Key], report: Report
+) -> dict[Key, Trace]:
+    jobs: list[OracleJob] = []
+    for key in keys:
+        form = recipes[key.recipe].forms[key.dtype]
+        jobs.append(OracleJob(form, data[key.recipe], key.dtype == "float32", EVERY))
+    return dict(zip(keys, train_oracles(jobs, report)))
 
 
 def _horizon(oracle: Trace) -> Limit | None:
     """Where the bounds of an oracle's trace end."""
     horizon = oracle.header.get("horizon")
     return Limit(horizon["update"], horizon["reason"]) if horizon else None
-
-
-def _train_oracles(
-    recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], report: Report
-) -> Iterator[tuple[Key, Trace]]:
-    total, before = sum(data[name].updates for name in recipes), 0
-    for name, recipe in recipes.items():
-        for dtype, form in recipe.forms.items():
-            trained = train_oracle(form, data[name], parameters_every=EVERY, bounds=dtype == "float32")
-            yield Key(name, dtype, "oracle"), trained
-        before += data[name].updates
-        report("oracle", before, total)
 
 
 def bless(

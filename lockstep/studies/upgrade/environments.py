@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
+from lockstep.backends import PACKAGES, TWINS
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
 from lockstep.run.workers import Interpreter
 
-__all__ = ["PACKAGES", "Combination", "combinations", "environment", "releases"]
+__all__ = ["Combination", "combinations", "environment", "releases"]
 
-PACKAGES = {"jax": ("jax", "flax", "optax"), "torch": ("torch",)}
 PINNED = {"jax": ("jax", "jaxlib")}  # released together
 WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")  # what `lockstep worker` imports
-ROOMS = ("lockstep", "jax_impl", "pt_impl")
+ROOMS = ("lockstep", *TWINS.values())
 HERE = Path(__file__).resolve().parents[3]  # they lie side by side, installed or not
 BEGUN, READY = "begun", "ready"  # files in an environment
 
@@ -59,7 +59,8 @@ def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list
         InputError: nothing wanted, a package that is not installed and not named, or lists that are not of one length.
     """
     found = []
-    for packages in PACKAGES.values():
+    for backend in sorted(PACKAGES):
+        packages = PACKAGES[backend]
         if not any(wanted.get(package) for package in packages):
             continue
         lists = [wanted.get(package) or [_installed(package)] for package in packages]
@@ -72,7 +73,9 @@ def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list
         choices = zip(*lists) if together else product(*lists)
         found += [Combination(tuple(zip(packages, numbers))) for numbers in choices]
     if not found:
-        raise InputError(f"name versions of {', '.join(p for packages in PACKAGES.values() for p in packages)}")
+        raise InputError(
+            f"name versions of {', '.join(chain.from_iterable(PACKAGES[backend] for backend in sorted(PACKAGES)))}"
+        )
     return list(dict.fromkeys(found))
 
 

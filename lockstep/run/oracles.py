@@ -1,0 +1,51 @@
+"""The oracle's trainings, in this process while the workers train."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from lockstep.data_prep import PreparedData
+from lockstep.oracle.train import train
+from lockstep.recipe import Recipe
+from lockstep.records.trace import Trace
+from lockstep.run.workers import Report
+
+__all__ = ["OracleJob", "train_oracles"]
+
+
+class OracleJob(NamedTuple):
+    """One training of the oracle: what, on what, and whether rounding bounds are derived beside it.
+
+    `parameters_every` counts updates between records of the parameters; 0: at epoch ends only.
+    """
+
+    recipe: Recipe
+    data: PreparedData
+    bounds: bool
+    parameters_every: int = 0
+
+
+def train_oracles(jobs: Sequence[OracleJob], report: Report) -> list[Trace]:
+    """Train each job in turn.
+
+    Args:
+        jobs: what to train.
+        report: told of the progress of them all, as that of "oracle".
+    """
+    traces: list[Trace] = []
+    total, before = sum(job.data.updates for job in jobs), 0
+    for job in jobs:
+        trace = train(
+            job.recipe,
+            job.data,
+            parameters_every=job.parameters_every,
+            bounds=job.bounds,
+            progress=partial(_report, report, before, total),
+        )
+        traces.append(trace)
+        before += job.data.updates
+    return traces
+
+
+def _report(report: Report, before: int, total: int, done: int, _: int) -> None:
+    report("oracle", before + done, total)
