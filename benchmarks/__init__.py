@@ -1,1 +1,1 @@
-"""Both backends timed side by side."""
+"""What a benchmark needs a checkout for: floors, peers, and parts of an update alone."""

@@ -9,13 +9,11 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from benchmarks.prepared import Prepared
+from lockstep.bench.prepared import Prepared
 from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe
 
-__all__ = ["PARTS", "jax_part", "torch_part"]
-
-PARTS = ("rate", "forward", "gradient", "step")
+__all__ = ["jax_part", "torch_part"]
 
 
 def torch_part(part: str) -> Callable[..., Prepared]:

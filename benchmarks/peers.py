@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.prepared import Prepared, Unable, require_common
+from lockstep.bench.prepared import Prepared, Unable, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
 from lockstep.schedules.formulas import learning_rates

@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-import benchmarks.bench
-from benchmarks.bench import compare_with_oracle, run_bench
-from benchmarks.compare import SLACK, changes, print_changes
-from benchmarks.prepared import Unable
-from benchmarks.registry import CONTENDERS, make
-from benchmarks.results import SCHEMA, Results
-from benchmarks.statistics import median_interval, ratio_interval, three_digits
-from benchmarks.sweep import run_sweep
-from benchmarks.workloads import WORKLOADS, Workload, find_workload, first_updates
+import lockstep.bench.registry
+import lockstep.bench.run
+from lockstep.bench.compare import SLACK, changes, print_changes
+from lockstep.bench.medians import median_interval, ratio_interval, three_digits
+from lockstep.bench.prepared import Unable
+from lockstep.bench.registry import CONTENDERS, make
+from lockstep.bench.results import SCHEMA, Results
+from lockstep.bench.run import compare_with_oracle, run_bench
+from lockstep.bench.sweep import run_sweep
+from lockstep.bench.workloads import WORKLOADS, Workload, find_workload, first_updates
 from lockstep.commands.bench import bench as bench_command
 from lockstep.data_prep import prepare
 from lockstep.errors import InputError
@@ -107,7 +108,7 @@ def test_the_compiled_torch_run_equals_the_oracle(tmp_path: Path, name: str) -> 
 
 
 def test_a_contender_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.bench, "states", lambda recipe, data: states(recipe.with_values(WRONG), data))
+    monkeypatch.setattr(lockstep.bench.run, "states", lambda recipe, data: states(recipe.with_values(WRONG), data))
     status, shown = bench(tmp_path / "bench.json", "jax fast")
     assert status == 1
     assert "jax fast: computes something else" in " ".join(shown.split())
@@ -117,7 +118,7 @@ def test_a_contender_that_computes_something_else_is_refused(tmp_path: Path, mon
     assert 1e-12 < outcome.differs < 1e-6
 
 
-states, WRONG = benchmarks.bench.states, {"optimizer.momentum": 0.9 * (1 + 1e-9)}
+states, WRONG = lockstep.bench.run.states, {"optimizer.momentum": 0.9 * (1 + 1e-9)}
 
 
 def test_what_differs_from_the_oracle() -> None:
@@ -200,6 +201,18 @@ def test_what_others_do_not_train_is_refused(name: str) -> None:
     for values in ({"model__norm": "layer"}, {"gradient__accumulate": 2}, {"optimizer__nesterov": True}):
         with pytest.raises(Unable, match="has "):
             make(name)(small_recipe(**values), [prepared(small_recipe(**values))], "cpu", 1)
+
+
+def test_what_comes_with_a_checkout_alone_is_named_in_one_line_by_an_installed_lockstep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockstep.bench.registry, "CHECKOUT", tmp_path / "none")
+    status, shown = bench(tmp_path / "bench.json", "c", "numpy products", "torch fast")
+    assert status == 0
+    (line,) = (line for line in shown.splitlines() if "skipped" in line)
+    assert line.startswith("c, numpy products: skipped: not part of an installed lockstep")
+    outcomes = Results.load(tmp_path / "bench.json").workloads["small"].contenders
+    assert [name for name, outcome in outcomes.items() if outcome.samples] == ["torch fast"]
 
 
 # --- statistics

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lockstep.schedules.curve
-from benchmarks.sweep import KINDS as SWEEPS
 from lockstep import Recorder
+from lockstep.bench.sweep import KINDS as SWEEPS
 from lockstep.cli import cli, main
 from lockstep.errors import InputError
 from lockstep.files.outputs import write_file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import Contender
+from lockstep.bench.run import Contender
 from lockstep.data_prep import prepare
 from lockstep.errors import InputError
 from lockstep.processes import child_environment

@@ -53,11 +53,11 @@ def bench(
 ) -> int:
     """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST), W3 (256 seeds of
     W1) or any RECIPE; each is proved to train the same first."""
-    from benchmarks.bench import run_bench
-    from benchmarks.compare import changes, print_changes
-    from benchmarks.results import Results
-    from benchmarks.sweep import run_sweep
-    from benchmarks.workloads import WORKLOADS, Workload, find_workload
+    from lockstep.bench.compare import changes, print_changes
+    from lockstep.bench.results import Results
+    from lockstep.bench.run import run_bench
+    from lockstep.bench.sweep import run_sweep
+    from lockstep.bench.workloads import WORKLOADS, Workload, find_workload
     from lockstep.report.console import make_console
 
     if compared is not None:
@@ -79,7 +79,7 @@ def bench(
 
 
 def _groups(against: str) -> tuple[str, ...]:
-    from benchmarks.registry import GROUPS
+    from lockstep.bench.registry import GROUPS
 
     named = tuple(filter(None, (group.strip() for group in against.split(","))))
     if named == ("all",):

@@ -7,9 +7,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.limits import LIMITS
-from benchmarks.results import Measured, Outcome
-from benchmarks.statistics import median_interval, ratios, three_digits
+from lockstep.bench.limits import LIMITS
+from lockstep.bench.medians import median_interval, ratios, three_digits
+from lockstep.bench.results import Measured, Outcome
 from lockstep.numbers import number_beside
 from lockstep.printable import printable
 
@@ -40,8 +40,10 @@ def print_measured(name: str, measured: Measured, console: Console) -> None:
             if outcome.differs == float("inf"):
                 far = "parameters of other names or shapes"
             console.print(f"{contender}: computes something else ({far}): not timed", highlight=False)
-        elif outcome.skipped:
-            console.print(f"{contender}: skipped: {printable(outcome.skipped)}", soft_wrap=True, highlight=False)
+    reasons = dict.fromkeys(outcome.skipped for outcome in measured.contenders.values() if outcome.skipped)
+    for reason in reasons:
+        skipped = [name for name, outcome in measured.contenders.items() if outcome.skipped == reason]
+        console.print(f"{', '.join(skipped)}: skipped: {printable(reason)}", soft_wrap=True, highlight=False)
     for contender, outcome in timed.items():
         settings = ", ".join(f"{key} {value}" for key, value in outcome.environment.items())
         error = "" if outcome.float64_error is None else f"; float64 error {outcome.float64_error:.1e}"

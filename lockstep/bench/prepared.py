@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Average, Gradient, Loss, Optimizer, Recipe
 
-__all__ = ["Prepared", "Unable", "all_batches", "require_common"]
+__all__ = ["Prepared", "Unable", "all_batches", "members_of", "require_common"]
 
 
 class Unable(Exception):
@@ -55,3 +55,17 @@ def require_common(recipe: Recipe) -> None:
     plain = {name: value for name, value in kept.items() if value is not None}
     if optimizer.name not in ("sgd", "adamw") or optimizer != Optimizer(name=optimizer.name, **plain):
         raise Unable("has SGD with momentum and AdamW, without their variants")
+
+
+def members_of(blocks: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The parameters of each member, without those that filled up the last block.
+
+    Args:
+        blocks: canonical name -> the parameters of a block's members, stacked along the first axis.
+        number: how many members there are.
+    """
+    members: list[dict[str, Any]] = []
+    for block in blocks:
+        size = len(next(iter(block.values())))
+        members += [{name: array[s] for name, array in block.items()} for s in range(size)]
+    return members[:number]

@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Measured, Results
-from benchmarks.statistics import ratio_interval, ratios, three_digits
+from lockstep.bench.medians import ratio_interval, ratios, three_digits
+from lockstep.bench.results import Measured, Results
 from lockstep.errors import InputError
 
 __all__ = ["Change", "changes", "print_changes"]

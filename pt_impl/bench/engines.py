@@ -1,33 +1,22 @@
-"""The twins as contenders: each trains a whole run from its start, everything already on the device."""
+"""The engines as contenders: each trains a whole run from its start, everything already on the device."""
 
 from collections.abc import Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
-from benchmarks.prepared import Prepared, Unable
+from lockstep.bench.prepared import Prepared, Unable
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
 from lockstep.schedules.formulas import learning_rates
 
-__all__ = [
-    "jax_compiled",
-    "jax_fast",
-    "jax_steps",
-    "jax_unrecorded",
-    "torch_compiled",
-    "torch_fast",
-    "torch_graph",
-    "torch_steps",
-    "torch_unrecorded",
-]
+__all__ = ["compiled", "fast", "graph", "steps", "unrecorded"]
 
 Members = Sequence[PreparedData]
 
 UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile and run no faster
 
 
-def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, one eager update after the other."""
     from pt_impl import model, train
     from pt_impl.io import device as devices
@@ -51,22 +40,22 @@ def torch_steps(recipe: Recipe, members: Members, device: str, threads: int) -> 
     return Prepared(reset, run, lambda: [model.export_parameters(last[0].model)], devices.describe_environment(place))
 
 
-def torch_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+def fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine: hand-derived updates on one vector."""
-    from pt_impl.fast import train as fast
+    from pt_impl.fast import train as engine
 
-    return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
+    return _fast(recipe, members, device, engine.make_segment(recipe.update_rule))
 
 
-def torch_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+def unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, the fast engine's updates without the loss and norms of each."""
-    from pt_impl.fast import train as fast
+    from pt_impl.fast import train as engine
 
-    return _torch_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
+    return _fast(recipe, members, device, engine.make_segment(recipe.update_rule, ("lr",)))
 
 
-def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
-    from pt_impl.fast import train as fast
+def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
+    from pt_impl.fast import train as engine
     from pt_impl.fast.batches import load_batches
     from pt_impl.io import device as devices
 
@@ -74,27 +63,27 @@ def _torch_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> 
     data = members[0].cast(recipe.dtype)
     epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
     batches = [batch for drawn in epochs for batch in load_batches(recipe, data, *drawn, place)]
-    last: list[fast.State] = []
+    last: list[engine.State] = []
 
     def reset() -> None:
-        last[:] = [fast.initial_state(recipe, data, place)]
+        last[:] = [engine.initial_state(recipe, data, place)]
         devices.synchronise(last)
 
     def run() -> None:
         segment(last[0], batches)
         devices.synchronise(last)
 
-    return Prepared(reset, run, lambda: [fast.parameters_of(recipe, last[0])], devices.describe_environment(place))
+    return Prepared(reset, run, lambda: [engine.parameters_of(recipe, last[0])], devices.describe_environment(place))
 
 
-def torch_compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
     import torch
 
     return _functional(recipe, members, device, partial(torch.compile, fullgraph=True, dynamic=False))
 
 
-def torch_graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
+def graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, CUDA graphs of several updates in functional form."""
     import torch
 
@@ -154,8 +143,8 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
     import torch
     from torch.func import functional_call, grad_and_value
 
-    from benchmarks.torch_updates import initial_moments, update_parameter
     from pt_impl import model
+    from pt_impl.bench.functional import initial_moments, update_parameter
     from pt_impl.io import device as devices
 
     if recipe.loss != Loss():
@@ -220,107 +209,3 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
         return [{name: tensor.cpu().numpy().T for name, tensor in last[0].items()}]
 
     return Prepared(reset, run, exported, devices.describe_environment(place))
-
-
-def jax_steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, one jitted update after the other."""
-    import jax
-
-    from jax_impl import train
-
-    def run_from(state: train.State, batches: list[train.Batch]) -> train.State:
-        for batch in batches:
-            state, _ = update(state, batch)
-        return state
-
-    def split(batches: train.Batch) -> list[train.Batch]:
-        return [jax.tree.map(itemgetter(t), batches) for t in range(len(batches.used))]
-
-    update = jax.jit(train.make_update(recipe))
-    return _jax(recipe, members, device, run_from, split)
-
-
-def jax_compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, the whole run in one jitted scan."""
-    from jax_impl import train
-
-    segment = train.make_segment(recipe.update_rule)
-    return _jax(recipe, members, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
-
-
-def jax_fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, the fast engine: the whole run in one jitted scan."""
-    from jax_impl.fast import train as fast
-
-    return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule))
-
-
-def jax_unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """JAX, the fast engine's updates without the loss and norms of each."""
-    from jax_impl.fast import train as fast
-
-    return _jax_fast(recipe, members, device, fast.make_segment(recipe.update_rule, ("lr",)))
-
-
-def _jax_fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from jax_impl.fast import train as fast
-    from jax_impl.fast.batches import load_batches
-    from jax_impl.io import device as devices
-
-    place = devices.select_device(device)
-    double = recipe.training.dtype == "float64"
-    data = members[0].cast(recipe.dtype)
-    with jax.enable_x64(double):
-        drawn = [(data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs)]
-        epochs = [load_batches(recipe, data, *one, place) for one in drawn]
-        whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
-        start = fast.initial_state(recipe, data, place)
-        devices.synchronise((whole, start))
-    last: list[fast.State] = []
-
-    def reset() -> None:
-        with jax.enable_x64(double):
-            last[:] = [jax.tree.map(jnp.copy, start)]  # an update takes the memory of its state
-        devices.synchronise(last)
-
-    def run() -> None:
-        with jax.enable_x64(double):
-            last[:] = [segment(last[0], whole)[0]]
-        devices.synchronise(last)
-
-    return Prepared(reset, run, lambda: [fast.parameters_of(recipe, last[0])], devices.describe_environment(place))
-
-
-def _jax(recipe: Recipe, members: Members, device: str, run_from: Any, split: Any) -> Prepared:
-    import jax
-    import numpy as np
-
-    from jax_impl import model, train
-    from jax_impl.io import device as devices
-
-    place = devices.select_device(device)
-    double = recipe.training.dtype == "float64"
-    data = members[0].cast(recipe.dtype)
-    with jax.enable_x64(double):
-        epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
-        whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
-        batches, start = split(whole), train.initial_state(recipe, data, place)
-        devices.synchronise((batches, start))
-    last: list[train.State] = []
-
-    def reset() -> None:
-        last[:] = [start]  # an update changes nothing in place
-
-    def run() -> None:
-        with jax.enable_x64(double):
-            state = run_from(last[0], batches)
-        devices.synchronise(state)
-        last[:] = [state]
-
-    return Prepared(
-        reset, run, lambda: [model.export_parameters(last[0].parameters)], devices.describe_environment(place)
-    )

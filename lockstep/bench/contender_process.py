@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.prepared import Prepared, Unable
+from lockstep.bench.prepared import Prepared, Unable
 from lockstep.errors import InputError
 from lockstep.tensor_file import write_tensors
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _first_run(work: dict[str, Any], begin: float) -> tuple[Prepared, dict[str, Any]]:
-    from benchmarks.registry import CONTENDERS
+    from lockstep.bench.registry import CONTENDERS
 
     import_module(CONTENDERS[work["contender"]].imports)
     imported = perf_counter()
@@ -68,7 +68,7 @@ def _peak_mib() -> float:
 
 
 def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> Prepared:
-    from benchmarks.registry import make
+    from lockstep.bench.registry import make
     from lockstep.data_prep import PreparedData
     from lockstep.recipe import Recipe
 

@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import measure
-from benchmarks.results import RESULTS, Measured, Results, machine
-from benchmarks.statistics import median_interval, three_digits
-from benchmarks.workloads import Workload
+from lockstep.bench.medians import median_interval, three_digits
+from lockstep.bench.results import RESULTS, Measured, Results, machine
+from lockstep.bench.run import measure
+from lockstep.bench.workloads import Workload
 from lockstep.errors import InputError
 from lockstep.files.outputs import check_output, page, picture, write_file
 from lockstep.report.picture import new_figure, png_of

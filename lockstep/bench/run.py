@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.contender import PARAMETERS
-from benchmarks.registry import ALWAYS, CONTENDERS, chosen
-from benchmarks.results import RESULTS, Measured, Outcome, Results, machine
-from benchmarks.table import print_measured
-from benchmarks.workloads import Workload, first_updates, threads_for
+from lockstep.bench.contender_process import PARAMETERS
+from lockstep.bench.registry import ALWAYS, CONTENDERS, chosen, is_there
+from lockstep.bench.results import RESULTS, Measured, Outcome, Results, machine
+from lockstep.bench.table import print_measured
+from lockstep.bench.workloads import Workload, first_updates, threads_for
 from lockstep.data_prep import Parameters, PreparedData, load_table, prepare
 from lockstep.errors import InputError
 from lockstep.files.outputs import check_output
@@ -32,6 +32,8 @@ from lockstep.tensor_file import read_tensors
 from lockstep.version import __version__
 
 __all__ = ["Contender", "compare_with_oracle", "measure", "run_bench"]
+
+NOT_INSTALLED = "not part of an installed lockstep: it comes with a checkout of its repository"
 
 PROVED = 4
 """Members of an ensemble that are held against the oracle."""
@@ -44,7 +46,7 @@ class Contender:
         self.name = name
         self.started = perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contender"],
+            [sys.executable, "-m", "lockstep.bench.contender_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -92,8 +94,7 @@ class _Work:
 
     def threads_of(self, contender: str) -> int:
         """All of them where all members are trained; one that trains a single member has what is best for one."""
-        together = CONTENDERS[contender].make.startswith(("ensembles.", "floors."))
-        return self.threads if together else threads_for(self.members[0])
+        return self.threads if CONTENDERS[contender].trains_all else threads_for(self.members[0])
 
 
 def run_bench(
@@ -149,6 +150,9 @@ def measure(workload: Workload, contenders: Sequence[str], *, device: str, round
     with _prepared(workload, device) as work:
         try:
             for name in contenders:
+                if not is_there(name):
+                    found[name] = Outcome(skipped=NOT_INSTALLED)
+                    continue
                 console.print(f"getting ready: {workload.name}, {name}", highlight=False)
                 running[name] = Contender(name, work.threads_of(name))
                 found[name] = _get_ready(running[name], work)

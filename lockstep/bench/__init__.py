@@ -1,0 +1,1 @@
+"""How a contender is timed and judged: one process each, proved equal first, interleaved in random order."""

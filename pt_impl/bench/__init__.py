@@ -1,0 +1,1 @@
+"""PyTorch's contenders in a benchmark."""
