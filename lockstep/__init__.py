@@ -9,15 +9,50 @@ from typing import TYPE_CHECKING, Any
 from lockstep.version import __version__
 
 if TYPE_CHECKING:
+    from lockstep.data_prep import prepare
+    from lockstep.diagnose.pairs import compare, diagnose
     from lockstep.own_loops.arrays import perturbed
     from lockstep.own_loops.recorder import Recorder
+    from lockstep.parity import assert_parity
+    from lockstep.recipe import Recipe, load_recipe
+    from lockstep.records.trace import Trace
+    from lockstep.run.trainers import train
 
-__all__ = ["Recorder", "__version__", "perturbed"]
+__all__ = [
+    "Recipe",
+    "Recorder",
+    "Trace",
+    "__version__",
+    "assert_parity",
+    "compare",
+    "diagnose",
+    "load_recipe",
+    "perturbed",
+    "prepare",
+    "train",
+]
+
+HOMES = {
+    "Recipe": "lockstep.recipe",
+    "Recorder": "lockstep.own_loops.recorder",
+    "Trace": "lockstep.records.trace",
+    "assert_parity": "lockstep.parity",
+    "compare": "lockstep.diagnose.pairs",
+    "load_recipe": "lockstep.recipe",
+    "perturbed": "lockstep.own_loops.arrays",
+    "prepare": "lockstep.data_prep",
+    "train": "lockstep.run.trainers",
+}
+"""Name of the public face -> the module that is loaded when it is asked for: the command line starts light."""
 
 
 def __getattr__(name: str) -> Any:
-    """`lockstep.Recorder` and `lockstep.perturbed`, loaded when they are asked for: the command line starts light."""
-    rooms = {"Recorder": "lockstep.own_loops.recorder", "perturbed": "lockstep.own_loops.arrays"}
-    if name not in rooms:
+    if name == "diagnose":  # a package too, which may be called
+        return import_module("lockstep.diagnose")
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(rooms[name]), name)
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+import lockstep
 from lockstep.cli import cli
 from lockstep.data_prep import prepare
 from lockstep.recipe import load_recipe
@@ -61,3 +62,20 @@ def test_the_output_in_the_readme_is_of_the_recipe_as_it_is() -> None:
         text = path.read_text()
         assert f"same data, batches and initial parameters: hash {data.hash[:12]} " in text
         assert f"same learning rate, bit for bit: {data.updates} updates " in text
+
+
+def test_the_page_on_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    exec("\n".join(blocks), {})
+    accuracy, story = capsys.readouterr().out.splitlines()
+    assert accuracy.startswith("held-out accuracy ")
+    assert story.startswith("update 0, lr, lr: ")
+
+
+def test_the_page_on_python_names_the_whole_face() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    assert [name for name in lockstep.__all__ if name != "__version__" and f"`{name}" not in page] == []

@@ -14,7 +14,9 @@ ALONE = {"io/eager.py"}
 
 
 def files_of(twin: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT / twin)) for path in (ROOT / twin).rglob("*.py"))
+    """Those that have a twin: contenders in a benchmark differ, as frameworks do."""
+    names = (str(path.relative_to(ROOT / twin)) for path in (ROOT / twin).rglob("*.py"))
+    return sorted(name for name in names if not name.startswith("bench/"))
 
 
 FILES = [name for name in files_of("pt_impl") if name not in ALONE]
@@ -227,8 +229,17 @@ print([name for name in lockstep.__all__ if name not in dir(lockstep)])
 import lockstep.diagnose.verdict
 from lockstep import *
 print(all(callable(face) for face in (compare, diagnose, load_recipe, prepare, train, assert_parity, perturbed)))
+import inspect
+print([*inspect.signature(diagnose).parameters])
 print([kind.__name__ for kind in (Recipe, Recorder, Trace)])
 print(sorted({"torch", "jax"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "[]", "True", "['Recipe', 'Recorder', 'Trace']", "[]"]
+    assert done.stdout.splitlines() == [
+        "[]",
+        "[]",
+        "True",
+        "['a', 'b', 'oracle', 'names', 'noise']",
+        "['Recipe', 'Recorder', 'Trace']",
+        "[]",
+    ]

@@ -201,7 +201,7 @@ def _documented(module: str) -> str:
     loaded = import_module(module)
     text = ""
     for name in loaded.__all__:
-        value = getattr(loaded, name)
+        value = inspect.unwrap(getattr(loaded, name))  # lockstep.diagnose is a package, too
         home = getattr(value, "__module__", "")
         if callable(value) and home.startswith("lockstep"):
             text += f"\n::: {home}.{value.__qualname__}\n"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +11,7 @@ from lockstep.errors import InputError
 from lockstep.printable import echo, printable
 
 if TYPE_CHECKING:
-    from lockstep.diagnose.compare import Bounds
+    from lockstep.diagnose.pairs import Pair
     from lockstep.records.trace import Trace
 
 __all__ = ["compare", "junit_option", "load_pair", "names", "names_option", "noise_option", "refusals_in"]
@@ -114,20 +114,9 @@ def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
         raise
 
 
-class Pair(NamedTuple):
-    """Two traces that can be compared, the oracle's of their recipe, what rounding may do to them, and what to know of
-    them beforehand."""
-
-    a: "Trace"
-    b: "Trace"
-    oracle: "Trace | None"
-    bounds: "Bounds"
-    notes: list[str]
-
-
 def load_pair(
     a: Path, b: Path, names_file: Path | None = None, noise: tuple[Path, ...] = (), oracle: Path | None = None
-) -> Pair:
+) -> "Pair":
     """The traces in these files, aligned where they are of somebody's own loops.
 
     Args:
@@ -141,32 +130,16 @@ def load_pair(
         InputError: traces that cannot be read or compared; what belongs to own loops beside a recipe's, or the other
             way round.
     """
-    from lockstep.diagnose.compare import bounds_of, refuse_different_runs, refuse_unbounded
-    from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
-    from lockstep.diagnose.names import load_names
-    from lockstep.diagnose.noise import loop_bounds
+    from lockstep.diagnose.pairs import make_pair
     from lockstep.records.trace import Trace
-    from lockstep.run.replay import data_of, truth_of
 
-    traces = Trace.load(a), Trace.load(b)
-    if not any(map(is_loop, traces)):
-        if names_file or noise:
-            raise InputError("--names and --noise are for loops of your own; a recipe has its names and its bounds")
-        refuse_different_runs(*traces)
-        truth = _load_oracle(oracle) if oracle else next((trace for trace in traces if bounds_of(trace)), None)
-        truth = truth or truth_of(*traces, data_of(traces[0]))
-        refuse_different_runs(traces[0], truth)
-        refuse_unbounded(*traces, truth)
-        return Pair(*traces, truth, bounds_of(truth) or {}, [])
-    if oracle:
-        raise InputError(f"--oracle {oracle}: is for a recipe; a loop of your own has its bounds from --noise")
-    mapped = load_names(names_file) if names_file else None
-    sides = sides_of([Trace.load(path) for path in noise], *traces, mapped)
-    aligned = align(*traces, mapped)
-    notes = notes_on(*aligned)
-    if not noise:
-        notes.append("no noise was measured (--noise): bounds are what rounding every sum once an update comes to")
-    return Pair(*aligned, None, loop_bounds(*aligned, sides), notes)
+    return make_pair(
+        Trace.load(a),
+        Trace.load(b),
+        oracle=_load_oracle(oracle) if oracle else None,
+        names=names_file,
+        noise=[Trace.load(path) for path in noise],
+    )
 
 
 def _load_oracle(path: Path) -> "Trace":

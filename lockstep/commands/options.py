@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from glob import escape
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import click
 from lockstep.backends import TWINS
 from lockstep.errors import InputError
 from lockstep.printable import echo
+from lockstep.run.trainers import load_trainer, twin
 
 if TYPE_CHECKING:
     from lockstep.data_prep import PreparedData
@@ -121,20 +121,6 @@ def recipe_files(named: str, recipe: "Recipe") -> list[Path]:
     return [Path(named), *map(Path, trained_on)]
 
 
-def twin(backend: str, module: str) -> Any:
-    """A module of a twin.
-
-    Raises:
-        InputError: its framework is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--backend {backend}: the package {error.name} is not installed: pip install 'lockstep[{backend}]'"
-        ) from None
-
-
 def keep_compiled() -> None:
     """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache folder, apart for
     each machine, whose processors may differ. What the user has set stays."""
@@ -178,13 +164,7 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
     """
     if backend == "jax":
         keep_compiled()
-    if backend != "oracle":
-        twin(backend, f"{TWINS[backend]}.io.device")
-        return partial(twin(backend, "lockstep.run.engine").train, package=TWINS[backend], engine=engine)
-    train: Callable[..., Trace] = twin(backend, "lockstep.oracle.train").train
-    if engine == "fast":
-        raise InputError("--engine fast: the oracle has the plain one only")
-    return train
+    return load_trainer(backend, engine)
 
 
 def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:

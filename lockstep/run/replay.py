@@ -5,46 +5,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lockstep.backends import BACKENDS
-from lockstep.data_prep import PreparedData, prepare
+from lockstep.data_prep import PreparedData
 from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.diagnose.pairs import data_of, truth_of
 from lockstep.errors import InputError
-from lockstep.oracle.train import states
-from lockstep.oracle.train import train as train_oracle
 from lockstep.records.trace import Trace
 from lockstep.run.team import Team
 from lockstep.run.workers import Job, Report
 
 __all__ = ["data_of", "replay", "reproduces", "truth_of", "with_replayed"]
-
-
-def data_of(trace: Trace) -> PreparedData:
-    """The data that a trace was trained on, prepared again.
-
-    Raises:
-        InputError: what is prepared here is not what the trace was trained on.
-    """
-    data = prepare(trace.recipe)
-    if data.hash != trace.header["data_hash"]:
-        raise InputError(
-            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be prepared again here (found "
-            f"{data.hash[:12]}): give the oracle's trace, which carries the rounding bounds"
-        )
-    return data
-
-
-def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
-    """The oracle's trace, with bounds, of all that either trace recorded."""
-    detail = {*a.header["detail"], *b.header["detail"]}
-    every = min((t.header["parameters_every"] for t in (a, b) if t.header["parameters_every"]), default=0)
-    synchronise = states(a.recipe, data) if a.header["synchronised"] else None
-    return train_oracle(
-        a.recipe,
-        data,
-        parameters_every=every,
-        detail=detail,
-        statistics=_has_statistics(a) or _has_statistics(b),
-        synchronise=synchronise,
-    )
 
 
 def replay(
