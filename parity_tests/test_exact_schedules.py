@@ -86,7 +86,7 @@ def followed_share(s, t, W, T):
     if s.name == "cosine_restarts":
         return restarts_share(s, t, T, start)
     p = mpf(past) / (T - (s.decay_end == "T-1") - start)
-    if s.after_end != "continue":
+    if s.name == "polynomial" or s.after_end != "continue":
         p = min(p, mpf(1))
     shape = s.decay_shape if s.name == "wsd" else s.name
     fall = {

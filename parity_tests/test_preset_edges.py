@@ -7,16 +7,12 @@ from lockstep.cli import main
 from lockstep.errors import InputError
 from lockstep.recipe import Optimizer, Recipe, Schedule, Training, load_recipe
 from lockstep.recipe.presets import PRESETS, UNSAID, expand
+from lockstep.recipe.schedules.shapes import cosine_waves, exponential_fall, phase, power_fall, stretched
 from lockstep.run.everywhere import contrast_schedule
 from lockstep.schedules.curve import preset_curve
 from lockstep.schedules.formulas import (
-    cosine_waves,
-    exponential_fall,
     learning_rates,
     linear_warmup,
-    phase,
-    power_fall,
-    stretched,
 )
 
 

@@ -11,8 +11,9 @@ import torch
 from torch.optim import lr_scheduler as lrs
 
 from lockstep.errors import InputError
-from lockstep.recipe import KNOBS, SCHEDULE_KNOBS, Recipe, field_infos, load_recipe
+from lockstep.recipe import KNOBS, Recipe, field_infos, load_recipe
 from lockstep.recipe.presets import PRESETS
+from lockstep.recipe.schedules import Schedule
 from lockstep.schedules.formulas import learning_rates
 
 EVERY = [(section, name) for section, presets in PRESETS.items() for name in presets]
@@ -61,7 +62,7 @@ def test_a_recipe_stores_the_knobs_alone(name):
     recipe = Recipe.from_dict(
         {"schedule": {"preset": name, **needed}, "optimizer": adamw, "training": {"epochs": 1000}}
     )
-    assert recipe.schedule.name in SCHEDULE_KNOBS
+    assert recipe.schedule.name in Schedule.variants
     assert "preset" not in recipe.to_toml()
     for knob, value in preset.fixed.items():
         assert getattr(recipe.schedule, knob) == value

@@ -187,7 +187,7 @@ def test_recipes_keep_their_hashes(values: dict[str, object], pinned: str) -> No
     assert Recipe().with_values(values).hash[:16] == pinned
 
 
-@pytest.mark.parametrize("section", ["loss"])
+@pytest.mark.parametrize("section", ["loss", "schedule"])
 def test_every_variant_has_a_pinned_hash(section: str) -> None:
     pinned = {values[f"{section}.name"] for values, _ in SAMPLE if f"{section}.name" in values}
     assert pinned >= variants_of(section).keys()

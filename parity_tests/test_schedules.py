@@ -1,27 +1,24 @@
 """Learning-rate schedules: literal tables, and what holds for every recipe."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep.errors import InputError
-from lockstep.recipe import SCHEDULE_KNOBS, Optimizer, Recipe, Schedule, Training, load_recipe
+from lockstep.recipe import Optimizer, Recipe, Schedule, Training, load_recipe
+from lockstep.recipe.schedules.cosine_restarts import cosine_restarts
+from lockstep.recipe.schedules.exponential import exponential_decay
+from lockstep.recipe.schedules.inverse_sqrt import inverse_sqrt_decay
+from lockstep.recipe.schedules.shapes import FALLS, cosine_fall, linear_fall, phase, sqrt_fall
 from lockstep.run.everywhere import contrast_schedule
 from lockstep.schedules.formulas import (
-    FALLS,
     RAMPS,
-    SCHEDULES,
-    cosine_fall,
-    cosine_restarts,
-    exponential_decay,
     exponential_warmup,
-    inverse_sqrt_decay,
     learning_rates,
-    linear_fall,
     linear_warmup,
-    phase,
-    sqrt_fall,
 )
 
 A, B, C = "(t+1)/W", "t/W", "(t+1)/(W+1)"
@@ -103,7 +100,7 @@ TABLE = [
 @pytest.mark.parametrize(("name", "ramp", "knobs", "first", "before", "at", "last", "end", "after"), TABLE)
 @pytest.mark.parametrize("unit", ["epoch", "update"])
 def test_table_of_four_warmup_steps_in_twenty(name, ramp, knobs, first, before, at, last, end, after, unit):
-    length = {"length": 20} if "length" in SCHEDULE_KNOBS[name] else {}
+    length = {"length": 20} if "length" in Schedule.variants[name].knobs() else {}
     lr_T = rates(epochs=22, name=name, ramp=ramp, warmup=4, unit=unit, **knobs, **length)
     found = lr_T[[0, 3, 4, 19, 20, 21]]
     np.testing.assert_allclose(found, [first, before, at, last, end, after], rtol=0, atol=5e-5)  # four digits
@@ -221,7 +218,7 @@ def test_cycles_that_fill_the_run_may_begin_between_two_updates():
 # ---- the edges of W
 
 FAMILIES = {
-    **{name: {} for name in SCHEDULE_KNOBS if name not in ("wsd", "inverse_sqrt", "cosine_restarts")},
+    **{name: {} for name in Schedule.variants if name not in ("wsd", "inverse_sqrt", "cosine_restarts")},
     "wsd": {"decay_length": 1},
     "inverse_sqrt": {"timescale": 3},
     "cosine_restarts": {"cycles": 1},
@@ -229,7 +226,7 @@ FAMILIES = {
 
 
 def test_every_schedule_has_a_formula():
-    assert SCHEDULES.keys() == SCHEDULE_KNOBS.keys() == FAMILIES.keys()
+    assert Schedule.variants.keys() == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
@@ -343,7 +340,7 @@ def test_the_contrast_has_a_warmup_where_the_recipe_has_none(name, unit, warmup)
 @st.composite
 def recipes_and_epochs(draw):
     """A recipe of every schedule, whose decay ends within the run or after it, and its updates an epoch."""
-    name, unit = draw(st.sampled_from(sorted(SCHEDULES))), draw(st.sampled_from(["epoch", "update"]))
+    name, unit = draw(st.sampled_from(sorted(Schedule.variants))), draw(st.sampled_from(["epoch", "update"]))
     epochs, updates_per_epoch = draw(st.integers(1, 40)), draw(st.integers(1, 6))
     run = epochs if unit == "epoch" else epochs * updates_per_epoch
     length = draw(st.sampled_from([0, run, max(1, run // 2), run + 3]))
@@ -374,7 +371,7 @@ def recipes_and_epochs(draw):
         "cycle_growth": st.integers(1, 3),
         "cycle_decay": st.floats(0.1, 1),
     }
-    knobs = {knob: draw(choices[knob]) for knob in SCHEDULE_KNOBS[name] if knob in choices}
+    knobs = {knob: draw(choices[knob]) for knob in Schedule.variants[name].knobs() if knob in choices}
     if name == "wsd":
         knobs["warmup"] = min(knobs["warmup"], T - knobs["decay_length"])
     if "length" not in knobs:
@@ -406,9 +403,10 @@ def test_up_then_down(drawn):
         assert (np.diff(lr_T[:W]) >= 0).all()
     if schedule.warmup_shape == "exponential" and W:
         return  # it never quite ends
-    if len(lr_T) > W and schedule.decay_start == "W" and schedule.name != "one_cycle":
-        end = (schedule.length or len(lr_T)) - (schedule.decay_end == "T-1")
-        ended = "length" in SCHEDULE_KNOBS[schedule.name] and end <= W and not schedule.cycle
+    knobs = asdict(schedule)
+    if len(lr_T) > W and knobs.get("decay_start") == "W" and schedule.name != "one_cycle":
+        end = (schedule.length or len(lr_T)) - (knobs.get("decay_end") == "T-1")
+        ended = "length" in schedule.knobs() and end <= W and not knobs.get("cycle")
         assert lr_T[W] == pytest.approx(schedule.peak * (schedule.floor if ended else 1), rel=1e-15)
     if schedule.name not in ("one_cycle", "cosine_restarts"):
         assert (np.diff(lr_T[W:]) <= slack).all()
@@ -418,11 +416,12 @@ def test_up_then_down(drawn):
 def test_after_the_end_the_floor_holds(drawn):
     recipe, updates_per_epoch = drawn
     schedule = recipe.schedule
-    if "length" not in SCHEDULE_KNOBS[schedule.name] or not schedule.length or schedule.cycle:
+    knobs = asdict(schedule)
+    if "length" not in schedule.knobs() or not schedule.length or knobs.get("cycle"):
         return
     lr_T = learning_rates(recipe, updates_per_epoch)
     if schedule.unit == "epoch":
         lr_T = lr_T[::updates_per_epoch]
-    held = lr_T[schedule.length - (schedule.decay_end == "T-1") :][recipe.warmup :]
+    held = lr_T[schedule.length - (knobs.get("decay_end") == "T-1") :][recipe.warmup :]
     if schedule.warmup_shape != "exponential":
         np.testing.assert_allclose(held, schedule.peak * schedule.floor, rtol=1e-15)

@@ -5,10 +5,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from lockstep.recipe import KNOBS, OPTIONS, field_infos
 from lockstep.recipe.presets import PRESETS, UNSAID
+from lockstep.recipe.variants import choices_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 TITLES = {
@@ -105,7 +106,7 @@ def _listed(knobs: Mapping[str, Any]) -> str:
 
 
 def _choices(field: Any) -> str:
-    return ", ".join(choice for choice in get_args(field.annotation) if isinstance(choice, str))
+    return ", ".join(choices_of(field.annotation))
 
 
 def _value(value: Any) -> str:

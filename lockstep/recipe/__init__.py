@@ -1,13 +1,12 @@
 """What to train: the sections of a recipe, what is ready-made, and how one is read."""
 
 from lockstep.recipe.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
+from lockstep.recipe.schedules import Schedule
 from lockstep.recipe.sections import (
     KNOBS,
     LATER,
     OPTIMIZER_KNOBS,
     OPTIONS,
-    SCHEDULE_KNOBS,
-    SCHEDULE_OPTIONS,
     SECTIONS,
     Average,
     Convergence,
@@ -16,7 +15,6 @@ from lockstep.recipe.sections import (
     Model,
     Optimizer,
     Recipe,
-    Schedule,
     Training,
     field_docstrings,
     field_infos,
@@ -31,8 +29,6 @@ __all__ = [
     "LATER",
     "OPTIMIZER_KNOBS",
     "OPTIONS",
-    "SCHEDULE_KNOBS",
-    "SCHEDULE_OPTIONS",
     "SECTIONS",
     "Average",
     "BinaryCrossEntropy",

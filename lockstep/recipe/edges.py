@@ -7,7 +7,7 @@ is a decay of no length.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lockstep.recipe import Schedule
+    from lockstep.recipe.schedules.base import Schedule
 
 __all__ = ["changes_rates", "refusal", "takes_a_long_warmup", "warmup_refusal"]
 
@@ -19,8 +19,6 @@ def changes_rates(schedule: "Schedule", warmup: int) -> bool:
         return edges is not None
     if edges == "pytorch_warmup":
         return schedule.warmup_shape.startswith("untuned")
-    if edges == "optax" and name == "exponential":
-        return schedule.factor >= 1
     return warmup == 0 and (edges, name) in ALONE
 
 
@@ -66,10 +64,6 @@ def warmup_refusal(schedule: "Schedule") -> str:
 
 def refusal(schedule: "Schedule", warmup: int, length: int) -> str:
     """The library's reason not to take W = `warmup` with T = `length`, or ""."""
-    if schedule.name == "one_cycle":
-        return _one_cycle_refusal(schedule, length - warmup)
-    if schedule.name == "constant":
-        return ""
     left = length - warmup
     if left > 0:
         return ""
@@ -80,7 +74,7 @@ def refusal(schedule: "Schedule", warmup: int, length: int) -> str:
 def _reason(schedule: "Schedule", left: int) -> str:
     """Why the library refuses a decay of `left` = T - W <= 0, or ""."""
     edges, name = schedule.edges, schedule.name
-    ended = schedule.length is not None and not schedule.cycle
+    ended = schedule.length is not None and not getattr(schedule, "cycle", 0)
     if edges == "torch" and name in ("linear", "polynomial", "cosine"):
         if left == 0:
             return "PyTorch divides by T - W = 0 (ZeroDivisionError)"
@@ -100,17 +94,4 @@ def _reason(schedule: "Schedule", left: int) -> str:
         return f"lightning-bolts would get a decay of max_epochs - warmup_epochs = {left}"
     if edges == "torchtitan" and left < 0:
         return "torchtitan would shorten the warmup to T"
-    return ""
-
-
-def _one_cycle_refusal(schedule: "Schedule", length: int) -> str:
-    rise, fall = schedule.rise * length, (schedule.fall or 0) * length
-    if schedule.edges == "torch" and schedule.fall and schedule.fall != 2 * schedule.rise:
-        return f"PyTorch's second phase is as long as its first: fall is 2 rise = {2 * schedule.rise:g}"
-    if schedule.edges == "torch" and rise == 1:
-        return f"PyTorch divides by pct_start T - 1 = 0 (ZeroDivisionError): rise = {schedule.rise:g}, T = {length}"
-    if schedule.edges == "optax":
-        ends = [int(rise), *([int(fall)] if fall else []), length]
-        if len(set(ends)) < len(ends):
-            return f"the phases end at {ends}, and of two that end together Optax keeps the last factor alone"
     return ""

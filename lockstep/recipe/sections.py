@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -16,11 +16,11 @@ from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
 from lockstep.files.input_file import parse_toml, read_toml
-from lockstep.recipe.edges import changes_rates, refusal, takes_a_long_warmup, warmup_refusal
 from lockstep.recipe.losses import Loss
 from lockstep.recipe.presets import PRESETS, expand
+from lockstep.recipe.schedules import Schedule
 from lockstep.recipe.values import CONFIG, Count, Decay, Names, NonNegative, Seed
-from lockstep.recipe.variants import NamedSection, carry_over, docstrings
+from lockstep.recipe.variants import NamedSection, carry_over, choices_of, docstrings
 from lockstep.recipe.wording import nearest, printable_name, short_repr
 
 __all__ = [
@@ -353,194 +353,6 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Schedule:
-    """The learning rate of every update: a warmup, times what follows it; see `lockstep.schedules.formulas` for the
-    formulas. t counts from 0; W is `warmup`, T `length`. A knob that a schedule does not have is None."""
-
-    name: Literal[
-        "constant",
-        "linear",
-        "polynomial",
-        "cosine",
-        "inverse_sqrt",
-        "exponential",
-        "step",
-        "multistep",
-        "wsd",
-        "one_cycle",
-        "cosine_restarts",
-    ] = "constant"
-    """What follows the warmup. wsd (warmup, stable, decay) stays at the peak and falls at its end."""
-    peak: Annotated[float, Field(gt=0)] = 0.01
-    """The highest learning rate; of a `factor` above 1 the first after the warmup."""
-    unit: Literal["epoch", "update"] = "epoch"
-    """What t, W, T and every other length count: whole epochs (the rate is held within one) or optimizer updates."""
-    warmup: Annotated[int, Field(ge=0)] = ABSENT
-    """Length W of the warmup, in `unit`s; 0 is no warmup. An exponential warmup has W as its time constant and never
-    quite ends; an untuned one takes W from `optimizer.beta2`, and this must be 0."""
-    warmup_shape: Literal["linear", "cosine", "exponential", "untuned_linear", "untuned_exponential"] = ABSENT
-    """exponential: 1 - exp(-(t+1)/W). untuned: W = 2 / (1 - beta2) updates for a linear one, 1 / (1 - beta2) for an
-    exponential one, rounded."""
-    ramp: Literal["(t+1)/W", "t/W", "(t+1)/(W+1)"] = ABSENT
-    """Share of the way up at t during a linear or cosine warmup."""
-    warmup_start: Annotated[float, Field(ge=0, le=1)] = ABSENT
-    """Share of the peak from which the warmup rises."""
-    warmup_of: Literal["peak", "schedule"] = ABSENT
-    """The warmup is a share of the peak, or of the schedule that is under way meanwhile (decay_start = "0")."""
-    length: Annotated[int, Field(ge=0)] = ABSENT
-    """T, where the schedule ends, in `unit`s; 0 is the length of the run."""
-    decay_start: Literal["W", "W-1", "0"] = ABSENT
-    """The t at which what follows the warmup begins, still at the peak."""
-    decay_end: Literal["T", "T-1"] = ABSENT
-    """The t at which the floor is reached."""
-    floor: Annotated[float, Field(ge=0, le=1)] = ABSENT
-    """Share of the peak that a decay ends at; in inverse_sqrt and exponential, that it does not go below."""
-    after_end: Literal["hold", "continue"] = ABSENT
-    """After the end: stay at the floor, or go on by the formula: a line below the floor, a cosine up again, or another
-    cycle."""
-    power: Annotated[float, Field(gt=0)] = ABSENT
-    """polynomial: exponent; also of a cosine (Optax's `exponent`) and of the share done in a wsd's "power"."""
-    timescale: Annotated[int, Field(ge=0)] = ABSENT
-    """inverse_sqrt: by how many `unit`s the root counts from before the decay's start; 0 is W."""
-    factor: Annotated[float, Field(gt=0)] = ABSENT
-    """What the rate is multiplied by, every so often; above 1 it grows."""
-    every: Count = ABSENT
-    """exponential, step: the number of `unit`s for one `factor`."""
-    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ABSENT
-    """multistep: the numbers of `unit`s after the decay's start at each of which `factor` comes in."""
-    factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ABSENT
-    """multistep: a factor for each of the milestones, in the place of `factor`."""
-    delay: Annotated[int, Field(ge=0)] = ABSENT
-    """exponential, step: `unit`s at the peak before the decay."""
-    decay_length: Count = ABSENT
-    """wsd: length of the decay, in `unit`s."""
-    decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = ABSENT
-    """wsd: a line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2 unless set), or
-    (r^p - r) / (1 - r) with r = `decay_ratio`."""
-    decay_ratio: Annotated[float, Field(gt=0, lt=1)] = ABSENT
-    """wsd: r of an exponential decay; 1/2 unless set."""
-    anneal: Literal["cosine", "linear"] = ABSENT
-    """one_cycle: shape of its phases."""
-    first: Annotated[float, Field(ge=0, le=1)] = ABSENT
-    """one_cycle: share of the peak at which it begins."""
-    rise: Annotated[float, Field(ge=0, le=1)] = ABSENT
-    """one_cycle: share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
-    fall: Annotated[float, Field(ge=0, le=2)] = ABSENT
-    """one_cycle: share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1".
-    0 is two phases: from the peak straight to the floor."""
-    cycle: Annotated[int, Field(ge=0)] = ABSENT
-    """cosine_restarts: length of the first cycle, in `unit`s; 0: the cycles fill the time until T."""
-    cycles: Count = ABSENT
-    """cosine_restarts: how many cycles there are."""
-    cycle_growth: Count = ABSENT
-    """cosine_restarts: how many times longer each cycle is than the one before."""
-    cycle_decay: Annotated[float, Field(gt=0, le=1)] = ABSENT
-    """cosine_restarts: how many times higher the peak of each cycle is than that of the one before."""
-    waves: Annotated[float, Field(gt=0)] = ABSENT
-    """cosine: whole waves until T; half a wave unless set, which ends at the floor."""
-    k_decay: Annotated[float, Field(gt=0)] = ABSENT
-    """cosine, polynomial: exponent of the share done (Zhang & Li, arXiv:2004.05909)."""
-    end_rate: Annotated[float, Field(gt=0)] = ABSENT
-    """polynomial: the learning rate that the decay ends at, in the place of `floor`."""
-    warmup_curve: Literal["1-sqrt", "log", "constant"] = ABSENT
-    """Shape of a linear warmup in the place of its ramp r: 1 - sqrt(1 - r), the logarithm of the ramp's numerator over
-    that of its denominator, or `warmup_start` until W."""
-    warmup_top: Literal["W-1"] = ABSENT
-    """The t at which the ramp t/W is at the peak; W unless set."""
-    least_rate: Annotated[float, Field(gt=0)] = ABSENT
-    """The learning rate is never below it, in the warmup neither."""
-    edges: Literal[
-        "torch",
-        "optax",
-        "hf",
-        "timm",
-        "megatron",
-        "nanogpt",
-        "torchtitan",
-        "pytorch_warmup",
-        "t5x",
-        "deepspeed",
-        "bolts",
-    ] = ABSENT
-    """The library whose way it is where a phase has no length (W = 0, W >= T) or a factor is 1: its rates, or refused
-    where it raises. Not set, such a phase is over at once. Presets set it."""
-
-    @property
-    def warmup_form(self) -> str:
-        """The warmup's shape by name, whichever knob says it and whatever says how long it is."""
-        form: str = self.warmup_shape.removeprefix("untuned_")
-        if self.warmup_curve is not None:
-            form = self.warmup_curve
-        return form
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(SCHEDULE_KNOBS, SCHEDULE_OPTIONS, values)
-
-    @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
-        if self.warmup_shape.startswith("untuned"):
-            if self.warmup:
-                raise ValueError(f"warmup: must be 0 with warmup_shape = {self.warmup_shape}, got {self.warmup}")
-            if self.unit != "update":
-                raise ValueError(f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}')
-        elif self.timescale == 0 and self.warmup == 0 and not changes_rates(self, 0):
-            raise ValueError("timescale: must be above 0 where there is no warmup")
-        else:
-            reason = warmup_refusal(self)
-            if reason:
-                raise ValueError(f"warmup: {self.warmup} {self.unit}s: {reason}")
-        if self.warmup_curve is not None and self.warmup_shape != "linear":
-            raise ValueError(f'warmup_curve: needs warmup_shape = "linear", got {self.warmup_shape}')
-        if self.warmup_top is not None and self.ramp != "t/W":
-            raise ValueError(f'warmup_top: needs ramp = "t/W", got {self.ramp}')
-        if self.fall and self.fall <= self.rise:
-            raise ValueError(f"fall: must be 0 or above rise = {self.rise}, got {self.fall}")
-        if self.fall and self.fall > 1 and self.decay_end == "T":
-            raise ValueError(f'fall: must be at most 1 with decay_end = "T", got {self.fall}')
-        if self.factors is not None and len(self.factors) != len(self.milestones):
-            raise ValueError(f"factors: {len(self.factors)} for {len(self.milestones)} milestones")
-        if self.end_rate is not None and self.end_rate >= self.peak:
-            raise ValueError(f"end_rate: must be below peak = {self.peak}, got {self.end_rate}")
-        return self
-
-
-WARMUP: dict[str, Any] = {"warmup": 5, "warmup_shape": "linear", "ramp": "(t+1)/W", "warmup_start": 0.0}
-START: dict[str, Any] = WARMUP | {"decay_start": "W", "warmup_of": "peak"}
-END: dict[str, Any] = {"length": 0, "decay_end": "T", "floor": 0.0, "after_end": "hold"}
-SCHEDULE_KNOBS: dict[str, dict[str, Any]] = {
-    "constant": WARMUP,
-    "linear": START | END,
-    "polynomial": START | {"length": 0, "decay_end": "T", "floor": 0.0, "power": 1.0},
-    "cosine": START | END,
-    "inverse_sqrt": START | {"timescale": 0, "floor": 0.0},
-    "exponential": START | {"factor": 0.9, "every": 1, "floor": 0.0},
-    "step": START | {"factor": 0.1, "every": 3},
-    "multistep": START | {"factor": 0.1, "milestones": (2, 4)},
-    "wsd": WARMUP | END | {"decay_length": 2, "decay_shape": "linear"},
-    "one_cycle": WARMUP
-    | {"warmup": 0, "length": 0, "decay_end": "T", "anneal": "cosine", "first": 0.04, "rise": 0.3, "fall": 0.0}
-    | {"floor": 4e-6},
-    "cosine_restarts": START
-    | {"length": 0, "floor": 0.0, "after_end": "hold", "cycle": 0, "cycles": 2, "cycle_growth": 1, "cycle_decay": 1.0},
-}
-"""The knobs of every schedule with their defaults."""
-
-ANY_OPTIONS = ("warmup_curve", "warmup_top", "least_rate", "edges")
-SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = dict.fromkeys(SCHEDULE_KNOBS, ANY_OPTIONS) | {
-    "polynomial": ("k_decay", "end_rate", *ANY_OPTIONS),
-    "cosine": ("power", "waves", "k_decay", *ANY_OPTIONS),
-    "inverse_sqrt": ("length", *ANY_OPTIONS),
-    "exponential": ("delay", *ANY_OPTIONS),
-    "step": ("delay", *ANY_OPTIONS),
-    "multistep": ("factors", *ANY_OPTIONS),
-    "wsd": ("decay_ratio", "power", *ANY_OPTIONS),
-}
-"""The knobs of a schedule that are not set unless they are given."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Training:
     """How long, in which batches and in which precision."""
 
@@ -606,7 +418,7 @@ class Recipe:
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
-        if self.schedule.warmup_shape.startswith("untuned") and self.optimizer.beta2 is None:
+        if self.schedule.untuned and self.optimizer.beta2 is None:
             raise ValueError(
                 f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from optimizer.beta2, which "
                 f"{self.optimizer.name} does not have"
@@ -629,27 +441,9 @@ class Recipe:
 
     def check_schedule(self, length: int, what: str) -> None:
         """Raise ValueError where warmup and decay do not fit into T = `length`, called `what`."""
-        schedule, warmup = self.schedule, self.warmup
-        knob = "warmup_shape" if schedule.warmup_shape.startswith("untuned") else "warmup"
-        knob = "rise" if schedule.name == "one_cycle" and warmup <= length else knob
-        reason = refusal(schedule, warmup, length)
-        if reason:
-            raise ValueError(f"schedule.{knob}: {reason}")
-        # a library that goes on beyond T is followed there, but not where the run would be all warmup
-        beyond = bool(schedule.length) and takes_a_long_warmup(schedule)
-        if warmup > length and not beyond:
-            raise ValueError(f"schedule.{knob}: {warmup} {schedule.unit}s of warmup are longer than {what}")
-        under_way = schedule.edges in ("hf", "megatron")  # their decay may be under way when the warmup ends
-        if schedule.decay_length is not None and warmup + schedule.decay_length > length and not under_way:
-            raise ValueError(
-                f"schedule.decay_length: {warmup} + {schedule.decay_length} {schedule.unit}s of warmup and decay are "
-                f"longer than {what}"
-            )
-        if schedule.cycle == 0 and self.cycle_units > length - warmup > 0 and schedule.edges != "hf":
-            raise ValueError(
-                f"schedule.cycles: the first of {schedule.cycles} cycles would be shorter than one {schedule.unit} in "
-                f"{what}"
-            )
+        misfit = self.schedule.misfit(self.warmup, length, what)
+        if misfit:
+            raise ValueError(f"schedule.{misfit}")
 
     @property
     def warmup(self) -> int:
@@ -660,12 +454,6 @@ class Recipe:
         if self.schedule.warmup_shape == "untuned_exponential":
             return whole(1 / (1 - self.optimizer.beta2))
         return self.schedule.warmup
-
-    @property
-    def cycle_units(self) -> int:
-        """cosine_restarts: how many times longer all cycles are than the first."""
-        cycles, growth = self.schedule.cycles, self.schedule.cycle_growth
-        return int(cycles) if growth == 1 else int((growth**cycles - 1) // (growth - 1))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -688,7 +476,7 @@ class Recipe:
                 del content["data"][field]
         if self.data.holdout:
             content["data"]["holdout"] = "a file"
-        if not changes_rates(self.schedule, self.warmup):
+        if not self.schedule.edges_change_rates(self.warmup):
             content["schedule"].pop("edges", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -824,11 +612,14 @@ LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories
 KNOBS = {
     "loss": {name: kind.knobs() for name, kind in Loss.variants.items()},
     "optimizer": OPTIMIZER_KNOBS,
-    "schedule": SCHEDULE_KNOBS,
+    "schedule": {name: kind.knobs() for name, kind in Schedule.variants.items()},
 }
 """The sections whose `name` says which of their fields there are."""
 
-OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "optimizer": OPTIMIZER_OPTIONS,
+    "schedule": {name: kind.options() for name, kind in Schedule.variants.items()},
+}
 """Of those sections the fields that are not set unless they are given."""
 
 
@@ -894,8 +685,7 @@ def parse_value(text: str) -> Any:
 def _description(values: Any, field: str) -> str:
     info: FieldInfo = type(values).__pydantic_fields__[field]
     text = " ".join(docstrings(type(values))[field].split())
-    choices = [choice for part in (info.annotation, *get_args(info.annotation)) for choice in get_args(part)]
-    choices = [choice for choice in choices if isinstance(choice, str)]
+    choices = choices_of(info.annotation)
     if isinstance(values, NamedSection) and field == "name":
         choices = list(values.variants)
         text += f" {values.name}: {_first_words(type(values))}"

@@ -17,7 +17,7 @@ from dataclasses import field, fields
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
@@ -27,7 +27,7 @@ from pydantic_core import ArgsKwargs
 from lockstep.recipe.values import CONFIG
 from lockstep.recipe.wording import one_of, short_repr
 
-__all__ = ["Cause", "NamedSection", "Spec", "carry_over", "docstrings", "load_variants"]
+__all__ = ["Cause", "NamedSection", "Spec", "carry_over", "choices_of", "docstrings", "load_variants"]
 
 
 class Cause(NamedTuple):
@@ -62,6 +62,8 @@ class NamedSection:
     """What the rest of lockstep knows of it."""
     variants: ClassVar[dict[str, "type[Self]"]] = {}
     """Name -> variant, of one section."""
+    section_causes: ClassVar[dict[str, Cause]] = {}
+    """The causes of knobs that several variants of the section share; see `Spec.causes`."""
     common: ClassVar[tuple[str, ...]] = ("name",)
     """Fields that are no knobs: all variants have them, with one default."""
     own: ClassVar[tuple[str, ...]] = ()
@@ -138,6 +140,12 @@ def _options(having: Iterable[dataclasses.Field[Any]]) -> set[str]:
     return {field.name for field in having if field.default is None}
 
 
+def choices_of(annotation: Any) -> list[str]:
+    """The words that a field of a type can have, an option's too; [] where it has no choice."""
+    parts = [choice for part in (annotation, *get_args(annotation)) for choice in get_args(part)]
+    return [choice for choice in parts if isinstance(choice, str)]
+
+
 def load_variants(section: type[NamedSection], package: str, path: Iterable[str], first: Sequence[str]) -> None:
     """Import every module of a package of variants, and put the variants in order.
 
@@ -185,11 +193,19 @@ def docstrings(kind: Any) -> dict[str, str]:
 @cache
 def _docstrings(kind: Any) -> dict[str, str]:
     infos: dict[str, FieldInfo] = kind.__pydantic_fields__
-    texts = {name: info.description or "" for name, info in infos.items()}
+    texts = {name: _description(info) for name, info in infos.items()}
     for base in reversed(kind.__mro__):
         if "__pydantic_fields__" in vars(base):
             texts |= {name: text for name, text in _texts_below(base).items() if name in infos}
     return texts
+
+
+def _description(info: FieldInfo) -> str:
+    """The description of a field's type, or of the type that an option has where it is set."""
+    described = [info]
+    for part in get_args(info.annotation):
+        described += [data for data in getattr(part, "__metadata__", ()) if isinstance(data, FieldInfo)]
+    return next((each.description for each in described if each.description), "")
 
 
 def _texts_below(kind: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, Table
@@ -39,29 +39,17 @@ class Run:
     verdict: Verdict
 
 
-UNSET: dict[str, Any] = {"edges": None, "warmup_curve": None, "warmup_top": None}
-
-
 def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
     """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
     first half of the epochs (or of a schedule that ends sooner)."""
-    schedule = recipe.schedule
-    if recipe.warmup:
-        # to a library a warmup of no length may be another schedule, or none
-        changes: dict[str, Any] = {**UNSET, "warmup": 0, "warmup_shape": "linear"}
-        if schedule.name == "inverse_sqrt":
-            changes["timescale"] = schedule.timescale or recipe.warmup
-        return replace(schedule, **changes)
+    schedule, warmup = recipe.schedule, recipe.warmup
+    if warmup:
+        return schedule.without_warmup(warmup)
     unit = 1 if schedule.unit == "epoch" else updates_per_epoch
     half = (recipe.training.epochs + 1) // 2 * unit
     if schedule.length:
         half = min(half, (schedule.length + 1) // 2)
-    changes = {**UNSET, "warmup": half, "warmup_shape": "linear", "warmup_start": 0.0, "ramp": "(t+1)/W"}
-    if schedule.name == "wsd":
-        left = (schedule.length or recipe.training.epochs * unit) - half
-        changes["decay_length"] = max(1, min(schedule.decay_length, left))
-        changes["warmup"] = half if left else half - 1
-    return replace(schedule, **changes)
+    return schedule.with_warmup(half, schedule.length or recipe.training.epochs * unit)
 
 
 def train_everywhere(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lockstep.backends import BACKENDS
 from lockstep.errors import InputError
 from lockstep.processes import child_environment
-from lockstep.recipe import SCHEDULE_KNOBS, SCHEDULE_OPTIONS, Recipe, parse_value
+from lockstep.recipe import Recipe, parse_value
 from lockstep.recipe.presets import PRESETS, expand
 from lockstep.schedules.formulas import learning_rates
 
@@ -115,8 +115,8 @@ def knobs_of(curve: Curve) -> dict[str, Any]:
     """The schedule's name and knobs; W and T are written out."""
     schedule = curve.recipe.schedule
     knobs = {"name": schedule.name, "peak": schedule.peak, "unit": schedule.unit}
-    knobs |= {knob: getattr(schedule, knob) for knob in SCHEDULE_KNOBS[schedule.name]}
-    options = {knob: getattr(schedule, knob) for knob in SCHEDULE_OPTIONS[schedule.name]}
+    knobs |= {knob: getattr(schedule, knob) for knob in schedule.knobs()}
+    options = {knob: getattr(schedule, knob) for knob in schedule.options()}
     knobs |= {knob: value for knob, value in options.items() if value is not None and knob != "edges"}
     if knobs.get("length") == 0:
         run = len(curve.rates_T)

@@ -50,19 +50,6 @@ OTHER: dict[str, Any] = {
     "schedule.warmup_start": 0.5,
     "schedule.length": 150,
     "schedule.floor": 0.4,
-    "schedule.power": 2.0,
-    "schedule.timescale": 50,
-    "schedule.factor": 0.5,
-    "schedule.every": 17,
-    "schedule.milestones": (10, 100),
-    "schedule.decay_length": 60,
-    "schedule.first": 0.3,
-    "schedule.rise": 0.5,
-    "schedule.fall": 0.7,
-    "schedule.cycle": 40,
-    "schedule.cycles": 3,
-    "schedule.cycle_growth": 2,
-    "schedule.cycle_decay": 0.5,
 }
 """A second value of the fields that are no choice; a field without one keeps its default."""
 
@@ -82,11 +69,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "model.norm_eps": {"model.norm": "batch"},
     "model.norm_momentum": {"model.norm": "batch"},
     "model.norm_variance": {"model.norm": "batch"},
-    "schedule.name=inverse_sqrt": {"schedule.timescale": 20},
-    "schedule.name=exponential": {"schedule.factor": 0.99},
-    "schedule.name=step": {"schedule.every": 30},
-    "schedule.name=multistep": {"schedule.milestones": (50, 100)},
-    "schedule.name=wsd": {"schedule.decay_length": 30},
     "schedule.after_end": {"schedule.length": 150},
     "schedule.warmup_of": {"schedule.decay_start": "0", "schedule.warmup": 60},  # every decay begins within it
     "schedule.warmup_shape=untuned_linear": UNTUNED,

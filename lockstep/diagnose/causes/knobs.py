@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
 from lockstep.numbers import written
-from lockstep.recipe.variants import Cause, NamedSection
+from lockstep.recipe.variants import Cause, NamedSection, choices_of
 
 __all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices"]
 
@@ -19,7 +19,7 @@ KEYS = {
     "eps": "other-eps", "eps_in_root": "eps-in-root", "weight_decay": "other-decay", "decay_on": "decay-on-bias",
     "nesterov": "nesterov", "dampening": "dampening", "amsgrad": "amsgrad", "clip_eps": "clip-eps",
     "clip": "clip-by-value", "norm_eps": "norm-eps", "dropout": "dropout-scale",
-    "norm_variance": "norm-variance", "activation": "other-activation", "ramp": "other-ramp", "peak": "lr-scaled",
+    "norm_variance": "norm-variance", "activation": "other-activation", 
     "accumulate_mean": "accumulation-mean", "clip_at": "other-clip",
 }  # fmt: skip
 """Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the knob."""
@@ -32,10 +32,7 @@ PAGES = {
     "decay": "rmsprop-decay", "decay_form": "adamw-loses-its-decay", "clip_eps": "clip-grad-norm-eps",
     "norm_eps": "layernorm-eps",
     "norm_variance": "batchnorm-running-variance", "norm_momentum": "batchnorm-momentum",
-    "accumulate_mean": "accumulation-short-last-micro-batch", "ramp": "linearlr-total-iters",
-    "warmup": "decay-steps-include-the-warmup", "length": "decay-steps-include-the-warmup",
-    "decay_start": "decay-steps-include-the-warmup", "after_end": "cosine-climbs-back",
-    "decay_end": "one-cycle-phase-ends", "milestones": "multistep-boundaries", "cycles": "warm-restarts-after-the-last",
+    "accumulate_mean": "accumulation-short-last-micro-batch",
 }  # fmt: skip
 
 SHARE = (0.0, 1 - 1e-9)
@@ -72,8 +69,7 @@ def choices(part: Any, knob: str) -> tuple[Any, ...]:
     annotation = type(part).__pydantic_fields__[knob].annotation
     if annotation is bool:
         return (True, False)
-    words = get_args(annotation)
-    return tuple(word for word in words if isinstance(word, str))
+    return tuple(choices_of(annotation))
 
 
 def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], make: Make) -> Iterator[Alternative]:
@@ -110,8 +106,10 @@ def fitted_knobs(
 
 def _cause(section: str, part: Any, knob: str) -> Cause:
     """What another value of a knob is called, and the atlas page about it."""
-    if isinstance(part, NamedSection) and knob in part.spec.causes:
-        return part.spec.causes[knob]
+    if isinstance(part, NamedSection):
+        causes: dict[str, Cause] = {**part.section_causes, **part.spec.causes}
+        if knob in causes:
+            return causes[knob]
     key = KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
     return Cause(key, PAGES.get(knob, ""))
 

@@ -1,7 +1,7 @@
 """The learning rate's alternatives: the whole series against the schedule's closed form, changed in known ways."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from lockstep.diagnose.causes.knobs import changed, fitted_knobs, made, other_ch
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
 from lockstep.errors import InputError
-from lockstep.recipe import SCHEDULE_KNOBS, Recipe, Schedule
+from lockstep.recipe import Recipe, Schedule
 from lockstep.schedules.rate_tables import rate_tables
 
 __all__ = ["ROUNDING", "alternatives", "null", "recorded", "rounded"]
@@ -123,8 +123,9 @@ def _schedules(side: Side, recipe: Recipe) -> Iterator[Alternative]:
                for knob, n in counts.items() for step in (-1, 1)]  # fmt: skip
     if mine.warmup:
         options.insert(0, ("no warmup", changed(mine, warmup=0)))
-    for name in SCHEDULE_KNOBS:
-        kept = {knob: getattr(mine, knob) for knob in SCHEDULE_KNOBS[name] if getattr(mine, knob) is not None}
+    values = asdict(mine)
+    for name, kind in Schedule.variants.items():
+        kept = {knob: values[knob] for knob in kind.knobs() if values.get(knob) is not None}
         if name != mine.name:
             schedule = made(Schedule, name=name, peak=mine.peak, unit=mine.unit, **kept)
             options.append((f"the schedule {name}; the recipe says {mine.name}", schedule))

@@ -68,13 +68,12 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
         where, rate = f"for update {t} (counted from 0)", float(rates[t])
     choices = _distinct(rate, _plausible(recipe, rate, t))
     order = sorted(choices, key=float)
-    untuned = schedule.warmup_shape.startswith("untuned")
-    shape = f"untuned {schedule.warmup_form}" if untuned else schedule.warmup_form
+    shape = f"untuned {schedule.warmup_form}" if schedule.untuned else schedule.warmup_form
     plain = all(getattr(schedule, knob) is None for knob in ("warmup_top", "least_rate"))
-    straight = plain and shape == "linear" and not schedule.warmup_start and schedule.name != "one_cycle"
+    straight = plain and shape == "linear" and not schedule.warmup_start and schedule.first == 1
     if warmup and not (straight and schedule.warmup_of != "schedule"):
         reason = f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
-    elif schedule.name == "one_cycle":
+    elif schedule.first != 1:
         reason = f"It begins at {schedule.first:g} of its peak, {number(rate)}"
     elif warmup:
         formula = schedule.ramp.replace("t", str(t)).replace("W", str(warmup))

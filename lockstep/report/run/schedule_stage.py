@@ -26,21 +26,6 @@ RISES = {
 }
 
 
-FOLLOWS = {
-    "constant": "stays there",
-    "linear": "falls in a straight line",
-    "polynomial": "falls as a power of what is left",
-    "cosine": "falls along a cosine",
-    "inverse_sqrt": "falls with the inverse square root of the time",
-    "exponential": "falls exponentially",
-    "step": "falls in equal steps",
-    "multistep": "falls at its milestones",
-    "wsd": "stays there until it decays at the end",
-    "one_cycle": "goes through one cycle, up and down again",
-    "cosine_restarts": "falls along cosines, each from the top again",
-}
-
-
 def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]) -> Stage:
     """The schedule of the recipe; where it has no warmup, that of the contrast too."""
     schedule = recipe.schedule
@@ -49,14 +34,11 @@ def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Map
     if recipe.warmup:
         shape = RISES[schedule.warmup_form]
         to = "towards" if "exponential" in schedule.warmup_shape else "to"
-        what = f"The learning rate rises {shape} {to} {peak} and then {FOLLOWS[schedule.name]}."
+        what = f"The learning rate rises {shape} {to} {peak} and then {schedule.spec.title}."
         facts.append(Fact("formula", _formula(recipe)))
         facts.append(Fact("before training", "learning rate 0: nothing has been updated"))
     else:
-        what = f"This recipe has no warmup; its learning rate is {peak} from the first update"
-        what += "." if schedule.name == "constant" else f", then {FOLLOWS[schedule.name]}."
-        if schedule.name == "one_cycle":
-            what = f"The learning rate rises to {peak} and falls again, in one cycle."
+        what = schedule.spec.alone.format(peak=peak, title=schedule.spec.title)
     varies = bool((np.ptp(rates_by_epoch(traces["torch"]), axis=1) > 0).any())
     facts.append(Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1)))
     facts.append(Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ"))
@@ -70,7 +52,7 @@ def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Map
 
 def _formula(recipe: Recipe) -> str:
     schedule = recipe.schedule
-    ramp = schedule.ramp if schedule.warmup_top is None else "t/(W-1)"
+    ramp: str = schedule.ramp if schedule.warmup_top is None else "t/(W-1)"
     done, _, length = ramp.rpartition("/")
     shapes = {
         "linear": ramp,
@@ -83,7 +65,7 @@ def _formula(recipe: Recipe) -> str:
     ramp = shapes[schedule.warmup_form]
     if schedule.warmup_start:
         ramp = f"({schedule.warmup_start:g} + {1 - schedule.warmup_start:g} {ramp})"
-    top = schedule.peak * (schedule.first if schedule.name == "one_cycle" else 1)
+    top = schedule.peak * schedule.first
     if schedule.warmup_curve == "constant":
         return f"{number(top * schedule.warmup_start)} until t = W = {warmup_span(recipe)}, counted from 0"
     return f"{number(top)} x {ramp} with W = {warmup_span(recipe)} and t = the {schedule.unit}, counted from 0"
@@ -97,8 +79,7 @@ def warmup_span(recipe: Recipe) -> str:
 def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
     """What the same warmup gives when it counts updates in place of epochs, or the reverse."""
     schedule = recipe.schedule
-    lengths = schedule.length or schedule.name not in ("constant", "linear", "polynomial", "cosine")
-    if not recipe.warmup or lengths or schedule.warmup_shape.startswith("untuned"):
+    if not recipe.warmup or schedule.length or schedule.spec.counts or schedule.untuned:
         return
     length = int(trace.header["updates_per_epoch"])
     unit, span = "update", recipe.warmup * length

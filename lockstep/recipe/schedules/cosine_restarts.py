@@ -1,0 +1,96 @@
+"""Half cosines one after the other (warm restarts). Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import (
+    AfterEnd,
+    DecayStart,
+    Floor,
+    Length,
+    Schedule,
+    ScheduleSpec,
+    WarmupOf,
+    decay_start_of,
+)
+from lockstep.recipe.schedules.shapes import Float64
+from lockstep.recipe.values import CONFIG, Count
+from lockstep.recipe.variants import Cause
+
+__all__ = ["CosineRestarts", "cosine_restarts"]
+
+
+def cosine_restarts(
+    t: Float64, first: int, growth: int, cycles: int | None, *, parts: int = 1, floor: float = 0.0, decay: float = 1.0
+) -> Float64:
+    """Half cosines from decay^k to `floor`, one after the other; the cycle k has the length first growth^k / parts.
+
+    After the last of `cycles` the floor holds; None is cycles without end. Source: Loshchilov & Hutter,
+    arXiv:1608.03983, eq. 5; torch 2.13 `CosineAnnealingWarmRestarts` has no end, timm 1.0 `CosineLRScheduler` has.
+
+    Example: `cosine_restarts(np.array([0.0, 2, 4, 6, 8]), 4, 1, 2)` is 1, 0.5, 1, 0.5, 0.
+    """
+    t = np.maximum(t, 0) * parts  # whole numbers stay exact where cycles begin between two updates
+    starts, length = [0], first
+    while starts[-1] <= t.max(initial=0) and (cycles is None or len(starts) <= cycles):
+        starts.append(starts[-1] + length)
+        length *= growth
+    edges = np.array(starts, dtype=np.float64)
+    k = np.minimum(np.searchsorted(edges, t, side="right") - 1, len(edges) - 2)
+    done, left, lengths = t - edges[k], edges[k + 1] - t, np.diff(edges)[k]
+    quarter = np.pi / (2 * lengths)
+    falling = np.where(done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * np.maximum(left, 0)) ** 2)
+    return floor + (np.power(decay, k) - floor) * falling
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class CosineRestarts(Schedule):
+    """Falls along cosines, each from the top again."""
+
+    name: Literal["cosine_restarts"] = "cosine_restarts"
+    warmup_of: WarmupOf = "peak"
+    length: Length = 0
+    decay_start: DecayStart = "W"
+    floor: Floor = 0.0
+    after_end: AfterEnd = "hold"
+    cycle: Annotated[int, Field(ge=0)] = 0
+    """Length of the first cycle, in `unit`s; 0: the cycles fill the time until T."""
+    cycles: Count = 2
+    """How many cycles there are."""
+    cycle_growth: Count = 1
+    """How many times longer each cycle is than the one before."""
+    cycle_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How many times higher the peak of each cycle is than that of the one before."""
+
+    spec = ScheduleSpec(
+        title="falls along cosines, each from the top again",
+        counts=True,
+        others={"cycle": 40, "cycles": 3, "cycle_growth": 2, "cycle_decay": 0.5},
+        causes={"cycles": Cause("other-schedule", "warm-restarts-after-the-last")},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """Half cosines from W on, of the length `cycle` or such that they fill the time until T."""
+        start, growth, cycles = decay_start_of(self, W), self.cycle_growth, self.cycles
+        first, parts = self.cycle, 1
+        if not first:  # the cycles share what is left until T
+            first, parts = max(T - start, 1), sum(growth**k for k in range(cycles))
+        limit = cycles if self.after_end == "hold" else None
+        return cosine_restarts(t - start, first, growth, limit, parts=parts, floor=self.floor, decay=self.cycle_decay)
+
+    def misfit(self, warmup: int, length: int, what: str) -> str:
+        """The first cycle is at least one unit long."""
+        reason = super().misfit(warmup, length, what)
+        short = self.cycle == 0 and self.cycle_units > length - warmup > 0
+        if reason or not short or self.edges == "hf":
+            return reason
+        return f"cycles: the first of {self.cycles} cycles would be shorter than one {self.unit} in {what}"
+
+    @property
+    def cycle_units(self) -> int:
+        """How many times longer all cycles are than the first."""
+        growth = self.cycle_growth
+        return self.cycles if growth == 1 else (growth**self.cycles - 1) // (growth - 1)

@@ -1,0 +1,66 @@
+"""A factor in every so many units of time."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import (
+    DecayStart,
+    Delay,
+    Every,
+    Factor,
+    Floor,
+    Schedule,
+    ScheduleSpec,
+    WarmupOf,
+    decay_start_of,
+)
+from lockstep.recipe.schedules.shapes import Float64
+from lockstep.recipe.values import CONFIG
+
+__all__ = ["Exponential", "exponential_decay"]
+
+
+def exponential_decay(t: Float64, start: int, factor: float, every: int, *, staircase: bool = False) -> Float64:
+    """1 until `start`, then factor^((t - start) / every), with the quotient rounded down where `staircase`.
+
+    Sources: torch 2.13 `ExponentialLR`, `StepLR`; optax 0.2.8 `exponential_decay`.
+
+    Example: `exponential_decay(np.array([4.0, 6]), 2, 0.5, 2)` is 0.5, 0.25.
+    """
+    whole, rest = np.divmod(np.maximum(t - start, 0), every)
+    stairs = np.power(factor, whole)
+    return stairs if staircase else stairs * np.power(factor, rest / every)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Exponential(Schedule):
+    """Falls by a factor in every so many units."""
+
+    name: Literal["exponential"] = "exponential"
+    warmup_of: WarmupOf = "peak"
+    decay_start: DecayStart = "W"
+    floor: Floor = 0.0
+    factor: Factor = 0.9
+    every: Every = 1
+    delay: Delay | None = None
+
+    spec = ScheduleSpec(
+        title="falls exponentially",
+        counts=True,
+        needs={"schedule.factor": 0.99},
+        others={"factor": 0.5, "every": 17},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """factor^((t - W - delay) / every), and no less than the floor."""
+        start = decay_start_of(self, W) + (self.delay or 0)
+        share = exponential_decay(t, start, self.factor, self.every)
+        if self.edges == "optax" and self.factor >= 1:
+            return np.minimum(share, self.floor) if self.floor else share
+        return np.maximum(share, self.floor)
+
+    def edges_change_rates(self, warmup: int) -> bool:
+        """Optax takes the floor for a ceiling where the factor is 1 or more."""
+        return self.factor >= 1 if self.edges == "optax" else super().edges_change_rates(warmup)

@@ -1,0 +1,65 @@
+"""The inverse square root of the time since the start."""
+
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import DecayStart, Floor, Length, Schedule, ScheduleSpec, WarmupOf, decay_start_of
+from lockstep.recipe.schedules.shapes import Float64
+from lockstep.recipe.values import CONFIG
+
+__all__ = ["InverseSqrt", "inverse_sqrt_decay"]
+
+
+def inverse_sqrt_decay(t: Float64, start: float, timescale: float) -> Float64:
+    """1 until `start`, then sqrt(timescale / (timescale + t - start)).
+
+    Sources: Vaswani et al., arXiv:1706.03762, section 5.3, where timescale = W and start = W-1; Raffel et al.,
+    arXiv:1910.10683, section 3.1.2.
+
+    Example: `inverse_sqrt_decay(np.array([4.0, 16]), 4, 4)` is 1, 0.5.
+    """
+    return np.sqrt(timescale / (timescale + np.maximum(t - start, 0)))
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class InverseSqrt(Schedule):
+    """Falls with the inverse square root of the time."""
+
+    name: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup_of: WarmupOf = "peak"
+    length: Length | None = None
+    decay_start: DecayStart = "W"
+    floor: Floor = 0.0
+    timescale: Annotated[int, Field(ge=0)] = 0
+    """By how many `unit`s the root counts from before the decay's start; 0 is W."""
+
+    spec = ScheduleSpec(
+        title="falls with the inverse square root of the time",
+        counts=True,
+        needs={"schedule.timescale": 20},
+        others={"timescale": 50},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """sqrt(timescale / (timescale + t - W)), and no less than the floor."""
+        start, timescale = decay_start_of(self, W), self.timescale or W
+        if not timescale:  # without a warmup the libraries count on by themselves
+            start, timescale = {"hf": (0, 10_000), "megatron": (1, 1)}[self.edges or ""]
+        share = np.maximum(inverse_sqrt_decay(t, start, timescale), self.floor)
+        return np.where(t > T, self.floor, share) if self.length else share
+
+    def contradiction(self) -> str:
+        """Without a warmup the root needs a timescale."""
+        counts_from_warmup = self.timescale == 0 and self.warmup == 0 and not self.untuned
+        if counts_from_warmup and not self.edges_change_rates(0):
+            return "timescale: must be above 0 where there is no warmup"
+        return super().contradiction()
+
+    def without_warmup(self, warmup: int) -> Self:
+        """The same root: its timescale stays W."""
+        counted = replace(self, timescale=self.timescale or warmup)
+        return super(InverseSqrt, counted).without_warmup(warmup)

@@ -1,0 +1,55 @@
+"""Steps down at milestones. Source: torch 2.13, `MultiStepLR`."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import DecayStart, Factor, Schedule, ScheduleSpec, WarmupOf, decay_start_of
+from lockstep.recipe.schedules.shapes import Float64
+from lockstep.recipe.values import CONFIG, Count, NonNegative
+from lockstep.recipe.variants import Cause
+
+__all__ = ["Multistep"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Multistep(Schedule):
+    """Falls by a factor at each of its milestones."""
+
+    name: Literal["multistep"] = "multistep"
+    warmup_of: WarmupOf = "peak"
+    decay_start: DecayStart = "W"
+    factor: Factor = 0.1
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = (2, 4)
+    """The numbers of `unit`s after the decay's start at each of which `factor` comes in."""
+    factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] | None = None
+    """A factor for each of the milestones, in the place of `factor`."""
+
+    spec = ScheduleSpec(
+        title="falls at its milestones",
+        counts=True,
+        needs={"schedule.milestones": (50, 100)},
+        others={"factor": 0.5, "milestones": (10, 100)},
+        causes={"milestones": Cause("other-schedule", "multistep-boundaries")},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """factor^n, or the product of n factors, at n milestones passed."""
+        order = np.argsort(self.milestones, kind="stable")
+        milestones = np.array(self.milestones, dtype=np.int64)[order]
+        passed = np.searchsorted(milestones, t - decay_start_of(self, W), side="right")
+        if self.edges == "timm":
+            passed = np.where(t > 0, passed, 0)  # nothing has called step_update before the first update
+        share = np.power(self.factor, passed)
+        if self.factors is not None:
+            factors = np.array(self.factors, dtype=np.float64)[order]
+            share = np.concatenate([[1.0], np.cumprod(factors)])[passed]
+        return share
+
+    def contradiction(self) -> str:
+        """There are as many factors as milestones."""
+        if self.factors is not None and len(self.factors) != len(self.milestones):
+            return f"factors: {len(self.factors)} for {len(self.milestones)} milestones"
+        return super().contradiction()

@@ -1,0 +1,99 @@
+"""Up to the peak and down to the floor, in two phases or, by way of `first`, in three.
+
+Sources: Smith & Topin, arXiv:1708.07120; torch 2.13 `OneCycleLR`; optax 0.2.8 `cosine_onecycle_schedule`,
+`linear_onecycle_schedule`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import DecayEnd, Floor, Length, Schedule, ScheduleSpec
+from lockstep.recipe.schedules.shapes import FALLS, Float64, Phase, between, phase
+from lockstep.recipe.values import CONFIG
+
+__all__ = ["OneCycle"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class OneCycle(Schedule):
+    """Goes through one cycle, up to the peak and down again."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Length W of a warmup before the cycle, in `unit`s; 0 is none."""
+    length: Length = 0
+    decay_end: DecayEnd = "T"
+    floor: Floor = 4e-6
+    anneal: Literal["cosine", "linear"] = "cosine"
+    """Shape of its phases."""
+    first: Annotated[float, Field(ge=0, le=1)] = 0.04
+    """Share of the peak at which it begins."""
+    rise: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
+    fall: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1". 0 is two
+    phases: from the peak straight to the floor."""
+
+    spec = ScheduleSpec(
+        title="goes through one cycle, up and down again",
+        alone="The learning rate rises to {peak} and falls again, in one cycle.",
+        counts=True,
+        others={"first": 0.3, "rise": 0.5, "fall": 0.7},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """From `first` to 1, then to `floor`; the phases end at rise T, fall T and T, counted from W."""
+        t, T = t - W, T - W
+        ends = self._ends(T)
+        values = [self.first, 1.0, self.first, self.floor]
+        if not self.fall:
+            del ends[1], values[2]
+        share = np.full_like(t, self.floor)
+        for i in reversed(range(len(ends))):
+            start = ends[i - 1] if i else 0.0
+            annealed = _anneal(phase(t, start, ends[i]), values[i], values[i + 1], FALLS[self.anneal])
+            share = np.where(t <= ends[i], annealed, share)
+        return share
+
+    def _ends(self, T: int) -> list[float]:
+        if self.decay_end == "T-1":
+            return [self.rise * T - 1, self.fall * T - 2, T - 1.0]
+        return [float(int(self.rise * T)), float(int(self.fall * T)), float(T)]
+
+    def refusal(self, warmup: int, length: int) -> str:
+        """Phases that the library of `edges` does not take."""
+        T = length - warmup
+        rise, fall = self.rise * T, self.fall * T
+        if self.edges == "torch" and self.fall and self.fall != 2 * self.rise:
+            return f"PyTorch's second phase is as long as its first: fall is 2 rise = {2 * self.rise:g}"
+        if self.edges == "torch" and rise == 1:
+            return f"PyTorch divides by pct_start T - 1 = 0 (ZeroDivisionError): rise = {self.rise:g}, T = {T}"
+        ends = [int(rise), *([int(fall)] if fall else []), T]
+        if self.edges == "optax" and len(set(ends)) < len(ends):
+            return f"the phases end at {ends}, and of two that end together Optax keeps the last factor alone"
+        return ""
+
+    def misfit(self, warmup: int, length: int, what: str) -> str:
+        """A refusal is of `rise` where the warmup fits."""
+        reason = self.refusal(warmup, length)
+        if reason and warmup <= length:
+            return f"rise: {reason}"
+        return super().misfit(warmup, length, what)
+
+    def contradiction(self) -> str:
+        """`fall` comes after `rise` and before the end."""
+        if self.fall and self.fall <= self.rise:
+            return f"fall: must be 0 or above rise = {self.rise}, got {self.fall}"
+        if self.fall > 1 and self.decay_end == "T":
+            return f'fall: must be at most 1 with decay_end = "T", got {self.fall}'
+        return super().contradiction()
+
+
+def _anneal(p: Phase, begin: float, end: float, fall: Callable[[Phase], Float64]) -> Float64:
+    if begin > end:
+        return between(end, begin, fall(p))
+    return between(begin, end, fall(Phase(p.left, p.done, p.length)))

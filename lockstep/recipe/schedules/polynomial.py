@@ -1,0 +1,57 @@
+"""A power of what is left of the time, from the peak to the floor."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import (
+    DecayEnd,
+    DecayStart,
+    Floor,
+    KDecay,
+    Length,
+    Schedule,
+    ScheduleSpec,
+    WarmupOf,
+    decay,
+    decay_end_of,
+    decay_start_of,
+)
+from lockstep.recipe.schedules.shapes import Float64, between, linear_fall, stretched
+from lockstep.recipe.values import CONFIG, Positive
+
+__all__ = ["Polynomial"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Polynomial(Schedule):
+    """Falls as a power of what is left."""
+
+    name: Literal["polynomial"] = "polynomial"
+    warmup_of: WarmupOf = "peak"
+    length: Length = 0
+    decay_start: DecayStart = "W"
+    decay_end: DecayEnd = "T"
+    floor: Floor = 0.0
+    power: Positive = 1.0
+    """Exponent of the share that is left."""
+    k_decay: KDecay | None = None
+    end_rate: Positive | None = None
+    """The learning rate that the decay ends at, in the place of `floor`."""
+
+    spec = ScheduleSpec(title="falls as a power of what is left", others={"power": 2.0})
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """floor + (1 - floor) (1 - done/length)^power of the phase from W to T."""
+        p = decay(self, t, decay_start_of(self, W), decay_end_of(self.decay_end, T), hold=True)
+        if self.k_decay is not None:
+            p = stretched(p, self.k_decay)
+        floor = self.floor if self.end_rate is None else self.end_rate / self.peak
+        return between(floor, 1.0, np.power(linear_fall(p), self.power))
+
+    def contradiction(self) -> str:
+        """`end_rate` is below the peak."""
+        if self.end_rate is not None and self.end_rate >= self.peak:
+            return f"end_rate: must be below peak = {self.peak}, got {self.end_rate}"
+        return super().contradiction()

@@ -1,0 +1,66 @@
+"""Warmup, stable, decay (WSD). Source: Hägele et al., arXiv:2405.18392."""
+
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from lockstep.recipe.schedules.base import AfterEnd, DecayEnd, Floor, Length, Schedule, ScheduleSpec, decay_end_of
+from lockstep.recipe.schedules.shapes import FALLS, Float64, between, exponential_fall, phase, power_fall
+from lockstep.recipe.values import CONFIG, Count, Positive
+
+__all__ = ["Wsd"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Wsd(Schedule):
+    """Warmup, stable, decay: stays at the peak and falls at its end."""
+
+    name: Literal["wsd"] = "wsd"
+    length: Length = 0
+    decay_end: DecayEnd = "T"
+    floor: Floor = 0.0
+    after_end: AfterEnd = "hold"
+    power: Positive | None = None
+    """Exponent of the share done in a "power" decay; 1/2 unless set."""
+    decay_length: Count = 2
+    """Length of the decay, in `unit`s."""
+    decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = "linear"
+    """A line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2 unless set), or
+    (r^p - r) / (1 - r) with r = `decay_ratio`."""
+    decay_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """r of an exponential decay; 1/2 unless set."""
+
+    spec = ScheduleSpec(
+        title="stays there until it decays at the end",
+        counts=True,
+        needs={"schedule.decay_length": 30},
+        others={"decay_length": 60},
+    )
+
+    def share(self, t: Float64, W: int, T: int) -> Float64:
+        """floor + (1 - floor) fall(done/length) of the phase of `decay_length` that ends at T."""
+        end = decay_end_of(self.decay_end, T)
+        p = phase(t, end - self.decay_length, end, hold=self.after_end == "hold")
+        if self.decay_shape == "power" and self.power is not None:
+            fall = power_fall(p, self.power)
+        elif self.decay_shape == "exponential" and self.decay_ratio is not None:
+            fall = exponential_fall(p, self.decay_ratio)
+        else:
+            fall = FALLS[self.decay_shape](p)
+        return between(self.floor, 1.0, fall)
+
+    def misfit(self, warmup: int, length: int, what: str) -> str:
+        """Warmup and decay fit into T beside each other."""
+        under_way = self.edges in ("hf", "megatron")  # their decay may be under way when the warmup ends
+        reason = super().misfit(warmup, length, what)
+        if reason or warmup + self.decay_length <= length or under_way:
+            return reason
+        return f"decay_length: {warmup} + {self.decay_length} {self.unit}s of warmup and decay are longer than {what}"
+
+    def with_warmup(self, warmup: int, end: int) -> Self:
+        """A decay that fits behind the warmup."""
+        left = end - warmup
+        shorter = replace(self, decay_length=max(1, min(self.decay_length, left)))
+        return super(Wsd, shorter).with_warmup(warmup if left else warmup - 1, end)
