@@ -4,6 +4,7 @@ them."""
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import chain
 
 import click
 
@@ -24,32 +25,41 @@ from lockstep.version import __version__
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Train and compare": (run, record, convert, compare, diagnose),
+    "Own loops": (names,),
+    "Versions": (bless, upgrade_check, matrix_versions),
+    "Studies": (matrix, prove, converge, bench),
+    "Look up": (recipe_group, curve, atlas),
+}
+"""What the help shows, in this order; `compare` and `diagnose` serve loops of one's own as well."""
+HIDDEN = (rates, worker)
+"""Processes that other commands start."""
+
+
+class _Grouped(click.Group):
+    """Commands under headings, each with one whole sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group, with the sentences of all below one another."""
+        widest = max(len(command.name or "") for commands in GROUPS.values() for command in commands)
+        for title, commands in GROUPS.items():
+            rows = [(f"{command.name:{widest}}", command.get_short_help_str(1000)) for command in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_Grouped,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="COMMAND [ARGUMENTS]",
+)
 @click.version_option(__version__, prog_name="lockstep")
 def cli() -> None:
     """Train one recipe in PyTorch and in JAX, and say whether the two do the same thing."""
 
 
-for command in (
-    run,
-    record,
-    convert,
-    compare,
-    diagnose,
-    names,
-    matrix,
-    prove,
-    converge,
-    curve,
-    rates,
-    recipe_group,
-    bless,
-    upgrade_check,
-    matrix_versions,
-    bench,
-    atlas,
-    worker,
-):
+for command in (*chain.from_iterable(GROUPS.values()), *HIDDEN):
     cli.add_command(command)
 
 

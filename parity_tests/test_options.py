@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from lockstep.cli import main
+from lockstep.cli import GROUPS, cli, main
 
 SMALL = ("--set", "data.rows=64", "--set", "training.epochs=2", "--set", "schedule.warmup=1")
 TABLE = "a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60))
@@ -103,3 +104,15 @@ def test_presets_beside_a_recipe_take_the_peak_that_is_given(lockstep) -> None: 
     status, output, _ = lockstep("curve", "seed", "--preset", "hf.constant", "--peak", "0.5")
     assert status == 0
     assert "0.5" in output
+
+
+def test_the_help_has_every_command_in_a_group_with_a_whole_sentence() -> None:
+    shown = [name for name, command in cli.commands.items() if not command.hidden]
+    assert sorted(shown) == sorted(command.name for commands in GROUPS.values() for command in commands)
+    lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith("...") for line in lines)
+    assert [line for line in lines if line.endswith(":")][1:] == [f"{title}:" for title in GROUPS]
+    for name in shown:
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert line.endswith("."), line

@@ -12,7 +12,7 @@ from lockstep.errors import InputError
 __all__ = ["bench"]
 
 
-@click.command()
+@click.command(short_help="Time both backends and others, each first proved equal.")
 @click.argument("workloads", nargs=-1, metavar="[W1|W2|W3|RECIPE]...")
 @recipe_options
 @device_option

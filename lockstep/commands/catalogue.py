@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["atlas", "curve", "matrix", "rates"]
 
 
-@click.command()
+@click.command(short_help="Measure every choice in both frameworks against the oracle.")
 @click.argument("words", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table as Markdown too.")
 @device_option
@@ -57,7 +57,7 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     return 0 if all(row.holds for row in rows) else 1
 
 
-@click.command()
+@click.command(short_help="Show the learning rate of every update.")
 @click.argument("recipe", required=False)
 @click.option(
     "--preset", "presets", multiple=True, metavar="NAME[,KNOB=VALUE]", help="A library's schedule; repeatable."
@@ -153,7 +153,7 @@ def rates(backend: str, tables: Path, out: Path) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Look up a trap between the two frameworks.")
 @click.argument("words", nargs=-1, metavar="[WORD]")
 @click.option("--check", "checks", is_flag=True, help="Run the pages with what is installed: which traps moved?")
 def atlas(words: Sequence[str], checks: bool) -> int:

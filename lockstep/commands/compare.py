@@ -36,7 +36,7 @@ noise_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Judge whether two traces do the same thing.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @names_option
@@ -72,7 +72,7 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
     return EXIT_STATUS[found.verdict]
 
 
-@click.command()
+@click.command(short_help="Propose which names of one loop are which of the other.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The TOML file to write.")

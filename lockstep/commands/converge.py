@@ -14,7 +14,7 @@ INCONCLUSIVE = 3
 """Exit status where neither equivalence nor a difference is shown."""
 
 
-@click.command()
+@click.command(short_help="Train many seeds and say whether both come to the same.")
 @click.argument("recipe", default="seed")
 @recipe_options
 @device_option

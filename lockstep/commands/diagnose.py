@@ -10,7 +10,7 @@ from lockstep.errors import InputError
 __all__ = ["diagnose"]
 
 
-@click.command()
+@click.command(short_help="Say where two traces first part, who is off, and why.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--oracle", type=click.Path(path_type=Path), help="The oracle's trace; trained here if it is not given.")

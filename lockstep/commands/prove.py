@@ -10,7 +10,7 @@ from lockstep.errors import InputError
 __all__ = ["prove"]
 
 
-@click.command()
+@click.command(short_help="Plant faults and show that each is caught and placed.")
 @click.argument("words", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables as Markdown too.")
 @click.option("--unpatched", type=click.IntRange(min=1), metavar="N", help="Train N right runs instead: false alarms.")

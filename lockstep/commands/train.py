@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "record", "run", "worker"]
 
 
-@click.command()
+@click.command(short_help="Train a recipe everywhere and show what happened.")
 @click.argument("recipe", default="seed")
 @recipe_options
 @device_option

@@ -28,7 +28,7 @@ out_option = click.option(
 recipe_option = click.option("--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable.")
 
 
-@click.command()
+@click.command(short_help="Record golden traces with what is installed now.")
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
 @click.option(
     "--out",
@@ -73,7 +73,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     return 0
 
 
-@click.command("upgrade-check")
+@click.command("upgrade-check", short_help="Say what changed since the golden traces were blessed.")
 @folder_argument
 @recipe_option
 @click.option(
@@ -130,7 +130,7 @@ def _versions_option(package: str) -> Callable[..., Any]:
     return click.option(f"--{package}", metavar="VERSION,...", default="", help=f"Versions of {package}.")
 
 
-@click.command("matrix-versions")
+@click.command("matrix-versions", short_help="Say what other versions of the frameworks change.")
 @_versions_option("jax")
 @_versions_option("flax")
 @_versions_option("optax")
