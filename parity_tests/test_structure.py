@@ -1,6 +1,7 @@
 """The house: twins stay twins, data flows one way, and the core loads without either framework."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -243,3 +244,12 @@ print(sorted({"torch", "jax"} & set(sys.modules)))
         "['Recipe', 'Recorder', 'Trace']",
         "[]",
     ]
+
+
+def test_the_map_names_every_package_in_its_layer() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    places = {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
+    unnamed = {"__main__", "__init__", "version"}
+    layers = [[name for name in names if name not in unnamed] for names in LAYERS]
+    expected = {name: i for i, names in enumerate(filter(None, layers), start=1) for name in names}
+    assert places == expected

@@ -33,7 +33,7 @@ from lockstep.version import __version__
 
 __all__ = ["Contender", "compare_with_oracle", "measure", "run_bench"]
 
-NOT_INSTALLED = "not part of an installed lockstep: it comes with a checkout of its repository"
+NOT_INSTALLED = "not part of an installed lockstep, but of a checkout of its repository"
 
 PROVED = 4
 """Members of an ensemble that are held against the oracle."""

@@ -1,12 +1,13 @@
 """Rows as they were read."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lockstep.recipe.wording import near_miss
 
 __all__ = ["Note", "Table", "counted", "listed", "nearest"]
 
@@ -43,8 +44,8 @@ class Table:
 
 def nearest(name: str, known: Sequence[str], what: str = "classes") -> str:
     """`; did you mean X?` for a near miss, else the names that there are."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; {what}: {', '.join(map(repr, known[:8]))}"
+    close = near_miss(name, known)
+    return f"; did you mean {close!r}?" if close else f"; {what}: {', '.join(map(repr, known[:8]))}"
 
 
 def listed(names: Sequence[str], limit: int = 8) -> str:

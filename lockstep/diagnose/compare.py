@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
+from lockstep.recipe.wording import differing_fields
 from lockstep.records.tensor_statistics import STATISTICS
 from lockstep.records.trace import UPDATE_SERIES, Trace
 
@@ -182,16 +183,7 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
     if is_loop(a):
         return
     if a.header["recipe_hash"] != b.header["recipe_hash"]:
-        fields_a, fields_b = (
-            {
-                f"{section}.{field}": value
-                for section, values in t.recipe.as_dict().items()
-                for field, value in values.items()
-            }
-            for t in (a, b)
-        )
-        differing = [f"{k} {fields_a[k]!r} and {fields_b[k]!r}" for k in fields_a if fields_a[k] != fields_b[k]]
-        raise InputError(f"traces of different recipes: {'; '.join(differing)}")
+        raise InputError(f"traces of different recipes: {differing_fields(a.recipe.as_dict(), b.recipe.as_dict())}")
     if a.header.get("synchronised", False) != b.header.get("synchronised", False):
         raise InputError(
             "one trace began every update from the oracle's state and the other did not: nothing to compare"

@@ -4,12 +4,12 @@ A recipe may say `preset = "hf.cosine"` in a section. It is expanded when the re
 alone. What a preset fixes cannot be set beside it; what it leaves free can, as the library's own arguments can.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lockstep.errors import InputError
+from lockstep.recipe.wording import near_miss
 
 __all__ = ["PRESETS", "UNSAID", "Preset", "expand"]
 
@@ -69,8 +69,8 @@ def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nearest(name: str, presets: Mapping[str, Preset]) -> str:
     library = [known for known in presets if known.startswith(name.partition(".")[0] + ".")]
-    close = difflib.get_close_matches(name, presets, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}? There" if close else "; there"
+    close = near_miss(name, presets)
+    hint = f"; did you mean {close}? There" if close else "; there"
     return f"{hint} are {', '.join(library or presets)}"
 
 

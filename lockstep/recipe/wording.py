@@ -2,18 +2,47 @@
 
 import difflib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["nearest", "one_of", "printable_name", "short_repr"]
+__all__ = ["differing_fields", "near_miss", "nearest", "one_of", "printable_name", "short_repr"]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean X?` for a near miss. Field names also match by their last part alone."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     by_leaf = [candidate for candidate in known if candidate.endswith("." + name)]
-    best = by_leaf[:1] or close
-    return f"; did you mean {best[0]}?" if best else ""
+    best = by_leaf[0] if by_leaf else near_miss(name, known, cutoff=0.5)
+    return f"; did you mean {best}?" if best else ""
+
+
+def near_miss(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+    """The known name that is most like this one, "" where none is.
+
+    Args:
+        name: what somebody wrote.
+        known: what there is.
+        cutoff: the least likeness, from 0 to 1, as `difflib.get_close_matches` measures it.
+    """
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
+
+
+def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...", None for one that is not there.
+
+    Args:
+        a: section -> field -> value, as `Recipe.as_dict` gives them.
+        b: those of the other recipe.
+    """
+    fields_a, fields_b = _flat(a), _flat(b)
+    pairs = {name: (fields_a.get(name), fields_b.get(name)) for name in (fields_a | fields_b)}
+    return "; ".join(f"{name} {of_a!r} and {of_b!r}" for name, (of_a, of_b) in pairs.items() if of_a != of_b)
+
+
+def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section, values in sections.items():
+        flat |= {f"{section}.{field}": value for field, value in values.items()}
+    return flat
 
 
 def one_of(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.files.outputs import tensor_kind
 from lockstep.recipe import Recipe
+from lockstep.recipe.wording import differing_fields
 from lockstep.records.contents import check_checkpoint, checkpoint_shapes, without_row_axis
 from lockstep.tensor_file import read_tensors, write_tensors
 from lockstep.version import __version__
@@ -111,9 +112,8 @@ class Checkpoint:
             InputError: another recipe, other data, a finished run, or names that are missing or extra.
         """
         if self.header["recipe_hash"] != recipe.hash:
-            mine, its = (_fields(found.as_dict()) for found in (recipe, self.recipe))
-            parted = [f"{name} {its[name]!r} and {mine[name]!r}" for name in mine if its[name] != mine[name]]
-            raise InputError(f"the checkpoint is of another recipe: {'; '.join(parted)}")
+            differing = differing_fields(self.recipe.as_dict(), recipe.as_dict())
+            raise InputError(f"the checkpoint is of another recipe: {differing}")
         if self.header["data_hash"] != data.hash:
             raise InputError(
                 f"the checkpoint is of other data: hash {self.header['data_hash'][:12]}, and {data.hash[:12]} here; "
@@ -225,7 +225,3 @@ def check_names(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[
             faults.append(f"{name}: {found[name].dtype}, expected a float")
     if faults:
         raise InputError(f"{whose}: {'; '.join(faults[:NAMED])}")
-
-
-def _fields(content: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{field}": value for section, values in content.items() for field, value in values.items()}

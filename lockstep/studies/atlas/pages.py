@@ -1,6 +1,5 @@
 """The porting atlas: one page a trap, each with code that runs and the figures that it gave; parse, search, index."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from packaging.version import Version
 
 from lockstep.backends import PACKAGES
 from lockstep.errors import InputError
+from lockstep.recipe.wording import near_miss
 
 __all__ = [
     "FRAMEWORKS",
@@ -352,5 +352,5 @@ def _nearest(word: str, pages: Sequence[Page]) -> str:
     known: set[str] = set()
     for page in pages:
         known |= {page.slug, page.group, *page.knobs, *re.findall(r"\w{3,}", page.title.lower())}
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "; `lockstep atlas` lists them all"
+    close = near_miss(word, sorted(known), cutoff=0.5)
+    return f"; did you mean {close}?" if close else "; `lockstep atlas` lists them all"
