@@ -23,15 +23,15 @@ TITLES = {
 }
 INTRODUCTION = """# The catalogue
 
-All that a recipe can name. Each of it is in PyTorch, in JAX and in the oracle; how far they are apart is in the
-[parity matrix](matrix.md). `lockstep recipe show` prints every field of a recipe with what it means. What goes wrong
-between the two frameworks is in the [atlas](atlas/README.md), and what comes of leaving settings to the libraries in
-[library defaults](library_defaults.md).
+This page lists all that a recipe can name. PyTorch, JAX and the oracle have all of it, and the [parity
+matrix](matrix.md) says how far they are apart. `lockstep recipe show` prints every field of a recipe with its meaning.
+The [atlas](atlas/README.md) shows what goes wrong between the two frameworks, and [library
+defaults](library_defaults.md) what comes of leaving settings to the libraries.
 
-A **preset** is a library's name for some knobs. It fixes those that the library fixes, and has the library's own
-default for those that it leaves to its user, which may be set beside it. Where a phase has no length (no warmup, or a
-warmup as long as the schedule) it has the library's rates, or is refused with the library's reason; `make sweep` holds
-every preset against the library itself on 40 draws of all its knobs:
+A **preset** is a library's name for some knobs. It fixes the knobs that the library fixes. The others have the
+library's defaults, and may be set beside the preset. If a phase has no length (no warmup, or a warmup as long as the
+schedule), a preset has the library's rates, or is refused with the library's reason. `make sweep` holds every preset
+against the library itself on 40 draws of all its knobs. This is how a recipe names presets:
 
 ```toml
 [optimizer]
@@ -44,7 +44,7 @@ unit = "update"
 warmup = 1000
 ```
 
-Both frameworks train every preset: a recipe of torch's in JAX, one of Optax's in PyTorch. `lockstep curve` draws the
+Both frameworks train every preset: JAX trains one of torch's, and PyTorch one of Optax's. `lockstep curve` draws the
 presets of schedules over one another.
 
 `make pages` writes this page, and the tests check it.

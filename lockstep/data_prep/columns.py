@@ -1,4 +1,5 @@
-"""A data frame's columns as numbers, categories and labels: every cell checked, every fault named."""
+"""The columns of a data frame as numbers, categories and labels; every cell is checked, every fault
+named."""
 
 import re
 from collections.abc import Sequence
@@ -43,8 +44,8 @@ TRUTHS = {"true": 1.0, "false": 0.0}
 
 @dataclass(frozen=True)
 class Places:
-    """Where rows lie: the first `rows` of them in the file, the others in the hold-out file. `kept_N` has the numbers
-    of those that are left, where some were left out."""
+    """The places of rows: the first `rows` lie in the file, the others in the hold-out file.
+    `kept_N` has the numbers of the rows that remain, if some were left out."""
 
     path: Path
     rows: int
@@ -64,8 +65,8 @@ class Places:
 
 
 class Column(NamedTuple):
-    """A feature: numbers (N,) float64, or the places of its categories; NaN where one is missing. `commas` says
-    whether its numbers had a comma before their fraction."""
+    """A feature (N,) float64: numbers, or the positions of its categories; NaN if missing. `commas`
+    says whether its numbers had a comma before their fraction."""
 
     values_N: NDArray[np.float64]
     categories: tuple[str, ...] = ()
@@ -142,8 +143,8 @@ def labels(places: Places, column: "polars.Series", data: Data) -> tuple[NDArray
 
 
 def missing_labels(column: "polars.Series", data: Data) -> "polars.Series":
-    """Which cells of the target are missing values, (N,) Boolean: in text "NA" is one where the recipe says what
-    becomes of missing values, and else a class of its own."""
+    """Which cells of the target are missing values, (N,) Boolean. In text, "NA" is missing only if
+    the recipe says what becomes of missing values; otherwise it is a class."""
     import polars
 
     column = _stripped(column)
@@ -181,7 +182,7 @@ def _is_one_of(column: "polars.Series", marks: Sequence[str]) -> "polars.Series"
 
 
 def _text_labels(column: "polars.Series", data: Data, named: str) -> tuple[NDArray[Any], str]:
-    """Text as classes; integers, where the marks of missing values alone had made them text."""
+    """Text as classes; as integers, if only the marks of missing values had made them text."""
     import polars
 
     if data.missing == "drop":
@@ -218,7 +219,7 @@ def _number(cell: str) -> float | None:
 
 
 def _is_text(column: "polars.Series", data: Data) -> bool:
-    """Whether a column of text holds other things than numbers."""
+    """Whether a column of text has cells that are no numbers."""
     import polars
 
     filled = column.filter(column.is_not_null() & ~column.is_in([*NUMBER_MARKS, *data.missing_marks]))
@@ -292,7 +293,7 @@ def _refusal(places: Places, column: "polars.Series", row: int, what: str, text:
 
 
 def _categories(places: Places, column: "polars.Series", data: Data) -> Column:
-    """A column of text as the places of its categories.
+    """A column of text as the positions of its categories.
 
     Raises:
         InputError: dates, numbers with a few cells of text, or text that the recipe refuses.

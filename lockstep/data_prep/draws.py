@@ -1,4 +1,5 @@
-"""Random numbers of a recipe: streams under one seed, layer sizes, initial parameters and statistics."""
+"""Random numbers of a recipe, in streams under one seed; layer sizes; initial parameters and
+statistics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,12 +27,13 @@ Parameters = dict[str, NDArray[Any]]
 
 
 def generator_of(*key: int) -> np.random.Generator:
-    """The random numbers of one stream: a seed, the stream, and what it is for."""
+    """The generator of one stream: its seed, the stream, and its purpose."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[str, int, int]]:
-    """Canonical name, inputs and outputs of every linear layer: ("linear1", 10, 50), ("linear2", 50, 2)."""
+    """Canonical name, number of inputs and number of outputs of every linear layer: ("linear1", 10,
+    50), ("linear2", 50, 2)."""
     sizes = [inputs, *hidden, outputs]
     return [(f"linear{i}", sizes[i - 1], sizes[i]) for i in range(1, len(sizes))]
 

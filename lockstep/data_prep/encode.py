@@ -1,4 +1,4 @@
-"""Missing numbers filled in and categories made into columns, as fitted on the training rows."""
+"""Fill in missing numbers and make columns of categories, as fitted on the training rows."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ LARGEST = 2**31
 
 
 class Encoded(NamedTuple):
-    """Features of the training rows and the held-out rows, float64, without a missing one; the names of their columns,
-    what was done, and what is odd."""
+    """Features of the training rows and of the held-out rows, float64, none missing; the names of
+    their columns; notes on what was done; and warnings."""
 
     train_x_ND: NDArray[np.float64]
     held_out_x_ND: NDArray[np.float64]

@@ -78,7 +78,7 @@ def _refuse_expanding(path: Path, suffix: str) -> None:
 
 
 def _suffix(path: Path) -> str:
-    """The kind of table, whatever compresses it."""
+    """The kind of table by its suffix, without that of a compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] and suffixes[-1] in COMPRESSIONS
     suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
@@ -90,8 +90,8 @@ def _suffix(path: Path) -> str:
 
 
 def _read_npz(path: Path, target: str) -> "polars.DataFrame":
-    """Every array is a column, a two-dimensional one is a column for each of its own: `x[0]`, `x[1]`, ...; a target
-    of shape (N, 1) keeps its name."""
+    """Each array is a column, and each column of a two-dimensional array is one: `x[0]`, `x[1]`,
+    ... A target of shape (N, 1) keeps its name."""
     import polars
 
     columns: dict[str, NDArray[Any]] = {}

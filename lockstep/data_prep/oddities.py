@@ -1,4 +1,5 @@
-"""What is odd in a table that can be trained on: columns that are no features, marks in place of numbers."""
+"""Oddities of a table that can be trained on: columns that are no features, marks in place of
+numbers."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,12 @@ SENTINELS = (-99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0)
 
 
 def odd_columns(x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """A warning of each feature that looks like an index, an identifier, a copy or like it held a mark.
+    """A warning of each feature that looks like an index, an identifier or a copy, or as if it held
+    a mark of missing values.
 
     Args:
-        x_ND: the features (N, D), NaN where one is missing, categories by their places.
-        categories: by the columns' names; () of a column of numbers.
+        x_ND: the features (N, D), NaN where one is missing, categories by their positions.
+        categories: by the columns' names; () for a column of numbers.
     """
     first_of: dict[tuple[float, ...], list[tuple[str, NDArray[np.float64]]]] = {}
     for x_N, (name, known) in zip(x_ND.T, categories.items()):
@@ -52,7 +54,7 @@ def odd_columns(x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, .
 
 
 def _identifier(name: str, filled_N: NDArray[np.float64], least: float, most: float) -> str:
-    """What makes whole numbers an index or an identifier, or ""."""
+    """The word for whole numbers that are an index or an identifier, or ""."""
     first_N = filled_N[:FEWEST]
     if (first_N != np.trunc(first_N)).any() or (filled_N != np.trunc(filled_N)).any():
         return ""
@@ -69,7 +71,8 @@ def _identifier(name: str, filled_N: NDArray[np.float64], least: float, most: fl
 
 
 def _marks(name: str, filled_N: NDArray[np.float64], least: float, most: float) -> Iterator[str]:
-    """A warning of a number like -999 that lies farther from all others than they from each other."""
+    """A warning of a number like -999 that lies farther from all others than these lie from one
+    another."""
     for mark in (least, most):
         if mark not in SENTINELS or least == most:
             continue

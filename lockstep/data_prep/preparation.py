@@ -1,4 +1,4 @@
-"""Everything that a recipe needs, checked: rows, split, targets, draws."""
+"""Prepare everything that a training needs, and check it: rows, split, targets, draws."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,8 +26,8 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
 
     Args:
         recipe: what to train.
-        table: the rows, where they are already at hand; `load_table(recipe)` otherwise.
-        split: of the table, where it is already at hand; `split_table(recipe, table)` otherwise.
+        table: the rows; None: `load_table(recipe)`.
+        split: of the table; None: `split_table(recipe, table)`.
 
     Raises:
         InputError: rows that cannot be trained on; names the column and row, or the field.
@@ -137,7 +137,8 @@ def _check_rate(recipe: Recipe) -> None:
 
 
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of the training rows' targets; the latter is 0 where it is lost in rounding."""
+    """Mean and standard deviation of the training rows' targets; the deviation is 0 if it is lost
+    in rounding."""
     largest = float(np.abs(train_y_N).max()) or 1.0
     shares_N = train_y_N / largest  # the square of a tiny or huge target could leave the range of float64
     deviation = float(shares_N.std())

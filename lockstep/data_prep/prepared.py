@@ -1,4 +1,4 @@
-"""What every trainer is fed, epoch by epoch: rows, labels, initial parameters, order and masks."""
+"""The input of every trainer, epoch by epoch: rows, labels, initial parameters, order and masks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -52,12 +52,14 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What every trainer is fed. Arrays are float64 (labels int64); `cast` rounds them to a recipe's dtype.
+    """The input of every trainer. Arrays are float64 (labels int64); `cast` rounds them to a
+    recipe's dtype.
 
-    `classes` are those that the model tells apart; a row of the ignored class has the label `IGNORED`. A number to
-    predict is standardised: (y - `target_mean`) / `target_scale`; there are no classes then. `outputs` is the model's
-    number of output units. `notes` say how a file was read and what became of missing values and categories,
-    `first_row` is the number in the table of the first row to train on; neither is saved.
+    `classes` are those that the model tells apart. A row of the ignored class has the label
+    `IGNORED`. If a number is predicted there are no classes, and the number is standardised: (y -
+    `target_mean`) / `target_scale`. `outputs` is the model's number of output units. `notes` say
+    how a file was read and what became of missing values and categories. `first_row` is the number
+    in the table of the first training row. Neither `notes` nor `first_row` is saved.
     """
 
     train_x_ND: NDArray[Any]
@@ -102,8 +104,8 @@ class PreparedData:
 
     @property
     def is_small(self) -> bool:
-        """Whether a batch's forward pass has so few multiply-adds that threads which share them cost more than they
-        save, and much more beside busy neighbours."""
+        """Whether a batch's forward pass has so few multiply-adds that sharing it between threads
+        costs more than it saves, and much more beside busy neighbours."""
         sizes = layer_sizes(len(self.columns), self.hidden, self.outputs)
         return self.batch * sum(inputs * outputs for _, inputs, outputs in sizes) < SMALL
 
@@ -119,7 +121,7 @@ class PreparedData:
 
     @cached_property
     def _same_in_every_epoch(self) -> tuple[NDArray[Any], ...]:
-        """Of `Batches` all but the rows."""
+        """All of `Batches` but the rows."""
         places = np.arange(self.batches_per_epoch * self.batch)
         weight_TB = (places < len(self.train_y_N)).astype(np.float64).reshape(-1, self.batch)
         count_T = weight_TB.sum(axis=1).astype(np.int64)
@@ -147,7 +149,8 @@ class PreparedData:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of all that is fed: rows, labels, initial parameters, order and masks of every epoch."""
+        """SHA-256 (hex) of every input: rows, labels, initial parameters, order and masks of every
+        epoch."""
         arrays: dict[str, Any] = {
             "train_x": self.train_x_ND,
             "train_y": self.train_y_N,
@@ -164,8 +167,9 @@ class PreparedData:
         return hash_arrays(arrays)
 
     def cast(self, dtype: Any) -> "PreparedData":
-        """The same data with features, numbers to predict and initial parameters rounded to `dtype`; the hash
-        stays that of the float64 data, so that runs of both precisions can be seen to share it."""
+        """The same data with features, numbers to predict and initial parameters rounded to
+        `dtype`. The hash stays that of the float64 data, which shows that runs of both
+        precisions share it."""
         names = ("train_x_ND", "held_out_x_ND", "train_y_N", "held_out_y_N")
         numbers = {name: getattr(self, name) for name in names}
         changed = {name: array.astype(dtype) for name, array in numbers.items() if array.dtype.kind == "f"}
@@ -175,7 +179,7 @@ class PreparedData:
         return data
 
     def save(self, path: Path) -> None:
-        """Write to one file, so that each trainer's process starts from these bits."""
+        """Write all to one file, so that each trainer's process starts from the same bits."""
         header = {name: getattr(self, name) for name in HEADER_FIELDS}
         arrays = {name: getattr(self, name) for name in ARRAY_FIELDS}
         write_tensors(path, SCHEMA, header, arrays | {f"parameters/{k}": v for k, v in self.parameters.items()})
@@ -199,9 +203,9 @@ class PreparedData:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnDraws(PreparedData):
-    """Data whose initial parameters, order and masks a framework drew with its own means.
+    """Data whose initial parameters, order and masks a framework drew by its own means.
 
-    `orders_EN` has the rows in the order of each epoch; `draw_masks` gives what `masks` does.
+    `orders_EN` has the order of the rows in each epoch; `draw_masks` returns what `masks` returns.
     """
 
     orders_EN: NDArray[np.int64]

@@ -1,6 +1,7 @@
-"""What an earlier process made and the next one finds, in the user's cache folder.
+"""Cache of drawn rows in the user's cache folder.
 
-Of a short run most of the time would pass in loading scikit-learn, for rows that are the same each time.
+A short run would otherwise spend most of its time loading scikit-learn, for rows that are the same
+each time.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ ROOM = 2**23
 
 
 def cache_folder(*parts: str) -> Path | None:
-    """A folder below lockstep's in the user's cache, made where it is not there; None where it cannot be."""
+    """A folder below lockstep's in the user's cache, made if need be; None if it cannot be made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         if not cache.is_absolute():  # not set, or to be ignored, as the specification of these variables says
@@ -43,9 +44,10 @@ def cache_folder(*parts: str) -> Path | None:
 
 
 def prepare_kept(recipe: Recipe) -> tuple[Table, PreparedData]:
-    """As `load_table` and `prepare`, without scikit-learn where the same rows were drawn and split before.
+    """Do what `load_table` and `prepare` do, but without scikit-learn if the same rows were drawn
+    and split before.
 
-    Only rows that lockstep or scikit-learn makes are kept, not those of a user's file.
+    Only rows that lockstep or scikit-learn makes are cached, not those of a user's file.
 
     Raises:
         InputError: as `prepare`.
@@ -66,7 +68,8 @@ def prepare_kept(recipe: Recipe) -> tuple[Table, PreparedData]:
 
 
 def _key(recipe: Recipe) -> str:
-    """Of all that the rows and their split depend on: settings, libraries, and the source that draws them."""
+    """A hash of all on which the rows and their split depend: settings, libraries, and the source
+    that draws them."""
     libraries = {package: version(package) for package in ("numpy", "scikit-learn")}
     settings = json.dumps([asdict(recipe.data), recipe.loss.predicts_number, libraries], sort_keys=True)
     sources = sorted(Path(data_prep.__file__).parent.glob("*.py"))

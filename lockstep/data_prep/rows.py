@@ -1,4 +1,4 @@
-"""A user's file, or two, as a table."""
+"""One or two files of a user as a table."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,7 @@ def _read_target(places: Places, target: "polars.Series", data: Data, numbers: b
 def _read_features(
     places: Places, frame: "polars.DataFrame", data: Data
 ) -> tuple[dict[str, Column], NDArray[np.float64]]:
-    """The features by name, and their values (N, D) with NaN where one is missing; the frame is used up."""
+    """The features by name, and their values (N, D), NaN if missing. The frame is emptied."""
     names, rows = frame.columns, frame.height
     # a column that has its points as a number already; all else is looked at cell by cell
     points = [name for name in names if frame[name].dtype.is_float()]
@@ -161,7 +161,7 @@ def _read_features(
 def _without_missing(
     places: Places, columns: dict[str, Column], x_ND: NDArray[np.float64], values_N: NDArray[Any], training: int
 ) -> tuple[NDArray[np.float64], NDArray[Any], int]:
-    """The rows without a missing value, and how many of them are not those of the hold-out file."""
+    """The rows without a missing value, and how many of them lie outside the hold-out file."""
     absent_ND = np.isnan(x_ND)
     kept_N = np.asarray(~absent_ND.any(axis=1))
     if kept_N.all():
@@ -181,7 +181,8 @@ def _refuse_nothing(places: Places, left: int, counts: dict[str, int]) -> None:
 
 
 def _classes(places: Places, values_N: NDArray[Any], training: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Names of the classes, and each row's, counted from 0. Those of held-out rows must be among the others'."""
+    """The names of the classes, and the class of each row, from 0. Held-out rows may have no class
+    of their own."""
     known, y_N = np.unique(values_N, return_inverse=True)
     if training < len(y_N):
         unseen = np.setdiff1d(y_N[training:], y_N[:training])

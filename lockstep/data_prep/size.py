@@ -1,4 +1,5 @@
-"""What a recipe's numbers come to in memory, told by arithmetic: what cannot fit is refused before any is taken."""
+"""The memory that a recipe's numbers need, by arithmetic: a recipe that cannot fit is refused
+before any is taken."""
 
 from lockstep.data_prep.draws import layer_sizes
 from lockstep.data_prep.prepared import updates_per_epoch
@@ -16,11 +17,11 @@ NAME = 60  # bytes of a column's name
 
 
 def refuse_rows(data: Data, numbers: bool) -> None:
-    """Raise InputError where the rows to draw, `data.rows` and those held out, are more than fit into memory.
+    """Raise InputError if the rows to draw, `data.rows` and those held out, do not fit into memory.
 
     Args:
-        data: what to draw.
-        numbers: whether the target is one, and no class.
+        data: the rows to draw.
+        numbers: whether the target is a number, and no class.
     """
     rows = data.rows + round(data.rows * data.held_out)
     needed = data.features * (TABLES * NUMBER * rows + NAME)
@@ -30,13 +31,13 @@ def refuse_rows(data: Data, numbers: bool) -> None:
 
 
 def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> None:
-    """Raise InputError where the network, a batch in it or the run's series are more than fit into memory.
+    """Raise InputError if the network, a batch in it or the run's series do not fit into memory.
 
     Args:
         recipe: what to train.
-        rows: to train on.
-        inputs: features.
-        outputs: of the network.
+        rows: number of training rows.
+        inputs: number of features.
+        outputs: number of output units.
     """
     training, hidden = recipe.training, recipe.model.hidden
     numbers = sum((fan_in + 1) * fan_out for _, fan_in, fan_out in layer_sizes(inputs, hidden, outputs))

@@ -1,4 +1,4 @@
-"""Where rows come from: a table shipped with scikit-learn, drawn rows, or a user's file."""
+"""Load rows: a table shipped with scikit-learn, drawn rows, or a user's file."""
 
 import numpy as np
 
@@ -14,8 +14,8 @@ __all__ = ["load_table"]
 
 
 def load_table(recipe: Recipe) -> Table:
-    """The rows that a recipe's data section names, checked cell by cell; with a number to predict where its loss
-    takes one.
+    """The rows that a recipe's data section names, checked cell by cell. The target is a number if
+    the recipe's loss takes one.
 
     Raises:
         InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).

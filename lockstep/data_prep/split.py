@@ -1,4 +1,4 @@
-"""Rows to train on and rows held out, standardised with the former's mean and deviation."""
+"""Split rows into training rows and held-out rows, and standardise both by the training rows."""
 
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ __all__ = ["Split", "held_out_rows", "split_table"]
 
 
 class Split(NamedTuple):
-    """A table's rows to train on and those held out: features standardised, targets as they were; and each column's
-    mean, variance and what it was divided by, of the training rows.
+    """The training rows and held-out rows of a table: features standardised, targets unchanged; and
+    each column's mean, variance and divisor, of the training rows.
 
-    `first_row` is the number in the table of the first row to train on, `columns` are the names of the features, which
-    differ from the table's where categories became columns, `notes` and `warnings` say what was done and is odd.
+    `first_row` is the number in the table of the first training row. `columns` are the names of
+    the features, which differ from the table's if categories became columns. `notes` say what was
+    done, `warnings` what is odd.
     """
 
     train_x_ND: NDArray[np.float64]
@@ -34,8 +35,9 @@ class Split(NamedTuple):
 
 
 def split_table(recipe: Recipe, table: Table) -> Split:
-    """Split the rows, by class where there are classes, fill in and encode as the recipe says, and standardise the
-    features; a column whose variance is lost in rounding is divided by 1. All is fitted on the training rows alone.
+    """Split the rows (by class if there are classes), fill in and encode as the recipe says, and
+    standardise the features. A column whose variance is lost in rounding is divided by 1. All is
+    fitted on the training rows alone.
 
     Raises:
         InputError: as `lockstep.data_prep.encode.encode`.
@@ -61,7 +63,7 @@ def split_table(recipe: Recipe, table: Table) -> Split:
 
 
 def held_out_rows(recipe: Recipe, table: Table) -> int:
-    """How many rows are held out; those that are drawn are drawn beside the `data.rows` to train on."""
+    """The number of held-out rows; drawn ones come in addition to the `data.rows` training rows."""
     rows = len(table.y_N)
     if table.held_out:
         return table.held_out

@@ -17,12 +17,13 @@ Note = tuple[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they were read: features (N, D) float64, classes (N,) int64 from 0, and their names; or a number to
-    predict (N,) float64, and no classes. `target` is the name of what is predicted.
+    """Rows as they were read: features (N, D) float64, and classes (N,) int64 from 0 with their
+    names. If a number is predicted it is (N,) float64, and there are no classes. `target` is the
+    name of the predicted column.
 
-    A missing number is NaN. `categories` has the categories of each column, () of a column of numbers; the features
-    hold their places. The last `held_out` rows are those of a hold-out file; without one it is 0. `notes` say how the
-    file was read, `warnings` what is odd in it.
+    A missing number is NaN. `categories` has the categories of each column, () for a column of
+    numbers; the features hold their positions. The last `held_out` rows are those of a hold-out
+    file, 0 without one. `notes` say how the file was read, `warnings` what is odd in it.
     """
 
     x_ND: NDArray[np.float64]

@@ -1,7 +1,7 @@
 """A text table as a data frame: compression, encoding, separator, comments and ragged rows.
 
-polars reads the cells. What it cannot know is told apart here, from the first lines; the whole text is read a second
-time, record by record, only where polars refuses it or a last cell is empty.
+polars reads the cells. This module works out the rest from the first lines. It reads the whole
+text a second time, record by record, only if polars refuses it or a last cell is empty.
 """
 
 import bz2
@@ -53,8 +53,9 @@ NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*")
 
 
 class Survey(NamedTuple):
-    """What a reading record by record came to: numbers of the lines that are comments or end the text empty, counted
-    from 0, and the first record whose number of cells is not that of the names, or ""."""
+    """The result of reading record by record: numbers, from 0, of the lines that are comments or
+    empty at the end of the text, and the first record whose number of cells differs from that of
+    the names, or ""."""
 
     comments: list[int]
     trailing: list[int]
@@ -67,11 +68,11 @@ def is_number(cell: str) -> bool:
 
 
 def read_text(path: Path, data: Data, suffix: str) -> tuple["polars.DataFrame", list[Note]]:
-    """The frame of a text table, and what was seen in reading it: label and value.
+    """The frame of a text table, and notes on how it was read: label and value.
 
     Args:
         path: of the file.
-        data: names separator and target.
+        data: the section that names separator and target.
         suffix: ".csv" or ".tsv".
 
     Raises:
@@ -125,7 +126,8 @@ def _frame(
 
 
 def _polars_csv(source: Path | bytes, separator: str) -> "polars.DataFrame":
-    """The frame, with the types that all rows have: those of the first rows, where the others fit them."""
+    """The frame, with the types of the first rows if all other rows fit them, and with types that
+    fit all otherwise."""
     import polars
 
     def read(rows: int | None) -> "polars.DataFrame":
@@ -153,7 +155,7 @@ def _without_empty_end(frame: "polars.DataFrame") -> "polars.DataFrame":
 
 
 def _unpacked(path: Path, notes: list[Note]) -> Path | bytes:
-    """The file, or what is in it where it is compressed, of bounded size."""
+    """The bytes of the file, decompressed if need be, of bounded size."""
     with path.open("rb") as file:
         mark = file.read(6)
     if mark[:2] in (b"x\x01", b"x\x9c", b"x\xda"):
@@ -208,7 +210,7 @@ def _decoded(path: Path, source: Path | bytes, notes: list[Note]) -> Path | byte
 
 
 def _refuse_other_encodings(path: Path, source: Path | bytes) -> None:
-    """Refuse what is not UTF-8, with the line in which it is not."""
+    """Raise InputError if the text is not UTF-8, with the first line that is not."""
     with _opened(source) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -259,7 +261,7 @@ def _head(path: Path, source: Path | bytes, suffix: str) -> str:
 
 
 def _records(text: str, separator: str) -> Iterator[list[str]]:
-    """The records of some lines; an odd one ends them."""
+    """The records of some lines; a malformed record ends them."""
     try:
         yield from csv.reader(io.StringIO(text, newline="\n"), delimiter=separator)
     except csv.Error:
@@ -267,7 +269,8 @@ def _records(text: str, separator: str) -> Iterator[list[str]]:
 
 
 def _lines_before_names(head: str, separator: str, data: Data) -> tuple[int, str]:
-    """How many lines stand before the names: comments, and a spreadsheet's `sep=;`; and what that one declares."""
+    """How many lines stand before the names (comments, and a spreadsheet's `sep=;`), and the
+    separator that such a line declares."""
     lines = head.split("\n")
     declared = ""
     for number, line in enumerate(lines):
@@ -284,7 +287,7 @@ def _lines_before_names(head: str, separator: str, data: Data) -> tuple[int, str
 
 
 def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
-    """The columns' names, checked: they must be names, and their separator must be the one that is expected."""
+    """The columns' names. They must be names, and their separator must be the expected one."""
     names, _ = _first_records(head, separator)
     others = {name: _first_records(head, other) for name, other in SEPARATORS.items() if other != separator}
     if data.target not in names:
@@ -303,7 +306,7 @@ def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
 
 
 def _is_a_row(names: list[str], head: str, separator: str, data: Data) -> bool:
-    """Whether what stands where the names should is a row: numbers, which do not just count the columns."""
+    """Whether the line of the names is a row: numbers that do not just count the columns."""
     target = data.target
     numbers = [name for name in names if is_number(name)]
     counting = [str(i) for i in range(len(numbers) + 1)]
@@ -318,7 +321,7 @@ def _is_a_row(names: list[str], head: str, separator: str, data: Data) -> bool:
 
 
 def _first_records(head: str, separator: str) -> tuple[list[str], list[str]]:
-    """The names and the first row, each [] where there is none; blank lines before them are left out."""
+    """The names and the first row, each [] if there is none; blank lines before them are left out."""
     filled = (cells for cells in _records(head, separator) if any(cell.strip() for cell in cells))
     return next(filled, []), next(filled, [])
 
@@ -334,7 +337,7 @@ def _column(head: str, separator: str, target: str) -> set[str]:
 
 
 def _survey(path: Path, source: Path | bytes, separator: str, width: int) -> Survey:
-    """Read record by record, for what polars does not tell."""
+    """Read record by record, for what polars does not report."""
     comments: list[int] = []
     empty: list[int] = []
     fault = ""

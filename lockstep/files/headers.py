@@ -34,13 +34,13 @@ Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 class Header(BaseModel):
-    """JSON's types as they are; a field that a later lockstep adds is let pass."""
+    """JSON types are taken as they are. A field that a later lockstep adds is ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Target(Header):
-    """What is predicted."""
+    """The description of what is predicted."""
 
     name: str
     mean: Number
@@ -48,7 +48,7 @@ class Target(Header):
 
 
 class Trace(Header):
-    """Of a recipe's trace. What is not required came after the first golden files."""
+    """The header of a recipe's trace. Optional fields came after the first golden files."""
 
     backend: Backend
     recipe: dict[str, Any]
@@ -68,7 +68,7 @@ class Trace(Header):
 
 
 class Recording(Header):
-    """What became of a recorder's budget."""
+    """What a recorder kept within its budget."""
 
     every: Whole
     window: list[int]
@@ -78,7 +78,7 @@ class Recording(Header):
 
 
 class Loop(Header):
-    """Of the trace of somebody's own loop."""
+    """The header of a trace of your own loop."""
 
     kind: Literal["loop"]
     backend: str
@@ -96,7 +96,7 @@ class Loop(Header):
 
 
 class Checkpoint(Header):
-    """Of a checkpoint, which converted files have too."""
+    """The header of a checkpoint; converted files have it too."""
 
     backend: Literal["torch", "jax", "oracle", "flax"]
     recipe: dict[str, Any]
@@ -110,7 +110,7 @@ class Checkpoint(Header):
 
 
 class Ensemble(Header):
-    """Of an ensemble."""
+    """The header of an ensemble."""
 
     backend: Backend
     recipe_hash: Hash
@@ -122,7 +122,7 @@ class Ensemble(Header):
 
 
 class Data(Header):
-    """Of prepared data."""
+    """The header of prepared data."""
 
     columns: list[str]
     classes: list[str]
@@ -142,7 +142,7 @@ class Data(Header):
 
 
 class Entry(Header):
-    """Of a golden recipe: the recipe as TOML, hashes, and the SHA-256 of each file."""
+    """A golden recipe: the recipe as TOML, hashes, and the SHA-256 of each file."""
 
     recipe: str
     recipe_hash: Hash
@@ -151,7 +151,7 @@ class Entry(Header):
 
 
 class Manifest(Header):
-    """Of a golden folder."""
+    """The manifest of a golden folder."""
 
     host: dict[str, str]
     backends: dict[Backend, Plain]

@@ -1,7 +1,8 @@
-"""The one door by which a file comes in: an ordinary file, of a size that fits, and whatever a parser makes of it.
+"""Every file of a user is read through this module: it must be an ordinary file of a size that
+fits.
 
-A named pipe, a device or a folder is refused before it is opened; a file that holds more than it shows, before it is
-expanded; and an error of any parser becomes one line.
+A named pipe, a device or a folder is refused before it is opened. A file that declares more than
+it holds is refused before it is expanded. An error of any parser becomes one line.
 """
 
 import json
@@ -92,7 +93,8 @@ def read_input(path: Path, largest: int | None = None) -> bytes:
 
 @contextmanager
 def parsing(path: Path, failure: str) -> Iterator[None]:
-    """Whatever a parser raises comes out as an `InputError`: the file, the failure and, shortened, the parser's reason.
+    """Turn any exception of a parser into an `InputError` with the file, the failure and the
+    parser's reason, shortened.
 
     Args:
         path: of the file.
@@ -109,7 +111,7 @@ def parsing(path: Path, failure: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one short line."""
+    """The message of an error, as one short line."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, MemoryError):
@@ -153,8 +155,8 @@ def read_json(path: Path, failure: str = "not a readable JSON file", largest: in
 
 
 def refuse_expanding(path: Path, stored: int, expanded: int) -> None:
-    """Raise InputError where a file declares so much more than it holds that it is none that anybody has written for
-    use, or more than there is memory for.
+    """Raise InputError if a file declares more bytes than there is memory for, or so many more than
+    it holds that nobody can have written it for use.
 
     Args:
         path: of the file.
@@ -169,7 +171,8 @@ def refuse_expanding(path: Path, stored: int, expanded: int) -> None:
 
 
 def kind_of_content(path: Path, head: bytes) -> str:
-    """What a file seems to be, by its name's end and its first bytes: "a .csv table", "JSON"; "" where nobody knows."""
+    """The kind of a file by the end of its name and its first bytes: "a .csv table", "JSON"; "" if
+    unknown."""
     end = path.suffix.lower()
     if end in TABLES and head:
         return f"a {end} table"

@@ -1,4 +1,5 @@
-"""How much memory there is, asked before any is taken: what cannot fit is refused by arithmetic."""
+"""The memory of the machine, asked before any is taken: a size that cannot fit is refused by
+arithmetic."""
 
 import os
 from contextlib import suppress
@@ -14,8 +15,8 @@ UNKNOWN = 2**40
 
 
 def memory_limit() -> int:
-    """Bytes that this process can have: the machine's memory, or its control group's or its own limit if that is
-    less."""
+    """Bytes that this process can have: the least of the machine's memory, its control group's
+    limit and its own."""
     limits = [UNKNOWN]
     with suppress(AttributeError, OSError, ValueError):  # no POSIX system
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -35,11 +36,11 @@ def _own_limits() -> list[int]:
 
 
 def refuse_too_large(what: str, needed: int) -> None:
-    """Raise InputError where so many bytes are more than there are.
+    """Raise InputError if `needed` bytes are more than there are.
 
     Args:
-        what: takes them, as the line begins: "data.rows: 10 rows".
-        needed: bytes, at the least.
+        what: the field or file that needs them, with which the line begins: "data.rows: 10 rows".
+        needed: bytes, at least.
     """
     limit = memory_limit()
     if needed > limit:

@@ -1,7 +1,9 @@
-"""The one rule for every file that a command writes: no input, no link and no file of another kind is ever replaced.
+"""One rule for every file that a command writes: it replaces no input, no link and no file of
+another kind.
 
-A file that exists is replaced only if it is a regular one and its content says that lockstep wrote it as one of the
-same kind. Each kind knows the beginning that tells; what writes a kind keeps it.
+A file that exists is replaced only if it is a regular file and its content says that lockstep
+wrote it as the same kind. Each kind is known by its beginning, and whatever writes a kind keeps
+that beginning.
 """
 
 import os
@@ -38,7 +40,7 @@ BEGINNING = 2**16
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: what people call it, and whether a file is one."""
+    """A kind of file: its name for people, and a test of whether a file is one."""
 
     name: str
     is_kind_of: Callable[[Path], bool]
@@ -116,13 +118,14 @@ def _beginning(name: str, pattern: bytes) -> Kind:
 
 
 def check_output(path: Path, kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()) -> None:
-    """Check before any work that a file may be written, and settle what killed processes left of it.
+    """Check before any work that a file may be written, and settle what killed processes left of
+    it.
 
     Args:
-        path: where it shall be.
-        kind: what it shall be.
-        option: what the command calls it: "--out".
-        inputs: what the command reads; None stands for an option that was not given.
+        path: of the file.
+        kind: of the file.
+        option: its name on the command line: "--out".
+        inputs: files that the command reads; None stands for an option that was not given.
 
     Raises:
         InputError: the folder is not there or cannot be written to, or the file must not be replaced.
@@ -131,7 +134,7 @@ def check_output(path: Path, kind: Kind, *, option: str = "", inputs: Iterable[P
 
 
 def check_outputs(paths: Sequence[Path], kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()) -> None:
-    """As `check_output`, of several files in one folder."""
+    """Check several files in one folder as `check_output` does."""
     given = [path for path in inputs if path is not None]
     for path in paths:
         told = f"{option} {path}".strip()
@@ -154,7 +157,8 @@ def _check_place(path: Path, kind: Kind, told: str, inputs: Sequence[Path]) -> N
 
 
 def check_folder(place: Path, *, option: str = "") -> None:
-    """Check before any work that a folder may be made here, and settle what killed processes left of it.
+    """Check before any work that a folder may be made here, and settle what killed processes left
+    of it.
 
     Raises:
         InputError: the path ends in no name.
@@ -165,7 +169,7 @@ def check_folder(place: Path, *, option: str = "") -> None:
 
 
 def is_of_kind(path: Path, kind: Kind | None) -> bool:
-    """Whether this is a regular file, no link to one, and of this kind; of any, if that is None.
+    """Whether this is a regular file of this kind, and no link to one; None stands for any kind.
 
     Raises:
         OSError: it cannot be read.
@@ -218,7 +222,8 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _linked(partial: Path, path: Path) -> bool:
-    """Give a file a second name, if nothing else has it; a file system may have no such thing."""
+    """Give a file a second name, unless another file has it. Some file systems have no second
+    names."""
     try:
         os.link(partial, path)
     except OSError:

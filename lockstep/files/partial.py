@@ -41,14 +41,14 @@ TRIES, PAUSE = 10, 0.02
 
 @dataclass
 class NewFolder:
-    """`partial` is where to write; `final` is where all of it lies in the end."""
+    """`partial` is the folder to write to; `final` is where all of it lies in the end."""
 
     partial: Path
     final: Path
 
 
 def settle(place: Path, names: Collection[str] = ()) -> None:
-    """Settle what killed processes left of this place, and of others by these names beside it."""
+    """Settle what killed processes left of this place, and of the places of these names beside it."""
     wanted = {place.name, *names}
     with suppress(OSError), _briefly_held(place.parent) as is_held:
         beside = sorted(place.parent.iterdir()) if is_held else []
@@ -61,7 +61,8 @@ def settle(place: Path, names: Collection[str] = ()) -> None:
 
 @contextmanager
 def partial_file(place: Path) -> Iterator[tuple[Path, int]]:
-    """A new file beside `place` and its descriptor, to fill and then to rename or link; its own name does not last.
+    """A new file beside `place`, and its descriptor. Fill it, then rename or link it; its own name
+    does not last.
 
     Raises:
         OSError: it cannot be made.
@@ -76,7 +77,8 @@ def partial_file(place: Path) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def new_folder(place: Path) -> Iterator[NewFolder]:
-    """A folder to fill; it becomes `place`, or `place`-2, -3, ... where that exists, once the block ends well.
+    """A folder to fill. When the block ends well it becomes `place`, or `place`-2, -3, ... if that
+    exists.
 
     Raises:
         OSError: it cannot be made.
@@ -104,7 +106,7 @@ def new_folder(place: Path) -> Iterator[NewFolder]:
 
 @contextmanager
 def swapped_folder(place: Path) -> Iterator[Path]:
-    """A folder to fill, put in the place of `place` once the block ends well; where it does not, all is as it was.
+    """A folder to fill. It replaces `place` when the block ends well; otherwise all is as it was.
 
     Raises:
         OSError: it cannot be made or renamed.
@@ -156,7 +158,7 @@ def _put_in_place(folder: Path, place: Path) -> Path:
 
 
 def _end_swap(swap: Path, place: Path) -> None:
-    """`old` is removed only where something lies in its place."""
+    """Remove `old`, but only if the place is not empty."""
     old = swap / "old"
     if os.path.lexists(old) and not os.path.lexists(place):
         old.rename(place)
@@ -178,7 +180,7 @@ def _make(place: Path, state: str, *, is_folder: bool) -> tuple[Path, int]:
 
 @contextmanager
 def _briefly_held(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, and tell whether it could be had."""
+    """Hold the lock of a folder, and say whether it was free."""
     if LEFT_OVER.fullmatch(folder.name):  # its process holds it for as long as it fills it, and settles nothing in it
         yield False
         return

@@ -1,4 +1,4 @@
-"""What a .pt file holds, told by its opcodes and its table of contents, before anything of it is made."""
+"""Check a .pt file by its opcodes and its table of contents, before any object of it is made."""
 
 import io
 import pickletools
@@ -30,8 +30,8 @@ OLD_PICKLES = 5
 
 
 def refuse_unsafe(path: Path, largest: int) -> None:
-    """Raise InputError where a .pt file is damaged, would expand to more than `largest` bytes, or holds anything but
-    dense tensors and plain values."""
+    """Raise InputError if a .pt file is damaged, would expand to more than `largest` bytes, or
+    holds anything but dense tensors and plain values."""
     with parsing(path, "not a readable .pt file"):
         is_archive = zipfile.is_zipfile(path)
         pickles = [_pickle_of_archive(path, largest)] if is_archive else list(_old_pickles(path, largest))
@@ -68,7 +68,8 @@ def _old_pickles(path: Path, largest: int) -> Iterator[bytes]:
 
 
 def _globals(content: bytes) -> Iterator[str]:
-    """The functions and classes that a pickle names, as module.name, and the opcodes that make objects otherwise."""
+    """The functions and classes that a pickle names, as module.name, and its opcodes that make
+    objects in other ways."""
     texts: list[str] = []
     memo: dict[int, str] = {}
     for opcode, value, _ in pickletools.genops(content):

@@ -1,1 +1,1 @@
-"""Loops that nobody here wrote: recorded from any framework's arrays."""
+"""Record training loops that lockstep did not write, from the arrays of any framework."""

@@ -1,9 +1,9 @@
-"""Arrays of anybody's loop, by dotted names, whichever framework holds them.
+"""Arrays of a user's loop by dotted names, whichever framework holds them.
 
-Nothing here imports a framework. A tensor is known by what it can do (`detach`, `__array__`), a PyTorch module by
-`named_parameters`, an optimizer by `param_groups`. Where a framework's own function is the only way in, it is taken
-from `sys.modules`: an array of JAX can only come from a caller who has imported JAX, so that it lies there already, and
-the module that is found is the caller's own, in the caller's version.
+This module imports no framework. It knows a tensor by its methods (`detach`, `__array__`), a
+PyTorch module by `named_parameters`, and an optimizer by `param_groups`. Where only a framework's
+own function will do, it is taken from `sys.modules`: only a caller who has imported JAX can pass
+an array of JAX, so that the module is there, in the caller's version.
 """
 
 import dataclasses
@@ -47,12 +47,13 @@ PACKAGES = ("torch", "jax", "jaxlib", "flax", "optax", "equinox", "lightning", "
 
 
 def to_array(value: Any) -> tuple[NDArray[Any], str]:
-    """A copy in NumPy, and the name of the dtype it had.
+    """A copy in NumPy, and the name of the original dtype.
 
-    bfloat16 and the smaller floats, which a trace cannot hold, are widened to float32, where each has its exact value.
+    A trace cannot hold bfloat16 or a smaller float. These are widened to float32, which holds each
+    value exactly.
 
     Raises:
-        InputError: a complex number, a random key or what is no array.
+        InputError: a complex number, a random key, or no array at all.
     """
     if hasattr(value, "detach"):  # PyTorch: its bfloat16 cannot become an array
         dtype = str(value.dtype).rpartition(".")[2]
@@ -70,8 +71,9 @@ def to_array(value: Any) -> tuple[NDArray[Any], str]:
 
 
 def name_arrays(tree: Any) -> dict[str, Any]:
-    """Every array of a tree by its path, dotted: of dictionaries, sequences, named tuples, dataclasses, Flax variables
-    and states, Equinox modules and whatever is registered with JAX. Leaves that are no array are left out."""
+    """Every array of a tree by its dotted path. A tree may be of dictionaries, sequences, named
+    tuples, dataclasses, Flax variables and states, Equinox modules, and whatever is registered
+    with JAX. Leaves that are no arrays are left out."""
     found: dict[str, Any] = {}
     for path, leaf in _leaves(tree):
         _put(found, ".".join(path), _value(leaf))
@@ -85,7 +87,7 @@ def _put(found: dict[str, Any], name: str, value: Any) -> None:
 
 
 def parameters_of(source: Any) -> tuple[dict[str, Any], set[str]]:
-    """Parameters and running statistics by name, and which of them are statistics.
+    """Parameters and running statistics by name, and the names of the statistics.
 
     Args:
         source: a PyTorch module, an NNX module or state, Linen's variables, a tree, or a mapping of names to arrays.
@@ -111,8 +113,8 @@ def parameters_of(source: Any) -> tuple[dict[str, Any], set[str]]:
 
 
 def gradients_of(source: Any) -> dict[str, Any]:
-    """Gradients by the names of their parameters: `.grad` of a PyTorch module's parameters, where they have one, or a
-    tree."""
+    """Gradients by the names of their parameters: from a tree, or from `.grad` of a PyTorch
+    module's parameters that have one."""
     if hasattr(source, "named_parameters"):
         return {name: p.grad for name, p in source.named_parameters() if p.grad is not None}
     return {
@@ -124,11 +126,11 @@ def gradients_of(source: Any) -> dict[str, Any]:
 
 
 def moments_of(source: Any, parameters: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What an optimizer remembers, as "slot/parameter"; counts of steps are left out.
+    """The slots of an optimizer, as "slot/parameter", without its counts of steps.
 
     Args:
-        source: a PyTorch optimizer, an Optax state, or what has one as `opt_state`.
-        parameters: whose optimizer it is; of a PyTorch optimizer, its module.
+        source: a PyTorch optimizer, an Optax state, or an object with one as `opt_state`.
+        parameters: those that it trains; for a PyTorch optimizer, its module.
         names: of the parameters.
 
     Raises:
@@ -154,7 +156,8 @@ def moments_of(source: Any, parameters: Any, names: Sequence[str]) -> dict[str, 
 
 
 def _slot_and_name(path: list[str], names: set[str]) -> tuple[list[str], str]:
-    """Where in an optimizer's state an array lies, and the parameter that its path ends with; "" for none."""
+    """The slot of an array in an optimizer's state, and the parameter with which its path ends; ""
+    for none."""
     for cut in range(len(path)):
         name = ".".join(path[cut:])
         if name in names:
@@ -163,14 +166,14 @@ def _slot_and_name(path: list[str], names: set[str]) -> tuple[list[str], str]:
 
 
 def rates_of(source: Any) -> list[Any]:
-    """The learning rates: of a PyTorch optimizer's groups, of a sequence, or the one."""
+    """The learning rates: of each group of a PyTorch optimizer, of a sequence, or a single one."""
     if hasattr(source, "param_groups"):
         return [group["lr"] for group in source.param_groups]
     return list(source) if isinstance(source, Sequence) else [source]
 
 
 def environment_of() -> dict[str, Any]:
-    """Versions of what the caller has loaded, and the settings that change numbers."""
+    """Versions of the packages that the caller has loaded, and the settings that change numbers."""
     found: dict[str, Any] = {
         "lockstep": __version__,
         "python": platform.python_version(),
@@ -195,7 +198,8 @@ def environment_of() -> dict[str, Any]:
 def perturbed(parameters: Any, seed: int) -> Any:
     """The parameters with every element moved by one unit in the last place, up or down at random.
 
-    A module, of PyTorch or NNX, is changed in place and handed back; a tree is rebuilt. Running statistics stay.
+    A module of PyTorch or NNX is changed in place and returned; a tree is rebuilt. Running
+    statistics stay as they are.
 
     Args:
         parameters: as for `Recorder.start`.
@@ -245,7 +249,7 @@ def _map(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def _collections(source: Any) -> dict[str, Any]:
-    """Linen's collections, each under its name; anything else is "params" alone."""
+    """Linen's collections by name; any other tree is one collection, "params"."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(source, nnx.Module):
         return {"params": nnx.state(source)}
@@ -255,7 +259,8 @@ def _collections(source: Any) -> dict[str, Any]:
 
 
 def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The leaves of a tree with their paths; a Flax variable is one leaf, and none where it is random state."""
+    """The leaves of a tree with their paths. A Flax variable is one leaf, or none if it is random
+    state."""
     jax = sys.modules.get("jax")
     children: Iterable[tuple[Any, Any]] = ()
     if _is_variable(tree) or _is_array(tree):
@@ -277,7 +282,7 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def _key(key: Any) -> str:
-    """One step of a path of JAX, bare."""
+    """One step of a JAX path, without its brackets and quotes."""
     return str(next((getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind)), key))
 
 

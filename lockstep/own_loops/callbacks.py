@@ -1,4 +1,4 @@
-"""A recorder as a callback: of Lightning, and of the Trainer of Hugging Face."""
+"""A recorder as a callback, for Lightning and for the Trainer of Hugging Face."""
 
 from importlib import import_module
 from typing import Any
@@ -13,7 +13,8 @@ def lightning_callback(recorder: Recorder) -> Any:
     """A `lightning.pytorch.Callback` that records automatic optimization with one optimizer.
 
     Raises:
-        InputError: Lightning is not installed; later, a module with several optimizers.
+        InputError: Lightning is not installed; and, when the training starts, a module with
+            several optimizers.
     """
 
     class Callback(_base("lightning.pytorch", "Callback", "lightning")):  # type: ignore[misc]  # known when it runs
@@ -47,7 +48,8 @@ def lightning_callback(recorder: Recorder) -> Any:
 
 
 def trainer_callback(recorder: Recorder) -> Any:
-    """A `transformers.TrainerCallback`. Batches and losses are those that the model's `forward` is given and gives.
+    """A `transformers.TrainerCallback`. It takes batches and losses from the calls of the model's
+    `forward`.
 
     Raises:
         InputError: transformers is not installed.

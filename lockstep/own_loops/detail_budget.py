@@ -1,4 +1,4 @@
-"""Detail of chosen updates within a budget of memory: what does not fit is thinned evenly."""
+"""Detail of chosen updates within a budget of memory; detail that does not fit is thinned evenly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ MIB = 2**20
 class Detail:
     """Arrays of updates, with the parameters before and after each.
 
-    Where they outgrow the budget, every 2nd that was offered is kept, then every 4th, and so on; the first and the
-    latest always, as long as these two fit.
+    When they outgrow the budget, every 2nd update that was offered is kept, then every 4th, and so
+    on. The first and the latest are always kept, as long as these two fit.
 
-    `largest` is what one update took, with its parameters, of those that were offered.
+    `largest` is the largest size of an offered update, with its parameters, in bytes.
 
     Args:
         budget: bytes.
@@ -48,7 +48,7 @@ class Detail:
         self.thin()
 
     def thin(self, beside: int = 0) -> None:
-        """Drop until the rest fits the budget, of which so many bytes are taken by other things."""
+        """Drop updates until the rest fits the budget, of which other things take this many bytes."""
         while self.bytes + beside > self.budget and self.updates:
             *others, latest = self._ordinals
             if len(others) <= 1:
@@ -68,7 +68,7 @@ class Detail:
 
 
 def note_on_budget(of_update: int, budget_mib: float) -> str:
-    """What to say where the tensors of one update take more than the budget; "" where they do not.
+    """A note if the tensors of one update take more than the budget; "" otherwise.
 
     Args:
         of_update: bytes of one update's tensors, with the parameters before and after it.

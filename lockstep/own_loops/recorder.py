@@ -1,8 +1,8 @@
-"""Record anybody's training loop, in PyTorch or JAX, with a few lines; two such traces are then compared with NumPy
-alone.
+"""Record a training loop, in PyTorch or JAX, with a few lines. Two such traces are then compared
+with NumPy alone.
 
-Nothing is drawn, no gradient is touched and no array is kept that is not a copy: a loop gives the same bits with and
-without its recorder.
+A recorder draws nothing, touches no gradient and keeps only copies: a loop gives the same bits
+with and without it.
 """
 
 import json
@@ -46,22 +46,24 @@ WITHOUT_WATCH = (
 class Recorder:
     """Writes a trace of a loop.
 
-    Three levels of detail. Scalars are kept of every update: loss, learning rate, and the 2-norms, in float64, of the
-    gradient and of the change of the parameters. With `statistics`, three numbers of every tensor at every update.
-    Tensors, of every `every`-th update and of those in `window`, within `budget_mib`: where they outgrow it, every
-    2nd of them is kept, then every 4th, and so on, always with the first and the last; the header's `recording` says
-    what became of it. Beside the budget there are the first and the latest parameters and one update's tensors, and
-    while the file is written as much again.
+    There are three levels of detail. Scalars are recorded at every update: loss, learning rate,
+    and the 2-norms, in float64, of the gradient and of the change of the parameters. `statistics`
+    adds three numbers of every tensor at every update. Tensors are recorded at every `every`-th
+    update and at those in `window`, within `budget_mib`. When they outgrow it, every 2nd of these
+    updates is kept, then every 4th, and so on, always with the first and the last; the header's
+    `recording` says which were kept. The budget does not include the first and the latest
+    parameters and one update's tensors; writing the file takes as much again.
 
     Args:
-        path: of the trace; its folder must exist.
+        path: where to write the trace; its folder must exist.
         backend: whose loop it is, as reports name it: "torch", "jax", ...
-        settings: what was set, nested dictionaries of plain values; two traces' are compared first. An "optimizer"
-            with the names of a recipe's `[optimizer]` helps to find causes.
-        every: record tensors of every so many updates; 0: of none but those in `window`.
-        window: updates, counted from 0, to record tensors of as well.
-        statistics: whether to keep mean, root mean square and largest absolute value of each tensor at every update.
-        budget_mib: MiB of memory, of 2^20 bytes, for tensors and statistics.
+        settings: nested dictionaries of plain values; `compare` compares those of two traces
+            first. An "optimizer" with the names of a recipe's `[optimizer]` helps to find causes.
+        every: record tensors at every `every`-th update; 0: only at those in `window`.
+        window: more updates, counted from 0, at which to record tensors.
+        statistics: whether to record mean, root mean square and largest absolute value of each tensor at every
+            update.
+        budget_mib: memory for tensors and statistics, in MiB (2^20 bytes).
         perturb: seed by which `start` moves every parameter by one unit in the last place, to measure how far
             rounding carries this loop; None: leaves them as they are.
 
@@ -109,11 +111,13 @@ class Recorder:
 
     @property
     def due(self) -> bool:
-        """Whether the update under way is recorded with its tensors, so that what is costly to gather is worth it."""
+        """Whether the tensors of the present update are recorded, so that a loop can skip costly
+        work if not."""
         return self.done in self.window or bool(self.every and self.done % self.every == 0)
 
     def start(self, parameters: Any) -> Any:
-        """Record the parameters before training, and hand them back: to go on with, where `perturb` moved them.
+        """Record the parameters before training, and return them. `perturb` moves them: go on with
+        those returned.
 
         Args:
             parameters: a PyTorch or NNX module, an NNX state, Linen's variables, an Equinox module, a tree, or a
@@ -130,14 +134,16 @@ class Recorder:
     def watch(self, model: Any, optimizer: Any = None) -> None:
         """Let a PyTorch module and its optimizer record themselves, until `finish`.
 
-        What `update` need not be given any more: `forward`, the outputs while it trains of its leaf layers and of those
-        with parameters of their own, as attention; `gradients`, as they are accumulated, before anybody clips them;
-        `clipped`, those that the optimizer was given; `lr`, as it applied them; `moments` and `parameters`. With a loss
-        scaler, record `gradients` after it has unscaled them.
+        `update` then needs less: no `forward` (the training outputs of leaf layers and of layers
+        with parameters of their own, such as attention), no `gradients` (as accumulated, before
+        anybody clips them), no `clipped` (those that the optimizer was given), no `lr` (as the
+        optimizer applied it), no `moments` and no `parameters`. With a loss scaler, record
+        `gradients` after it has unscaled them.
 
         Args:
             model: a `torch.nn.Module`.
-            optimizer: a `torch.optim.Optimizer`; None: `gradients` alone, and the rest is given to `update`.
+            optimizer: a `torch.optim.Optimizer`; None: record `gradients` alone; give the rest to
+                `update`.
 
         Raises:
             InputError: anything else; nothing is watched then.
@@ -172,9 +178,9 @@ class Recorder:
         moments: Any = None,
         parameters: Any = None,
     ) -> None:
-        """Record part of the update under way, at the place in the loop where it is at hand.
+        """Record part of the present update, at the place in the loop where the values exist.
 
-        Batches and outputs that are recorded several times in an update, of micro-batches, follow one another along
+        Batches and outputs of micro-batches, recorded several times in an update, are joined along
         their first axis.
 
         Args:
@@ -182,9 +188,9 @@ class Recorder:
             forward: outputs of layers by name, in the order in which they are computed.
             loss: the mean loss before the update, a number.
             gradients: after accumulation and before clipping: a PyTorch module, of which `.grad` is read, or a tree.
-            clipped: what the optimizer is given, likewise.
+            clipped: the gradients that the optimizer is given, in the same form.
             lr: the learning rate that this update applies: a number, one for each group, or a PyTorch optimizer.
-            moments: what the optimizer remembers after the update: a PyTorch optimizer, or an Optax state.
+            moments: the optimizer's slots after the update: a PyTorch optimizer, or an Optax state.
             parameters: after the update, as for `start`.
 
         Raises:
@@ -224,7 +230,7 @@ class Recorder:
             self._scalars["update_norm"] = _norm(changes)
 
     def update(self, **families: Any) -> None:
-        """Record what is left of the update, by the arguments of `record`, and close it.
+        """Record the rest of the update, by the arguments of `record`, and close it.
 
         Raises:
             InputError: as `record`; nothing given; or no loss, rate, gradients or parameters in this update and some
@@ -257,7 +263,7 @@ class Recorder:
         self.done += 1
 
     def finish(self, stopped: str = "") -> Trace:
-        """Write the trace, and hand it back.
+        """Write the trace, and return it.
 
         Args:
             stopped: why the loop came to an early end, for the header.
@@ -367,8 +373,8 @@ class Recorder:
         self._detail.thin(self._statistics_bytes)
 
     def _append(self, family: str, found: Mapping[str, Any]) -> None:
-        """Read more of an update's rows; where their shape is another, as of a layer used twice, under a name of their
-        own."""
+        """Join more rows of an update. Rows of another shape, as of a layer that is used twice, get
+        a name of their own."""
         for key, array in self._read(family, found).items():
             known = self._arrays.get(key)
             if known is None or known.shape[1:] != array.shape[1:] or not array.ndim:
@@ -424,6 +430,6 @@ def _kind(value: Any) -> str:
 
 
 def _norm(arrays: Any) -> np.float64:
-    """2-norm over all, in float64."""
+    """The 2-norm over all arrays, in float64."""
     with np.errstate(all="ignore"):
         return np.float64(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays)))

@@ -1,1 +1,1 @@
-"""Convergence compared over many seeds: do two ways of training come to the same?"""
+"""Convergence compared over many seeds: whether two ways of training reach the same."""

@@ -1,4 +1,4 @@
-"""Faults to plant in one framework, which a study must find different."""
+"""Controls: faults planted in one framework, which a study must find different."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ __all__ = ["Control", "controls"]
 
 @dataclass(frozen=True)
 class Control:
-    """A recipe that is trained in the place of the right one, and how it differs."""
+    """A recipe that is trained in place of the right one, and how it differs."""
 
     key: str
     text: str
@@ -18,7 +18,8 @@ class Control:
 
 
 def controls(recipe: Recipe) -> Iterator[Control]:
-    """Learning rate, momentum and initialisation a little wrong, where the recipe has them."""
+    """Controls with the learning rate, the momentum and the initialisation a little wrong, if the
+    recipe has them."""
     higher = recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
     yield Control("rate", "learning rate 5 % too high", higher)
     for knob in ("momentum", "beta1"):

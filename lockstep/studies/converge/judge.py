@@ -30,9 +30,10 @@ RESAMPLES = 10_000
 class Power:
     """What the sample could show, from its spread.
 
-    `equivalent` is the probability of that verdict where nothing differs, `different` of that one where the true
-    difference is twice the margin; `smallest` is the least true difference that is called different with the declared
-    power; `margin` is the probability that an ordinary two-sided test at alpha sees a true difference of the margin.
+    `equivalent` is the probability of that verdict if nothing differs. `different` is the
+    probability of that verdict if the true difference is twice the margin. `smallest` is the least
+    true difference that is called different with the declared power. `margin` is the probability
+    that an ordinary two-sided test at alpha sees a true difference of the margin.
     """
 
     equivalent: float
@@ -75,10 +76,10 @@ def judge(
 
     Args:
         metric: its name.
-        a_S, b_S: a value for each seed; of pairs, the same seeds in the same order.
+        a_S, b_S: a value for each seed; for pairs, the same seeds in the same order.
         margin: M, above 0.
         alpha: the largest probability of each false verdict.
-        power: the one at which the smallest difference is stated.
+        power: for which the smallest difference is computed.
         together: m, how many metrics are judged together.
         paired: judge the differences of pairs.
     """
@@ -130,7 +131,7 @@ def judge(
 
 
 def overall(judgements: Sequence[Judgement]) -> str:
-    """*different* where any metric is, *equivalent* where all are, else *inconclusive*."""
+    """*different* if any metric is, *equivalent* if all are, else *inconclusive*."""
     words = {judgement.word for judgement in judgements}
     if "different" in words:
         return "different"
@@ -138,7 +139,8 @@ def overall(judgements: Sequence[Judgement]) -> str:
 
 
 def _standard_error(samples: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Of the sum of the means, and its degrees of freedom by Welch and Satterthwaite."""
+    """The standard error of the sum of the means, and its degrees of freedom (Welch and
+    Satterthwaite)."""
     parts = [(float(x.var(ddof=1)) / len(x), len(x) - 1) for x in samples]
     square = sum(v for v, _ in parts)
     if square == 0:

@@ -1,4 +1,5 @@
-"""What of an ensemble is compared: a value of each metric for each member, and bands of its curves."""
+"""The compared numbers of an ensemble: a value of each metric for each member, and bands of its
+curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Band:
-    """A curve over all members: their 5 %, 50 % and 95 % quantiles at each x."""
+    """A curve over all members: the 5 %, 50 % and 95 % quantiles at each x."""
 
     x: Values
     low: Values
@@ -31,12 +32,12 @@ class Band:
 
 
 def score_name(recipe: Recipe) -> str:
-    """What stands beside the loss, as `lockstep.records.trace.metrics_of` names it."""
+    """The name of the metric beside the loss, as `lockstep.records.trace.metrics_of` gives it."""
     return "r2" if recipe.loss.predicts_number else "accuracy"
 
 
 def margins(recipe: Recipe, *, paired: bool) -> dict[str, float]:
-    """Metric -> its declared margin, for own draws or for pairs; 0 where none is."""
+    """Metric -> its declared margin, for own draws or for pairs; 0 if none is declared."""
     kind = "paired_" if paired else ""
     return {metric: float(getattr(recipe.convergence, f"{kind}{metric}_margin")) for metric in METRICS}
 
@@ -44,9 +45,10 @@ def margins(recipe: Recipe, *, paired: bool) -> dict[str, float]:
 def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
     """Metric -> its value for each member (S,).
 
-    The updates to the target are where the held-out loss, drawn straight from one epoch's end to the next, first
-    meets the target: after the first epoch at the earliest. Who does not reach it counts with all updates of the run.
-    Of a member whose loss ends as no finite number nothing is known that it did not reach before: its values are NaN.
+    The held-out loss is interpolated linearly between the ends of epochs. The updates to the
+    target are where this line first reaches the target, after the first epoch at the earliest. A
+    member that does not reach it counts with all updates of the run. A member whose loss ends as
+    no finite number has NaN for every metric that it did not reach before.
     """
     loss_SE, per_epoch = found.held_out["loss"], found.header["updates_per_epoch"]
     target = recipe.convergence.target
@@ -74,7 +76,8 @@ def reached(recipe: Recipe, found: Ensemble) -> float:
 
 
 def bands(recipe: Recipe, found: Ensemble) -> Mapping[str, Band]:
-    """ "loss" and "score", held out, by epoch; "batch", the batch loss, by update, thinned to means of stretches."""
+    """Curves by name: "loss" and "score", held out, by epoch; "batch", the batch loss, by update,
+    in means over stretches of updates."""
     curves = {"loss": found.held_out["loss"], "score": found.held_out[score_name(recipe)]}
     x_E = np.arange(1.0, found.held_out["loss"].shape[1] + 1)
     drawn = {name: (x_E, array) for name, array in curves.items()}

@@ -33,11 +33,12 @@ Setups = Mapping[Key, tuple[Recipe, tuple[int, int], bool]]
 
 @dataclass(frozen=True)
 class Study:
-    """What was trained and found.
+    """The ensembles of a study, and its judgements.
 
-    `ensembles` has the keys (set-up, backend), of the set-ups "own", "shared" and "contrast", and, in jax, of each
-    control with own and with shared draws. `own` and `paired` are judgements of jax against torch; `controls` those of
-    each control against torch, own draws and then pairs; `repeats` those of a framework against itself, with its name.
+    `ensembles` has the keys (set-up, backend). The set-ups are "own", "shared" and "contrast",
+    and, in jax, each control with own and with shared draws. `own` and `paired` are judgements of
+    jax against torch. `controls` are those of each control against torch, own draws and then
+    pairs. `repeats` are those of a framework against itself, with its name.
     """
 
     recipe: Recipe
@@ -51,7 +52,7 @@ class Study:
 
     @property
     def word(self) -> str:
-        """The verdict of all metrics, with own draws and with shared ones."""
+        """The verdict over all metrics, with own draws and with shared ones."""
         return overall([*self.own, *self.paired])
 
     @property
@@ -62,8 +63,9 @@ class Study:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the principle gives: the section to put into the recipe, and for each metric what each control changes, and
-    the margins that as many seeds decide with the declared power, with own draws and with pairs."""
+    """The proposal of a pilot: the section to put into the recipe; for each metric the effect of
+    each control; and the margins that as many seeds decide with the declared power, with own
+    draws and with pairs."""
 
     recipe: Recipe
     effects: dict[str, dict[str, float]]
@@ -71,7 +73,7 @@ class Pilot:
 
 
 def check_declared(recipe: Recipe) -> None:
-    """Raise InputError where a margin or the target is not declared."""
+    """Raise InputError if a margin or the target is not declared."""
     missing = [field.name for field in fields(recipe.convergence) if not getattr(recipe.convergence, field.name)]
     if missing:
         raise InputError(
@@ -152,13 +154,14 @@ def converge(
 
 
 def pilot(recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "auto", report: Report) -> Pilot:
-    """Margins by a principle, from seeds that no study uses, in torch, from shared draws.
+    """Propose margins and a target, from seeds that no study uses, in torch, from shared draws.
 
-    A margin is half of the least that one of the controls changes, so that each is twice the margin off or more; but no
-    less than what as many seeds decide: the margin within which samples of that spread and without a difference are
-    called equivalent, and all metrics together with the declared power. The spread is that between seeds, and, for
-    pairs, that of the change. The target is half-way from the first epoch's mean held-out loss to the last's: there a
-    run still falls, and what slows it shows.
+    margin = max(half the smallest effect of any control, the smallest margin that as many seeds
+    decide with the declared power). Every control is then off by at least twice the margin. Seeds
+    decide a margin if samples of their spread and without a difference are called equivalent
+    within it, in all metrics together. The spread is that between seeds; for pairs, that of the
+    change. The target is half-way from the first epoch's mean held-out loss to the last's: a run
+    still falls there, so that a slower one shows.
     """
     data, span = prepare(recipe), (PILOT_SEEDS, PILOT_SEEDS + seeds)
     planted = list(controls(recipe))
@@ -191,8 +194,8 @@ def _half_of_least(effects: Mapping[str, float]) -> float:
 
 
 def _decided(deviation: float, freedom: int, seeds: int, recipe: Recipe) -> float:
-    """The margin within which no difference, of that deviation, is called equivalent, and all metrics together with the
-    declared power at least."""
+    """The smallest margin within which samples of this deviation, without a difference, are called
+    equivalent in all metrics together, with at least the declared power."""
     declared = recipe.convergence
     each = 1 - (1 - declared.power) / len(METRICS)
     t = stats.t.isf(declared.alpha, freedom) + stats.t.ppf((1 + each) / 2, freedom)
@@ -217,7 +220,7 @@ def _judge(recipe: Recipe, a: Ensemble, b: Ensemble, *, paired: bool) -> tuple[J
 
 
 def _train(jobs: Setups, data: PreparedData, device: str, engine: str, report: Report) -> dict[Key, Ensemble]:
-    """An ensemble for each set-up, by a process for each backend."""
+    """An ensemble for each set-up, trained by one process for each backend."""
     backends = [backend for backend in BACKENDS if any(key[1] == backend for key in jobs)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -234,5 +237,5 @@ def _jobs(jobs: Setups, backend: str, folder: Path) -> Iterator[Job]:
 
 
 def file_of(key: Key) -> str:
-    """The name of an ensemble's file."""
+    """The file name of an ensemble."""
     return ".".join((*key, "ensemble"))

@@ -1,1 +1,2 @@
-"""Did another release change what training means? Golden traces, and the same run in other environments."""
+"""Whether another release changed what training means: golden traces, and the same run in other
+environments."""

@@ -1,4 +1,4 @@
-"""Record recipes with every backend, and bless what was recorded as golden traces."""
+"""Record recipes with every backend, and keep the traces as golden."""
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -60,19 +60,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Recording(NamedTuple):
-    """What was trained, and what could not be, with the reason in one line."""
+    """The traces, and the recipes that could not be trained, each with the reason in one line."""
 
     traces: dict[Key, Trace]
     faults: dict[Key, str]
 
 
 def golden_recipes() -> dict[str, Recipe]:
-    """Those that are blessed where none is named."""
+    """The recipes that are blessed if none is named."""
     return {name: Recipe().with_values(BASE | values) for name, values in RECIPES.items()}
 
 
 def is_installed(backend: str) -> bool:
-    """Whether the packages of a twin are there; they are not imported."""
+    """Whether the packages of a twin are installed; nothing is imported."""
     return all(find_spec(package) is not None for package in PACKAGES.get(backend, ()))
 
 
@@ -85,7 +85,7 @@ def record(
     report: Report,
     interpreter: Interpreter | None = None,
 ) -> Recording:
-    """Train every recipe in every precision that it has, and record the parameters after each update.
+    """Train every recipe in each of its precisions, and record the parameters after each update.
 
     Args:
         recipes: name -> recipe.
@@ -133,7 +133,7 @@ def _train_oracles(
 
 
 def _horizon(oracle: Trace) -> Limit | None:
-    """Where the bounds of an oracle's trace end."""
+    """The update at which the bounds of an oracle's trace end."""
     horizon = oracle.header.get("horizon")
     return Limit(horizon["update"], horizon["reason"]) if horizon else None
 
@@ -141,7 +141,8 @@ def _horizon(oracle: Trace) -> Limit | None:
 def bless(
     folder: Path, recipes: Mapping[str, Recipe], backends: Collection[str], *, device: str, report: Report
 ) -> dict[Key, str]:
-    """Train the recipes with the oracle and these backends, and write a golden folder, whole or not at all.
+    """Train the recipes with the oracle and these backends, and write a golden folder, whole or not
+    at all.
 
     Returns:
         what diverges from the oracle, in one line each; then nothing is written.

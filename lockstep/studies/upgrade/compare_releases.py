@@ -1,4 +1,5 @@
-"""What became of golden traces in another environment: identical, rounding only, or changed, and in which sense."""
+"""Compare golden traces with a run in another environment: identical, rounding only, or changed,
+and how."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ JUDGED = ("updates/", "epochs/", "parameters/", "average/")
 
 
 class Change(IntEnum):
-    """What became of something, the worst last."""
+    """What an upgrade changed, the worst last."""
 
     IDENTICAL = 0
     """The same bits."""
@@ -44,19 +45,19 @@ class Change(IntEnum):
 
     @property
     def words(self) -> str:
-        """To be read."""
+        """The words for people."""
         return ("identical", "rounding only", "numeric mode changed", "inconclusive", "semantics changed", "fails")[
             self
         ]
 
     @property
     def holds(self) -> bool:
-        """The upgrade is safe in this."""
+        """Whether the upgrade is safe in this respect."""
         return self <= Change.ROUNDING
 
     @property
     def exit_status(self) -> int:
-        """What a command exits with that found this, and nothing worse."""
+        """The exit status of a command for which this is the worst change."""
         if self.holds:
             return 0
         return 3 if self is Change.INCONCLUSIVE else 1
@@ -84,8 +85,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What a check found. `settings` has for each backend what it was blessed with and has now, where they differ;
-    `skipped` are golden backends that are not installed."""
+    """The result of a check. `settings` has, for each backend, the settings that differ: as blessed
+    and as they are now. `skipped` are golden backends that are not installed."""
 
     findings: tuple[Finding, ...]
     settings: dict[str, dict[str, tuple[Any, Any]]]
@@ -114,8 +115,8 @@ def check_upgrade(golden: Golden, backends: Collection[str], *, device: str, rep
     """Train every golden recipe in the present environment, from the golden data, and judge it.
 
     Args:
-        golden: what was blessed.
-        backends: which of its backends; all of them where none is named.
+        golden: the golden folder.
+        backends: some of its backends; none named: all.
         device: "cpu", "gpu" or "auto".
         report: told of each backend's progress.
 
@@ -140,7 +141,7 @@ def check_upgrade(golden: Golden, backends: Collection[str], *, device: str, rep
 
 
 def changed_settings(golden: Golden, found: Recording, backend: str) -> dict[str, tuple[Any, Any]]:
-    """Version or setting -> what it was and what it is, where they differ."""
+    """Version or setting -> its old and its new value, if they differ."""
     before = golden.environment(backend)
     after = next((trace.header["environment"] for key, trace in found.traces.items() if key.backend == backend), before)
     names = list(dict.fromkeys([*before, *after]))
@@ -148,7 +149,7 @@ def changed_settings(golden: Golden, found: Recording, backend: str) -> dict[str
 
 
 def judge(golden: Golden, found: Recording, backend: str) -> list[Finding]:
-    """What became of a backend's golden traces: its numeric mode, and each stage of each recipe.
+    """What changed for a backend's golden traces: its numeric mode, and each stage of each recipe.
 
     Raises:
         InputError: traces that cannot be compared, or golden ones without rounding bounds.
@@ -168,7 +169,7 @@ def judge(golden: Golden, found: Recording, backend: str) -> list[Finding]:
 
 
 def _changed_modes(golden: Golden, found: Recording, backend: str) -> dict[str, list[str]]:
-    """Precision of a recipe -> in what its arithmetic is not what it was: as probed, and as recorded."""
+    """Precision of a recipe -> how its arithmetic has changed: as probed, and as recorded."""
     words = {True: "kept", False: "flushed to 0"}
     modes: dict[str, list[str]] = {"float64": [], "float32": []}
     for name, (before, after) in changed_settings(golden, found, backend).items():
@@ -241,7 +242,7 @@ def _judge_stage(
 
 
 def _nearer(golden: Golden, found: Recording, key: Key, bounds: Bounds, exact: DeriveBounds) -> str:
-    """Which of the golden and the present run agrees with the golden oracle."""
+    """Which run agrees with the golden oracle: the golden one, the present one, both or neither."""
     truth = golden.traces[key._replace(backend="oracle")]
     agreeing = [
         word
@@ -258,7 +259,7 @@ def _refuse_missing(name: str, before: Trace, after: Trace) -> None:
 
 
 def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
-    """Whether the data are still prepared as they were: bit for bit, or but for rounding."""
+    """Whether the data are prepared as before: bit for bit, or up to rounding."""
     try:
         fresh = prepare(golden.recipes[name])
     except InputError as error:
@@ -278,7 +279,8 @@ def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
 
 
 def _apart(a: Any, b: Any) -> float:
-    """Largest difference over the largest value; infinite where shapes or kinds differ, or whole numbers do."""
+    """The largest difference over the largest value; infinite if shapes, kinds or whole numbers
+    differ."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     if a.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Throw-away environments: chosen versions of the frameworks, with this lockstep's source."""
+"""Temporary environments: chosen versions of the frameworks, with this lockstep's source."""
 
 import os
 import shutil
@@ -29,18 +29,18 @@ BEGUN, READY = "begun", "ready"  # files in an environment
 
 @dataclass(frozen=True)
 class Combination:
-    """Packages with a version each, of one backend."""
+    """Packages of one backend, each with a version."""
 
     versions: tuple[tuple[str, str], ...]
 
     @property
     def backend(self) -> str:
-        """Whose packages these are: torch or jax."""
+        """The backend of these packages: torch or jax."""
         return next(backend for backend, packages in PACKAGES.items() if self.versions[0][0] in packages)
 
     @property
     def label(self) -> str:
-        """To be read: "jax 0.10.2, flax 0.12.8, optax 0.2.8"."""
+        """The name for people: "jax 0.10.2, flax 0.12.8, optax 0.2.8"."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
 
     def with_version(self, package: str, number: str) -> "Combination":
@@ -49,7 +49,8 @@ class Combination:
 
 
 def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list[Combination]:
-    """Every combination of the versions wanted; a package of a backend that none is wanted of is as it is installed.
+    """Every combination of the wanted versions. A package without a wanted version has the one
+    installed.
 
     Args:
         wanted: package -> its versions, without those that are not asked for.
@@ -157,7 +158,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _pip(*arguments: str) -> str:
-    """What pip printed.
+    """Run pip, and return what it printed.
 
     Raises:
         InputError: its first error.

@@ -1,4 +1,5 @@
-"""What other versions of the frameworks change: each combination recorded and judged, and the release that did it."""
+"""What other versions of the frameworks change: record and judge each combination, and find the
+release at fault."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Row:
-    """One combination: what it changes; or, where it cannot be installed or imported, why: `fault`."""
+    """One combination: what it changes, or why it cannot be installed or imported (`fault`)."""
 
     combination: Combination
     findings: tuple[Finding, ...] = ()
@@ -63,8 +64,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a change of a recipe begins: between two combinations. `untried` are those in between, which could not be
-    installed or imported."""
+    """The two combinations between which a change of a recipe begins. `untried` are those in
+    between that could not be installed or imported."""
 
     recipe: str
     change: Change
@@ -84,7 +85,7 @@ Examine = Callable[[Combination], Row]
 
 
 def golden_of(recipes: dict[str, Recipe], first: Sequence[Combination], keep: Path | None, report: Report) -> Golden:
-    """What the first combination of each backend trains, in place of golden traces.
+    """The traces of the first combination of each backend, in place of golden ones.
 
     Raises:
         InputError: it cannot be installed, imported or trained.
@@ -101,7 +102,8 @@ def golden_of(recipes: dict[str, Recipe], first: Sequence[Combination], keep: Pa
 
 
 def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[Page] = ()) -> Examine:
-    """What examines a combination against golden traces, and against pages of the atlas, each once."""
+    """A function that examines a combination against golden traces and pages of the atlas, each
+    once."""
     check_traps = trap_checker(pages, report) if pages else None
 
     @cache
@@ -121,10 +123,11 @@ def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[
 
 
 def trap_checker(pages: Sequence[Page], report: Report) -> Callable[[str, Interpreter | None], list[Finding]]:
-    """What runs the code that pages have of one backend in another environment, None being the present one.
+    """A function that runs the code of pages for one backend in another environment; None is the
+    present one.
 
-    The pages are taken as they are for the versions here, so that a trap that moves is told even where its page knows
-    of it. A page that cannot be run here is left out.
+    Pages are taken as they are for the versions here, so that a trap that moves is reported even
+    if its page knows of it. A page that cannot run here is left out.
     """
     versions = installed_versions()
     pairs = [(page, page.case_with(versions)) for page in pages]
@@ -157,16 +160,17 @@ def find_origins(
     least: Change = Change.MODE,
     list_releases: Callable[[str], Sequence[str]] = releases,
 ) -> Iterator[Origin]:
-    """For each recipe that a combination changes, the package and the release that did it.
+    """Find the package and the release behind each change of a recipe.
 
-    From the combination nearest to it that changes the recipe less, one package after another is taken from the
-    changed one, by bisection; then the releases of that package in between. A combination that has the version at
-    fault in another one, with the same change, is not traced again.
+    Each search starts from the nearest combination that changes the recipe less. It replaces one
+    package after another by the changed combination's, by bisection; then it bisects the releases
+    of that package. A combination that has the version at fault of an earlier search, with the
+    same change, is not searched again.
 
     Args:
-        rows: what was examined.
+        rows: the examined combinations.
         examine: examines another combination.
-        least: what counts as a change.
+        least: the least change that counts.
         list_releases: package -> its releases, the oldest first.
 
     Yields:
@@ -225,11 +229,12 @@ def _find_origin(
 
 
 def bisect(states: Sequence[State], changed: Callable[[State], bool | None]) -> Sequence[State]:
-    """The fewest states found between whose first and last a change lies; those in between cannot be told.
+    """The fewest states between whose first and last a change lies; whether those in between have
+    it is unknown.
 
     Args:
         states: the first is without it, the last has it.
-        changed: whether a state has it; None where that cannot be told: it is left out.
+        changed: whether a state has it; None if that is unknown, and the state is left out.
     """
     low, high = 0, len(states) - 1
     left_out: set[int] = set()
@@ -246,7 +251,7 @@ def bisect(states: Sequence[State], changed: Callable[[State], bool | None]) -> 
 
 
 def _is_changed(row: Row, recipe: str, least: Change) -> bool | None:
-    """Whether a recipe is changed in it; None where it could not be trained for want of the environment."""
+    """Whether a recipe is changed there; None if the environment could not train it."""
     return row.recipes[recipe] >= least if recipe in row.recipes else None
 
 
@@ -255,7 +260,7 @@ def _apart(a: Combination, b: Combination) -> int:
 
 
 def _between(numbers: Sequence[str], before: str, after: str) -> list[str]:
-    """From one release to the other, both included, whichever is older."""
+    """The releases from one to the other, both included, in either order."""
     if before not in numbers or after not in numbers:
         return [before, after]
     first, last = numbers.index(before), numbers.index(after)
