@@ -82,7 +82,7 @@ class _Member:
         self.state = [_aligned(self.start.shape, dtype), _aligned((2, *self.start.shape), dtype)]
         self.arrays = [x_TBD, y_TB.astype(np.int32), count_T.astype(np.int32), rates, *self.state]
         self.arrays.append(np.empty((updates, 3), dtype))
-        rule = _Rule(*(getattr(optimizer, name) or 0.0 for name in RULE))
+        rule = _Rule(*(optimizer.get(name) or 0.0 for name in RULE))
         self.struct = _Training(updates, *(array.ctypes.data for array in self.arrays), rule)
 
     def reset(self) -> None:

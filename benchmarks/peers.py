@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.bench.prepared import Prepared, Unable, require_common
+from lockstep.bench.prepared import Prepared, Unable, common_optimizer, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
+from lockstep.recipe.optimizers.sgd import Sgd
 from lockstep.schedules.formulas import learning_rates
 
 __all__ = ["keras_fit", "keras_stock", "lightning_fit", "numpy_loop", "sklearn_classifier", "skorch_fit"]
@@ -87,9 +88,9 @@ def _gradients(parameters: list[Any], x_BD: Any, y_B: Any) -> list[Any]:
 
 
 def _step(recipe: Recipe, state: dict[str, list[Any]], gradients: list[Any], lr: Any, update: int) -> None:
-    optimizer = recipe.optimizer
+    optimizer = common_optimizer(recipe)
     for p, m, v, g in zip(state["p"], state["m"], state["v"], gradients):
-        if optimizer.name == "sgd":
+        if isinstance(optimizer, Sgd):
             if optimizer.weight_decay:
                 g = g + optimizer.weight_decay * p
             m *= optimizer.momentum
@@ -113,7 +114,7 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
     require_common(recipe)
     _without_gpu(device)
     data = members[0].cast(recipe.dtype)
-    optimizer, names = recipe.optimizer, [name for name, _, _ in _layers(data)]
+    optimizer, names = common_optimizer(recipe), [name for name, _, _ in _layers(data)]
     epochs = _epochs(data)
     classes = np.arange(data.outputs)
     last: list[Any] = []
@@ -125,7 +126,7 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
             alpha=0.0,
             batch_size=data.batch,
             learning_rate_init=recipe.schedule.peak,
-            momentum=optimizer.momentum or 0.0,
+            momentum=optimizer.momentum if isinstance(optimizer, Sgd) else 0.0,
             nesterovs_momentum=False,
             shuffle=False,
         )
@@ -160,7 +161,7 @@ def keras_fit(recipe: Recipe, members: Members, device: str, threads: int) -> Pr
     import keras
     from keras import ops
 
-    rule = recipe.optimizer
+    rule = common_optimizer(recipe)
 
     class Same(keras.optimizers.Optimizer):
         """Keras has its SGD's learning rate inside the momentum, and its AdamW's eps beside an uncorrected root."""
@@ -172,7 +173,7 @@ def keras_fit(recipe: Recipe, members: Members, device: str, threads: int) -> Pr
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             m, v = (kept[self._get_variable_index(variable)] for kept in self.moments)
             lr, number = ops.cast(learning_rate, variable.dtype), ops.cast(self.iterations + 1, variable.dtype)
-            if rule.name == "sgd":
+            if isinstance(rule, Sgd):
                 self.assign(m, rule.momentum * m + gradient + rule.weight_decay * variable)
                 self.assign_sub(variable, lr * m)
                 return
@@ -190,10 +191,10 @@ def keras_stock(recipe: Recipe, members: Members, device: str, threads: int) -> 
     """Keras with its own SGD or AdamW."""
     import keras
 
-    rule = recipe.optimizer
+    rule = common_optimizer(recipe)
 
     def stock(learning_rate: Any) -> Any:
-        if rule.name == "sgd":
+        if isinstance(rule, Sgd):
             return keras.optimizers.SGD(learning_rate, momentum=rule.momentum)
         return keras.optimizers.AdamW(
             learning_rate, weight_decay=rule.weight_decay, beta_1=rule.beta1, beta_2=rule.beta2, epsilon=rule.eps
@@ -379,8 +380,8 @@ def _torch_parts(recipe: Recipe, members: Members) -> tuple[PreparedData, _Order
 
 
 def _torch_options(recipe: Recipe) -> dict[str, Any]:
-    optimizer = recipe.optimizer
-    if optimizer.name == "sgd":
+    optimizer = common_optimizer(recipe)
+    if isinstance(optimizer, Sgd):
         return {"momentum": optimizer.momentum, "weight_decay": optimizer.weight_decay}
     return {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
 

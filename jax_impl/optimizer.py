@@ -1,22 +1,22 @@
 """The recipe's optimizer with its learning-rate schedule; every hyperparameter passed explicitly."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import jax
 import optax
 
-from jax_impl.adafactor import MAKERS as ADAFACTOR
-from jax_impl.adam_like import MAKERS as ADAM_LIKE
-from jax_impl.muon import MAKERS as MUON
-from jax_impl.other_optimizers import MAKERS as OTHERS
+from jax_impl.optimizers.from_rule import Groups, RuleState
 from lockstep.recipe import Optimizer
-from lockstep.schedules.rate_tables import DECOUPLED, decays, rate_of
+from lockstep.schedules.rate_tables import decays, rate_of
 
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 
-MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE, **OTHERS, **ADAFACTOR, **MUON}
-"""Optimizer -> (its hyperparameters, schedule, mask of what decays) -> `optax.GradientTransformation`."""
+MAKERS: dict[str, Callable[[Any, Groups], optax.GradientTransformation]] = {
+    name: import_module(f"jax_impl.optimizers.{kind.file_name()}").make for name, kind in Optimizer.variants.items()
+}
+"""Optimizer -> (its hyperparameters, groups of parameters) -> the framework's optimizer."""
 
 
 def make_optimizer(
@@ -36,10 +36,11 @@ def make_optimizer(
     mask = None if optimizer.decay_on == "all" else decayed
 
     def make(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
-        made: optax.GradientTransformation = MAKERS[optimizer.name](optimizer, schedule, mask)
-        if optimizer.weight_decay and optimizer.name not in DECOUPLED:
-            made = optax.chain(optax.add_decayed_weights(optimizer.weight_decay, mask=mask), made)
-        return made
+        transformation = MAKERS[optimizer.name](optimizer, Groups(schedule, mask))
+        if optimizer.decay_rate and not optimizer.spec.decoupled:
+            l2 = optax.add_decayed_weights(optimizer.decay_rate, mask=mask)
+            transformation = optax.chain(l2, transformation)
+        return transformation
 
     if optimizer.multipliers:
         labels = jax.tree_util.tree_map_with_path(lambda path, _: rate_of(optimizer, _name(path)), parameters)
@@ -52,10 +53,9 @@ def make_optimizer(
 def learning_rate(optimizer: optax.OptState, schedule: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The learning rate that the next update will use, before multipliers."""
     # every chain ends with the learning rate, and its state counts the updates
-    kind = optax.ScaleByScheduleState
-    *_, last = (
-        leaf for leaf in jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, kind)) if isinstance(leaf, kind)
-    )
+    counting = optax.ScaleByScheduleState | RuleState
+    leaves = jax.tree.leaves(optimizer, is_leaf=lambda state: isinstance(state, counting))
+    *_, last = (leaf for leaf in leaves if isinstance(leaf, counting))
     return schedule(last.count)
 
 

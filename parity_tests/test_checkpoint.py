@@ -19,11 +19,10 @@ from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
-from lockstep.recipe import OPTIMIZER_KNOBS, Recipe
+from lockstep.recipe import Optimizer, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
 from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
-from pt_impl.optimizer import MAKERS
 
 TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": lockstep.oracle.train.train}
 # 6 batches an epoch, 2 updates of 4 and 2 batches; 8 updates: 3 of warmup, then a cosine
@@ -55,11 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer__weight_decay": 0.01,
         "optimizer__decay_on": "weights",
     },
-    **{
-        f"optimizer {name}": {"training__dtype": "float64", "optimizer__name": name}
-        for name in OPTIMIZER_KNOBS
-        if name in MAKERS
-    },
+    **{f"optimizer {name}": {"training__dtype": "float64", "optimizer__name": name} for name in Optimizer.variants},
     "sgd without momentum": {"training__dtype": "float64", "optimizer__momentum": 0.0},
     "rmsprop centered": {
         "training__dtype": "float64",

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from lockstep.commands.options import trainer
-from lockstep.recipe import OPTIMIZER_KNOBS
+from lockstep.recipe import Optimizer
 from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
-RECIPES = {name: small_recipe(optimizer__name=name) for name in OPTIMIZER_KNOBS}
+RECIPES = {name: small_recipe(optimizer__name=name) for name in Optimizer.variants}
 
 SPARED = """
 import json, sys

@@ -17,7 +17,7 @@ import jax_impl.fast.network
 import jax_impl.fast.train
 import jax_impl.train
 import pt_impl.fast.network
-import pt_impl.fast.optimizer
+import pt_impl.fast.optimizers.adam
 import pt_impl.fast.train
 import pt_impl.train
 from lockstep.commands.options import keep_compiled, trainer
@@ -274,11 +274,11 @@ def wrong_norm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    def eager(optimizer: Any, rate: float, decay: float, state: Any, *rest: Any) -> Any:
-        return rule(optimizer, rate, decay, state._replace(done=[state.done[0] + 1]), *rest)
+    def eager(optimizer: Any, rate: float, decay: float, counter: Any, *rest: Any) -> Any:
+        return rule(optimizer, rate, decay, counter + 1, *rest)
 
-    rule = pt_impl.fast.optimizer._fused_adam
-    monkeypatch.setattr(pt_impl.fast.optimizer, "_fused_adam", eager)
+    rule = pt_impl.fast.optimizers.adam.fused
+    monkeypatch.setattr(pt_impl.fast.optimizers.adam, "fused", eager)
 
 
 def late_rate(monkeypatch: pytest.MonkeyPatch) -> None:

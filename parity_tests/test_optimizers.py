@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import jax_impl.adam_like
 import jax_impl.optimizer
+import jax_impl.optimizers.parts
 import jax_impl.schedule
 import jax_impl.train
 import pt_impl.optimizer
@@ -181,7 +181,7 @@ def test_the_sign_of_what_rounding_could_turn_is_drawn_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", ["radam", "nadam"])
 def test_past_the_tables_of_early_updates_jax_goes_on_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax_impl.adam_like, "EARLY", 8)
+    monkeypatch.setattr(jax_impl.optimizers.parts, "EARLY", 8)
     optimizer, rates = Optimizer(name=name, beta2=0.9), [0.01] * 20
     start = start_of(3, 2, 0)
     gradients = gradients_of(start, 20, 0)

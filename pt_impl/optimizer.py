@@ -1,6 +1,7 @@
 """The recipe's optimizer with its learning-rate schedule; every hyperparameter passed explicitly."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -8,15 +9,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.recipe import Optimizer
 from lockstep.schedules.rate_tables import decays, rate_of
-from pt_impl.adafactor import MAKERS as ADAFACTOR
-from pt_impl.adam_like import MAKERS as ADAM_LIKE
-from pt_impl.muon import MAKERS as MUON
-from pt_impl.other_optimizers import MAKERS as OTHERS
+from pt_impl.optimizers.from_rule import Groups
 
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 
-MAKERS: dict[str, Callable[..., Any]] = {**ADAM_LIKE, **OTHERS, **ADAFACTOR, **MUON}
-"""Optimizer -> (its hyperparameters, parameter groups) -> `torch.optim.Optimizer`; a group has a weight decay."""
+MAKERS: dict[str, Callable[[Any, Groups], torch.optim.Optimizer]] = {
+    name: import_module(f"pt_impl.optimizers.{kind.file_name()}").make for name, kind in Optimizer.variants.items()
+}
+"""Optimizer -> (its hyperparameters, groups of parameters) -> the framework's optimizer."""
 
 
 def make_optimizer(
@@ -34,8 +34,7 @@ def make_optimizer(
     for name, parameter in parameters.items():
         members.setdefault((rate_of(optimizer, name), decays(optimizer, name)), []).append(parameter)
     groups = [
-        {"params": list(members[key]), "lr": 1.0, "weight_decay": (optimizer.weight_decay or 0.0) * key[1]}
-        for key in members
+        {"params": list(members[key]), "lr": 1.0, "weight_decay": optimizer.decay_rate * key[1]} for key in members
     ]
     made = MAKERS[optimizer.name](optimizer, groups)
     return made, LambdaLR(made, [schedules[rate] for rate, _ in members])

@@ -29,10 +29,6 @@ ACTIVATIONS: dict[str, Any] = {
     "mish": jax.nn.mish,
 }
 
-
-BY_TENSOR = ("lamb", "adafactor", "muon")
-"""Optimizers whose step of a number depends on which tensor it belongs to."""
-
 WIDE = 384
 """Hidden units from which XLA's products on a CPU are faster on activations (B, units) than on (units, B)."""
 
@@ -58,7 +54,7 @@ class Network:
         self.by_rows = max(recipe.model.hidden, default=0) >= WIDE
         self.compute = recipe.dtype if recipe.training.compute == "same" else jnp.bfloat16
         optimizer = recipe.optimizer
-        is_alike = optimizer.name not in BY_TENSOR and optimizer.decay_on != "weights" and not optimizer.multipliers
+        is_alike = not optimizer.spec.by_tensor and optimizer.decay_on != "weights" and not optimizer.multipliers
         self.joins = is_alike and recipe.model.bias and not self.by_rows and recipe.training.compute == "same"
 
     def named(self, tree: Tree) -> Parameters:

@@ -12,18 +12,8 @@ from lockstep.data_prep import Parameters
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint
 
-__all__ = ["SLOTS", "export_state", "import_state"]
+__all__ = ["export_state", "import_state"]
 
-SLOTS = {
-    "trace": "momentum",
-    "mu": "first",
-    "nu": "second",
-    "nu_max": "largest_second",
-    "sum_of_squares": "second",
-    "e_g": "second",
-    "e_x": "update_second",
-}
-"""What Optax's optimizers call what they remember; those by hand have the canonical names."""
 COUNTERS = {"count", "updates"}
 
 
@@ -32,7 +22,7 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
     found = {}
     for section, tree in _sections(state).items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            name = _name(section, _keys(path))
+            name = _name(recipe, section, _keys(path))
             if name is not None:
                 found[name] = np.asarray(leaf)
     return found
@@ -43,7 +33,7 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
 
     def place(section: str, tree: Any) -> Any:
         def own(path: Any, leaf: jax.Array) -> jax.Array:
-            name = _name(section, _keys(path))
+            name = _name(recipe, section, _keys(path))
             if name is None:
                 return jnp.full_like(leaf, checkpoint.update)
             # both [in, out]
@@ -63,13 +53,14 @@ def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(key for key in jax.tree_util.keystr(path, simple=True, separator="/").split("/") if key != "value")
 
 
-def _name(section: str, keys: tuple[str, ...]) -> str | None:
+def _name(recipe: Recipe, section: str, keys: tuple[str, ...]) -> str | None:
     """The name of a leaf as in a checkpoint; None for a counter of updates; its own where it is none of ours."""
     layer = next((i for i, key in enumerate(keys) if re.fullmatch(r"(linear|norm)\d+", key)), None)
     if layer is None:
         if section == "accumulated":
             return "accumulated/loss"
-        return None if section == "optimizer" and keys[-1] in COUNTERS else "/".join((section, *keys))
+        is_counter = section == "optimizer" and recipe.optimizer.spec.optax_slots.get(keys[-1], keys[-1]) in COUNTERS
+        return None if is_counter else "/".join((section, *keys))
     kinds = {flax_name: kind for kind, flax_name in FLAX_NAMES[keys[layer].rstrip("0123456789")].items()}
     if len(keys) == layer + 1 or keys[layer + 1] not in kinds:
         return "/".join((section, *keys))
@@ -79,4 +70,4 @@ def _name(section: str, keys: tuple[str, ...]) -> str | None:
         return "/".join((section, parameter, *below))
     # a slot by hand after the parameter, or a field of Optax's state before it
     slot = below[0] if below else above[-1]
-    return f"optimizer/{SLOTS.get(slot, slot)}/{parameter}"
+    return f"optimizer/{recipe.optimizer.spec.optax_slots.get(slot, slot)}/{parameter}"

@@ -53,7 +53,7 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
         unread = export_state(recipe, _initial(recipe, data)).keys() - expected_shapes(recipe, data, 1, 1).keys()
     for tree in TREES.keys() & found.keys():
         for keys, leaf in _leaves(found[tree]):
-            name = _name(TREES[tree], keys)
+            name = _name(recipe, TREES[tree], keys)
             if name is None:
                 steps.add(as_count(f"{path}: {tree}/{'/'.join(keys)}", leaf))
             elif not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_impl.by_hand import by_hand
 from jax_impl.model import FLAX_NAMES, MLP, export_parameters
+from jax_impl.optimizers.from_rule import Groups, from_rule
 from jax_impl.train import _evaluate, make_segment
 from lockstep.recipe import Optimizer
+from lockstep.recipe.optimizers.adam import Adam
+from lockstep.recipe.optimizers.sgd import Sgd
 
 __all__ = ["PLANTS", "planted"]
 
@@ -243,37 +245,40 @@ def _late(schedule: Any) -> Any:
 def _sgd(rule: Callable[..., Any]) -> Change:
     """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
 
-    def start(optimizer: Optimizer, parameter: jax.Array) -> dict[str, jax.Array]:
+    def start(optimizer: Sgd, parameter: jax.Array) -> dict[str, jax.Array]:
         return {"momentum": jnp.zeros_like(parameter)}
 
-    def step(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
         taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
         return taken, {"momentum": momentum}
 
-    return lambda makers: makers | {"sgd": by_hand(start, step)}
+    def make(optimizer: Sgd, groups: Groups) -> Any:
+        return from_rule(optimizer, groups, start, step)
+
+    return lambda makers: makers | {"sgd": make}
 
 
-def _ascending(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _ascending(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
     momentum = optimizer.momentum * before + gradient
     return -lr * momentum, momentum
 
 
-def _forgetting(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _forgetting(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
     momentum = optimizer.momentum * before * (update % 3 != 0) + gradient
     return lr * momentum, momentum
 
 
-def _skipping(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _skipping(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum * (update != 5), momentum
 
 
-def _not_a_number(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _not_a_number(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum + jnp.where(update == 5, jnp.nan, 0.0), momentum
 
 
-def _decaying_late(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _decaying_late(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
     decay = optimizer.weight_decay * parameter  # the gradient comes with it
     momentum = optimizer.momentum * before + (gradient - decay)
     return lr * (momentum + decay), momentum
@@ -282,15 +287,18 @@ def _decaying_late(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, g
 def _uncorrected(makers: Any) -> Any:
     """Adam without bias correction."""
 
-    def start(optimizer: Optimizer, parameter: jax.Array) -> dict[str, jax.Array]:
+    def start(optimizer: Adam, parameter: jax.Array) -> dict[str, jax.Array]:
         return {"first": jnp.zeros_like(parameter), "second": jnp.zeros_like(parameter)}
 
-    def step(optimizer: Optimizer, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(optimizer: Adam, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
         first = optimizer.beta1 * moments["first"] + (1 - optimizer.beta1) * gradient
         second = optimizer.beta2 * moments["second"] + (1 - optimizer.beta2) * gradient**2
         return lr * first / (jnp.sqrt(second) + optimizer.eps), {"first": first, "second": second}
 
-    return makers | {"adam": by_hand(start, step)}
+    def make(optimizer: Adam, groups: Groups) -> Any:
+        return from_rule(optimizer, groups, start, step)
+
+    return makers | {"adam": make}
 
 
 def _in_training_mode(original: Any) -> Any:

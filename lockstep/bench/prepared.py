@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Parameters, PreparedData
-from lockstep.recipe import Average, Gradient, Loss, Optimizer, Recipe
+from lockstep.recipe import Average, Gradient, Loss, Recipe
+from lockstep.recipe.optimizers.adam import AdamW
+from lockstep.recipe.optimizers.sgd import Sgd
 
-__all__ = ["Prepared", "Unable", "all_batches", "members_of", "require_common"]
+__all__ = ["Prepared", "Unable", "all_batches", "common_optimizer", "members_of", "require_common"]
 
 
 class Unable(Exception):
@@ -51,10 +53,16 @@ def require_common(recipe: Recipe) -> None:
         raise Unable("has cross entropy over ReLU layers with biases, nothing else")
     if recipe.gradient != Gradient() or recipe.average != Average() or recipe.training.compute != "same":
         raise Unable("has neither clipping, accumulation, averages nor mixed precision")
-    kept = {name: getattr(optimizer, name) for name in ("momentum", "weight_decay", "beta1", "beta2", "eps")}
-    plain = {name: value for name, value in kept.items() if value is not None}
-    if optimizer.name not in ("sgd", "adamw") or optimizer != Optimizer(name=optimizer.name, **plain):
+    numbers = ("momentum", "weight_decay", "beta1", "beta2", "eps")
+    plain = {name: getattr(optimizer, name) for name in numbers if hasattr(optimizer, name)}
+    if not isinstance(optimizer, Sgd | AdamW) or optimizer != type(optimizer)(**plain):
         raise Unable("has SGD with momentum and AdamW, without their variants")
+
+
+def common_optimizer(recipe: Recipe) -> Sgd | AdamW:
+    """The optimizer of a recipe that `require_common` does not refuse."""
+    assert isinstance(recipe.optimizer, Sgd | AdamW)
+    return recipe.optimizer
 
 
 def members_of(blocks: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ __all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule
 
 Array = NDArray[np.float64]
 Moments = dict[str, Array]
-Rule = Callable[..., Array]
-"""(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update."""
+Rule = Callable[[Any, float, int, Array, Array, Moments, "Exact"], tuple[Array, Moments]]
+"""(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update, and its moments."""
 
 POOL = 2**20
 

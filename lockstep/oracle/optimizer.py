@@ -1,19 +1,13 @@
 """One update of one parameter, by the optimizer that the recipe names."""
 
-from dataclasses import replace
 from functools import cache
 
-from lockstep.oracle.adam_like import RULES as ADAM_LIKE
-from lockstep.oracle.arithmetic import Array, Exact, Moments, Rule
-from lockstep.oracle.other_optimizers import RULES as OTHERS
-from lockstep.oracle.other_optimizers import WEIGHT_RULES
+from lockstep.oracle.arithmetic import Array, Exact, Moments
+from lockstep.oracle.optimizers import RULES, WEIGHT_RULES
 from lockstep.recipe import Optimizer
-from lockstep.schedules.rate_tables import DECOUPLED, decays, is_weight
+from lockstep.schedules.rate_tables import decays, is_weight
 
-__all__ = ["RULES", "update_parameter"]
-
-RULES: dict[str, Rule] = ADAM_LIKE | OTHERS
-"""Optimizer -> its rule."""
+__all__ = ["update_parameter"]
 
 
 def update_parameter(
@@ -39,14 +33,18 @@ def update_parameter(
         exact: the arithmetic.
     """
     optimizer = _as_seen_by(optimizer, decays(optimizer, name))
-    if optimizer.weight_decay and optimizer.name not in DECOUPLED:
-        decay = exact.constant("weight_decay", optimizer.weight_decay)
+    if optimizer.decay_rate and not optimizer.spec.decoupled:
+        decay = exact.constant("weight_decay", optimizer.decay_rate)
         gradient = exact.round(gradient + exact.round(decay * parameter))
-    rules = RULES | WEIGHT_RULES if is_weight(name) else RULES
-    return rules[optimizer.name](optimizer, lr, update, parameter, gradient, moments, exact)
+    rule = RULES[optimizer.name]
+    if is_weight(name):
+        rule = WEIGHT_RULES.get(optimizer.name, rule)
+    parameter, after = rule(optimizer, lr, update, parameter, gradient, moments, exact)
+    moments.update(after)
+    return parameter
 
 
 @cache
 def _as_seen_by(optimizer: Optimizer, decayed: bool) -> Optimizer:
     """What a rule reads of the optimizer for a parameter that decays or does not."""
-    return optimizer if decayed or not optimizer.weight_decay else replace(optimizer, weight_decay=0.0)
+    return optimizer if decayed or not optimizer.decay_rate else optimizer.with_knobs(weight_decay=0.0)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
+from lockstep.recipe import Optimizer
 from lockstep.version import __version__
 
 __all__ = [
@@ -30,17 +31,16 @@ __all__ = [
     "to_array",
 ]
 
-SLOTS = {
-    "momentum_buffer": "momentum",
-    "trace": "momentum",
-    "exp_avg": "first",
-    "mu": "first",
-    "exp_avg_sq": "second",
-    "square_avg": "second",
-    "nu": "second",
-    "max_exp_avg_sq": "largest_second",
-    "nu_max": "largest_second",
-}
+
+def _slots() -> dict[str, str]:
+    """Of a name that two optimizers use, what the first has by it; of one letter, which may mean anything, none."""
+    slots: dict[str, str] = {}
+    for kind in Optimizer.variants.values():
+        slots = {**kind.spec.torch_slots, **kind.spec.optax_slots} | slots
+    return {key: slot for key, slot in slots.items() if len(key) > 1}
+
+
+SLOTS = _slots()
 """What PyTorch and Optax call the memory of their optimizers -> what a checkpoint and a trace call it."""
 
 PACKAGES = ("torch", "jax", "jaxlib", "flax", "optax", "equinox", "lightning", "transformers", "ml_dtypes")

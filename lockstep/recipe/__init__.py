@@ -1,11 +1,11 @@
 """What to train: the sections of a recipe, what is ready-made, and how one is read."""
 
 from lockstep.recipe.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
+from lockstep.recipe.optimizers import Optimizer
 from lockstep.recipe.schedules import Schedule
 from lockstep.recipe.sections import (
     KNOBS,
     LATER,
-    OPTIMIZER_KNOBS,
     OPTIONS,
     SECTIONS,
     Average,
@@ -13,7 +13,6 @@ from lockstep.recipe.sections import (
     Data,
     Gradient,
     Model,
-    Optimizer,
     Recipe,
     Training,
     field_docstrings,
@@ -27,7 +26,6 @@ from lockstep.recipe.sections import (
 __all__ = [
     "KNOBS",
     "LATER",
-    "OPTIMIZER_KNOBS",
     "OPTIONS",
     "SECTIONS",
     "Average",

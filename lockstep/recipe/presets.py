@@ -4,34 +4,15 @@ A recipe may say `preset = "hf.cosine"` in a section. It is expanded when the re
 alone. What a preset fixes cannot be set beside it; what it leaves free can, as the library's own arguments can.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from lockstep.errors import InputError
+from lockstep.recipe.optimizers import Optimizer
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.wording import near_miss
 
 __all__ = ["PRESETS", "UNSAID", "Preset", "expand"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Knobs that a library fixes and knobs that it leaves to its user.
-
-    `free` has the library's own default for each, or None where the recipe's default stays; `ties` are fixed knobs
-    that take the value of a free one; `derived` are free knobs whose default follows from the others, None being none;
-    `only` are the values of a knob that the library takes, and `least` the smallest; `source` is what is meant, with
-    its version; `note` is what one must know beside its numbers.
-    """
-
-    source: str
-    fixed: Mapping[str, Any]
-    free: Mapping[str, Any]
-    ties: Mapping[str, str] = field(default_factory=dict)
-    derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
-    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    least: Mapping[str, float] = field(default_factory=dict)
-    note: str = ""
 
 
 def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -441,30 +422,8 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
 }
 """Schedules as the libraries have them."""
 
-TRAINED: dict[str, Any] = {"decay_on": None, "multipliers": None}
-DECAYED: dict[str, Any] = TRAINED | {"weight_decay": 0.0}
-RPROP = {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0}
-MUON = {"momentum": 0.95, "nesterov": True, "beta1": 0.9, "beta2": 0.999, "orthogonalisations": 5, "adjust": "original"}
-
-SGD: dict[str, Any] = DECAYED | {"momentum": 0.0, "nesterov": False}
-BETAS: dict[str, Any] = TRAINED | {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-L2 = BETAS | {"weight_decay": 0.0}
-AFTER_DECAY = "; with a weight decay after add_decayed_weights"
-ADAM = {"name": "adam", "eps_in_root": False}
-ADAMW = {"name": "adamw", "eps_in_root": False}
-CONSTANT_MOMENTUM = {"momentum_ramp": False, "momentum_decay": 0.004}  # without a ramp its pace is no matter
-
 UNSAID: dict[str, dict[str, str]] = {
-    "optimizer": {
-        "torch.nadam": "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe says; in "
-        "the recipe's dtype it is torch.nadam_full_precision, the same in a float32 recipe",
-        "torch.nadamw": "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe says; in "
-        "the recipe's dtype it is torch.nadamw_full_precision, the same in a float32 recipe",
-        "torch.muon": "PyTorch iterates in bfloat16, which no recipe says; in the recipe's dtype it is "
-        "torch.muon_full_precision",
-        "optax.adafactor": "Optax keeps the decay rate in float32, in float64 too, which no recipe says; in the "
-        "recipe's dtype it is optax.adafactor_full_precision, the same in a float32 recipe to rounding",
-    },
+    "optimizer": {name: line for kind in Optimizer.variants.values() for name, line in kind.spec.unsaid.items()},
     "schedule": {
         "torch.cyclic": "not expressible, for no knob repeats a rise; the nearest is torch.one_cycle for one cycle",
         "torch.reduce_on_plateau": "not expressible, for its rates follow from the losses of a run",
@@ -497,102 +456,7 @@ UNSAID: dict[str, dict[str, str]] = {
 }
 """Section -> what libraries have and no preset says -> the one line that says so."""
 
-OPTIMIZER_PRESETS: dict[str, Preset] = {
-    "torch.sgd": Preset("torch 2.13 SGD", {"name": "sgd"}, SGD | {"dampening": 0.0}),
-    "optax.sgd": Preset(f"optax 0.2.8 sgd{AFTER_DECAY}", {"name": "sgd", "dampening": 0.0}, SGD),
-    "torch.adam": Preset("torch 2.13 Adam", ADAM | {"amsgrad": "off"}, L2),
-    "optax.adam": Preset(f"optax 0.2.8 adam{AFTER_DECAY}", ADAM | {"amsgrad": "off"}, L2),
-    "torch.amsgrad": Preset("torch 2.13 Adam(amsgrad=True)", ADAM | {"amsgrad": "raw"}, L2),
-    "optax.amsgrad": Preset(f"optax 0.2.8 amsgrad{AFTER_DECAY}", ADAM | {"amsgrad": "corrected"}, L2),
-    "torch.adamw": Preset(
-        "torch 2.13 AdamW", ADAMW | {"amsgrad": "off", "decay_form": "factor"}, BETAS | {"weight_decay": 0.01}
-    ),
-    "optax.adamw": Preset(
-        "optax 0.2.8 adamw", ADAMW | {"amsgrad": "off", "decay_form": "step"}, BETAS | {"weight_decay": 1e-4}
-    ),
-    "torch.nadam_full_precision": Preset(
-        "torch 2.13 NAdam, but with its mu_product in the recipe's dtype where PyTorch has float32",
-        {"name": "nadam", "momentum_ramp": True},
-        L2 | {"momentum_decay": 0.004},
-    ),
-    "optax.nadam": Preset(f"optax 0.2.8 nadam{AFTER_DECAY}", {"name": "nadam"} | CONSTANT_MOMENTUM, L2),
-    "torch.nadamw_full_precision": Preset(
-        "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the recipe's dtype where PyTorch "
-        "has float32",
-        {"name": "nadamw", "momentum_ramp": True, "decay_form": "factor"},
-        L2 | {"momentum_decay": 0.004},
-    ),
-    "optax.nadamw": Preset(
-        "optax 0.2.8 nadamw",
-        {"name": "nadamw", "decay_form": "step"} | CONSTANT_MOMENTUM,
-        BETAS | {"weight_decay": 1e-4},
-    ),
-    "torch.radam": Preset("torch 2.13 RAdam", {"name": "radam", "eps_corrected": False}, L2),
-    "optax.radam": Preset(f"optax 0.2.8 radam{AFTER_DECAY}", {"name": "radam", "eps_corrected": True}, L2),
-    "torch.adamax": Preset("torch 2.13 Adamax", {"name": "adamax"}, L2),
-    "optax.adamax": Preset(f"optax 0.2.8 adamax{AFTER_DECAY}", {"name": "adamax"}, L2),
-    # PyTorch has neither LAMB nor Lion
-    "optax.lamb": Preset("optax 0.2.8 lamb", {"name": "lamb"}, L2 | {"eps": 1e-6}),
-    "optax.lion": Preset(
-        "optax 0.2.8 lion", {"name": "lion"}, TRAINED | {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3}
-    ),
-    "torch.adagrad": Preset(
-        "torch 2.13 Adagrad",
-        {"name": "adagrad", "eps_in_root": False},
-        DECAYED | {"eps": 1e-10, "initial_accumulator": 0.0, "lr_decay": 0.0},
-    ),
-    "optax.adagrad": Preset(
-        "optax 0.2.8 adagrad; with a weight decay after add_decayed_weights",
-        {"name": "adagrad", "eps_in_root": True, "lr_decay": 0.0},
-        DECAYED | {"eps": 1e-7, "initial_accumulator": 0.1},
-    ),
-    "torch.rmsprop": Preset(
-        "torch 2.13 RMSprop(alpha=decay)",
-        {"name": "rmsprop", "eps_in_root": False, "rate_in_momentum": False},
-        DECAYED | {"decay": 0.99, "eps": 1e-8, "centered": False, "momentum": 0.0},
-    ),
-    "optax.rmsprop": Preset(
-        "optax 0.2.8 rmsprop without bias correction or nesterov; with a weight decay after add_decayed_weights",
-        {"name": "rmsprop", "rate_in_momentum": True},
-        DECAYED | {"decay": 0.9, "eps": 1e-8, "eps_in_root": True, "centered": False, "momentum": 0.0},
-    ),
-    "torch.adadelta": Preset(
-        "torch 2.13 Adadelta(rho=decay)", {"name": "adadelta"}, DECAYED | {"decay": 0.9, "eps": 1e-6}
-    ),
-    "optax.adadelta": Preset(
-        "optax 0.2.8 adadelta(learning_rate, rho=decay); without a learning rate it ascends",
-        {"name": "adadelta"},
-        DECAYED | {"decay": 0.9, "eps": 1e-6},
-    ),
-    # there is no optax.rprop: it takes each step one update late
-    "torch.rprop": Preset("torch 2.13 Rprop(etas=(shrink, grow))", {"name": "rprop"}, TRAINED | RPROP),
-    "torch.adafactor": Preset(
-        "torch 2.13 Adafactor(beta2_decay=-decay_power, eps=(eps, eps_scale), d=clip_threshold) in float32: its "
-        "default eps is the machine epsilon of the dtype",
-        {"name": "adafactor", "eps_in_root": False, "rate_cap": True, "min_factored": 1},
-        DECAYED | {"decay_power": 0.8, "eps": 2.0**-23, "eps_scale": 1e-3, "clip_threshold": 1.0},
-        least={"clip_threshold": 1.0},
-    ),
-    "optax.adafactor_full_precision": Preset(
-        "optax 0.2.8 adafactor, but with its decay rate in the recipe's dtype where Optax has float32, and but for "
-        "what a recipe cannot say: a momentum, no clipping, steps that are not scaled by the parameter, a weight decay "
-        "that is not times the learning rate",
-        {"name": "adafactor", "eps_in_root": True, "rate_cap": False, "eps_scale": 1e-3, "weight_decay": 0.0},
-        TRAINED | {"decay_power": 0.8, "eps": 1e-30, "clip_threshold": 1.0, "min_factored": 128},
-    ),
-    "torch.muon_full_precision": Preset(
-        "torch 2.13 Muon for the weights, but in the recipe's dtype where PyTorch iterates in bfloat16, beside AdamW "
-        "with the same weight decay",
-        {"name": "muon", "momentum_correction": False, "nesterov_rest": False, "eps_norm_added": False},
-        TRAINED | MUON | {"eps": 1e-8, "eps_norm": 1e-7, "weight_decay": 0.1},
-    ),
-    "optax.muon": Preset(
-        "optax 0.2.8 contrib.muon; adjust match_rms_adamw is consistent_rms=0.2",
-        {"name": "muon", "momentum_correction": True, "eps_norm_added": True, "decay_on": "weights"},
-        MUON | {"eps": 1e-8, "weight_decay": 0.0, "multipliers": None},
-        {"nesterov_rest": "nesterov", "eps_norm": "eps"},
-    ),
-}
+OPTIMIZER_PRESETS = {name: preset for kind in Optimizer.variants.values() for name, preset in kind.spec.presets.items()}
 """Optimizers as the libraries have them."""
 
 SHAPE: dict[str, Any] = {"hidden": None, "bias": True, "dropout": None}

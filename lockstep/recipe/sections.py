@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
-from pydantic_core import ArgsKwargs
 
 from lockstep.errors import InputError
 from lockstep.files.input_file import parse_toml, read_toml
 from lockstep.recipe.losses import Loss
+from lockstep.recipe.optimizers import Optimizer
 from lockstep.recipe.presets import PRESETS, expand
 from lockstep.recipe.schedules import Schedule
 from lockstep.recipe.values import CONFIG, Count, Decay, Names, NonNegative, Seed
@@ -41,28 +41,6 @@ __all__ = [
     "ready_made_recipes",
     "variants_of",
 ]
-
-ABSENT: Any = None
-"""A knob that the chosen `name` does not have, or one of its options that is not set."""
-
-Options = Mapping[str, tuple[str, ...]]
-"""Name -> its knobs without a default: not set, they count in no hash and stand in no TOML."""
-
-
-def _fill_knobs(knobs: Mapping[str, Mapping[str, Any]], options: Options, values: ArgsKwargs) -> ArgsKwargs:
-    """The values with the defaults of the named one's knobs; a knob that it does not have must be left out."""
-    given = {knob: value for knob, value in (values.kwargs or {}).items() if value is not None}
-    name = given.get("name", next(iter(knobs)))
-    if name not in knobs:
-        return ArgsKwargs(values.args, given)  # refused with the names that there are
-    known = [*knobs[name], *options.get(name, ())]
-    every = {knob for having in (*knobs.values(), *options.values()) for knob in having}
-    for knob in sorted(every - set(known)):
-        if knob in given:
-            having = f"it has {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"{knob}: {name} has no such knob; {having}")
-    filled = {knob: default for knob, default in knobs[name].items() if knob not in given}
-    return ArgsKwargs(values.args, given | filled)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -184,175 +162,6 @@ class Average:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Optimizer:
-    """What turns a gradient into an update. A knob that an optimizer does not have is None; one that it has and that
-    is not given takes the default of `OPTIMIZER_KNOBS`. Every knob is passed on explicitly, in both frameworks."""
-
-    name: Literal[
-        "sgd",
-        "adam",
-        "adamw",
-        "nadam",
-        "nadamw",
-        "radam",
-        "adamax",
-        "lamb",
-        "lion",
-        "adagrad",
-        "rmsprop",
-        "adadelta",
-        "rprop",
-        "adafactor",
-        "muon",
-    ] = "sgd"
-    """Weight decay is added to the gradient (L2), but decays the parameters (decoupled) in adamw, nadamw, lamb, lion,
-    adafactor and muon."""
-    momentum: Decay = ABSENT
-    """Share of the previous momentum kept."""
-    dampening: Annotated[float, Field(ge=0, lt=1)] = ABSENT
-    """sgd: the gradient enters the momentum times 1 - dampening, but at the first update whole, as in PyTorch."""
-    nesterov: bool = ABSENT
-    """Look ahead along the momentum."""
-    weight_decay: NonNegative = ABSENT
-    """Decay rate; times the learning rate where it is decoupled."""
-    decay_form: Literal["factor", "step"] = ABSENT
-    """adamw, nadamw: decay by the factor 1 - lr weight_decay (PyTorch), which float32 rounds to 1 where the rate is
-    small, or as a part of the step: lr (direction + weight_decay parameter) (Optax), which it keeps in the mean."""
-    beta1: Decay = ABSENT
-    """Decay of the first moment."""
-    beta2: Decay = ABSENT
-    """Decay of the second moment."""
-    eps: Annotated[float, Field(gt=0)] = ABSENT
-    """Keeps the division finite: added to the root of the second moment, or inside it."""
-    eps_in_root: bool = ABSENT
-    """eps is added inside the root. adafactor: to the squared gradient (Optax); false makes it the least root
-    (PyTorch, whose default is the machine epsilon of the dtype)."""
-    eps_corrected: bool = ABSENT
-    """radam: eps is added to the root of the bias-corrected second moment (Optax), or of the raw one (PyTorch)."""
-    amsgrad: Literal["off", "raw", "corrected"] = ABSENT
-    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
-    momentum_ramp: bool = ABSENT
-    """nadam, nadamw: beta1 grows as beta1 (1 - 0.96^(t momentum_decay) / 2) (PyTorch) or stays (Optax)."""
-    momentum_decay: Annotated[float, Field(gt=0)] = ABSENT
-    """nadam, nadamw: pace of the ramp of beta1."""
-    initial_accumulator: NonNegative = ABSENT
-    """adagrad: the sum of squares before the first update; 0 in PyTorch, 0.1 in Optax."""
-    lr_decay: NonNegative = ABSENT
-    """adagrad: divides the learning rate by 1 + t lr_decay."""
-    decay: Decay = ABSENT
-    """rmsprop, adadelta: decay of the mean of the squared gradient."""
-    centered: bool = ABSENT
-    """rmsprop: divide by the root of the variance, not of the second moment."""
-    rate_in_momentum: bool = ABSENT
-    """rmsprop: the momentum sums steps that their learning rates have scaled (Optax), or is scaled itself
-    (PyTorch)."""
-    shrink: Annotated[float, Field(gt=0, lt=1)] = ABSENT
-    """rprop: factor on a step size whose gradient has changed its sign."""
-    grow: Annotated[float, Field(gt=1)] = ABSENT
-    """rprop: factor on a step size whose gradient has kept its sign."""
-    step_min: Annotated[float, Field(gt=0)] = ABSENT
-    """rprop: smallest step size. The first is the learning rate of the first update; the later ones do nothing."""
-    step_max: Annotated[float, Field(gt=0)] = ABSENT
-    """rprop: largest step size."""
-    decay_power: Annotated[float, Field(gt=0)] = ABSENT
-    """adafactor: the second moment decays by 1 - (t+1)^-decay_power."""
-    eps_scale: NonNegative = ABSENT
-    """adafactor: least root mean square of a parameter that scales its step."""
-    clip_threshold: Annotated[float, Field(gt=0)] = ABSENT
-    """adafactor: largest root mean square of an update before the learning rate."""
-    rate_cap: bool = ABSENT
-    """adafactor: the learning rate is at most (t+1)^-1/2 (PyTorch), or as scheduled (Optax)."""
-    min_factored: Count = ABSENT
-    """adafactor: least size of both dimensions of a weight whose second moment is factored; 1 in PyTorch, 128 in
-    Optax."""
-    orthogonalisations: Count = ABSENT
-    """muon: Newton-Schulz iterations."""
-    eps_norm: Annotated[float, Field(gt=0)] = ABSENT
-    """muon: keeps the division by a weight's norm finite; eps is that of AdamW, which trains all else."""
-    eps_norm_added: bool = ABSENT
-    """muon: eps_norm is added to the norm (Optax), or is the least norm (PyTorch)."""
-    momentum_correction: bool = ABSENT
-    """muon: divide the momentum by 1 - momentum^(t+1) (Optax)."""
-    nesterov_rest: bool = ABSENT
-    """muon: look ahead along the first moment of AdamW too (Optax)."""
-    adjust: Literal["original", "match_rms_adamw"] = ABSENT
-    """muon: scale of a step of an (in, out) weight: sqrt(max(1, out / in)), or 0.2 sqrt(max(in, out))."""
-    decay_on: Literal["all", "weights"] = "all"
-    """What decays: all parameters, or only the weights of the linear layers (not biases, not normalisation)."""
-    multipliers: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
-    """Factor on the learning rate of each linear layer, with its normalisation; [] is 1 for each."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: ArgsKwargs) -> ArgsKwargs:
-        return _fill_knobs(OPTIMIZER_KNOBS, OPTIMIZER_OPTIONS, values)
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and (self.momentum == 0 or self.dampening):
-            raise ValueError("nesterov: true needs a momentum above 0 and a dampening of 0")
-        return self
-
-
-ADAM: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-OPTIMIZER_KNOBS: dict[str, dict[str, Any]] = {
-    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
-    "adam": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.0},
-    "adamw": ADAM | {"eps_in_root": False, "amsgrad": "off", "weight_decay": 0.01, "decay_form": "factor"},
-    "nadam": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.0},
-    "nadamw": ADAM | {"momentum_ramp": True, "momentum_decay": 0.004, "weight_decay": 0.01, "decay_form": "factor"},
-    "radam": ADAM | {"eps_corrected": False, "weight_decay": 0.0},
-    "adamax": ADAM | {"weight_decay": 0.0},
-    "lamb": ADAM | {"eps": 1e-6, "weight_decay": 0.01},
-    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01},
-    "adagrad": {
-        "eps": 1e-10,
-        "eps_in_root": False,
-        "initial_accumulator": 0.0,
-        "lr_decay": 0.0,
-        "weight_decay": 0.0,
-    },
-    "rmsprop": {
-        "decay": 0.99,
-        "eps": 1e-8,
-        "eps_in_root": False,
-        "centered": False,
-        "momentum": 0.0,
-        "rate_in_momentum": False,
-        "weight_decay": 0.0,
-    },
-    "adadelta": {"decay": 0.9, "eps": 1e-6, "weight_decay": 0.0},
-    "rprop": {"shrink": 0.5, "grow": 1.2, "step_min": 1e-6, "step_max": 50.0},
-    "adafactor": {
-        "decay_power": 0.8,
-        "eps": 2.0**-23,
-        "eps_in_root": False,
-        "eps_scale": 1e-3,
-        "clip_threshold": 1.0,
-        "rate_cap": True,
-        "min_factored": 1,
-        "weight_decay": 0.0,
-    },
-    "muon": ADAM
-    | {
-        "momentum": 0.95,
-        "momentum_correction": False,
-        "nesterov": True,
-        "nesterov_rest": False,
-        "orthogonalisations": 5,
-        "eps_norm": 1e-7,
-        "eps_norm_added": False,
-        "adjust": "original",
-        "weight_decay": 0.1,
-    },
-}
-"""The knobs of every optimizer, with the defaults of its PyTorch class, or of its paper where PyTorch has none."""
-
-OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {}
-"""The knobs of an optimizer that are not set unless they are given."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Training:
     """How long, in which batches and in which precision."""
 
@@ -418,7 +227,7 @@ class Recipe:
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
-        if self.schedule.untuned and self.optimizer.beta2 is None:
+        if self.schedule.untuned and self.optimizer.get("beta2") is None:
             raise ValueError(
                 f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from optimizer.beta2, which "
                 f"{self.optimizer.name} does not have"
@@ -450,9 +259,9 @@ class Recipe:
         """Length of the warmup in `schedule.unit`s; 0 is no warmup."""
         whole = int if self.schedule.edges == "pytorch_warmup" else round
         if self.schedule.warmup_shape == "untuned_linear":
-            return whole(2 / (1 - self.optimizer.beta2))
+            return whole(2 / (1 - self.optimizer.get("beta2")))
         if self.schedule.warmup_shape == "untuned_exponential":
-            return whole(1 / (1 - self.optimizer.beta2))
+            return whole(1 / (1 - self.optimizer.get("beta2")))
         return self.schedule.warmup
 
     @property
@@ -611,13 +420,12 @@ LATER = ("separator", "decimal", "drop", "missing", "missing_marks", "categories
 
 KNOBS = {
     "loss": {name: kind.knobs() for name, kind in Loss.variants.items()},
-    "optimizer": OPTIMIZER_KNOBS,
+    "optimizer": {name: kind.knobs() for name, kind in Optimizer.variants.items()},
     "schedule": {name: kind.knobs() for name, kind in Schedule.variants.items()},
 }
 """The sections whose `name` says which of their fields there are."""
 
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "optimizer": OPTIMIZER_OPTIONS,
     "schedule": {name: kind.options() for name, kind in Schedule.variants.items()},
 }
 """Of those sections the fields that are not set unless they are given."""

@@ -15,8 +15,6 @@ from lockstep.data_prep import PreparedData, layer_sizes, updates_per_epoch
 from lockstep.errors import InputError
 from lockstep.files import headers
 from lockstep.files.headers import check_header
-from lockstep.oracle.arithmetic import Exact, Moments
-from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Loss, Recipe
 from lockstep.records.bounds import SAFETY
 from lockstep.records.tensor_statistics import STATISTICS
@@ -37,7 +35,6 @@ __all__ = [
     "parameter_shapes",
     "recorded_updates",
     "sizes_of",
-    "slot_shapes",
     "without_row_axis",
 ]
 
@@ -117,15 +114,6 @@ def statistic_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     return {f"norm{i}.{kind}": (units,) for i, units in enumerate(model.hidden, start=1) for kind in ("mean", "var")}
 
 
-def slot_shapes(recipe: Recipe, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Slot -> shape of what the optimizer remembers of a parameter: what the oracle remembers after an update."""
-    moments: Moments = {}
-    ones = np.atleast_2d(np.ones(shape))
-    with np.errstate(all="ignore"):
-        update_parameter(name, recipe.optimizer, 1.0, 0, ones, ones, moments, Exact())
-    return {slot: without_row_axis(array, len(shape)).shape for slot, array in moments.items()}
-
-
 def without_row_axis(array: Any, ndim: int) -> NDArray[Any]:
     """A moment as it is stored: of a parameter with `ndim` axes, a vector's without the row axis."""
     stored: NDArray[Any] = np.asarray(array)
@@ -147,7 +135,7 @@ def checkpoint_shapes(
     expected |= {f"statistics/{name}": shape for name, shape in statistic_shapes(recipe).items()}
     if update:
         for name, shape in shapes.items():
-            slots = slot_shapes(recipe, name, shape)
+            slots = recipe.optimizer.slots(shape)
             expected |= {f"optimizer/{slot}/{name}": of_slot for slot, of_slot in slots.items()}
     if recipe.average.decay:
         expected |= {f"average/{name}": shape for name, shape in shapes.items()}
@@ -487,7 +475,7 @@ def _watched(
     for family in ("gradients", "clip")[: 1 + (recipe.gradient.clip != "none")]:
         watched |= {f"{family}/{name}": Form(shape, floats) for name, shape in shapes.items()}
     for name, shape in shapes.items():
-        slots = slot_shapes(recipe, name, shape)
+        slots = recipe.optimizer.slots(shape)
         watched |= {f"moments/{slot}/{name}": Form(of_slot, floats) for slot, of_slot in slots.items()}
     return watched
 

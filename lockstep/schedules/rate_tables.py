@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.schedules.formulas import learning_rates
 
-__all__ = ["DECOUPLED", "decay_warnings", "decays", "is_weight", "layer_of", "rate_of", "rate_tables"]
-
-DECOUPLED = frozenset({"adamw", "nadamw", "lamb", "lion", "adafactor", "muon"})
-"""Optimizers whose weight decay acts on the parameters; in all others it is added to the gradient (L2)."""
+__all__ = ["decay_warnings", "decays", "is_weight", "layer_of", "rate_of", "rate_tables"]
 
 NOTABLE = 0.01
 """Share of a run's weight decay that is told of when rounding takes or adds it."""
@@ -26,7 +23,7 @@ def layer_of(name: str) -> int:
 
 def decays(optimizer: Optimizer, name: str) -> bool:
     """Whether weight decay acts on a parameter."""
-    if not optimizer.weight_decay:
+    if not optimizer.decay_rate:
         return False
     return optimizer.decay_on == "all" or is_weight(name)
 
@@ -61,11 +58,11 @@ def decay_warnings(recipe: Recipe, updates_per_epoch: int) -> Iterator[str]:
     """Where float32 loses the weight decay of AdamW and NAdamW: the factor 1 - lr weight_decay has steps of 2^-24
     below 1, and is 1 where lr weight_decay is under half of one (torch 2.13, `Tensor.mul_` with a Python number)."""
     optimizer = recipe.optimizer
-    if optimizer.decay_form != "factor" or not optimizer.weight_decay or recipe.dtype != np.float32:
+    if optimizer.get("decay_form") != "factor" or not optimizer.decay_rate or recipe.dtype != np.float32:
         return
     tables = rate_tables(recipe, updates_per_epoch)
     trained = [table_T for layer, table_T in tables.items() if layer or len(tables) == 1]
-    wanted_LT = np.stack(trained).astype(np.float64) * optimizer.weight_decay
+    wanted_LT = np.stack(trained).astype(np.float64) * optimizer.decay_rate
     applied_LT = 1 - (1 - wanted_LT).astype(np.float32).astype(np.float64)
     none_T = ((wanted_LT > 0) & (applied_LT == 0)).any(axis=0)
     wanted = wanted_LT.sum()

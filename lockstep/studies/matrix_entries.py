@@ -1,11 +1,12 @@
 """Everything that a recipe can name, as small recipes: what the parity matrix trains."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from lockstep.recipe import KNOBS, Recipe, variants_of
+from lockstep.recipe import KNOBS, Optimizer, Recipe, variants_of
 from lockstep.recipe.variants import NamedSection
 
 __all__ = ["Entry", "entries"]
@@ -24,22 +25,6 @@ BASE: dict[str, Any] = {
 }
 
 OTHER: dict[str, Any] = {
-    "optimizer.momentum": 0.8,
-    "optimizer.dampening": 0.3,
-    "optimizer.weight_decay": 0.05,
-    "optimizer.initial_accumulator": 0.1,
-    "optimizer.lr_decay": 0.01,
-    "optimizer.momentum_decay": 0.5,
-    "optimizer.shrink": 0.4,
-    "optimizer.grow": 1.3,
-    "optimizer.step_min": 0.01,
-    "optimizer.step_max": 0.02,
-    "optimizer.decay_power": 0.5,
-    "optimizer.eps_scale": 0.5,
-    "optimizer.clip_threshold": 0.5,
-    "optimizer.min_factored": 6,
-    "optimizer.orthogonalisations": 3,
-    "optimizer.multipliers": (0.5, 1.0, 2.0),
     "gradient.clip_eps": 1e-6,
     "gradient.accumulate": 2,
     "model.norm_eps": 1e-3,
@@ -55,12 +40,6 @@ OTHER: dict[str, Any] = {
 
 UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup": 0}
 NEEDS: dict[str, dict[str, Any]] = {
-    # each step is a share of the parameter's norm, and 2 % of it makes rounding grow
-    "optimizer.name=lamb": {"schedule.peak": 0.005},
-    "optimizer.decay_on": {"optimizer.weight_decay": 0.05},
-    "optimizer.momentum": {"schedule.peak": 0.005},  # rmsprop with momentum steps 5 times as far
-    "optimizer.rate_in_momentum": {"optimizer.momentum": 0.8, "schedule.peak": 0.005},
-    "optimizer.rate_cap": {"schedule.peak": 0.1},
     "gradient.clip": {"gradient.clip_at": 0.05},
     "gradient.clip_eps": {"gradient.clip": "norm", "gradient.clip_at": 0.05},
     "gradient.accumulate_mean": {"gradient.accumulate": 3},  # with 2 no update has batches of different rows
@@ -76,7 +55,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 """What must be set for a choice, for a field, or for one value of it, to have an effect."""
 
-SHARED = {"optimizer": ("sgd", "adamw", "muon"), "schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
+SHARED = {"schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
 """Where the fields that are no knob of one name alone are varied too."""
 
 
@@ -94,7 +73,8 @@ class Entry:
 def entries() -> list[Entry]:
     """Every choice that the recipe declares, at its defaults and with each knob at another value."""
     found: list[Entry] = []
-    for section, knobs in KNOBS.items():
+    for section in KNOBS:
+        knobs = _knobs(section)
         names = list(knobs)
         for name in names:
             needed = _needs(section, name)
@@ -103,7 +83,8 @@ def entries() -> list[Entry]:
             elsewhere = {key: value for key, value in needed.items() if not key.startswith(f"{section}.")}
             without = elsewhere | _needs(section, other) | {f"{section}.name": other}
             found += [Entry(section, name, _recipe(chosen), _recipe(without))]
-            found += _vary(section, chosen, None if name in SHARED.get(section, ()) else set(knobs[name]))
+            in_full = name in SHARED.get(section, ()) or _is_in_full(section, name)
+            found += _vary(section, chosen, None if in_full else set(knobs[name]))
     for section in ("gradient", "average", "model"):
         found += _vary(section, {}, None)
     # the rest of this section is no choice, or is in every row: both dtypes
@@ -113,20 +94,45 @@ def entries() -> list[Entry]:
 def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iterator[Entry]:
     """The section with one field after another at another value."""
     part = getattr(_recipe(chosen), section)
-    for field, value in asdict(part).items():
+    for field in _field_order(part):
+        value = getattr(part, field)
         if value is None or field == "name" or (fields is not None and field not in fields):
             continue
         for other in _others(section, part, field):
-            base = chosen | NEEDS.get(f"{section}.{field}", {}) | NEEDS.get(f"{section}.{field}={other}", {})
+            base = chosen | _field_needs(section, part, field) | NEEDS.get(f"{section}.{field}={other}", {})
             shown = json.dumps(other) if isinstance(other, bool | tuple) else other
             label = ", ".join([*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"])
             yield Entry(section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base))
+
+
+def _knobs(section: str) -> Mapping[str, Collection[str]]:
+    """Name -> its knobs; of a section that is told apart by its name, those of every variant that there is by now."""
+    variants = variants_of(section)
+    return {name: kind.knobs() for name, kind in variants.items()} if variants else KNOBS[section]
 
 
 def _needs(section: str, name: str) -> dict[str, Any]:
     """What must be set for a section of that name to have an effect."""
     variants = variants_of(section)
     return dict(variants[name].spec.needs) if variants else NEEDS.get(f"{section}.name={name}", {})
+
+
+def _is_in_full(section: str, name: str) -> bool:
+    kind = variants_of(section).get(name)
+    return kind is not None and issubclass(kind, Optimizer) and kind.spec.in_full
+
+
+def _field_order(part: Any) -> list[str]:
+    if isinstance(part, NamedSection):
+        return part.field_names()
+    return [field.name for field in dataclasses.fields(part)]
+
+
+def _field_needs(section: str, part: Any, field: str) -> dict[str, Any]:
+    """What must be set for another value of a field to have an effect."""
+    if isinstance(part, Optimizer):
+        return dict(part.spec.knob_needs.get(field, {}))
+    return NEEDS.get(f"{section}.{field}", {})
 
 
 def _others(section: str, part: Any, field: str) -> list[Any]:

@@ -7,6 +7,8 @@ from typing import Any
 from lockstep.bench.prepared import Prepared, Unable
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Gradient, Loss, Recipe
+from lockstep.recipe.optimizers.adam import Adam, AdamW
+from lockstep.recipe.optimizers.sgd import Sgd
 from lockstep.schedules.formulas import learning_rates
 
 __all__ = ["compiled", "fast", "graph", "steps", "unrecorded"]
@@ -151,6 +153,9 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
         raise Unable(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
     if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
         raise Unable("has neither clipping, accumulation, averages nor mixed precision")
+    optimizer = recipe.optimizer
+    if not isinstance(optimizer, Sgd | Adam | AdamW):
+        raise Unable(f"has SGD, Adam and AdamW, not {optimizer.name}")
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     network = model.build_model(recipe, data, place)
@@ -175,7 +180,7 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
             before = parameters
             gradients, loss = grad_and_value(loss_of)(parameters, x[t], y[t], weight[t])
             after = {
-                name: update_parameter(recipe.optimizer, lr[t], number[t], parameters[name], gradient, moments[name])
+                name: update_parameter(optimizer, lr[t], number[t], parameters[name], gradient, moments[name])
                 for name, gradient in gradients.items()
             }
             parameters = {name: pair[0] for name, pair in after.items()}
@@ -190,7 +195,7 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
 
     def reset() -> None:
         parameters = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
-        moments = {name: initial_moments(recipe.optimizer, tensor) for name, tensor in parameters.items()}
+        moments = {name: initial_moments(optimizer, tensor) for name, tensor in parameters.items()}
         devices.synchronise(moments)
         last[:] = [parameters, moments]
 

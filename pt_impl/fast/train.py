@@ -354,9 +354,9 @@ def _import_state(recipe: Recipe, state: State, checkpoint: Checkpoint) -> None:
         places = network.named(vector) if vector.ndim else dict.fromkeys(arrays, vector)
         for name in arrays.keys() & places.keys():
             places[name].copy_(torch.tensor(arrays[name]))
-    # Adafactor's, which a fresh state has not yet
+    # of the rows and columns of a weight, which a fresh state has not yet
     for path, array in checkpoint.below("optimizer").items():
-        if path.startswith(("row/", "column/")):
+        if path.partition("/")[0] not in state.moments:
             state.moments[path] = torch.tensor(array, dtype=network.stretch.dtype, device=network.stretch.device)
     if checkpoint.accumulated:
         state.loss[0] = float(checkpoint.arrays["accumulated/loss"])

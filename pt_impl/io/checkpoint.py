@@ -10,25 +10,12 @@ from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint
 from pt_impl.model import export_parameters, import_parameters
 
-__all__ = ["SLOTS", "export_state", "import_state"]
+__all__ = ["export_state", "import_state"]
 
-SLOTS = {
-    "momentum_buffer": "momentum",
-    "exp_avg": "first",
-    "exp_avg_sq": "second",
-    "max_exp_avg_sq": "largest_second",
-    "exp_inf": "infinity",
-    "mu_product": "momentum_product",
-    "sum": "second",
-    "square_avg": "second",
-    "grad_avg": "first",
-    "acc_delta": "update_second",
-    "prev": "previous",
-    "variance": "second",
-    "row_var": "column",  # of a weight (out, in): each row has one output
-    "col_var": "row",
-}
-"""What PyTorch's optimizers call what they remember; those by hand have the canonical names."""
+
+def _slot_of(recipe: Recipe, key: str) -> str:
+    """What a checkpoint calls what an optimizer remembers: PyTorch has names of its own, rules have the canonical."""
+    return recipe.optimizer.spec.torch_slots.get(key, key)
 
 
 def export_state(recipe: Recipe, state: Any) -> Parameters:
@@ -39,7 +26,7 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
     for name, parameter in state.model.named_parameters():
         for key, value in state.optimizer.state[parameter].items() if parameter in state.optimizer.state else ():
             if key != "step" and value is not None:
-                found[f"optimizer/{SLOTS.get(key, key)}/{name}"] = _canonical(value)
+                found[f"optimizer/{_slot_of(recipe, key)}/{name}"] = _canonical(value)
         if parameter.grad is not None:
             found[f"accumulated/{name}"] = _canonical(parameter.grad)
     if state.loss is not None:
@@ -82,14 +69,14 @@ def _import_optimizer(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Non
     for name, parameter in model.named_parameters():
         remembered = optimizer.state[parameter]
         for key, value in remembered.items():
-            path = f"optimizer/{SLOTS.get(key, key)}/{name}"
+            path = f"optimizer/{_slot_of(recipe, key)}/{name}"
             if key == "step":
                 remembered[key] = torch.full_like(value, checkpoint.update)
             elif path in slots:
                 remembered[key] = _own(slots[path], parameter).to(value)
-            elif SLOTS.get(key, key) == "momentum_product":
+            elif _slot_of(recipe, key) == "momentum_product":
                 # without a ramp a power of beta1, which no checkpoint holds; multiplied as the optimizer does
-                factors = torch.full((checkpoint.update + 1,), recipe.optimizer.beta1, dtype=value.dtype)
+                factors = torch.full((checkpoint.update + 1,), recipe.optimizer.get("beta1"), dtype=value.dtype)
                 factors[0] = 1
                 remembered[key] = factors.cumprod(0)[-1].to(value)
     scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})

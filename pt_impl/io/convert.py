@@ -16,7 +16,7 @@ from lockstep.files.torch_file import refuse_unsafe
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, expected_shapes
 from lockstep.records.convert import as_count, largest_state
-from pt_impl.io.checkpoint import SLOTS, _begin, import_state
+from pt_impl.io.checkpoint import _begin, _slot_of, import_state
 from pt_impl.model import STATISTICS, import_parameters
 from pt_impl.train import initial_state
 
@@ -134,7 +134,7 @@ def _optimizer_arrays(path: Path, recipe: Recipe, data: PreparedData, saved: Any
             if key == "step":
                 steps.add(as_count(f"{path}: optimizer: step of {name}", value))
             elif value is not None:
-                slot = SLOTS.get(key, key)
+                slot = _slot_of(recipe, key)
                 if key not in own:
                     raise InputError(f"{path}: optimizer: extra: {key} of {name}; {recipe.optimizer.name} has none")
                 # what an optimizer keeps and never reads is left behind

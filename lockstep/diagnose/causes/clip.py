@@ -13,7 +13,7 @@ from lockstep.numbers import written
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip
 from lockstep.recipe import Gradient
-from lockstep.schedules.rate_tables import DECOUPLED, decays
+from lockstep.schedules.rate_tables import decays
 
 __all__ = ["alternatives", "null", "recorded"]
 
@@ -57,9 +57,9 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         "gradient", rule, ["clip"], lambda other: None if other.clip == "none" else _clipped(other, gradients)
     )
     yield from _each_batch(side)
-    decay = recipe.optimizer.weight_decay if side.declares("optimizer") else None
+    decay = recipe.optimizer.decay_rate if side.declares("optimizer") else None
     parameters = side.parameters(side.update)
-    if decay and recipe.optimizer.name not in DECOUPLED and parameters.keys() >= gradients.keys():
+    if decay and not recipe.optimizer.spec.decoupled and parameters.keys() >= gradients.keys():
         summed = {name: array + decay * decays(recipe.optimizer, name) * parameters[name]
                   for name, array in gradients.items()}  # fmt: skip
         text = "{side} adds weight decay before it clips; the recipe after"

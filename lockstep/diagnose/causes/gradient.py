@@ -67,7 +67,7 @@ def _gradients(side: Side, variant: Variant, null: Tensors, found: Tensors) -> I
         text = f"{{side}} passes {told} of the gradient where the input of ReLU is 0; the recipe none"
         tensors = compute(replace(variant, arithmetic=Kink(share)))
         yield Alternative("gradient-at-the-kink", text, "gradient-at-the-kink", tensors)
-    decay = side.recipe.optimizer.weight_decay if side.recipe and side.declares("optimizer") else None
+    decay = side.recipe.optimizer.decay_rate if side.recipe and side.declares("optimizer") else None
     if decay:
         text = f"{{side}} has the weight decay of {decay:.4g} in the gradient already, before clipping"
         yield Alternative("l2-in-gradient", text, "weight-decay-before-clip", _plus(null, variant.parameters, decay))

@@ -1,11 +1,12 @@
 """The knobs of a recipe as alternatives: which values a knob could have had instead, and what that is called."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
 from lockstep.numbers import written
+from lockstep.recipe import Optimizer
 from lockstep.recipe.variants import Cause, NamedSection, choices_of
 
 __all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices"]
@@ -15,37 +16,27 @@ Make = Callable[[Any], Tensors | None]
 """What a stage gives with another part of the recipe in its place; None where that cannot be computed."""
 
 KEYS = {
-    "momentum": "other-momentum", "beta1": "other-beta", "beta2": "other-beta", "decay": "other-beta",
-    "eps": "other-eps", "eps_in_root": "eps-in-root", "weight_decay": "other-decay", "decay_on": "decay-on-bias",
-    "nesterov": "nesterov", "dampening": "dampening", "amsgrad": "amsgrad", "clip_eps": "clip-eps",
-    "clip": "clip-by-value", "norm_eps": "norm-eps", "dropout": "dropout-scale",
-    "norm_variance": "norm-variance", "activation": "other-activation", 
+    "clip_eps": "clip-eps", "clip": "clip-by-value", "norm_eps": "norm-eps", "dropout": "dropout-scale",
+    "norm_variance": "norm-variance", "activation": "other-activation",
     "accumulate_mean": "accumulation-mean", "clip_at": "other-clip",
 }  # fmt: skip
 """Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the knob."""
 WHOLE = ("loss", "schedule")
 
 PAGES = {
-    "eps_in_root": "rmsprop-eps-in-the-root", "weight_decay": "adamw-default-weight-decay",
-    "nesterov": "nesterov-needs-its-flag", "dampening": "dampening-spares-the-first-step",
-    "amsgrad": "amsgrad-of-which-moment", "initial_accumulator": "adagrad-initial-accumulator",
-    "decay": "rmsprop-decay", "decay_form": "adamw-loses-its-decay", "clip_eps": "clip-grad-norm-eps",
+    "clip_eps": "clip-grad-norm-eps",
     "norm_eps": "layernorm-eps",
     "norm_variance": "batchnorm-running-variance", "norm_momentum": "batchnorm-momentum",
     "accumulate_mean": "accumulation-short-last-micro-batch",
 }  # fmt: skip
 
 SHARE = (0.0, 1 - 1e-9)
-SPANS = dict.fromkeys(
-    ("momentum", "beta1", "beta2", "decay", "dampening", "label_smoothing", "dropout", "norm_momentum"), SHARE
-) | {
+SPANS: Mapping[str, tuple[float, float]] = dict.fromkeys(("label_smoothing", "dropout", "norm_momentum"), SHARE) | {
     **dict.fromkeys(("floor", "first", "rise", "fall", "warmup_start"), (0.0, 1.0)),
     "factor": (1e-6, 1.0),
-    "shrink": (1e-6, 1 - 1e-9),
-    "grow": (1 + 1e-9, 1e3),
 }
 POSITIVE = (1e-16, 1e6)
-LOGARITHMIC = ("eps", "norm_eps", "eps_norm", "clip_eps", "momentum_decay", "step_min", "step_max", "clip_at")
+LOGARITHMIC: tuple[str, ...] = ("norm_eps", "clip_eps", "clip_at")
 
 
 def changed(part: Part, **values: Any) -> Part | None:
@@ -98,9 +89,10 @@ def fitted_knobs(
             return None if other is None else make(other)
 
         cause = _cause(section, part, knob)
+        span, by_magnitude = _span(part, knob)
         yield from fitted(
             cause.key, _told(section, knob, "{value}", mine), cause.page, with_value, recorded, mine,
-            SPANS.get(knob, POSITIVE if knob in LOGARITHMIC else (0.0, POSITIVE[1])), log=knob in LOGARITHMIC,
+            span, log=by_magnitude,
         )  # fmt: skip
 
 
@@ -112,6 +104,15 @@ def _cause(section: str, part: Any, knob: str) -> Cause:
             return causes[knob]
     key = KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
     return Cause(key, PAGES.get(knob, ""))
+
+
+def _span(part: Any, knob: str) -> tuple[tuple[float, float], bool]:
+    """Between which values a knob is fitted, and whether its powers of 10 are tried."""
+    spans, logarithmic = SPANS, LOGARITHMIC
+    if isinstance(part, Optimizer):
+        spans, logarithmic = part.spec.spans, part.spec.by_magnitude
+    by_magnitude = knob in logarithmic
+    return spans.get(knob, POSITIVE if by_magnitude else (0.0, POSITIVE[1])), by_magnitude
 
 
 def _told(section: str, knob: str, value: str, mine: Any) -> str:

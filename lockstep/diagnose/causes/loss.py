@@ -127,7 +127,7 @@ def _reported(side: Side, variant: Variant, null: Tensors) -> Iterator[Alternati
     """The gradient is right: only the reported number is another."""
     total = sum(_total(variant, variant.y[cut]) for cut, _ in parts(variant))
     mean = float(null["loss/mean"][0, 0])
-    decay = side.recipe.optimizer.weight_decay if side.recipe and side.declares("optimizer") else None
+    decay = side.recipe.optimizer.decay_rate if side.recipe and side.declares("optimizer") else None
     squares = sum(float(np.square(p).sum()) for p in variant.parameters.values())
     values = {
         "{side} reports the sum of the loss over the rows and trains on the mean": mean * total,

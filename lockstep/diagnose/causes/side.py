@@ -12,7 +12,7 @@ from lockstep.data_prep import PreparedData, initial_statistics, prepare
 from lockstep.diagnose.causes.judge import TOLERANCE, Tensors
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Array, Moments
-from lockstep.recipe import Recipe
+from lockstep.recipe import Recipe, field_infos
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_of, rate_tables
 
@@ -139,7 +139,7 @@ def declared(trace: Trace) -> tuple[Recipe | None, frozenset[str]]:
         return _parse(trace.header["recipe_hash"], trace), frozenset(SECTIONS)
     settings = trace.header.get("settings", {})
     given = {
-        section: {field.name: values[field.name] for field in fields(_type(section)) if field.name in values}
+        section: {name: values[name] for name in field_infos(section) if name in values}
         for section, values in settings.items()
         if section in SECTIONS and isinstance(values, Mapping) and ("name" in values or section not in NAMED)
     }
@@ -161,10 +161,6 @@ def prepared_data(recipe: Recipe, data_hash: str) -> PreparedData | None:
 @lru_cache(maxsize=4)
 def _prepare(recipe: Recipe) -> PreparedData:
     return prepare(recipe)
-
-
-def _type(section: str) -> Any:
-    return type(getattr(Recipe(), section))
 
 
 def _parse(key: str, trace: Trace) -> Recipe:

@@ -40,8 +40,8 @@ def step_of(side: Side) -> Step | None:
     parameters = side.parameters(side.update)
     if recipe is None or not side.declares("optimizer"):
         return None
-    if moments is None and recipe.optimizer.name == "sgd" and not recipe.optimizer.momentum:
-        moments = {}  # remembers nothing
+    if moments is None and not recipe.optimizer.slots((1,)):
+        moments = {}  # it remembers nothing
     known = [name for name in gradients if name in parameters]
     names = {name: _canonical(side, name, parameters[name]) for name in known}
     rates = {name: rate for name in known if (rate := side.rate(names[name])) is not None}

@@ -11,9 +11,8 @@ from lockstep.diagnose.causes.precision import NoCorrection, rounded_to
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.causes.step import Step, attempt, compute, step_of
 from lockstep.oracle.arithmetic import Moments
-from lockstep.oracle.optimizer import RULES
-from lockstep.recipe import OPTIMIZER_KNOBS, Optimizer
-from lockstep.schedules.rate_tables import DECOUPLED, is_weight, layer_of
+from lockstep.recipe import Optimizer
+from lockstep.schedules.rate_tables import is_weight, layer_of
 
 __all__ = ["alternatives"]
 
@@ -38,16 +37,16 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
 
 def _decay(step: Step) -> Iterator[Alternative]:
     """Weight decay of another form, at another place, or none."""
-    optimizer, wd = step.optimizer, step.optimizer.weight_decay
+    optimizer, wd = step.optimizer, step.optimizer.decay_rate
     if not wd:
         return
     bare, shares = _undecayed(step, wd)
     text = f"{{side}} leaves out the recipe's weight decay of {wd:.4g}"
     yield Alternative("decay-missing", text, "adamw-default-weight-decay", compute(bare))
-    if optimizer.name in DECOUPLED:
+    if optimizer.spec.decoupled:
         text = "{side} adds weight decay to the gradient (L2); the recipe has it decoupled"
         yield Alternative("l2-for-decoupled", text, PAGE, compute(_with_l2(bare, shares)))
-    elif optimizer.momentum:
+    elif optimizer.get("momentum"):
         text = "{side} adds weight decay after the momentum; the recipe adds it to the gradient before"
         after = compute(replace(bare, decay=shares))
         yield Alternative("decay-after-momentum", text, "decay-before-the-momentum", after)
@@ -68,7 +67,7 @@ def _undecayed(step: Step, wd: float) -> tuple[Step, dict[str, float]]:
     """The step without decay, and what of a decay acts on each parameter."""
     everywhere = step.optimizer.decay_on == "all"
     shares = {name: wd * (everywhere or is_weight(known)) for name, known in step.names.items()}
-    return replace(step, optimizer=replace(step.optimizer, weight_decay=0.0)), shares
+    return replace(step, optimizer=step.optimizer.with_knobs(weight_decay=0.0)), shares
 
 
 def _with_l2(bare: Step, shares: Mapping[str, float]) -> Step:
@@ -91,7 +90,7 @@ def _state(side: Side, step: Step) -> Iterator[Alternative]:
     yield Alternative("update-skipped", "{side} skips this update", "", still | moments)
     moved = {name: array for name, array in compute(step).items() if name.startswith("moments/")}
     yield Alternative("update-skipped", "{side} does not apply this update to the parameters", "", still | moved)
-    betas = [name for name in ("beta1", "beta2", "momentum") if getattr(step.optimizer, name) is not None]
+    betas = [name for name in ("beta1", "beta2", "momentum") if step.optimizer.get(name) is not None]
     for names in (betas, *([beta] for beta in betas if len(betas) > 1)):
         which = " and ".join(names)
         corrected = compute(replace(step, arithmetic=NoCorrection(*names)))
@@ -133,10 +132,11 @@ def _rates(side: Side, step: Step) -> Iterator[Alternative]:
 def _knobs(step: Step) -> Iterator[Alternative]:
     """Flags and words of the recipe's optimizer."""
     mine = step.optimizer
-    knobs = [knob for knob in OPTIMIZER_KNOBS[mine.name] if knob != "weight_decay"]
+    knobs = [knob for knob in mine.knobs() if knob != "weight_decay"]
     yield from other_choices("optimizer", mine, knobs, lambda other: attempt(replace(step, optimizer=other)))
-    if mine.dampening and step.count == 0:
-        damped = {name: (1 - mine.dampening) * gradient for name, gradient in step.gradients.items()}
+    dampening = mine.get("dampening")
+    if dampening and step.count == 0:
+        damped = {name: (1 - dampening) * gradient for name, gradient in step.gradients.items()}
         text = "{side} dampens the first gradient too"
         page = "dampening-spares-the-first-step"
         yield Alternative("dampening", text, page, compute(replace(step, gradients=damped)))
@@ -179,11 +179,11 @@ def _rounded(step: Step) -> Iterator[Alternative]:
 def _optimizers(step: Step) -> Iterator[Alternative]:
     """Other optimizers, with the recipe's knobs or their own."""
     mine = step.optimizer
-    for name in RULES:
-        kept = {knob: getattr(mine, knob) for knob in OPTIMIZER_KNOBS[name] if getattr(mine, knob) is not None}
-        rest = {"name": name, "decay_on": mine.decay_on, "multipliers": mine.multipliers}
+    rest = {"decay_on": mine.decay_on, "multipliers": mine.multipliers}
+    for name, kind in Optimizer.variants.items():
+        kept = {knob: getattr(mine, knob) for knob in kind.knobs() if hasattr(mine, knob)}
         for values in (kept, {}) if name != mine.name else ():
-            other = made(Optimizer, **rest, **values)
+            other = made(kind, **rest, **values)
             tensors = None if other is None else attempt(replace(step, optimizer=other))
             if tensors is not None:
                 text = f"{{side}} updates by {name}; the recipe says {mine.name}"
@@ -194,18 +194,18 @@ def _fits(step: Step, found: Tensors) -> Iterator[Alternative]:
     """The numbers of the optimizer, then factors on the rate and on the gradient."""
     mine = step.optimizer
     yield from fitted_knobs(
-        "optimizer", mine, list(OPTIMIZER_KNOBS[mine.name]),
+        "optimizer", mine, list(mine.knobs()),
         lambda other: attempt(replace(step, optimizer=other)), found,
     )  # fmt: skip
 
     def with_number(make: Callable[[float], Step]) -> Callable[[float], Tensors | None]:
         return lambda value: attempt(make(value))
 
-    if mine.name in DECOUPLED:
+    if mine.spec.decoupled:
         text = "{side} adds a weight decay of {value} to the gradient (L2); the recipe has it decoupled"
         l2 = with_number(lambda wd: _with_l2(*_undecayed(step, wd)))
-        yield from fitted("l2-for-decoupled", text, PAGE, l2, found, mine.weight_decay, (0.0, 1e3))
-    elif mine.weight_decay is not None:
+        yield from fitted("l2-for-decoupled", text, PAGE, l2, found, mine.decay_rate, (0.0, 1e3))
+    elif mine.get("weight_decay") is not None:
         text = "{side} decays the parameters themselves by {value} (decoupled); the recipe has L2"
         apart = with_number(lambda wd: replace(_undecayed(step, wd)[0], decay=_undecayed(step, wd)[1]))
         yield from fitted("decoupled-for-l2", text, PAGE, apart, found, 0.0, (0.0, 1e3))

@@ -1,7 +1,6 @@
 """The five stages from rows to updates, each with what it did to this run's numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -75,10 +74,11 @@ def describe_pipeline(
 
 def describe_optimizer(recipe: Recipe) -> str:
     """sgd (momentum 0.9, weight decay 0): what is not off, and always momentum and weight decay."""
-    knobs = asdict(recipe.optimizer)
-    kind = knobs.pop("name")
-    shown = []
-    for key, value in knobs.items():
+    optimizer, shown = recipe.optimizer, []
+    for key in optimizer.field_names():
+        value = getattr(optimizer, key)
+        if key == "name":
+            continue
         if isinstance(value, bool) or value is None:
             shown += [key] if value else []
         elif isinstance(value, tuple):
@@ -87,7 +87,7 @@ def describe_optimizer(recipe: Recipe) -> str:
             shown += [f"{key} {value}"] if value not in ("off", "none", "all") else []
         elif value or key in ("momentum", "weight_decay"):
             shown.append(f"{key} {value:g}")
-    return f"{kind} ({', '.join(shown).replace('_', ' ')})"
+    return f"{optimizer.name} ({', '.join(shown).replace('_', ' ')})"
 
 
 def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:

@@ -23,7 +23,7 @@ def controls(recipe: Recipe) -> Iterator[Control]:
     higher = recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
     yield Control("rate", "learning rate 5 % too high", higher)
     for knob in ("momentum", "beta1"):
-        right = getattr(recipe.optimizer, knob)
+        right = recipe.optimizer.get(knob)
         if right:
             wrong = 0.88 if right != 0.88 else 0.9
             text = f"{knob} {wrong:g} instead of {right:g}"
