@@ -1,6 +1,6 @@
 """The multilayer perceptron, and its parameters in the canonical layout (in, out)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,25 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_impl.activations import ACTIVATIONS
 from jax_impl.norm import make_norm
 from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
 from lockstep.recipe import Model, Recipe
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    # jax.nn.leaky_relu has slope 1 at 0, PyTorch 0.01
-    "leaky_relu": lambda z: jnp.where(z > 0, z, 0.01 * z),
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
-    "elu": lambda z: jax.nn.elu(z, alpha=1.0),
-    "softplus": jax.nn.softplus,
-    "mish": jax.nn.mish,
-}
 FLAX_NAMES = {
     "linear": {"weight": "kernel", "bias": "bias"},
     "norm": {"weight": "scale", "bias": "bias", "mean": "mean", "var": "var"},

@@ -1,6 +1,6 @@
 """The multilayer perceptron, and its parameters in the canonical layout (in, out)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,23 +9,11 @@ from torch.nn import functional
 
 from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
 from lockstep.recipe import Model, Recipe
+from pt_impl.activations import ACTIVATIONS
 from pt_impl.norm import make_norm
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu,
-    "leaky_relu": lambda z: functional.leaky_relu(z, negative_slope=0.01),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "silu": functional.silu,
-    "gelu": lambda z: functional.gelu(z, approximate="none"),
-    "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
-    "elu": lambda z: functional.elu(z, alpha=1.0),
-    # the default threshold, 20, leaves out log1p(exp(-20)), 2e-9
-    "softplus": lambda z: functional.softplus(z, beta=1.0, threshold=40.0),
-    "mish": functional.mish,
-}
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_impl.activations import ACTIVATIONS as PLAIN
 from jax_impl.loss import mean_loss
 from lockstep.data_prep import Parameters
 from lockstep.recipe import CrossEntropy, Model, Recipe
@@ -15,19 +16,7 @@ __all__ = ["ACTIVATIONS", "Network"]
 
 Tree = dict[str, dict[str, jax.Array]]
 
-ACTIVATIONS: dict[str, Any] = {
-    "relu": jax.nn.relu,
-    # jax.nn.leaky_relu has slope 1 at 0, PyTorch 0.01
-    "leaky_relu": lambda z: jnp.where(z > 0, z, 0.01 * z),
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
-    "elu": lambda z: jax.nn.elu(z, alpha=1.0),
-    "softplus": jax.nn.softplus,
-    "mish": jax.nn.mish,
-}
+ACTIVATIONS = dict(PLAIN)
 
 WIDE = 384
 """Hidden units from which XLA's products on a CPU are faster on activations (B, units) than on (units, B)."""

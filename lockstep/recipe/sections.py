@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from lockstep.errors import InputError
 from lockstep.files.input_file import parse_toml, read_toml
+from lockstep.recipe.activations import ACTIVATIONS
 from lockstep.recipe.losses import Loss
 from lockstep.recipe.optimizers import Optimizer
 from lockstep.recipe.presets import PRESETS, expand
@@ -89,6 +90,12 @@ class Data:
     """Seed of the drawn rows and of the split, which is stratified by class."""
 
 
+if TYPE_CHECKING:
+    Activation = str
+else:
+    Activation = Literal[tuple(ACTIVATIONS)]
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Model:
     """A multilayer perceptron: Linear, normalisation, activation, dropout, ..., Linear. The data gives input and
@@ -96,9 +103,7 @@ class Model:
 
     hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (50,)
     """Hidden units, a number a layer; [] is softmax regression."""
-    activation: Literal[
-        "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish"
-    ] = "relu"
+    activation: Activation = "relu"
     """Applied after every layer but the last. gelu has the error function, gelu_tanh its approximation; leaky_relu
     has slope 0.01 below 0; elu has alpha 1."""
     bias: bool = True

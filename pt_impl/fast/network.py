@@ -9,7 +9,7 @@ import torch
 
 from lockstep.data_prep import PreparedData, layer_sizes
 from lockstep.recipe import Huber, Loss, Recipe
-from pt_impl.model import ACTIVATIONS as FORWARD
+from pt_impl.activations import ACTIVATIONS as FORWARD
 from pt_impl.model import build_model
 
 __all__ = ["ACTIVATIONS", "Network"]
@@ -69,10 +69,28 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Call], Callable[[Tensor,
         lambda slope, z, h: lambda: slope.copy_(aten.mish_backward(slope, z)),
     ),
 }
-"""Activation -> what makes h of z; and what makes of a gradient by h the one by z, in place."""
+"""Activation -> what makes h of z; and what makes of a gradient by h the one by z, in place. Those that are not here
+go by `_activate` and `_bend`."""
 
 IN_PLACE = ("relu", "tanh", "sigmoid")
 """Activations whose h, from which their slope is found, takes the place of z."""
+
+
+def _activate(plain: Callable[[Tensor], Tensor], z: Tensor, h: Tensor) -> Call:
+    """What makes h of z by the activation of the plain engine."""
+    return lambda: h.copy_(plain(z))
+
+
+def _bend(plain: Callable[[Tensor], Tensor], slope: Tensor, z: Tensor, h: Tensor) -> Call:
+    """What makes of a gradient by h the one by z, by automatic differentiation of the plain engine's activation."""
+
+    def bend() -> None:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            (by_z,) = torch.autograd.grad(plain(leaf), leaf, slope)
+        slope.copy_(by_z)
+
+    return bend
 
 
 class _Slot(NamedTuple):
@@ -339,7 +357,8 @@ def _program(network: Network, slot: _Slot, batch: int) -> _Program:
     own_before, own_after = network.before[slot.before], network.after[slot.gradient]
     before, after = network.computed or (own_before, own_after)
     layers, outputs, found = _buffers(network, batch)
-    activate, bend = ACTIVATIONS[model.activation]
+    plain = FORWARD[model.activation]
+    activate, bend = ACTIVATIONS.get(model.activation, (partial(_activate, plain), partial(_bend, plain)))
     load: list[Call] = []
     forward: list[Call] = []
     backward: list[Call] = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import get_args, get_type_hints
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,11 +11,10 @@ from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.activations import activate
 from lockstep.oracle.arithmetic import Array, Exact
-from lockstep.recipe import Model
+from lockstep.recipe.activations import ACTIVATIONS
 
 __all__ = ["layer_cause"]
 
-ACTIVATIONS: tuple[str, ...] = get_args(get_type_hints(Model)["activation"])
 ROWS = 2  # of a batch: enough to tell how a convolution pads
 STRIDES = (1, 2, 3, 4)
 

@@ -8,6 +8,7 @@ import numpy as np
 from lockstep.data_prep import PreparedData, Table, initial_statistics
 from lockstep.numbers import name, number, several
 from lockstep.recipe import Recipe
+from lockstep.recipe.activations import ACTIVATIONS
 from lockstep.records.trace import Trace
 from lockstep.report.run.schedule_stage import describe_schedule
 from lockstep.report.run.stage import Fact, Stage, cut
@@ -20,19 +21,6 @@ from lockstep.report.run.targets import (
 )
 
 __all__ = ["describe_optimizer", "describe_pipeline"]
-
-ACTIVATIONS = {
-    "relu": "ReLU",
-    "leaky_relu": "LeakyReLU(0.01)",
-    "tanh": "Tanh",
-    "sigmoid": "Sigmoid",
-    "silu": "SiLU",
-    "gelu": "GELU",
-    "gelu_tanh": "GELU(tanh)",
-    "elu": "ELU",
-    "softplus": "Softplus",
-    "mish": "Mish",
-}
 
 
 DRAWN = {
@@ -133,7 +121,7 @@ def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
     statistics = initial_statistics(recipe.model).keys()
     kernels = sum(key.startswith("linear") and key.endswith(".weight") for key in torch)
     weights = [f"linear{i}.weight" for i in range(1, kernels + 1)]
-    between = [ACTIVATIONS[recipe.model.activation]]
+    between = [ACTIVATIONS[recipe.model.activation].title]
     if recipe.model.norm != "none":
         between.insert(0, {"layer": "LayerNorm", "batch": "BatchNorm"}[recipe.model.norm])
     if recipe.model.dropout:

@@ -1,0 +1,17 @@
+"""ELU: z above 0, and exp(z) - 1 below: alpha is 1."""
+
+import numpy as np
+
+from lockstep.oracle.arithmetic import Array, Exact
+
+__all__ = ["activate", "slope_of"]
+
+
+def activate(z: Array, arithmetic: Exact) -> Array:
+    """Its value at z, any shape."""
+    return np.where(z > 0, z, arithmetic.round(np.expm1(np.minimum(z, 0.0))))
+
+
+def slope_of(z: Array, arithmetic: Exact) -> Array:
+    """Its derivative at z; at a kink that from below."""
+    return np.where(z > 0, 1.0, arithmetic.near(np.exp(np.minimum(z, 0.0)), 1.0))  # as elu(z) + 1

@@ -1,0 +1,10 @@
+"""ReLU."""
+
+import torch
+
+__all__ = ["activate"]
+
+
+def activate(z: torch.Tensor) -> torch.Tensor:
+    """max(z, 0), any shape."""
+    return torch.relu(z)
