@@ -28,6 +28,8 @@ Adamax.spec = OptimizerSpec(
     title="adamax",
     slots=like("first", "infinity"),
     torch_slots={"exp_avg": "first", "exp_inf": "infinity"},
+    # the state of Optax calls the infinity norm what it calls a second moment
+    optax_slots={"mu": "first", "nu": "infinity"},
     presets={
         "torch.adamax": Preset("torch 2.13 Adamax", {"name": "adamax"}, BETAS_DECAYED),
         "optax.adamax": Preset(f"optax 0.2.8 adamax{AFTER_DECAY}", {"name": "adamax"}, BETAS_DECAYED),
