@@ -85,9 +85,10 @@ def _bend(plain: Callable[[Tensor], Tensor], slope: Tensor, z: Tensor, h: Tensor
     """What makes of a gradient by h the one by z, by automatic differentiation of the plain engine's activation."""
 
     def bend() -> None:
-        leaf = z.detach().requires_grad_()
-        with torch.enable_grad():
-            (by_z,) = torch.autograd.grad(plain(leaf), leaf, slope)
+        with torch.inference_mode(False):  # a clone made here may be differentiated by
+            leaf, by_h = z.clone().requires_grad_(), slope.clone()
+            with torch.enable_grad():
+                (by_z,) = torch.autograd.grad(plain(leaf), leaf, by_h)
         slope.copy_(by_z)
 
     return bend
