@@ -77,7 +77,7 @@ EACH: dict[str, dict[str, Any]] = {
     "muon as in optax": OPTAX_MUON | {"optimizer__adjust": "match_rms_adamw"},
     "muon, rates by layer": optimizer("muon", nesterov=False, multipliers=(1.0, 0.5, 2.0), decay_on="weights"),
     **{name: {"model__activation": name} for name in ("leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")},
-    **{name: {"model__activation": name} for name in ("elu", "softplus", "mish")},
+    **{name: {"model__activation": name} for name in ("elu", "softplus", "mish", "softsign")},
     "clipped": {"gradient__clip": "norm", "gradient__clip_at": 0.3, "gradient__clip_eps": 1e-6},
     "clipped by value": {"gradient__clip": "value", "gradient__clip_at": 0.02},
     "accumulated": {"gradient__accumulate": 2},
