@@ -77,7 +77,9 @@ def optimizer_of(variant: str) -> Optimizer:
 def recipe_of(variant: str, **values: Any) -> Recipe:
     name = variant.partition(",")[0]
     knobs = {f"optimizer__{knob}": value for knob, value in VARIANTS[variant].items()}
-    return small_recipe(optimizer__name=name, model__activation="tanh", schedule__peak=PEAKS[name], **knobs, **values)
+    return small_recipe(
+        optimizer__name=name, model__activation="tanh", schedule__peak=PEAKS.get(name, 0.01), **knobs, **values
+    )
 
 
 @cache
