@@ -1,19 +1,40 @@
-"""One sample through the model, layer by layer."""
+"""What the trained model makes of rows: metrics over many, and one layer by layer."""
 
 from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jax_impl.loss import link
+from jax_impl.loss import link, mean_loss, sums
 from jax_impl.model import MLP
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Loss
+from lockstep.records.trace import Metrics, metrics_of
 
-__all__ = ["trace_prediction"]
+__all__ = ["Rows", "evaluate", "trace_prediction"]
+
+
+class Rows(NamedTuple):
+    """All rows of a part of the data (N, D), and their labels (N,)."""
+
+    x_ND: jax.Array
+    y_N: jax.Array
+
+
+def evaluate(loss: Loss, model: MLP, rows: Rows) -> Metrics:
+    """Loss and other metrics over all rows."""
+    return metrics_of(*_evaluate(loss, nnx.split(model), rows))
+
+
+@partial(jax.jit, static_argnames="loss")
+def _evaluate(loss: Loss, parts: Any, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
+    model = nnx.merge(*parts)
+    model.eval()
+    outputs_NK = model(rows.x_ND)
+    return mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N)), sums(loss, outputs_NK, rows.y_N)
 
 
 def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:

@@ -6,6 +6,7 @@ from typing import Any
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 
 # 90 rows in batches of 32: two full ones and one of 26
@@ -32,4 +33,4 @@ def prepared(recipe: Recipe) -> PreparedData:
 
 @cache
 def oracle_trace(recipe: Recipe, parameters_every: int = 1) -> Trace:
-    return train_oracle(recipe, prepared(recipe), parameters_every=parameters_every)
+    return train_oracle(recipe, prepared(recipe), watch=Watch(parameters_every=parameters_every))

@@ -15,6 +15,8 @@ from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -35,7 +37,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, oracle = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe)
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
     found = compare(trace, oracle, {})
     assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
     assert "average" in found.worst
@@ -45,7 +50,10 @@ def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
-    trace, oracle = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe)
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
     bounds = bounds_of(oracle)
     assert bounds
     found = compare(trace, oracle, bounds)
@@ -55,7 +63,7 @@ def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, average = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), recipe.average
+    trace, average = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), recipe.average
     for name in trace.parameters(0):
         # decay^u of what it began as, and (1 - decay) decay^(u - i) of the parameters after update i
         seen = [trace.parameters(i)[name] for i in range(13)]
@@ -69,14 +77,16 @@ def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> Non
 
 def test_a_debiased_average_begins_at_the_first_parameters(backend: str) -> None:
     recipe = small_recipe(**VARIANTS["debiased"])
-    trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     for name, array in trace.parameters(1).items():
         np.testing.assert_allclose(trace.arrays[f"average/1/{name}"], array, rtol=1e-5)
 
 
 def test_keeping_an_average_changes_no_other_bit(backend: str) -> None:
     plain, kept = small_recipe(), small_recipe(**VARIANTS["copy"])
-    traces = [TWINS[backend].train(recipe, prepared(recipe), parameters_every=1) for recipe in (plain, kept)]
+    traces = [
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)) for recipe in (plain, kept)
+    ]
     for name, array in traces[0].arrays.items():
         np.testing.assert_array_equal(array, traces[1].arrays[name], err_msg=name)
     assert not any(name.startswith("average/") for name in traces[0].arrays)
@@ -92,7 +102,7 @@ def test_debias_with_a_copy_is_refused() -> None:
 
 def other(**values: Any) -> Callable[[Any, str], Any]:
     def put(module: Any, name: str) -> Any:
-        original = getattr(module, name)
+        original = of_pair(module, name)
         return lambda average, *rest: original(replace(average, **values), *rest)
 
     return put
@@ -140,10 +150,10 @@ def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pyte
         recipe = small_recipe(training__dtype="float64", average__decay=0.999)
         # PyTorch binds the decay when the average begins
         attribute, update = ("start_average", 0) if backend == "torch" else (attribute, update)
-    monkeypatch.setattr(module, attribute, put(module, attribute))
-    jax_impl.train.make_segment.cache_clear()
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    jax_impl.train.make_segment.cache_clear()
+    patch_pair(monkeypatch, module, attribute, put(module, attribute))
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None
     assert (found.first.stage, found.first.update) == ("average" if update >= 0 else "init", update)

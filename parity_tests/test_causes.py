@@ -27,6 +27,7 @@ from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import loss_and_gradients
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.studies.atlas.pages import atlas_folder
 from parity_tests.recipes_for_tests import prepared, small_recipe
@@ -55,7 +56,7 @@ class Planted:
 
 def recorded(recipe: Recipe, data: PreparedData) -> Trace:
     updates = [update for update in DETAIL if update < data.updates]
-    return oracle.train(recipe, data, parameters_every=1, detail=updates, bounds=False)
+    return oracle.train(recipe, data, watch=Watch(parameters_every=1, detail=updates), bounds=False)
 
 
 @cache

@@ -21,7 +21,9 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
+from parity_tests.pair_for_tests import patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": lockstep.oracle.train.train}
@@ -86,14 +88,14 @@ def run(backend: str, recipe: Recipe) -> tuple[Trace, dict[int, Checkpoint]]:
 
     options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
     trace = TRAINERS[backend](
-        recipe, prepared(recipe), parameters_every=1, checkpoints=Checkpoints(1, "batch", keep), **options
+        recipe, prepared(recipe), watch=Watch(parameters_every=1, checkpoints=Checkpoints(1, "batch", keep)), **options
     )
     return trace, found
 
 
 def resumed(backend: str, checkpoint: Checkpoint, recipe: Recipe) -> Trace:
     options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
-    return TRAINERS[backend](recipe, prepared(recipe), parameters_every=1, resume=checkpoint, **options)
+    return TRAINERS[backend](recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=checkpoint), **options)
 
 
 def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> None:
@@ -227,7 +229,7 @@ def test_before_the_first_update_there_is_no_optimizer_state() -> None:
 
 def refusal(checkpoint: Checkpoint, recipe: Recipe, **values: Any) -> str:
     with pytest.raises(InputError) as caught:
-        pt_impl.train.train(recipe, prepare(recipe), resume=replace(checkpoint, **values))
+        pt_impl.train.train(recipe, prepare(recipe), watch=Watch(resume=replace(checkpoint, **values)))
     (line,) = str(caught.value).splitlines()
     return line
 
@@ -284,7 +286,7 @@ def test_a_count_that_is_reset_or_one_off_is_caught(
         header = checkpoint.header | {"update": checkpoint.update + off}
         return original(recipe, state, replace(checkpoint, header=header))
 
-    monkeypatch.setattr(module, "import_state", shifted)
+    patch_pair(monkeypatch, module, "import_state", shifted)
     checkpoint = run(reader, recipe)[1][10]
     found = compare(resumed(reader, checkpoint, recipe), run("oracle", recipe)[0], {})
     assert found.first is not None

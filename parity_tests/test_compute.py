@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from hypothesis import given
@@ -23,8 +24,10 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import BFLOAT16, Perturbed
 from lockstep.oracle.trajectory import _to_bfloat16, rows_of
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.formulas import learning_rates
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -44,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @cache
 def trace_of(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     return trace
 
 
@@ -70,7 +73,7 @@ def test_both_twins_stay_within_rounding(variant: str) -> None:
 def test_the_fast_engines_stay_within_rounding_too(backend: str, variant: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     oracle = oracle_trace(recipe)
-    trace = FAST[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace = FAST[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     found = compare(trace, oracle, bounds_of(oracle))
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
     # as far from float32 as plain: it did compute in bfloat16
@@ -142,8 +145,8 @@ def test_float64_computes_in_float64() -> None:
 
 def halved_logits(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = TWINS[twin]
-    original = module.mean_loss
-    monkeypatch.setattr(module, "mean_loss", lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest))
+    original = of_pair(module, "mean_loss")
+    patch_pair(monkeypatch, module, "mean_loss", lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest))
 
 
 def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +163,9 @@ def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(torch.optim.SGD, "step", rounded)
         return
-    original = jax_impl.train.optax.apply_updates
+    original = optax.apply_updates
     monkeypatch.setattr(
-        jax_impl.train.optax,
+        optax,
         "apply_updates",
         lambda p, steps: jax.tree.map(lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), original(p, steps)),
     )
@@ -182,8 +185,8 @@ def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pyt
     bounds = bounds_of(oracle)
     assert bounds
     plant(backend, monkeypatch)
-    jax_impl.train.make_segment.cache_clear()
-    found = compare(TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), oracle, bounds)
-    jax_impl.train.make_segment.cache_clear()
+    forget_compiled()
+    found = compare(TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle, bounds)
+    forget_compiled()
     assert found.first is not None
     assert (found.first.stage, found.first.update) == (stage, update)

@@ -24,6 +24,7 @@ from lockstep.oracle.train import train as train_oracle
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.contents import parameter_shapes, recorded_updates
 from lockstep.records.ensemble import Ensemble
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import read_tensors, write_tensors
 from parity_tests.recipes_for_tests import prepared, small_recipe
@@ -47,12 +48,12 @@ WRITERS: list[dict[str, Any]] = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Traces, a checkpoint, an ensemble and the data of one recipe, as lockstep writes them; not to be changed."""
     folder, data = tmp_path_factory.mktemp("run"), prepared(RECIPE)
-    pt_impl.train.train(RECIPE, data, detail={1}, statistics=True).save(folder / "torch.trace")
-    jax_impl.train.train(RECIPE, data, detail={1}, statistics=True).save(folder / "jax.trace")
-    train_oracle(RECIPE, data, detail={1}, statistics=True).save(folder / "oracle.trace")
-    train_oracle(RECIPE, data, detail={1}, statistics=True, bounds=False).save(folder / "unbounded.trace")
+    pt_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "torch.trace")
+    jax_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "jax.trace")
+    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "oracle.trace")
+    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True), bounds=False).save(folder / "unbounded.trace")
     taken: list[Checkpoint] = []
-    train_oracle(RECIPE, data, bounds=False, checkpoints=Checkpoints(4, "update", taken.append))
+    train_oracle(RECIPE, data, bounds=False, watch=Watch(checkpoints=Checkpoints(4, "update", taken.append)))
     taken[0].save(folder / "a.checkpoint")
     data.save(folder / "a.data")
     return folder
@@ -92,11 +93,13 @@ def test_what_the_oracle_writes_is_what_the_recipe_says(values: dict[str, Any], 
     data, taken = prepared(recipe), list[Checkpoint]()
     assert parameter_shapes(recipe, 6, data.outputs) == {name: p.shape for name, p in data.parameters.items()}
     checkpoints = Checkpoints(1, "batch", taken.append)
-    train_oracle(recipe, data, detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints).save(
-        tmp_path / "whole"
+    train_oracle(
+        recipe, data, watch=Watch(detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints)
+    ).save(tmp_path / "whole")
+    train_oracle(recipe, data, watch=Watch(resume=taken[2], statistics=True, detail={3})).save(tmp_path / "resumed")
+    train_oracle(recipe, data, watch=Watch(synchronise=states(recipe, data)), bounds=False).save(
+        tmp_path / "synchronised"
     )
-    train_oracle(recipe, data, resume=taken[2], statistics=True, detail={3}).save(tmp_path / "resumed")
-    train_oracle(recipe, data, synchronise=states(recipe, data), bounds=False).save(tmp_path / "synchronised")
     for name in ("whole", "resumed", "synchronised"):
         assert Trace.load(tmp_path / name).recipe == recipe
     for checkpoint in taken:
@@ -551,7 +554,9 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     data = prepare(recipe)
     traces = {
-        Key("small", dtype, "oracle"): train_oracle(form, data, parameters_every=1, bounds=dtype == "float32")
+        Key("small", dtype, "oracle"): train_oracle(
+            form, data, watch=Watch(parameters_every=1), bounds=dtype == "float32"
+        )
         for dtype, form in recipe.forms.items()
     }
     write_golden(folder, {"small": recipe}, {"small": data}, traces)
@@ -593,7 +598,7 @@ def _without_bounds(content: dict[str, Any], folder: Path) -> None:
 
 def _of_another_recipe(content: dict[str, Any], folder: Path) -> None:
     other = small_recipe(**SHORT, schedule__peak=0.1)
-    train_oracle(other, prepare(other), parameters_every=1).save(folder / "small.float32.oracle.trace")
+    train_oracle(other, prepare(other), watch=Watch(parameters_every=1)).save(folder / "small.float32.oracle.trace")
     _replace(content, folder / "small.float32.oracle.trace", _say())
 
 

@@ -20,6 +20,7 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.convert import convert
+from lockstep.records.run_recorder import Watch
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 # square kernels: linear1 is (6, 6), linear2 (6, 6)
@@ -41,7 +42,7 @@ def checkpoint_of(recipe: Recipe, update: int = 4) -> Checkpoint:
     def keep(checkpoint: Checkpoint) -> None:
         found[checkpoint.update] = checkpoint
 
-    pt_impl.train.train(recipe, prepared(recipe), checkpoints=Checkpoints(1, "update", keep))
+    pt_impl.train.train(recipe, prepared(recipe), watch=Watch(checkpoints=Checkpoints(1, "update", keep)))
     return found[update]
 
 
@@ -85,7 +86,7 @@ def test_torch_to_flax_and_on(ends: tuple[str, str], tmp_path: Path) -> None:
     convert(first, second, recipe, prepared, None)
     convert(second, tmp_path / "c.checkpoint", recipe, prepared, None)
     resume = Checkpoint.load(tmp_path / "c.checkpoint")
-    trace = jax_impl.train.train(recipe, prepared(recipe), parameters_every=1, resume=resume)
+    trace = jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=resume))
     assert compare(trace, oracle_trace(recipe), {}).verdict == "rounding"
 
 
@@ -260,7 +261,7 @@ def test_other_refusals(tmp_path: Path) -> None:
 def test_the_midst_of_an_accumulation_has_no_place(tmp_path: Path) -> None:
     recipe = small_recipe(**VARIANTS["adamw"])
     kept: list[Checkpoint] = []
-    pt_impl.train.train(recipe, prepared(recipe), checkpoints=Checkpoints(5, "batch", kept.append))
+    pt_impl.train.train(recipe, prepared(recipe), watch=Watch(checkpoints=Checkpoints(5, "batch", kept.append)))
     kept[0].save(tmp_path / "a.checkpoint")
     with pytest.raises(InputError, match="midst of an accumulation"):
         convert(tmp_path / "a.checkpoint", tmp_path / "b.pt", None, prepared, None)

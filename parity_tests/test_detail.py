@@ -12,6 +12,7 @@ import pt_impl.train
 from lockstep.cli import main
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
@@ -39,7 +40,7 @@ def recipe_of(variant: str, dtype: str) -> Recipe:
 @cache
 def detailed(backend: str, recipe: Recipe) -> Trace:
     train = train_oracle if backend == "oracle" else TWINS[backend].train
-    trace: Trace = train(recipe, prepared(recipe), detail=DETAIL)
+    trace: Trace = train(recipe, prepared(recipe), watch=Watch(detail=DETAIL))
     return trace
 
 

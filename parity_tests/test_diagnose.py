@@ -20,10 +20,12 @@ from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.report.console import make_console
 from lockstep.report.diagnosis import print_diagnosis
 from lockstep.run.replay import truth_of
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -44,8 +46,8 @@ def with_optimizer(backend: str, **values: Any) -> Callable[[pytest.MonkeyPatch]
     module = TWINS[backend]
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        original = module.make_optimizer
-        monkeypatch.setattr(module, "make_optimizer", lambda o, *rest: original(replace(o, **values), *rest))
+        original = of_pair(module, "make_optimizer")
+        patch_pair(monkeypatch, module, "make_optimizer", lambda o, *rest: original(replace(o, **values), *rest))
 
     return plant
 
@@ -58,10 +60,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         module.train(RECIPE, prepared(RECIPE)).save(place / f"{backend}.trace")
         with pytest.MonkeyPatch.context() as monkeypatch:
             with_optimizer(backend, nesterov=True)(monkeypatch)
-            jax_impl.train.make_segment.cache_clear()
+            forget_compiled()
             module.train(RECIPE, prepared(RECIPE)).save(place / f"{backend}_wrong.trace")
-            module.train(RECIPE, prepared(RECIPE), detail=DETAIL).save(place / f"{backend}_detail.trace")
-        jax_impl.train.make_segment.cache_clear()
+            module.train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL)).save(place / f"{backend}_detail.trace")
+        forget_compiled()
     return place
 
 
@@ -76,7 +78,7 @@ def test_right_traces_differ_by_rounding(folder: Path, capsys: pytest.CaptureFix
 def test_the_wrong_side_and_its_cause_are_named(
     wrong: str, right: str, side: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    detailed = TWINS[right].train(RECIPE, prepared(RECIPE), detail=DETAIL)
+    detailed = TWINS[right].train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL))
     detailed.save(folder / "right.trace")
     pair = [f"{folder}/{wrong}_detail.trace", f"{folder}/right.trace"]
     code, out, _ = run(capsys, "diagnose", *(pair if side == "a" else pair[::-1]))
@@ -111,7 +113,7 @@ def test_traces_with_detail_are_replayed_and_keep_it(
     data = prepared(RECIPE)
     for backend, module in TWINS.items():
         given = states(RECIPE, data) if is_synchronised else None
-        module.train(RECIPE, data, detail=(5,), synchronise=given).save(tmp_path / f"{backend}.trace")
+        module.train(RECIPE, data, watch=Watch(detail=(5,), synchronise=given)).save(tmp_path / f"{backend}.trace")
     code, out, _ = run(capsys, "diagnose", f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace", "--replay")
     assert code == 0, out
     assert "a: the same bits" in out
@@ -123,9 +125,9 @@ def test_a_run_that_went_on_from_a_checkpoint_is_not_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, taken = prepared(RECIPE), list[Checkpoint]()
-    pt_impl.train.train(RECIPE, data, checkpoints=Checkpoints(3, "update", taken.append))
+    pt_impl.train.train(RECIPE, data, watch=Watch(checkpoints=Checkpoints(3, "update", taken.append)))
     path = tmp_path / "rest.trace"
-    pt_impl.train.train(RECIPE, data, resume=taken[0]).save(path)
+    pt_impl.train.train(RECIPE, data, watch=Watch(resume=taken[0])).save(path)
     code, _, error = run(capsys, "diagnose", str(path), str(path), "--replay")
     assert code == 2
     assert "a goes on from update 3, of a checkpoint" in error
@@ -198,9 +200,9 @@ def test_a_knob_that_both_twins_have_wrong_is_named(
 ) -> None:
     for backend, module in TWINS.items():
         with_optimizer(backend, momentum=0.8)(monkeypatch)
-        jax_impl.train.make_segment.cache_clear()
-        module.train(F64, prepared(F64), detail=DETAIL).save(tmp_path / f"{backend}.trace")
-    jax_impl.train.make_segment.cache_clear()
+        forget_compiled()
+        module.train(F64, prepared(F64), watch=Watch(detail=DETAIL)).save(tmp_path / f"{backend}.trace")
+    forget_compiled()
     junit = tmp_path / "found.xml"
     pair = f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace"
     code, out, _ = run(capsys, "diagnose", *pair, "--junit", str(junit), *option)
@@ -287,8 +289,8 @@ def test_within_an_update_layers_go_forward_and_gradients_backward(
     monkeypatch.setattr(
         module, "load_batches", lambda d, *rest: original(replace(d, train_x_ND=d.train_x_ND * 1.01), *rest)
     )
-    trace = module.train(recipe, data, detail=DETAIL)
-    truth = train_oracle(recipe, data, detail=DETAIL)
+    trace = module.train(recipe, data, watch=Watch(detail=DETAIL))
+    truth = train_oracle(recipe, data, watch=Watch(detail=DETAIL))
     found = diagnose(trace, truth, truth)
     assert found.first is not None
     assert (found.first.update, found.first.stage, found.first.tensor) == (0, "batch", "x")
@@ -300,8 +302,8 @@ def test_within_an_update_layers_go_forward_and_gradients_backward(
 
 def test_the_oracle_is_trained_with_all_that_the_traces_hold() -> None:
     recipe = recipe_of()
-    a = pt_impl.train.train(recipe, prepared(recipe), detail=(1,), parameters_every=2)
-    b = jax_impl.train.train(recipe, prepared(recipe), detail=(4,))
+    a = pt_impl.train.train(recipe, prepared(recipe), watch=Watch(detail=(1,), parameters_every=2))
+    b = jax_impl.train.train(recipe, prepared(recipe), watch=Watch(detail=(4,)))
     truth = truth_of(a, b, prepared(recipe))
     assert truth.header["detail"] == [1, 4]
     assert set(a.recorded_updates) | set(b.recorded_updates) <= set(truth.recorded_updates)

@@ -1,9 +1,11 @@
 """What the documents show must be true: commands, links and the example."""
 
+import ast
 import re
 import runpy
 import shlex
 from pathlib import Path
+from textwrap import dedent
 
 import click
 import pytest
@@ -79,3 +81,14 @@ def test_the_page_on_python_runs(
 def test_the_page_on_python_names_the_whole_face() -> None:
     page = (ROOT / "docs" / "python.md").read_text()
     assert [name for name in lockstep.__all__ if name != "__version__" and f"`{name}" not in page] == []
+
+
+@pytest.mark.parametrize(("twin", "function"), [("pt_impl", "update"), ("jax_impl", "step")])
+def test_the_updates_in_the_readme_are_those_of_the_twins(twin: str, function: str) -> None:
+    source = (ROOT / twin / "update.py").read_text()
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    (chosen,) = [node for node in functions if node.name == function]
+    code = ast.get_source_segment(source, chosen, padded=True)
+    assert code
+    shown = f"<!-- the update of {twin}: {function} -->\n\n```python\n{dedent(code).rstrip()}\n```\n"
+    assert shown in (ROOT / "README.md").read_text()

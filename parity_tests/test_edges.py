@@ -19,6 +19,7 @@ from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 TORCH: dict[str, Any] = {"torch plain": pt_impl.train, "torch fast": pt_impl.fast.train}
@@ -127,8 +128,8 @@ def follows(engine: str, recipe: Recipe, scale: float) -> None:
     """Each update of the engine lies within the oracle's bounds, as far as these are numbers."""
     data = prepare(recipe)
     data = replace(data, parameters={name: scale * array for name, array in data.parameters.items()})
-    truth = train_oracle(recipe, data, parameters_every=1)
-    trace = ENGINES[engine].train(recipe, data, parameters_every=1)
+    truth = train_oracle(recipe, data, watch=Watch(parameters_every=1))
+    trace = ENGINES[engine].train(recipe, data, watch=Watch(parameters_every=1))
     found = compare(trace, truth, bounds_of(truth) or {})
     assert found.verdict != "diverged", (engine, found.first and describe_difference(found.first))
 

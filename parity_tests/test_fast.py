@@ -27,6 +27,7 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.run.engine import choose_engine
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
@@ -120,7 +121,7 @@ CASES += [pytest.param("jax", values, id=f"jax-{name}", marks=pytest.mark.sweep)
 
 @cache
 def fast_trace(backend: str, recipe: Recipe, every: int = 1) -> Trace:
-    trace: Trace = FAST[backend].train(recipe, prepared(recipe), parameters_every=every)
+    trace: Trace = FAST[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=every))
     return trace
 
 
@@ -149,7 +150,7 @@ def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest
     assert jax_impl.fast.network.Network(recipe).by_rows
     clear_compiled()
     try:
-        trace = jax_impl.fast.train.train(recipe, prepared(recipe), parameters_every=1)
+        trace = jax_impl.fast.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     finally:
         clear_compiled()
     found = compare(trace, oracle_trace(recipe), {})
@@ -182,7 +183,7 @@ def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(backe
 def test_more_updates_than_a_stretch_has_room_for() -> None:
     recipe = small_recipe(training__dtype="float64", training__epochs=70, gradient__accumulate=2)
     data = prepared(recipe)
-    trace = pt_impl.fast.train.train(recipe, data, parameters_every=7)
+    trace = pt_impl.fast.train.train(recipe, data, watch=Watch(parameters_every=7))
     assert data.updates > pt_impl.fast.network.SLOTS
     assert compare(trace, oracle_trace(recipe, 7), {}).verdict == "rounding"
 
@@ -243,11 +244,11 @@ def test_one_engine_goes_on_where_the_other_stopped(name: str, first: str, backe
     recipe = small_recipe(training__dtype="float64", **(SHORT | RESUMED[name]))
     data, written = prepared(recipe), list[Checkpoint]()
     engines = {"fast": FAST[backend], "plain": PLAIN[backend]}
-    engines.pop(first).train(recipe, data, checkpoints=Checkpoints(1, "batch", written.append))
+    engines.pop(first).train(recipe, data, watch=Watch(checkpoints=Checkpoints(1, "batch", written.append)))
     (other,) = engines.values()
     # in the midst of an accumulation, and between two updates
     for checkpoint in (written[0], written[2]):
-        trace = other.train(recipe, data, resume=checkpoint, parameters_every=1)
+        trace = other.train(recipe, data, watch=Watch(resume=checkpoint, parameters_every=1))
         found = compare(trace, oracle_trace(recipe), {})
         assert found.verdict == "rounding", found.first and describe_difference(found.first)
 
@@ -337,10 +338,10 @@ def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, chosen: str, why: str) -> None:
     recipe = small_recipe(**(SHORT | values))
-    name, reason = choose_engine(asked, detail)
+    name, reason = choose_engine(asked, Watch(detail=detail))
     assert (name, bool(reason)) == (chosen, bool(why))
     assert why in reason
-    trace = trainer("torch", asked)(recipe, prepared(recipe), detail=detail)
+    trace = trainer("torch", asked)(recipe, prepared(recipe), watch=Watch(detail=detail))
     environment = trace.header["environment"]
     assert environment["engine"] == chosen
     assert environment.get("engine_reason", "") == reason
@@ -348,9 +349,9 @@ def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, cho
 
 def test_fast_is_refused_where_it_has_no_form() -> None:
     with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
-        choose_engine("fast", (3,))
+        choose_engine("fast", Watch(detail=(3,)))
     with pytest.raises(InputError, match="--engine fast: every update begins from a state that is given"):
-        choose_engine("fast", (), True)
+        choose_engine("fast", Watch(synchronise=iter(())))
 
 
 def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip, norm
 from lockstep.recipe import Gradient
+from lockstep.records.run_recorder import Watch
 from lockstep.schedules.formulas import learning_rates
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -52,7 +54,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, oracle = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe)
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
     assert trace.recorded_updates == list(range(trace.header["updates"] + 1)) == oracle.recorded_updates
     found = compare(trace, oracle, {})
     assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
@@ -61,7 +66,10 @@ def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
-    trace, oracle = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe)
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
     bounds = bounds_of(oracle)
     assert bounds
     found = compare(trace, oracle, bounds)
@@ -71,7 +79,7 @@ def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
 def test_two_hundred_updates(backend: str) -> None:
     values = ACCUMULATE | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 1e-6}
     recipe = small_recipe(training__dtype="float64", training__epochs=100, average__decay=0.9, **values)
-    trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=20)
+    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=20))
     assert trace.header["updates"] == 200
     found = compare(trace, oracle_trace(recipe, parameters_every=20), {})
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
@@ -119,7 +127,9 @@ def test_shares_of_an_update_add_up_to_one(rows: int, batch: int, many: int, mea
 def test_accumulating_by_rows_is_a_larger_batch(backend: str) -> None:
     small = small_recipe(training__dtype="float64", gradient__accumulate_mean="rows", **ACCUMULATE)
     large = small_recipe(training__dtype="float64", training__batch=64)
-    traces = [TWINS[backend].train(recipe, prepared(recipe), parameters_every=1) for recipe in (small, large)]
+    traces = [
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)) for recipe in (small, large)
+    ]
     for name, values in traces[0].arrays.items():
         np.testing.assert_allclose(values, traces[1].arrays[name], rtol=1e-10, atol=1e-13, err_msg=name)
 
@@ -203,7 +213,7 @@ CLIPPED = {"gradient__clip": "norm", "gradient__clip_at": 0.2}
 
 def other_clip(**values: Any) -> dict[str, Callable[[Any], Any]]:
     def put(module: Any) -> Any:
-        original = module.clip
+        original = of_pair(module, "clip")
         return lambda gradient, parameters: original(replace(gradient, **values), parameters)
 
     return {"clip": put}
@@ -269,7 +279,7 @@ def by_rows(module: Any) -> Any:
 
 
 def counted_in_batches(module: Any) -> Any:
-    original = module.rate_tables
+    original = of_pair(module, "rate_tables")
     return lambda recipe, length: original(recipe, 6)
 
 
@@ -290,10 +300,10 @@ def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pyte
     fault, module = FAULTS[name], TWINS[backend]
     recipe = small_recipe(training__dtype="float64", **ACCUMULATE, **fault.recipe)
     for attribute, put in fault.put.items():
-        monkeypatch.setattr(module, attribute, put(module))
-    jax_impl.train.make_segment.cache_clear()
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    jax_impl.train.make_segment.cache_clear()
+        patch_pair(monkeypatch, module, attribute, put(module))
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None
     assert (found.first.stage, found.first.update) == (fault.stage, fault.update)

@@ -29,6 +29,7 @@ from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import canonical, start
 from lockstep.recipe import Optimizer, Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.formulas import learning_rates
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
@@ -68,7 +69,7 @@ VARIANTS = {
 
 @cache
 def twin_trace(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     return trace
 
 
@@ -270,7 +271,7 @@ def test_the_torch_and_jax_float32_runs_agree() -> None:
 def test_each_backend_gives_the_same_bits_twice(backend: str) -> None:
     recipe = small_recipe()
     first = twin_trace(backend, recipe)
-    again = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    again = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     for name, array in first.arrays.items():
         np.testing.assert_array_equal(array, again.arrays[name])
 
@@ -278,7 +279,7 @@ def test_each_backend_gives_the_same_bits_twice(backend: str) -> None:
 @pytest.mark.parametrize("every", [0, 2, 5])
 def test_recording_more_changes_no_bit(every: int, backend: str) -> None:
     recipe = small_recipe()
-    trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=every)
+    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=every))
     full = twin_trace(backend, recipe)
     for name, array in trace.arrays.items():
         np.testing.assert_array_equal(array, full.arrays[name], err_msg=name)

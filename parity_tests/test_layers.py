@@ -31,6 +31,8 @@ from lockstep.oracle.network import forward, loss_and_gradients
 from lockstep.oracle.trajectory import start
 from lockstep.recipe import Recipe
 from lockstep.recipe.presets import MODEL_PRESETS
+from lockstep.records.run_recorder import Watch
+from parity_tests.pair_for_tests import of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_ladder import CPU, TWINS, twin_trace
 
@@ -499,7 +501,7 @@ def test_presets_leave_the_rest_free() -> None:
 
 def other_model(**values: Any) -> Any:
     def put(module: Any) -> tuple[str, Any]:
-        original = module.build_model
+        original = of_pair(module, "build_model")
 
         def build_model(recipe: Recipe, *rest: Any) -> Any:
             return original(replace(recipe, model=replace(recipe.model, **values)), *rest)
@@ -554,16 +556,18 @@ def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pyt
     values, put, place = FAULTS[fault]
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **values)
     module = TWINS[backend]
-    monkeypatch.setattr(module, *put(module))
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
+    patch_pair(monkeypatch, module, *put(module))
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
     assert found.first is not None
     assert (found.first.stage, found.first.update) == place
 
 
 def test_statistics_over_padding_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **BATCH)
-    monkeypatch.setattr(jax_impl.train, *statistics_of_padding(jax_impl.train))
-    found = compare(jax_impl.train.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
+    patch_pair(monkeypatch, jax_impl.train, *statistics_of_padding(jax_impl.train))
+    found = compare(
+        jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {}
+    )
     assert found.first is not None
     assert found.first.update == 2  # the short batch
 

@@ -9,6 +9,8 @@ from torch.optim import lr_scheduler
 import jax_impl.train
 import pt_impl.train
 from lockstep.diagnose.compare import SEMANTICS, compare
+from lockstep.records.run_recorder import Watch
+from parity_tests.pair_for_tests import forget_compiled, patch_pair
 from parity_tests.recipes_for_tests import prepared, small_recipe
 from tools.library_defaults import ALIKE, APART, INITS, OPTIMIZERS, PAGE, PAIRS, RATE, Pair, apart, distance, page
 
@@ -33,11 +35,11 @@ def test_lockstep_catches_an_optimizer_left_to_its_library(pair: Pair, monkeypat
 
     recipe = small_recipe(training__dtype="float64", model__activation="tanh", schedule__peak=RATE)
     traces = []
-    jax_impl.train.make_segment.cache_clear()
+    forget_compiled()
     for twin, make in ((pt_impl.train, make_torch), (jax_impl.train, make_optax)):
-        monkeypatch.setattr(twin, "make_optimizer", make)
-        traces.append(twin.train(recipe, prepared(recipe), parameters_every=1))
-    jax_impl.train.make_segment.cache_clear()
+        patch_pair(monkeypatch, twin, "make_optimizer", make)
+        traces.append(twin.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)))
+    forget_compiled()
     found = compare(traces[0], traces[1], {})
     assert (found.verdict == "diverged") == bool(pair.parts)
     if found.first is not None:

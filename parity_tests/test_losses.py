@@ -28,11 +28,13 @@ from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.recipe import Loss, Recipe, load_recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.report.run.html import render_html
 from lockstep.report.run.story import Story, build_story
 from lockstep.report.run.summary import summarise
 from lockstep.report.run.terminal import print_story
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -63,7 +65,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 @cache
 def twin_trace(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     return trace
 
 
@@ -201,7 +203,7 @@ def instead(other: Loss) -> Callable[[Any], Any]:
     """Another loss."""
 
     def put(module: Any) -> Any:
-        original = module.mean_loss
+        original = of_pair(module, "mean_loss")
         return lambda _, *rest: original(other, *rest)
 
     return put
@@ -220,7 +222,7 @@ def half(module: Any) -> Any:
 
 def by_count(module: Any) -> Any:
     """The weighted losses divided by their number."""
-    original = module.mean_loss
+    original = of_pair(module, "mean_loss")
 
     def fault(loss: Any, outputs: Any, y: Any, count: Any) -> Any:
         right = original(loss, outputs, y, count)
@@ -233,13 +235,13 @@ def by_count(module: Any) -> Any:
 
 def ignored_counts(module: Any) -> Any:
     """A label of -1 taken for the last class, as Optax takes it."""
-    original = module.mean_loss
+    original = of_pair(module, "mean_loss")
     where = torch.where if module is pt_impl.train else jnp.where
     return lambda loss, outputs, y, count: original(loss, outputs, where(y < 0, outputs.shape[-1] - 1, y), count)
 
 
 def with_padding(module: Any) -> Any:
-    original = module.mean_loss
+    original = of_pair(module, "mean_loss")
     return lambda loss, outputs, y, count: original(loss, outputs, y, len(y))
 
 
@@ -266,11 +268,9 @@ CASES = [
 
 @pytest.fixture
 def nothing_compiled_is_shared() -> Any:
-    for compiled in (jax_impl.train.make_segment, jax_impl.train._evaluate):
-        getattr(compiled, "cache_clear", getattr(compiled, "clear_cache", None))()
+    forget_compiled()
     yield
-    for compiled in (jax_impl.train.make_segment, jax_impl.train._evaluate):
-        getattr(compiled, "cache_clear", getattr(compiled, "clear_cache", None))()
+    forget_compiled()
 
 
 @pytest.mark.usefixtures("nothing_compiled_is_shared")
@@ -279,8 +279,8 @@ def test_fault_is_caught_at_its_place(name: str, twin: str, monkeypatch: pytest.
     variant, put, update = FAULTS[name]
     recipe = small_recipe(training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant])
     module = TWINS[twin]
-    monkeypatch.setattr(module, "mean_loss", put(module))
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
+    patch_pair(monkeypatch, module, "mean_loss", put(module))
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
     assert found.first is not None
     assert (found.first.stage, found.first.update) == ("loss", update)
 
@@ -290,7 +290,7 @@ def test_fault_is_caught_at_its_place(name: str, twin: str, monkeypatch: pytest.
 def test_wrong_metrics_are_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """R^2 about 0 in place of the mean; ignored rows among those that accuracy counts."""
     module = TWINS[twin]
-    original = module.sums
+    original = of_pair(module, "sums")
 
     def fault(loss: Loss, outputs: Any, y: Any) -> Any:
         found = dict(original(loss, outputs, y))
@@ -299,9 +299,11 @@ def test_wrong_metrics_are_caught(twin: str, monkeypatch: pytest.MonkeyPatch) ->
 
     for variant, stage in (("mse", "held_out_r2"), ("ignored", "train_accuracy")):
         recipe = small_recipe(training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant])
-        monkeypatch.setattr(module, "sums", fault)
-        jax_impl.train._evaluate.clear_cache()
-        found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
+        patch_pair(monkeypatch, module, "sums", fault)
+        forget_compiled()
+        found = compare(
+            module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {}
+        )
         assert found.first is not None
         assert (found.first.stage, found.first.update) == ("metrics", 2)
         worst = found.worst["metrics"].tensor

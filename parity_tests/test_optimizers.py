@@ -27,8 +27,10 @@ from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Exact, Perturbed
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Optimizer, Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import decay_warnings, rate_tables
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_other_optimizers import (
     Tensors,
@@ -113,13 +115,13 @@ def recipe_of(optimizer: dict[str, Any], dtype: str = "float64", **values: Any) 
 
 @cache
 def twin_trace(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     return trace
 
 
 @cache
 def exact_trace(recipe: Recipe) -> Trace:
-    return train_oracle(recipe, prepared(recipe), parameters_every=1, bounds=False)
+    return train_oracle(recipe, prepared(recipe), watch=Watch(parameters_every=1), bounds=False)
 
 
 @pytest.fixture(params=TWINS)
@@ -420,11 +422,13 @@ def test_fault_is_caught(
 ) -> None:
     recipe = recipe_of(VARIANTS[variant])
     module = TWINS[twin]
-    original = module.make_optimizer
-    monkeypatch.setattr(module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest))
-    jax_impl.train.make_segment.cache_clear()
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), exact_trace(recipe), {})
-    jax_impl.train.make_segment.cache_clear()
+    original = of_pair(module, "make_optimizer")
+    patch_pair(
+        monkeypatch, module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest)
+    )
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), exact_trace(recipe), {})
+    forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None
     # not decaying the biases is too little to be seen in the norm of LAMB's step

@@ -26,7 +26,9 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact, Moments, Perturbed
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Optimizer, Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 from parity_tests.test_checkpoint import assert_goes_on
 
@@ -84,7 +86,7 @@ def recipe_of(variant: str, **values: Any) -> Recipe:
 
 @cache
 def twin_trace(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), parameters_every=1)
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     return trace
 
 
@@ -504,11 +506,13 @@ def test_fault_is_caught(
 ) -> None:
     recipe = recipe_of(variant, training__dtype="float64")
     module = TWINS[backend]
-    original = module.make_optimizer
-    monkeypatch.setattr(module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest))
-    jax_impl.train.make_segment.cache_clear()
-    found = compare(module.train(recipe, prepared(recipe), parameters_every=1), oracle_trace(recipe), {})
-    jax_impl.train.make_segment.cache_clear()
+    original = of_pair(module, "make_optimizer")
+    patch_pair(
+        monkeypatch, module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest)
+    )
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None
     assert (found.first.stage, found.first.update) == ("update", update)

@@ -17,7 +17,8 @@ from lockstep.diagnose.verdict import Check, Verdict
 from lockstep.errors import InputError
 from lockstep.numbers import difference, percent, short
 from lockstep.recipe import Recipe
-from lockstep.records.trace import Metrics, RunRecorder, Trace
+from lockstep.records.run_recorder import RunRecorder, Watch
+from lockstep.records.trace import Metrics, Trace
 from lockstep.report.run.charts import thin
 from lockstep.report.run.epochs import select_rows
 from lockstep.report.run.html import render_html
@@ -26,6 +27,7 @@ from lockstep.report.run.summary import summarise
 from lockstep.report.run.terminal import print_story
 from lockstep.run.everywhere import contrast_schedule
 from lockstep.schedules.formulas import learning_rates
+from parity_tests.views_for_tests import GivenView
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SMALL = {"data.rows": 200, "model.hidden": [8]}
@@ -82,13 +84,13 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
     """Momentum SGD on the last layer alone: enough for a trace whose numbers mean something."""
     dtype = np.dtype("float64" if backend == "oracle" else recipe.training.dtype)
     environment = {backend: "1.2.3", "device": "cpu"} if backend != "oracle" else {}
-    recorder = RunRecorder(recipe, data, backend=backend, environment=environment)
+    recorder = RunRecorder(recipe, data, Watch(), backend=backend, environment=environment)
     recorder.header["recipe"] = json.loads(json.dumps(recorder.header["recipe"]))
     rates = learning_rates(recipe, data.updates_per_epoch).astype(dtype)
     parameters = {name: array.astype(dtype) for name, array in data.parameters.items()}
     last = f"linear{len(recipe.model.hidden) + 1}"
     momentum = 0.0
-    recorder.record_parameters(parameters)
+    recorder.begin(GivenView(parameters))
 
     def metrics(x: Any, y: Any) -> Metrics:
         share = forward(recipe, parameters, x)["softmax"]
@@ -114,14 +116,12 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
             if backend == "jax":
                 parameters[f"{last}.weight"] = parameters[f"{last}.weight"] * dtype.type(1 + 2e-7)
             start = segment.epoch * data.updates_per_epoch
-            recorder.record_segment(scalars | {"lr": rates[start + segment.start : start + segment.stop]})
-            recorder.record_parameters(parameters)
-            recorder.record_epoch(
-                metrics(data.train_x_ND.astype(dtype), data.train_y_N),
-                metrics(data.held_out_x_ND.astype(dtype), data.held_out_y_N),
-            )
-        sample = forward(recipe, parameters, data.held_out_x_ND[0].astype(dtype))
-    return recorder.finish(sample)
+            train = metrics(data.train_x_ND.astype(dtype), data.train_y_N)
+            held_out = metrics(data.held_out_x_ND.astype(dtype), data.held_out_y_N)
+            sample = forward(recipe, parameters, data.held_out_x_ND[0].astype(dtype))
+            view = GivenView(parameters, (train, held_out), sample)
+            recorder.record(scalars | {"lr": rates[start + segment.start : start + segment.stop]}, view)
+    return recorder.finish(view)
 
 
 VERDICT = Verdict(

@@ -22,10 +22,12 @@ from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.run_recorder import Watch
 from lockstep.records.tensor_statistics import STATISTICS, statistics_of
 from lockstep.records.trace import Trace
 from lockstep.run.engine import choose_engine
 from lockstep.run.replay import replay, reproduces, truth_of
+from parity_tests.pair_for_tests import patch_pair
 from parity_tests.recipes_for_tests import prepared, small_recipe
 
 TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": train_oracle}
@@ -54,7 +56,7 @@ def recipe_of(variant: str, dtype: str = "float32") -> Recipe:
 
 @cache
 def recorded(backend: str, recipe: Recipe) -> Trace:
-    trace: Trace = TRAINERS[backend](recipe, prepared(recipe), statistics=True)
+    trace: Trace = TRAINERS[backend](recipe, prepared(recipe), watch=Watch(statistics=True))
     return trace
 
 
@@ -96,7 +98,9 @@ def test_what_is_not_finite_shows(value: float) -> None:
 def test_statistics_are_of_the_tensors_of_the_run(backend: str, variant: str) -> None:
     recipe = recipe_of(variant)
     updates = range(prepared(recipe).updates)
-    trace = TRAINERS[backend](recipe, prepared(recipe), statistics=True, detail=updates, parameters_every=1)
+    trace = TRAINERS[backend](
+        recipe, prepared(recipe), watch=Watch(statistics=True, detail=updates, parameters_every=1)
+    )
     expected: dict[str, list[Any]] = {}
     for update in updates:
         for prefix in (f"detail/{update}/", f"parameters/{update + 1}/", f"average/{update + 1}/"):
@@ -127,13 +131,15 @@ def test_a_run_that_stops_and_goes_on_has_the_same_statistics(backend: str) -> N
     recipe = recipe_of("all at once")
     data, taken = prepared(recipe), dict[int, Checkpoint]()
     cut = TRAINERS[backend](
-        recipe, data, statistics=True, checkpoints=Checkpoints(1, "batch", lambda c: taken.update({c.batches: c}))
+        recipe,
+        data,
+        watch=Watch(statistics=True, checkpoints=Checkpoints(1, "batch", lambda c: taken.update({c.batches: c}))),
     )
     whole = statistics_in(recorded(backend, recipe))
     for name, rows in statistics_in(cut).items():
         np.testing.assert_array_equal(rows, whole[name], err_msg=name)
     for batches, first in ((3, 2), (4, 3)):  # after an update, and in the midst of one
-        rest = TRAINERS[backend](recipe, data, statistics=True, resume=taken[batches])
+        rest = TRAINERS[backend](recipe, data, watch=Watch(statistics=True, resume=taken[batches]))
         assert rest.header["statistics"] == first
         for name, rows in statistics_in(rest).items():
             np.testing.assert_array_equal(rows, whole[name][first:], err_msg=name)
@@ -142,9 +148,9 @@ def test_a_run_that_stops_and_goes_on_has_the_same_statistics(backend: str) -> N
 
 def test_a_cut_update_is_recorded_in_detail_too() -> None:
     recipe = recipe_of("all at once")
-    data, options = prepared(recipe), {"detail": (2,)}
+    data = prepared(recipe)
     whole, cut = (
-        pt_impl.train.train(recipe, data, **options, checkpoints=checkpoints)
+        pt_impl.train.train(recipe, data, watch=Watch(detail=(2,), checkpoints=checkpoints))
         for checkpoints in (None, Checkpoints(1, "batch", lambda _: None))
     )
     assert cut.header["detail"] == [2]
@@ -161,9 +167,9 @@ def test_statistics_fit_a_budget_of_24_bytes_a_tensor_and_update_and_no_other(ba
     data, found = prepared(recipe), statistics_in(recorded(backend, recipe))
     size = 24 * data.updates * len(found)
     assert size == sum(array.nbytes for array in found.values())
-    TRAINERS[backend](recipe, data, statistics=True, budget_mib=size / 2**20)
+    TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=size / 2**20))
     with pytest.raises(InputError, match=f"the statistics of {len(found)} tensors at {data.updates} updates take 0.0"):
-        TRAINERS[backend](recipe, data, statistics=True, budget_mib=(size - 1) / 2**20)
+        TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=(size - 1) / 2**20))
 
 
 def test_detail_takes_what_statistics_leave_of_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,9 +209,10 @@ def test_updates_from_the_oracles_state_have_statistics_too() -> None:
     recipe = recipe_of("all at once")
     data = prepared(recipe)
     one, run = (
-        train_oracle(recipe, data, statistics=True, synchronise=given) for given in (states(recipe, data), None)
+        train_oracle(recipe, data, watch=Watch(statistics=True, synchronise=given))
+        for given in (states(recipe, data), None)
     )
-    trace = jax_impl.train.train(recipe, data, statistics=True, synchronise=states(recipe, data))
+    trace = jax_impl.train.train(recipe, data, watch=Watch(statistics=True, synchronise=states(recipe, data)))
     assert compare(trace, one, bounds_of(one) or {}).verdict == "rounding"
     name = "bounds/statistics/parameters/linear1.weight"
     assert one.arrays[name][-1] < run.arrays[name][-1]
@@ -248,7 +255,7 @@ def test_a_fault_shows_at_its_update_and_stage(backend: str, fault: str) -> None
     recipe = recipe_of("all at once")
     values, update, stage, tensor = FAULTS[fault]
     oracle = recorded("oracle", recipe)
-    wrong = TRAINERS[backend](recipe.with_values(values), prepared(recipe), statistics=True)
+    wrong = TRAINERS[backend](recipe.with_values(values), prepared(recipe), watch=Watch(statistics=True))
     identity = {name: oracle.header[name] for name in ("recipe", "recipe_hash")}
     other = recorded("jax" if backend == "torch" else "torch", recipe)
     found = diagnose(Trace(wrong.header | identity, wrong.arrays), other, oracle)
@@ -267,8 +274,8 @@ def test_wrong_rows_show_in_the_first_layer(backend: str, monkeypatch: pytest.Mo
         return original(replace(data, train_x_ND=data.train_x_ND * 1.01) if epoch == 1 else data, epoch, device)
 
     oracle = recorded("oracle", recipe)
-    monkeypatch.setattr(module, "load_batches", scaled_in_the_second_epoch)
-    wrong = module.train(recipe, prepared(recipe), statistics=True)
+    patch_pair(monkeypatch, module, "load_batches", scaled_in_the_second_epoch)
+    wrong = module.train(recipe, prepared(recipe), watch=Watch(statistics=True))
     first = compare(wrong, oracle, bounds_of(oracle) or {}).first
     assert first is not None
     assert (first.update, first.stage, first.tensor.partition(" of ")[2]) == (3, "forward", "linear1")
@@ -276,7 +283,7 @@ def test_wrong_rows_show_in_the_first_layer(backend: str, monkeypatch: pytest.Mo
 
 def test_a_tensor_is_named_before_its_statistics() -> None:
     recipe = recipe_of("sgd", "float64")
-    right = train_oracle(recipe, prepared(recipe), statistics=True, detail=(4,))
+    right = train_oracle(recipe, prepared(recipe), watch=Watch(statistics=True, detail=(4,)))
     wrong = {name: array * 1.001 for name, array in right.arrays.items() if "gradients/linear2.weight" in name}
     arrays = dict(sorted((right.arrays | wrong).items(), reverse=True))  # statistics first, as a file may have them
     found = compare(Trace(right.header | {"backend": "jax"}, arrays), right, {})
@@ -308,7 +315,7 @@ def test_the_commands_record_and_judge_them(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_fast_engine_has_none() -> None:
     with pytest.raises(InputError, match="--engine fast: statistics of every update are recorded"):
-        choose_engine("fast", statistics=True)
+        choose_engine("fast", Watch(statistics=True))
 
 
 def test_a_replay_has_them_too() -> None:

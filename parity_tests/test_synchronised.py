@@ -14,9 +14,11 @@ from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.report.console import make_console
 from lockstep.report.diagnosis import print_diagnosis
+from parity_tests.pair_for_tests import patch_pair
 from parity_tests.recipes_for_tests import oracle_trace, prepared, small_recipe
 
 TWINS = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -38,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def synchronised(backend: str, recipe: Recipe) -> Trace:
     train = train_oracle if backend == "oracle" else TWINS[backend].train
     data = prepared(recipe)
-    trace: Trace = train(recipe, data, parameters_every=1, synchronise=states(recipe, data))
+    trace: Trace = train(recipe, data, watch=Watch(parameters_every=1, synchronise=states(recipe, data)))
     return trace
 
 
@@ -68,9 +70,9 @@ def test_a_fault_of_one_update_does_not_spread(backend: str, monkeypatch: pytest
     def wrong_in_the_second_epoch(data: Any, epoch: int, device: Any) -> Any:
         return original(replace(data, train_x_ND=data.train_x_ND * 1.001) if epoch == 1 else data, epoch, device)
 
-    monkeypatch.setattr(module, "load_batches", wrong_in_the_second_epoch)
-    free = compare(module.train(recipe, data, parameters_every=1), oracle_trace(recipe), {})
-    local = compare(module.train(recipe, data, parameters_every=1, synchronise=states(recipe, data)),
+    patch_pair(monkeypatch, module, "load_batches", wrong_in_the_second_epoch)
+    free = compare(module.train(recipe, data, watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    local = compare(module.train(recipe, data, watch=Watch(parameters_every=1, synchronise=states(recipe, data))),
                     synchronised("oracle", recipe), {})  # fmt: skip
     off = [{found.update for found in result.parted if found.stage == "parameters"} for result in (free, local)]
     assert off == [set(range(3, 12)), {3, 4, 5}]
@@ -90,7 +92,7 @@ def test_the_diagnosis_tells_local_errors_from_accumulated_ones(
         "load_batches",
         lambda d, epoch, *rest: original(replace(d, train_x_ND=d.train_x_ND * (1 + (epoch == 2))), epoch, *rest),
     )
-    wrong = module.train(recipe, data, parameters_every=1, synchronise=states(recipe, data))
+    wrong = module.train(recipe, data, watch=Watch(parameters_every=1, synchronise=states(recipe, data)))
     found = diagnose(wrong, truth, truth)
     assert found.local == (6, 7, 8)
     print_diagnosis(found, ("a", "b"), make_console())

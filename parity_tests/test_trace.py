@@ -20,8 +20,10 @@ from lockstep.data_prep import prepare
 from lockstep.errors import InputError
 from lockstep.files.outputs import json_document, write_file
 from lockstep.recipe import Data, Loss, Model, Recipe, Schedule, Training
-from lockstep.records.trace import UPDATE_SERIES, RunRecorder, Segment, Trace, metric_names
+from lockstep.records.run_recorder import RunRecorder, Segment, Watch
+from lockstep.records.trace import UPDATE_SERIES, Trace, metric_names
 from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
+from parity_tests.views_for_tests import GivenView
 
 DTYPES = [np.float32, np.float64, np.int64, np.bool_]
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
@@ -69,19 +71,21 @@ RECIPE = Recipe(
 def trace():
     """A small trace as every backend records it, with made-up numbers."""
     data = prepare(RECIPE)
-    recorder = RunRecorder(RECIPE, data, backend="oracle", environment={"device": "none"}, parameters_every=2)
-    recorder.record_parameters(data.parameters)
+    watch = Watch(parameters_every=2)
+    recorder = RunRecorder(RECIPE, data, watch, backend="oracle", environment={"device": "none"})
+    metrics = {"loss": 0.7, "accuracy": 0.5}, {"loss": 0.8, "accuracy": 0.25}
+    prediction = {layer: np.ones(2) for layer in ("linear1", "relu1", "linear2", "softmax")}
+    view = GivenView(data.parameters, metrics, {"input": np.zeros(3)} | prediction)
+    recorder.begin(view)
     for segment in recorder.segments():
         count = segment.stop - segment.start
-        recorder.record_segment({name: np.full(count, 0.5) for name in UPDATE_SERIES})
-        recorder.record_parameters(data.parameters)
-        if segment.stop == data.updates_per_epoch:
-            recorder.record_epoch({"loss": 0.7, "accuracy": 0.5}, {"loss": 0.8, "accuracy": 0.25})
-    prediction = {layer: np.ones(2) for layer in ("linear1", "relu1", "linear2", "softmax")}
+        recorder.record({name: np.full(count, 0.5) for name in UPDATE_SERIES}, view)
     bounds = {f"updates/{name}": np.full(6, 1e-7) for name in UPDATE_SERIES[1:]}
     bounds |= {f"epochs/{name}": np.full(2, 1e-7) for name in metric_names(Loss())}
     bounds |= {f"parameters/{done}/{name}": np.array(1e-6) for done in (2, 3, 4, 6) for name in data.parameters}
-    return recorder.finish({"input": np.zeros(3)} | prediction, bounds)
+    recorded = recorder.finish(view)
+    recorded.arrays.update({f"bounds/{name}": array for name, array in bounds.items()})
+    return recorded
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +153,14 @@ def test_recorded_updates_are_in_order_of_number():
 
 
 def test_a_recorded_parameter_is_a_copy():
-    recorder = RunRecorder(RECIPE, prepare(RECIPE), backend="torch", environment={})
+    recorder = RunRecorder(RECIPE, prepare(RECIPE), Watch(), backend="torch", environment={})
     weight = np.zeros(2)
-    recorder.record_parameters({"linear1.bias": weight})
+    view = GivenView({"linear1.bias": weight})
+    recorder.begin(view)
     weight += 1  # as an optimizer does in place
-    assert recorder.arrays["parameters/0/linear1.bias"].tolist() == [0, 0]
+    for segment in recorder.segments():
+        recorder.record({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, view)
+    assert recorder.finish(view).arrays["parameters/0/linear1.bias"].tolist() == [0, 0]
 
 
 # ---- hash
@@ -396,24 +403,25 @@ def test_a_written_file_has_ordinary_permissions_and_replaces_the_old_one(tmp_pa
 # ---- segments
 
 
-def recorder_of(updates_per_epoch, epochs, every):
+def recorder_of(updates_per_epoch, epochs, every, progress=None):
     recipe = Recipe(
         data=Data(rows=updates_per_epoch * 2, features=1),
         model=Model(hidden=()),
         schedule=Schedule(warmup=0),
         training=Training(epochs=epochs, batch=2),
     )
-    return RunRecorder(recipe, prepare(recipe), backend="torch", environment={}, parameters_every=every)
+    watch = Watch(parameters_every=every, progress=progress)
+    return RunRecorder(recipe, prepare(recipe), watch, backend="torch", environment={})
 
 
 @settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 40))
 def test_segments_cover_each_update_once_and_are_cut_where_something_is_recorded(updates_per_epoch, epochs, every):
     segments = list(recorder_of(updates_per_epoch, epochs, every).segments())
-    covered = [epoch * updates_per_epoch + step for epoch, start, stop in segments for step in range(start, stop)]
+    covered = [epoch * updates_per_epoch + step for epoch, start, stop, *_ in segments for step in range(start, stop)]
     total = updates_per_epoch * epochs
     assert covered == list(range(total))
-    ends = {epoch * updates_per_epoch + stop for epoch, _, stop in segments}
+    ends = {epoch * updates_per_epoch + stop for epoch, _, stop, *_ in segments}
     multiples = set(range(every, total + 1, every)) if every else set()
     assert ends == multiples | set(range(updates_per_epoch, total + 1, updates_per_epoch))
 
@@ -431,15 +439,14 @@ def test_segments_in_words():
 
 def test_progress_is_told_after_each_segment():
     told = []
-    recorder = recorder_of(5, 2, 3)
-    recorder.progress = lambda *numbers: told.append(numbers)
+    recorder = recorder_of(5, 2, 3, progress=lambda *numbers: told.append(numbers))
     for segment in recorder.segments():
-        recorder.record_segment({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES})
+        recorder.record({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, GivenView())
     assert told == [(3, 10), (5, 10), (6, 10), (9, 10), (10, 10)]
 
 
 def test_a_trace_of_a_twin_has_the_precision_of_its_recipe():
-    recorder = RunRecorder(RECIPE, prepare(RECIPE), backend="jax", environment={})
+    recorder = RunRecorder(RECIPE, prepare(RECIPE), Watch(), backend="jax", environment={})
     assert recorder.header["dtype"] == "float32"
     assert recorder.header["recipe"] == RECIPE.as_dict()
     assert Path(str(recorder.header["environment"]["lockstep"])).name  # a version stands there

@@ -23,8 +23,10 @@ from lockstep.errors import InputError
 from lockstep.golden import Golden, Key
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.studies.upgrade.bless import Recording, golden_recipes
 from lockstep.studies.upgrade.compare_releases import Change, Upgrade, check_upgrade
+from parity_tests.pair_for_tests import forget_compiled, of_pair, patch_pair
 from parity_tests.recipes_for_tests import small_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -40,13 +42,13 @@ def record_here(
     """As `lockstep.studies.upgrade.bless.record`, in this process: a fault planted here is seen, and nothing is
     imported again."""
     found = Recording({}, {})
-    jax_impl.train.make_segment.cache_clear()
+    forget_compiled()
     for backend in backends:
         for name, recipe in recipes.items():
             for dtype, form in recipe.forms.items():
                 train = TRAIN[backend].train if backend in TRAIN else train_oracle
                 try:
-                    found.traces[Key(name, dtype, backend)] = train(form, data[name], parameters_every=1)
+                    found.traces[Key(name, dtype, backend)] = train(form, data[name], watch=Watch(parameters_every=1))
                 except AttributeError as error:
                     found.faults[Key(name, dtype, backend)] = str(error)
     return found
@@ -95,7 +97,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "record", record_here)
     monkeypatch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
     yield
-    jax_impl.train.make_segment.cache_clear()
+    forget_compiled()
 
 
 def check(folder: Path, *backends: str) -> Upgrade:
@@ -144,7 +146,7 @@ def test_a_change_of_meaning(
     """A momentum that is 1e-9 higher: nothing that float32 could show."""
     folder = request.getfixturevalue("blessed" if backend == "torch" else "blessed_jax")
     make = TRAIN[backend].make_optimizer
-    monkeypatch.setattr(TRAIN[backend], "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
+    patch_pair(monkeypatch, TRAIN[backend], "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
     outs = [tmp_path / "report.md", tmp_path / "report.json"]
     options = [argument for out in outs for argument in ("--out", out)]
     assert run("upgrade-check", folder, "--backend", backend, *options) == 1
@@ -199,13 +201,13 @@ def test_float64_that_is_computed_in_float32(blessed_jax: Path, monkeypatch: pyt
 
 @pytest.mark.usefixtures("here")
 def test_a_change_of_float32_alone(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mean_loss = pt_impl.train.mean_loss
+    mean_loss = of_pair(pt_impl.train, "mean_loss")
 
     def scaled(*arguments: Any) -> Any:
         loss = mean_loss(*arguments)
         return loss * 1.001 if loss.dtype == torch.float32 else loss
 
-    monkeypatch.setattr(pt_impl.train, "mean_loss", scaled)
+    patch_pair(monkeypatch, pt_impl.train, "mean_loss", scaled)
     found = check(blessed, "torch")
     assert found.change == Change.SEMANTICS
     assert {f.note for f in found.findings if not f.change.holds} == {"in float32 alone: float64 agrees"}
@@ -217,7 +219,7 @@ def test_a_name_that_is_gone(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def gone(*_: Any) -> Any:
         raise AttributeError("module 'torch.optim' has no attribute 'SGD'")
 
-    monkeypatch.setattr(pt_impl.train, "make_optimizer", gone)
+    patch_pair(monkeypatch, pt_impl.train, "make_optimizer", gone)
     assert run("upgrade-check", blessed, "--backend", "torch") == 1
     found = check(blessed, "torch")
     assert found.stages("torch")["training"] == found.change == Change.FAILS
@@ -259,8 +261,8 @@ def test_what_the_oracle_does_not_train_is_not_blessed(
     golden: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in golden.iterdir()}
-    make = pt_impl.train.make_optimizer
-    monkeypatch.setattr(pt_impl.train, "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
+    make = of_pair(pt_impl.train, "make_optimizer")
+    patch_pair(monkeypatch, pt_impl.train, "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
     assert run("upgrade-check", golden, "--bless") == 1
     assert "sgd, float64, torch is not what the oracle trains: at update 0, update" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in golden.iterdir()} == before

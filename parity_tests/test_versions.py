@@ -19,6 +19,7 @@ from lockstep.cli import main
 from lockstep.errors import InputError
 from lockstep.golden import Key
 from lockstep.oracle.train import train as train_oracle
+from lockstep.records.run_recorder import Watch
 from lockstep.report.versions import describe_origin
 from lockstep.run.team import Team
 from lockstep.run.workers import Interpreter, Job
@@ -317,7 +318,7 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
                 if optax < "0.2.6":
                     found.faults[key] = "optax has no attribute 'tree'"
                     continue
-                trace = train_oracle(form, prepared(recipe), parameters_every=1)
+                trace = train_oracle(form, prepared(recipe), watch=Watch(parameters_every=1))
                 if optax >= "0.2.7" and backend == "jax":
                     trace.arrays["updates/update_norm"] = trace.arrays["updates/update_norm"] * (1 + 1e-6)
                 trace.header["environment"]["optax"] = optax

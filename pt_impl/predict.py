@@ -1,13 +1,32 @@
-"""One sample through the model, layer by layer."""
+"""What the trained model makes of rows: metrics over many, and one layer by layer."""
+
+from typing import NamedTuple
 
 import torch
 
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Loss
-from pt_impl.loss import link
+from lockstep.records.trace import Metrics, metrics_of
+from pt_impl.loss import link, mean_loss, sums
 from pt_impl.model import MLP
 
-__all__ = ["trace_prediction"]
+__all__ = ["Rows", "evaluate", "trace_prediction"]
+
+
+class Rows(NamedTuple):
+    """All rows of a part of the data (N, D), and their labels (N,)."""
+
+    x_ND: torch.Tensor
+    y_N: torch.Tensor
+
+
+@torch.no_grad()
+def evaluate(loss: Loss, model: MLP, rows: Rows) -> Metrics:
+    """Loss and other metrics over all rows."""
+    model.eval()
+    outputs_NK = model(rows.x_ND)
+    model.train()
+    return metrics_of(mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N)), sums(loss, outputs_NK, rows.y_N))
 
 
 @torch.no_grad()

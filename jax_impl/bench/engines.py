@@ -17,25 +17,25 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
     """JAX, one jitted update after the other."""
     import jax
 
-    from jax_impl import train
+    from jax_impl.update import Batch, State, make_update
 
-    def run_from(state: train.State, batches: list[train.Batch]) -> train.State:
+    def run_from(state: State, batches: list[Batch]) -> State:
         for batch in batches:
             state, _ = update(state, batch)
         return state
 
-    def split(batches: train.Batch) -> list[train.Batch]:
+    def split(batches: Batch) -> list[Batch]:
         return [jax.tree.map(itemgetter(t), batches) for t in range(len(batches.used))]
 
-    update = jax.jit(train.make_update(recipe))
+    update = jax.jit(make_update(recipe))
     return _plain(recipe, members, device, run_from, split)
 
 
 def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the whole run in one jitted scan."""
-    from jax_impl import train
+    from jax_impl.update import make_segment
 
-    segment = train.make_segment(recipe.update_rule)
+    segment = make_segment(recipe.update_rule)
     return _plain(recipe, members, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
 
 
@@ -92,6 +92,7 @@ def _plain(recipe: Recipe, members: Members, device: str, run_from: Any, split: 
 
     from jax_impl import model, train
     from jax_impl.io import device as devices
+    from jax_impl.update import State
 
     place = devices.select_device(device)
     double = recipe.training.dtype == "float64"
@@ -101,7 +102,7 @@ def _plain(recipe: Recipe, members: Members, device: str, run_from: Any, split: 
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
         batches, start = split(whole), train.initial_state(recipe, data, place)
         devices.synchronise((batches, start))
-    last: list[train.State] = []
+    last: list[State] = []
 
     def reset() -> None:
         last[:] = [start]  # an update changes nothing in place

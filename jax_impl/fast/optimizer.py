@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_impl.gradient import clip
-from jax_impl.optimizer import learning_rate, make_optimizer
+from jax_impl.optimizer import make_optimizer
 from jax_impl.schedule import make_schedule
 from lockstep.recipe import Recipe
 
@@ -26,7 +26,7 @@ def make_step(recipe: Recipe) -> Any:
     def step(state: Any, loss: jax.Array, gradients: Any) -> tuple[Any, dict[str, Any]]:
         schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
         transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
-        lr, grad_norm = learning_rate(state.optimizer, schedules[0]), _norm(gradients)
+        lr, grad_norm = schedules[0](state.updates), _norm(gradients)
         steps, optimizer = transformation.update(clip(recipe.gradient, gradients), state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, steps)
         average = state.average
@@ -34,7 +34,8 @@ def make_step(recipe: Recipe) -> Any:
             average = optax.incremental_update(parameters, average, 1 - recipe.average.decay)
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
         scalars = {"lr": lr, "loss": loss, "grad_norm": grad_norm, "update_norm": _norm(changes)}
-        return state._replace(parameters=parameters, optimizer=optimizer, average=average), scalars
+        updates = state.updates + 1
+        return state._replace(parameters=parameters, optimizer=optimizer, average=average, updates=updates), scalars
 
     return step
 

@@ -1,7 +1,8 @@
 """The fast engine: the same mathematics as `train`, with nothing between the updates."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,13 @@ from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import link, mean_loss, sums
 from lockstep.data_prep import IGNORED, Batches, Parameters, PreparedData, initial_statistics
 from lockstep.recipe import CrossEntropy, Recipe
-from lockstep.records.checkpoint import Checkpoint, Checkpoints
-from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.run_recorder import RunRecorder, Watch
+from lockstep.records.trace import UPDATE_SERIES, Metrics, Trace, metrics_of
 from lockstep.schedules.rate_tables import rate_tables
 
 __all__ = [
     "State",
+    "View",
     "initial_state",
     "make_evaluation",
     "make_segment",
@@ -31,7 +33,10 @@ __all__ = [
 
 
 class State(NamedTuple):
-    """What an update changes: here it gives back another, in the memory of the one that it takes."""
+    """What an update changes: here it gives back another, in the memory of the one that it takes.
+
+    `tables` are constants; `updates` counts those done.
+    """
 
     parameters: Any
     statistics: Any
@@ -39,6 +44,7 @@ class State(NamedTuple):
     tables: dict[int, jax.Array]
     accumulated: tuple[jax.Array, Any] | None
     average: Any
+    updates: jax.Array
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
@@ -55,11 +61,11 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     if recipe.average.decay:
         average = nothing if recipe.average.start == "zero" else parameters
     # each array a copy of its own: the first update takes its memory
-    parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average))
-    parameters, placed, tables, accumulated, average = jax.device_put(parts, device)
+    parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average, np.int32(0)))
+    parameters, placed, tables, accumulated, average, updates = jax.device_put(parts, device)
     # what depends on no argument is on no device yet, and would be compiled for apart from what an update gives back
     moments = jax.device_put(jax.jit(partial(_start_moments, recipe, lead))(parameters), device)
-    return State(parameters, placed, moments, tables, accumulated, average)
+    return State(parameters, placed, moments, tables, accumulated, average, updates)
 
 
 def _start_moments(recipe: Recipe, lead: tuple[int, ...], parameters: Any) -> Any:
@@ -81,10 +87,11 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     which scalars."""
     network, step, others = Network(recipe), make_step(recipe), series[1:]
 
-    def scanned(state: State, batch: Batch) -> tuple[State, tuple[jax.Array, Any]]:
-        state, scalars = update(state, batch)
+    def scanned(tables: Any, state: State, batch: Batch) -> tuple[State, tuple[jax.Array, Any]]:
+        state, scalars = update(state._replace(tables=tables), batch)
         # one array is written faster than several
-        return state, (scalars["lr"], jnp.stack([scalars[name] for name in others]) if others else ())
+        row = scalars["lr"], jnp.stack([scalars[name] for name in others]) if others else ()
+        return state._replace(tables={}), row
 
     def update(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         loss, gradients, statistics = network.gradients(state.parameters, state.statistics, batch)
@@ -107,9 +114,10 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
         classes = state.parameters[network.last]["kernel"].shape[-1]
         prepared = jax.vmap(partial(_prepared, network, classes))(batches)
         row = jnp.zeros((), network.dtype), jnp.zeros(len(others), network.dtype) if others else ()
-        state, (lr_T, others_TN) = _scan(scanned, _joined(network, state), prepared, row)
+        joined, tables = _joined(network, state._replace(tables={})), state.tables
+        state, (lr_T, others_TN) = _scan(partial(scanned, tables), joined, prepared, row)
         scalars = zip(series, (lr_T, *(others_TN.T if others else ())))
-        return _parted(network, state), dict(scalars)
+        return _parted(network, state)._replace(tables=tables), dict(scalars)
 
     return jax.jit(segment, donate_argnames="state")
 
@@ -200,10 +208,9 @@ def make_evaluation(recipe: Recipe) -> Any:
     """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
     layer; `recipe` is an `update_rule`."""
     network = Network(recipe)
-    layers: list[str] = []
 
     @jax.jit
-    def evaluate(parameters: Any, statistics: Any, train: Any, held_out: Any) -> tuple[list[Any], list[jax.Array]]:
+    def evaluate(parameters: Any, statistics: Any, train: Any, held_out: Any) -> tuple[list[Any], Any]:
         found = []
         for x_ND, y_N in (train, held_out):
             *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
@@ -211,12 +218,13 @@ def make_evaluation(recipe: Recipe) -> Any:
         layer_by_layer = network.outputs(parameters, statistics, held_out[0][:1])
         *_, outputs_1K = layer_by_layer.values()
         layer_by_layer |= link(recipe.loss, outputs_1K)
-        layers[:] = layer_by_layer  # jit would hand a dict back in the order of its keys
-        return found, [values_1H[0].astype(outputs_1K.dtype) for values_1H in layer_by_layer.values()]
+        # jit would hand a dict back in the order of its keys
+        return found, OrderedDict((name, h_1H[0].astype(outputs_1K.dtype)) for name, h_1H in layer_by_layer.items())
 
     def evaluation(state: State, train: Any, held_out: Any) -> Any:
-        (of_train, of_held_out), values = evaluate(state.parameters, state.statistics, train, held_out)
-        return metrics_of(*of_train), metrics_of(*of_held_out), dict(zip(layers, map(np.asarray, values)))
+        (of_train, of_held_out), layers = evaluate(state.parameters, state.statistics, train, held_out)
+        prediction = {name: np.asarray(values_H) for name, values_H in layers.items()}
+        return metrics_of(*of_train), metrics_of(*of_held_out), prediction
 
     return evaluation
 
@@ -227,55 +235,74 @@ def parameters_of(recipe: Recipe, state: State) -> Parameters:
     return network.named(state.parameters) | network.named(state.statistics)
 
 
-def train(
-    recipe: Recipe,
-    data: PreparedData,
-    *,
-    device: str = "cpu",
-    parameters_every: int = 0,
-    progress: Progress | None = None,
-    resume: Checkpoint | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`."""
+class View:
+    """A `lockstep.records.run_recorder.View` of this engine, which records nothing in detail."""
+
+    def __init__(self, recipe: Recipe, run: State, rows: Any, evaluate: Any) -> None:
+        self.recipe, self.run = recipe, run
+        self._evaluated = cache(lambda: evaluate(run, *rows))
+
+    def parameters(self) -> Parameters:
+        """The parameters and running statistics."""
+        return parameters_of(self.recipe, self.run)
+
+    def average(self, updates: int) -> Parameters:
+        """The average of the parameters, as it is read after that many updates."""
+        return _average(self.recipe, self.run, updates)
+
+    def arrays(self) -> Parameters:
+        """Every array of the state, named as in a checkpoint."""
+        # loaded where a checkpoint is written: it loads Flax
+        from jax_impl.io.checkpoint import export_state
+
+        return export_state(self.recipe, self.run)
+
+    def detail(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def metrics(self) -> tuple[Metrics, Metrics]:
+        """The metrics over the training rows, and over those held out."""
+        train, held_out, _ = self._evaluated()
+        return train, held_out
+
+    def prediction(self) -> Parameters:
+        """The first held-out row, layer by layer."""
+        *_, layers = self._evaluated()
+        prediction: Parameters = layers
+        return prediction
+
+
+def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+
+    `watch` asks for neither detail nor statistics, nor are updates synchronised.
+    """
     place = select_device(device)
-    recorder = RunRecorder(
-        recipe,
-        data,
-        backend="jax",
-        environment=describe_environment(place),
-        parameters_every=parameters_every,
-        progress=progress,
-        resume=resume,
-        checkpoints=checkpoints,
-    )
+    recorder = RunRecorder(recipe, data, watch, backend="jax", environment=describe_environment(place))
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
-        parts = tuple(
+        rows = tuple(
             load_rows(recipe.loss, x_ND, y_N, place)
             for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
         )
         rule = recipe.update_rule
         state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
-        if resume is not None or checkpoints is not None:
-            from jax_impl.io.checkpoint import export_state, import_state
-        if resume is not None:
-            state = jax.device_put(import_state(recipe, state, resume), place)
-        recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
-        loaded = -1
-        for epoch, start, stop in recorder.segments():
-            if epoch != loaded:
-                batches, masks, loaded = data.batches(epoch), data.masks(epoch), epoch
-            cut = Batches._make(array[start:stop] for array in batches), [mask_TBH[start:stop] for mask_TBH in masks]
-            state, scalars = segment(state, load_batches(recipe, data, *cut, place))
-            recorder.record_segment({name: np.asarray(values) for name, values in scalars.items()})
-            recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
-            if recorder.checkpoint_is_due:
-                recorder.save_checkpoint(export_state(recipe, state))
-            if stop == data.batches_per_epoch:
-                *metrics, prediction = evaluate(state, *parts)
-                recorder.record_epoch(*metrics)
-        return recorder.finish(prediction)
+        if watch.resume is not None:
+            from jax_impl.io.checkpoint import import_state
+
+            state = jax.device_put(import_state(recipe, state, watch.resume), place)
+        view = View(recipe, state, rows, evaluate)
+        recorder.begin(view)
+        drawn = lru_cache(maxsize=1)(lambda epoch: (data.batches(epoch), data.masks(epoch)))
+        for part in recorder.segments():
+            batches, masks = drawn(part.epoch)
+            cut = slice(part.start, part.stop)
+            chosen = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
+            state, scalars = segment(state, load_batches(recipe, data, *chosen, place))
+            view = View(recipe, state, rows, evaluate)
+            recorder.record({name: np.asarray(values) for name, values in scalars.items()}, view)
+        return recorder.finish(view)
 
 
 def _average(recipe: Recipe, state: State, updates: int) -> Parameters:

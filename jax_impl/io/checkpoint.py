@@ -41,7 +41,8 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
 
         return jax.tree_util.tree_map_with_path(own, tree)
 
-    return state._replace(**{section: place(section, tree) for section, tree in _sections(state).items()})
+    sections = {section: place(section, tree) for section, tree in _sections(state).items()}
+    return state._replace(**sections, updates=jnp.full_like(state.updates, checkpoint.update))
 
 
 def _sections(state: Any) -> dict[str, Any]:

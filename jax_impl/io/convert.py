@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 from flax import serialization
 
 from jax_impl.io.checkpoint import _keys, _name, _sections, export_state, import_state
-from jax_impl.train import State, initial_state
+from jax_impl.train import initial_state
+from jax_impl.update import State
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.files.input_file import input_size, parsing, read_input

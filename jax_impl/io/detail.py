@@ -1,30 +1,62 @@
 """What an update is recorded with in detail, named as in a trace."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
 from flax import nnx
 
+from jax_impl.gradient import clip
 from jax_impl.model import FLAX_NAMES
+from jax_impl.update import Batch, Scalars, State, loss_and_gradients, make_update
+from lockstep.recipe import Recipe
 
-__all__ = ["detail_of_batch", "detail_of_gradients"]
+__all__ = ["Detail", "make_detailed_segment"]
+
+Detail = dict[str, jax.Array]
+"""Name as in a trace -> an array for each batch."""
 
 
-def detail_of_batch(batch: Any, outputs: dict[str, jax.Array]) -> dict[str, Any]:
-    """The rows of a batch, its dropout masks, and what every layer made of them, in the dtype of the last."""
+@cache
+def make_detailed_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars, Detail]]:
+    """As `update.make_segment`, with the detail of each batch; compiled apart, it may round otherwise."""
+    update = make_update(recipe)
+
+    @jax.jit
+    def segment(state: State, batches: Batch) -> tuple[State, Scalars, Detail]:
+        def watched(state: State, batch: Batch) -> tuple[State, tuple[Scalars, Detail]]:
+            detail = _detail_of(recipe, state, batch)
+            state, scalars = update(state, batch)
+            return state, (scalars, detail)
+
+        state, (scalars, detail) = jax.lax.scan(watched, state, batches)
+        return state, scalars, detail
+
+    return segment
+
+
+def _detail_of(recipe: Recipe, state: State, batch: Batch) -> Detail:
+    """The rows of a batch, its dropout masks, what every layer made of them, and the gradients so far."""
+    model = nnx.merge(state.graph, state.parameters, state.statistics, copy=True)
+    outputs = model.outputs(batch.x_BD, batch.masks, batch.used)
     *_, outputs_BK = outputs.values()
-    found = {"batch/x": batch.x_BD, "batch/y": batch.y_B}
-    found |= {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(batch.masks, start=1)}
-    found |= {f"forward/{name}": h_BH.astype(outputs_BK.dtype) for name, h_BH in outputs.items() if name != "input"}
-    return found
+    detail = {"batch/x": batch.x_BD, "batch/y": batch.y_B}
+    detail |= {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(batch.masks, start=1)}
+    detail |= {f"forward/{name}": h_BH.astype(outputs_BK.dtype) for name, h_BH in outputs.items() if name != "input"}
+    _, gradients, _ = loss_and_gradients(recipe, state, batch)
+    detail |= _named("gradients", gradients)
+    if recipe.gradient.clip != "none":
+        detail |= _named("clip", clip(recipe.gradient, gradients))
+    return detail
 
 
-def detail_of_gradients(kind: str, gradients: Any) -> dict[str, Any]:
-    """The gradients of a model's parameters as they are now: "gradients/linear1.weight", ..., laid out (in, out)."""
+def _named(kind: str, gradients: Any) -> Detail:
+    """A model's gradients as "gradients/linear1.weight", ..., laid out (in, out)."""
     # both [in, out]
-    found = {}
+    named = {}
     for layer, tensors in nnx.to_pure_dict(gradients).items():
         for name, flax_name in FLAX_NAMES[layer.rstrip("0123456789")].items():
             if flax_name in tensors:
-                found[f"{kind}/{layer}.{name}"] = tensors[flax_name]
-    return found
+                named[f"{kind}/{layer}.{name}"] = tensors[flax_name]
+    return named

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_impl.io.detail import make_detailed_segment
 from jax_impl.model import FLAX_NAMES, MLP, export_parameters
 from jax_impl.optimizers.from_rule import Groups, from_rule
-from jax_impl.train import _evaluate, make_segment
-from lockstep.recipe import Optimizer
+from jax_impl.predict import Rows, _evaluate
+from lockstep.recipe import Optimizer, Recipe
 from lockstep.recipe.optimizers.adam import Adam
 from lockstep.recipe.optimizers.sgd import Sgd
 
@@ -50,18 +51,26 @@ def _compiled_fast() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         with (
-            patch("jax_impl.train.make_segment", lambda recipe, detail=True: make_segment(recipe, True)),
-            patch("jax_impl.train.trace_prediction", lambda *arguments: {}),
-            patch("jax_impl.train.jax.jit", partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False})),
+            patch("jax_impl.train.make_segment", _without_detail),
+            patch("jax_impl.io.view.trace_prediction", lambda *arguments: {}),
+            patch(
+                "jax_impl.io.detail.jax.jit", partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False})
+            ),
         ):
             yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
 
 
+def _without_detail(recipe: Recipe) -> Any:
+    """The segment with detail as one without."""
+    segment = make_detailed_segment(recipe)
+    return lambda state, batches: segment(state, batches)[:2]
+
+
 def _forget_compiled(changes: Collection[str]) -> None:
-    make_segment.cache_clear()
-    if any(target.startswith(("model.", "norm.", "train.mean_loss", "train.sums")) for target in changes):
+    make_detailed_segment.cache_clear()
+    if any(target.startswith(("model.", "norm.", "predict.")) for target in changes):
         _evaluate.clear_cache()  # type: ignore[attr-defined] # jax.jit is typed as any callable
 
 
@@ -310,9 +319,9 @@ def _in_training_mode(original: Any) -> Any:
 
 
 def _mean_of_means(original: Any) -> Any:
-    def evaluate(loss: Any, state: Any, x_ND: Any, y_N: Any) -> Any:
-        starts = range(0, len(y_N), BATCH)
-        parts = [original(loss, state, x_ND[i : i + BATCH], y_N[i : i + BATCH]) for i in starts]
+    def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
+        starts = range(0, len(rows.y_N), BATCH)
+        parts = [original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts]
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -320,6 +329,21 @@ def _mean_of_means(original: Any) -> Any:
 
 def _above_half(original: Any) -> Any:
     return lambda loss, outputs_NK, y_N: original(loss, outputs_NK - 0.5, y_N)
+
+
+def _of_loss(change: Change) -> dict[str, Change]:
+    """A change of the mean loss, wherever it is taken."""
+    return {"update.mean_loss": change, "predict.mean_loss": change}
+
+
+def _of_clip(change: Change) -> dict[str, Change]:
+    """A change of the clipping, in the update's detail too."""
+    return {"update.clip": change, "io.detail.clip": change}
+
+
+def _of_optimizer(change: Change) -> dict[str, Change]:
+    """A change of the optimizer, in its state before the first update too."""
+    return {"train.make_optimizer": change, "update.make_optimizer": change}
 
 
 PLANTS: dict[str, dict[str, Change]] = {
@@ -334,33 +358,33 @@ PLANTS: dict[str, dict[str, Change]] = {
     "dropout-inverted": {"model.MLP.outputs": _masked_by(jnp.logical_not)},
     "products-in-bfloat16": {"model.nnx.Linear.__call__": _in_bfloat16},
     "parameters-stale": {"train.build_model": _noted, "model.MLP.outputs": _traced},
-    "loss-sum": {"train.mean_loss": _loss_times(lambda count: count)},
-    "loss-full-size": {"train.mean_loss": _loss_times(lambda count: count / BATCH)},
-    "loss-half": {"train.mean_loss": _loss_times(lambda count: 0.5)},
-    "loss-weighted-by-rows": {"train.mean_loss": _by_rows},
-    "loss-ignored-counts": {"train.mean_loss": _last_class},
-    "gradients-doubled": {"train.mean_loss": _gradient_times(2.0)},
-    "gradients-negated": {"train.mean_loss": _gradient_times(-1.0)},
+    "loss-sum": _of_loss(_loss_times(lambda count: count)),
+    "loss-full-size": _of_loss(_loss_times(lambda count: count / BATCH)),
+    "loss-half": _of_loss(_loss_times(lambda count: 0.5)),
+    "loss-weighted-by-rows": _of_loss(_by_rows),
+    "loss-ignored-counts": _of_loss(_last_class),
+    "gradients-doubled": _of_loss(_gradient_times(2.0)),
+    "gradients-negated": _of_loss(_gradient_times(-1.0)),
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
-    "gradients-summed": {"train.mean_loss": _gradient_times(2.0)},
+    "gradients-summed": _of_loss(_gradient_times(2.0)),
     "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
     "gradients-relu-flipped": {"model.nnx.Linear.__call__": _nudged},
-    "clip-missing": {"train.clip": _clipped_as(clip="none")},
-    "clip-by-value": {"train.clip": _clipped_as(clip="value")},
-    "clip-per-tensor": {"train.clip": _each_clipped},
-    "lr-late": {"train.make_schedule": _shifted(lambda update: update - (update > 0))},
-    "lr-early": {"train.make_schedule": _shifted(lambda update: update + 1)},
+    "clip-missing": _of_clip(_clipped_as(clip="none")),
+    "clip-by-value": _of_clip(_clipped_as(clip="value")),
+    "clip-per-tensor": _of_clip(_each_clipped),
+    "lr-late": {"update.make_schedule": _shifted(lambda update: update - (update > 0))},
+    "lr-early": {"update.make_schedule": _shifted(lambda update: update + 1)},
     "lr-rounded": {"train.rate_tables": _rounded},
-    "lr-half-applied": {"train.make_optimizer": _half_applied},
-    "lr-applied-late": {"train.make_optimizer": _applied_late},
+    "lr-half-applied": _of_optimizer(_half_applied),
+    "lr-applied-late": _of_optimizer(_applied_late),
     "momentum-forgotten": {"optimizer.MAKERS": _sgd(_forgetting)},
     "update-ascends": {"optimizer.MAKERS": _sgd(_ascending)},
     "update-skipped": {"optimizer.MAKERS": _sgd(_skipping)},
     "update-not-a-number": {"optimizer.MAKERS": _sgd(_not_a_number)},
     "decay-after-momentum": {"optimizer.MAKERS": _sgd(_decaying_late)},
     "adam-no-bias-correction": {"optimizer.MAKERS": _uncorrected},
-    "metrics-in-training-mode": {"train.evaluate": _in_training_mode},
-    "metrics-mean-of-means": {"train.evaluate": _mean_of_means},
-    "metrics-threshold": {"train.sums": _above_half},
+    "metrics-in-training-mode": {"io.view.evaluate": _in_training_mode},
+    "metrics-mean-of-means": {"io.view.evaluate": _mean_of_means},
+    "metrics-threshold": {"predict.sums": _above_half},
 }
 """Key -> what of the twin is changed, and how."""

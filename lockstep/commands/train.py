@@ -159,6 +159,7 @@ def record(
     from lockstep.data_prep.row_cache import prepare_kept
     from lockstep.files.outputs import check_output, check_outputs
     from lockstep.records.checkpoint import CHECKPOINT, Checkpoint, Checkpoints, file_beside, places_due
+    from lockstep.records.run_recorder import Watch
     from lockstep.records.trace import TRACE
     from lockstep.report.progress import training_progress
 
@@ -194,14 +195,16 @@ def record(
             chosen,
             data,
             device=device,
-            parameters_every=parameters_every,
-            detail=window,
-            statistics=statistics,
-            budget_mib=budget_mib,
-            progress=lambda done, total: report(backend, done, total),
-            resume=begun,
-            synchronise=exact_states,
-            checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
+            watch=Watch(
+                parameters_every=parameters_every,
+                detail=window,
+                statistics=statistics,
+                budget_mib=budget_mib,
+                checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
+                resume=begun,
+                synchronise=exact_states,
+                progress=lambda done, total: report(backend, done, total),
+            ),
         )
     trace.save(out)
     loss = trace.metric("train_loss")[-1]

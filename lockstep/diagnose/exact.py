@@ -7,6 +7,7 @@ from lockstep.data_prep import PreparedData
 from lockstep.diagnose.compare import Bounds, Comparison, bounds_of, compare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 
 __all__ = ["DeriveBounds", "compare_exactly", "float64_bounds"]
@@ -51,7 +52,7 @@ def float64_bounds(
 
     @cache
     def derive() -> Bounds:
-        oracle = train_oracle(recipe, data, parameters_every=parameters_every)
+        oracle = train_oracle(recipe, data, watch=Watch(parameters_every=parameters_every))
         if receive is not None:
             receive(oracle)
         return bounds_of(oracle) or {}

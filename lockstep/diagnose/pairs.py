@@ -20,6 +20,7 @@ from lockstep.diagnose.names import NameMap, load_names
 from lockstep.diagnose.noise import loop_bounds
 from lockstep.errors import InputError
 from lockstep.oracle.train import states, train
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 
 __all__ = ["Pair", "compare", "data_of", "diagnose", "make_pair", "truth_of"]
@@ -141,14 +142,13 @@ def data_of(trace: Trace) -> PreparedData:
 def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
     """The oracle's trace, with bounds, of all that either trace recorded."""
     every = [trace.header["parameters_every"] for trace in (a, b)]
-    return train(
-        a.recipe,
-        data,
+    watch = Watch(
         parameters_every=min(filter(None, every), default=0),
         detail={*a.header["detail"], *b.header["detail"]},
         statistics=any(trace.header.get("statistics") is not None for trace in (a, b)),
         synchronise=states(a.recipe, data) if a.header["synchronised"] else None,
     )
+    return train(a.recipe, data, watch=watch)
 
 
 def _of_recipe(a: Trace, b: Trace, oracle: Trace | None) -> Pair:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from lockstep.data_prep import PreparedData
 from lockstep.oracle.train import train
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.run.workers import Report
 
@@ -35,13 +36,9 @@ def train_oracles(jobs: Sequence[OracleJob], report: Report) -> list[Trace]:
     traces: list[Trace] = []
     total, before = sum(job.data.updates for job in jobs), 0
     for job in jobs:
-        trace = train(
-            job.recipe,
-            job.data,
-            parameters_every=job.parameters_every,
-            bounds=job.bounds,
-            progress=partial(_report, report, before, total),
-        )
+        progress = partial(_report, report, before, total)
+        watch = Watch(parameters_every=job.parameters_every, progress=progress)
+        trace = train(job.recipe, job.data, watch=watch, bounds=job.bounds)
         traces.append(trace)
         before += job.data.updates
     return traces

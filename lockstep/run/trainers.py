@@ -47,6 +47,7 @@ def train(
             trained on.
     """
     from lockstep.data_prep import prepare
+    from lockstep.records.run_recorder import Watch
 
     if backend not in TRAINERS:
         raise InputError(f"backend {backend!r}: there are {', '.join(TRAINERS)}")
@@ -54,7 +55,7 @@ def train(
         raise InputError(f"engine {engine!r}: there are auto, plain and fast")
     trainer = load_trainer(backend, engine)
     prepared = prepare(recipe) if data is None else data
-    return trainer(recipe, prepared, device=device, parameters_every=parameters_every, detail=detail)
+    return trainer(recipe, prepared, device=device, watch=Watch(parameters_every=parameters_every, detail=detail))
 
 
 def load_trainer(backend: str, engine: str) -> "Callable[..., Trace]":

@@ -197,6 +197,7 @@ def serve(load: "Callable[[], Callable[..., Trace | Ensemble]]", device: str, st
     from lockstep.data_prep import PreparedData
     from lockstep.oracle.train import states
     from lockstep.recipe import Recipe
+    from lockstep.records.run_recorder import Watch
 
     work: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_work, args=(stdin.fileno(), work), daemon=True).start()
@@ -209,20 +210,17 @@ def serve(load: "Callable[[], Callable[..., Trace | Ensemble]]", device: str, st
         total, before = sum(updates), 0
         for job, of_job in zip(jobs, updates):
             recipe, prepared = Recipe.from_dict(job["recipe"]), data[job["data"]]
+            progress = partial(_tell_progress, stdout, before, total)
+            options: dict[str, Any] = {"device": device}
             if job["seeds"]:
-                more = {"seeds": range(*job["seeds"]), "own": job["own"]}
+                options |= {"seeds": range(*job["seeds"]), "own": job["own"], "progress": progress}
             else:
-                more = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
-                more["synchronise"] = states(recipe, prepared) if job["synchronised"] else None
-                more |= {"engine": job["engine"]} if job["engine"] else {}
-            trained = train(
-                recipe,
-                prepared,
-                device=device,
-                progress=partial(_tell_progress, stdout, before, total),
-                **more,
-                **({} if job["fault"] is None else {"fault": job["fault"]}),
-            )
+                recorded = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
+                given = states(recipe, prepared) if job["synchronised"] else None
+                options["watch"] = Watch(**recorded, synchronise=given, progress=progress)
+                options |= {"engine": job["engine"]} if job["engine"] else {}
+            options |= {} if job["fault"] is None else {"fault": job["fault"]}
+            trained = train(recipe, prepared, **options)
             trained.save(Path(job["out"]))
             before += of_job
         _say(stdout, "finished")

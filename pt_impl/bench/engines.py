@@ -22,12 +22,13 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
     """PyTorch, one eager update after the other."""
     from pt_impl import model, train
     from pt_impl.io import device as devices
+    from pt_impl.update import State, make_update
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
-    update = train.make_update(recipe)
-    last: list[train.State] = []
+    update = make_update(recipe)
+    last: list[State] = []
 
     def reset() -> None:
         last[:] = [train.initial_state(recipe, data, place)]

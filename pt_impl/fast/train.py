@@ -1,6 +1,7 @@
 """The fast engine: the same mathematics as `train`, with nothing between the updates."""
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from torch.nn import functional
 
 from lockstep.data_prep import Batches, Parameters, PreparedData
 from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Recipe, SquaredError
-from lockstep.records.checkpoint import Checkpoint, Checkpoints
-from lockstep.records.trace import UPDATE_SERIES, Progress, RunRecorder, Trace, metrics_of
+from lockstep.records.checkpoint import Checkpoint
+from lockstep.records.run_recorder import RunRecorder, Watch
+from lockstep.records.trace import UPDATE_SERIES, Metrics, Trace, metrics_of
 from lockstep.schedules.rate_tables import decays, layer_of, rate_tables
 from pt_impl.fast.batches import Batch, load_batches, load_rows
 from pt_impl.fast.network import Network
@@ -22,6 +24,7 @@ from pt_impl.model import import_parameters
 
 __all__ = [
     "State",
+    "View",
     "initial_state",
     "make_evaluation",
     "make_segment",
@@ -244,59 +247,74 @@ def parameters_of(recipe: Recipe, state: State) -> Parameters:
     return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
-def train(
-    recipe: Recipe,
-    data: PreparedData,
-    *,
-    device: str = "cpu",
-    parameters_every: int = 0,
-    progress: Progress | None = None,
-    resume: Checkpoint | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`."""
+class View:
+    """A `lockstep.records.run_recorder.View` of this engine, which records nothing in detail."""
+
+    def __init__(self, recipe: Recipe, run: State, rows: Any, evaluate: Any) -> None:
+        self.recipe, self.run = recipe, run
+        self._evaluated = cache(lambda: evaluate(run, *rows))
+
+    def parameters(self) -> Parameters:
+        """The parameters and running statistics."""
+        return parameters_of(self.recipe, self.run)
+
+    def average(self, updates: int) -> Parameters:
+        """The average of the parameters, as it is read after that many updates."""
+        return _average(self.recipe, self.run, updates)
+
+    def arrays(self) -> Parameters:
+        """Every array of the state, named as in a checkpoint."""
+        return _export_state(self.recipe, self.run)
+
+    def detail(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def metrics(self) -> tuple[Metrics, Metrics]:
+        """The metrics over the training rows, and over those held out."""
+        train, held_out, _ = self._evaluated()
+        return train, held_out
+
+    def prediction(self) -> Parameters:
+        """The first held-out row, layer by layer."""
+        *_, layers = self._evaluated()
+        prediction: Parameters = layers
+        return prediction
+
+
+def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+
+    `watch` asks for neither detail nor statistics, nor are updates synchronised.
+    """
     place = select_device(device)
-    recorder = RunRecorder(
-        recipe,
-        data,
-        backend="torch",
-        environment=describe_environment(place),
-        parameters_every=parameters_every,
-        progress=progress,
-        resume=resume,
-        checkpoints=checkpoints,
-    )
+    recorder = RunRecorder(recipe, data, watch, backend="torch", environment=describe_environment(place))
     data = data.cast(recipe.dtype)
-    parts = tuple(
+    rows = tuple(
         load_rows(recipe.loss, x_ND, y_N, place)
         for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
     )
     rule = recipe.update_rule
     state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
-    if resume is not None:
-        _import_state(recipe, state, resume)
-    recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
-    loaded = -1
-    for epoch, start, stop in recorder.segments():
-        if epoch != loaded:
-            batches, masks, loaded = data.batches(epoch), data.masks(epoch), epoch
-        found = []
-        many = max(1, ROOM // (data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(recipe.model.hidden))))
-        for begin in range(start, stop, many):
-            cut = slice(begin, min(begin + many, stop))
-            part = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
-            state, scalars = segment(state, load_batches(recipe, data, *part, place))
-            found.append(scalars)
-        recorder.record_segment(
-            {name: np.concatenate([scalars[name].cpu().numpy() for scalars in found]) for name in UPDATE_SERIES}
+    if watch.resume is not None:
+        _import_state(recipe, state, watch.resume)
+    view = View(recipe, state, rows, evaluate)
+    recorder.begin(view)
+    drawn = lru_cache(maxsize=1)(lambda epoch: (data.batches(epoch), data.masks(epoch)))
+    many = max(1, ROOM // (data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(recipe.model.hidden))))
+    for part in recorder.segments():
+        batches, masks = drawn(part.epoch)
+        parts = []
+        for begin in range(part.start, part.stop, many):
+            cut = slice(begin, min(begin + many, part.stop))
+            chosen = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
+            state, scalars = segment(state, load_batches(recipe, data, *chosen, place))
+            parts.append(scalars)
+        view = View(recipe, state, rows, evaluate)
+        recorder.record(
+            {name: np.concatenate([scalars[name].cpu().numpy() for scalars in parts]) for name in UPDATE_SERIES}, view
         )
-        recorder.record_parameters(parameters_of(recipe, state), _average(recipe, state, recorder.done))
-        if recorder.checkpoint_is_due:
-            recorder.save_checkpoint(_export_state(recipe, state))
-        if stop == data.batches_per_epoch:
-            *metrics, prediction = evaluate(state, *parts)
-            recorder.record_epoch(*metrics)
-    return recorder.finish(prediction)
+    return recorder.finish(view)
 
 
 def _average(recipe: Recipe, state: State, updates: int) -> Parameters:

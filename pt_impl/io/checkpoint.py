@@ -27,7 +27,7 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
         for key, value in state.optimizer.state[parameter].items() if parameter in state.optimizer.state else ():
             if key != "step" and value is not None:
                 found[f"optimizer/{_slot_of(recipe, key)}/{name}"] = _canonical(value)
-        if parameter.grad is not None:
+        if state.loss is not None and parameter.grad is not None:
             found[f"accumulated/{name}"] = _canonical(parameter.grad)
     if state.loss is not None:
         found["accumulated/loss"] = _canonical(state.loss)

@@ -14,6 +14,7 @@ from lockstep.recipe.optimizers.adam import Adam
 from lockstep.recipe.optimizers.sgd import Sgd
 from pt_impl.model import MLP
 from pt_impl.optimizers.from_rule import Groups, from_rule
+from pt_impl.predict import Rows
 
 __all__ = ["PLANTS", "planted"]
 
@@ -257,9 +258,9 @@ def _in_training_mode(original: Any) -> Any:
 
 
 def _mean_of_means(original: Any) -> Any:
-    def evaluate(loss: Any, state: Any, x_ND: Any, y_N: Any) -> Any:
-        starts = range(0, len(y_N), BATCH)
-        parts = [original(loss, state, x_ND[i : i + BATCH], y_N[i : i + BATCH]) for i in starts]
+    def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
+        starts = range(0, len(rows.y_N), BATCH)
+        parts = [original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts]
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -267,6 +268,11 @@ def _mean_of_means(original: Any) -> Any:
 
 def _above_half(original: Any) -> Any:
     return lambda loss, outputs_NK, y_N: original(loss, outputs_NK - 0.5, y_N)
+
+
+def _of_loss(change: Change) -> dict[str, Change]:
+    """A change of the mean loss, wherever it is taken."""
+    return {"update.mean_loss": change, "predict.mean_loss": change}
 
 
 PLANTS: dict[str, dict[str, Change]] = {
@@ -281,21 +287,21 @@ PLANTS: dict[str, dict[str, Change]] = {
     "dropout-inverted": {"model.MLP.outputs": _masked_by(torch.logical_not)},
     "products-in-bfloat16": {"model._linear": _in_bfloat16},
     "parameters-stale": {"model._linear": _traced},
-    "loss-sum": {"train.mean_loss": _loss_times(lambda count: count)},
-    "loss-full-size": {"train.mean_loss": _loss_times(lambda count: count / BATCH)},
-    "loss-half": {"train.mean_loss": _loss_times(lambda count: 0.5)},
-    "loss-weighted-by-rows": {"train.mean_loss": _by_rows},
-    "loss-ignored-counts": {"train.mean_loss": _last_class},
-    "gradients-doubled": {"train.mean_loss": _gradient_times(2.0)},
-    "gradients-negated": {"train.mean_loss": _gradient_times(-1.0)},
+    "loss-sum": _of_loss(_loss_times(lambda count: count)),
+    "loss-full-size": _of_loss(_loss_times(lambda count: count / BATCH)),
+    "loss-half": _of_loss(_loss_times(lambda count: 0.5)),
+    "loss-weighted-by-rows": _of_loss(_by_rows),
+    "loss-ignored-counts": _of_loss(_last_class),
+    "gradients-doubled": _of_loss(_gradient_times(2.0)),
+    "gradients-negated": _of_loss(_gradient_times(-1.0)),
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
-    "gradients-summed": {"train.mean_loss": _gradient_times(2.0)},
-    "gradients-not-cleared": {"train.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None},
+    "gradients-summed": _of_loss(_gradient_times(2.0)),
+    "gradients-not-cleared": {"update.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None},
     "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
     "gradients-relu-flipped": {"model._linear": _nudged},
-    "clip-missing": {"train.clip": _clipped_as(clip="none")},
-    "clip-by-value": {"train.clip": _clipped_as(clip="value")},
-    "clip-per-tensor": {"train.clip": _each_clipped},
+    "clip-missing": {"update.clip": _clipped_as(clip="none")},
+    "clip-by-value": {"update.clip": _clipped_as(clip="value")},
+    "clip-per-tensor": {"update.clip": _each_clipped},
     "lr-late": {"train.make_schedule": _shifted(lambda update: update - (update > 0))},
     "lr-early": {"train.make_schedule": _shifted(lambda update: update + 1)},
     "lr-rounded": {"train.rate_tables": _rounded},
@@ -306,8 +312,8 @@ PLANTS: dict[str, dict[str, Change]] = {
     "update-not-a-number": {"optimizer.MAKERS": _sgd(_not_a_number)},
     "decay-after-momentum": {"optimizer.MAKERS": _sgd(_decaying_late)},
     "adam-no-bias-correction": {"optimizer.MAKERS": _uncorrected},
-    "metrics-in-training-mode": {"train.evaluate": _in_training_mode},
-    "metrics-mean-of-means": {"train.evaluate": _mean_of_means},
-    "metrics-threshold": {"train.sums": _above_half},
+    "metrics-in-training-mode": {"io.view.evaluate": _in_training_mode},
+    "metrics-mean-of-means": {"io.view.evaluate": _mean_of_means},
+    "metrics-threshold": {"predict.sums": _above_half},
 }
 """Key -> what of the twin is changed, and how."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lockstep.data_prep import prepare
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.studies.prove.faults import BASE
 
@@ -76,7 +77,7 @@ def _right_run(dtype: str) -> Trace:
     """The oracle's of 6 updates of one layer, with bounds in float32, and one update in detail."""
     small = {"model.hidden": (), "training.epochs": 2, "training.dtype": dtype, "average.decay": 0.9}
     recipe = Recipe().with_values(BASE | small)
-    return train_oracle(recipe, prepare(recipe), detail=(3,), bounds=dtype == "float32")
+    return train_oracle(recipe, prepare(recipe), watch=Watch(detail=(3,)), bounds=dtype == "float32")
 
 
 def _array(name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Edit:

@@ -13,6 +13,7 @@ from typing import Any
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.studies.prove.faults import FAULTS
 
@@ -59,17 +60,22 @@ def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
         multiprocessing.set_forkserver_preload([f"{package}.proof.library_faults"])
     pools: dict[str, ProcessPoolExecutor] = {}
 
-    def train_planted(recipe: Recipe, data: PreparedData, *, fault: str, progress: Any, **options: Any) -> Trace:
+    def train_planted(
+        recipe: Recipe, data: PreparedData, *, fault: str, watch: Watch = Watch(), **options: Any
+    ) -> Trace:
         if fault not in pools:
             while pools:
                 pools.popitem()[1].shutdown()
             pools[fault] = ProcessPoolExecutor(1, context, initializer=_plant, initargs=(package, fault))
-        training = pools[fault].submit(_train, package, recipe, data, {"engine": engine} | options)
+        training = pools[fault].submit(
+            _train, package, recipe, data, {"engine": engine, "watch": replace(watch, progress=None)} | options
+        )
         try:
             trace = training.result()
         except Exception as error:
             raise InputError(f"{fault or 'no fault'}: {type(error).__name__}: {error}") from error
-        progress(data.updates, data.updates)
+        if watch.progress:
+            watch.progress(data.updates, data.updates)
         return trace
 
     return train_planted

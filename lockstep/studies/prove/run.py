@@ -13,6 +13,7 @@ from lockstep.diagnose.exact import compare_exactly, float64_bounds
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.run.team import Team
 from lockstep.run.workers import Job, Report
@@ -109,7 +110,7 @@ def prove(faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = ()
         with Team(backends, plants="twin") as team:
             team.begin(dict(zip(team.names, shares)), report)
             oracles = [
-                train_oracle(recipe, prepared, detail=range(prepared.updates))
+                train_oracle(recipe, prepared, watch=Watch(detail=range(prepared.updates)))
                 for recipe, prepared in zip(recipes, data)
             ]
             checker = prove_checker()

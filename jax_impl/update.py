@@ -1,0 +1,126 @@
+"""One update: what a batch makes of the state."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from jax_impl.average import update_average
+from jax_impl.gradient import clip, norm
+from jax_impl.loss import mean_loss
+from jax_impl.optimizer import make_optimizer
+from jax_impl.schedule import make_schedule
+from lockstep.recipe import Recipe
+
+__all__ = ["Batch", "Scalars", "State", "loss_and_gradients", "make_segment", "make_update"]
+
+
+class State(NamedTuple):
+    """What an update takes and gives back: a pure function changes nothing in place.
+
+    `graph` and `tables` are constants. `accumulated` is the loss and the gradients of the update's batches so far,
+    None where an update has one batch. `updates` counts those done.
+    """
+
+    graph: nnx.GraphDef[Any]
+    tables: dict[int, Array]
+    parameters: nnx.State[Any, Any]
+    statistics: nnx.State[Any, Any]
+    optimizer: optax.OptState
+    accumulated: tuple[Array, Any] | None
+    average: Any
+    updates: Array
+
+
+class Batch(NamedTuple):
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes the update, and
+    the dropout mask of each hidden layer."""
+
+    x_BD: Array
+    y_B: Array
+    used: Array
+    share: Array
+    last: Array
+    masks: list[Array]
+
+
+class Scalars(NamedTuple):
+    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no update."""
+
+    lr: Array | float
+    loss: Array
+    grad_norm: Array
+    update_norm: Array
+
+
+def loss_and_gradients(recipe: Recipe, state: State, batch: Batch) -> tuple[Array, Any, nnx.State[Any, Any]]:
+    """The loss and the gradients of the update's batches so far, and the running statistics after this one."""
+
+    def loss_of(parameters: nnx.State[Any, Any]) -> tuple[Array, nnx.State[Any, Any]]:
+        # a copy: batch normalisation writes its running statistics into the model
+        model = nnx.merge(state.graph, parameters, state.statistics, copy=True)
+        outputs_BK = model(batch.x_BD, batch.masks, batch.used)
+        return mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used), nnx.state(model, nnx.BatchStat)
+
+    (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
+    if state.accumulated is not None:
+        terms = state.accumulated, (loss, gradients)
+        loss, gradients = jax.tree.map(lambda total, term: total + batch.share * term, *terms)
+    return loss, gradients, statistics
+
+
+def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars]]:
+    """A batch of the recipe and, with the last batch of an update, the update."""
+
+    def update(state: State, batch: Batch) -> tuple[State, Scalars]:
+        loss, gradients, statistics = loss_and_gradients(recipe, state, batch)
+        state = state._replace(statistics=statistics)
+        if state.accumulated is None:
+            return step(state, loss, gradients)
+        updated: tuple[State, Scalars] = jax.lax.cond(batch.last, step, wait, state, loss, gradients)
+        return updated
+
+    def wait(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
+        nothing = jnp.zeros_like(loss)
+        return state._replace(accumulated=(loss, gradients)), Scalars(nothing, nothing, nothing, nothing)
+
+    def step(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
+        schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
+        optimizer, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
+        lr = make_schedule(state.tables[0])(state.updates)
+        grad_norm = norm(gradients)
+        gradients = clip(recipe.gradient, gradients)
+        steps, moments = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, steps)
+        average = update_average(recipe.average, state.average, parameters)
+        changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
+        scalars = Scalars(lr, loss, grad_norm, norm(changes))
+        accumulated = jax.tree.map(jnp.zeros_like, state.accumulated)
+        state = state._replace(parameters=parameters, optimizer=moments, accumulated=accumulated, average=average)
+        return state._replace(updates=state.updates + 1), scalars
+
+    return update
+
+
+@cache
+def make_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars]]:
+    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
+
+    @jax.jit
+    def segment(state: State, batches: Batch) -> tuple[State, Scalars]:
+        tables = state.tables  # constants stay outside what a scan carries
+
+        def carried(state: State, batch: Batch) -> tuple[State, Scalars]:
+            state, scalars = update(state._replace(tables=tables), batch)
+            return state._replace(tables={}), scalars
+
+        state, scalars = jax.lax.scan(carried, state._replace(tables={}), batches)
+        return state._replace(tables=tables), scalars
+
+    return segment

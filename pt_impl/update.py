@@ -1,0 +1,97 @@
+"""One update: what a batch makes of the state."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor as Array
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from lockstep.recipe import Recipe
+from pt_impl.average import update_average
+from pt_impl.gradient import clip, norm
+from pt_impl.loss import mean_loss
+from pt_impl.model import MLP
+
+__all__ = ["Batch", "Scalars", "State", "make_segment", "make_update"]
+
+
+class State(NamedTuple):
+    """What an update changes, here in place.
+
+    `loss` is that of the update's batches so far, None before the first; their gradients lie with the parameters.
+    """
+
+    model: MLP
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    loss: Array | None
+    average: AveragedModel | None
+
+
+class Batch(NamedTuple):
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes the update, and
+    the dropout mask of each hidden layer."""
+
+    x_BD: Array
+    y_B: Array
+    used: int
+    share: float
+    last: bool
+    masks: list[Array]
+
+
+class Scalars(NamedTuple):
+    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no update."""
+
+    lr: Array | float
+    loss: Array
+    grad_norm: Array
+    update_norm: Array
+
+
+def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars]]:
+    """A batch of the recipe and, with the last batch of an update, the update."""
+
+    def update(state: State, batch: Batch) -> tuple[State, Scalars]:
+        model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
+        if state.loss is None:
+            optimizer.zero_grad(set_to_none=True)
+        outputs_BK = model(batch.x_BD, batch.masks)
+        loss = mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used) * batch.share
+        loss.backward()
+        loss = loss.detach() if state.loss is None else state.loss + loss.detach()
+        if not batch.last:
+            nothing = torch.zeros_like(loss)
+            return state._replace(loss=loss), Scalars(nothing, nothing, nothing, nothing)
+
+        parameters = list(model.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        lr = optimizer.param_groups[0]["lr"]
+        grad_norm = norm([parameter.grad for parameter in parameters])
+        clip(recipe.gradient, parameters)
+        optimizer.step()
+        scheduler.step()
+        average = update_average(recipe.average, state.average, model)
+        changes = [after.detach() - parameter for after, parameter in zip(parameters, before)]
+        scalars = Scalars(lr, loss, grad_norm, norm(changes))
+        return state._replace(loss=None, average=average), scalars
+
+    return update
+
+
+def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, Scalars]]:
+    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
+
+    def segment(state: State, batches: list[Batch]) -> tuple[State, Scalars]:
+        rows = []
+        for batch in batches:
+            state, scalars = update(state, batch)
+            rows.append(scalars)
+        lr_T, *others = zip(*rows)
+        loss_T, grad_norm_T, update_norm_T = map(torch.stack, others)
+        return state, Scalars(torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T)
+
+    return segment
