@@ -24,6 +24,7 @@ SAMPLE = [
     ({"schedule.name": "wsd"}, "b1920f4018f279d6"),
     ({"schedule.name": "one_cycle"}, "464352661c0a256c"),
     ({"schedule.name": "cosine_restarts"}, "d7ad5fcd4556f1c1"),
+    ({"schedule.name": "inverse_time"}, "43cda7ffab6e0d5d"),
     ({"loss.name": "cross_entropy"}, "f08065765a584216"),
     ({"loss.name": "binary_cross_entropy"}, "d5bc0564f2272a80"),
     ({"loss.name": "mse"}, "9ac1f2c3efe7a28b"),
