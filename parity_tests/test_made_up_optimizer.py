@@ -26,6 +26,7 @@ from lockstep.recipe.optimizers.base import OptimizerSpec, like
 from lockstep.recipe.optimizers.knobs import Momentum, WeightDecay
 from lockstep.recipe.values import CONFIG
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
+from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.report.run.pipeline import describe_optimizer
 from lockstep.studies.matrix_entries import entries
@@ -79,11 +80,11 @@ def recipe_of(**values: Any) -> Recipe:
 
 
 def trained(backend: str, recipe: Recipe, **options: Any) -> Trace:
-    data = prepare(recipe)
+    data, watch = prepare(recipe), Watch(parameters_every=1, **options)
     if backend == "oracle":
-        return train_oracle(recipe, data, parameters_every=1, **options)
+        return train_oracle(recipe, data, watch=watch)
     twin: Any = {"torch": pt_impl.train, "jax": jax_impl.train, "fast": pt_impl.fast.train}[backend]
-    trace: Trace = twin.train(recipe, data, parameters_every=1, **options)
+    trace: Trace = twin.train(recipe, data, watch=watch)
     return trace
 
 
