@@ -13,7 +13,7 @@ import pytest
 import jax_impl.train
 import pt_impl.train
 from lockstep.cli import main
-from lockstep.data_prep import prepare
+from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of
 from lockstep.diagnose.engine import diagnose, unequal_settings
 from lockstep.oracle.train import states
@@ -286,9 +286,11 @@ def test_within_an_update_layers_go_forward_and_gradients_backward(
     original = module.load_batches
     recipe = recipe_of()
     data = prepare(recipe)
-    monkeypatch.setattr(
-        module, "load_batches", lambda d, *rest: original(replace(d, train_x_ND=d.train_x_ND * 1.01), *rest)
-    )
+
+    def load_scaled(data: PreparedData, *rest: Any, **options: Any) -> Any:
+        return original(replace(data, train_x_ND=data.train_x_ND * 1.01), *rest, **options)
+
+    monkeypatch.setattr(module, "load_batches", load_scaled)
     trace = module.train(recipe, data, watch=Watch(detail=DETAIL))
     truth = train_oracle(recipe, data, watch=Watch(detail=DETAIL))
     found = diagnose(trace, truth, truth)

@@ -1,7 +1,6 @@
 """SGD, Adam and their kin: both twins against the oracle, against the libraries' own classes, and faults planted."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -421,11 +420,11 @@ def test_fault_is_caught(
     twin: str, variant: str, fault: dict[str, Any], update: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(VARIANTS[variant])
+    knobs = {f"optimizer.{knob}": value for knob, value in fault.items() if value is not None}
+    faulty = recipe.with_values(knobs).optimizer
     module = TWINS[twin]
     original = of_pair(module, "make_optimizer")
-    patch_pair(
-        monkeypatch, module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest)
-    )
+    patch_pair(monkeypatch, module, "make_optimizer", lambda _, *rest: original(faulty, *rest))
     forget_compiled()
     found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), exact_trace(recipe), {})
     forget_compiled()
