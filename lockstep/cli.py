@@ -1,6 +1,7 @@
 """The command line. The commands are the only room of the core that reaches for the twins, and only when one needs
 them."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failure = flush_output()
         if failure is not None:
             status = _complain(f"standard output: cannot be written: {failure.strerror}")
+        if status == 130:  # else Python may end by the signal itself, where that met a library while it loaded
+            sys.stderr.flush()
+            os._exit(status)
     sys.exit(status if isinstance(status, int) else 0)
 
 

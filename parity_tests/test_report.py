@@ -108,7 +108,7 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
                 scalars["loss"].append(-np.log(share[np.arange(len(y)), y]).mean())
                 inputs = list(layers.values())[-3]
                 gradient = inputs.T @ (share - np.eye(len(data.classes), dtype=dtype)[y]) / len(y)
-                momentum = (recipe.optimizer.momentum or 0.0) * momentum + gradient
+                momentum = getattr(recipe.optimizer, "momentum", 0.0) * momentum + gradient
                 step = rates[segment.epoch * data.updates_per_epoch + i] * momentum
                 parameters[f"{last}.weight"] = parameters[f"{last}.weight"] - step.astype(dtype)
                 scalars["grad_norm"].append(np.linalg.norm(gradient))
