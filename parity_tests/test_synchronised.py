@@ -90,7 +90,7 @@ def test_the_diagnosis_tells_local_errors_from_accumulated_ones(
     monkeypatch.setattr(
         module,
         "load_batches",
-        lambda d, epoch, *rest: original(replace(d, train_x_ND=d.train_x_ND * (1 + (epoch == 2))), epoch, *rest),
+        lambda d, epoch, **rest: original(replace(d, train_x_ND=d.train_x_ND * (1 + (epoch == 2))), epoch, **rest),
     )
     wrong = module.train(recipe, data, watch=Watch(parameters_every=1, synchronise=states(recipe, data)))
     found = diagnose(wrong, truth, truth)
