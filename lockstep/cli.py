@@ -1,6 +1,8 @@
 """The command line. The commands are the only room of the core that reaches for the twins, and only when one needs
 them."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -69,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Of `arguments` None, those of the process are taken, and its signals and streams are this command's to handle.
     """
+    stopped: list[int] = []
     if arguments is None:
+        atexit.register(_end_as_stopped, stopped)  # first, so that it runs after what tidies up
         _heed_signals()
         outlast_readers()
     try:
@@ -92,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failure = flush_output()
         if failure is not None:
             status = _complain(f"standard output: cannot be written: {failure.strerror}")
-        if status == 130:  # else Python may end by the signal itself, where that met a library while it loaded
-            sys.stderr.flush()
-            os._exit(status)
+        if status == 130:
+            stopped.append(status)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -104,6 +107,14 @@ def _heed_signals() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
             signal.signal(number, signal.default_int_handler)
+
+
+def _end_as_stopped(stopped: list[int]) -> None:
+    """End with the status of a stopped command: Python ends by SIGINT itself where that met a library as it loaded."""
+    if stopped:
+        gc.collect()  # what was interrupted as it began is tidied up
+        sys.stderr.flush()
+        os._exit(stopped[0])
 
 
 def _complain(message: str) -> int:
