@@ -65,17 +65,17 @@ def run(
 
         with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
             with training_progress() as report:
-                found = train_everywhere(chosen, folder.partial, team, engine=engine, report=report)
-            story = write_reports(found, folder.partial)
+                trained = train_everywhere(chosen, folder.partial, team, engine=engine, report=report)
+            story = write_reports(trained, folder.partial)
     console = make_console()
     print_story(story, console)
     console.print(
         f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
     )
-    if found.verdict.failure is not None:
-        command = _closer_look(folder.final, found.verdict.failure)
+    if trained.verdict.failure is not None:
+        command = _closer_look(folder.final, trained.verdict.failure)
         console.print(f"Where and why: {command}", soft_wrap=True)
-    return EXIT_STATUS[found.verdict.word]
+    return EXIT_STATUS[trained.verdict.word]
 
 
 def _closer_look(folder: Path, failure: "Failure") -> str:

@@ -323,23 +323,12 @@ class Recipe:
             if "preset" in content[section]:
                 preset, before = presets.get(str(content[section]["preset"])), getattr(self, section)
                 for knob in asdict(before):
-                    kept = preset and knob in preset.free and _is_changed(before, knob)
-                    if f"{section}.{knob}" not in values and not kept:
+                    stays = preset and knob in preset.free and _is_changed(before, knob)
+                    if f"{section}.{knob}" not in values and not stays:
                         del content[section][knob]
-        for section, knobs in KNOBS.items():
-            before, name = getattr(self, section), content[section].get("name")
-            if isinstance(before, NamedSection):
-                given = {field.partition(".")[2] for field in values if field.startswith(f"{section}.")}
-                carry_over(before, content[section], given)
-            elif name != before.name and name in knobs:
-                options = OPTIONS.get(section, {}).get(name, ())
-                for knob in OPTIONS.get(section, {}).get(before.name, ()):
-                    if f"{section}.{knob}" not in values and (knob not in options or knob == "edges"):
-                        content[section].pop(knob, None)
-                for knob, default in knobs[before.name].items():
-                    kept = getattr(before, knob) != default and knob in knobs[name]
-                    if f"{section}.{knob}" not in values and not kept:
-                        del content[section][knob]
+        for section in KNOBS:
+            given = {field.partition(".")[2] for field in values if field.startswith(f"{section}.")}
+            carry_over(getattr(self, section), content[section], given)
         return Recipe.from_dict(content)
 
     def with_overrides(self, overrides: Sequence[str]) -> "Recipe":
@@ -544,10 +533,8 @@ def field_docstrings(section: str) -> dict[str, str]:
 
 
 def _default(values: Any, field: str) -> Any:
-    if isinstance(values, NamedSection):
-        return type(values).infos()[field].default
-    knobs = KNOBS.get(type(values).__name__.lower(), {}).get(getattr(values, "name", ""), {})
-    return knobs.get(field, type(values).__pydantic_fields__[field].default)
+    infos = type(values).infos() if isinstance(values, NamedSection) else type(values).__pydantic_fields__
+    return infos[field].default
 
 
 def _is_changed(values: Any, field: str) -> bool:
