@@ -52,7 +52,7 @@ types: .venv/ready-to-develop
 .venv-latest/ready: pyproject.toml
 	rm -rf .venv-latest
 	$(PYTHON) -m venv .venv-latest
-	.venv-latest/bin/python -P parity_tests/install_newest.py
+	.venv-latest/bin/python -P tools/install_newest.py
 	touch $@
 
 # timm's schedulers need torch alone; the rest of it would need torchvision, which the package index has for CUDA only

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 from hypothesis import settings
 
+from lockstep.backends import BACKENDS
 from lockstep.commands.options import keep_compiled
 
 # a machine that is busy elsewhere is no failure
@@ -21,3 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(cache.cleanup)
         os.environ["XDG_CACHE_HOME"] = cache.name
         keep_compiled()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each framework in turn."""
+    return str(request.param)

@@ -1,0 +1,237 @@
+"""Two people's loops held against each other: their own noise as the bound, and a bug in either found at its stage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lockstep
+from lockstep.cli import main
+from lockstep.diagnose.compare import Comparison, compare
+from lockstep.diagnose.loops import align, notes_on, sides_of
+from lockstep.diagnose.names import apply, save_names
+from lockstep.diagnose.noise import loop_bounds, unit_of
+from lockstep.diagnose.propose import propose
+from lockstep.errors import InputError
+from lockstep.records.trace import Trace
+from parity_tests.shared.loops import LOOPS, SETTINGS, start_of
+
+NOISY, SEEDS = ("torch", "linen"), (1, 2)
+
+
+def record(folder: Path, kind: str, fault: str = "", seed: int | None = None, **options: Any) -> Trace:
+    with lockstep.Recorder(folder / "trace", backend=kind, settings=SETTINGS, perturb=seed, **options) as recorder:
+        LOOPS[kind](recorder, fault=fault)
+    return Trace.load(folder / "trace")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Trace]:
+    """Each kind of loop as it is, and two of them twice from a perturbed start."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = {(kind, None): record(folder, kind) for kind in LOOPS}
+    return found | {(kind, seed): record(folder, kind, seed=seed) for kind in NOISY for seed in SEEDS}
+
+
+def judge(a: Trace, b: Trace, noise: list[Trace]) -> Comparison:
+    """Compare by a map drawn from the traces themselves."""
+    names, _ = propose(a, b)
+    aligned = align(a, b, names)
+    return compare(*aligned, loop_bounds(*aligned, sides_of(noise, a, b, names)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LOOPS if kind != "torch"])
+def test_right_loops_differ_by_rounding(kind: str, runs: dict[Any, Trace]) -> None:
+    noise = [runs[side, seed] for side in NOISY if side in ("torch", kind) for seed in SEEDS]
+    for measured in (noise, []):
+        found = judge(runs["torch", None], runs[kind, None], measured)
+        assert found.verdict == "rounding", found.first
+        assert found.compared > 150
+    assert judge(runs[kind, None], runs[kind, None], []).verdict == "identical"
+
+
+@pytest.mark.parametrize(
+    ("fault", "update", "stage", "tensor"),
+    [
+        ("sum", 0, "loss", "loss"),
+        ("clip", 0, "clip", ""),
+        ("rate", 3, "lr", "lr"),
+        ("decay", 0, "update", "update_norm"),
+    ],
+)
+@pytest.mark.parametrize("side", ["torch", "linen"])
+def test_a_bug_in_either_loop_is_found_at_its_update_and_stage(
+    side: str, fault: str, update: int, stage: str, tensor: str, runs: dict[Any, Trace], tmp_path: Path
+) -> None:
+    wrong = record(tmp_path, side, fault)
+    a, b = (wrong, runs["linen", None]) if side == "torch" else (runs["torch", None], wrong)
+    noise = [runs[kind, seed] for kind in NOISY for seed in SEEDS]
+    for measured in (noise, []):
+        found = judge(a, b, measured)
+        assert found.first is not None
+        assert (found.first.update, found.first.stage) == (update, stage)
+        assert found.first.tensor.endswith(tensor)
+        assert found.first.ratio > 20
+
+
+def test_statistics_alone_find_the_update_and_the_tensor(tmp_path: Path) -> None:
+    right, wrong = (record(tmp_path, "plain", fault, every=0, statistics=True) for fault in ("", "clip"))
+    assert not any(name.startswith("detail/") for name in right.arrays)
+    found = judge(right, wrong, [])
+    assert found.first is not None
+    assert (found.first.update, found.first.stage) == (0, "clip")
+    assert "linear" in found.first.tensor
+
+
+# --- bounds
+
+
+def tiny(folder: Path, values: list[float], backend: str = "loop", dtype: Any = np.float32, **more: Any) -> Trace:
+    """A loop of one parameter of two elements, which becomes what is given."""
+    with lockstep.Recorder(folder / "tiny", backend=backend, **more) as recorder:
+        recorder.start({"w": np.ones(2, dtype)})
+        for value in values:
+            recorder.update(loss=np.float32(value), parameters={"w": np.array([1, value], dtype)})
+    return Trace.load(folder / "tiny")
+
+
+def test_a_bound_is_the_spread_or_the_first_order_whichever_is_more(tmp_path: Path) -> None:
+    run, far = tiny(tmp_path, [2.0, 2.0]), tiny(tmp_path, [2.0, 2.5])
+    unit = 2.0**-24
+    # the longest sum has a single term here; 1 - 0.999 is off by 1000 roundings, and so is a change, of 1 in sqrt(2)
+    first_order = loop_bounds(run, run)
+    way = 1000 / np.sqrt(2) * 2
+    assert first_order["parameters/1/w"] == pytest.approx((2 + 1000 + way) * unit)
+    assert first_order["parameters/2/w"] == pytest.approx((2 * (2 + 1000) + way) * unit)  # every update rounds anew
+    assert "parameters/0/w" not in first_order
+    bounds = loop_bounds(run, run, [[run, far]])
+    assert bounds["parameters/1/w"] == first_order["parameters/1/w"]
+    assert bounds["parameters/2/w"] == 8 * 0.5
+    assert bounds["updates/loss"].tolist() == [8 * 0.5, 8 * 0.5]  # the widest near an update
+    with pytest.raises(InputError, match="a side needs two runs at least"):
+        loop_bounds(run, run, [[run]])
+    with pytest.raises(InputError, match="no array in common"):
+        loop_bounds(run, run, [[run, Trace(run.header, {})]])
+
+
+def test_the_coarsest_dtype_sets_the_unit(tmp_path: Path) -> None:
+    assert unit_of(tiny(tmp_path, [1.0])) == 2.0**-24
+    assert unit_of(tiny(tmp_path, [1.0], dtype=np.float16)) == 2.0**-11
+    trace = tiny(tmp_path, [1.0])
+    assert unit_of(Trace(trace.header | {"dtypes": ["bfloat16", "float32"]}, trace.arrays)) == 2.0**-8
+
+
+def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
+    start = start_of(dtype=np.float64)
+    traces = []
+    for fault in ("", "rate"):
+        with lockstep.Recorder(tmp_path / "t", backend="torch") as recorder:
+            LOOPS["torch"](recorder, start, fault)
+        traces.append(Trace.load(tmp_path / "t"))
+    assert traces[0].header["dtype"] == "float64"
+    nudged = dict(traces[0].arrays)
+    nudged["parameters/4/linear1.weight"] = nudged["parameters/4/linear1.weight"] * (1 + 1e-14)
+    assert judge(traces[0], Trace(traces[0].header, nudged), []).verdict == "rounding"
+    nudged["parameters/4/linear1.weight"] = nudged["parameters/4/linear1.weight"] * (1 + 1e-9)
+    assert judge(traces[0], Trace(traces[0].header, nudged), []).verdict == "diverged"
+    found = judge(*traces, []).first
+    assert found is not None
+    assert (found.update, found.stage) == (3, "lr")
+
+
+# --- what cannot be compared, and what to know beforehand
+
+
+def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[Any, Trace]) -> None:
+    a, b = runs["torch", None], runs["linen", None]
+    with pytest.raises(InputError, match=r"only in A: linear1.bias, .*; only in B: Dense_0.bias, .* `lockstep names"):
+        align(a, b)
+    with pytest.raises(InputError, match="the trace of torch has a perturbed start"):
+        align(runs["torch", 1], b)
+    with pytest.raises(InputError, match=r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"):
+        align(a, runs["plain", None])
+    with pytest.raises(InputError, match="1 updates and 2"):
+        align(tiny(tmp_path, [1.0]), tiny(tmp_path, [1.0, 1.0]))
+    recipe = Trace({"backend": "torch"}, {})
+    with pytest.raises(InputError, match="of a loop and of a recipe"):
+        align(a, recipe)
+    with pytest.raises(InputError, match="one trace is of a recipe"):
+        compare(a, recipe, {})
+    with pytest.raises(InputError, match="no array in common"):
+        align(a, Trace(b.header, {}))
+    with pytest.raises(InputError, match="of neither torch nor linen"):
+        sides_of([runs["nnx", None]], a, b)
+    with pytest.raises(InputError, match="one run of linen tells nothing; give two"):
+        sides_of([runs["torch", 1], runs["torch", 2], runs["linen", 1]], a, b)
+
+
+def test_nan_is_compared_as_such_and_named_first(tmp_path: Path) -> None:
+    fine, broken = tiny(tmp_path, [1.0, 2.0, 3.0]), tiny(tmp_path, [1.0, np.nan, np.nan], backend="other")
+    assert notes_on(fine, fine) == []
+    assert notes_on(fine, broken) == ["other: NaN or infinity from update 1, loss on"]
+    found = compare(fine, broken, loop_bounds(fine, broken))
+    assert found.first is not None
+    assert (found.first.update, found.first.ratio) == (1, np.inf)
+    both = compare(broken, broken, loop_bounds(broken, broken))
+    assert both.verdict == "inconclusive"
+    assert len(notes_on(broken, broken)) == 2
+
+
+def test_what_only_one_of_them_recorded_is_said(tmp_path: Path, runs: dict[Any, Trace]) -> None:
+    a = runs["torch", None]
+    less = {
+        name: array
+        for name, array in a.arrays.items()
+        if "/moments/" not in name and not name.endswith("forward/tanh1") and name != "updates/lr"
+    }
+    assert notes_on(a, Trace(a.header | {"backend": "other"}, less)) == [
+        "only torch has forward of tanh1",
+        "only torch has moments",
+        "only torch has updates of lr",
+    ]
+
+
+# --- the command, and a start from the other side's parameters
+
+
+def test_the_command_compares_loops(tmp_path: Path, runs: dict[Any, Trace], capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, names = tmp_path / "a", tmp_path / "b", tmp_path / "names.toml"
+    runs["torch", None].save(a)
+    runs["linen", None].save(b)
+    noise = []
+    for kind in NOISY:
+        for seed in SEEDS:
+            runs[kind, seed].save(tmp_path / f"{kind} {seed}")
+            noise += ["--noise", str(tmp_path / f"{kind} {seed}")]
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    status, _, err = run("compare", str(a), str(b))
+    assert (status, err.count("\n")) == (2, 1)
+    assert run("names", str(a), str(b), "--out", str(names))[0] == 0
+    status, out, _ = run("compare", str(a), str(b), "--names", str(names))
+    assert status == 0
+    assert "no noise was measured" in out
+    assert "verdict: rounding" in out
+    status, out, _ = run("compare", str(a), str(b), "--names", str(names), *noise)
+    assert status == 0
+    assert "no noise" not in out
+    wrong = record(tmp_path, "linen", "rate")
+    Trace(wrong.header | {"settings": SETTINGS | {"batch": 9}}, wrong.arrays).save(b)
+    status, out, _ = run("compare", str(a), str(b), "--names", str(names), *noise)
+    assert status == 1
+    assert out.startswith("set differently: batch: 8 and 9\n")
+    assert "First at update 3, lr, lr: " in out
+
+
+def test_a_loop_can_start_every_update_from_the_other_sides_parameters(runs: dict[Any, Trace], tmp_path: Path) -> None:
+    names, _ = propose(runs["torch", None], runs["linen", None])
+    save_names(tmp_path / "names.toml", names)
+    other = apply(names, runs["linen", None])
+    for update in (0, 3):
+        for name, array in runs["torch", None].parameters(update).items():
+            np.testing.assert_allclose(other.parameters(update)[name], array, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Tests of both twins against the oracle."""

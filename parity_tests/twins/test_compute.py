@@ -1,0 +1,186 @@
+"""Mixed precision: products and activations in bfloat16, all else in the recipe's dtype."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jax_impl.fast.train
+import jax_impl.model
+import jax_impl.train
+import pt_impl.fast.train
+import pt_impl.model
+import pt_impl.train
+from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.oracle.arithmetic import BFLOAT16, Perturbed
+from lockstep.oracle.trajectory import _to_bfloat16, rows_of
+from lockstep.recipe import Recipe
+from lockstep.records.run_recorder import Watch
+from lockstep.records.trace import Trace
+from lockstep.schedules.formulas import learning_rates
+from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
+from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair
+
+FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
+MIXED = {"training__compute": "bfloat16"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "momentum": MIXED,
+    "adamw, tanh": MIXED | {"optimizer__name": "adamw", "model__activation": "tanh", "schedule__peak": 0.005},
+    "layer norm, gelu": MIXED | {"model__norm": "layer", "model__activation": "gelu"},
+    "batch norm, dropout": MIXED | {"model__norm": "batch", "model__dropout": 0.2, "model__hidden": (12, 10)},
+    "accumulate, clip, average": MIXED
+    | {"gradient__accumulate": 2, "gradient__clip": "norm", "gradient__clip_at": 0.2, "average__decay": 0.9},
+    "binary": MIXED | {"loss__name": "binary_cross_entropy", "data__classes": 2},
+    "sixty updates": MIXED | {"training__epochs": 20},
+}
+
+
+@cache
+def trace_of(backend: str, recipe: Recipe) -> Trace:
+    trace: Trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+    return trace
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_twins_stay_within_rounding(variant: str) -> None:
+    recipe = small_recipe(**VARIANTS[variant])
+    oracle = oracle_trace(recipe)
+    bounds = bounds_of(oracle)
+    assert bounds
+    traces = {backend: trace_of(backend, recipe) for backend in TWINS}
+    for a, b in ((traces["torch"], oracle), (traces["jax"], oracle), (traces["torch"], traces["jax"])):
+        found = compare(a, b, bounds)
+        assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.sweep)])
+def test_the_fast_engines_stay_within_rounding_too(backend: str, variant: str) -> None:
+    recipe = small_recipe(**VARIANTS[variant])
+    oracle = oracle_trace(recipe)
+    trace = FAST[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+    found = compare(trace, oracle, bounds_of(oracle))
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    # as far from float32 as plain: it did compute in bfloat16
+    exact = trace_of("torch", small_recipe(**VARIANTS[variant] | {"training__compute": "same"})).series("loss")
+    plain = trace_of(backend, recipe).series("loss")
+    assert 0.2 < np.abs(trace.series("loss") - exact).max() / np.abs(plain - exact).max() < 5
+
+
+def test_the_rate_and_what_is_kept_are_of_the_recipes_dtype(backend: str) -> None:
+    recipe = small_recipe(**VARIANTS["batch norm, dropout"])
+    trace = trace_of(backend, recipe)
+    np.testing.assert_array_equal(trace.series("lr"), learning_rates(recipe, 3).astype(np.float32))
+    assert {array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")} == {
+        np.dtype(np.float32)
+    }
+
+
+def test_products_are_in_bfloat16(backend: str) -> None:
+    """The logits of the first forward pass are sums that bfloat16 can hold; in float32 they are not."""
+    for compute, expected in (("bfloat16", True), ("same", False)):
+        recipe = small_recipe(training__compute=compute)
+        data = prepared(recipe).cast(np.float32)
+        if backend == "torch":
+            logits = pt_impl.model.build_model(recipe, data, torch.device("cpu"))(torch.from_numpy(data.train_x_ND))
+            assert logits.dtype == torch.float32
+            found = logits.detach().numpy()
+        else:
+            logits = jax_impl.model.build_model(recipe, data, jax.devices("cpu")[0])(jnp.asarray(data.train_x_ND))
+            assert logits.dtype == jnp.float32
+            found = np.asarray(logits)
+        assert (found == _to_bfloat16(found)).all() == expected
+
+
+def test_the_features_are_rounded_as_both_frameworks_do() -> None:
+    recipe = small_recipe(**MIXED)
+    data = prepared(recipe)
+    seen = rows_of(recipe, data).train_x_ND
+    x_ND = data.cast(np.float32).train_x_ND
+    np.testing.assert_array_equal(torch.from_numpy(x_ND).to(torch.bfloat16).double().numpy(), seen)
+    np.testing.assert_array_equal(np.asarray(jnp.asarray(x_ND).astype(jnp.bfloat16).astype(jnp.float32)), seen)
+    assert not np.array_equal(x_ND, seen)
+
+
+@given(st.floats(-(2.0**100), 2.0**100, width=32))
+def test_bfloat16_is_to_nearest_even(value: float) -> None:
+    expected = torch.tensor(value, dtype=torch.float32).to(torch.bfloat16).double().item()
+    assert _to_bfloat16(np.array([value]))[0] == expected
+
+
+def test_casts_are_rounded_once_and_nothing_else_is() -> None:
+    mixed, plain = Perturbed(4, 2.0**-24, 0, BFLOAT16), Perturbed(4, 2.0**-24, 0)
+    ones = np.ones((5, 3, 2))
+    assert plain.compute is plain
+    assert plain.cast(ones) is ones
+    first, again = mixed.compute.cast(ones, "linear1.weight"), mixed.compute.cast(ones, "linear1.weight")
+    np.testing.assert_array_equal(first, again)
+    assert set(np.abs(first[1:] - 1).ravel()) == {BFLOAT16}
+    np.testing.assert_array_equal(first[0], 1)
+    assert np.abs(mixed.round(ones) - 1).max() == 2.0**-24
+
+
+def test_float64_computes_in_float64() -> None:
+    assert small_recipe(**MIXED).with_dtype("float64").training.compute == "same"
+    assert small_recipe(**MIXED).with_dtype("float32").training.compute == "bfloat16"
+
+
+# --- planted faults
+
+
+def halved_logits(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = TWINS[twin]
+    original = of_pair(module, "mean_loss")
+    patch_pair(monkeypatch, module, "mean_loss", lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest))
+
+
+def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of each update is rounded too: small steps are lost."""
+    if twin == "torch":
+        step = torch.optim.SGD.step
+
+        def rounded(self: Any, closure: Any = None) -> None:
+            step(self)
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        p.copy_(p.to(torch.bfloat16))
+
+        monkeypatch.setattr(torch.optim.SGD, "step", rounded)
+        return
+    original = optax.apply_updates
+    monkeypatch.setattr(
+        optax,
+        "apply_updates",
+        lambda p, steps: jax.tree.map(lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), original(p, steps)),
+    )
+
+
+FAULTS: dict[str, tuple[Callable[[str, pytest.MonkeyPatch], None], str, int]] = {
+    "logits halved": (halved_logits, "loss", 0),
+    "parameters in bfloat16": (parameters_in_bfloat16, "update", 0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, stage, update = FAULTS[fault]
+    recipe = small_recipe(schedule__peak=0.002, **MIXED)
+    oracle = oracle_trace(recipe)
+    bounds = bounds_of(oracle)
+    assert bounds
+    plant(backend, monkeypatch)
+    forget_compiled()
+    found = compare(TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle, bounds)
+    forget_compiled()
+    assert found.first is not None
+    assert (found.first.stage, found.first.update) == (stage, update)

@@ -1,0 +1,303 @@
+"""Between loss and optimizer: accumulation over batches, clipping by norm and by value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jax_impl.gradient
+import jax_impl.train
+import pt_impl.gradient
+import pt_impl.train
+from lockstep.data_prep import prepare
+from lockstep.diagnose.compare import bounds_of, compare
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.oracle.arithmetic import Exact
+from lockstep.oracle.gradient import accumulate, clip, norm
+from lockstep.recipe import Gradient
+from lockstep.records.run_recorder import Watch
+from lockstep.schedules.formulas import learning_rates
+from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
+from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair
+
+# 90 rows in 6 batches, the last of 10 rows; updates of 4 and 2 batches
+ACCUMULATE = {"training__batch": 16, "gradient__accumulate": 4}
+ADAMW = {"optimizer__name": "adamw", "optimizer__eps": 1e-3}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "norm": {"gradient__clip": "norm", "gradient__clip_at": 0.2},
+    "norm, eps of PyTorch": {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 1e-6},
+    "norm, large eps": {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 0.01} | ADAMW,
+    "norm, seldom": {"gradient__clip": "norm", "gradient__clip_at": 0.25},
+    "value": {"gradient__clip": "value", "gradient__clip_at": 0.03},
+    "accumulate": ACCUMULATE,
+    "accumulate, by rows": ACCUMULATE | {"gradient__accumulate_mean": "rows"} | ADAMW,
+    "accumulate, all": {"training__batch": 16, "gradient__accumulate": 100},
+    "accumulate, clip": ACCUMULATE | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "schedule__unit": "update"},
+}
+
+
+# --- both twins follow the oracle
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
+    recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
+    assert trace.recorded_updates == list(range(trace.header["updates"] + 1)) == oracle.recorded_updates
+    found = compare(trace, oracle, {})
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
+    recipe = small_recipe(**VARIANTS[variant])
+    trace, oracle = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+    )
+    bounds = bounds_of(oracle)
+    assert bounds
+    found = compare(trace, oracle, bounds)
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+def test_two_hundred_updates(backend: str) -> None:
+    values = ACCUMULATE | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 1e-6}
+    recipe = small_recipe(training__dtype="float64", training__epochs=100, average__decay=0.9, **values)
+    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=20))
+    assert trace.header["updates"] == 200
+    found = compare(trace, oracle_trace(recipe, parameters_every=20), {})
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+def test_clipping_is_at_work_where_it_is_tested() -> None:
+    for variant in ("norm", "norm, seldom", "value"):
+        recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
+        free = small_recipe(training__dtype="float64")
+        clipped, plain = (oracle_trace(r).series("update_norm") for r in (recipe, free))
+        assert (clipped != plain).any(), variant
+    norms = oracle_trace(small_recipe(training__dtype="float64", **VARIANTS["norm, seldom"])).series("grad_norm")
+    assert (norms > 0.25).any()
+    assert (norms < 0.25).any()
+
+
+# --- what accumulation means
+
+
+@given(
+    rows=st.integers(8, 60),
+    batch=st.integers(1, 8),
+    many=st.integers(1, 9),
+    mean=st.sampled_from(["batches", "rows"]),
+    drop_last=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_shares_of_an_update_add_up_to_one(rows: int, batch: int, many: int, mean: str, drop_last: bool) -> None:
+    recipe = small_recipe(data__rows=rows, data__classes=2, training__batch=batch, training__epochs=2)
+    data = prepare(recipe)
+    data = replace(data, accumulate=many, accumulate_mean=mean, drop_last=drop_last)
+    found = data.batches(0)
+    assert found.last_T[-1]
+    assert found.last_T.sum() == data.updates_per_epoch == -(-data.batches_per_epoch // many)
+    starts = np.flatnonzero(np.concatenate([[True], found.last_T[:-1]]))
+    np.testing.assert_allclose(np.add.reduceat(found.share_T, starts), 1.0, rtol=1e-15)
+    assert (found.share_T[found.last_T][:-1] > 0).all()
+    for begin, end in zip(starts, [*starts[1:], len(found.last_T)]):
+        assert end - begin <= many
+        share = found.share_T[begin:end]
+        expected = found.count_T[begin:end] if mean == "rows" else np.ones(end - begin)
+        np.testing.assert_allclose(share, expected / expected.sum(), rtol=1e-15)
+
+
+def test_accumulating_by_rows_is_a_larger_batch(backend: str) -> None:
+    small = small_recipe(training__dtype="float64", gradient__accumulate_mean="rows", **ACCUMULATE)
+    large = small_recipe(training__dtype="float64", training__batch=64)
+    traces = [
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)) for recipe in (small, large)
+    ]
+    for name, values in traces[0].arrays.items():
+        np.testing.assert_allclose(values, traces[1].arrays[name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def test_the_rate_counts_updates_not_batches(backend: str) -> None:
+    recipe = small_recipe(schedule__unit="update", schedule__warmup=5, **ACCUMULATE)
+    trace = TWINS[backend].train(recipe, prepared(recipe))
+    assert trace.header["updates"] == 8
+    np.testing.assert_array_equal(trace.series("lr"), learning_rates(recipe, 2).astype(np.float32))
+    # 5 updates of warmup, though 22 batches
+    assert trace.series("lr")[3] < trace.series("lr")[4] == np.float32(0.05)
+
+
+# --- clipping, by itself
+
+
+def clipped_by(backend: str, gradient: Gradient, arrays: dict[str, Any]) -> dict[str, Any]:
+    if backend == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            found = jax_impl.gradient.clip(gradient, {name: jnp.asarray(a) for name, a in arrays.items()})
+            return {name: np.asarray(array) for name, array in found.items()}
+    parameters = {name: torch.nn.Parameter(torch.zeros(a.shape, dtype=torch.float64)) for name, a in arrays.items()}
+    for name, parameter in parameters.items():
+        parameter.grad = torch.tensor(arrays[name])
+    pt_impl.gradient.clip(gradient, list(parameters.values()))
+    return {name: p.grad.numpy() for name, p in parameters.items() if p.grad is not None}
+
+
+@given(
+    values=st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=6, max_size=6),
+    at=st.floats(0.01, 9),
+    eps=st.sampled_from([0.0, 1e-6, 0.1]),
+    kind=st.sampled_from(["none", "norm", "value"]),
+    backend=st.sampled_from(["torch", "jax"]),
+)
+@settings(deadline=None, max_examples=150)
+def test_clip_is_the_formula(values: list[float], at: float, eps: float, kind: Any, backend: str) -> None:
+    arrays = {"a": np.array(values[:4]).reshape(2, 2), "b": np.array(values[4:]).reshape(1, 2)}
+    gradient = Gradient(clip=kind, clip_at=at, clip_eps=eps)
+    flat = np.array(values)
+    size = float(np.sqrt((flat**2).sum()))
+    expected = {
+        "none": flat,
+        "norm": flat * (min(1.0, at / (size + eps)) if size + eps > 0 else 1.0),
+        "value": np.minimum(np.maximum(flat, -at), at),
+    }[kind]
+    with np.errstate(divide="ignore"):  # a norm of 0 without eps
+        by_hand = clip(gradient, arrays, Exact())
+    for found in (clipped_by(backend, gradient, arrays), by_hand):
+        joined = np.concatenate([found[name].ravel() for name in "ab"])
+        np.testing.assert_allclose(joined, expected, rtol=1e-14, atol=1e-300)
+        if kind == "norm":
+            assert np.sqrt((joined**2).sum()) <= at * (1 + 1e-14)
+
+
+def test_the_oracle_accumulates_shares() -> None:
+    a, b = {"w": np.ones((2, 2))}, {"w": np.full((2, 2), 3.0)}
+    found = accumulate(accumulate({}, a, 0.25, Exact()), b, 0.75, Exact())
+    np.testing.assert_array_equal(found["w"], 2.5)
+    assert accumulate({}, a, 1.0, Exact()) is a
+    assert norm(a, Exact()) == 2.0
+
+
+# --- planted faults
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What to put in place of which name of a twin's `train` module, and the stage and update of 8 it is found at."""
+
+    put: dict[str, Callable[[Any], Any]]
+    stage: str
+    update: int
+    recipe: dict[str, Any]
+
+
+CLIPPED = {"gradient__clip": "norm", "gradient__clip_at": 0.2}
+
+
+def other_clip(**values: Any) -> dict[str, Callable[[Any], Any]]:
+    def put(module: Any) -> Any:
+        original = of_pair(module, "clip")
+        return lambda gradient, parameters: original(replace(gradient, **values), parameters)
+
+    return {"clip": put}
+
+
+def not_clipped(module: Any) -> Any:
+    return lambda gradient, parameters: parameters
+
+
+def clip_after(module: Any) -> Any:
+    """Clips the change that the optimizer makes, in place of the gradient."""
+    if module is jax_impl.train:
+
+        def make_jax(optimizer: Any, schedules: Any, parameters: Any) -> Any:
+            import optax
+
+            made, state = jax_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
+
+            def update(gradients: Any, state: Any, parameters: Any) -> Any:
+                steps, state = made.update(gradients, state, parameters)
+                return jax_impl.gradient.clip(Gradient(clip="norm", clip_at=0.01), steps), state
+
+            return optax.GradientTransformation(made.init, update), state
+
+        return make_jax
+
+    def make_torch(optimizer: Any, schedules: Any, parameters: Any) -> Any:
+        made, scheduler = pt_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
+        before: list[Any] = []
+
+        def keep(*_: Any) -> None:
+            before[:] = [p.detach().clone() for p in parameters.values()]
+
+        def clip_changes(*_: Any) -> None:
+            with torch.no_grad():
+                changes = [p - old for p, old in zip(parameters.values(), before)]
+                factor = (0.01 / torch.cat([c.ravel() for c in changes]).norm()).clamp(max=1.0)
+                for p, old, change in zip(parameters.values(), before, changes):
+                    p.copy_(old + factor * change)
+
+        made.register_step_pre_hook(keep)
+        made.register_step_post_hook(clip_changes)
+        return made, scheduler
+
+    return make_torch
+
+
+def summed(module: Any) -> Any:
+    original = module.load_batches
+
+    def load(data: Any, epoch: int, device: Any) -> Any:
+        found = original(data, epoch, device)
+        if module is pt_impl.train:
+            return [batch._replace(share=1.0) for batch in found]
+        return found._replace(share=jnp.ones_like(found.share))
+
+    return load
+
+
+def by_rows(module: Any) -> Any:
+    original = module.load_batches
+    return lambda data, epoch, device: original(replace(data, accumulate_mean="rows"), epoch, device)
+
+
+def counted_in_batches(module: Any) -> Any:
+    original = of_pair(module, "rate_tables")
+    return lambda recipe, length: original(recipe, 6)
+
+
+FAULTS = {
+    "clip eps of PyTorch": Fault(other_clip(clip_eps=1e-6), "update", 0, CLIPPED),
+    "clip eps of Optax": Fault(other_clip(clip_eps=0.0), "update", 0, CLIPPED | {"gradient__clip_eps": 1e-6}),
+    "not clipped": Fault({"clip": not_clipped}, "update", 0, CLIPPED),
+    "value for norm": Fault(other_clip(clip="value"), "update", 0, CLIPPED),
+    "clip after the optimizer": Fault({"clip": not_clipped, "make_optimizer": clip_after}, "update", 0, CLIPPED),
+    "accumulation summed": Fault({"load_batches": summed}, "loss", 0, {}),
+    "rows for batches": Fault({"load_batches": by_rows}, "loss", 1, {}),
+    "W counted in batches": Fault({"rate_tables": counted_in_batches}, "lr", 2, {"schedule__warmup": 2}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, module = FAULTS[name], TWINS[backend]
+    recipe = small_recipe(training__dtype="float64", **ACCUMULATE, **fault.recipe)
+    for attribute, put in fault.put.items():
+        patch_pair(monkeypatch, module, attribute, put(module))
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    forget_compiled()
+    assert found.verdict == "diverged"
+    assert found.first is not None
+    assert (found.first.stage, found.first.update) == (fault.stage, fault.update)

@@ -1,0 +1,504 @@
+"""Adagrad, RMSprop, Adadelta, Rprop, Adafactor and Muon: the twins against the oracle at every update, the libraries'
+own classes against it where the twins do without them, and planted faults."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import jax_impl.optimizer
+import jax_impl.train
+import pt_impl.optimizer
+import pt_impl.train
+from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
+from lockstep.diagnose.verdict import describe_difference
+from lockstep.oracle.arithmetic import Exact, Moments, Perturbed
+from lockstep.oracle.optimizer import update_parameter
+from lockstep.recipe import Optimizer, Recipe
+from lockstep.records.run_recorder import Watch
+from parity_tests.records.test_checkpoint import assert_goes_on
+from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
+from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
+
+Tensors = dict[str, NDArray[Any]]
+
+OPTAX_MUON: dict[str, Any] = {
+    "momentum_correction": True,
+    "nesterov_rest": True,
+    "eps_norm": 1e-8,
+    "eps_norm_added": True,
+}
+OPTAX_ADAFACTOR: dict[str, Any] = {"eps": 1e-30, "eps_in_root": True, "rate_cap": False, "min_factored": 128}
+# the highest learning rate at which each trains: higher ones are chaos, in which no two runs agree
+PEAKS = {"adagrad": 0.02, "rmsprop": 0.003, "adadelta": 1.0, "rprop": 0.01, "adafactor": 0.05, "muon": 0.02}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adagrad": {},
+    "adagrad, all knobs": {
+        "eps": 1e-7,
+        "eps_in_root": True,
+        "initial_accumulator": 0.1,
+        "lr_decay": 0.01,
+        "weight_decay": 0.01,
+    },
+    "adagrad, groups": {"lr_decay": 0.01, "weight_decay": 0.01, "decay_on": "weights", "multipliers": (1.0, 0.0, 2.0)},
+    "rmsprop": {},
+    "rmsprop, centered": {"centered": True, "momentum": 0.8, "weight_decay": 0.01},
+    "rmsprop, eps in the root": {"centered": True, "eps_in_root": True},
+    "rmsprop, Optax": {"decay": 0.9, "eps_in_root": True, "rate_in_momentum": True, "momentum": 0.8},
+    "adadelta": {"weight_decay": 0.01},
+    "rprop": {},
+    "rprop, all knobs": {"shrink": 0.4, "grow": 1.3, "step_min": 1e-3, "step_max": 0.02, "multipliers": (1, 0.5, 2)},
+    "adafactor": {"weight_decay": 0.01},
+    "adafactor, Optax": OPTAX_ADAFACTOR | {"weight_decay": 0.01},
+    "adafactor, some factored": {"eps_in_root": True, "min_factored": 6, "clip_threshold": 0.5, "decay_on": "weights"},
+    "muon": {},
+    "muon, Optax": OPTAX_MUON | {"decay_on": "weights"},
+    "muon, plain": {"nesterov": False, "adjust": "match_rms_adamw", "multipliers": (1.0, 0.5, 0.1)},
+    "muon, plain, corrected": {"nesterov": False, "momentum_correction": True, "orthogonalisations": 3},
+}
+
+
+def optimizer_of(variant: str) -> Optimizer:
+    return Optimizer(name=variant.partition(",")[0], **VARIANTS[variant])
+
+
+def recipe_of(variant: str, **values: Any) -> Recipe:
+    name = variant.partition(",")[0]
+    knobs = {f"optimizer__{knob}": value for knob, value in VARIANTS[variant].items()}
+    return small_recipe(
+        optimizer__name=name, model__activation="tanh", schedule__peak=PEAKS.get(name, 0.01), **knobs, **values
+    )
+
+
+# --- training
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_training_follows_the_oracle_at_each_of_200_updates(variant: str, backend: str) -> None:
+    recipe = recipe_of(variant, training__dtype="float64", training__epochs=67)
+    trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
+    assert trace.recorded_updates == list(range(202)) == oracle.recorded_updates
+    found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float32_training_stays_within_rounding(variant: str, backend: str) -> None:
+    recipe = recipe_of(variant)
+    trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
+    bounds = bounds_of(oracle)
+    assert bounds
+    assert trace.series("loss").dtype == np.float32
+    found = compare(trace, oracle, bounds)
+    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_goes_on_in_the_other_framework(variant: str) -> None:
+    recipe = recipe_of(variant, training__dtype="float64")
+    for writer, reader in (("torch", "jax"), ("jax", "torch")):
+        assert_goes_on(writer, reader, 5, recipe)
+
+
+# --- single updates, over the same gradients
+
+
+def start_of(inputs: int, outputs: int, seed: int) -> Tensors:
+    generator = np.random.default_rng(seed)
+    return {
+        "linear1.weight": generator.normal(size=(inputs, outputs)),
+        "linear1.bias": generator.normal(size=outputs),
+        "norm1.weight": generator.normal(size=outputs),
+    }
+
+
+def gradients_of(start: Tensors, updates: int, seed: int, zeros: float = 0.0) -> list[Tensors]:
+    """Gradients of either sign and many sizes, with a share of them 0."""
+    generator = np.random.default_rng([seed, 1])
+    return [
+        {
+            name: generator.normal(size=array.shape)
+            * 10.0 ** generator.uniform(-3, 1)
+            * (generator.random(array.shape) >= zeros)
+            for name, array in start.items()
+        }
+        for _ in range(updates)
+    ]
+
+
+def drive_oracle(optimizer: Optimizer, rates: Sequence[float], start: Tensors, gradients: list[Tensors]) -> Any:
+    """The parameters after each update."""
+    moments: dict[str, Moments] = {name: {} for name in start}
+    parameters, found = {name: np.atleast_2d(array) for name, array in start.items()}, []
+    for update, (rate, gradient) in enumerate(zip(rates, gradients)):
+        parameters = {
+            name: update_parameter(
+                name, optimizer, rate, update, array, np.atleast_2d(gradient[name]), moments[name], Exact()
+            )
+            for name, array in parameters.items()
+        }
+        found.append({name: array.reshape(start[name].shape) for name, array in parameters.items()})
+    return found
+
+
+def drive_torch(make: Callable[[dict[str, Any]], Any], start: Tensors, gradients: list[Tensors]) -> list[Tensors]:
+    """`make`: parameters -> what has to be stepped at each update."""
+    parameters = {name: torch.nn.Parameter(torch.from_numpy(array.T.copy())) for name, array in start.items()}
+    stepped, found = make(parameters), []
+    for gradient in gradients:
+        for name, parameter in parameters.items():
+            parameter.grad = torch.from_numpy(gradient[name].T.copy())
+        for one in stepped:
+            one.step()
+        found.append({name: parameter.detach().numpy().T.copy() for name, parameter in parameters.items()})
+    return found
+
+
+def drive_optax(make: Callable[[Any], Any], start: Tensors, gradients: list[Tensors]) -> list[Tensors]:
+    """`make`: parameters -> a transformation."""
+
+    def tree(tensors: Tensors) -> Any:
+        layers: dict[str, dict[str, Any]] = {}
+        for name, array in tensors.items():
+            layer, _, kind = name.partition(".")
+            layers.setdefault(layer, {})["kernel" if name == "linear1.weight" else kind] = jnp.asarray(array)
+        return layers
+
+    with jax.enable_x64(True):
+        parameters = tree(start)
+        made = make(parameters)
+
+        def step(carry: Any, gradient: Any) -> Any:
+            parameters, state = carry
+            change, state = made.update(gradient, state, parameters)
+            parameters = optax.apply_updates(parameters, change)
+            return (parameters, state), parameters
+
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *(tree(gradient) for gradient in gradients))
+        _, after = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked))((parameters, made.init(parameters)))
+        names = {name: (layer, kind) for layer in after for kind in after[layer] for name in [f"{layer}.{kind}"]}
+        arrays = {name.replace("kernel", "weight"): np.asarray(after[k][v]) for name, (k, v) in names.items()}
+        return [{name: array[update] for name, array in arrays.items()} for update in range(len(gradients))]
+
+
+def drive_twin(
+    backend: str, optimizer: Optimizer, rates: Sequence[float], start: Tensors, gradients: list[Tensors]
+) -> list[Tensors]:
+    if backend == "torch":
+
+        def schedule(update: int) -> float:
+            return float(rates[min(update, len(rates) - 1)])
+
+        return drive_torch(
+            lambda parameters: pt_impl.optimizer.make_optimizer(optimizer, {0: schedule}, parameters), start, gradients
+        )
+    return drive_optax(
+        lambda parameters: jax_impl.optimizer.make_optimizer(optimizer, {0: table_schedule(rates)}, parameters)[0],
+        start,
+        gradients,
+    )
+
+
+def table_schedule(rates: Sequence[float]) -> Callable[[Any], Any]:
+    return lambda update: jnp.asarray(rates)[update]
+
+
+def apart(a: list[Tensors], b: list[Tensors]) -> float:
+    """The largest difference of any tensor after any update, over its largest value."""
+    return max(
+        float(np.abs(x[name] - y[name]).max() / np.abs(y[name]).max()) for x, y in zip(a, b, strict=True) for name in y
+    )
+
+
+@settings(max_examples=20)
+@given(
+    variant=st.sampled_from([v for v in VARIANTS if "groups" not in v and "multipliers" not in VARIANTS[v]]),
+    inputs=st.integers(1, 5),
+    outputs=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+    zeros=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_both_twins_take_the_oracles_steps_over_any_gradients(
+    variant: str, inputs: int, outputs: int, seed: int, zeros: float
+) -> None:
+    optimizer, updates = optimizer_of(variant), 6
+    start = start_of(inputs, outputs, seed)
+    gradients = gradients_of(start, updates, seed, zeros)
+    rates = list(np.random.default_rng([seed, 2]).uniform(0, 0.1, updates))
+    expected = drive_oracle(optimizer, rates, start, gradients)
+    for twin in TWINS:
+        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, twin
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_exact_member_of_the_perturbed_arithmetic_is_exact(variant: str) -> None:
+    optimizer, start, members = optimizer_of(variant), start_of(4, 3, 0), 3
+    perturbed, gradients = Perturbed(members, 2.0**-24, 0), gradients_of(start, 8, 0)
+    for name, array in start.items():
+        exact, (one, many) = np.atleast_2d(array), ({}, {})
+        spread = np.repeat(exact[None], members + 1, axis=0)
+        for update, gradient in enumerate(gradients):
+            g = np.atleast_2d(gradient[name])
+            exact = update_parameter(name, optimizer, 0.1, update, exact, g, one, Exact())
+            stacked = np.repeat(g[None], members + 1, axis=0)
+            spread = update_parameter(name, optimizer, 0.1, update, spread, stacked, many, perturbed)
+            assert np.abs(spread[0] - exact).max() < 1e-13 * np.abs(exact).max()
+        assert many.keys() == one.keys()
+        # every slot has its parameter's shape, or that of its rows or columns
+        assert all(np.broadcast_shapes(moment.shape, exact.shape) == exact.shape for moment in one.values())
+        # a step of Rprop by +-1 times a power of its factors: only its sizes are rounded
+        assert np.abs(spread - spread[0]).max() > 0
+
+
+# --- what makes each what it is
+
+
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
+def test_rprop_sees_only_the_signs(scale: float, seed: int) -> None:
+    start = start_of(3, 2, seed)
+    gradients = gradients_of(start, 8, seed, zeros=0.2)
+    scaled = [{name: array * scale for name, array in gradient.items()} for gradient in gradients]
+    plain = drive_oracle(Optimizer(name="rprop"), [0.1] * 8, start, gradients)
+    assert apart(drive_oracle(Optimizer(name="rprop"), [0.1] * 8, start, scaled), plain) == 0
+    other_rates = drive_oracle(Optimizer(name="rprop"), [0.1] + [7.0] * 7, start, gradients)
+    assert apart(other_rates, plain) == 0, "only the first learning rate counts"
+
+
+@given(seed=st.integers(0, 1000), eps_in_root=st.booleans())
+def test_adafactor_factors_a_second_moment_of_rank_one_exactly(seed: int, eps_in_root: bool) -> None:
+    generator = np.random.default_rng(seed)
+    start = start_of(4, 3, seed)
+    outer = np.outer(generator.normal(size=4), generator.normal(size=3))
+    gradients = [{name: np.zeros_like(array) for name, array in start.items()} | {"linear1.weight": outer}] * 4
+    optimizer = Optimizer(name="adafactor", eps=1e-30, eps_in_root=eps_in_root)
+    whole = drive_oracle(replace(optimizer, min_factored=128), [0.01] * 4, start, gradients)
+    assert apart(drive_oracle(optimizer, [0.01] * 4, start, gradients), whole) < 1e-13
+
+
+@given(seed=st.integers(0, 1000))
+def test_rmsprop_with_a_constant_rate_may_take_it_into_the_momentum(seed: int) -> None:
+    start = start_of(3, 2, seed)
+    gradients, optimizer = gradients_of(start, 8, seed), Optimizer(name="rmsprop", momentum=0.9)
+    inside = replace(optimizer, rate_in_momentum=True)
+    assert apart(*(drive_oracle(o, [0.01] * 8, start, gradients) for o in (inside, optimizer))) < 1e-13
+    warm = list(np.linspace(0.001, 0.01, 8))
+    assert apart(*(drive_oracle(o, warm, start, gradients) for o in (inside, optimizer))) > 1e-5
+
+
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.sampled_from([(3, 3), (5, 3), (3, 5)]),
+    singular=st.lists(st.floats(0.1, 1.0), min_size=3, max_size=3),
+)
+def test_muon_drives_the_singular_values_towards_1(seed: int, shape: tuple[int, int], singular: list[float]) -> None:
+    generator = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(generator.normal(size=(size, 3)))[0] for size in shape)
+    gradient = left * singular @ right.T
+    optimizer = Optimizer(name="muon", adjust="original", weight_decay=0.0)
+    zero = np.zeros(shape)
+    step = -update_parameter("linear1.weight", optimizer, 1.0, 0, zero, gradient, {}, Exact())
+    turned = left.T @ step @ right / np.sqrt(max(1.0, shape[1] / shape[0]))
+    np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-12)
+    assert (np.diag(turned) > 0.6).all()
+    assert (np.diag(turned) < 1.3).all()
+
+
+# --- the libraries' own classes, where a twin does without them
+
+
+START = start_of(6, 4, 7)
+GRADIENTS = gradients_of(START, 200, 7)
+RATE = 0.01
+
+
+def expected(optimizer: Optimizer) -> list[Tensors]:
+    return list(drive_oracle(optimizer, [RATE] * len(GRADIENTS), START, GRADIENTS))
+
+
+def torch_muon(parameters: dict[str, Any]) -> list[Any]:
+    rest = [parameter for name, parameter in parameters.items() if name != "linear1.weight"]
+    muon = torch.optim.Muon([parameters["linear1.weight"]], lr=RATE, weight_decay=0.1)
+    return [muon, torch.optim.AdamW(rest, lr=RATE, weight_decay=0.1)]
+
+
+def test_torch_muon_differs_by_its_bfloat16_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = expected(Optimizer(name="muon"))
+    assert 1e-4 < apart(drive_torch(torch_muon, START, GRADIENTS), truth) < 2e-2
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    assert apart(drive_torch(torch_muon, START, GRADIENTS), truth) < SEMANTICS
+
+
+def test_optax_muon_is_the_recipes() -> None:
+    truth = expected(Optimizer(name="muon", decay_on="weights", **OPTAX_MUON))
+    assert apart(drive_optax(lambda _: optax.contrib.muon(RATE, weight_decay=0.1), START, GRADIENTS), truth) < SEMANTICS
+
+
+def test_torch_adafactor_is_the_recipes_with_its_eps_of_the_dtype() -> None:
+    truth = expected(Optimizer(name="adafactor", eps=2.0**-52))
+    found = drive_torch(lambda p: [torch.optim.Adafactor(p.values(), lr=RATE)], START, GRADIENTS)
+    assert apart(found, truth) < SEMANTICS
+
+
+def test_optax_adafactor_differs_by_its_float32_decay_rate_and_by_nothing_else() -> None:
+    optimizer = Optimizer(name="adafactor", **OPTAX_ADAFACTOR | {"min_factored": 2})
+    truth = expected(optimizer)
+    found = drive_optax(lambda _: optax.adafactor(RATE, min_dim_size_to_factor=2), START, GRADIENTS)
+    assert 1e-10 < apart(found, truth) < 1e-6
+
+    def exact(_: Any) -> Any:
+        return optax.chain(
+            optax.scale_by_factored_rms(
+                min_dim_size_to_factor=2, decay_rate_fn=lambda count, power: 1 - (count + 1.0) ** -power
+            ),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_learning_rate(RATE, flip_sign=False),
+            optax.scale_by_param_block_rms(),
+            optax.scale(-1),
+        )
+
+    assert apart(drive_optax(exact, START, GRADIENTS), truth) < SEMANTICS
+
+
+def test_optax_rprop_takes_each_step_one_update_late() -> None:
+    truth = expected(Optimizer(name="rprop"))
+    found = drive_optax(lambda _: optax.rprop(RATE), START, GRADIENTS)
+    for name, array in START.items():
+        np.testing.assert_array_equal(found[0][name], array)
+    assert apart(found, truth) > 1e-3
+    # late, and a step that was due when the gradient turns is not taken at all
+    kept = [{name: GRADIENTS[0][name] for name in START}] * 20
+    prompt = drive_oracle(Optimizer(name="rprop"), [RATE] * 20, START, kept)
+    late = drive_optax(lambda _: optax.rprop(RATE), START, kept)
+    assert apart(late[1:], prompt[:-1]) < SEMANTICS
+
+
+def test_optax_rmsprop_has_the_rate_in_its_momentum() -> None:
+    optimizer = Optimizer(name="rmsprop", decay=0.9, momentum=0.8, centered=True, rate_in_momentum=True)
+    rates = list(np.linspace(0.001, 0.01, len(GRADIENTS)))
+    truth = drive_oracle(optimizer, rates, START, GRADIENTS)
+
+    def make(_: Any) -> Any:
+        return optax.rmsprop(table_schedule(rates), decay=0.9, momentum=0.8, centered=True, eps_in_sqrt=False)
+
+    assert apart(drive_optax(make, START, GRADIENTS), truth) < SEMANTICS
+
+
+# --- presets
+
+
+def whole(kind: Any, **knobs: Any) -> Callable[[dict[str, Any]], list[Any]]:
+    """One optimizer of PyTorch for all parameters."""
+    return lambda parameters: [kind(list(parameters.values()), lr=RATE, **knobs)]
+
+
+TORCH: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "torch.adagrad": whole(torch.optim.Adagrad),
+    "torch.rmsprop": whole(torch.optim.RMSprop),
+    "torch.adadelta": whole(torch.optim.Adadelta),
+    "torch.rprop": whole(torch.optim.Rprop),
+    "torch.adafactor": whole(torch.optim.Adafactor, eps=(2.0**-23, 1e-3)),  # as float32 has it, in float64
+    "torch.muon_full_precision": torch_muon,
+}
+OPTAX: dict[str, Callable[..., Any]] = {
+    "optax.adagrad": optax.adagrad,
+    "optax.rmsprop": optax.rmsprop,
+    "optax.adadelta": optax.adadelta,
+    "optax.adafactor_full_precision": optax.adafactor,
+    "optax.muon": optax.contrib.muon,
+}
+
+
+@pytest.mark.parametrize("preset", [*TORCH, *OPTAX])
+def test_a_preset_is_the_library_at_its_defaults(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = Recipe.from_dict({"optimizer": {"preset": preset}}).optimizer
+    if preset in TORCH:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # of Muon
+        found = drive_torch(TORCH[preset], START, GRADIENTS)
+    else:
+        found = drive_optax(lambda _: OPTAX[preset](RATE), START, GRADIENTS)
+    # Optax computes Adafactor's decay rate in float32
+    assert apart(found, expected(optimizer)) < (1e-6 if preset == "optax.adafactor_full_precision" else SEMANTICS)
+
+
+def test_a_preset_takes_the_librarys_own_arguments() -> None:
+    def optimizer(preset: str, **knobs: Any) -> Optimizer:
+        return Recipe.from_dict({"optimizer": {"preset": preset, **knobs}}).optimizer
+
+    muon = optimizer("optax.muon", nesterov=False, eps=1e-4, adjust="match_rms_adamw", weight_decay=0.2)
+    assert (muon.nesterov_rest, muon.eps_norm) == (False, 1e-4)
+    made = optax.contrib.muon(RATE, nesterov=False, eps=1e-4, consistent_rms=0.2, weight_decay=0.2)
+    assert apart(drive_optax(lambda _: made, START, GRADIENTS), expected(muon)) < SEMANTICS
+    centered = {"centered": True, "momentum": 0.8, "decay": 0.8, "eps": 1e-3}
+    for eps_in_root in (True, False):
+        rmsprop = partial(optax.rmsprop, RATE, eps_in_sqrt=eps_in_root, **centered)
+        truth = expected(optimizer("optax.rmsprop", eps_in_root=eps_in_root, **centered))
+        assert apart(drive_optax(lambda _, make=rmsprop: make(), START, GRADIENTS), truth) < SEMANTICS
+    adagrad = whole(torch.optim.Adagrad, lr_decay=0.1, initial_accumulator_value=0.3, weight_decay=0.1)
+    truth = expected(optimizer("torch.adagrad", lr_decay=0.1, initial_accumulator=0.3, weight_decay=0.1))
+    assert apart(drive_torch(adagrad, START, GRADIENTS), truth) < SEMANTICS
+    adafactor = whole(torch.optim.Adafactor, beta2_decay=-0.6, d=2.0, weight_decay=0.1, eps=(1e-4, 1e-2))
+    knobs = {"decay_power": 0.6, "clip_threshold": 2.0, "weight_decay": 0.1, "eps": 1e-4, "eps_scale": 1e-2}
+    truth = expected(optimizer("torch.adafactor", **knobs))
+    assert apart(drive_torch(adafactor, START, GRADIENTS), truth) < SEMANTICS
+
+
+# --- planted faults
+
+
+# variant, the knob at another value, and the first update at which that must show
+FAULTS: list[tuple[str, dict[str, Any], int]] = [
+    ("adagrad", {"initial_accumulator": 0.1}, 0),
+    ("adagrad", {"eps": 1e-7}, 0),
+    ("adagrad", {"lr_decay": 1e-6}, 1),
+    ("rmsprop", {"eps_in_root": True}, 0),
+    ("rmsprop", {"decay": 0.9}, 0),
+    ("rmsprop", {"centered": True}, 0),
+    ("rmsprop, Optax", {"rate_in_momentum": False}, 3),  # in the second epoch the rate is another
+    ("adadelta", {"eps": 1e-7}, 0),
+    ("adadelta", {"weight_decay": 0.0}, 0),
+    ("rprop", {"grow": 1.21}, 1),
+    ("rprop", {"step_max": 0.009}, 4),  # 0.005 1.2^4 is the first step beyond it
+    ("adafactor", {"min_factored": 6}, 0),
+    ("adafactor", {"eps_in_root": True}, 0),
+    ("adafactor", {"decay_power": 0.81}, 1),
+    ("adafactor", {"decay_on": "weights"}, 0),
+    ("muon", {"nesterov": False}, 1),
+    ("muon", {"momentum_correction": True}, 1),
+    ("muon", {"eps_norm_added": True}, 0),
+    ("muon", {"adjust": "match_rms_adamw"}, 0),
+    ("muon", {"eps": 1e-7}, 0),
+]
+# one fault of each in JAX, where every fault is compiled anew
+IN_JAX = [next(fault for fault in FAULTS if fault[0] == name) for name in PEAKS]
+
+
+@pytest.mark.parametrize(
+    ("backend", "variant", "fault", "update"),
+    [("torch", *fault) for fault in FAULTS] + [("jax", *fault) for fault in IN_JAX],
+)
+def test_fault_is_caught(
+    backend: str, variant: str, fault: dict[str, Any], update: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(variant, training__dtype="float64")
+    module = TWINS[backend]
+    original = of_pair(module, "make_optimizer")
+    patch_pair(
+        monkeypatch, module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest)
+    )
+    forget_compiled()
+    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    forget_compiled()
+    assert found.verdict == "diverged"
+    assert found.first is not None
+    assert (found.first.stage, found.first.update) == ("update", update)
