@@ -42,13 +42,17 @@ class _Training(ctypes.Structure):
 
 
 def c_floor(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
-    """A C program of one file, of one hidden layer; each member of an ensemble one after another in each thread."""
+    """A C program of one file, of one hidden layer; each member of an ensemble one after another in
+    each thread.
+    """
     require_common(recipe)
     if device == "gpu":
         raise Unable("has no GPU")
     data = members[0]
     if len(data.hidden) != 1:
-        raise Unable(f"has one hidden layer, not {len(data.hidden)}; there the products are the floor")
+        raise Unable(
+            f"has one hidden layer, not {len(data.hidden)}; there the products are the floor"
+        )
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise Unable("needs a C compiler, and there is no cc; CC names another")
@@ -66,7 +70,11 @@ def c_floor(recipe: Recipe, members: Sequence[PreparedData], device: str, thread
 
     environment = {"compiler": version, "flags": " ".join(FLAGS[:2]), "rows": "in memory"}
     return Prepared(
-        reset, run, lambda: [training.parameters() for training in trainings], environment, trained=len(trainings)
+        reset,
+        run,
+        lambda: [training.parameters() for training in trainings],
+        environment,
+        trained=len(trainings),
     )
 
 
@@ -74,7 +82,11 @@ class _Member:
     """The arrays of one training, and how the C program sees them."""
 
     def __init__(self, recipe: Recipe, data: PreparedData) -> None:
-        self.units, self.filled, self.outputs = data.hidden[0], -(-data.hidden[0] // LANES) * LANES, data.outputs
+        self.units, self.filled, self.outputs = (
+            data.hidden[0],
+            -(-data.hidden[0] // LANES) * LANES,
+            data.outputs,
+        )
         x_TBD, y_TB, count_T = all_batches(data)
         dtype, optimizer, updates = np.dtype(recipe.dtype), recipe.optimizer, len(count_T)
         self.start = self._pack(data.parameters)
@@ -105,14 +117,22 @@ class _Member:
         def filled(array: NDArray[Any], to: int) -> NDArray[Any]:
             return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, to - array.shape[-1])]).ravel()
 
-        parts = [parameters["linear1.weight"], parameters["linear1.bias"], parameters["linear2.weight"].T]
+        parts = [
+            parameters["linear1.weight"],
+            parameters["linear1.bias"],
+            parameters["linear2.weight"].T,
+        ]
         last = filled(parameters["linear2.bias"], LANES)
         return np.concatenate([*(filled(part, self.filled) for part in parts), last])
 
 
 def _compile(compiler: str, recipe: Recipe, data: PreparedData) -> tuple[Any, str]:
     double = recipe.dtype == "float64"
-    names = {"REAL": "double" if double else "float", "INPUTS": len(data.columns), "CLASSES": data.outputs}
+    names = {
+        "REAL": "double" if double else "float",
+        "INPUTS": len(data.columns),
+        "CLASSES": data.outputs,
+    }
     names |= {"UNITS": -(-data.hidden[0] // LANES) * LANES, "BATCH": data.batch}
     names |= {name: name.lower() + ("" if double else "f") for name in ("EXP", "LOG", "SQRT")}
     names["ADAMW"] = int(recipe.optimizer.name == "adamw")
@@ -127,10 +147,13 @@ def _compile(compiler: str, recipe: Recipe, data: PreparedData) -> tuple[Any, st
         return ctypes.CDLL(str(out)), said.stdout.partition("\n")[0]
 
 
-# --- the needed products alone: forward, by the weights, and by the inputs of every layer but the first
+# --- the needed products alone: forward, by the weights, and by the inputs of every layer but the
+# first
 
 
-def torch_products(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def torch_products(
+    recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     """PyTorch's products alone, into memory that is there already."""
     import torch
 
@@ -138,7 +161,8 @@ def torch_products(recipe: Recipe, members: Sequence[PreparedData], device: str,
 
     place = devices.select_device(device)
     (x_TBD,), weights, slopes = (
-        [torch.from_numpy(array).to(place) for array in arrays] for arrays in _factors(recipe, members)
+        [torch.from_numpy(array).to(place) for array in arrays]
+        for arrays in _factors(recipe, members)
     )
     inputs = [torch.empty_like(x_TBD[0]), *(torch.empty_like(slope) for slope in slopes)]
     gradients = [torch.empty_like(weight) for weight in weights]
@@ -156,7 +180,9 @@ def torch_products(recipe: Recipe, members: Sequence[PreparedData], device: str,
     return Prepared(lambda: None, run, None, devices.describe_environment(place))
 
 
-def jax_products(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def jax_products(
+    recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     """JAX's products alone, in one jitted scan."""
     import jax
     import jax.numpy as jnp
@@ -167,7 +193,8 @@ def jax_products(recipe: Recipe, members: Sequence[PreparedData], device: str, t
     (x_TBD,), weights, slopes = jax.device_put(_factors(recipe, members), place)
 
     def products(carried: Any, x_BD: Any) -> Any:
-        # each product depends on the last update's and is needed by the next: none is left out, none done once for all
+        # each product depends on the last update's and is needed by the next: none is left out,
+        # none done once for all
         found, h = [], x_BD + carried
         for i, (weight, slope) in enumerate(zip(weights, slopes)):
             found.append(h.T @ slope)
@@ -186,7 +213,9 @@ def jax_products(recipe: Recipe, members: Sequence[PreparedData], device: str, t
     return Prepared(lambda: None, run, None, devices.describe_environment(place))
 
 
-def numpy_products(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def numpy_products(
+    recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     """NumPy's products alone, into memory that is there already."""
     if device == "gpu":
         raise Unable("has no GPU")
@@ -206,13 +235,20 @@ def numpy_products(recipe: Recipe, members: Sequence[PreparedData], device: str,
     return Prepared(lambda: None, run, None, {"numpy": np.__version__, "rows": "in memory"})
 
 
-def _factors(recipe: Recipe, members: Sequence[PreparedData]) -> tuple[list[Any], list[Any], list[Any]]:
-    """[rows (T, B, D)], weights (in, out) and gradients by each layer's outputs (B, out), the latter drawn."""
+def _factors(
+    recipe: Recipe, members: Sequence[PreparedData]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """[rows (T, B, D)], weights (in, out) and gradients by each layer's outputs (B, out), the
+    latter drawn.
+    """
     data = members[0].cast(recipe.dtype)
     layers = layer_sizes(len(data.columns), data.hidden, data.outputs)
     weights = [data.parameters[f"{name}.weight"] for name, _, _ in layers]
     generator = np.random.default_rng(0)
-    slopes = [generator.standard_normal((data.batch, weight.shape[1])).astype(recipe.dtype) for weight in weights]
+    slopes = [
+        generator.standard_normal((data.batch, weight.shape[1])).astype(recipe.dtype)
+        for weight in weights
+    ]
     return [all_batches(data)[0]], weights, slopes
 
 
@@ -221,5 +257,7 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size, align = math.prod(shape), LANES * np.dtype(dtype).itemsize
     room = np.empty(size * np.dtype(dtype).itemsize + align, np.uint8)
     begin = -room.ctypes.data % align
-    array: NDArray[Any] = room[begin : begin + size * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+    array: NDArray[Any] = (
+        room[begin : begin + size * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+    )
     return array

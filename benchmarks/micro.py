@@ -1,7 +1,8 @@
-"""Parts of an update alone, as the plain engines have them: a call of each for every batch of the run.
+"""Parts of an update alone, as the plain engines have them: a call of each for every batch of the
+run.
 
-`rate` looks up the learning rate; `forward` is the network in training; `gradient` is forward, loss and backward;
-`step` is the optimizer's, with the gradients at hand.
+`rate` looks up the learning rate; `forward` is the network in training; `gradient` is forward, loss
+and backward; `step` is the optimizer's, with the gradients at hand.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ def jax_part(part: str) -> Callable[..., Prepared]:
     return partial(_jax, part)
 
 
-def _torch(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def _torch(
+    part: str, recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     from pt_impl import train
     from pt_impl.io import device as devices
     from pt_impl.loss import mean_loss
@@ -34,7 +37,9 @@ def _torch(part: str, recipe: Recipe, members: Sequence[PreparedData], device: s
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     state = train.initial_state(recipe, data, place)
-    batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
+    batches = [
+        batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)
+    ]
 
     def forward(t: int, batch: Any) -> Any:
         *_, outputs_BK = state.model.outputs(batch.x_BD, batch.masks).values()
@@ -61,7 +66,9 @@ def _torch(part: str, recipe: Recipe, members: Sequence[PreparedData], device: s
     return Prepared(lambda: None, run, None, devices.describe_environment(place))
 
 
-def _jax(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def _jax(
+    part: str, recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     import jax
     import optax
     from flax import nnx
@@ -76,7 +83,9 @@ def _jax(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str
     data = members[0].cast(recipe.dtype)
     state = train.initial_state(recipe, data, place)
     epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
-    batches = [(t, jax.tree.map(itemgetter(t), epoch)) for epoch in epochs for t in range(len(epoch.used))]
+    batches = [
+        (t, jax.tree.map(itemgetter(t), epoch)) for epoch in epochs for t in range(len(epoch.used))
+    ]
     schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
     transformation, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
 
@@ -96,7 +105,9 @@ def _jax(part: str, recipe: Recipe, members: Sequence[PreparedData], device: str
     def rate(parameters: Any, t: Any, batch: Any) -> Any:
         return schedules[0](t)
 
-    call = jax.jit({"rate": rate, "forward": forward, "gradient": jax.value_and_grad(loss), "step": step}[part])
+    call = jax.jit(
+        {"rate": rate, "forward": forward, "gradient": jax.value_and_grad(loss), "step": step}[part]
+    )
 
     def run() -> None:
         found: Any = None

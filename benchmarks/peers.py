@@ -1,4 +1,6 @@
-"""Others that train the same: each as its own documentation has it, given the rows, order and learning rates."""
+"""Others that train the same: each as its own documentation has it, given the rows, order and
+learning rates.
+"""
 
 import logging
 import warnings
@@ -14,7 +16,14 @@ from lockstep.recipe import Recipe
 from lockstep.recipe.optimizers.sgd import Sgd
 from lockstep.schedules.formulas import learning_rates
 
-__all__ = ["keras_fit", "keras_stock", "lightning_fit", "numpy_loop", "sklearn_classifier", "skorch_fit"]
+__all__ = [
+    "keras_fit",
+    "keras_stock",
+    "lightning_fit",
+    "numpy_loop",
+    "sklearn_classifier",
+    "skorch_fit",
+]
 
 Members = Sequence[PreparedData]
 
@@ -24,7 +33,9 @@ class _Order:
 
     def __init__(self, data: PreparedData) -> None:
         epochs = [data.batches(epoch) for epoch in range(data.epochs)]
-        self.epochs = [[rows[:n].tolist() for rows, n in zip(epoch.rows_TB, epoch.count_T)] for epoch in epochs]
+        self.epochs = [
+            [rows[:n].tolist() for rows, n in zip(epoch.rows_TB, epoch.count_T)] for epoch in epochs
+        ]
         self.begin()
 
     def begin(self) -> None:
@@ -51,7 +62,11 @@ def numpy_loop(recipe: Recipe, members: Members, device: str, threads: int) -> P
     state: dict[str, list[Any]] = {}
 
     def reset() -> None:
-        state["p"] = [data.parameters[f"{name}.{kind}"].copy() for name in names for kind in ("weight", "bias")]
+        state["p"] = [
+            data.parameters[f"{name}.{kind}"].copy()
+            for name in names
+            for kind in ("weight", "bias")
+        ]
         state["m"], state["v"] = ([np.zeros_like(array) for array in state["p"]] for _ in range(2))
 
     def run() -> None:
@@ -87,7 +102,9 @@ def _gradients(parameters: list[Any], x_BD: Any, y_B: Any) -> list[Any]:
     return found
 
 
-def _step(recipe: Recipe, state: dict[str, list[Any]], gradients: list[Any], lr: Any, update: int) -> None:
+def _step(
+    recipe: Recipe, state: dict[str, list[Any]], gradients: list[Any], lr: Any, update: int
+) -> None:
     optimizer = common_optimizer(recipe)
     for p, m, v, g in zip(state["p"], state["m"], state["v"], gradients):
         if isinstance(optimizer, Sgd):
@@ -107,7 +124,9 @@ def _step(recipe: Recipe, state: dict[str, list[Any]], gradients: list[Any], lr:
 
 
 def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """scikit-learn's MLPClassifier: one learning rate for all updates, that of the peak, inside the momentum."""
+    """scikit-learn's MLPClassifier: one learning rate for all updates, that of the peak, inside the
+    momentum.
+    """
     import sklearn
     from sklearn.neural_network import MLPClassifier
 
@@ -147,7 +166,13 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
 
     def exported() -> list[Parameters]:
         found = zip(names, last[0].coefs_, last[0].intercepts_)
-        return [{f"{name}.{kind}": array for name, *pair in found for kind, array in zip(("weight", "bias"), pair)}]
+        return [
+            {
+                f"{name}.{kind}": array
+                for name, *pair in found
+                for kind, array in zip(("weight", "bias"), pair)
+            }
+        ]
 
     environment = {"sklearn": sklearn.__version__, "rows": "in memory"}
     return Prepared(reset, run, exported, environment)
@@ -157,22 +182,32 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
 
 
 def keras_fit(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """Keras, `fit` an epoch at a time, with an optimizer of its own that follows the recipe's formula."""
+    """Keras, `fit` an epoch at a time, with an optimizer of its own that follows the recipe's
+    formula.
+    """
     import keras
     from keras import ops
 
     rule = common_optimizer(recipe)
 
     class Same(keras.optimizers.Optimizer):
-        """Keras has its SGD's learning rate inside the momentum, and its AdamW's eps beside an uncorrected root."""
+        """Keras has its SGD's learning rate inside the momentum, and its AdamW's eps beside an
+        uncorrected root.
+        """
 
         def build(self, variables: Any) -> None:
             super().build(variables)
-            self.moments = [[self.add_variable_from_reference(v, name) for v in variables] for name in ("m", "v")]
+            self.moments = [
+                [self.add_variable_from_reference(v, name) for v in variables]
+                for name in ("m", "v")
+            ]
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             m, v = (kept[self._get_variable_index(variable)] for kept in self.moments)
-            lr, number = ops.cast(learning_rate, variable.dtype), ops.cast(self.iterations + 1, variable.dtype)
+            lr, number = (
+                ops.cast(learning_rate, variable.dtype),
+                ops.cast(self.iterations + 1, variable.dtype),
+            )
             if isinstance(rule, Sgd):
                 self.assign(m, rule.momentum * m + gradient + rule.weight_decay * variable)
                 self.assign_sub(variable, lr * m)
@@ -197,7 +232,11 @@ def keras_stock(recipe: Recipe, members: Members, device: str, threads: int) -> 
         if isinstance(rule, Sgd):
             return keras.optimizers.SGD(learning_rate, momentum=rule.momentum)
         return keras.optimizers.AdamW(
-            learning_rate, weight_decay=rule.weight_decay, beta_1=rule.beta1, beta_2=rule.beta2, epsilon=rule.eps
+            learning_rate,
+            weight_decay=rule.weight_decay,
+            beta_1=rule.beta1,
+            beta_2=rule.beta2,
+            epsilon=rule.eps,
         )
 
     return _keras(recipe, members, threads, stock)
@@ -220,14 +259,17 @@ def _keras(recipe: Recipe, members: Members, threads: int, make_optimizer: Any) 
 
     with _keras_precision(recipe):
         *hidden, last = (
-            keras.layers.Dense(units, "relu" if i < len(layers) else None) for i, (*_, units) in enumerate(layers, 1)
+            keras.layers.Dense(units, "relu" if i < len(layers) else None)
+            for i, (*_, units) in enumerate(layers, 1)
         )
         network = keras.Sequential([keras.Input((len(data.columns),)), *hidden, last])
         optimizer = make_optimizer(Table())
         network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         optimizer.build(network.trainable_variables)
         start = [np.array(ops.convert_to_numpy(variable)) for variable in optimizer.variables]
-    weights = [data.parameters[f"{name}.{kind}"] for name, *_ in layers for kind in ("weight", "bias")]
+    weights = [
+        data.parameters[f"{name}.{kind}"] for name, *_ in layers for kind in ("weight", "bias")
+    ]
 
     def reset() -> None:
         with _keras_precision(recipe):
@@ -313,7 +355,10 @@ def lightning_fit(recipe: Recipe, members: Members, device: str, threads: int) -
 
     environment = {"lightning": lightning.__version__, "torch": torch.__version__}
     return Prepared(
-        reset, run, lambda: [_exported(last[1].network, data)], environment | {"rows": "through a DataLoader"}
+        reset,
+        run,
+        lambda: [_exported(last[1].network, data)],
+        environment | {"rows": "through a DataLoader"},
     )
 
 
@@ -344,7 +389,11 @@ def skorch_fit(recipe: Recipe, members: Members, device: str, threads: int) -> P
             verbose=0,
             device="cuda" if device == "gpu" else "cpu",
             callbacks=[
-                LRScheduler(torch.optim.lr_scheduler.LambdaLR, step_every="batch", lr_lambda=_rate(recipe, data))
+                LRScheduler(
+                    torch.optim.lr_scheduler.LambdaLR,
+                    step_every="batch",
+                    lr_lambda=_rate(recipe, data),
+                )
             ],
             **{f"optimizer__{name}": value for name, value in _torch_options(recipe).items()},
         )
@@ -355,7 +404,10 @@ def skorch_fit(recipe: Recipe, members: Members, device: str, threads: int) -> P
 
     environment = {"skorch": skorch.__version__, "torch": torch.__version__}
     return Prepared(
-        reset, run, lambda: [_exported(last[0].module_, data)], environment | {"rows": "through a DataLoader"}
+        reset,
+        run,
+        lambda: [_exported(last[0].module_, data)],
+        environment | {"rows": "through a DataLoader"},
     )
 
 
@@ -383,7 +435,11 @@ def _torch_options(recipe: Recipe) -> dict[str, Any]:
     optimizer = common_optimizer(recipe)
     if isinstance(optimizer, Sgd):
         return {"momentum": optimizer.momentum, "weight_decay": optimizer.weight_decay}
-    return {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps, "weight_decay": optimizer.weight_decay}
+    return {
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+    }
 
 
 def _torch_rows(data: PreparedData) -> tuple[Any, Any]:

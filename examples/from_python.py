@@ -15,7 +15,10 @@ def main() -> None:
         trace = train(recipe, data, backend=backend)
         loss, accuracy = trace.metric("held_out_loss")[-1], trace.metric("held_out_accuracy")[-1]
         verdict = compare(trace, oracle).verdict
-        print(f"{backend}: held-out loss {loss:.4f}, accuracy {accuracy:.1%}; against the oracle: {verdict}")
+        print(
+            f"{backend}: held-out loss {loss:.4f}, accuracy {accuracy:.1%}; against the "
+            f"oracle: {verdict}"
+        )
 
 
 if __name__ == "__main__":

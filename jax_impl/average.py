@@ -27,8 +27,11 @@ def update_average(average: Average, kept: Any, parameters: Any) -> Any:
 
 
 def export_average(average: Average, kept: Any, updates: int) -> Parameters:
-    """The average to read after that many updates, in canonical names and layout; empty where none is kept."""
+    """The average to read after that many updates, in canonical names and layout; empty where none
+    is kept.
+    """
     found = {} if kept is None else export_parameters(kept)
-    # not left to the framework: PyTorch has no bias correction, and 1 - decay^updates cancels in float32
+    # not left to the framework: PyTorch has no bias correction, and 1 - decay^updates cancels in
+    # float32
     weight = 1 - average.decay**updates if average.debias and updates else 1.0
     return {name: array / weight for name, array in found.items()}

@@ -12,9 +12,13 @@ __all__ = ["clip", "norm"]
 
 
 def clip(gradient: Gradient, parameters: Any) -> Any:
-    """The gradients, a tree as the parameters, clipped: all together by their norm, or each element."""
+    """The gradients, a tree as the parameters, clipped: all together by their norm, or each
+    element.
+    """
     if gradient.clip == "norm" and gradient.clip_eps == 0.0:
-        parameters, _ = optax.clip_by_global_norm(gradient.clip_at).update(parameters, optax.EmptyState())
+        parameters, _ = optax.clip_by_global_norm(gradient.clip_at).update(
+            parameters, optax.EmptyState()
+        )
     elif gradient.clip == "norm":
         # the same by hand with another eps
         factor = jnp.minimum(gradient.clip_at / (norm(parameters) + gradient.clip_eps), 1.0)

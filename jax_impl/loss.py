@@ -10,14 +10,20 @@ from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Squar
 __all__ = ["link", "mean_loss", "sums"]
 
 
-def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Array | int) -> jax.Array:
-    """Mean over the first `count` rows, the others are padding; classes (B,) are int32, numbers (B,) floats."""
+def mean_loss(
+    loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Array | int
+) -> jax.Array:
+    """Mean over the first `count` rows, the others are padding; classes (B,) are int32, numbers
+    (B,) floats.
+    """
     # a mask and not a slice: every batch of a scan has one shape
     counts_B, output_B = jnp.arange(len(y_B)) < count, outputs_BK[:, 0]
     if isinstance(loss, CrossEntropy):
         # Optax knows no ignored label and takes -1 for the last class
         counts_B, y_B = counts_B & (y_B != IGNORED), jnp.maximum(y_B, 0)
-        weight_K = jnp.asarray(loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype)
+        weight_K = jnp.asarray(
+            loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype
+        )
         weight_B = jnp.where(counts_B, weight_K[y_B], 0.0)
         if loss.label_smoothing:
             labels_BK = jax.nn.one_hot(y_B, outputs_BK.shape[-1], dtype=outputs_BK.dtype)
@@ -40,11 +46,16 @@ def mean_loss(loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Arra
 
 
 def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Array]:
-    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit is the largest,
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit
+    is the largest,
     or above 0."""
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
-        found = {"squares": jnp.square(error_N), "absolute": jnp.abs(error_N), "variation": jnp.square(deviation_N)}
+        found = {
+            "squares": jnp.square(error_N),
+            "absolute": jnp.abs(error_N),
+            "variation": jnp.square(deviation_N),
+        }
     elif loss.spec.link == "sigmoid":
         found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:

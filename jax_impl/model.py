@@ -24,7 +24,9 @@ FLAX_NAMES = {
 class MLP(nnx.Module):
     """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
-    def __init__(self, layers: list[tuple[str, int, int]], model: Model, dtype: Any, compute: Any) -> None:
+    def __init__(
+        self, layers: list[tuple[str, int, int]], model: Model, dtype: Any, compute: Any
+    ) -> None:
         self.model, self.dtype, self.compute = model, dtype, compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
             # zeros: the parameters come from data_prep
@@ -44,7 +46,9 @@ class MLP(nnx.Module):
             if model.norm != "none" and i < len(layers):
                 setattr(self, f"norm{i}", make_norm(model, outputs, dtype))
 
-    def __call__(self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None
+    ) -> jax.Array:
         """Logits (B, K); for `masks` and `count` see `outputs`."""
         *_, logits_BK = self.outputs(x_BD, masks, count).values()
         return logits_BK
@@ -54,7 +58,8 @@ class MLP(nnx.Module):
     ) -> dict[str, jax.Array]:
         """Layer -> its output, from "input" to the logits, in order.
 
-        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer. The rows after the
+        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer. The
+        rows after the
         first `count` are padding.
         """
         found = {"input": x_BD}
@@ -79,7 +84,9 @@ def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     # shapes alone: nothing is drawn, compiled or computed only to be replaced
     compute = recipe.dtype if recipe.training.compute == "same" else np.dtype(jnp.bfloat16)
     model = nnx.eval_shape(lambda: MLP(layers, recipe.model, recipe.dtype, compute))
-    statistics = {name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()}
+    statistics = {
+        name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()
+    }
     import_parameters(model, data.parameters | statistics)
     nnx.update(model, jax.device_put(nnx.state(model), device))
     return model
@@ -94,7 +101,9 @@ def import_parameters(model: MLP, parameters: Parameters) -> None:
 
 
 def export_parameters(model: MLP | nnx.State[Any, Any]) -> Parameters:
-    """The model's parameters, and running statistics where it has any, in canonical names and layout, in NumPy."""
+    """The model's parameters, and running statistics where it has any, in canonical names and
+    layout, in NumPy.
+    """
     # both [in, out]
     state = nnx.to_pure_dict(model if isinstance(model, nnx.State) else nnx.state(model))
     return {

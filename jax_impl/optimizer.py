@@ -1,4 +1,6 @@
-"""The recipe's optimizer with its learning-rate schedule; every hyperparameter passed explicitly."""
+"""The recipe's optimizer with its learning-rate schedule; every hyperparameter passed
+explicitly.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -14,7 +16,8 @@ from lockstep.schedules.rate_tables import decays, rate_of
 __all__ = ["MAKERS", "learning_rate", "make_optimizer"]
 
 MAKERS: dict[str, Callable[[Any, Groups], optax.GradientTransformation]] = {
-    name: import_module(f"jax_impl.optimizers.{kind.file_name()}").make for name, kind in Optimizer.variants.items()
+    name: import_module(f"jax_impl.optimizers.{kind.file_name()}").make
+    for name, kind in Optimizer.variants.items()
 }
 """Optimizer -> (its hyperparameters, groups of parameters) -> the framework's optimizer."""
 
@@ -31,7 +34,9 @@ def make_optimizer(
     """
 
     def decayed(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: decays(optimizer, _name(path)), tree)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: decays(optimizer, _name(path)), tree
+        )
 
     mask = None if optimizer.decay_on == "all" else decayed
 
@@ -43,14 +48,20 @@ def make_optimizer(
         return transformation
 
     if optimizer.multipliers:
-        labels = jax.tree_util.tree_map_with_path(lambda path, _: rate_of(optimizer, _name(path)), parameters)
-        made = optax.partition({layer: make(schedules[layer]) for layer in schedules if layer}, labels)
+        labels = jax.tree_util.tree_map_with_path(
+            lambda path, _: rate_of(optimizer, _name(path)), parameters
+        )
+        made = optax.partition(
+            {layer: make(schedules[layer]) for layer in schedules if layer}, labels
+        )
     else:
         made = make(schedules[0])
     return made, made.init(parameters)
 
 
-def learning_rate(optimizer: optax.OptState, schedule: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def learning_rate(
+    optimizer: optax.OptState, schedule: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
     """The learning rate that the next update will use, before multipliers."""
     # every chain ends with the learning rate, and its state counts the updates
     counting = optax.ScaleByScheduleState | RuleState

@@ -38,7 +38,9 @@ def _evaluate(loss: Loss, parts: Any, rows: Rows) -> tuple[jax.Array, dict[str, 
 
 
 def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
-    """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
+    """Layer -> its output for the one row, from "input" to the last layer and, for classes,
+    "softmax" or "sigmoid".
+    """
     model.eval()  # type: ignore[no-untyped-call] # Flax gives it no types
     outputs = _outputs(loss, nnx.split(model), x_1D)
     return {name: np.asarray(values_1H)[0] for name, values_1H in outputs.items()}
@@ -50,4 +52,6 @@ def _outputs(loss: Loss, parts: Any, x_1D: jax.Array) -> OrderedDict[str, jax.Ar
     *_, outputs_1K = outputs.values()
     outputs |= link(loss, outputs_1K)
     # jit would hand a dict back in the order of its keys
-    return OrderedDict((name, values_1H.astype(outputs_1K.dtype)) for name, values_1H in outputs.items())
+    return OrderedDict(
+        (name, values_1H.astype(outputs_1K.dtype)) for name, values_1H in outputs.items()
+    )

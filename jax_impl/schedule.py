@@ -15,14 +15,17 @@ __all__ = ["applied_rates", "make_schedule"]
 def make_schedule(table_T: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Update, counted from 0 -> its learning rate; an Optax schedule.
 
-    A table and not a formula: under jit, Optax's own float32 schedules miss the closed form by up to
+    A table and not a formula: under jit, Optax's own float32 schedules miss the closed form by up
+    to
     thousands of units in the last place. Past the last update the last rate holds.
     """
     return lambda update: table_T.at[update].get(mode="clip")
 
 
 def applied_rates(table_T: NDArray[Any]) -> NDArray[Any]:
-    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning rates as applied."""
+    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning
+    rates as applied.
+    """
     parameter = jnp.zeros((), table_T.dtype)
     schedule = make_schedule(jnp.asarray(table_T))
     transformation = optax.sgd(schedule, momentum=None, nesterov=False, accumulator_dtype=None)

@@ -30,7 +30,10 @@ __all__ = ["initial_state", "load_batches", "load_rows", "train"]
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
-    tables = {layer: jnp.asarray(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()}
+    tables = {
+        layer: jnp.asarray(table_T)
+        for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
+    }
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
     graph, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc] # a part a filter
@@ -40,7 +43,8 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
         accumulated = jnp.zeros((), recipe.dtype), jax.tree.map(jnp.zeros_like, parameters)
     average, updates = start_average(recipe.average, parameters), jnp.zeros((), jnp.int32)
     state = State(graph, tables, parameters, statistics, optimizer, accumulated, average, updates)
-    # committed to the device as an update's results are, so that the first update compiles for all of them
+    # committed to the device as an update's results are, so that the first update compiles for all
+    # of them
     placed: State = jax.device_put(state, device)
     return placed
 
@@ -49,14 +53,22 @@ def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
     rows_TB, _, count_T, share_T, last_T = data.batches(epoch)
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
-    arrays = (data.train_x_ND[rows_TB], _narrow(data.train_y_N)[rows_TB], *scalars, data.masks(epoch))
+    arrays = (
+        data.train_x_ND[rows_TB],
+        _narrow(data.train_y_N)[rows_TB],
+        *scalars,
+        data.masks(epoch),
+    )
     return Batch(*jax.device_put(arrays, device))
 
 
 def load_rows(data: PreparedData, device: jax.Device) -> tuple[Rows, Rows]:
     """The training rows and those held out, on the device."""
     parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
-    train, held_out = (Rows(jax.device_put(x_ND, device), jax.device_put(_narrow(y_N), device)) for x_ND, y_N in parts)
+    train, held_out = (
+        Rows(jax.device_put(x_ND, device), jax.device_put(_narrow(y_N), device))
+        for x_ND, y_N in parts
+    )
     return train, held_out
 
 
@@ -67,10 +79,16 @@ def _narrow(y_N: NDArray[Any]) -> NDArray[Any]:
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
     # the whole epoch as it is: a slice of a JAX array is a computation, compiled for its shape
-    return batches if stop - start == len(batches.used) else jax.tree.map(lambda array: array[start:stop], batches)
+    return (
+        batches
+        if stop - start == len(batches.used)
+        else jax.tree.map(lambda array: array[start:stop], batches)
+    )
 
 
-def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
+def train(
+    recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()
+) -> Trace:
     """Train on the recipe's data and record the run.
 
     Args:
@@ -80,16 +98,22 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
         watch: what to record, and where the run begins.
 
     Raises:
-        InputError: no such device, a checkpoint of another recipe or of other data, or more to record than its budget.
+        InputError: no such device, a checkpoint of another recipe or of other data, or more to
+        record than its budget.
     """
     place = select_device(device)
-    recorder = RunRecorder(recipe, data, watch, backend="jax", environment=describe_environment(place))
+    recorder = RunRecorder(
+        recipe, data, watch, backend="jax", environment=describe_environment(place)
+    )
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
         state = initial_state(recipe, data, place)
         rows = load_rows(data, place)
         load = lru_cache(maxsize=1)(partial(load_batches, data, device=place))
-        segment, detailed = make_segment(recipe.update_rule), make_detailed_segment(recipe.update_rule)
+        segment, detailed = (
+            make_segment(recipe.update_rule),
+            make_detailed_segment(recipe.update_rule),
+        )
         if watch.resume is not None:
             state = jax.device_put(import_state(recipe, state, watch.resume), place)
         view = View(recipe, state, rows, dict)
@@ -98,9 +122,12 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
             if part.given is not None:
                 state = jax.device_put(import_state(recipe, state, part.given), place)
             batches = _cut(load(epoch=part.epoch), part.start, part.stop)
-            # once more from the same state: compiled with more to give back, an update may round otherwise
+            # once more from the same state: compiled with more to give back, an update may round
+            # otherwise
             see = partial(detailed, state, batches)
             state, scalars = segment(state, batches)
             view = View(recipe, state, rows, see)
-            recorder.record({name: np.asarray(values) for name, values in scalars._asdict().items()}, view)
+            recorder.record(
+                {name: np.asarray(values) for name, values in scalars._asdict().items()}, view
+            )
         return recorder.finish(view)

@@ -23,7 +23,8 @@ __all__ = ["Batch", "Scalars", "State", "loss_and_gradients", "make_segment", "m
 class State(NamedTuple):
     """What an update takes and gives back: a pure function changes nothing in place.
 
-    `graph` and `tables` are constants. `accumulated` is the loss and the gradients of the update's batches so far,
+    `graph` and `tables` are constants. `accumulated` is the loss and the gradients of the update's
+    batches so far,
     None where an update has one batch. `updates` counts those done.
     """
 
@@ -38,8 +39,8 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes the update, and
-    the dropout mask of each hidden layer."""
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it
+    completes the update, and the dropout mask of each hidden layer."""
 
     x_BD: Array
     y_B: Array
@@ -50,7 +51,9 @@ class Batch(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no update."""
+    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no
+    update.
+    """
 
     lr: Array | float
     loss: Array
@@ -58,14 +61,20 @@ class Scalars(NamedTuple):
     update_norm: Array
 
 
-def loss_and_gradients(recipe: Recipe, state: State, batch: Batch) -> tuple[Array, Any, nnx.State[Any, Any]]:
-    """The loss and the gradients of the update's batches so far, and the running statistics after this one."""
+def loss_and_gradients(
+    recipe: Recipe, state: State, batch: Batch
+) -> tuple[Array, Any, nnx.State[Any, Any]]:
+    """The loss and the gradients of the update's batches so far, and the running statistics after
+    this one.
+    """
 
     def loss_of(parameters: nnx.State[Any, Any]) -> tuple[Array, nnx.State[Any, Any]]:
         # a copy: batch normalisation writes its running statistics into the model
         model = nnx.merge(state.graph, parameters, state.statistics, copy=True)
         outputs_BK = model(batch.x_BD, batch.masks, batch.used)
-        return mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used), nnx.state(model, nnx.BatchStat)
+        return mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used), nnx.state(
+            model, nnx.BatchStat
+        )
 
     (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
     if state.accumulated is not None:
@@ -82,12 +91,16 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         state = state._replace(statistics=statistics)
         if state.accumulated is None:
             return step(state, loss, gradients)
-        updated: tuple[State, Scalars] = jax.lax.cond(batch.last, step, wait, state, loss, gradients)
+        updated: tuple[State, Scalars] = jax.lax.cond(
+            batch.last, step, wait, state, loss, gradients
+        )
         return updated
 
     def wait(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
         nothing = jnp.zeros_like(loss)
-        return state._replace(accumulated=(loss, gradients)), Scalars(nothing, nothing, nothing, nothing)
+        return state._replace(accumulated=(loss, gradients)), Scalars(
+            nothing, nothing, nothing, nothing
+        )
 
     def step(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
         schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
@@ -101,7 +114,9 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
         scalars = Scalars(lr, loss, grad_norm, norm(changes))
         accumulated = jax.tree.map(jnp.zeros_like, state.accumulated)
-        state = state._replace(parameters=parameters, optimizer=moments, accumulated=accumulated, average=average)
+        state = state._replace(
+            parameters=parameters, optimizer=moments, accumulated=accumulated, average=average
+        )
         return state._replace(updates=state.updates + 1), scalars
 
     return update

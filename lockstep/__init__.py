@@ -1,6 +1,7 @@
 """Train one recipe in PyTorch and in JAX and say whether the two do the same thing.
 
-This package is the framework-free core: NumPy and small libraries. It imports neither torch nor jax.
+This package is the framework-free core: NumPy and small libraries. It imports neither torch nor
+jax.
 """
 
 from importlib import import_module
@@ -43,7 +44,9 @@ HOMES = {
     "prepare": "lockstep.data_prep",
     "train": "lockstep.run.trainers",
 }
-"""Name of the public face -> the module that is loaded when it is asked for: the command line starts light."""
+"""Name of the public face -> the module that is loaded when it is asked for: the command line
+starts light.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -9,4 +9,6 @@ TRAINERS = (*BACKENDS, "oracle")
 PACKAGES = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
 """Backend -> the packages that its twin imports, which may be bumped one by one."""
 TWINS = {"torch": "pt_impl", "jax": "jax_impl"}
-"""Backend -> the package that trains with it; it is loaded by this name, and only where it is needed."""
+"""Backend -> the package that trains with it; it is loaded by this name, and only where it is
+needed.
+"""

@@ -1,5 +1,5 @@
-"""The command line. The commands are the only room of the core that reaches for the twins, and only when one needs
-them."""
+"""The command line. The commands are the only room of the core that reaches for the twins, and only
+when one needs them."""
 
 import atexit
 import gc
@@ -45,9 +45,14 @@ class _Grouped(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, with the sentences of all below one another."""
-        widest = max(len(command.name or "") for commands in GROUPS.values() for command in commands)
+        widest = max(
+            len(command.name or "") for commands in GROUPS.values() for command in commands
+        )
         for title, commands in GROUPS.items():
-            rows = [(f"{command.name:{widest}}", command.get_short_help_str(1000)) for command in commands]
+            rows = [
+                (f"{command.name:{widest}}", command.get_short_help_str(1000))
+                for command in commands
+            ]
             with formatter.section(title):
                 formatter.write_dl(rows)
 
@@ -69,7 +74,8 @@ for command in (*chain.from_iterable(GROUPS.values()), *HIDDEN):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: bad input is one line on standard error and exit status 2.
 
-    Of `arguments` None, those of the process are taken, and its signals and streams are this command's to handle.
+    Of `arguments` None, those of the process are taken, and its signals and streams are this
+    command's to handle.
     """
     stopped: list[int] = []
     if arguments is None:
@@ -105,12 +111,16 @@ def _heed_signals() -> None:
     """As Ctrl-C: what was begun is tidied up, and no worker left behind."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+        if (
+            number is not None and signal.getsignal(number) is not signal.SIG_IGN
+        ):  # nohup's wish is kept
             signal.signal(number, signal.default_int_handler)
 
 
 def _end_as_stopped(stopped: list[int]) -> None:
-    """End with the status of a stopped command: Python ends by SIGINT itself where that met a library as it loaded."""
+    """End with the status of a stopped command: Python ends by SIGINT itself where that met a
+    library as it loaded.
+    """
     if stopped:
         gc.collect()  # what was interrupted as it began is tidied up
         sys.stderr.flush()

@@ -15,7 +15,9 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         text = printable(super().__str__())
-        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        return (
+            text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        )
 
 
 class ParityError(AssertionError):

@@ -1,8 +1,10 @@
-"""Golden traces: small trainings recorded once and kept, to be held against later versions of what trained them.
+"""Golden traces: small trainings recorded once and kept, to be held against later versions of what
+trained them.
 
 A golden folder has a `manifest.json` and, for each recipe, `<recipe>.data` (what was fed) and
-`<recipe>.<dtype>.<backend>.trace`. The manifest holds each recipe as TOML with its hash and that of its data, the
-SHA-256 of every file, and what trained them: versions, device and settings. It is sealed, as the files are.
+`<recipe>.<dtype>.<backend>.trace`. The manifest holds each recipe as TOML with its hash and that of
+its data, the SHA-256 of every file, and what trained them: versions, device and settings. It is
+sealed, as the files are.
 """
 
 import hashlib
@@ -48,7 +50,9 @@ class Key(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """What was blessed. `host` is the machine, with the keys python, platform, processor and numpy."""
+    """What was blessed. `host` is the machine, with the keys python, platform, processor and
+    numpy.
+    """
 
     recipes: dict[str, Recipe]
     data: dict[str, PreparedData]
@@ -58,11 +62,19 @@ class Golden(NamedTuple):
     @property
     def backends(self) -> list[str]:
         """Whose traces there are, the oracle's first."""
-        return list(dict.fromkeys(sorted((key.backend for key in self.traces), key=("oracle", "torch", "jax").index)))
+        return list(
+            dict.fromkeys(
+                sorted((key.backend for key in self.traces), key=("oracle", "torch", "jax").index)
+            )
+        )
 
     def environment(self, backend: str) -> dict[str, Any]:
         """The versions, device and settings that a backend was blessed with."""
-        return next(trace.header["environment"] for key, trace in self.traces.items() if key.backend == backend)
+        return next(
+            trace.header["environment"]
+            for key, trace in self.traces.items()
+            if key.backend == backend
+        )
 
     def only(self, names: Collection[str]) -> "Golden":
         """Of these recipes alone; of all, where none is named.
@@ -82,8 +94,8 @@ class Golden(NamedTuple):
         """Read a golden folder, and check all of it.
 
         Raises:
-            InputError: a file that is missing, truncated or not the one that was blessed, or a recipe that this
-                lockstep reads otherwise.
+            InputError: a file that is missing, truncated or not the one that was blessed, or a
+                recipe that this lockstep reads otherwise.
         """
         if not os.path.lexists(folder):
             settle(folder)
@@ -101,7 +113,8 @@ class Golden(NamedTuple):
             updates = golden.traces[Key(name, "float32", "oracle")].header["updates"]
             if updates != golden.data[name].updates:
                 raise InputError(
-                    f"{folder / name}.data: makes {golden.data[name].updates} updates, and the traces have {updates}"
+                    f"{folder / name}.data: makes {golden.data[name].updates} updates, and "
+                    f"the traces have {updates}"
                 )
         return golden
 
@@ -114,12 +127,17 @@ def choose(recipes: Mapping[str, Recipe], names: Collection[str]) -> dict[str, R
     """
     for name in names:
         if name not in recipes:
-            raise InputError(f"{name}: no golden recipe of that name (there are: {', '.join(recipes)})")
+            raise InputError(
+                f"{name}: no golden recipe of that name (there are: {', '.join(recipes)})"
+            )
     return {name: recipe for name, recipe in recipes.items() if name in names or not names}
 
 
 def write_golden(
-    folder: Path, recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], traces: Mapping[Key, Trace]
+    folder: Path,
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, PreparedData],
+    traces: Mapping[Key, Trace],
 ) -> None:
     """Write a golden folder, whole or not at all, in the place of an older one.
 
@@ -136,7 +154,10 @@ def write_golden(
 
 
 def _fill(
-    folder: Path, recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], traces: Mapping[Key, Trace]
+    folder: Path,
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, PreparedData],
+    traces: Mapping[Key, Trace],
 ) -> None:
     entries = {}
     for name, recipe in recipes.items():
@@ -151,13 +172,20 @@ def _fill(
             "files": {file: _sha256(folder / file) for file in files},
         }
     blessed = {key.backend: trace.header["environment"] for key, trace in traces.items()}
-    content = {"schema": SCHEMA, "lockstep": __version__, "host": _host(), "backends": blessed, "recipes": entries}
+    content = {
+        "schema": SCHEMA,
+        "lockstep": __version__,
+        "host": _host(),
+        "backends": blessed,
+        "recipes": entries,
+    }
     manifest = json.dumps(content | {"seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
     write_file(folder / MANIFEST, manifest.encode(), NEW)
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Nothing, where a golden folder may be written: there is none, an empty one, or one of golden files alone.
+    """Nothing, where a golden folder may be written: there is none, an empty one, or one of golden
+    files alone.
 
     What a killed process left of it is settled first.
 
@@ -166,7 +194,10 @@ def refuse_other_folder(folder: Path) -> None:
     """
     check_folder(folder)
     if folder.is_symlink():
-        raise InputError(f"{folder}: is a link, which is neither replaced nor written through; name another folder")
+        raise InputError(
+            f"{folder}: is a link, which is neither replaced nor written through; name "
+            "another folder"
+        )
     try:
         present = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -181,7 +212,9 @@ def refuse_other_folder(folder: Path) -> None:
         ours = {MANIFEST, *(file for entry in entries for file in entry["files"])}
     for name in sorted(present):
         if name not in ours or not is_of_kind(folder / name, KINDS.get(Path(name).suffix)):
-            raise InputError(f"{folder / name}: is none of the golden files, and is kept; name another folder")
+            raise InputError(
+                f"{folder / name}: is none of the golden files, and is kept; name another folder"
+            )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -192,16 +225,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{error}; lockstep bless writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{path}: not a readable manifest of golden traces, perhaps truncated") from None
+        raise InputError(
+            f"{path}: not a readable manifest of golden traces, perhaps truncated"
+        ) from None
     if schema != SCHEMA:
         raise InputError(f"{path}: schema {schema}; this lockstep reads {SCHEMA}")
     if seal != _seal(content):
-        raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
+        raise InputError(
+            f"{path}: the content does not match its seal: damaged, or changed by hand"
+        )
     if not content.get("recipes"):
         raise InputError(f"{path}: names no recipe: there is nothing to compare")
     check_header(str(path), headers.Manifest, content)
     if "oracle" not in content["backends"]:
-        raise InputError(f"{path}: header: backends: lacks the oracle, by which the others are judged; bless again")
+        raise InputError(
+            f"{path}: header: backends: lacks the oracle, by which the others are judged; "
+            "bless again"
+        )
     found: dict[str, Any] = content
     return found
 
@@ -210,7 +250,8 @@ def _refuse_other_file(path: Path, expected: str) -> None:
     found = _sha256(path)
     if found != expected:
         raise InputError(
-            f"{path}: is not the file that was blessed (sha256 {found[:12]}, blessed {expected[:12]}): damaged, "
+            f"{path}: is not the file that was blessed (sha256 {found[:12]}, blessed "
+            f"{expected[:12]}): damaged, "
             "or replaced"
         )
 
@@ -219,18 +260,28 @@ def _keys(name: str, recipe: Recipe, backends: Collection[str]) -> list[Key]:
     return [Key(name, dtype, backend) for dtype in recipe.forms for backend in backends]
 
 
-def _refuse_other_names(folder: Path, name: str, files: Collection[str], expected: Collection[str]) -> None:
-    """Raise InputError unless a golden recipe has its data and a trace of each backend in each precision."""
-    for word, names in (("lacks", set(expected) - set(files)), ("has also", set(files) - set(expected))):
+def _refuse_other_names(
+    folder: Path, name: str, files: Collection[str], expected: Collection[str]
+) -> None:
+    """Raise InputError unless a golden recipe has its data and a trace of each backend in each
+    precision.
+    """
+    for word, names in (
+        ("lacks", set(expected) - set(files)),
+        ("has also", set(files) - set(expected)),
+    ):
         if names:
-            raise InputError(f"{folder / MANIFEST}: recipe {name!r}: {word} {min(names)!r}; bless again")
+            raise InputError(
+                f"{folder / MANIFEST}: recipe {name!r}: {word} {min(names)!r}; bless again"
+            )
 
 
 def _read_trace(path: Path, key: Key, recipe: Recipe, data_hash: str) -> Trace:
     """A golden trace.
 
     Raises:
-        InputError: of another recipe, precision, backend or data, not of a whole run, or an oracle's without bounds.
+        InputError: of another recipe, precision, backend or data, not of a whole run, or an
+        oracle's without bounds.
     """
     trace = Trace.load(path)
     for field, wanted in (
@@ -240,12 +291,17 @@ def _read_trace(path: Path, key: Key, recipe: Recipe, data_hash: str) -> Trace:
         ("synchronised", False),
     ):
         if trace.header.get(field) != wanted:
-            raise InputError(f"{path}: {field}: {trace.header.get(field)}, and the manifest has {wanted}; bless again")
+            raise InputError(
+                f"{path}: {field}: {trace.header.get(field)}, and the manifest has "
+                f"{wanted}; bless again"
+            )
     if trace.header["data_hash"] != data_hash:
         raise InputError(f"{path}: is of other data than were blessed")
     is_bound = key.backend == "oracle" and key.dtype == "float32"
     if is_bound and not any(name.startswith("bounds/") for name in trace.arrays):
-        raise InputError(f"{path}: has no rounding bounds, by which the others are judged; bless again")
+        raise InputError(
+            f"{path}: has no rounding bounds, by which the others are judged; bless again"
+        )
     return trace
 
 
@@ -271,7 +327,8 @@ def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
         raise InputError(f"{folder / MANIFEST}: recipe {name}: {error}; bless again") from None
     if recipe.hash != entry["recipe_hash"]:
         raise InputError(
-            f"{folder / MANIFEST}: recipe {name}: hash {recipe.hash[:12]}, blessed as {entry['recipe_hash'][:12]}: "
+            f"{folder / MANIFEST}: recipe {name}: hash {recipe.hash[:12]}, blessed as "
+            f"{entry['recipe_hash'][:12]}: "
             "this lockstep reads it as another recipe; bless again"
         )
     return recipe

@@ -1,4 +1,6 @@
-"""Numbers and names as text: short, of a bounded width, and safe for anything that a CSV may hold."""
+"""Numbers and names as text: short, of a bounded width, and safe for anything that a CSV may
+hold.
+"""
 
 import math
 from collections.abc import Sequence
@@ -45,7 +47,9 @@ def factor(value: float, digits: int = 4) -> str:
 
 
 def number_beside(value: float, other: float, digits: int = 4) -> str:
-    """At least `digits` significant digits, and as many as tell the value from another: 0.9000001 from 0.9."""
+    """At least `digits` significant digits, and as many as tell the value from another: 0.9000001
+    from 0.9.
+    """
     value, apart = float(value), abs(float(value) - float(other))
     for more in range(digits, 17):
         text = number(value, more)
@@ -91,7 +95,9 @@ def ratio(of: float, to: float) -> str:
 
 
 def difference(first: Any, second: Any) -> float:
-    """Largest |first - second|; two NaNs, or two equal infinities, do not differ, a NaN against a number is NaN."""
+    """Largest |first - second|; two NaNs, or two equal infinities, do not differ, a NaN against a
+    number is NaN.
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.size == 0:
         return 0.0

@@ -40,19 +40,22 @@ def assert_parity(
     Args:
         torch_loop: is given a `lockstep.Recorder`; trains, and records what it does.
         jax_loop: the other, likewise.
-        names: a name map, as `lockstep names` writes it; None: where the loops name or lay out their parameters
-            differently, one is drawn from the initial values.
-        updates: those to record tensors of, counted from 0; None: all. Losses and rates are recorded of all.
-        perturbed: how often, twice at least, to run each loop again from a start moved by one unit in the last place,
-            to measure how far rounding carries it; 0: bounds on rounding come from shapes and sizes alone.
+        names: a name map, as `lockstep names` writes it; None: where the loops name or lay out
+            their parameters differently, one is drawn from the initial values.
+        updates: those to record tensors of, counted from 0; None: all. Losses and rates are
+        recorded of all.
+        perturbed: how often, twice at least, to run each loop again from a start moved by one unit
+            in the last place, to measure how far rounding carries it; 0: bounds on rounding come
+            from shapes and sizes alone.
         folder: where the traces are kept; None: nowhere.
 
     Returns:
         The diagnosis of two loops that do the same thing: identical, or rounding.
 
     Raises:
-        ParityError: the loops part, or were set differently; says where first, and why. Or not all of them can be
-            judged, as where both give NaN. Or they cannot be compared: nothing that both recorded, different numbers
+        ParityError: the loops part, or were set differently; says where first, and why. Or not all
+            of them can be judged, as where both give NaN. Or they cannot be compared: nothing that
+            both recorded, different numbers
             of updates, a name map that does not fit.
     """
     __tracebackhide__ = True
@@ -72,7 +75,9 @@ def assert_parity(
         try:
             found, settings, known = _compare(recorders, again, names)
         except InputError as error:
-            raise ParityError(f"torch and jax cannot be compared: {error}", {"verdict": "none"}) from None
+            raise ParityError(
+                f"torch and jax cannot be compared: {error}", {"verdict": "none"}
+            ) from None
     if found.first is not None or found.comparison.limit is not None or settings:
         closer = "" if folder is None else _command(folder, known, names)
         raise ParityError(_tell(found, settings) + closer, _properties(found, settings))
@@ -88,18 +93,26 @@ def _compare(
     a, b = align(first, second, known)
     found = diagnose(a, b, bounds=loop_bounds(a, b, sides_of(noise, first, second, known)))
     # of one process both environments are the same, but for what the second loop switched on
-    settings = unequal_settings(*(Trace({"settings": trace.header["settings"]}, {}) for trace in (a, b)))
+    settings = unequal_settings(
+        *(Trace({"settings": trace.header["settings"]}, {}) for trace in (a, b))
+    )
     return found, settings, known
 
 
 def _drawn(a: Trace, b: Trace) -> NameMap:
-    """What the initial values say, where both have parameters but not of the same names and shapes; else no map."""
-    shapes = [{name: array.shape for name, array in trace.parameters(0).items()} for trace in (a, b)]
+    """What the initial values say, where both have parameters but not of the same names and shapes;
+    else no map.
+    """
+    shapes = [
+        {name: array.shape for name, array in trace.parameters(0).items()} for trace in (a, b)
+    ]
     return propose(a, b)[0] if all(shapes) and shapes[0] != shapes[1] else NameMap()
 
 
 def _command(folder: Path, known: NameMap, names: str | Path | None) -> str:
-    """A last line: how to see more of the traces in the folder; `known` is drawn, or read from `names`."""
+    """A last line: how to see more of the traces in the folder; `known` is drawn, or read from
+    `names`.
+    """
     line = f"\n  look closer: lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}"
     if known == NameMap():
         return line
@@ -121,7 +134,10 @@ def _save_drawn(folder: Path, known: NameMap) -> Path:
 
 def _tell(found: Diagnosis, settings: Sequence[Unequal]) -> str:
     """The story in a few lines, of which the first says what matters."""
-    lines = [f"set differently: {name} is {_said(a)} in torch and {_said(b)} in jax" for name, a, b in settings]
+    lines = [
+        f"set differently: {name} is {_said(a)} in torch and {_said(b)} in jax"
+        for name, a, b in settings
+    ]
     first = found.first
     if first is not None:
         lines.append(f"torch and jax part {describe_difference(first)}")
@@ -142,7 +158,9 @@ def _said(setting: Any) -> str:
 
 def _properties(found: Diagnosis, settings: Sequence[Unequal]) -> dict[str, str]:
     """The same for machines."""
-    properties = {"verdict": found.verdict} | {f"settings.{name}": f"{a!r}, {b!r}" for name, a, b in settings}
+    properties = {"verdict": found.verdict} | {
+        f"settings.{name}": f"{a!r}, {b!r}" for name, a, b in settings
+    }
     if found.comparison.limit is not None:
         properties["judged updates"] = str(max(found.comparison.limit.update, 0))
     if found.first is not None:

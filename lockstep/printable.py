@@ -1,4 +1,6 @@
-"""Text that others wrote, fit to be shown: none of it moves a cursor, retitles a terminal or turns its direction."""
+"""Text that others wrote, fit to be shown: none of it moves a cursor, retitles a terminal or turns
+its direction.
+"""
 
 __all__ = ["echo", "printable"]
 
@@ -9,13 +11,15 @@ JOINERS = "\u200c\u200d"
 
 def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
     """Write text, its line breaks and tabs as they are, to standard output or standard error."""
-    import click  # here: pytest loads the module of the errors, and with it this one, in every environment
+    # here: pytest loads the module of the errors, and with it this one, in every environment
+    import click
 
     click.echo(printable(text, LAYOUT), err=err, nl=nl)
 
 
 def printable(text: object, keep: str = "") -> str:
-    """The text with every character that does not print written as its escape: `\\x1b`, `\\n`, `\\u202e`.
+    """The text with every character that does not print written as its escape: `\\x1b`, `\\n`,
+    `\\u202e`.
 
     Args:
         text: a name, a path, a message: whatever holds characters of somebody else's.

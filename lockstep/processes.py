@@ -13,14 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def child_environment() -> dict[str, str]:
     """The variables of a process that runs `python -m`.
 
-    The present folder is not on its path, nor on that of a process that it starts. What the user has in PYTHONPATH
-    stays, but for an empty entry, by which Python means the present folder and people mean nothing.
+    The present folder is not on its path, nor on that of a process that it starts. What the user
+    has in PYTHONPATH stays, but for an empty entry, by which Python means the present folder and
+    people mean nothing.
     """
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if not _is_installed():
         paths.append(str(ROOT))
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return others | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+    return (
+        others | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+    )
 
 
 def _is_installed() -> bool:

@@ -1,4 +1,6 @@
-"""One file of named arrays under a JSON header: safetensors, written whole or not at all, checked when read."""
+"""One file of named arrays under a JSON header: safetensors, written whole or not at all, checked
+when read.
+"""
 
 import hashlib
 import json
@@ -23,18 +25,22 @@ RECORD = "; record a training loop of your own with lockstep.Recorder (docs/own_
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]]) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of arrays, or of what makes one when its turn comes, by name;
-    the order in which they are given does not count."""
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of arrays, or of what makes one when its
+    turn comes, by name; the order in which they are given does not count."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         given = arrays[name]
-        array = np.asarray(given() if callable(given) else given, order="C")  # ascontiguousarray makes () into (1,)
+        array = np.asarray(
+            given() if callable(given) else given, order="C"
+        )  # ascontiguousarray makes () into (1,)
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data)
     return digest.hexdigest()
 
 
-def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_tensors(
+    path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> None:
     """Write arrays of any shape under a JSON header; the same content is the same bytes.
 
     Raises:
@@ -48,9 +54,13 @@ def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Ma
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with the names of its header sorted; the library writes the metadata in any order."""
+    """A safetensors file with the names of its header sorted; the library writes the metadata in
+    any order.
+    """
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = json.dumps(
+        json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")
+    ).encode()
     header = header.ljust(-(-len(header) // 8) * 8)  # the arrays stay aligned
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
@@ -59,7 +69,8 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
     """Read what `write_tensors` wrote: header and arrays, by name.
 
     Raises:
-        InputError: not there, truncated, tampered with, not of this kind, or of another schema version.
+        InputError: not there, truncated, tampered with, not of this kind, or of another schema
+        version.
     """
     kind, _, version = schema.rpartition("/")
     _refuse_other_content(path, kind)
@@ -72,10 +83,18 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
     if found.rpartition("/")[0] != kind:
         raise InputError(f"{path}: not a {kind} file")
     if found != schema:
-        raise InputError(f"{path}: {kind} schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
+        raise InputError(
+            f"{path}: {kind} schema {found.rpartition('/')[2]}; this lockstep reads schema "
+            f"{version}"
+        )
     text = metadata.get("header", "")
-    if not text or metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest():
-        raise InputError(f"{path}: the content does not match its seal: damaged, or changed by hand")
+    if (
+        not text
+        or metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
+    ):
+        raise InputError(
+            f"{path}: the content does not match its seal: damaged, or changed by hand"
+        )
     with parsing(path, f"not a readable {kind} file"):
         header = json.loads(text)
     if not isinstance(header, dict):
@@ -84,7 +103,9 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
 
 
 def _refuse_other_content(path: Path, kind: str) -> None:
-    """Raise InputError where the first bytes are another kind of file's, or a header that the file has no room for."""
+    """Raise InputError where the first bytes are another kind of file's, or a header that the file
+    has no room for.
+    """
     size = input_size(path)
     with parsing(path, "cannot be read"), path.open("rb") as file:
         head = file.read(8)
@@ -95,5 +116,6 @@ def _refuse_other_content(path: Path, kind: str) -> None:
     length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(size - 8, HEADER):
         raise InputError(
-            f"{path}: not a readable {kind} file, perhaps truncated: no header of names, shapes and dtypes"
+            f"{path}: not a readable {kind} file, perhaps truncated: no header of names, "
+            "shapes and dtypes"
         )

@@ -15,7 +15,9 @@ settings.load_profile("lockstep")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread a process, as there is a process for every core; and what one of them compiled, the others find."""
+    """One thread a process, as there is a process for every core; and what one of them compiled,
+    the others find.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         cache = tempfile.TemporaryDirectory(prefix="lockstep-cache-")

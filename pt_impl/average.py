@@ -18,26 +18,43 @@ def start_average(average: Average, parameters: MLP) -> AveragedModel | None:
     if average.decay == 0:
         return None
     kept = AveragedModel(
-        parameters, device=None, avg_fn=None, multi_avg_fn=get_ema_multi_avg_fn(average.decay), use_buffers=False
+        parameters,
+        device=None,
+        avg_fn=None,
+        multi_avg_fn=get_ema_multi_avg_fn(average.decay),
+        use_buffers=False,
     )
-    kept.n_averaged.fill_(1)  # the copy of the initial parameters counts: the first update is averaged with it
+    kept.n_averaged.fill_(
+        1
+    )  # the copy of the initial parameters counts: the first update is averaged with it
     if average.start == "zero":
         for parameter in kept.parameters():
             parameter.zero_()
     return kept
 
 
-def update_average(average: Average, kept: AveragedModel | None, parameters: MLP) -> AveragedModel | None:
-    """decay * average + (1 - decay) * parameters, with those that the update has just made; here in place."""
+def update_average(
+    average: Average, kept: AveragedModel | None, parameters: MLP
+) -> AveragedModel | None:
+    """decay * average + (1 - decay) * parameters, with those that the update has just made; here in
+    place.
+    """
     if kept is not None:
         kept.update_parameters(parameters)
     return kept
 
 
 def export_average(average: Average, kept: AveragedModel | None, updates: int) -> Parameters:
-    """The average to read after that many updates, in canonical names and layout; empty where none is kept."""
+    """The average to read after that many updates, in canonical names and layout; empty where none
+    is kept.
+    """
     found = {} if kept is None else export_parameters(cast(MLP, kept.module))
-    # not left to the framework: PyTorch has no bias correction, and 1 - decay^updates cancels in float32
+    # not left to the framework: PyTorch has no bias correction, and 1 - decay^updates cancels in
+    # float32
     weight = 1 - average.decay**updates if average.debias and updates else 1.0
     # the model in it has running statistics too: those of the model, not averaged
-    return {name: array / weight for name, array in found.items() if not name.endswith((".mean", ".var"))}
+    return {
+        name: array / weight
+        for name, array in found.items()
+        if not name.endswith((".mean", ".var"))
+    }

@@ -14,9 +14,13 @@ TORCH_EPS = 1e-6
 
 
 def clip(gradient: Gradient, parameters: Any) -> None:
-    """Clip the gradients of the parameters, in place: all together by their norm, or each element."""
+    """Clip the gradients of the parameters, in place: all together by their norm, or each
+    element.
+    """
     if gradient.clip == "norm" and gradient.clip_eps == TORCH_EPS:
-        utils.clip_grad_norm_(parameters, gradient.clip_at, norm_type=2.0, error_if_nonfinite=False, foreach=False)
+        utils.clip_grad_norm_(
+            parameters, gradient.clip_at, norm_type=2.0, error_if_nonfinite=False, foreach=False
+        )
     elif gradient.clip == "norm":
         # the same by hand with another eps
         tensors = [parameter.grad for parameter in parameters]

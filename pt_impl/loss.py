@@ -10,7 +10,9 @@ __all__ = ["link", "mean_loss", "sums"]
 
 
 def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: int) -> torch.Tensor:
-    """Mean over the first `count` rows, the others are padding; classes (B,) are int64, numbers (B,) floats."""
+    """Mean over the first `count` rows, the others are padding; classes (B,) are int64, numbers
+    (B,) floats.
+    """
     outputs_BK, y_B = outputs_BK[:count], y_B[:count]
     if isinstance(loss, CrossEntropy):
         return functional.cross_entropy(
@@ -34,11 +36,16 @@ def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: in
 
 
 def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit is the largest,
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit
+    is the largest,
     or above 0."""
     if loss.predicts_number:
         error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
-        found = {"squares": error_N.square(), "absolute": error_N.abs(), "variation": deviation_N.square()}
+        found = {
+            "squares": error_N.square(),
+            "absolute": error_N.abs(),
+            "variation": deviation_N.square(),
+        }
     elif loss.spec.link == "sigmoid":
         found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:

@@ -24,7 +24,9 @@ class BatchNorm(nn.BatchNorm1d):
         self.norm_variance = model.norm_variance
 
     def forward(self, z_BH: torch.Tensor) -> torch.Tensor:
-        """Rows normalised by their own statistics in training, by the running ones in evaluation."""
+        """Rows normalised by their own statistics in training, by the running ones in
+        evaluation.
+        """
         before = self.running_var
         if not self.training or self.norm_variance == "unbiased" or before is None:
             return super().forward(z_BH)

@@ -26,14 +26,20 @@ def evaluate(loss: Loss, model: MLP, rows: Rows) -> Metrics:
     model.eval()
     outputs_NK = model(rows.x_ND)
     model.train()
-    return metrics_of(mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N)), sums(loss, outputs_NK, rows.y_N))
+    return metrics_of(
+        mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N)), sums(loss, outputs_NK, rows.y_N)
+    )
 
 
 @torch.no_grad()
 def trace_prediction(loss: Loss, model: MLP, x_1D: torch.Tensor) -> Parameters:
-    """Layer -> its output for the one row, from "input" to the last layer and, for classes, "softmax" or "sigmoid"."""
+    """Layer -> its output for the one row, from "input" to the last layer and, for classes,
+    "softmax" or "sigmoid".
+    """
     model.eval()
     outputs = model.outputs(x_1D)
     *_, outputs_1K = outputs.values()
     outputs |= link(loss, outputs_1K)
-    return {name: values_1H[0].to(outputs_1K.dtype).cpu().numpy() for name, values_1H in outputs.items()}
+    return {
+        name: values_1H[0].to(outputs_1K.dtype).cpu().numpy() for name, values_1H in outputs.items()
+    }

@@ -20,7 +20,9 @@ def make_schedule(table_T: NDArray[Any]) -> Callable[[int], float]:
 
 
 def applied_rates(table_T: NDArray[Any]) -> NDArray[Any]:
-    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning rates as applied."""
+    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning
+    rates as applied.
+    """
     parameter = torch.nn.Parameter(torch.zeros((), dtype=torch.from_numpy(table_T).dtype))
     optimizer = torch.optim.SGD(
         [parameter],

@@ -28,19 +28,31 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     tables = rate_tables(recipe, data.updates_per_epoch)
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
-    optimizer, scheduler = make_optimizer(recipe.optimizer, schedules, dict(model.named_parameters()))
+    optimizer, scheduler = make_optimizer(
+        recipe.optimizer, schedules, dict(model.named_parameters())
+    )
     return State(model, optimizer, scheduler, None, start_average(recipe.average, model))
 
 
 def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[Batch]:
     """The batches of an epoch, counted from 0, on the device."""
     batches = data.batches(epoch)
-    x_ND, y_N = torch.from_numpy(data.train_x_ND).to(device), torch.from_numpy(data.train_y_N).to(device)
+    x_ND, y_N = (
+        torch.from_numpy(data.train_x_ND).to(device),
+        torch.from_numpy(data.train_y_N).to(device),
+    )
     rows_TB = torch.from_numpy(batches.rows_TB).to(device)
     scalars = (batches.count_T.tolist(), batches.share_T.tolist(), batches.last_T.tolist())
     masks = [torch.from_numpy(mask_TBH).to(device) for mask_TBH in data.masks(epoch)]
     return [
-        Batch(x_ND[rows[:count]], y_N[rows[:count]], count, share, last, [mask_TBH[t, :count] for mask_TBH in masks])
+        Batch(
+            x_ND[rows[:count]],
+            y_N[rows[:count]],
+            count,
+            share,
+            last,
+            [mask_TBH[t, :count] for mask_TBH in masks],
+        )
         for t, (rows, count, share, last) in enumerate(zip(rows_TB, *scalars))
     ]
 
@@ -48,11 +60,16 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
 def load_rows(data: PreparedData, device: torch.device) -> tuple[Rows, Rows]:
     """The training rows and those held out, on the device."""
     parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
-    train, held_out = (Rows(torch.from_numpy(x_ND).to(device), torch.from_numpy(y_N).to(device)) for x_ND, y_N in parts)
+    train, held_out = (
+        Rows(torch.from_numpy(x_ND).to(device), torch.from_numpy(y_N).to(device))
+        for x_ND, y_N in parts
+    )
     return train, held_out
 
 
-def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
+def train(
+    recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()
+) -> Trace:
     """Train on the recipe's data and record the run.
 
     Args:
@@ -62,10 +79,13 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
         watch: what to record, and where the run begins.
 
     Raises:
-        InputError: no such device, a checkpoint of another recipe or of other data, or more to record than its budget.
+        InputError: no such device, a checkpoint of another recipe or of other data, or more to
+        record than its budget.
     """
     place = select_device(device)
-    recorder = RunRecorder(recipe, data, watch, backend="torch", environment=describe_environment(place))
+    recorder = RunRecorder(
+        recipe, data, watch, backend="torch", environment=describe_environment(place)
+    )
     data = data.cast(recipe.dtype)
     state = initial_state(recipe, data, place)
     rows = load_rows(data, place)
@@ -82,5 +102,7 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
         with watching(recipe, state, batches if part.is_detailed else ()) as detail:
             state, scalars = segment(state, batches)
         view = View(recipe, state, rows, detail)
-        recorder.record({name: values.cpu().numpy() for name, values in scalars._asdict().items()}, view)
+        recorder.record(
+            {name: values.cpu().numpy() for name, values in scalars._asdict().items()}, view
+        )
     return recorder.finish(view)

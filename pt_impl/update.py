@@ -20,7 +20,8 @@ __all__ = ["Batch", "Scalars", "State", "make_segment", "make_update"]
 class State(NamedTuple):
     """What an update changes, here in place.
 
-    `loss` is that of the update's batches so far, None before the first; their gradients lie with the parameters.
+    `loss` is that of the update's batches so far, None before the first; their gradients lie with
+    the parameters.
     """
 
     model: MLP
@@ -31,8 +32,8 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, whether it completes the update, and
-    the dropout mask of each hidden layer."""
+    """Rows of one batch, how many of them count, the batch's share of its update, whether it
+    completes the update, and the dropout mask of each hidden layer."""
 
     x_BD: Array
     y_B: Array
@@ -43,7 +44,9 @@ class Batch(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no update."""
+    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no
+    update.
+    """
 
     lr: Array | float
     loss: Array
@@ -92,6 +95,8 @@ def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, 
             rows.append(scalars)
         lr_T, *others = zip(*rows)
         loss_T, grad_norm_T, update_norm_T = map(torch.stack, others)
-        return state, Scalars(torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T)
+        return state, Scalars(
+            torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T
+        )
 
     return segment

@@ -1,4 +1,6 @@
-"""Runs the pages of docs/atlas with what is installed, and writes their figures and the index: `make atlas`."""
+"""Runs the pages of docs/atlas with what is installed, and writes their figures and the index:
+`make atlas`.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,9 @@ class MovedError(Exception):
 
 
 def run_snippet(snippet: Snippet) -> np.ndarray | str:
-    """What a snippet assigns, in float64; or `raises NAME`. What is going away must not be shown."""
+    """What a snippet assigns, in float64; or `raises NAME`. What is going away must not be
+    shown.
+    """
     return run_code(Code(snippet.variable, snippet.code), strict=True)
 
 
@@ -51,25 +55,33 @@ def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Pa
     own = {package: versions[package] for package in page.measured}
     known = all(number in page.measured[package] for package, number in own.items())
     text = page.text
-    for label, figure, value in (("Divergence", case.divergence, values[0]), ("Residual", case.residual, values[1])):
+    for label, figure, value in (
+        ("Divergence", case.divergence, values[0]),
+        ("Residual", case.residual, values[1]),
+    ):
         if states(figure, value):
             continue
         written = write_figure(figure, value)
         if not known or any(len(numbers) > 1 for numbers in page.measured.values()):
             raise MovedError(
-                f"{page.slug}: {label.lower()} {written}, recorded {figure}: write by hand what it is with which "
-                "version, as in 'Residual: 1.0e+00 (torch>=2.14)' or '## The right port (torch>=2.14)'"
+                f"{page.slug}: {label.lower()} {written}, recorded {figure}: write by hand "
+                "what it is with which "
+                "version, as in 'Residual: 1.0e+00 (torch>=2.14)' or '## The right port "
+                "(torch>=2.14)'"
             )
         text = text.replace(f"\n{label}: {figure}\n", f"\n{label}: {written}\n")
     measured = {
-        package: tuple(sorted({*numbers, own[package]}, key=Version)) for package, numbers in page.measured.items()
+        package: tuple(sorted({*numbers, own[package]}, key=Version))
+        for package, numbers in page.measured.items()
     }
     old, new = describe_versions(page.measured), describe_versions(measured)
     return parse_page(page.slug, text.replace(f"**Measured** {old}\n", f"**Measured** {new}\n", 1))
 
 
 def main(slugs: Sequence[str]) -> int:
-    """Rewrite the figures of some pages (none named: all; `README`: no page), then the index; 1 where one moved."""
+    """Rewrite the figures of some pages (none named: all; `README`: no page), then the index; 1
+    where one moved.
+    """
     folder, versions, status = atlas_folder(), installed_versions(), 0
     for page in load_atlas():
         case = page.case_with(versions)

@@ -48,28 +48,47 @@ Both frameworks train every preset: JAX trains one of torch's, and PyTorch one o
 presets of schedules over one another.
 
 `make pages` writes this page, and the tests check it.
-"""
+"""  # noqa: E501
 
 
 def page() -> str:
-    return INTRODUCTION + "".join(f"\n## {title}\n{_fields(name)}{_presets(name)}" for name, title in TITLES.items())
+    return INTRODUCTION + "".join(
+        f"\n## {title}\n{_fields(name)}{_presets(name)}" for name, title in TITLES.items()
+    )
 
 
 def _fields(section: str) -> str:
     fields = field_infos(section)
     if section not in KNOBS:
-        rows = [(f"`{name}`", _choices(field), _value(field.default)) for name, field in fields.items()]
+        rows = [
+            (f"`{name}`", _choices(field), _value(field.default)) for name, field in fields.items()
+        ]
         return _table(("field", "one of", "default"), rows)
     knobs = KNOBS[section]
     options = OPTIONS.get(section, {})
     known = {knob for having in (*knobs.values(), *options.values()) for knob in having}
-    everywhere = {name: field.default for name, field in fields.items() if name not in known and name != "name"}
-    everywhere |= {knob: value for knob, value in next(iter(knobs.values())).items() if _in_every(knobs, knob, value)}
+    everywhere = {
+        name: field.default
+        for name, field in fields.items()
+        if name not in known and name != "name"
+    }
+    everywhere |= {
+        knob: value
+        for knob, value in next(iter(knobs.values())).items()
+        if _in_every(knobs, knob, value)
+    }
     rows = [
-        (f"`{name}`", _listed({knob: value for knob, value in having.items() if knob not in everywhere}))
+        (
+            f"`{name}`",
+            _listed({knob: value for knob, value in having.items() if knob not in everywhere}),
+        )
         for name, having in knobs.items()
     ]
-    choices = [f"`{name}`: {_choices(field)}" for name, field in fields.items() if _choices(field) and name != "name"]
+    choices = [
+        f"`{name}`: {_choices(field)}"
+        for name, field in fields.items()
+        if _choices(field) and name != "name"
+    ]
     found = f"\nAll have {_listed(everywhere)}.\n" if everywhere else ""
     found += _table(("name", "knobs and their defaults"), rows)
     if options:
@@ -80,7 +99,10 @@ def _fields(section: str) -> str:
 def _options(options: Mapping[str, tuple[str, ...]]) -> list[str]:
     every = list(dict.fromkeys(knob for having in options.values() for knob in having))
     names = {knob: [name for name, having in options.items() if knob in having] for knob in every}
-    return [f"`{knob}` ({'all' if names[knob] == list(options) else ', '.join(names[knob])})" for knob in every]
+    return [
+        f"`{knob}` ({'all' if names[knob] == list(options) else ', '.join(names[knob])})"
+        for knob in every
+    ]
 
 
 def _in_every(knobs: Mapping[str, Mapping[str, Any]], knob: str, value: Any) -> bool:
@@ -90,7 +112,10 @@ def _in_every(knobs: Mapping[str, Mapping[str, Any]], knob: str, value: Any) -> 
 def _presets(section: str) -> str:
     if section not in PRESETS:
         return ""
-    rows = [(f"`{name}`", p.source, _listed(p.fixed), _listed(p.free)) for name, p in PRESETS[section].items()]
+    rows = [
+        (f"`{name}`", p.source, _listed(p.fixed), _listed(p.free))
+        for name, p in PRESETS[section].items()
+    ]
     found = _table(("preset", "stands for", "fixes", "leaves free"), rows)
     notes: dict[str, list[str]] = {}
     for name, preset in PRESETS[section].items():
@@ -102,7 +127,9 @@ def _presets(section: str) -> str:
 
 
 def _listed(knobs: Mapping[str, Any]) -> str:
-    return ", ".join(knob if value is None else f"{knob} {_value(value)}" for knob, value in knobs.items())
+    return ", ".join(
+        knob if value is None else f"{knob} {_value(value)}" for knob, value in knobs.items()
+    )
 
 
 def _choices(field: Any) -> str:

@@ -48,14 +48,18 @@ class Flax:
     """The same in Flax and Optax."""
 
     layer: Callable[[], Any] = lambda: jnp.tanh
-    loss: Callable[..., Any] = lambda outputs, y: optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
+    loss: Callable[..., Any] = lambda outputs, y: optax.softmax_cross_entropy_with_integer_labels(
+        outputs, y
+    ).mean()
     optimizer: Callable[..., Any] = optax.sgd
     schedule: Any = RATE
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What people take for each other. `parts` says why they part, and is "" where they are known to agree."""
+    """What people take for each other. `parts` says why they part, and is "" where they are known
+    to agree.
+    """
 
     group: str
     torch: str
@@ -65,15 +69,21 @@ class Pair:
     in_flax: Flax = field(default_factory=Flax)
 
 
-def optimizer(name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]) -> Pair:
+def optimizer(
+    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+) -> Pair:
     return Pair("Optimizers", name, other, parts, Torch(optimizer=made), Flax(optimizer=other_made))
 
 
-def loss(name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]) -> Pair:
+def loss(
+    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+) -> Pair:
     return Pair("Losses", name, other, parts, Torch(loss=made), Flax(loss=other_made))
 
 
-def layer(name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]) -> Pair:
+def layer(
+    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+) -> Pair:
     return Pair("Layers", name, other, parts, Torch(layer=made), Flax(layer=other_made))
 
 
@@ -152,7 +162,13 @@ OPTIMIZERS = [
         partial(torch.optim.NAdam, decoupled_weight_decay=True),
         optax.nadamw,
     ),
-    optimizer("RAdam", "radam", "eps is scaled by the bias of the second moment", torch.optim.RAdam, optax.radam),
+    optimizer(
+        "RAdam",
+        "radam",
+        "eps is scaled by the bias of the second moment",
+        torch.optim.RAdam,
+        optax.radam,
+    ),
     optimizer("Adamax", "adamax", "", torch.optim.Adamax, optax.adamax),
     optimizer(
         "Adagrad",
@@ -162,10 +178,16 @@ OPTIMIZERS = [
         optax.adagrad,
     ),
     optimizer(
-        "RMSprop", "rmsprop", "decay 0.99 and 0.9; eps outside and inside the root", torch.optim.RMSprop, optax.rmsprop
+        "RMSprop",
+        "rmsprop",
+        "decay 0.99 and 0.9; eps outside and inside the root",
+        torch.optim.RMSprop,
+        optax.rmsprop,
     ),
     optimizer("Adadelta", "adadelta", "", torch.optim.Adadelta, optax.adadelta),
-    optimizer("Rprop", "rprop", "Optax takes each step one update late", torch.optim.Rprop, optax.rprop),
+    optimizer(
+        "Rprop", "rprop", "Optax takes each step one update late", torch.optim.Rprop, optax.rprop
+    ),
     optimizer(
         "Adafactor",
         "adafactor",
@@ -194,7 +216,9 @@ LOSSES = [
         "smooth_labels(0.1), softmax_cross_entropy, mean",
         "",
         partial(functional.cross_entropy, label_smoothing=0.1),
-        lambda outputs, y: optax.softmax_cross_entropy(outputs, optax.smooth_labels(one_hot(y), 0.1)).mean(),
+        lambda outputs, y: optax.softmax_cross_entropy(
+            outputs, optax.smooth_labels(one_hot(y), 0.1)
+        ).mean(),
     ),
     loss(
         "cross_entropy(weight=w)",
@@ -245,20 +269,28 @@ LOSSES = [
         "kl_divergence, mean",
         "PyTorch divides by the elements, not by the rows",
         kl_div,
-        lambda outputs, y: optax.losses.kl_divergence(jax.nn.log_softmax(outputs), one_hot(y) * 0.7 + 0.1).mean(),
+        lambda outputs, y: optax.losses.kl_divergence(
+            jax.nn.log_softmax(outputs), one_hot(y) * 0.7 + 0.1
+        ).mean(),
     ),
     loss(
         'kl_div(reduction="batchmean")',
         "kl_divergence, mean",
         "",
-        lambda outputs, y: functional.kl_div(outputs.log_softmax(-1), one_hot(y) * 0.7 + 0.1, reduction="batchmean"),
-        lambda outputs, y: optax.losses.kl_divergence(jax.nn.log_softmax(outputs), one_hot(y) * 0.7 + 0.1).mean(),
+        lambda outputs, y: functional.kl_div(
+            outputs.log_softmax(-1), one_hot(y) * 0.7 + 0.1, reduction="batchmean"
+        ),
+        lambda outputs, y: optax.losses.kl_divergence(
+            jax.nn.log_softmax(outputs), one_hot(y) * 0.7 + 0.1
+        ).mean(),
     ),
     loss(
         "cosine_embedding_loss",
         "cosine_distance, mean",
         "",
-        lambda outputs, y: functional.cosine_embedding_loss(outputs, one_hot(y), torch.ones(len(y))),
+        lambda outputs, y: functional.cosine_embedding_loss(
+            outputs, one_hot(y), torch.ones(len(y))
+        ),
         lambda outputs, y: optax.cosine_distance(outputs, one_hot(y)).mean(),
     ),
     loss(
@@ -275,7 +307,13 @@ ACTIVATIONS: list[tuple[str, Callable[..., Any], str, Callable[..., Any], str]] 
     ("Tanh", torch.nn.Tanh, "tanh", jnp.tanh, ""),
     ("Sigmoid", torch.nn.Sigmoid, "sigmoid", jax.nn.sigmoid, ""),
     ("SiLU", torch.nn.SiLU, "silu", jax.nn.silu, ""),
-    ("GELU", torch.nn.GELU, "gelu", jax.nn.gelu, "the error function, and an approximation by tanh"),
+    (
+        "GELU",
+        torch.nn.GELU,
+        "gelu",
+        jax.nn.gelu,
+        "the error function, and an approximation by tanh",
+    ),
     ("ELU", torch.nn.ELU, "elu", jax.nn.elu, ""),
     ("CELU", torch.nn.CELU, "celu", jax.nn.celu, ""),
     ("SELU", torch.nn.SELU, "selu", jax.nn.selu, ""),
@@ -305,8 +343,17 @@ def nnx_layer(kind: Callable[..., Any], *arguments: Any, **knobs: Any) -> Callab
 
 
 LAYERS = [
-    *(layer(name, other, parts, made, lambda f=f: f) for name, made, other, f, parts in ACTIVATIONS),
-    layer("PReLU", "nnx.PReLU", "slope 0.25 and 0.01 at the start", torch_layer(torch.nn.PReLU), nnx_layer(nnx.PReLU)),
+    *(
+        layer(name, other, parts, made, lambda f=f: f)
+        for name, made, other, f, parts in ACTIVATIONS
+    ),
+    layer(
+        "PReLU",
+        "nnx.PReLU",
+        "slope 0.25 and 0.01 at the start",
+        torch_layer(torch.nn.PReLU),
+        nnx_layer(nnx.PReLU),
+    ),
     layer(
         "LayerNorm",
         "nnx.LayerNorm",
@@ -399,7 +446,10 @@ SCHEDULES = [
         "(t+1)/W and t/W",
         lambda o: lr_scheduler.SequentialLR(
             o,
-            [lr_scheduler.LinearLR(o, 1 / 20, total_iters=19), lr_scheduler.CosineAnnealingLR(o, UPDATES - 20)],
+            [
+                lr_scheduler.LinearLR(o, 1 / 20, total_iters=19),
+                lr_scheduler.CosineAnnealingLR(o, UPDATES - 20),
+            ],
             [20],
         ),
         optax.warmup_cosine_decay_schedule(0.0, RATE, 20, UPDATES),
@@ -416,7 +466,9 @@ SCHEDULES = [
         "sgdr_schedule, 4 cycles of 50 without warmup",
         "",
         lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 50),
-        optax.sgdr_schedule([{"init_value": 0.0, "peak_value": RATE, "decay_steps": 50, "warmup_steps": 0}] * 4),
+        optax.sgdr_schedule(
+            [{"init_value": 0.0, "peak_value": RATE, "decay_steps": 50, "warmup_steps": 0}] * 4
+        ),
     ),
 ]
 PAIRS = [*OPTIMIZERS, *LOSSES, *LAYERS, *SCHEDULES]
@@ -425,17 +477,23 @@ PAIRS = [*OPTIMIZERS, *LOSSES, *LAYERS, *SCHEDULES]
 @cache
 def data() -> tuple[NDArray[np.float64], NDArray[np.int64], Tensors]:
     """The rows, their classes and the one start of all trainings, weights as (in, out)."""
-    rows = prepare(Recipe().with_values({"data.rows": 3 * ROWS, "data.features": 6, "data.classes": 3}))
+    rows = prepare(
+        Recipe().with_values({"data.rows": 3 * ROWS, "data.features": 6, "data.classes": 3})
+    )
     generator = np.random.default_rng(0)
     shapes = {"weight1": (6, HIDDEN), "bias1": (HIDDEN,), "weight2": (HIDDEN, 3), "bias2": (3,)}
-    start = {name: generator.normal(size=shape) / np.sqrt(shape[0]) for name, shape in shapes.items()}
+    start = {
+        name: generator.normal(size=shape) / np.sqrt(shape[0]) for name, shape in shapes.items()
+    }
     return rows.train_x_ND, rows.train_y_N, start
 
 
 def train_torch(recipe: Torch) -> Tensors:
     torch.manual_seed(0)
     x, y, start = data()
-    linear1, linear2 = (torch.nn.Linear(*start[f"weight{i}"].shape, dtype=torch.float64) for i in (1, 2))
+    linear1, linear2 = (
+        torch.nn.Linear(*start[f"weight{i}"].shape, dtype=torch.float64) for i in (1, 2)
+    )
     for i, linear in enumerate((linear1, linear2), start=1):
         linear.weight.data = torch.from_numpy(start[f"weight{i}"].T.copy())
         linear.bias.data = torch.from_numpy(start[f"bias{i}"].copy())
@@ -479,7 +537,9 @@ def train_flax(recipe: Flax) -> Tensors:
         x, y, start = data()
         graph, parameters, rest = nnx.split(Net(recipe.layer(), start), nnx.Param, ...)
         # running statistics start in float32, whatever the parameters are
-        rest = jax.tree.map(lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, rest)
+        rest = jax.tree.map(
+            lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, rest
+        )
         transformation = recipe.optimizer(recipe.schedule)
         x_TBD, y_TB = (jnp.asarray(a).reshape(3, ROWS, *a.shape[1:]) for a in (x, y))
 
@@ -496,7 +556,9 @@ def train_flax(recipe: Flax) -> Tensors:
             return (optax.apply_updates(parameters, steps), rest, state), None
 
         carry = parameters, rest, transformation.init(parameters)
-        (parameters, rest, _), _ = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES)))(carry)
+        (parameters, rest, _), _ = jax.jit(
+            lambda carry: jax.lax.scan(update, carry, jnp.arange(UPDATES))
+        )(carry)
         net = nnx.merge(graph, parameters, rest)
         tensors = {"weight1": net.linear1.kernel, "bias1": net.linear1.bias}
         tensors |= {"weight2": net.linear2.kernel, "bias2": net.linear2.bias}
@@ -513,7 +575,9 @@ def apart(number: int) -> float:
     assert a.keys() == b.keys()
     assert all(array.dtype == np.float64 for array in (*a.values(), *b.values()))
     start = data()[2]
-    assert all(np.abs(a[name] - start[name]).max() > 1e-3 for name in ("weight1", "weight2")), "it has not trained"
+    assert all(np.abs(a[name] - start[name]).max() > 1e-3 for name in ("weight1", "weight2")), (
+        "it has not trained"
+    )
     return max(float(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max()) for name in a)
 
 
@@ -552,14 +616,24 @@ INITS = [
     Init("Linear, bias", "nnx.Linear, bias", "uniform, and 0", default_bias, JAX_INIT.zeros),
     Init("xavier_uniform_", "glorot_uniform", "", INIT.xavier_uniform_, JAX_INIT.glorot_uniform()),
     Init(
-        "xavier_normal_", "glorot_normal", "Flax cuts at two deviations", INIT.xavier_normal_, JAX_INIT.glorot_normal()
+        "xavier_normal_",
+        "glorot_normal",
+        "Flax cuts at two deviations",
+        INIT.xavier_normal_,
+        JAX_INIT.glorot_normal(),
     ),
     Init("kaiming_uniform_", "he_uniform", "", INIT.kaiming_uniform_, JAX_INIT.he_uniform()),
     Init("kaiming_normal_", "he_normal", CUT, INIT.kaiming_normal_, JAX_INIT.he_normal()),
     Init("orthogonal_", "orthogonal", "", INIT.orthogonal_, JAX_INIT.orthogonal()),
     Init("normal_", "normal", "deviation 1 and 0.01", INIT.normal_, JAX_INIT.normal()),
     Init("uniform_", "uniform", "up to 1 and up to 0.01", INIT.uniform_, JAX_INIT.uniform()),
-    Init("trunc_normal_", "truncated_normal", "deviation 1 and 0.01", INIT.trunc_normal_, JAX_INIT.truncated_normal()),
+    Init(
+        "trunc_normal_",
+        "truncated_normal",
+        "deviation 1 and 0.01",
+        INIT.trunc_normal_,
+        JAX_INIT.truncated_normal(),
+    ),
 ]
 
 
@@ -584,19 +658,29 @@ def page() -> str:
     lines = [
         "# Library defaults against each other",
         "",
-        f"The same start, the same {3 * ROWS} rows in batches of {ROWS}, {UPDATES} updates in float64 of Linear, layer,"
+        f"The same start, the same {3 * ROWS} rows in batches of {ROWS}, {UPDATES} updates "
+        "in float64 of Linear, layer,"
         " Linear: once as PyTorch has it and once as Flax and",
-        "Optax have it, with every setting that is not named left to the library. The last column is the largest"
+        "Optax have it, with every setting that is not named left to the library. The last "
+        "column is the largest"
         " difference of any parameter (or running",
-        "statistic) after the last update, over the largest value of its tensor. *agree* is below 1e-9;"
+        "statistic) after the last update, over the largest value of its tensor. *agree* "
+        "is below 1e-9;"
         " `lockstep compare` calls two float64 runs apart from 1e-12 on.",
-        f"The optimizers train with SGD's loss and tanh at a learning rate of {RATE}; the losses, layers and schedules"
+        f"The optimizers train with SGD's loss and tanh at a learning rate of {RATE}; the "
+        "losses, layers and schedules"
         " with plain SGD.",
         "",
         "`make pages` writes this page, and the tests check it.",
     ]
     for group in ("Optimizers", "Losses", "Layers", "Schedules"):
-        lines += ["", f"## {group}", "", "| PyTorch | Flax, Optax | what differs | apart |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| PyTorch | Flax, Optax | what differs | apart |",
+            "|---|---|---|---|",
+        ]
         for number, pair in enumerate(PAIRS):
             if pair.group == group:
                 shown = f"{apart(number):.1e}" if apart(number) > APART else "agree"
@@ -616,8 +700,10 @@ def page() -> str:
         lines.append(f"| {init.torch} | {init.flax} | {init.parts} | {shown} |")
     lines += [
         "",
-        "Not here: what only one of the two has (LAMB, Lion and SM3 in Optax, ASGD in PyTorch); L-BFGS, which takes a"
-        " closure in PyTorch and a line search in Optax; losses and layers for pairs, triples, sequences and images.",
+        "Not here: what only one of the two has (LAMB, Lion and SM3 in Optax, ASGD in "
+        "PyTorch); L-BFGS, which takes a"
+        " closure in PyTorch and a line search in Optax; losses and layers for pairs, "
+        "triples, sequences and images.",
     ]
     return "\n".join(lines) + "\n"
 

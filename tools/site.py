@@ -1,7 +1,9 @@
-"""Hooks of mkdocs.yml: the pages of the site that are generated, the navigation, and links out of docs/.
+"""Hooks of mkdocs.yml: the pages of the site that are generated, the navigation, and links out of
+docs/.
 
-A page has the same relative links on a Git host and on the site. A link to a document outside docs/ leads to that
-document's page of the site, and a link to any other file of the repository to a page that shows the file.
+A page has the same relative links on a Git host and on the site. A link to a document outside docs/
+leads to that document's page of the site, and a link to any other file of the repository to a page
+that shows the file.
 """
 
 import inspect
@@ -23,14 +25,29 @@ ROOT = Path(__file__).parent.parent
 DOCS = "docs/"
 SOURCE = "source/"
 """Folder of the site with the files that links lead to and that are no documents."""
-PAIR = ["model", "norm", "loss", "gradient", "schedule", "optimizer", "average", "update", "train", "predict"]
+PAIR = [
+    "model",
+    "norm",
+    "loss",
+    "gradient",
+    "schedule",
+    "optimizer",
+    "average",
+    "update",
+    "train",
+    "predict",
+]
 API = {
     "Own loops": ("lockstep.own_loops.recorder", "lockstep.own_loops.callbacks", "lockstep.parity"),
     "Recipes": ("lockstep.recipe",),
     "Data": ("lockstep.data_prep",),
     "Schedules": ("lockstep.schedules.formulas",),
     "Traces": ("lockstep.records.trace", "lockstep.tensor_file"),
-    "Comparison": ("lockstep.diagnose.compare", "lockstep.diagnose.verdict", "lockstep.diagnose.names"),
+    "Comparison": (
+        "lockstep.diagnose.compare",
+        "lockstep.diagnose.verdict",
+        "lockstep.diagnose.names",
+    ),
     "Errors": ("lockstep.errors",),
 }
 """Page of the API -> the modules whose public names it documents."""
@@ -72,13 +89,20 @@ def _atlas() -> list[Any]:
     pages = load_atlas()
     groups = []
     for group in GROUPS:
-        titles = [{page.title.replace("`", ""): f"atlas/{page.slug}.md"} for page in pages if page.group == group]
+        titles = [
+            {page.title.replace("`", ""): f"atlas/{page.slug}.md"}
+            for page in pages
+            if page.group == group
+        ]
         groups.append({group.capitalize(): titles})
     return ["atlas/README.md", *groups]
 
 
 def _commands() -> list[Any]:
-    return ["commands/index.md", *({f"lockstep {name}": f"commands/{name}.md"} for name in command_pages())]
+    return [
+        "commands/index.md",
+        *({f"lockstep {name}": f"commands/{name}.md"} for name in command_pages()),
+    ]
 
 
 def _api() -> list[Any]:
@@ -165,10 +189,14 @@ def _command_index() -> str:
     for name in command_pages():
         command = cli.get_command(context, name)
         assert command is not None
-        rows.append(f"| [`lockstep {name}`]({name}.md) | {_escaped(command.get_short_help_str(limit=400))} |")
+        rows.append(
+            f"| [`lockstep {name}`]({name}.md) | "
+            f"{_escaped(command.get_short_help_str(limit=400))} |"
+        )
     return (
         "# Commands\n\n"
-        "This part of the site is made from the command line itself; `lockstep COMMAND --help` prints the same.\n\n"
+        "This part of the site is made from the command line itself; `lockstep COMMAND "
+        "--help` prints the same.\n\n"
         "| command | what it does |\n|---|---|\n" + "\n".join(rows) + "\n\n"
         "The exit statuses are in [Parity in your tests](../pytest.md#exit-status).\n"
     )
@@ -178,14 +206,18 @@ def _fields() -> str:
     recipe = load_recipe("seed")
     return (
         "# Fields of a recipe\n\n"
-        "`lockstep recipe show seed` prints this file: every field that the recipe `seed` has, with its meaning. "
-        "The [catalogue](catalogue.md) has the fields of every other optimizer, schedule and loss.\n\n"
+        "`lockstep recipe show seed` prints this file: every field that the recipe `seed` "
+        "has, with its meaning. "
+        "The [catalogue](catalogue.md) has the fields of every other optimizer, schedule "
+        "and loss.\n\n"
         f"```toml\n{recipe.to_toml(documented=True)}```\n"
     )
 
 
 def _api_pages() -> Pages:
-    pages = {"lockstep": "# lockstep\n\nThe public face: `import lockstep` and take what you need.\n"}
+    pages = {
+        "lockstep": "# lockstep\n\nThe public face: `import lockstep` and take what you need.\n"
+    }
     pages["lockstep"] += _documented("lockstep")
     for title, modules in API.items():
         pages[title] = f"# {title}\n"
@@ -209,7 +241,11 @@ def _documented(module: str) -> str:
 
 
 def _pair_files() -> list[str]:
-    return [name for name in PAIR if all((ROOT / twin / f"{name}.py").is_file() for twin in ("pt_impl", "jax_impl"))]
+    return [
+        name
+        for name in PAIR
+        if all((ROOT / twin / f"{name}.py").is_file() for twin in ("pt_impl", "jax_impl"))
+    ]
 
 
 def _side_by_side(name: str) -> str:
@@ -253,7 +289,9 @@ def _place_of(path: str) -> str | None:
 
 
 def relocated(text: str, uri: str) -> tuple[str, set[str]]:
-    """The text of a page with its links as the site has them, and the files of the repository that they lead to."""
+    """The text of a page with its links as the site has them, and the files of the repository that
+    they lead to.
+    """
     files: set[str] = set()
     source = posixpath.dirname(source_of(uri))
 
@@ -305,7 +343,9 @@ def on_files(files: Any, config: Any) -> Any:
         if file.src_uri not in generated():
             linked |= relocated(file.content_string, file.src_uri)[1]
     for path in sorted(linked):
-        page = File.generated(config, f"{SOURCE}{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
+        page = File.generated(
+            config, f"{SOURCE}{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV
+        )
         files.append(page)
     return files
 

@@ -31,13 +31,19 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         """The output of every layer by name; the last are the logits."""
-        momentum = 0.99 if "momentum" in self.naive else 0.9  # Flax's default; what PyTorch calls 0.1
-        padding = "SAME" if "padding" in self.naive else 1  # with stride 2, "SAME" pads 0 before and 1 after
+        momentum = (
+            0.99 if "momentum" in self.naive else 0.9
+        )  # Flax's default; what PyTorch calls 0.1
+        padding = (
+            "SAME" if "padding" in self.naive else 1
+        )  # with stride 2, "SAME" pads 0 before and 1 after
         out = {}
         out["conv1"] = nn.Conv(8, (3, 3), padding=1, use_bias=False, name="conv1")(x)
         out["norm1"] = nn.BatchNorm(not train, momentum=momentum, name="norm1")(out["conv1"])
         out["relu1"] = nn.relu(out["norm1"])  # (B, 8, 8, 8)
-        out["conv2"] = nn.Conv(16, (3, 3), 2, padding=padding, use_bias=False, name="conv2")(out["relu1"])
+        out["conv2"] = nn.Conv(16, (3, 3), 2, padding=padding, use_bias=False, name="conv2")(
+            out["relu1"]
+        )
         out["norm2"] = nn.BatchNorm(not train, momentum=momentum, name="norm2")(out["conv2"])
         out["relu2"] = nn.relu(out["norm2"])  # (B, 4, 4, 16)
         out["pool"] = x = nn.max_pool(out["relu2"], (2, 2), strides=(2, 2))  # (B, 2, 2, 16)
@@ -49,7 +55,9 @@ class ConvNet(nn.Module):
 
 
 def variables_of(start: Mapping[str, NDArray]) -> dict[str, Any]:
-    """PyTorch's parameters as Linen's variables: [out, in, h, w] -> [h, w, in, out], [out, in] -> [in, out]."""
+    """PyTorch's parameters as Linen's variables: [out, in, h, w] -> [h, w, in, out], [out, in] ->
+    [in, out].
+    """
     params: dict[str, Any] = {layer: {} for layer in ("conv1", "norm1", "conv2", "norm2", "linear")}
     for layer, found in params.items():
         weight = start[f"{layer}.weight"]
@@ -60,7 +68,8 @@ def variables_of(start: Mapping[str, NDArray]) -> dict[str, Any]:
         if f"{layer}.bias" in start:
             found["bias"] = start[f"{layer}.bias"]
     statistics = {
-        layer: {name: start[f"{layer}.running_{name}"] for name in ("mean", "var")} for layer in ("norm1", "norm2")
+        layer: {name: start[f"{layer}.running_{name}"] for name in ("mean", "var")}
+        for layer in ("norm1", "norm2")
     }
     return jax.tree.map(jnp.asarray, {"params": params, "batch_stats": statistics})
 
@@ -80,16 +89,25 @@ def train(recorder: Recorder, start: Mapping[str, NDArray], naive: Collection[st
             loss = optax.softmax_cross_entropy_with_integer_labels(forward["linear"], y).mean()
             return loss, (forward, moved["batch_stats"])
 
-        (loss, (forward, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+        (loss, (forward, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            variables["params"]
+        )
         steps, opt_state = optimizer.update(gradients, opt_state, variables["params"])
         if "variance" not in naive:
-            statistics = unbiased(variables["batch_stats"], statistics, {"norm1": 64 * len(x), "norm2": 16 * len(x)})
-        variables = {"params": optax.apply_updates(variables["params"], steps), "batch_stats": statistics}
+            statistics = unbiased(
+                variables["batch_stats"], statistics, {"norm1": 64 * len(x), "norm2": 16 * len(x)}
+            )
+        variables = {
+            "params": optax.apply_updates(variables["params"], steps),
+            "batch_stats": statistics,
+        }
         return variables, opt_state, loss, gradients, forward
 
     x, y = jnp.asarray(start["x"]).transpose(0, 2, 3, 1), jnp.asarray(start["y"])
     for rows in start["rows"]:
-        variables, opt_state, loss, gradients, forward = update(variables, opt_state, x[rows], y[rows])
+        variables, opt_state, loss, gradients, forward = update(
+            variables, opt_state, x[rows], y[rows]
+        )
         recorder.update(
             batch={"x": x[rows], "y": y[rows]},
             forward=forward,
@@ -104,11 +122,14 @@ def train(recorder: Recorder, start: Mapping[str, NDArray], naive: Collection[st
 
 
 def unbiased(before: Any, after: Any, counts: Mapping[str, int]) -> Any:
-    """The running statistics with variances over n - 1, as PyTorch keeps them; n values a channel each."""
+    """The running statistics with variances over n - 1, as PyTorch keeps them; n values a channel
+    each.
+    """
     return {
         layer: {
             "mean": after[layer]["mean"],
-            "var": 0.9 * before[layer]["var"] + (after[layer]["var"] - 0.9 * before[layer]["var"]) * n / (n - 1),
+            "var": 0.9 * before[layer]["var"]
+            + (after[layer]["var"] - 0.9 * before[layer]["var"]) * n / (n - 1),
         }
         for layer, n in counts.items()
     }
@@ -116,9 +137,13 @@ def unbiased(before: Any, after: Any, counts: Mapping[str, int]) -> Any:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="jax.trace", help="where the trace goes")
-    parser.add_argument("--naive", nargs="*", choices=TRAPS, metavar="TRAP", help=f"of {', '.join(TRAPS)}; all")
+    parser.add_argument(
+        "--naive", nargs="*", choices=TRAPS, metavar="TRAP", help=f"of {', '.join(TRAPS)}; all"
+    )
     options = parser.parse_args()
     naive = TRAPS if options.naive == [] else options.naive or ()
     jax.config.update("jax_enable_x64", True)

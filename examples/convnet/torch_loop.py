@@ -42,7 +42,9 @@ class ConvNet(nn.Module):
 def train(recorder: Recorder, start: Mapping[str, NDArray]) -> float:
     """Train from the parameters of `start` and record every update; gives the held-out accuracy."""
     model = ConvNet().double()
-    model.load_state_dict({name: torch.tensor(start[name]) for name in start if "." in name}, strict=False)
+    model.load_state_dict(
+        {name: torch.tensor(start[name]) for name in start if "." in name}, strict=False
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     recorder.start(model)
     recorder.watch(model, optimizer)
@@ -61,7 +63,9 @@ def train(recorder: Recorder, start: Mapping[str, NDArray]) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="torch.trace", help="where the trace goes")
     out = parser.parse_args().out
     with Recorder(out, backend="torch") as recorder:

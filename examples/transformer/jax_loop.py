@@ -24,8 +24,12 @@ TRAPS = ("eps", "mask", "softmax", "gelu", "decay")
 PROJECTIONS = ("query", "key", "value")
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, **_: Any) -> jax.Array:
-    """Attention over (B, T, heads, width of a head), with its softmax in the dtype of the inputs."""
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, **_: Any
+) -> jax.Array:
+    """Attention over (B, T, heads, width of a head), with its softmax in the dtype of the
+    inputs.
+    """
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf)), value)
 
@@ -71,7 +75,9 @@ class Transformer(nnx.Module):
 
 
 def from_torch(start: Mapping[str, NDArray]) -> dict[str, Any]:
-    """PyTorch's parameters as this module's state: [out, in] -> [in, out], heads on an axis of their own."""
+    """PyTorch's parameters as this module's state: [out, in] -> [in, out], heads on an axis of
+    their own.
+    """
     found: dict[str, Any] = {}
     for layer in ("token", "position"):
         found[layer] = {"embedding": start[f"{layer}.weight"]}
@@ -89,14 +95,23 @@ def from_torch(start: Mapping[str, NDArray]) -> dict[str, Any]:
 
 
 def to_torch(state: nnx.State) -> dict[str, jax.Array]:
-    """The way back, of parameters, gradients or moments, so that both loops record the same names and layouts."""
+    """The way back, of parameters, gradients or moments, so that both loops record the same names
+    and layouts.
+    """
     arrays, found = nnx.to_pure_dict(state), {}
-    kernels = {projection: tensors["kernel"].reshape(16, 16) for projection, tensors in arrays.pop("attention").items()}
-    found["attention.in_proj_weight"] = jnp.concatenate([kernels[projection].T for projection in PROJECTIONS])
+    kernels = {
+        projection: tensors["kernel"].reshape(16, 16)
+        for projection, tensors in arrays.pop("attention").items()
+    }
+    found["attention.in_proj_weight"] = jnp.concatenate(
+        [kernels[projection].T for projection in PROJECTIONS]
+    )
     found["attention.out_proj.weight"] = kernels["out"].T
     for layer, tensors in arrays.items():
         for name, array in tensors.items():
-            found[f"{layer}.{'bias' if name == 'bias' else 'weight'}"] = array.T if name == "kernel" else array
+            found[f"{layer}.{'bias' if name == 'bias' else 'weight'}"] = (
+                array.T if name == "kernel" else array
+            )
     return found
 
 
@@ -109,10 +124,14 @@ def train(recorder: Recorder, start: Mapping[str, NDArray], naive: Collection[st
     optimizer = nnx.Optimizer(model, optax.adamw(0.01, weight_decay=decay), wrt=nnx.Param)
 
     @nnx.jit
-    def update(model: Transformer, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> dict[str, Any]:
+    def update(
+        model: Transformer, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array
+    ) -> dict[str, Any]:
         def loss_of(model: Transformer) -> Any:
             forward = model(x)
-            return optax.softmax_cross_entropy_with_integer_labels(forward["head"], y).mean(), forward
+            return optax.softmax_cross_entropy_with_integer_labels(
+                forward["head"], y
+            ).mean(), forward
 
         (loss, forward), gradients = nnx.value_and_grad(loss_of, has_aux=True)(model)
         optimizer.update(model, gradients)
@@ -136,9 +155,13 @@ def train(recorder: Recorder, start: Mapping[str, NDArray], naive: Collection[st
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="jax.trace", help="where the trace goes")
-    parser.add_argument("--naive", nargs="*", choices=TRAPS, metavar="TRAP", help=f"of {', '.join(TRAPS)}; all")
+    parser.add_argument(
+        "--naive", nargs="*", choices=TRAPS, metavar="TRAP", help=f"of {', '.join(TRAPS)}; all"
+    )
     options = parser.parse_args()
     naive = TRAPS if options.naive == [] else options.naive or ()
     jax.config.update("jax_enable_x64", True)

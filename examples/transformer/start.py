@@ -1,4 +1,5 @@
-"""Draw what both loops start from into start.npz: sequences, the order of the rows and the first parameters.
+"""Draw what both loops start from into start.npz: sequences, the order of the rows and the first
+parameters.
 
 python start.py
 
@@ -15,15 +16,17 @@ ROWS, BATCH, EPOCHS = 256, 32, 3
 
 
 def draw() -> dict[str, NDArray]:
-    """By name: tokens (N, LENGTH + 1), of which most repeat the last but one; rows (T, B) of each update; and the
-    parameters."""
+    """By name: tokens (N, LENGTH + 1), of which most repeat the last but one; rows (T, B) of each
+    update; and the parameters."""
     generator = np.random.default_rng(0)
     tokens = generator.integers(VOCABULARY, size=(ROWS, LENGTH + 1))
     repeats = generator.random(tokens.shape) < 0.9
     for t in range(2, LENGTH + 1):
         tokens[:, t] = np.where(repeats[:, t], tokens[:, t - 2], tokens[:, t])
     start = {"tokens": tokens}
-    start["rows"] = np.concatenate([generator.permutation(ROWS).reshape(-1, BATCH) for _ in range(EPOCHS)])
+    start["rows"] = np.concatenate(
+        [generator.permutation(ROWS).reshape(-1, BATCH) for _ in range(EPOCHS)]
+    )
     weights = {
         "token.weight": (VOCABULARY, WIDTH),
         "position.weight": (LENGTH, WIDTH),

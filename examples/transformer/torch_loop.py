@@ -64,7 +64,9 @@ def train(recorder: Recorder, start: Mapping[str, NDArray]) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="torch.trace", help="where the trace goes")
     out = parser.parse_args().out
     with Recorder(out, backend="torch") as recorder:

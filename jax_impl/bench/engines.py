@@ -1,4 +1,6 @@
-"""The engines as contenders: each trains a whole run from its start, everything already on the device."""
+"""The engines as contenders: each trains a whole run from its start, everything already on the
+device.
+"""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -36,7 +38,13 @@ def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Pre
     from jax_impl.update import make_segment
 
     segment = make_segment(recipe.update_rule)
-    return _plain(recipe, members, device, lambda state, batches: segment(state, batches)[0], lambda batches: batches)
+    return _plain(
+        recipe,
+        members,
+        device,
+        lambda state, batches: segment(state, batches)[0],
+        lambda batches: batches,
+    )
 
 
 def fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -83,7 +91,12 @@ def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepar
             last[:] = [segment(last[0], whole)[0]]
         devices.synchronise(last)
 
-    return Prepared(reset, run, lambda: [engine.parameters_of(recipe, last[0])], devices.describe_environment(place))
+    return Prepared(
+        reset,
+        run,
+        lambda: [engine.parameters_of(recipe, last[0])],
+        devices.describe_environment(place),
+    )
 
 
 def _plain(recipe: Recipe, members: Members, device: str, run_from: Any, split: Any) -> Prepared:
@@ -114,5 +127,8 @@ def _plain(recipe: Recipe, members: Members, device: str, run_from: Any, split: 
         last[:] = [state]
 
     return Prepared(
-        reset, run, lambda: [model.export_parameters(last[0].parameters)], devices.describe_environment(place)
+        reset,
+        run,
+        lambda: [model.export_parameters(last[0].parameters)],
+        devices.describe_environment(place),
     )

@@ -11,7 +11,9 @@ from lockstep.records.ensemble import blocks_of, default_chunk, stack, stretches
 __all__ = ["many_seeds"]
 
 
-def many_seeds(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def many_seeds(
+    recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     """JAX, `vmap` over members, each local device with blocks of its own."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -53,5 +55,8 @@ def many_seeds(recipe: Recipe, members: Sequence[PreparedData], device: str, thr
     def exported() -> list[dict[str, Any]]:
         return members_of([fast.parameters_of(recipe, state) for state in last], len(members))
 
-    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "devices": len(local)}
+    environment = devices.describe_environment(place) | {
+        "members at once": len(blocks[0]),
+        "devices": len(local),
+    }
     return Prepared(reset, run, exported, environment, trained=len(members))

@@ -1,1 +1,3 @@
-"""The fast engine: the same mathematics as the pair, with nothing between the updates; and many members at once."""
+"""The fast engine: the same mathematics as the pair, with nothing between the updates; and many
+members at once.
+"""

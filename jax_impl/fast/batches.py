@@ -15,9 +15,9 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 
 
 class Batch(NamedTuple):
-    """Batches stacked along a leading axis: features, targets, how many rows count, the batch's share of its update,
-    whether it completes it, and the dropout mask of each hidden layer. Features and masks are (units, B), or (B, units)
-    where the network is by rows."""
+    """Batches stacked along a leading axis: features, targets, how many rows count, the batch's
+    share of its update, whether it completes it, and the dropout mask of each hidden layer.
+    Features and masks are (units, B), or (B, units) where the network is by rows."""
 
     x: jax.Array
     y_B: jax.Array
@@ -28,11 +28,17 @@ class Batch(NamedTuple):
 
 
 def load_batches(
-    recipe: Recipe, data: PreparedData, batches: Batches, masks: Sequence[NDArray[np.bool_]], device: jax.Device
+    recipe: Recipe,
+    data: PreparedData,
+    batches: Batches,
+    masks: Sequence[NDArray[np.bool_]],
+    device: jax.Device,
 ) -> Batch:
-    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the recipe's dtype.
+    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the
+    recipe's dtype.
 
-    Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a batch begin with S.
+    Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a
+    batch begin with S.
     """
     rows_TB, _, count_T, share_T, last_T = batches
     x, masks = data.train_x_ND[rows_TB], list(masks)
@@ -44,7 +50,9 @@ def load_batches(
     return Batch(*jax.device_put(jax.tree.map(np.ascontiguousarray, arrays), device))
 
 
-def load_rows(loss: Loss, x_ND: NDArray[Any], y_N: NDArray[Any], device: jax.Device) -> tuple[jax.Array, jax.Array]:
+def load_rows(
+    loss: Loss, x_ND: NDArray[Any], y_N: NDArray[Any], device: jax.Device
+) -> tuple[jax.Array, jax.Array]:
     """Rows to evaluate, on the device."""
     return jax.device_put(x_ND, device), jax.device_put(_narrow(loss, y_N), device)
 

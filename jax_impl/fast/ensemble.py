@@ -1,4 +1,6 @@
-"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout masks alone."""
+"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout
+masks alone.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,16 @@ from jax_impl.io.device import describe_environment, select_device
 from jax_impl.loss import mean_loss, sums
 from lockstep.data_prep import Batches, PreparedData
 from lockstep.recipe import Recipe
-from lockstep.records.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.records.ensemble import (
+    Block,
+    Ensemble,
+    Tally,
+    blocks_of,
+    default_chunk,
+    gather,
+    stack,
+    stretches,
+)
 from lockstep.records.trace import Metrics, Progress, metrics_of
 
 __all__ = [
@@ -31,12 +42,15 @@ __all__ = [
 ]
 
 CHUNK = 24
-"""Members trained at once on a device, which trains blocks of its own and waits for no other. 256 members of W1 take in
-blocks of 16 to 28 0.75 of their time in blocks of 64, whose numbers a core's own cache does not hold."""
+"""Members trained at once on a device, which trains blocks of its own and waits for no other. 256
+members of W1 take in blocks of 16 to 28 0.75 of their time in blocks of 64, whose numbers a core's
+own cache does not hold."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:
-    """The state of S members before the first update; `data` is a `lockstep.records.ensemble.stack`."""
+    """The state of S members before the first update; `data` is a
+    `lockstep.records.ensemble.stack`.
+    """
     return fast.initial_state(recipe, data, device)
 
 
@@ -53,14 +67,16 @@ def load_batches(
 
 @cache
 def make_segment(recipe: Recipe) -> Any:
-    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of each; `recipe` is an
-    `update_rule`."""
+    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of
+    each; `recipe` is an `update_rule`."""
     member = fast.make_segment(recipe, ("lr", "loss"))
 
     def segment(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
         # what is no number of a member, the counts of updates and the rates, all share
         axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state)._replace(tables=None)
-        of_batches: Any = dict.fromkeys(("x", "y_B", "masks"), 1) | dict.fromkeys(("used", "share", "last"))
+        of_batches: Any = dict.fromkeys(("x", "y_B", "masks"), 1) | dict.fromkeys(
+            ("used", "share", "last")
+        )
         together = jax.vmap(member, (axes, Batch(**of_batches)), (axes, {"lr": None, "loss": 1}))
         trained: tuple[fast.State, dict[str, jax.Array]] = together(state, batches)
         return trained
@@ -77,13 +93,18 @@ def make_evaluation(recipe: Recipe) -> Any:
     def evaluate(parameters: Any, statistics: Any, x_ND: jax.Array, y_N: jax.Array) -> Any:
         def member(parameters: Any, statistics: Any) -> Any:
             *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
-            return mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N)
+            return mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(
+                recipe.loss, outputs_NK, y_N
+            )
 
         return jax.vmap(member)(parameters, statistics)
 
     def evaluation(state: fast.State, held_out: Any) -> list[Metrics]:
         loss_S, sums_S = jax.device_get(evaluate(state.parameters, state.statistics, *held_out))
-        return [metrics_of(loss, dict(zip(sums_S, values))) for loss, *values in zip(loss_S, *sums_S.values())]
+        return [
+            metrics_of(loss, dict(zip(sums_S, values)))
+            for loss, *values in zip(loss_S, *sums_S.values())
+        ]
 
     return evaluation
 
@@ -120,7 +141,9 @@ def train_ensemble(
     return gather(recipe, members, found, backend="jax", environment=environment)
 
 
-def _train_on_free(recipe: Recipe, free: SimpleQueue[jax.Device], tally: Tally, block: Sequence[PreparedData]) -> Block:
+def _train_on_free(
+    recipe: Recipe, free: SimpleQueue[jax.Device], tally: Tally, block: Sequence[PreparedData]
+) -> Block:
     """A block on a device that no other is trained on; settings are those of a thread."""
     place = free.get()
     try:
@@ -130,10 +153,16 @@ def _train_on_free(recipe: Recipe, free: SimpleQueue[jax.Device], tally: Tally, 
         free.put(place)
 
 
-def _train_block(recipe: Recipe, place: jax.Device, tally: Tally, block: Sequence[PreparedData]) -> Block:
+def _train_block(
+    recipe: Recipe, place: jax.Device, tally: Tally, block: Sequence[PreparedData]
+) -> Block:
     data, rule = stack(recipe, block), recipe.update_rule
     held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, place)
-    state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+    state, segment, evaluate = (
+        initial_state(recipe, data, place),
+        make_segment(rule),
+        make_evaluation(rule),
+    )
     scalars, metrics = [], []
     for batches, masks, ends in stretches(block):
         state, found = segment(state, load_batches(recipe, data, batches, masks, place))

@@ -48,7 +48,9 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.records.ensemble.stack`."""
+    """The state before the first update; `data` is of the recipe's dtype, or a
+    `lockstep.records.ensemble.stack`.
+    """
     tables, parameters = rate_tables(recipe, data.updates_per_epoch), _tree(data.parameters)
     lead = data.parameters["linear1.weight"].shape[:-2]
     statistics = {
@@ -56,14 +58,19 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
         for name, array in initial_statistics(recipe.model).items()
     }
     nothing = jax.tree.map(np.zeros_like, parameters)
-    accumulated = (np.zeros(lead, recipe.dtype), nothing) if recipe.gradient.accumulate > 1 else None
+    accumulated = (
+        (np.zeros(lead, recipe.dtype), nothing) if recipe.gradient.accumulate > 1 else None
+    )
     average = None
     if recipe.average.decay:
         average = nothing if recipe.average.start == "zero" else parameters
     # each array a copy of its own: the first update takes its memory
-    parts = jax.tree.map(np.array, (parameters, _tree(statistics), tables, accumulated, average, np.int32(0)))
+    parts = jax.tree.map(
+        np.array, (parameters, _tree(statistics), tables, accumulated, average, np.int32(0))
+    )
     parameters, placed, tables, accumulated, average, updates = jax.device_put(parts, device)
-    # what depends on no argument is on no device yet, and would be compiled for apart from what an update gives back
+    # what depends on no argument is on no device yet, and would be compiled for apart from what an
+    # update gives back
     moments = jax.device_put(jax.jit(partial(_start_moments, recipe, lead))(parameters), device)
     return State(parameters, placed, moments, tables, accumulated, average, updates)
 
@@ -83,8 +90,8 @@ def _start_moments(recipe: Recipe, lead: tuple[int, ...], parameters: Any) -> An
 
 @cache
 def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
-    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`, and `series` says
-    which scalars."""
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an
+    `update_rule`, and `series` says which scalars."""
     network, step, others = Network(recipe), make_step(recipe), series[1:]
 
     def scanned(tables: Any, state: State, batch: Batch) -> tuple[State, tuple[jax.Array, Any]]:
@@ -99,12 +106,16 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
         if state.accumulated is None:
             stepped: tuple[State, dict[str, Any]] = step(state, loss, gradients)
             return stepped
-        terms = jax.tree.map(lambda total, term: total + batch.share * term, state.accumulated, (loss, gradients))
+        terms = jax.tree.map(
+            lambda total, term: total + batch.share * term, state.accumulated, (loss, gradients)
+        )
         found: tuple[State, dict[str, Any]] = jax.lax.cond(batch.last, apply, wait, state, terms)
         return found
 
     def wait(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
-        return state._replace(accumulated=accumulated), dict.fromkeys(UPDATE_SERIES, jnp.zeros_like(accumulated[0]))
+        return state._replace(accumulated=accumulated), dict.fromkeys(
+            UPDATE_SERIES, jnp.zeros_like(accumulated[0])
+        )
 
     def apply(state: State, accumulated: tuple[jax.Array, Any]) -> tuple[State, dict[str, Any]]:
         state, scalars = step(state, *accumulated)
@@ -123,26 +134,35 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
 
 
 def _scan(update: Any, state: Any, batches: Batch, like: Any) -> Any:
-    """As `jax.lax.scan`, where what an update finds is like `like`; but for a single batch, of which XLA would make no
-    loop, fuse other operations, and round otherwise: it is laid beside itself, and how many there are is not told. The
-    bits of a run must not depend on where it is recorded."""
+    """As `jax.lax.scan`, where what an update finds is like `like`; but for a single batch, of
+    which XLA would make no loop, fuse other operations, and round otherwise: it is laid beside
+    itself, and how many there are is not told. The bits of a run must not depend on where it is
+    recorded."""
     many = len(batches.used)
     if many == 1:
         batches = jax.tree.map(lambda array: jnp.concatenate([array, array]), batches)
 
     def body(t: jax.Array, carried: Any) -> Any:
         state, rows = carried
-        batch = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, t, keepdims=False), batches)
+        batch = jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, t, keepdims=False), batches
+        )
         state, row = update(state, batch)
-        return state, jax.tree.map(lambda a, value: jax.lax.dynamic_update_index_in_dim(a, value, t, 0), rows, row)
+        return state, jax.tree.map(
+            lambda a, value: jax.lax.dynamic_update_index_in_dim(a, value, t, 0), rows, row
+        )
 
     rows = jax.tree.map(lambda array: jnp.zeros((max(many, 2), *array.shape), array.dtype), like)
-    state, rows = jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(many)), body, (state, rows))
+    state, rows = jax.lax.fori_loop(
+        0, jax.lax.optimization_barrier(jnp.int32(many)), body, (state, rows)
+    )
     return state, jax.tree.map(lambda array: array[:many], rows)
 
 
 def _joined(network: Network, state: State) -> Any:
-    """A state to train a segment from: in each of its trees of layers, weights and biases are one matrix."""
+    """A state to train a segment from: in each of its trees of layers, weights and biases are one
+    matrix.
+    """
     return jax.tree.map(_join, state, is_leaf=_is_tree) if network.joins else state
 
 
@@ -152,19 +172,29 @@ def _parted(network: Network, state: Any) -> Any:
 
 
 def _prepared(network: Network, classes: int, batch: Batch) -> Batch:
-    """A batch to train on: with a row of ones for the bias, and the target of each class for its labels."""
+    """A batch to train on: with a row of ones for the bias, and the target of each class for its
+    labels.
+    """
     if network.joins:
         batch = batch._replace(x=jnp.concatenate([batch.x, jnp.ones_like(batch.x[:1])]))
     if isinstance(network.loss, CrossEntropy):
-        batch = batch._replace(y_B=_class_targets(network.loss, batch.y_B, batch.used, classes, network.dtype))
+        batch = batch._replace(
+            y_B=_class_targets(network.loss, batch.y_B, batch.used, classes, network.dtype)
+        )
     return batch
 
 
-def _class_targets(loss: CrossEntropy, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any) -> jax.Array:
-    """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross entropy."""
+def _class_targets(
+    loss: CrossEntropy, y_B: jax.Array, count: jax.Array, classes: int, dtype: Any
+) -> jax.Array:
+    """What each class (K, B) is to be times -log softmax, so that the sum is the mean cross
+    entropy.
+    """
     counts_B, label_B = (jnp.arange(len(y_B)) < count) & (y_B != IGNORED), jnp.maximum(y_B, 0)
     weight_K = jnp.asarray(loss.class_weights or (1.0,) * classes, dtype)
-    labels_BK = optax.smooth_labels(jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing)
+    labels_BK = optax.smooth_labels(
+        jax.nn.one_hot(label_B, classes, dtype=dtype), loss.label_smoothing
+    )
     total = jnp.sum(jnp.where(counts_B, weight_K[label_B], 0.0))
     # where no row counts all are NaN
     return jnp.where(counts_B, (weight_K * labels_BK).T, 0.0) / total
@@ -177,7 +207,9 @@ def _is_tree(leaf: Any) -> bool:
 def _join(tree: Any) -> Any:
     if not _is_tree(tree):
         return tree
-    return {layer: _matrix(**kinds) if "kernel" in kinds else kinds for layer, kinds in tree.items()}
+    return {
+        layer: _matrix(**kinds) if "kernel" in kinds else kinds for layer, kinds in tree.items()
+    }
 
 
 def _matrix(kernel: Any, bias: Any) -> dict[str, Any]:
@@ -193,7 +225,10 @@ def _matrix(kernel: Any, bias: Any) -> dict[str, Any]:
 def _part(tree: Any) -> Any:
     if not _is_tree(tree):
         return tree
-    return {layer: _kinds(kinds["matrix"]) if "matrix" in kinds else kinds for layer, kinds in tree.items()}
+    return {
+        layer: _kinds(kinds["matrix"]) if "matrix" in kinds else kinds
+        for layer, kinds in tree.items()
+    }
 
 
 def _kinds(matrix: Any) -> dict[str, Any]:
@@ -205,24 +240,36 @@ def _kinds(matrix: Any) -> dict[str, Any]:
 
 @cache
 def make_evaluation(recipe: Recipe) -> Any:
-    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
+    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row
+    becomes in each
     layer; `recipe` is an `update_rule`."""
     network = Network(recipe)
 
     @jax.jit
-    def evaluate(parameters: Any, statistics: Any, train: Any, held_out: Any) -> tuple[list[Any], Any]:
+    def evaluate(
+        parameters: Any, statistics: Any, train: Any, held_out: Any
+    ) -> tuple[list[Any], Any]:
         found = []
         for x_ND, y_N in (train, held_out):
             *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
-            found.append((mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N)))
+            found.append(
+                (
+                    mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)),
+                    sums(recipe.loss, outputs_NK, y_N),
+                )
+            )
         layer_by_layer = network.outputs(parameters, statistics, held_out[0][:1])
         *_, outputs_1K = layer_by_layer.values()
         layer_by_layer |= link(recipe.loss, outputs_1K)
         # jit would hand a dict back in the order of its keys
-        return found, OrderedDict((name, h_1H[0].astype(outputs_1K.dtype)) for name, h_1H in layer_by_layer.items())
+        return found, OrderedDict(
+            (name, h_1H[0].astype(outputs_1K.dtype)) for name, h_1H in layer_by_layer.items()
+        )
 
     def evaluation(state: State, train: Any, held_out: Any) -> Any:
-        (of_train, of_held_out), layers = evaluate(state.parameters, state.statistics, train, held_out)
+        (of_train, of_held_out), layers = evaluate(
+            state.parameters, state.statistics, train, held_out
+        )
         prediction = {name: np.asarray(values_H) for name, values_H in layers.items()}
         return metrics_of(*of_train), metrics_of(*of_held_out), prediction
 
@@ -230,7 +277,9 @@ def make_evaluation(recipe: Recipe) -> Any:
 
 
 def parameters_of(recipe: Recipe, state: State) -> Parameters:
-    """The parameters, and running statistics where there are any, in canonical names and layout, in NumPy."""
+    """The parameters, and running statistics where there are any, in canonical names and layout, in
+    NumPy.
+    """
     network = Network(recipe)
     return network.named(state.parameters) | network.named(state.statistics)
 
@@ -273,21 +322,33 @@ class View:
         return prediction
 
 
-def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+def train(
+    recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()
+) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of
+    `train.train`.
 
     `watch` asks for neither detail nor statistics, nor are updates synchronised.
     """
     place = select_device(device)
-    recorder = RunRecorder(recipe, data, watch, backend="jax", environment=describe_environment(place))
+    recorder = RunRecorder(
+        recipe, data, watch, backend="jax", environment=describe_environment(place)
+    )
     data = data.cast(recipe.dtype)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
         rows = tuple(
             load_rows(recipe.loss, x_ND, y_N, place)
-            for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+            for x_ND, y_N in (
+                (data.train_x_ND, data.train_y_N),
+                (data.held_out_x_ND, data.held_out_y_N),
+            )
         )
         rule = recipe.update_rule
-        state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+        state, segment, evaluate = (
+            initial_state(recipe, data, place),
+            make_segment(rule),
+            make_evaluation(rule),
+        )
         if watch.resume is not None:
             from jax_impl.io.checkpoint import import_state
 
@@ -298,7 +359,10 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
         for part in recorder.segments():
             batches, masks = drawn(part.epoch)
             cut = slice(part.start, part.stop)
-            chosen = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
+            chosen = (
+                Batches._make(array[cut] for array in batches),
+                [mask_TBH[cut] for mask_TBH in masks],
+            )
             state, scalars = segment(state, load_batches(recipe, data, *chosen, place))
             view = View(recipe, state, rows, evaluate)
             recorder.record({name: np.asarray(values) for name, values in scalars.items()}, view)
@@ -308,7 +372,9 @@ def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Wat
 def _average(recipe: Recipe, state: State, updates: int) -> Parameters:
     """The average to read after that many updates; as `average.export_average`, without Flax."""
     weight = 1 - recipe.average.decay**updates if recipe.average.debias and updates else 1.0
-    return {name: array / weight for name, array in Network(recipe).named(state.average or {}).items()}
+    return {
+        name: array / weight for name, array in Network(recipe).named(state.average or {}).items()
+    }
 
 
 def _tree(tensors: Parameters) -> dict[str, dict[str, Any]]:

@@ -1,1 +1,3 @@
-"""What a run reads and writes: its device, checkpoints, detail, draws, and files of the framework."""
+"""What a run reads and writes: its device, checkpoints, detail, draws, and files of the
+framework.
+"""

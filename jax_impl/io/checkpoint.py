@@ -37,7 +37,11 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
             if name is None:
                 return jnp.full_like(leaf, checkpoint.update)
             # both [in, out]
-            return jnp.asarray(checkpoint.arrays[name], leaf.dtype) if name in checkpoint.arrays else leaf
+            return (
+                jnp.asarray(checkpoint.arrays[name], leaf.dtype)
+                if name in checkpoint.arrays
+                else leaf
+            )
 
         return jax.tree_util.tree_map_with_path(own, tree)
 
@@ -46,23 +50,37 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
 
 
 def _sections(state: Any) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ("parameters", "statistics", "optimizer", "average", "accumulated")}
+    return {
+        name: getattr(state, name)
+        for name in ("parameters", "statistics", "optimizer", "average", "accumulated")
+    }
 
 
 def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     """The names on the way to a leaf; "value" is that of the variables of NNX."""
-    return tuple(key for key in jax.tree_util.keystr(path, simple=True, separator="/").split("/") if key != "value")
+    return tuple(
+        key
+        for key in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if key != "value"
+    )
 
 
 def _name(recipe: Recipe, section: str, keys: tuple[str, ...]) -> str | None:
-    """The name of a leaf as in a checkpoint; None for a counter of updates; its own where it is none of ours."""
+    """The name of a leaf as in a checkpoint; None for a counter of updates; its own where it is
+    none of ours.
+    """
     layer = next((i for i, key in enumerate(keys) if re.fullmatch(r"(linear|norm)\d+", key)), None)
     if layer is None:
         if section == "accumulated":
             return "accumulated/loss"
-        is_counter = section == "optimizer" and recipe.optimizer.spec.optax_slots.get(keys[-1], keys[-1]) in COUNTERS
+        is_counter = (
+            section == "optimizer"
+            and recipe.optimizer.spec.optax_slots.get(keys[-1], keys[-1]) in COUNTERS
+        )
         return None if is_counter else "/".join((section, *keys))
-    kinds = {flax_name: kind for kind, flax_name in FLAX_NAMES[keys[layer].rstrip("0123456789")].items()}
+    kinds = {
+        flax_name: kind for kind, flax_name in FLAX_NAMES[keys[layer].rstrip("0123456789")].items()
+    }
     if len(keys) == layer + 1 or keys[layer + 1] not in kinds:
         return "/".join((section, *keys))
     parameter = f"{keys[layer]}.{kinds[keys[layer + 1]]}"

@@ -25,7 +25,12 @@ from lockstep.records.convert import as_count, largest_state
 
 __all__ = ["read", "write"]
 
-TREES = {"params": "parameters", "batch_stats": "statistics", "opt_state": "optimizer", "average": "average"}
+TREES = {
+    "params": "parameters",
+    "batch_stats": "statistics",
+    "opt_state": "optimizer",
+    "average": "average",
+}
 """What Flax calls the parts of a state, and what a checkpoint does."""
 ORBAX_MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
 
@@ -33,7 +38,8 @@ ORBAX_MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
 def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, int | None]:
     """The arrays of a file, named as in a checkpoint, and the updates done, where the file says.
 
-    A tree of the parameters, in an Orbax folder or in .msgpack, or of {"params": ..., "batch_stats": ...,
+    A tree of the parameters, in an Orbax folder or in .msgpack, or of {"params": ...,
+    "batch_stats": ...,
     "opt_state": ..., "average": ...}.
 
     Raises:
@@ -51,26 +57,35 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     arrays: Parameters = {}
     # what an optimizer keeps and never reads is left behind
     with jax.enable_x64(recipe.training.dtype == "float64"):
-        unread = export_state(recipe, _initial(recipe, data)).keys() - expected_shapes(recipe, data, 1, 1).keys()
+        unread = (
+            export_state(recipe, _initial(recipe, data)).keys()
+            - expected_shapes(recipe, data, 1, 1).keys()
+        )
     for tree in TREES.keys() & found.keys():
         for keys, leaf in _leaves(found[tree]):
             name = _name(recipe, TREES[tree], keys)
             if name is None:
                 steps.add(as_count(f"{path}: {tree}/{'/'.join(keys)}", leaf))
             elif not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-                raise InputError(f"{path}: {tree}/{'/'.join(keys)}: a {type(leaf).__name__}, not an array")
+                raise InputError(
+                    f"{path}: {tree}/{'/'.join(keys)}: a {type(leaf).__name__}, not an array"
+                )
             elif name in arrays:
-                raise InputError(f"{path}: ambiguous: {tree}/{'/'.join(keys)} is {name}, as another is")
+                raise InputError(
+                    f"{path}: ambiguous: {tree}/{'/'.join(keys)} is {name}, as another is"
+                )
             elif name not in unread:
                 arrays[name] = np.asarray(leaf)
     if len(steps) > 1:
-        raise InputError(f"{path}: parameters of different ages: {', '.join(map(str, sorted(steps)))} updates")
+        raise InputError(
+            f"{path}: parameters of different ages: {', '.join(map(str, sorted(steps)))} updates"
+        )
     return arrays, steps.pop() if steps else None
 
 
 def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint) -> None:
-    """Write {"params", "opt_state", "update"}, with "batch_stats" and "average" where there are any, or of a model
-    alone its "params" and "batch_stats".
+    """Write {"params", "opt_state", "update"}, with "batch_stats" and "average" where there are
+    any, or of a model alone its "params" and "batch_stats".
 
     Raises:
         InputError: the file cannot be written.
@@ -80,7 +95,9 @@ def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
         parts = {name: _nested(_sections(state)[section]) for name, section in TREES.items()}
     content: dict[str, Any] = {name: tree for name, tree in parts.items() if tree}
     if checkpoint.header.get("model_only"):
-        content = {name: tree for name, tree in content.items() if name in ("params", "batch_stats")}
+        content = {
+            name: tree for name, tree in content.items() if name in ("params", "batch_stats")
+        }
     else:
         content["update"] = np.int64(checkpoint.update)
     if path.suffix:
@@ -110,14 +127,19 @@ def _read_orbax(path: Path, largest: int) -> Any:
     tree = reader.metadata(path.resolve()).item_metadata.tree
     declared = sum(8 * prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     if declared > largest:
-        raise InputError(f"{path}: holds {in_bytes(declared)}, and this recipe's state at most {in_bytes(largest)}")
+        raise InputError(
+            f"{path}: holds {in_bytes(declared)}, and this recipe's state at most "
+            f"{in_bytes(largest)}"
+        )
     # in NumPy: as JAX arrays, float64 would be rounded
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return reader.restore(path.resolve(), restore_args=arguments)
 
 
 def _refuse_irregular(path: Path) -> None:
-    """Raise where a folder is no checkpoint of Orbax, or has anything in it but folders and ordinary files."""
+    """Raise where a folder is no checkpoint of Orbax, or has anything in it but folders and
+    ordinary files.
+    """
     if not any((path / name).is_file() for name in ORBAX_MARKS):
         raise ValueError(f"no checkpoint of Orbax, which has {' or '.join(ORBAX_MARKS)}")
     for place in path.rglob("*"):

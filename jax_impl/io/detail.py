@@ -19,8 +19,12 @@ Detail = dict[str, jax.Array]
 
 
 @cache
-def make_detailed_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars, Detail]]:
-    """As `update.make_segment`, with the detail of each batch; compiled apart, it may round otherwise."""
+def make_detailed_segment(
+    recipe: Recipe,
+) -> Callable[[State, Batch], tuple[State, Scalars, Detail]]:
+    """As `update.make_segment`, with the detail of each batch; compiled apart, it may round
+    otherwise.
+    """
     update = make_update(recipe)
 
     @jax.jit
@@ -37,13 +41,19 @@ def make_detailed_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[Stat
 
 
 def _detail_of(recipe: Recipe, state: State, batch: Batch) -> Detail:
-    """The rows of a batch, its dropout masks, what every layer made of them, and the gradients so far."""
+    """The rows of a batch, its dropout masks, what every layer made of them, and the gradients so
+    far.
+    """
     model = nnx.merge(state.graph, state.parameters, state.statistics, copy=True)
     outputs = model.outputs(batch.x_BD, batch.masks, batch.used)
     *_, outputs_BK = outputs.values()
     detail = {"batch/x": batch.x_BD, "batch/y": batch.y_B}
     detail |= {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(batch.masks, start=1)}
-    detail |= {f"forward/{name}": h_BH.astype(outputs_BK.dtype) for name, h_BH in outputs.items() if name != "input"}
+    detail |= {
+        f"forward/{name}": h_BH.astype(outputs_BK.dtype)
+        for name, h_BH in outputs.items()
+        if name != "input"
+    }
     _, gradients, _ = loss_and_gradients(recipe, state, batch)
     detail |= _named("gradients", gradients)
     if recipe.gradient.clip != "none":

@@ -16,7 +16,13 @@ from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.records.matmul_precision import Precision, measure_precision
 
-__all__ = ["describe_environment", "effective_precision", "few_threads", "select_device", "synchronise"]
+__all__ = [
+    "describe_environment",
+    "effective_precision",
+    "few_threads",
+    "select_device",
+    "synchronise",
+]
 
 
 @contextmanager
@@ -26,7 +32,8 @@ def few_threads(data: PreparedData) -> Iterator[None]:
 
 
 def select_device(name: str) -> jax.Device:
-    """The device for "cpu", "gpu" or "auto" (a GPU where there is one), with float32 products in full precision.
+    """The device for "cpu", "gpu" or "auto" (a GPU where there is one), with float32 products in
+    full precision.
 
     Raises:
         InputError: "gpu" where JAX sees none.
@@ -49,7 +56,9 @@ def effective_precision(device: jax.Device) -> Precision:
 
 
 def describe_environment(device: jax.Device) -> dict[str, Any]:
-    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are measured."""
+    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are
+    measured.
+    """
     gpu, precision = device.platform == "gpu", effective_precision(device)
     return {
         "jax": jax.__version__,
@@ -57,7 +66,9 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
         "flax": version("flax"),  # which the fast engine does not load
         "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "matmul_bits": precision.bits,
         "subnormals": precision.subnormals,

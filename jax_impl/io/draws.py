@@ -25,11 +25,14 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": jax.nn.initializers.orthogonal(),
     "zeros": jax.nn.initializers.zeros,
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.data_prep.initialise`."""
+"""`model.init` -> the framework's own initialiser of that distribution; see
+`lockstep.data_prep.initialise`.
+"""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
-    """The rows of `data` with initial parameters, order and masks that the framework draws; a stream of random
+    """The rows of `data` with initial parameters, order and masks that the framework draws; a
+    stream of random
     numbers for each of them."""
     model, parameters = recipe.model, {}
     layers = tuple(layer_sizes(len(data.columns), model.hidden, data.outputs))
@@ -40,22 +43,34 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
         if model.bias:
             parameters[f"{name}.bias"] = bias.astype(np.float64)
         if model.norm != "none" and i <= len(model.hidden):
-            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = np.ones(fan_out), np.zeros(fan_out)
+            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = (
+                np.ones(fan_out),
+                np.zeros(fan_out),
+            )
     orders_EN = np.asarray(_orders(jax.random.fold_in(key, 1), data.epochs, len(data.train_y_N)))
 
     def draw_masks(epoch: int) -> list[NDArray[np.bool_]]:
         keys = jax.random.split(jax.random.fold_in(key, 2 + epoch), len(model.hidden))
         sizes = [(data.batches_per_epoch, data.batch, units) for units in model.hidden]
-        return [np.asarray(jax.random.bernoulli(k, 1 - model.dropout, size)) for k, size in zip(keys, sizes)]
+        return [
+            np.asarray(jax.random.bernoulli(k, 1 - model.dropout, size))
+            for k, size in zip(keys, sizes)
+        ]
 
     return OwnDraws.of(
-        data, parameters=parameters, seed=seed, orders_EN=orders_EN.astype(np.int64), draw_masks=draw_masks
+        data,
+        parameters=parameters,
+        seed=seed,
+        orders_EN=orders_EN.astype(np.int64),
+        draw_masks=draw_masks,
     )
 
 
 @cache
 def _layers(init: str, layers: tuple[tuple[str, int, int], ...]) -> Any:
-    """A key -> the weight (in, out) and bias of each layer; compiled, as it is called for every member."""
+    """A key -> the weight (in, out) and bias of each layer; compiled, as it is called for every
+    member.
+    """
 
     def draw(key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         found = []

@@ -18,7 +18,9 @@ __all__ = ["View"]
 
 
 class View(NamedTuple):
-    """A `lockstep.records.run_recorder.View` of this twin; `see` trains the segment before it again, in detail."""
+    """A `lockstep.records.run_recorder.View` of this twin; `see` trains the segment before it
+    again, in detail.
+    """
 
     recipe: Recipe
     run: Any

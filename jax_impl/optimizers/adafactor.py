@@ -17,7 +17,12 @@ def make(optimizer: Adafactor, groups: Groups) -> optax.GradientTransformation:
 
 
 def _rule(
-    optimizer: Adafactor, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+    optimizer: Adafactor,
+    lr: jax.Array,
+    update: jax.Array,
+    parameter: jax.Array,
+    gradient: jax.Array,
+    moments: Moments,
 ) -> tuple[jax.Array, Moments]:
     """By hand: `optax.scale_by_factored_rms` (0.2.8) computes the decay rate in float32."""
     share = (update + 1) ** -optimizer.decay_power

@@ -26,7 +26,12 @@ def _start(optimizer: Adagrad, parameter: jax.Array) -> Moments:
 
 
 def _rule(
-    optimizer: Adagrad, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+    optimizer: Adagrad,
+    lr: jax.Array,
+    update: jax.Array,
+    parameter: jax.Array,
+    gradient: jax.Array,
+    moments: Moments,
 ) -> tuple[jax.Array, Moments]:
     """Adagrad with eps outside the root (`torch.optim.Adagrad` 2.13)."""
     second = moments["second"] + gradient**2

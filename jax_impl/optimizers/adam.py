@@ -41,6 +41,10 @@ def _rule(
     bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
     largest = after["largest_second"] = jnp.maximum(moments["largest_second"], after["second"])
     second = largest / bias2
-    root = jnp.sqrt(second + optimizer.eps) if optimizer.eps_in_root else jnp.sqrt(second) + optimizer.eps
+    root = (
+        jnp.sqrt(second + optimizer.eps)
+        if optimizer.eps_in_root
+        else jnp.sqrt(second) + optimizer.eps
+    )
     direction = after["first"] / bias1 / root
     return step_along(optimizer, lr, parameter, direction), after

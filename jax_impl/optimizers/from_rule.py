@@ -13,8 +13,8 @@ __all__ = ["Groups", "Moments", "Rule", "RuleState", "Start", "from_rule"]
 
 
 class Groups(NamedTuple):
-    """What is trained alike: `schedule` has the learning rate of each update, `mask` says of a tree what decays in it
-    (None: all)."""
+    """What is trained alike: `schedule` has the learning rate of each update, `mask` says of a tree
+    what decays in it (None: all)."""
 
     schedule: Callable[[jax.Array], jax.Array]
     mask: Callable[[Any], Any] | None
@@ -24,11 +24,14 @@ Moments = dict[str, jax.Array]
 """Slot, by its canonical name -> what is remembered of one parameter."""
 Start = Callable[[Any, jax.Array], Moments]
 """(optimizer, parameter) -> its moments before the first update."""
-Rule = Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array, Moments], tuple[jax.Array, Moments]]
-"""(optimizer, lr, update, parameter, gradient, moments) -> what to subtract from the parameter, and its new moments.
+Rule = Callable[
+    [Any, jax.Array, jax.Array, jax.Array, jax.Array, Moments], tuple[jax.Array, Moments]
+]
+"""(optimizer, lr, update, parameter, gradient, moments) -> what to subtract from the parameter, and
+its new moments.
 
-`update` is counted from 0. L2 decay is in the gradient. A decoupled decay is the rule's own: `optimizer.weight_decay`,
-which is 0 for a parameter that does not decay."""
+`update` is counted from 0. L2 decay is in the gradient. A decoupled decay is the rule's own:
+`optimizer.weight_decay`, which is 0 for a parameter that does not decay."""
 
 
 class RuleState(NamedTuple):
@@ -38,7 +41,9 @@ class RuleState(NamedTuple):
     moments: Any
 
 
-def from_rule(optimizer: Optimizer, groups: Groups, start: Start, rule: Rule) -> optax.GradientTransformation:
+def from_rule(
+    optimizer: Optimizer, groups: Groups, start: Start, rule: Rule
+) -> optax.GradientTransformation:
     """The optimizer that does what `rule` says to each parameter."""
     undecayed = optimizer.with_knobs(weight_decay=0.0) if optimizer.decay_rate else optimizer
 
@@ -59,6 +64,8 @@ def from_rule(optimizer: Optimizer, groups: Groups, start: Start, rule: Rule) ->
             step, after = rule(seen, lr, count, parameter, gradient, before)
             steps.append(-step)
             afters.append(after)
-        return tree.unflatten(steps), RuleState(optax.safe_increment(state.count), tree.unflatten(afters))
+        return tree.unflatten(steps), RuleState(
+            optax.safe_increment(state.count), tree.unflatten(afters)
+        )
 
     return optax.GradientTransformation(init, update)

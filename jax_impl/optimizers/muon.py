@@ -1,7 +1,7 @@
 """Muon for the weights of linear layers, AdamW for all else.
 
-By its rule: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another optimizer;
-`optax.contrib.muon` corrects the bias of the momentum.
+By its rule: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another
+optimizer; `optax.contrib.muon` corrects the bias of the momentum.
 """
 
 import jax
@@ -21,9 +21,16 @@ def make(optimizer: Muon, groups: Groups) -> optax.GradientTransformation:
 
 
 def _rule(
-    optimizer: Muon, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+    optimizer: Muon,
+    lr: jax.Array,
+    update: jax.Array,
+    parameter: jax.Array,
+    gradient: jax.Array,
+    moments: Moments,
 ) -> tuple[jax.Array, Moments]:
-    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon` 0.2.8), else AdamW."""
+    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon`
+    0.2.8), else AdamW.
+    """
     decayed = lr * optimizer.weight_decay * parameter
     if parameter.ndim != 2:
         beta1, beta2, looks = optimizer.beta1, optimizer.beta2, optimizer.nesterov_rest
@@ -32,7 +39,9 @@ def _rule(
         root = jnp.sqrt(second / (1 - beta2 ** (update + 1))) + optimizer.eps
         return lr * ahead / root + decayed, {"first": first, "second": second}
     beta, corrects = optimizer.momentum, optimizer.momentum_correction
-    momentum, ahead = _momentum(beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"])
+    momentum, ahead = _momentum(
+        beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"]
+    )
     inputs, outputs = parameter.shape
     scale = max(1.0, outputs / inputs) ** 0.5
     if optimizer.adjust == "match_rms_adamw":
@@ -41,7 +50,12 @@ def _rule(
 
 
 def _momentum(
-    beta: float, looks_ahead: bool, corrects: bool, update: jax.Array, gradient: jax.Array, before: jax.Array
+    beta: float,
+    looks_ahead: bool,
+    corrects: bool,
+    update: jax.Array,
+    gradient: jax.Array,
+    before: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The moving average of the gradient, and what it steps along."""
     after = beta * before + (1 - beta) * gradient
@@ -55,7 +69,11 @@ def _momentum(
 def _orthogonalised(optimizer: Muon, weight: jax.Array) -> jax.Array:
     """Newton-Schulz iterations on the weight over its norm; coefficients: Jordan, Muon, 2024."""
     norm = jnp.sqrt((weight**2).sum())
-    x = weight / (norm + optimizer.eps_norm if optimizer.eps_norm_added else jnp.maximum(norm, optimizer.eps_norm))
+    x = weight / (
+        norm + optimizer.eps_norm
+        if optimizer.eps_norm_added
+        else jnp.maximum(norm, optimizer.eps_norm)
+    )
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(optimizer.orthogonalisations):

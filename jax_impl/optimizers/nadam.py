@@ -15,7 +15,13 @@ def make(optimizer: NAdam | NAdamW, groups: Groups) -> optax.GradientTransformat
     """The optimizer for these groups of parameters."""
     if optimizer.momentum_ramp:
         return from_rule(optimizer, groups, _start, _rule)
-    rule = {"b1": optimizer.beta1, "b2": optimizer.beta2, "eps": optimizer.eps, "eps_root": 0.0, "mu_dtype": None}
+    rule = {
+        "b1": optimizer.beta1,
+        "b2": optimizer.beta2,
+        "eps": optimizer.eps,
+        "eps_root": 0.0,
+        "mu_dtype": None,
+    }
     return stepped(optimizer, groups, optax.scale_by_adam(**rule, nesterov=True))
 
 
@@ -34,8 +40,13 @@ def _rule(
     """NAdam with a ramp of its momentum (`torch.optim.NAdam` 2.13)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     pace = optimizer.momentum_decay
-    now, following = (optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2))
+    now, following = (
+        optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2)
+    )
     product = after["momentum_product"] = moments["momentum_product"] * now
-    ahead = following / (1 - product * following) * after["first"] + (1 - now) / (1 - product) * gradient
+    ahead = (
+        following / (1 - product * following) * after["first"]
+        + (1 - now) / (1 - product) * gradient
+    )
     direction = ahead / (jnp.sqrt(after["second"] / bias(optimizer.beta2, update)) + optimizer.eps)
     return step_along(optimizer, lr, parameter, direction), after

@@ -12,7 +12,15 @@ from jax_impl.optimizers.from_rule import Groups, Moments
 from lockstep.recipe.optimizers.adam import Adam, AdamW
 from lockstep.recipe.optimizers.nadam import NAdam, NAdamW
 
-__all__ = ["bias", "root_mean_square", "start_moments", "step_along", "stepped", "tabulated", "two_moments"]
+__all__ = [
+    "bias",
+    "root_mean_square",
+    "start_moments",
+    "step_along",
+    "stepped",
+    "tabulated",
+    "two_moments",
+]
 
 Tree = Any
 
@@ -34,15 +42,17 @@ def two_moments(beta1: float, beta2: float, gradient: jax.Array, moments: Moment
 
 
 def bias(beta: float, update: jax.Array) -> jax.Array:
-    """1 - beta^(update + 1), to the last bits: in float32 the plain form has lost 1e-5 of itself at beta 0.999 and
-    update 0."""
+    """1 - beta^(update + 1), to the last bits: in float32 the plain form has lost 1e-5 of itself at
+    beta 0.999 and update 0."""
     t = update + 1
     later = -jnp.expm1(t * math.log(beta)) if beta else jnp.ones(())
     return tabulated(lambda early: 1 - beta**early, t, later)
 
 
 def tabulated(exact: Callable[[int], float], t: jax.Array, later: jax.Array) -> jax.Array:
-    """`exact` at update t, counted from 1, from a table made in float64; past its end `later`, which cancels less."""
+    """`exact` at update t, counted from 1, from a table made in float64; past its end `later`,
+    which cancels less.
+    """
     table_T = jnp.asarray([exact(early) for early in range(1, EARLY + 1)])
     return jnp.where(t <= EARLY, table_T.at[t.astype(jnp.int32) - 1].get(mode="clip"), later)
 
@@ -53,7 +63,10 @@ def root_mean_square(tensor: jax.Array) -> jax.Array:
 
 
 def step_along(
-    optimizer: Adam | AdamW | NAdam | NAdamW, lr: jax.Array, parameter: jax.Array, direction: jax.Array
+    optimizer: Adam | AdamW | NAdam | NAdamW,
+    lr: jax.Array,
+    parameter: jax.Array,
+    direction: jax.Array,
 ) -> jax.Array:
     """lr direction, and what a decoupled decay takes off."""
     if not (isinstance(optimizer, AdamW | NAdamW) and optimizer.weight_decay):
@@ -65,7 +78,9 @@ def step_along(
 
 
 def stepped(
-    optimizer: Adam | AdamW | NAdam | NAdamW, groups: Groups, direction: optax.GradientTransformation
+    optimizer: Adam | AdamW | NAdam | NAdamW,
+    groups: Groups,
+    direction: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
     """parameter <- parameter - lr direction, and decayed where the decay is decoupled."""
     links = [direction, optax.scale_by_learning_rate(groups.schedule)]
@@ -85,10 +100,16 @@ class _FactorState(NamedTuple):
 
 
 def _decay_by_factor(weight_decay: float, groups: Groups) -> optax.GradientTransformation:
-    """Add to the steps what the factor 1 - lr weight_decay, rounded to the dtype, takes from the parameters."""
+    """Add to the steps what the factor 1 - lr weight_decay, rounded to the dtype, takes from the
+    parameters.
+    """
 
     def update(steps: Tree, state: _FactorState, parameters: Tree) -> tuple[Tree, _FactorState]:
         factor = 1 - groups.schedule(state.updates) * weight_decay
-        return jax.tree.map(lambda s, p: s + (p * factor - p), steps, parameters), _FactorState(state.updates + 1)
+        return jax.tree.map(lambda s, p: s + (p * factor - p), steps, parameters), _FactorState(
+            state.updates + 1
+        )
 
-    return optax.GradientTransformation(lambda parameters: _FactorState(jnp.zeros((), jnp.int32)), update)
+    return optax.GradientTransformation(
+        lambda parameters: _FactorState(jnp.zeros((), jnp.int32)), update
+    )

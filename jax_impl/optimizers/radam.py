@@ -19,9 +19,16 @@ def make(optimizer: RAdam, groups: Groups) -> optax.GradientTransformation:
 
 
 def _rule(
-    optimizer: RAdam, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+    optimizer: RAdam,
+    lr: jax.Array,
+    update: jax.Array,
+    parameter: jax.Array,
+    gradient: jax.Array,
+    moments: Moments,
 ) -> tuple[jax.Array, Moments]:
-    """As `torch.optim.RAdam` (2.13) or `optax.radam` (0.2.8), with its rectification from a table made in float64."""
+    """As `torch.optim.RAdam` (2.13) or `optax.radam` (0.2.8), with its rectification from a table
+    made in float64.
+    """
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
     longest = 2 / (1 - optimizer.beta2) - 1

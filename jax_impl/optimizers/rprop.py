@@ -17,11 +17,18 @@ def make(optimizer: Rprop, groups: Groups) -> optax.GradientTransformation:
 
 
 def _rule(
-    optimizer: Rprop, lr: jax.Array, update: jax.Array, parameter: jax.Array, gradient: jax.Array, moments: Moments
+    optimizer: Rprop,
+    lr: jax.Array,
+    update: jax.Array,
+    parameter: jax.Array,
+    gradient: jax.Array,
+    moments: Moments,
 ) -> tuple[jax.Array, Moments]:
     """As `torch.optim.Rprop` (2.13): `optax.rprop` (0.2.8) takes each step one update late."""
     agreement = gradient * moments["previous"]
-    factor = jnp.where(agreement > 0, optimizer.grow, jnp.where(agreement < 0, optimizer.shrink, 1.0))
+    factor = jnp.where(
+        agreement > 0, optimizer.grow, jnp.where(agreement < 0, optimizer.shrink, 1.0)
+    )
     size = jnp.where(update == 0, lr, moments["step_size"]) * factor
     size = jnp.clip(size, optimizer.step_min, optimizer.step_max)
     # a gradient that turned counts as 0, now and next

@@ -19,5 +19,7 @@ def make(optimizer: Sgd, groups: Groups) -> optax.GradientTransformation:
     )
     if not (optimizer.momentum and optimizer.dampening):
         return library
-    damp = optax.scale_by_schedule(lambda update: jnp.where(update == 0, 1.0, 1 - optimizer.dampening))
+    damp = optax.scale_by_schedule(
+        lambda update: jnp.where(update == 0, 1.0, 1 - optimizer.dampening)
+    )
     return optax.chain(damp, library)

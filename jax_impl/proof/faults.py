@@ -31,7 +31,9 @@ BATCH = 32
 
 @contextmanager
 def planted(key: str) -> Iterator[None]:
-    """The twin with a fault in it, until the block ends; without one for a key that is none of `PLANTS`."""
+    """The twin with a fault in it, until the block ends; without one for a key that is none of
+    `PLANTS`.
+    """
     changes = PLANTS.get(key, {})
     with ExitStack() as stack:
         stack.enter_context(_compiled_fast())
@@ -40,21 +42,24 @@ def planted(key: str) -> Iterator[None]:
             _forget_compiled(changes)
             stack.callback(_forget_compiled, changes)
         for target, change in changes.items():
-            stack.enter_context(patch(f"jax_impl.{target}", change(resolve_name(f"jax_impl.{target}"))))
+            stack.enter_context(
+                patch(f"jax_impl.{target}", change(resolve_name(f"jax_impl.{target}")))
+            )
         yield
 
 
 @contextmanager
 def _compiled_fast() -> Iterator[None]:
-    """Without optimisations; the update with detail in place of that without, one compilation for both; and no sample
-    through the trained model, which nothing judges."""
+    """Without optimisations; the update with detail in place of that without, one compilation for
+    both; and no sample through the trained model, which nothing judges."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         with (
             patch("jax_impl.train.make_segment", _without_detail),
             patch("jax_impl.io.view.trace_prediction", lambda *arguments: {}),
             patch(
-                "jax_impl.io.detail.jax.jit", partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False})
+                "jax_impl.io.detail.jax.jit",
+                partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False}),
             ),
         ):
             yield
@@ -96,14 +101,18 @@ def _masked_by(change: Callable[[jax.Array], jax.Array]) -> Change:
     """Other dropout masks than those recorded."""
 
     def put(original: Any) -> Any:
-        return lambda self, x_BD, masks=(), *rest: original(self, x_BD, [change(mask) for mask in masks], *rest)
+        return lambda self, x_BD, masks=(), *rest: original(
+            self, x_BD, [change(mask) for mask in masks], *rest
+        )
 
     return put
 
 
 @jax.custom_vjp
 def _low_product(x_BD: jax.Array, weight: jax.Array) -> jax.Array:
-    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded to bfloat16."""
+    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded
+    to bfloat16.
+    """
     return _low(x_BD) @ _low(weight)
 
 
@@ -136,7 +145,9 @@ def _noted(original: Any) -> Any:
 
 
 def _traced(original: Any) -> Any:
-    """Layers compute with the parameters that they first had; gradients pass as if with those they have."""
+    """Layers compute with the parameters that they first had; gradients pass as if with those they
+    have.
+    """
 
     def outputs(self: Any, *arguments: Any) -> Any:
         for name, first in _first.items():
@@ -152,7 +163,9 @@ def _unbiased(original: Any) -> Any:
     def forward(self: Any, z_BH: jax.Array) -> jax.Array:
         centred_BH = z_BH - z_BH.mean(-1, keepdims=True)
         variance_B1 = z_BH.var(-1, ddof=1, keepdims=True)
-        normalised_BH: jax.Array = centred_BH / jnp.sqrt(variance_B1 + self.epsilon) * self.scale + self.bias
+        normalised_BH: jax.Array = (
+            centred_BH / jnp.sqrt(variance_B1 + self.epsilon) * self.scale + self.bias
+        )
         return normalised_BH
 
     return forward
@@ -169,7 +182,9 @@ def _evaluating(original: Any) -> Any:
 
 def _loss_times(factor: Callable[[Any], Any]) -> Change:
     """The mean loss times factor(rows that count)."""
-    return lambda original: lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B, count) * factor(count)
+    return lambda original: (
+        lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B, count) * factor(count)
+    )
 
 
 def _gradient_times(factor: float) -> Change:
@@ -196,7 +211,9 @@ def _by_rows(original: Any) -> Any:
 
 
 def _last_class(original: Any) -> Any:
-    return lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B % outputs_BK.shape[-1], count)
+    return lambda loss, outputs_BK, y_B, count: original(
+        loss, outputs_BK, y_B % outputs_BK.shape[-1], count
+    )
 
 
 def _cut_off(activations: Any) -> Any:
@@ -204,11 +221,15 @@ def _cut_off(activations: Any) -> Any:
 
 
 def _clipped_as(**other: Any) -> Change:
-    return lambda original: lambda gradient, parameters: original(replace(gradient, **other), parameters)
+    return lambda original: (
+        lambda gradient, parameters: original(replace(gradient, **other), parameters)
+    )
 
 
 def _each_clipped(original: Any) -> Any:
-    return lambda gradient, parameters: jax.tree.map(lambda parameter: original(gradient, parameter), parameters)
+    return lambda gradient, parameters: jax.tree.map(
+        lambda parameter: original(gradient, parameter), parameters
+    )
 
 
 def _shifted(shift: Callable[[Any], Any]) -> Change:
@@ -226,7 +247,8 @@ def _shifted(shift: Callable[[Any], Any]) -> Change:
 
 def _rounded(original: Any) -> Any:
     return lambda *arguments: {
-        layer: table_T.astype(np.float32).astype(table_T.dtype) for layer, table_T in original(*arguments).items()
+        layer: table_T.astype(np.float32).astype(table_T.dtype)
+        for layer, table_T in original(*arguments).items()
     }
 
 
@@ -252,12 +274,16 @@ def _late(schedule: Any) -> Any:
 
 
 def _sgd(rule: Callable[..., Any]) -> Change:
-    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
+    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step,
+    momentum.
+    """
 
     def start(optimizer: Sgd, parameter: jax.Array) -> dict[str, jax.Array]:
         return {"momentum": jnp.zeros_like(parameter)}
 
-    def step(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(
+        optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
+    ) -> Any:
         taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
         return taken, {"momentum": momentum}
 
@@ -267,27 +293,37 @@ def _sgd(rule: Callable[..., Any]) -> Change:
     return lambda makers: makers | {"sgd": make}
 
 
-def _ascending(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _ascending(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return -lr * momentum, momentum
 
 
-def _forgetting(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _forgetting(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before * (update % 3 != 0) + gradient
     return lr * momentum, momentum
 
 
-def _skipping(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _skipping(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum * (update != 5), momentum
 
 
-def _not_a_number(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _not_a_number(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum + jnp.where(update == 5, jnp.nan, 0.0), momentum
 
 
-def _decaying_late(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _decaying_late(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     decay = optimizer.weight_decay * parameter  # the gradient comes with it
     momentum = optimizer.momentum * before + (gradient - decay)
     return lr * (momentum + decay), momentum
@@ -299,7 +335,9 @@ def _uncorrected(makers: Any) -> Any:
     def start(optimizer: Adam, parameter: jax.Array) -> dict[str, jax.Array]:
         return {"first": jnp.zeros_like(parameter), "second": jnp.zeros_like(parameter)}
 
-    def step(optimizer: Adam, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(
+        optimizer: Adam, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
+    ) -> Any:
         first = optimizer.beta1 * moments["first"] + (1 - optimizer.beta1) * gradient
         second = optimizer.beta2 * moments["second"] + (1 - optimizer.beta2) * gradient**2
         return lr * first / (jnp.sqrt(second) + optimizer.eps), {"first": first, "second": second}
@@ -321,7 +359,9 @@ def _in_training_mode(original: Any) -> Any:
 def _mean_of_means(original: Any) -> Any:
     def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
         starts = range(0, len(rows.y_N), BATCH)
-        parts = [original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts]
+        parts = [
+            original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts
+        ]
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -350,7 +390,9 @@ PLANTS: dict[str, dict[str, Change]] = {
     "kernel-transposed": {"model.nnx.Linear.__call__": _transposed},
     "bias-missing": {"model.nnx.Linear.__call__": _biasless},
     "activation-leaky": {"model.ACTIVATIONS": lambda every: every | {"relu": every["leaky_relu"]}},
-    "activation-gelu-tanh": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}},
+    "activation-gelu-tanh": {
+        "model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}
+    },
     "activation-silu": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["silu"]}},
     "norm-unbiased": {"norm.nnx.LayerNorm.__call__": _unbiased},
     "norm-evaluating": {"model.make_norm": _evaluating},
@@ -367,7 +409,9 @@ PLANTS: dict[str, dict[str, Change]] = {
     "gradients-negated": _of_loss(_gradient_times(-1.0)),
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
     "gradients-summed": _of_loss(_gradient_times(2.0)),
-    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
+    "gradients-at-the-kink": {
+        "model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}
+    },
     "gradients-relu-flipped": {"model.nnx.Linear.__call__": _nudged},
     "clip-missing": _of_clip(_clipped_as(clip="none")),
     "clip-by-value": _of_clip(_clipped_as(clip="value")),

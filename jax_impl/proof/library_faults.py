@@ -86,7 +86,9 @@ def _at(shift: Callable[[Any], Any]) -> Change:
 
 def _alike(original: Any) -> Any:
     """All parameters are given to the first transformation."""
-    return lambda transforms, labels: original(transforms, jax.tree.map(lambda _: min(transforms), labels))
+    return lambda transforms, labels: original(
+        transforms, jax.tree.map(lambda _: min(transforms), labels)
+    )
 
 
 def _larger_steps(original: Any) -> Any:
@@ -109,7 +111,9 @@ def _each_clipped(original: Any) -> Any:
     def clip_by_global_norm(max_norm: float) -> Any:
         made = original(max_norm)
         return optax.stateless(
-            lambda gradients, _: jax.tree.map(lambda g: made.update(g, optax.EmptyState())[0], gradients)
+            lambda gradients, _: jax.tree.map(
+                lambda g: made.update(g, optax.EmptyState())[0], gradients
+            )
         )
 
     return clip_by_global_norm
@@ -138,7 +142,9 @@ def _biasless(original: Any) -> Any:
 
 
 def _rows_in_float32(original: Any) -> Any:
-    return lambda layer, x_BD, *rest: original(layer, x_BD.astype(jnp.float32).astype(x_BD.dtype), *rest)
+    return lambda layer, x_BD, *rest: original(
+        layer, x_BD.astype(jnp.float32).astype(x_BD.dtype), *rest
+    )
 
 
 def _leaky(original: Any) -> Any:
@@ -207,7 +213,9 @@ PLANTS: dict[str, Change] = {
     "jax-adam-eps-root": called_with(eps=0.0, eps_root=1e-8),
     "jax-adam-nesterov": called_with(nesterov=True),
     "jax-bias-correction": lambda original: lambda moment, decay, count: moment,
-    "jax-late-bias-correction": lambda original: lambda moment, decay, count: original(moment, decay, count + 1),
+    "jax-late-bias-correction": lambda original: (
+        lambda moment, decay, count: original(moment, decay, count + 1)
+    ),
     "jax-moment": result(_slightly),
     "jax-amsgrad-b2": called_with(b2=0.99),
     "jax-adamax-eps": called_with(eps=1e-6),
@@ -262,6 +270,8 @@ PLANTS: dict[str, Change] = {
     "jax-scan": _backwards,
     "jax-fori-loop": _one_fewer,
     "jax-concatenate": result(_rounded),
-    "jax-cond": lambda original: lambda chosen, one, other, *rest: original(chosen, other, one, *rest),
+    "jax-cond": lambda original: (
+        lambda chosen, one, other, *rest: original(chosen, other, one, *rest)
+    ),
 }
 """Key -> what its function is changed to."""

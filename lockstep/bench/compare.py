@@ -1,4 +1,6 @@
-"""Two benchmarks of the same workloads on the same machine: what became faster or slower, and what is noise."""
+"""Two benchmarks of the same workloads on the same machine: what became faster or slower, and what
+is noise.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,16 +16,22 @@ from lockstep.errors import InputError
 __all__ = ["Change", "changes", "print_changes"]
 
 REFERENCE = "c"
-"""Its time is divided out, round by round, where both files have it: the machine's own speed changes too."""
+"""Its time is divided out, round by round, where both files have it: the machine's own speed
+changes too.
+"""
 SLACK = 1.05
-"""Two runs of the same program may differ by so much for reasons that no interval within a run can see."""
+"""Two runs of the same program may differ by so much for reasons that no interval within a run can
+see.
+"""
 DOUBT = 0.05
 """The chance, over all contenders together, that what did not change is called slower or faster."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """By how much the new time is the old one, with an interval; and the verdict: faster, slower or noise."""
+    """By how much the new time is the old one, with an interval; and the verdict: faster, slower or
+    noise.
+    """
 
     workload: str
     contender: str
@@ -46,14 +54,19 @@ def changes(old: Results, new: Results) -> list[Change]:
         InputError: they are of other machines, of other workloads, or have no contender in common.
     """
     if old.machine != new.machine:
-        named = next(name for name in old.machine | new.machine if old.machine.get(name) != new.machine.get(name))
+        named = next(
+            name
+            for name in old.machine | new.machine
+            if old.machine.get(name) != new.machine.get(name)
+        )
         raise InputError(
             f"--compare: machine.{named} is {old.machine.get(named)!r} in the first file and "
             f"{new.machine.get(named)!r} in the second: times of two machines do not compare"
         )
     if old.workloads.keys() != new.workloads.keys():
         raise InputError(
-            f"--compare: the first file has {', '.join(old.workloads)} and the second {', '.join(new.workloads)}"
+            f"--compare: the first file has {', '.join(old.workloads)} and the second "
+            f"{', '.join(new.workloads)}"
         )
     pairs = []
     for name, before in old.workloads.items():
@@ -66,7 +79,8 @@ def changes(old: Results, new: Results) -> list[Change]:
     if not pairs:
         raise InputError("--compare: no contender was timed in both files")
     return [
-        Change(name, contender, *ratio_interval(*samples, DOUBT / len(pairs))) for name, contender, samples in pairs
+        Change(name, contender, *ratio_interval(*samples, DOUBT / len(pairs)))
+        for name, contender, samples in pairs
     ]
 
 
@@ -93,12 +107,16 @@ def print_changes(found: list[Change], console: Console) -> int:
         interval = "too few rounds"
         if change.high < math.inf:
             interval = f"{three_digits(change.low)}-{three_digits(change.high)}"
-        table.add_row(change.workload, change.contender, three_digits(change.ratio), interval, change.verdict)
+        table.add_row(
+            change.workload, change.contender, three_digits(change.ratio), interval, change.verdict
+        )
     console.print(table)
     slower = [change for change in found if change.verdict == "slower"]
     console.print(
-        f"{len(slower)} of {len(found)} slower. Times are over the C floor's of the same round where both have it; the "
-        f"intervals together hold with {100 * (1 - DOUBT):g} %, and what lies within {SLACK:g} times is noise.",
+        f"{len(slower)} of {len(found)} slower. Times are over the C floor's of the same "
+        "round where both have it; the "
+        f"intervals together hold with {100 * (1 - DOUBT):g} %, and what lies within "
+        f"{SLACK:g} times is noise.",
         highlight=False,
     )
     return 1 if slower else 0

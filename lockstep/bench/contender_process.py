@@ -1,4 +1,6 @@
-"""The process of one contender: trains once, proves what it trains, then times a run for each line it is sent."""
+"""The process of one contender: trains once, proves what it trains, then times a run for each line
+it is sent.
+"""
 
 import json
 import resource
@@ -21,7 +23,9 @@ SHORTEST = 0.1
 
 
 def main() -> None:
-    """Read the work as one JSON line, then "prove" and "run" in lines of their own; answer each with one JSON line."""
+    """Read the work as one JSON line, then "prove" and "run" in lines of their own; answer each
+    with one JSON line.
+    """
     work = json.loads(sys.stdin.readline())
     begin = perf_counter()
     try:
@@ -35,7 +39,9 @@ def main() -> None:
         _answer({"skipped": f"{error.name} is not installed", "missing": error.name})
     except Unable as error:
         _answer({"skipped": str(error)})
-    except Exception as error:  # a compiler that is missing or fails, an operation that is not supported
+    except (
+        Exception
+    ) as error:  # a compiler that is missing or fails, an operation that is not supported
         _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
@@ -62,9 +68,13 @@ def _peak_mib() -> float:
     """This process's largest resident memory until now."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux counts in ru_maxrss what the process was forked from
-        (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        (peak,) = (
+            line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")
+        )
         return int(peak) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> Prepared:
@@ -73,7 +83,9 @@ def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> P
     from lockstep.recipe import Recipe
 
     members = [PreparedData.load(Path(path)) for path in data]
-    prepared: Prepared = make(work["contender"])(Recipe.from_dict(recipe), members, work["device"], work["threads"])
+    prepared: Prepared = make(work["contender"])(
+        Recipe.from_dict(recipe), members, work["device"], work["threads"]
+    )
     return prepared
 
 
@@ -83,14 +95,18 @@ def _prove(work: dict[str, Any]) -> dict[str, Any]:
     prepared.reset()
     prepared.run()
     assert prepared.parameters is not None
-    found = {f"{s}/{name}": a for s, member in enumerate(prepared.parameters()) for name, a in member.items()}
+    found = {
+        f"{s}/{name}": a
+        for s, member in enumerate(prepared.parameters())
+        for name, a in member.items()
+    }
     write_tensors(Path(work["proof"]["out"]), PARAMETERS, {}, found)
     return {}
 
 
 def _run(prepared: Prepared) -> dict[str, Any]:
-    """The mean of as many runs as take `SHORTEST`: a shorter time could fall between two turns of a busy machine's
-    other processes, and a longer one could not."""
+    """The mean of as many runs as take `SHORTEST`: a shorter time could fall between two turns of a
+    busy machine's other processes, and a longer one could not."""
     seconds, runs = 0.0, 0
     while seconds < SHORTEST:
         prepared.reset()

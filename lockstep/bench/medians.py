@@ -9,9 +9,11 @@ __all__ = ["median_interval", "ratio_interval", "ratios", "three_digits"]
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:
-    """The median, and an interval that holds the true one with at least 95 % confidence: order statistics by the
-    binomial distribution (Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2). With fewer than 6
-    samples the interval is from the least to the greatest, and its confidence 1 - 2^(1-n) is below that."""
+    """The median, and an interval that holds the true one with at least 95 % confidence: order
+    statistics by the binomial distribution (Conover, Practical Nonparametric Statistics, 3rd ed.,
+    section 3.2). With fewer than 6
+    samples the interval is from the least to the greatest, and its confidence 1 - 2^(1-n) is below
+    that."""
     ordered, n = sorted(samples), len(samples)
     pascal = [1]
     for _ in range(n):
@@ -28,11 +30,13 @@ def ratios(samples: Sequence[float], over: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(samples, over, strict=True)]
 
 
-def ratio_interval(old: Sequence[float], new: Sequence[float], doubt: float) -> tuple[float, float, float]:
-    """By how much new is old, and an interval that holds it with a confidence of at least 1 - `doubt`, for samples of
-    two runs whose distributions differ by a factor: order statistics of all ratios by the distribution of the
-    Mann-Whitney statistic (Hodges and Lehmann 1963; Conover, section 5.4). Without limits where there are too few
-    samples to say."""
+def ratio_interval(
+    old: Sequence[float], new: Sequence[float], doubt: float
+) -> tuple[float, float, float]:
+    """By how much new is old, and an interval that holds it with a confidence of at least 1 -
+    `doubt`, for samples of two runs whose distributions differ by a factor: order statistics of all
+    ratios by the distribution of the Mann-Whitney statistic (Hodges and Lehmann 1963; Conover,
+    section 5.4). Without limits where there are too few samples to say."""
     ordered = sorted(b / a for a in old for b in new)
     count_U = _counts(len(old), len(new))
     allowed, below, outside = doubt / 2 * sum(count_U), 0, 0

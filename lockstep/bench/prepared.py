@@ -16,16 +16,18 @@ __all__ = ["Prepared", "Unable", "all_batches", "common_optimizer", "members_of"
 
 
 class Unable(Exception):
-    """A contender has no form of what it is asked for, or not here; it is skipped, and this says why."""
+    """A contender has no form of what it is asked for, or not here; it is skipped, and this says
+    why.
+    """
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A contender ready to go.
 
-    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once the device has
-    finished; `parameters` are those of each member after the last run, None where nothing is trained; `environment`
-    says what ran it; `trained` is how many members a run trains.
+    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once
+    the device has finished; `parameters` are those of each member after the last run, None where
+    nothing is trained; `environment` says what ran it; `trained` is how many members a run trains.
     """
 
     reset: Callable[[], None]
@@ -36,10 +38,16 @@ class Prepared:
 
 
 def all_batches(data: PreparedData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    """Rows (T, B, D) and targets (T, B) of every batch of the run, and how many rows of each count."""
+    """Rows (T, B, D) and targets (T, B) of every batch of the run, and how many rows of each
+    count.
+    """
     epochs = [data.batches(epoch) for epoch in range(data.epochs)]
     rows_TB = np.concatenate([epoch.rows_TB for epoch in epochs])
-    return data.train_x_ND[rows_TB], data.train_y_N[rows_TB], np.concatenate([epoch.count_T for epoch in epochs])
+    return (
+        data.train_x_ND[rows_TB],
+        data.train_y_N[rows_TB],
+        np.concatenate([epoch.count_T for epoch in epochs]),
+    )
 
 
 def require_common(recipe: Recipe) -> None:
@@ -49,9 +57,19 @@ def require_common(recipe: Recipe) -> None:
         Unable: says which part of the recipe.
     """
     model, optimizer = recipe.model, recipe.optimizer
-    if recipe.loss != Loss() or model.activation != "relu" or model.norm != "none" or model.dropout or not model.bias:
+    if (
+        recipe.loss != Loss()
+        or model.activation != "relu"
+        or model.norm != "none"
+        or model.dropout
+        or not model.bias
+    ):
         raise Unable("has cross entropy over ReLU layers with biases, nothing else")
-    if recipe.gradient != Gradient() or recipe.average != Average() or recipe.training.compute != "same":
+    if (
+        recipe.gradient != Gradient()
+        or recipe.average != Average()
+        or recipe.training.compute != "same"
+    ):
         raise Unable("has neither clipping, accumulation, averages nor mixed precision")
     numbers = ("momentum", "weight_decay", "beta1", "beta2", "eps")
     plain = {name: getattr(optimizer, name) for name in numbers if hasattr(optimizer, name)}

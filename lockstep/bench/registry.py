@@ -13,7 +13,9 @@ __all__ = ["ALWAYS", "CONTENDERS", "ENSEMBLES", "GROUPS", "Entry", "chosen", "is
 
 
 CHECKOUT = Path(__file__).parents[2] / "benchmarks"
-"""What lies in a checkout alone: floors, peers, and parts of an update; no part of an installed lockstep."""
+"""What lies in a checkout alone: floors, peers, and parts of an update; no part of an installed
+lockstep.
+"""
 PARTS = ("rate", "forward", "gradient", "step")
 """Of an update: what `benchmarks.micro` times alone."""
 FLOAT32 = 1e-7
@@ -24,10 +26,11 @@ FLOAT32 = 1e-7
 class Entry:
     """A contender.
 
-    `make` is the function that prepares it, by its full name; an argument follows a colon. `group` is what `--against`
-    names, and `imports` the module that the clock of imports loads, after `environment` is set. `extra` is what of
-    lockstep's extras installs it; `bound` is how far from the oracle it may end in float64. `trains_all` says whether
-    it trains all members where there are many.
+    `make` is the function that prepares it, by its full name; an argument follows a colon. `group`
+    is what `--against` names, and `imports` the module that the clock of imports loads, after
+    `environment` is set. `extra` is what of lockstep's extras installs it; `bound` is how far from
+    the oracle it may end in float64. `trains_all` says whether it trains all members where there
+    are many.
     """
 
     make: str
@@ -40,7 +43,9 @@ class Entry:
 
 
 def _keras(make: str, backend: str, bound: float = SEMANTICS) -> Entry:
-    return Entry(f"benchmarks.peers.{make}", "keras", "keras", "peers", {"KERAS_BACKEND": backend}, bound)
+    return Entry(
+        f"benchmarks.peers.{make}", "keras", "keras", "peers", {"KERAS_BACKEND": backend}, bound
+    )
 
 
 def _floor(make: str, group: str, imports: str, extra: str = "") -> Entry:
@@ -54,13 +59,17 @@ ALONE = {
     "numpy products": _floor("numpy_products", "products", "numpy"),
     "torch steps": Entry("pt_impl.bench.engines.steps", "own", "pt_impl.train", "torch"),
     "torch fast": Entry("pt_impl.bench.engines.fast", "own", "pt_impl.fast.train", "torch"),
-    "torch unrecorded": Entry("pt_impl.bench.engines.unrecorded", "recording", "pt_impl.fast.train", "torch"),
+    "torch unrecorded": Entry(
+        "pt_impl.bench.engines.unrecorded", "recording", "pt_impl.fast.train", "torch"
+    ),
     "torch graph": Entry("pt_impl.bench.engines.graph", "own", "pt_impl.model", "torch"),
     "torch compiled": Entry("pt_impl.bench.engines.compiled", "compiled", "pt_impl.train", "torch"),
     "jax steps": Entry("jax_impl.bench.engines.steps", "own", "jax_impl.train", "jax"),
     "jax whole run": Entry("jax_impl.bench.engines.compiled", "own", "jax_impl.train", "jax"),
     "jax fast": Entry("jax_impl.bench.engines.fast", "own", "jax_impl.fast.train", "jax"),
-    "jax unrecorded": Entry("jax_impl.bench.engines.unrecorded", "recording", "jax_impl.fast.train", "jax"),
+    "jax unrecorded": Entry(
+        "jax_impl.bench.engines.unrecorded", "recording", "jax_impl.fast.train", "jax"
+    ),
     "numpy": Entry("benchmarks.peers.numpy_loop", "numpy", "numpy"),
     "sklearn": Entry("benchmarks.peers.sklearn_classifier", "sklearn", "sklearn.neural_network"),
     "keras torch": _keras("keras_fit", "torch", FLOAT32),
@@ -71,7 +80,9 @@ ALONE = {
 }
 
 ALONE |= {
-    f"{backend} {part}": Entry(f"benchmarks.micro.{backend}_part:{part}", "micro", f"{twin}.train", backend)
+    f"{backend} {part}": Entry(
+        f"benchmarks.micro.{backend}_part:{part}", "micro", f"{twin}.train", backend
+    )
     for backend, twin in TWINS.items()
     for part in PARTS
 }
@@ -81,7 +92,11 @@ ENSEMBLES = {
     "c": ALONE["c"],
     "torch steps": ALONE["torch steps"],
     "torch ensemble": Entry(
-        "pt_impl.bench.ensemble.many_seeds", "own", "pt_impl.fast.ensemble", "torch", trains_all=True
+        "pt_impl.bench.ensemble.many_seeds",
+        "own",
+        "pt_impl.fast.ensemble",
+        "torch",
+        trains_all=True,
     ),
     "jax ensemble": Entry(
         "jax_impl.bench.ensemble.many_seeds",

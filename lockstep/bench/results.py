@@ -21,15 +21,18 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, ser_json_inf_nan="constants"
+    )
 
 
 class Outcome(_Checked):
-    """What one contender did: `samples`, or why there are none: `skipped`, or `differs`, its distance from the oracle.
+    """What one contender did: `samples`, or why there are none: `skipped`, or `differs`, its
+    distance from the oracle.
 
-    `samples` are seconds per update, one a round; of an ensemble the updates of all the members that it `trained`; 0
-    trains none. `cold_seconds` is from the start of the process to the end of the first run; `first_run_seconds` is
-    compiling, where there is any, and one run.
+    `samples` are seconds per update, one a round; of an ensemble the updates of all the members
+    that it `trained`; 0 trains none. `cold_seconds` is from the start of the process to the end of
+    the first run; `first_run_seconds` is compiling, where there is any, and one run.
     """
 
     samples: list[Seconds] = []
@@ -78,7 +81,8 @@ class Results(_Checked):
         """Read what `save` wrote.
 
         Raises:
-            InputError: not there, not a benchmark, of another schema version, or with a field that is wrong.
+            InputError: not there, not a benchmark, of another schema version, or with a field that
+            is wrong.
         """
         content = read_json(path, "not a JSON file")
         found = content.get("schema") if isinstance(content, dict) else ""
@@ -87,16 +91,22 @@ class Results(_Checked):
         if found.rpartition("/")[0] != kind:
             raise InputError(f"{path}: not a file of lockstep bench --out")
         if found != SCHEMA:
-            raise InputError(f"{path}: schema {found.rpartition('/')[2]}; this lockstep reads schema {version}")
+            raise InputError(
+                f"{path}: schema {found.rpartition('/')[2]}; this lockstep reads schema {version}"
+            )
         try:
             results = Results.model_validate_json(json.dumps(content))
         except ValidationError as error:
             fault = error.errors()[0]
-            raise InputError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
+            raise InputError(
+                f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}"
+            ) from None
         for name, measured in results.workloads.items():
             for contender, outcome in measured.contenders.items():
                 if (taken := len(outcome.samples)) not in (0, measured.rounds):
-                    raise InputError(f"{path}: {name}, {contender}: {taken} samples of {measured.rounds} rounds")
+                    raise InputError(
+                        f"{path}: {name}, {contender}: {taken} samples of {measured.rounds} rounds"
+                    )
         return results
 
 
@@ -105,7 +115,9 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         pass  # not Linux, or a processor that does not say
     return {"processor": model, "cores": os.cpu_count(), "system": platform.platform()}

@@ -1,4 +1,6 @@
-"""Contenders timed side by side: one process each, proved equal first, interleaved in random order."""
+"""Contenders timed side by side: one process each, proved equal first, interleaved in random
+order.
+"""
 
 import json
 import os
@@ -52,7 +54,11 @@ class Contender:
             stderr=subprocess.DEVNULL,
             text=True,
             # one GPU holds all contenders, and no compiler finds what an earlier process compiled
-            env={name: value for name, value in child_environment().items() if name != "JAX_COMPILATION_CACHE_DIR"}
+            env={
+                name: value
+                for name, value in child_environment().items()
+                if name != "JAX_COMPILATION_CACHE_DIR"
+            }
             | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
             | limit_threads(threads)
             | CONTENDERS[name].environment,
@@ -93,7 +99,9 @@ class _Work:
     truths: list[Parameters]
 
     def threads_of(self, contender: str) -> int:
-        """All of them where all members are trained; one that trains a single member has what is best for one."""
+        """All of them where all members are trained; one that trains a single member has what is
+        best for one.
+        """
         return self.threads if CONTENDERS[contender].trains_all else threads_for(self.members[0])
 
 
@@ -129,17 +137,29 @@ def run_bench(
     found = {}
     for workload in workloads:
         names = list(contenders) or chosen(tuple(against), ensemble=workload.seeds > 1)
-        found[workload.name] = measure(workload, names, device=device, rounds=rounds, console=console)
+        found[workload.name] = measure(
+            workload, names, device=device, rounds=rounds, console=console
+        )
         print_measured(workload.name, found[workload.name], console)
     results = Results(lockstep=__version__, machine=machine(), workloads=found)
-    console.print("\n" + ", ".join(f"{key}: {value}" for key, value in results.machine.items()), highlight=False)
+    console.print(
+        "\n" + ", ".join(f"{key}: {value}" for key, value in results.machine.items()),
+        highlight=False,
+    )
     if out is not None:
         results.save(out)
     outcomes = [pair for measured in found.values() for pair in measured.contenders.items()]
-    return int(any(CONTENDERS[name].group == "own" and outcome.differs is not None for name, outcome in outcomes))
+    return int(
+        any(
+            CONTENDERS[name].group == "own" and outcome.differs is not None
+            for name, outcome in outcomes
+        )
+    )
 
 
-def measure(workload: Workload, contenders: Sequence[str], *, device: str, rounds: int, console: Console) -> Measured:
+def measure(
+    workload: Workload, contenders: Sequence[str], *, device: str, rounds: int, console: Console
+) -> Measured:
     """One workload: each contender's process is started, proved and then timed.
 
     Raises:
@@ -178,7 +198,8 @@ def measure(workload: Workload, contenders: Sequence[str], *, device: str, round
         device=device,
         threads=work.threads,
         contenders={
-            name: outcome.model_copy(update={"samples": samples.get(name, [])}) for name, outcome in found.items()
+            name: outcome.model_copy(update={"samples": samples.get(name, [])})
+            for name, outcome in found.items()
         },
     )
 
@@ -194,7 +215,10 @@ def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
     if workload.proof_updates:
         proved = [first_updates(data, workload.proof_updates) for data in proved]
     with tempfile.TemporaryDirectory() as folder:
-        paths = [[Path(folder) / f"{kind}{s}" for s in range(len(of))] for kind, of in (("m", members), ("p", proved))]
+        paths = [
+            [Path(folder) / f"{kind}{s}" for s in range(len(of))]
+            for kind, of in (("m", members), ("p", proved))
+        ]
         for data, path in zip((*members, *proved), (path for of in paths for path in of)):
             data.save(path)
         truths = []
@@ -206,7 +230,11 @@ def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
             "recipe": asdict(recipe),
             "data": [str(path) for path in paths[0]],
             "device": device,
-            "proof": {"recipe": asdict(proof), "data": [str(path) for path in paths[1]], "out": f"{folder}/proof"},
+            "proof": {
+                "recipe": asdict(proof),
+                "data": [str(path) for path in paths[1]],
+                "out": f"{folder}/proof",
+            },
         }
         yield _Work(workload, members, device, threads, message, truths)
 
@@ -219,12 +247,16 @@ def _get_ready(contender: Contender, work: _Work) -> Outcome:
         if failed := contender.ask("prove"):
             answer = failed
         else:
-            error = _error(read_tensors(Path(work.message["proof"]["out"]), PARAMETERS)[1], work.truths)
+            error = _error(
+                read_tensors(Path(work.message["proof"]["out"]), PARAMETERS)[1], work.truths
+            )
     if "error" in answer:
         raise InputError(answer["error"])
     if "skipped" in answer:
         extra = CONTENDERS[contender.name].extra if "missing" in answer else ""
-        return Outcome(skipped=answer["skipped"] + (f": pip install 'lockstep[{extra}]'" if extra else ""))
+        return Outcome(
+            skipped=answer["skipped"] + (f": pip install 'lockstep[{extra}]'" if extra else "")
+        )
     if error is not None and not error <= CONTENDERS[contender.name].bound:
         return Outcome(differs=error, **answer)
     return Outcome(cold_seconds=cold, float64_error=error, **answer)
@@ -242,9 +274,13 @@ def _error(arrays: Mapping[str, Any], truths: Sequence[Parameters]) -> float:
 
 
 def compare_with_oracle(parameters: Mapping[str, Any], truth: Parameters) -> float:
-    """Largest difference of any parameter after the last float64 update, relative to its tensor's largest value;
-    infinite where names or shapes differ."""
-    if parameters.keys() != truth.keys() or any(parameters[name].shape != truth[name].shape for name in truth):
+    """Largest difference of any parameter after the last float64 update, relative to its tensor's
+    largest value; infinite where names or shapes differ."""
+    if parameters.keys() != truth.keys() or any(
+        parameters[name].shape != truth[name].shape for name in truth
+    ):
         return float("inf")
-    errors = [np.abs(parameters[name] - truth[name]).max() / np.abs(truth[name]).max() for name in truth]
+    errors = [
+        np.abs(parameters[name] - truth[name]).max() / np.abs(truth[name]).max() for name in truth
+    ]
     return float(np.max(errors))

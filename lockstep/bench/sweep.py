@@ -29,7 +29,9 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "updates": (10, 100, 1000),
     "seeds": (1, 4, 16, 64, 256),
 }
-"""What may grow, and its values: rows of a batch, units of each hidden layer, hidden layers, epochs, seeds at once."""
+"""What may grow, and its values: rows of a batch, units of each hidden layer, hidden layers,
+epochs, seeds at once.
+"""
 
 WRITER = "lockstep bench"
 KINDS = {".png": picture(WRITER), ".html": page(WRITER), ".json": RESULTS}
@@ -76,7 +78,9 @@ def run_sweep(
         check_output(out, KINDS[out.suffix], option="--out")
     names = contenders or (TOGETHER if what == "seeds" else ALONE)
     found = {
-        value: measure(_at(workload, what, value), names, device=device, rounds=rounds, console=console)
+        value: measure(
+            _at(workload, what, value), names, device=device, rounds=rounds, console=console
+        )
         for value in values or SWEEPS[what]
     }
     _print(workload, what, found, console)
@@ -100,7 +104,12 @@ def _at(workload: Workload, what: str, value: int) -> Workload:
 
 
 def _print(workload: Workload, what: str, found: Mapping[int, Measured], console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{workload.name}: {_unit(what)}", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{workload.name}: {_unit(what)}",
+        title_justify="left",
+    )
     table.add_column(what, justify="right")
     names = next(iter(found.values())).contenders
     for name in names:
@@ -109,7 +118,11 @@ def _print(workload: Workload, what: str, found: Mapping[int, Measured], console
         row = []
         for name in names:
             samples = measured.contenders[name].samples
-            shown = map(three_digits, median_interval([1e6 * sample for sample in samples])) if samples else ()
+            shown = (
+                map(three_digits, median_interval([1e6 * sample for sample in samples]))
+                if samples
+                else ()
+            )
             row.append("{}\n{}-{}".format(*shown) if samples else "-")
         table.add_row(str(value), *row)
     console.print(table)
@@ -121,7 +134,9 @@ def _unit(what: str) -> str:
 
 def _content(out: Path, workload: Workload, what: str, found: Mapping[int, Measured]) -> bytes:
     if out.suffix == ".json":
-        workloads = {f"{workload.name}, {what} {value}": measured for value, measured in found.items()}
+        workloads = {
+            f"{workload.name}, {what} {value}": measured for value, measured in found.items()
+        }
         results = Results(lockstep=__version__, machine=machine(), workloads=workloads)
         return results.model_dump_json(by_alias=True, indent=2).encode()
     curves: dict[str, Curve] = {}
@@ -164,7 +179,7 @@ const axis = (title, more) => ({{title: {{text: title}}, type: "log", ...more}})
 const axes = {{xaxis: axis({what}, {{tickvals: {values}}}), yaxis: axis({unit}, {{dtick: "D2"}})}};
 Plotly.newPlot("plot", {curves}, axes, {{responsive: true}});
 </script></body></html>
-"""
+"""  # noqa: E501
 
 
 def _html(title: str, what: str, values: Sequence[int], curves: Mapping[str, Curve]) -> bytes:
@@ -175,8 +190,14 @@ def _html(title: str, what: str, values: Sequence[int], curves: Mapping[str, Cur
         bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
         lines.append({"name": name, "x": xs, "y": ys, "error_y": bars, "mode": "lines+markers"})
     shown, x_axis, y_axis, ticks = (
-        json.dumps(content).replace("<", "\\u003c") for content in (lines, what, _unit(what), values)
+        json.dumps(content).replace("<", "\\u003c")
+        for content in (lines, what, _unit(what), values)
     )
     return PAGE.format(
-        title=html.escape(title), plotly=plotly_script(), curves=shown, what=x_axis, unit=y_axis, values=ticks
+        title=html.escape(title),
+        plotly=plotly_script(),
+        curves=shown,
+        what=x_axis,
+        unit=y_axis,
+        values=ticks,
     ).encode()

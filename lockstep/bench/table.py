@@ -18,18 +18,25 @@ __all__ = ["print_measured"]
 
 def print_measured(name: str, measured: Measured, console: Console) -> None:
     """The times, then the bars, then who was not timed and why, then what ran each."""
-    timed = {contender: outcome for contender, outcome in measured.contenders.items() if outcome.samples}
-    of = f"{measured.updates} updates" + (f" of {measured.seeds} seeds" if measured.seeds > 1 else "")
+    timed = {
+        contender: outcome for contender, outcome in measured.contenders.items() if outcome.samples
+    }
+    of = f"{measured.updates} updates" + (
+        f" of {measured.seeds} seeds" if measured.seeds > 1 else ""
+    )
     training = measured.recipe["training"]
     console.print(
-        f"\n{name}: time per update, steady state: {of}, {training['batch']} rows, {training['dtype']}; "
-        f"{measured.threads} thread{'s' * (measured.threads > 1)}; {measured.rounds} interleaved rounds",
+        f"\n{name}: time per update, steady state: {of}, {training['batch']} rows, "
+        f"{training['dtype']}; "
+        f"{measured.threads} thread{'s' * (measured.threads > 1)}; {measured.rounds} "
+        "interleaved rounds",
         highlight=False,
         style="bold",
     )
     console.print(_times(timed, measured.rounds))
     console.print(
-        "first run: compiling, where there is any, and one run; cold: a whole process to the end of its first run; "
+        "first run: compiling, where there is any, and one run; cold: a whole process to "
+        "the end of its first run; "
         "products: the needed matrix products alone\n",
         highlight=False,
     )
@@ -39,14 +46,24 @@ def print_measured(name: str, measured: Measured, console: Console) -> None:
             far = f"{outcome.differs:.1e} from the oracle in float64"
             if outcome.differs == float("inf"):
                 far = "parameters of other names or shapes"
-            console.print(f"{contender}: computes something else ({far}): not timed", highlight=False)
-    reasons = dict.fromkeys(outcome.skipped for outcome in measured.contenders.values() if outcome.skipped)
+            console.print(
+                f"{contender}: computes something else ({far}): not timed", highlight=False
+            )
+    reasons = dict.fromkeys(
+        outcome.skipped for outcome in measured.contenders.values() if outcome.skipped
+    )
     for reason in reasons:
-        skipped = [name for name, outcome in measured.contenders.items() if outcome.skipped == reason]
-        console.print(f"{', '.join(skipped)}: skipped: {printable(reason)}", soft_wrap=True, highlight=False)
+        skipped = [
+            name for name, outcome in measured.contenders.items() if outcome.skipped == reason
+        ]
+        console.print(
+            f"{', '.join(skipped)}: skipped: {printable(reason)}", soft_wrap=True, highlight=False
+        )
     for contender, outcome in timed.items():
         settings = ", ".join(f"{key} {value}" for key, value in outcome.environment.items())
-        error = "" if outcome.float64_error is None else f"; float64 error {outcome.float64_error:.1e}"
+        error = (
+            "" if outcome.float64_error is None else f"; float64 error {outcome.float64_error:.1e}"
+        )
         console.print(f"{contender}: {printable(settings)}{error}", highlight=False)
 
 
@@ -55,13 +72,26 @@ def _times(timed: dict[str, Outcome], rounds: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("contender", no_wrap=True)
     interval = "95 %" if rounds >= 6 else "range"  # fewer samples carry no such interval
-    for header in (f"us/update\n{interval}", f"x fastest\n{interval}", "import\ns", "first\nrun s", "cold\ns", "MiB\n"):
+    for header in (
+        f"us/update\n{interval}",
+        f"x fastest\n{interval}",
+        "import\ns",
+        "first\nrun s",
+        "cold\ns",
+        "MiB\n",
+    ):
         table.add_column(header, justify="right", no_wrap=True)
     for name, outcome in timed.items():
         time = _shown([1e6 * sample for sample in outcome.samples])
         ratio = _shown(ratios(outcome.samples, timed[fastest].samples))
         once = (outcome.import_seconds, outcome.first_run_seconds, outcome.cold_seconds)
-        table.add_row(name, time, ratio, *(f"{value:.1f}" for value in once if value), f"{outcome.peak_mib:.0f}")
+        table.add_row(
+            name,
+            time,
+            ratio,
+            *(f"{value:.1f}" for value in once if value),
+            f"{outcome.peak_mib:.0f}",
+        )
     return table
 
 

@@ -60,10 +60,13 @@ def threads_for(data: PreparedData) -> int:
 
 
 def first_updates(data: PreparedData, updates: int) -> PreparedData:
-    """The data of a run's first updates alone: the same batches in the same order, and nothing after them. For a
-    schedule in updates that does not depend on the length of the run, and without dropout or accumulation."""
+    """The data of a run's first updates alone: the same batches in the same order, and nothing
+    after them. For a schedule in updates that does not depend on the length of the run, and without
+    dropout or accumulation."""
     used_N = data.batches(0).rows_TB[:updates].ravel()
-    short = replace(data, train_x_ND=data.train_x_ND[used_N], train_y_N=data.train_y_N[used_N], epochs=1)
+    short = replace(
+        data, train_x_ND=data.train_x_ND[used_N], train_y_N=data.train_y_N[used_N], epochs=1
+    )
     # the fewer rows are drawn in another order: they are put where that order finds them
     place_N = np.argsort(short.batches(0).rows_TB.ravel())
     return replace(short, train_x_ND=short.train_x_ND[place_N], train_y_N=short.train_y_N[place_N])

@@ -21,11 +21,20 @@ __all__ = ["bench"]
     metavar="GROUP,...",
     default="c,products",
     show_default=True,
-    help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled, recording (the fast "
+    help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled, "
+    "recording (the fast "
     "engines without it), micro (parts of an update alone); or all.",
 )
-@click.option("--rounds", type=click.IntRange(3, 10_000), default=7, show_default=True, help="Times each is measured.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(3, 10_000),
+    default=7,
+    show_default=True,
+    help="Times each is measured.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too."
+)
 @click.option(
     "--sweep",
     type=click.Choice(["batch", "width", "depth", "updates", "seeds"]),
@@ -51,8 +60,8 @@ def bench(
     sweep: str | None,
     compared: tuple[Path, Path] | None,
 ) -> int:
-    """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST), W3 (256 seeds of
-    W1) or any RECIPE; each is proved to train the same first."""
+    """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST),
+    W3 (256 seeds of W1) or any RECIPE; each is proved to train the same first."""
     from lockstep.bench.compare import changes, print_changes
     from lockstep.bench.results import Results
     from lockstep.bench.run import run_bench
@@ -62,7 +71,10 @@ def bench(
 
     if compared is not None:
         if workloads or sweep or out or data_path or overrides:
-            raise InputError("--compare: measures nothing, and takes no workloads, --set, --data, --sweep or --out")
+            raise InputError(
+                "--compare: measures nothing, and takes no workloads, --set, --data, "
+                "--sweep or --out"
+            )
         return print_changes(changes(*map(Results.load, compared)), make_console())
     chosen = []
     for name in workloads or ("W1",):
@@ -70,7 +82,12 @@ def bench(
             chosen.append(find_workload(name, overrides))
         else:
             chosen.append(Workload(name, chosen_recipe(name, data_path, target, overrides)))
-    common: dict[str, Any] = {"device": device, "rounds": rounds, "out": out, "console": make_console()}
+    common: dict[str, Any] = {
+        "device": device,
+        "rounds": rounds,
+        "out": out,
+        "console": make_console(),
+    }
     if sweep is None:
         return run_bench(chosen, against=_groups(against), **common)
     if len(chosen) > 1:
@@ -85,8 +102,12 @@ def _groups(against: str) -> tuple[str, ...]:
     if named == ("all",):
         return GROUPS
     if not named:
-        raise InputError(f"--against {against!r}: names no group; there are {', '.join(GROUPS)}, and all")
+        raise InputError(
+            f"--against {against!r}: names no group; there are {', '.join(GROUPS)}, and all"
+        )
     for group in named:
         if group not in GROUPS:
-            raise InputError(f"--against {group}: no such group; there are {', '.join(GROUPS)}, and all")
+            raise InputError(
+                f"--against {group}: no such group; there are {', '.join(GROUPS)}, and all"
+            )
     return named

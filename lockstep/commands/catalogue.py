@@ -28,12 +28,18 @@ __all__ = ["atlas", "curve", "matrix", "rates"]
 
 @click.command(short_help="Measure every choice in both frameworks against the oracle.")
 @click.argument("words", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table as Markdown too.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the table as Markdown too.",
+)
 @device_option
 def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
-    """Train every schedule, optimizer, loss and layer in both frameworks and show how far each is from the oracle.
+    """Train every schedule, optimizer, loss and layer in both frameworks and show how far each is
+    from the oracle.
 
-    WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does not hold.
+    WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does
+    not hold.
     """
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
@@ -43,10 +49,14 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     from lockstep.studies.matrix_entries import entries
 
     every = entries()
-    chosen = [entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)]
+    chosen = [
+        entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)
+    ]
     if not chosen:
         groups = ", ".join(dict.fromkeys(entry.group for entry in every))
-        raise InputError(f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}")
+        raise InputError(
+            f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}"
+        )
     if out is not None:
         check_output(out, MATRIX, option="--out")
     with training_progress() as report:
@@ -60,12 +70,28 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
 @click.command(short_help="Show the learning rate of every update.")
 @click.argument("recipe", required=False)
 @click.option(
-    "--preset", "presets", multiple=True, metavar="NAME[,KNOB=VALUE]", help="A library's schedule; repeatable."
+    "--preset",
+    "presets",
+    multiple=True,
+    metavar="NAME[,KNOB=VALUE]",
+    help="A library's schedule; repeatable.",
 )
-@click.option("--peak", type=FiniteFloat(min=0, min_open=True), help="Of the presets; default 0.01.")
-@click.option("--warmup", type=click.IntRange(min=0), help="Of the presets, in updates; default a tenth of the run.")
-@click.option("--updates", type=click.IntRange(1, 10_000_000), help="Length of the run; default 1000, or the recipe's.")
-@click.option("--length", type=click.IntRange(min=1), help="T of the presets, where it is not the run's.")
+@click.option(
+    "--peak", type=FiniteFloat(min=0, min_open=True), help="Of the presets; default 0.01."
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    help="Of the presets, in updates; default a tenth of the run.",
+)
+@click.option(
+    "--updates",
+    type=click.IntRange(1, 10_000_000),
+    help="Length of the run; default 1000, or the recipe's.",
+)
+@click.option(
+    "--length", type=click.IntRange(min=1), help="T of the presets, where it is not the run's."
+)
 @set_option
 @click.option(
     "--out",
@@ -84,10 +110,11 @@ def curve(
     overrides: Sequence[str],
     outs: Sequence[Path],
 ) -> int:
-    """Show the learning rate of every update: of RECIPE, of libraries' schedules, or of several over one another.
+    """Show the learning rate of every update: of RECIPE, of libraries' schedules, or of several
+    over one another.
 
-    With RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine` alone needs no
-    recipe; `--preset list` names all.
+    With RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine`
+    alone needs no recipe; `--preset list` names all.
     """
     from lockstep.files.memory import refuse_too_large
     from lockstep.files.outputs import check_output, write_file
@@ -104,7 +131,9 @@ def curve(
         return 0
     for knob, value in (("peak", peak), ("warmup", warmup), ("length", length)):
         if value is not None and not presets:
-            raise InputError(f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}")
+            raise InputError(
+                f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}"
+            )
     named, chosen = recipe or "seed", None
     if recipe is not None or not presets or overrides:
         chosen = chosen_recipe(named, None, None, overrides)
@@ -120,15 +149,25 @@ def curve(
         warmup = curves[0].warmup if warmup is None else warmup
         updates = len(curves[0].rates_T)
     free = [
-        PRESETS["schedule"][name].free for name in (p.split(",")[0] for p in presets) if name in PRESETS["schedule"]
+        PRESETS["schedule"][name].free
+        for name in (p.split(",")[0] for p in presets)
+        if name in PRESETS["schedule"]
     ]
     for knob, value in (("warmup", warmup), ("length", length)):
-        if value is not None and recipe is None and free and not any(knob in having for having in free):
+        if (
+            value is not None
+            and recipe is None
+            and free
+            and not any(knob in having for having in free)
+        ):
             raise InputError(f"--{knob} {value}: none of these presets has a {knob}")
     updates = updates or 1000
     warmup = updates // 10 if warmup is None else warmup
     refuse_too_large(f"--updates {updates}: {len(presets)} presets", 3 * 8 * updates * len(presets))
-    curves += [preset_curve(name, peak=peak, warmup=warmup, updates=updates, length=length) for name in presets]
+    curves += [
+        preset_curve(name, peak=peak, warmup=warmup, updates=updates, length=length)
+        for name in presets
+    ]
     if len(curves) > 26:
         raise InputError(f"--preset: at most 26 curves at a time, got {len(curves)}")
     applied = applied_rates(curves) if any(out.suffix == ".npz" for out in outs) else {}
@@ -155,11 +194,18 @@ def rates(backend: str, tables: Path, out: Path) -> int:
 
 @click.command(short_help="Look up a trap between the two frameworks.")
 @click.argument("words", nargs=-1, metavar="[WORD]")
-@click.option("--check", "checks", is_flag=True, help="Run the pages with what is installed: which traps moved?")
+@click.option(
+    "--check",
+    "checks",
+    is_flag=True,
+    help="Run the pages with what is installed: which traps moved?",
+)
 def atlas(words: Sequence[str], checks: bool) -> int:
-    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none lists all.
+    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none
+    lists all.
 
-    With --check it exits with 0 where every figure is the one recorded for these versions, 1 where one moved, 2 where
+    With --check it exits with 0 where every figure is the one recorded for these versions, 1 where
+    one moved, 2 where
     a page cannot run.
     """
     from lockstep.report.atlas import print_index, print_page
@@ -200,5 +246,8 @@ def _recipe_curve(name: str, recipe: "Recipe", updates: int | None) -> "Curve":
     if updates is None:
         return Curve.of(name, recipe, prepare(recipe).updates_per_epoch)
     if recipe.schedule.unit == "epoch":
-        raise InputError(f"--updates {updates}: the schedule of {name} counts epochs, whose updates its data gives")
+        raise InputError(
+            f"--updates {updates}: the schedule of {name} counts epochs, whose updates its "
+            "data gives"
+        )
     return Curve.of(name, recipe.with_values({"training.epochs": updates}), 1)

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from lockstep.diagnose.pairs import Pair
     from lockstep.records.trace import Trace
 
-__all__ = ["compare", "junit_option", "load_pair", "names", "names_option", "noise_option", "refusals_in"]
+__all__ = [
+    "compare",
+    "junit_option",
+    "load_pair",
+    "names",
+    "names_option",
+    "noise_option",
+    "refusals_in",
+]
 
 junit_option = click.option(
-    "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as JUnit XML too."
+    "--junit",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the result as JUnit XML too.",
 )
 
 names_option = click.option(
@@ -32,7 +43,8 @@ noise_option = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="TRACE",
-    help="Of your own loops: a rerun, or a run with a perturbed start, of either side; may be repeated.",
+    help="Of your own loops: a rerun, or a run with a perturbed start, of either side; may be "
+    "repeated.",
 )
 
 
@@ -42,11 +54,14 @@ noise_option = click.option(
 @names_option
 @noise_option
 @junit_option
-def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], junit: Path | None) -> int:
-    """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or inconclusive.
+def compare(
+    a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], junit: Path | None
+) -> int:
+    """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or
+    inconclusive.
 
-    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared, 3 where nothing diverges
-    but not all can be judged.
+    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared, 3
+    where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.engine import unequal_settings
@@ -75,14 +90,24 @@ def compare(a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], 
 @click.command(short_help="Propose which names of one loop are which of the other.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The TOML file to write.")
 @click.option(
-    "--given", type=click.Path(path_type=Path), metavar="FILE", help="A name map with lines that are settled already."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The TOML file to write.",
+)
+@click.option(
+    "--given",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A name map with lines that are settled already.",
 )
 def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
     """Propose which of B's names and layouts are which of A's, for two traces of your own loops.
 
-    Drawn from the shapes and values of the initial parameters, and refused where these leave a choice.
+    Drawn from the shapes and values of the initial parameters, and refused where these leave a
+    choice.
     """
     from lockstep.diagnose.names import load_names, save_names
     from lockstep.diagnose.propose import propose
@@ -96,13 +121,18 @@ def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
     echo(f"{out}: {len(found.names)} parameters, {turned} of them laid out otherwise")
     for reason in dict.fromkeys(reasons.values()):
         told_by = [printable(name) for name in found.names if reasons[name] == reason]
-        echo(f"  {len(told_by)} by {reason}" + (f": {', '.join(told_by)}" if "shape" in reason else ""))
+        echo(
+            f"  {len(told_by)} by {reason}"
+            + (f": {', '.join(told_by)}" if "shape" in reason else "")
+        )
     return 0
 
 
 @contextmanager
 def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
-    """Where traces cannot be compared, the file says so too: nobody takes an older result for this one."""
+    """Where traces cannot be compared, the file says so too: nobody takes an older result for this
+    one.
+    """
     from lockstep.files.outputs import write_file
     from lockstep.report.junit import JUNIT, junit_error
 
@@ -115,7 +145,11 @@ def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
 
 
 def load_pair(
-    a: Path, b: Path, names_file: Path | None = None, noise: tuple[Path, ...] = (), oracle: Path | None = None
+    a: Path,
+    b: Path,
+    names_file: Path | None = None,
+    noise: tuple[Path, ...] = (),
+    oracle: Path | None = None,
 ) -> "Pair":
     """The traces in these files, aligned where they are of somebody's own loops.
 
@@ -127,8 +161,8 @@ def load_pair(
         oracle: the oracle's trace, of a recipe; trained where neither side is one and this is None.
 
     Raises:
-        InputError: traces that cannot be read or compared; what belongs to own loops beside a recipe's, or the other
-            way round.
+        InputError: traces that cannot be read or compared; what belongs to own loops beside a
+            recipe's, or the other way round.
     """
     from lockstep.diagnose.pairs import make_pair
     from lockstep.records.trace import Trace
@@ -155,7 +189,9 @@ def _load_oracle(path: Path) -> "Trace":
     trace = Trace.load(path)
     leave_out = "leave --oracle out, and it is trained here"
     if is_loop(trace) or trace.backend != "oracle":
-        raise InputError(f"--oracle {path}: is {trace.backend}'s trace, not the oracle's; {leave_out}")
+        raise InputError(
+            f"--oracle {path}: is {trace.backend}'s trace, not the oracle's; {leave_out}"
+        )
     if bounds_of(trace) is None:
         raise InputError(f"--oracle {path}: has no rounding bounds to judge by; {leave_out}")
     return trace

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from lockstep.commands.options import chosen_recipe, device_option, recipe_files, recipe_options, warn
+from lockstep.commands.options import (
+    chosen_recipe,
+    device_option,
+    recipe_files,
+    recipe_options,
+    warn,
+)
 from lockstep.errors import InputError
 
 __all__ = ["converge"]
@@ -25,17 +31,38 @@ INCONCLUSIVE = 3
     show_default=True,
     help="auto: many seeds at once; plain: one after another, the framework as people write it.",
 )
-@click.option("--seeds", type=click.IntRange(min=2), default=256, show_default=True, help="Of each set-up.")
 @click.option(
-    "--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other seeds are another sample."
+    "--seeds", type=click.IntRange(min=2), default=256, show_default=True, help="Of each set-up."
 )
-@click.option("--controls", is_flag=True, help="Plant faults in jax too; each must be found different.")
 @click.option(
-    "--repeat", type=click.IntRange(min=1), metavar="N", help="Count false verdicts in N studies of equal set-ups."
+    "--first-seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Other seeds are another sample.",
 )
-@click.option("--pilot", is_flag=True, help="Propose margins and a target from other seeds, and judge nothing.")
-@click.option("--out", metavar="FOLDER", help="Where the study goes; default runs/<recipe>-convergence.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves as a picture too.")
+@click.option(
+    "--controls", is_flag=True, help="Plant faults in jax too; each must be found different."
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Count false verdicts in N studies of equal set-ups.",
+)
+@click.option(
+    "--pilot",
+    is_flag=True,
+    help="Propose margins and a target from other seeds, and judge nothing.",
+)
+@click.option(
+    "--out", metavar="FOLDER", help="Where the study goes; default runs/<recipe>-convergence."
+)
+@click.option(
+    "--png",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the curves as a picture too.",
+)
 def converge(
     recipe: str,
     data_path: str | None,
@@ -53,8 +80,9 @@ def converge(
 ) -> int:
     """Train many seeds of RECIPE in both frameworks, and say whether they come to the same.
 
-    The margins are those of the recipe's [convergence]. Exits with 0 where the verdict is equivalent, 1 where it is
-    different or a control is not found different, 3 where it is inconclusive.
+    The margins are those of the recipe's [convergence]. Exits with 0 where the verdict is
+    equivalent, 1 where it is different or a control is not found different, 3 where it is
+    inconclusive.
     """
     import json
     import os
@@ -73,7 +101,9 @@ def converge(
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     if pilot:
         if controls or repeat or out or png:
-            raise InputError("--pilot: judges nothing, and takes neither --controls, --repeat, --out nor --png")
+            raise InputError(
+                "--pilot: judges nothing, and takes neither --controls, --repeat, --out nor --png"
+            )
         with training_progress() as report:
             proposed = run_pilot(chosen, seeds, device=device, engine=engine, report=report)
         print_pilot(proposed, seeds, make_console())
@@ -109,11 +139,17 @@ def converge(
     console = make_console()
     warn(
         sorted(
-            {f"{e.header['backend']}: {e.header['reason']}" for e in study.ensembles.values() if "reason" in e.header}
+            {
+                f"{e.header['backend']}: {e.header['reason']}"
+                for e in study.ensembles.values()
+                if "reason" in e.header
+            }
         )
     )
     print_study(study, console)
-    console.print(f"\nThe study is {folder.final}; open {folder.final / 'report.html'}.", soft_wrap=True)
+    console.print(
+        f"\nThe study is {folder.final}; open {folder.final / 'report.html'}.", soft_wrap=True
+    )
     if study.word == "different" or study.missed:
         return 1
     return 0 if study.word == "equivalent" else INCONCLUSIVE

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from lockstep.commands.compare import junit_option, load_pair, names_option, noise_option, refusals_in
+from lockstep.commands.compare import (
+    junit_option,
+    load_pair,
+    names_option,
+    noise_option,
+    refusals_in,
+)
 from lockstep.errors import InputError
 
 __all__ = ["diagnose"]
@@ -13,8 +19,16 @@ __all__ = ["diagnose"]
 @click.command(short_help="Say where two traces first part, who is off, and why.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--oracle", type=click.Path(path_type=Path), help="The oracle's trace; trained here if it is not given.")
-@click.option("--replay", is_flag=True, help="Train a recipe's traces again, to record where they part in detail.")
+@click.option(
+    "--oracle",
+    type=click.Path(path_type=Path),
+    help="The oracle's trace; trained here if it is not given.",
+)
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="Train a recipe's traces again, to record where they part in detail.",
+)
 @names_option
 @noise_option
 @junit_option
@@ -29,9 +43,10 @@ def diagnose(
 ) -> int:
     """Say where the traces A and B first part, which of them is off, and why.
 
-    Walks update by update through data, forward pass, loss, gradients, clipping, learning rate, moments, parameters and
-    metrics; causes are tested by computing the stage again as they would have it. Exits with 0 where the traces are
-    equal, 1 where they diverge, 2 where they cannot be compared, 3 where nothing diverges but not all can be judged.
+    Walks update by update through data, forward pass, loss, gradients, clipping, learning rate,
+    moments, parameters and metrics; causes are tested by computing the stage again as they would
+    have it. Exits with 0 where the traces are equal, 1 where they diverge, 2 where they cannot be
+    compared, 3 where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose.engine import diagnose as explain
     from lockstep.diagnose.verdict import EXIT_STATUS
@@ -49,7 +64,9 @@ def diagnose(
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise, oracle)
         if replay and pair.oracle is None:
-            raise InputError("--replay: a loop of your own cannot be run from here; record it with a `window`")
+            raise InputError(
+                "--replay: a loop of your own cannot be run from here; record it with a `window`"
+            )
         found = explain(pair.a, pair.b, pair.oracle, bounds=pair.bounds)
         if replay and pair.oracle is not None:
             traces, data = {"a": pair.a, "b": pair.b}, data_of(pair.a)
@@ -57,9 +74,15 @@ def diagnose(
             with training_progress() as report:
                 again = train_again(traces, data, detail=window, report=report)
                 alone = train_again(traces, data, detail=window, report=report, threads=1)
-            same = {side: reproduces(trace, traces[side], pair.oracle) for side, trace in again.items()}
+            same = {
+                side: reproduces(trace, traces[side], pair.oracle) for side, trace in again.items()
+            }
             # a side that does not come out as it was recorded is judged by its record alone
-            traces |= {side: with_replayed(traces[side], trace) for side, trace in again.items() if same[side]}
+            traces |= {
+                side: with_replayed(traces[side], trace)
+                for side, trace in again.items()
+                if same[side]
+            }
             reruns = {side: [trace] for side, trace in alone.items() if same[side]}
             truth = truth_of(traces["a"], traces["b"], data)
             found = explain(traces["a"], traces["b"], truth, reruns=reruns)

@@ -40,24 +40,33 @@ __all__ = [
     "warn",
 ]
 
-DAMAGED = re.compile(r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'")
+DAMAGED = re.compile(
+    r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'"
+)
 """What JAX warns of; it goes on without the entry, and leaves it as it is."""
 
 device_option = click.option(
-    "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="cpu", show_default=True, help="Where to train."
+    "--device",
+    type=click.Choice(["cpu", "gpu", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="Where to train.",
 )
 engine_option = click.option(
     "--engine",
     type=click.Choice(["auto", "plain", "fast"]),
     default="auto",
     show_default=True,
-    help="plain: the framework as people write it; fast: the same mathematics with less between the updates; auto: "
+    help="plain: the framework as people write it; fast: the same mathematics with less between "
+    "the updates; auto: "
     "fast where it can.",
 )
 
 
 class FiniteFloat(click.FloatRange):
-    """A number of the command line, in a range, and neither NaN nor infinite: NaN is in every range."""
+    """A number of the command line, in a range, and neither NaN nor infinite: NaN is in every
+    range.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number."""
@@ -68,12 +77,25 @@ class FiniteFloat(click.FloatRange):
 
 
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field: schedule.warmup=3."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override a recipe field: schedule.warmup=3.",
 )
 DATA_FIELDS = ("data.source", "data.path", "data.target")
 data_options = (
-    click.option("--data", "data_path", metavar="FILE", help="Train on your own .csv, .tsv, .parquet or .npz."),
-    click.option("--target", metavar="COLUMN", help="With --data: the column to predict, a class or a number."),
+    click.option(
+        "--data",
+        "data_path",
+        metavar="FILE",
+        help="Train on your own .csv, .tsv, .parquet or .npz.",
+    ),
+    click.option(
+        "--target",
+        metavar="COLUMN",
+        help="With --data: the column to predict, a class or a number.",
+    ),
 )
 
 
@@ -84,7 +106,9 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def chosen_recipe(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> "Recipe":
+def chosen_recipe(
+    recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]
+) -> "Recipe":
     """The recipe that the options name.
 
     Raises:
@@ -98,14 +122,20 @@ def chosen_recipe(recipe: str, data_path: str | None, target: str | None, overri
             raise InputError(f"--data {data_path}: name the column to predict with --target COLUMN")
         _refuse_two_sources(overrides, DATA_FIELDS, f"--data {data_path} --target {target}")
         loaded = loaded.with_values(
-            {"data.source": "file", "data.path": str(Path(data_path).resolve()), "data.target": target}
+            {
+                "data.source": "file",
+                "data.path": str(Path(data_path).resolve()),
+                "data.target": target,
+            }
         )
     elif target is not None:
         _refuse_two_sources(overrides, ("data.target",), f"--target {target}")
         loaded = loaded.with_values({"data.target": target})
     chosen = loaded.with_overrides(overrides)
     if target is not None and chosen.data.source != "file":
-        raise InputError(f'--target {target}: belongs to --data FILE, and data.source is "{chosen.data.source}"')
+        raise InputError(
+            f'--target {target}: belongs to --data FILE, and data.source is "{chosen.data.source}"'
+        )
     return chosen
 
 
@@ -122,8 +152,8 @@ def recipe_files(named: str, recipe: "Recipe") -> list[Path]:
 
 
 def keep_compiled() -> None:
-    """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache folder, apart for
-    each machine, whose processors may differ. What the user has set stays."""
+    """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache
+    folder, apart for each machine, whose processors may differ. What the user has set stays."""
     from lockstep.data_prep.row_cache import cache_folder
 
     cache = cache_folder("xla", platform.node())
@@ -140,8 +170,8 @@ def keep_compiled() -> None:
 
 
 def _replace_damaged(cache: Path) -> None:
-    """Remove what JAX cannot read in the cache, as a killed process leaves it, in place of a warning: it is compiled
-    again and kept anew."""
+    """Remove what JAX cannot read in the cache, as a killed process leaves it, in place of a
+    warning: it is compiled again and kept anew."""
     show = warnings.showwarning
 
     def heed(message: Warning | str, *place: Any, **options: Any) -> None:
@@ -168,16 +198,25 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
 
 
 def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
-    """What trains many members of torch or jax: `draws` of the framework where they are its own, else shared ones.
+    """What trains many members of torch or jax: `draws` of the framework where they are its own,
+    else shared ones.
 
     Raises:
         InputError: its framework is not installed.
     """
     train_alone, package = trainer(backend, "plain"), TWINS[backend]
-    ensemble, draws = (twin(backend, f"{package}.{module}") for module in ("fast.ensemble", "io.draws"))
+    ensemble, draws = (
+        twin(backend, f"{package}.{module}") for module in ("fast.ensemble", "io.draws")
+    )
 
     def train(
-        recipe: "Recipe", data: "PreparedData", *, seeds: Sequence[int], own: bool, device: str, progress: "Progress"
+        recipe: "Recipe",
+        data: "PreparedData",
+        *,
+        seeds: Sequence[int],
+        own: bool,
+        device: str,
+        progress: "Progress",
     ) -> "Ensemble":
         from lockstep.data_prep import draw_member
         from lockstep.records.ensemble import one_by_one
@@ -185,15 +224,23 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
         draw = draws.draw_member if own else draw_member
         members = [draw(recipe, data, seed) for seed in seeds]
         if engine == "plain":
-            return one_by_one(partial(train_alone, device=device), recipe, members, progress, "--engine plain")
-        trained: Ensemble = ensemble.train_ensemble(recipe, members, device=device, progress=progress)
+            return one_by_one(
+                partial(train_alone, device=device), recipe, members, progress, "--engine plain"
+            )
+        trained: Ensemble = ensemble.train_ensemble(
+            recipe, members, device=device, progress=progress
+        )
         return trained
 
     return train
 
 
-def planting_trainer(backend: str, engine: str = "plain", place: str = "twin") -> Callable[..., "Trace"]:
-    """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its "library"."""
+def planting_trainer(
+    backend: str, engine: str = "plain", place: str = "twin"
+) -> Callable[..., "Trace"]:
+    """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its
+    "library".
+    """
     from lockstep.studies.prove.plant import planting, planting_in_library
 
     package = TWINS[backend]

@@ -29,10 +29,18 @@ def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
 
 @recipe_group.command("init")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="recipe.toml")
-@click.option("--from", "source", default="seed", metavar="RECIPE", help="The recipe to start from; default: seed.")
+@click.option(
+    "--from",
+    "source",
+    default="seed",
+    metavar="RECIPE",
+    help="The recipe to start from; default: seed.",
+)
 @set_option
 def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
-    """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a file that exists."""
+    """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a
+    file that exists.
+    """
     from lockstep.files.outputs import NEW, check_output, write_file
 
     check_output(path, NEW)
@@ -45,7 +53,9 @@ def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
 @recipe_group.command("check")
 @click.argument("recipe", default="seed")
 @recipe_options
-def recipe_check(recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]) -> int:
+def recipe_check(
+    recipe: str, data_path: str | None, target: str | None, overrides: Sequence[str]
+) -> int:
     """Check RECIPE and its data without training."""
     from lockstep.data_prep import prepare
     from lockstep.report.run.targets import target_in_short

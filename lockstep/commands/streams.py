@@ -1,4 +1,6 @@
-"""Standard output and error that outlast their reader: the command goes on, and its exit status is what it found."""
+"""Standard output and error that outlast their reader: the command goes on, and its exit status is
+what it found.
+"""
 
 import errno
 import io
@@ -31,7 +33,9 @@ class _Lasting(io.FileIO):
 
 
 def outlast_readers() -> None:
-    """Put such streams in the place of standard output and error; one that is closed leads nowhere from the start."""
+    """Put such streams in the place of standard output and error; one that is closed leads nowhere
+    from the start.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -36,7 +36,11 @@ __all__ = ["convert", "record", "run", "worker"]
 @recipe_options
 @device_option
 @engine_option
-@click.option("--out", metavar="FOLDER", help="The run folder; default runs/<recipe>. One that exists is kept.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help="The run folder; default runs/<recipe>. One that exists is kept.",
+)
 def run(
     recipe: str,
     data_path: str | None,
@@ -46,10 +50,11 @@ def run(
     engine: str,
     out: str | None,
 ) -> int:
-    """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what happened.
+    """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what
+    happened.
 
-    Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong but not all of the
-    training can be judged, as where it overflows.
+    Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong
+    but not all of the training can be judged, as where it overflows.
     """
     from lockstep.run.team import Team
 
@@ -65,12 +70,15 @@ def run(
 
         with new_run_folder(Path(out) if out else Path("runs") / name) as folder:
             with training_progress() as report:
-                trained = train_everywhere(chosen, folder.partial, team, engine=engine, report=report)
+                trained = train_everywhere(
+                    chosen, folder.partial, team, engine=engine, report=report
+                )
             story = write_reports(trained, folder.partial)
     console = make_console()
     print_story(story, console)
     console.print(
-        f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.", soft_wrap=True
+        f"\nThe run folder is {folder.final}; open {folder.final / 'report.html'} in a browser.",
+        soft_wrap=True,
     )
     if trained.verdict.failure is not None:
         command = _closer_look(folder.final, trained.verdict.failure)
@@ -84,13 +92,20 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
     twins = place / "fast" if failure.form == "fast" else place
     files = twins / "torch.trace", twins / "jax.trace"
     replay = [] if failure.form == "fast" else ["--replay"]
-    return shlex.join(["lockstep", "diagnose", *map(str, files), "--oracle", str(place / "oracle.trace"), *replay])
+    return shlex.join(
+        ["lockstep", "diagnose", *map(str, files), "--oracle", str(place / "oracle.trace"), *replay]
+    )
 
 
 @click.command()
 @click.argument("recipe", default="seed")
 @click.option("--backend", type=click.Choice(TRAINERS), required=True, help="What to train with.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The trace's file.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The trace's file.",
+)
 @recipe_options
 @device_option
 @engine_option
@@ -104,12 +119,14 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 @click.option(
     "--detail",
     metavar="A:B[:K]",
-    help="Record updates A to B (exclusive), or every K-th of them, from rows to moments, for `lockstep diagnose`.",
+    help="Record updates A to B (exclusive), or every K-th of them, from rows to moments, for "
+    "`lockstep diagnose`.",
 )
 @click.option(
     "--statistics",
     is_flag=True,
-    help="Record mean, root mean square and largest absolute value of every tensor at every update.",
+    help="Record mean, root mean square and largest absolute value of every tensor at every "
+    "update.",
 )
 @click.option(
     "--budget-mib",
@@ -121,7 +138,8 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 @click.option(
     "--synchronise",
     is_flag=True,
-    help="Begin every update from the oracle's state: what each gets wrong by itself, and nothing that has added up.",
+    help="Begin every update from the oracle's state: what each gets wrong by itself, and "
+    "nothing that has added up.",
 )
 @click.option(
     "--checkpoint-every",
@@ -136,7 +154,11 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
     show_default=True,
     help="What N counts; batches stop in the midst of an accumulation too: t.100+1.checkpoint.",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on from a checkpoint, whichever backend wrote it.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on from a checkpoint, whichever backend wrote it.",
+)
 def record(
     recipe: str,
     backend: str,
@@ -158,7 +180,13 @@ def record(
     """Train RECIPE with one backend and write its trace."""
     from lockstep.data_prep.row_cache import prepare_kept
     from lockstep.files.outputs import check_output, check_outputs
-    from lockstep.records.checkpoint import CHECKPOINT, Checkpoint, Checkpoints, file_beside, places_due
+    from lockstep.records.checkpoint import (
+        CHECKPOINT,
+        Checkpoint,
+        Checkpoints,
+        file_beside,
+        places_due,
+    )
     from lockstep.records.run_recorder import Watch
     from lockstep.records.trace import TRACE
     from lockstep.report.progress import training_progress
@@ -169,7 +197,9 @@ def record(
     if checkpoint_unit == "batch" and checkpoint_every is None:
         raise InputError("--checkpoint-unit batch: belongs to --checkpoint-every N")
     if resume is not None and synchronise:
-        raise InputError("--resume: goes on from one state, and --synchronise begins every update from another")
+        raise InputError(
+            "--resume: goes on from one state, and --synchronise begins every update from another"
+        )
     begun = Checkpoint.load(resume) if resume is not None else None
     train = trainer(backend, engine)
     _, data = prepare_kept(chosen)
@@ -200,7 +230,9 @@ def record(
                 detail=window,
                 statistics=statistics,
                 budget_mib=budget_mib,
-                checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save) if checkpoint_every else None,
+                checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save)
+                if checkpoint_every
+                else None,
                 resume=begun,
                 synchronise=exact_states,
                 progress=lambda done, total: report(backend, done, total),
@@ -219,9 +251,17 @@ def record(
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--recipe", help="What is trained; where SOURCE is no lockstep checkpoint, which says so itself.")
+@click.option(
+    "--recipe",
+    help="What is trained; where SOURCE is no lockstep checkpoint, which says so itself.",
+)
 @recipe_options
-@click.option("--update", type=click.IntRange(min=0), metavar="N", help="Updates done, where SOURCE does not say.")
+@click.option(
+    "--update",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Updates done, where SOURCE does not say.",
+)
 def convert(
     source: Path,
     out: Path,
@@ -233,9 +273,9 @@ def convert(
 ) -> int:
     """Write the checkpoint SOURCE as another kind of file, OUT.
 
-    The names' ends say the kinds: .checkpoint is lockstep's, .pt and .safetensors are PyTorch's state_dict, .msgpack
-    and an Orbax folder are Flax's. Bits are kept, kernels transposed; names that are missing, extra or ambiguous are
-    refused.
+    The names' ends say the kinds: .checkpoint is lockstep's, .pt and .safetensors are PyTorch's
+    state_dict, .msgpack and an Orbax folder are Flax's. Bits are kept, kernels transposed; names
+    that are missing, extra or ambiguous are refused.
     """
     from lockstep.data_prep import prepare
     from lockstep.records.convert import convert as write_as
@@ -255,13 +295,20 @@ def _updates(text: str, total: int) -> range:
         begin, end, every = (*map(int, parts), 1)[:3]
         if begin < end <= total and every:
             return range(begin, end, every)
-    raise InputError(f"--detail {text}: must be A:B or A:B:K with A < B of the run's {total} updates, counted from 0")
+    raise InputError(
+        f"--detail {text}: must be A:B or A:B:K with A < B of the run's {total} updates, "
+        "counted from 0"
+    )
 
 
 @click.command(hidden=True)
 @click.argument("backend", type=click.Choice(TRAINERS))
 @device_option
-@click.option("--plants", type=click.Choice(["twin", "library"]), help="Plant faults; see `lockstep.studies.prove`.")
+@click.option(
+    "--plants",
+    type=click.Choice(["twin", "library"]),
+    help="Plant faults; see `lockstep.studies.prove`.",
+)
 @click.option("--members", is_flag=True, help="Train many seeds at once.")
 @click.option("--engine", type=click.Choice(["auto", "plain", "fast"]), default="plain")
 def worker(backend: str, device: str, plants: str | None, members: bool, engine: str) -> int:

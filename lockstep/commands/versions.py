@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bless", "matrix_versions", "upgrade_check"]
 
-folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="golden")
+folder_argument = click.argument(
+    "folder", type=click.Path(path_type=Path, file_okay=False), default="golden"
+)
 out_option = click.option(
     "--out",
     "outs",
@@ -25,7 +27,9 @@ out_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write what was found as .md or .json too; repeatable.",
 )
-recipe_option = click.option("--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable.")
+recipe_option = click.option(
+    "--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable."
+)
 
 
 @click.command(short_help="Record golden traces with what is installed now.")
@@ -49,7 +53,8 @@ recipe_option = click.option("--recipe", "names", multiple=True, metavar="NAME",
 def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device: str) -> int:
     """Record golden traces, by which `lockstep upgrade-check` tells what a later version changes.
 
-    RECIPES are TOML files or ready-made names; default: a small set that has one of each kind. Nothing is written,
+    RECIPES are TOML files or ready-made names; default: a small set that has one of each kind.
+    Nothing is written,
     and the exit status is 1, where a backend does not agree with the oracle.
     """
     from lockstep.golden import Golden
@@ -69,7 +74,10 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     if diverged:
         return _tell_diverged(diverged)
     golden = Golden.load(folder)
-    echo(f"{folder}: {len(golden.recipes)} recipes, {len(golden.traces)} traces by {', '.join(golden.backends)}")
+    echo(
+        f"{folder}: {len(golden.recipes)} recipes, {len(golden.traces)} traces by "
+        f"{', '.join(golden.backends)}"
+    )
     return 0
 
 
@@ -85,14 +93,23 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
 )
 @device_option
 @out_option
-@click.option("--bless", "blesses", is_flag=True, help="Then bless what is trained now in place of what was.")
+@click.option(
+    "--bless", "blesses", is_flag=True, help="Then bless what is trained now in place of what was."
+)
 def upgrade_check(
-    folder: Path, names: Sequence[str], backends: Sequence[str], device: str, outs: Sequence[Path], blesses: bool
+    folder: Path,
+    names: Sequence[str],
+    backends: Sequence[str],
+    device: str,
+    outs: Sequence[Path],
+    blesses: bool,
 ) -> int:
-    """Train the golden recipes of FOLDER (default: golden) with what is installed now, and say what changed.
+    """Train the golden recipes of FOLDER (default: golden) with what is installed now, and say what
+    changed.
 
-    Per backend and stage: identical, rounding only, numeric mode changed, semantics changed, or fails. Exits with 0
-    where nothing changed but rounding, 1 where it did, 2 where the golden files cannot be used.
+    Per backend and stage: identical, rounding only, numeric mode changed, semantics changed, or
+    fails. Exits with 0 where nothing changed but rounding, 1 where it did, 2 where the golden files
+    cannot be used.
     """
     from lockstep.files.outputs import write_file
     from lockstep.golden import Golden
@@ -104,18 +121,25 @@ def upgrade_check(
 
     _check_outputs(outs, KINDS)
     if blesses and (names or backends):
-        raise InputError("--bless: blesses all of a golden folder; leave out --recipe and --backend")
+        raise InputError(
+            "--bless: blesses all of a golden folder; leave out --recipe and --backend"
+        )
     golden = Golden.load(folder)
     with training_progress() as report:
         found = check_upgrade(golden.only(names), backends, device=device, report=report)
     print_upgrade(found, str(folder), make_console())
     for out in outs:
-        text = upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
+        text = (
+            upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
+        )
         write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if blesses:
         if found.skipped:
-            raise InputError(f"--bless: {', '.join(found.skipped)} is not installed, and its traces would be lost")
+            raise InputError(
+                f"--bless: {', '.join(found.skipped)} is not installed, and its traces "
+                "would be lost"
+            )
         others = [backend for backend in golden.backends if backend != "oracle"]
         with training_progress() as report:
             diverged = record(folder, golden.recipes, others, device=device, report=report)
@@ -127,7 +151,9 @@ def upgrade_check(
 
 
 def _versions_option(package: str) -> Callable[..., Any]:
-    return click.option(f"--{package}", metavar="VERSION,...", default="", help=f"Versions of {package}.")
+    return click.option(
+        f"--{package}", metavar="VERSION,...", default="", help=f"Versions of {package}."
+    )
 
 
 @click.command("matrix-versions", short_help="Say what other versions of the frameworks change.")
@@ -135,7 +161,12 @@ def _versions_option(package: str) -> Callable[..., Any]:
 @_versions_option("flax")
 @_versions_option("optax")
 @_versions_option("torch")
-@click.option("--zip", "together", is_flag=True, help="First with first, second with second, not each with each.")
+@click.option(
+    "--zip",
+    "together",
+    is_flag=True,
+    help="First with first, second with second, not each with each.",
+)
 @click.option(
     "--golden",
     "folder",
@@ -151,8 +182,12 @@ def _versions_option(package: str) -> Callable[..., Any]:
     show_default=True,
     help="What to trace to a package and a release; rounding: any change of bits.",
 )
-@click.option("--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: which traps moved?")
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay.")
+@click.option(
+    "--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: which traps moved?"
+)
+@click.option(
+    "--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay."
+)
 @out_option
 def matrix_versions(
     together: bool,
@@ -164,10 +199,12 @@ def matrix_versions(
     outs: Sequence[Path],
     **wanted: str,
 ) -> int:
-    """Train with other versions of jax, flax, optax and torch, and say what each combination changes, and since when.
+    """Train with other versions of jax, flax, optax and torch, and say what each combination
+    changes, and since when.
 
-    Each combination is installed with pip into an environment of its own, which takes a minute and 500 MB; a package
-    that is not named is as it is here. Exits with 1 where anything but rounding changes.
+    Each combination is installed with pip into an environment of its own, which takes a minute and
+    500 MB; a package that is not named is as it is here. Exits with 1 where anything but rounding
+    changes.
     """
     from lockstep.files.outputs import write_file
     from lockstep.golden import Golden, choose
@@ -181,7 +218,10 @@ def matrix_versions(
     from lockstep.studies.upgrade.matrix import examiner, find_origins, golden_of
 
     _check_outputs(outs, KINDS)
-    numbers = {package: [n.strip() for n in text.split(",") if n.strip()] for package, text in wanted.items()}
+    numbers = {
+        package: [n.strip() for n in text.split(",") if n.strip()]
+        for package, text in wanted.items()
+    }
     chosen = combinations(numbers, together=together)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -191,7 +231,10 @@ def matrix_versions(
         else:
             firsts = list({c.backend: c for c in reversed(chosen)}.values())
             recipes = choose(golden_recipes(), names)
-            golden, against = golden_of(recipes, firsts, keep, report), " and ".join(c.label for c in firsts)
+            golden, against = (
+                golden_of(recipes, firsts, keep, report),
+                " and ".join(c.label for c in firsts),
+            )
         examine = examiner(golden, keep, report, load_atlas() if atlas else ())
         rows = [examine(combination) for combination in chosen]
         origins = []
@@ -200,7 +243,9 @@ def matrix_versions(
             origins = list(find_origins(rows, examine, least=lowest))
     print_versions(rows, origins, against, make_console())
     for out in outs:
-        text = (versions_json if out.suffix == ".json" else versions_markdown)(rows, origins, against)
+        text = (versions_json if out.suffix == ".json" else versions_markdown)(
+            rows, origins, against
+        )
         write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if not any(row.findings for row in rows):
@@ -210,7 +255,10 @@ def matrix_versions(
 
 def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
     for key, text in diverged.items():
-        echo(f"{key.recipe}, {key.dtype}, {key.backend} is not what the oracle trains: {text}", err=True)
+        echo(
+            f"{key.recipe}, {key.dtype}, {key.backend} is not what the oracle trains: {text}",
+            err=True,
+        )
     echo(f"nothing is blessed: {len(diverged)} traces diverge from the oracle", err=True)
     return 1
 

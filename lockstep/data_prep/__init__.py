@@ -1,6 +1,7 @@
 """The one shared data preparation: load, check, split, standardise, batches, initial parameters.
 
-Everything random is drawn here, once, in NumPy and in float64; both frameworks and the oracle are fed the
+Everything random is drawn here, once, in NumPy and in float64; both frameworks and the oracle are
+fed the
 same bits, and `PreparedData.hash` of them stands in every trace.
 """
 

@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Places", "feature", "labels", "missing_labels", "number_column"]
 
-MARKS = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "?")
+MARKS = (
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "#NA",
+    "<NA>",
+    "NaN",
+    "nan",
+    "-nan",
+    "NULL",
+    "null",
+    "None",
+    "?",
+)
 """Cells that are missing values in text and numbers: those of pandas, and the question mark."""
 
 NUMBER_MARKS = (*MARKS, "na", "none", "-", "--", ".")
@@ -88,16 +103,23 @@ def feature(places: Places, column: "polars.Series", data: Data) -> Column:
     return number_column(places, column, data)
 
 
-def number_column(places: Places, column: "polars.Series", data: Data, what: str = "column", cure: str = "") -> Column:
+def number_column(
+    places: Places, column: "polars.Series", data: Data, what: str = "column", cure: str = ""
+) -> Column:
     """A column of numbers, NaN where one is missing; `cure` says what to do about text.
 
     Raises:
-        InputError: a cell that is no finite number, or missing where the recipe refuses that; names the first.
+        InputError: a cell that is no finite number, or missing where the recipe refuses that; names
+        the first.
     """
     import polars
 
-    if not (column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.String, polars.Null)):
-        raise InputError(f"{places.path}: {what} {column.name!r} holds {column.dtype}; must hold numbers")
+    if not (
+        column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.String, polars.Null)
+    ):
+        raise InputError(
+            f"{places.path}: {what} {column.name!r} holds {column.dtype}; must hold numbers"
+        )
     column = _stripped(column)
     absent = _is_one_of(column, (*NUMBER_MARKS, *data.missing_marks))
     commas = column.dtype == polars.String and _has_commas(column.filter(~absent))
@@ -129,16 +151,24 @@ def labels(places: Places, column: "polars.Series", data: Data) -> tuple[NDArray
         row = int(absent.arg_max() or 0)
         cell = column[row]
         held = "is empty" if cell is None or cell == "" else f"holds {cell!r}, a missing value"
-        raise InputError(f"{places(row)}, {named} {held} (data.missing = drop leaves such rows out)")
+        raise InputError(
+            f"{places(row)}, {named} {held} (data.missing = drop leaves such rows out)"
+        )
     if column.dtype == polars.String:
         if len(column) and column.str.contains(DATE).all():
-            raise InputError(f"{places(0)}, {named} holds dates ({column[0]!r}); must hold integers or text")
+            raise InputError(
+                f"{places(0)}, {named} holds dates ({column[0]!r}); must hold integers or text"
+            )
         return _text_labels(column, data, named)
     if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
         raise InputError(f"{places.path}: {named} holds {column.dtype}; must hold integers or text")
     if column.dtype in (polars.Int128, polars.UInt128):  # NumPy has no such integers
-        raise InputError(f"{places.path}: {named} holds integers beyond 64 bits; write them as text")
-    values_N = column.cast(polars.Float64).to_numpy() if column.dtype.is_decimal() else column.to_numpy()
+        raise InputError(
+            f"{places.path}: {named} holds integers beyond 64 bits; write them as text"
+        )
+    values_N = (
+        column.cast(polars.Float64).to_numpy() if column.dtype.is_decimal() else column.to_numpy()
+    )
     return (_whole_numbers(places, values_N, named) if values_N.dtype.kind == "f" else values_N), ""
 
 
@@ -166,7 +196,9 @@ def _stripped(column: "polars.Series") -> "polars.Series":
 
 
 def _is_one_of(column: "polars.Series", marks: Sequence[str]) -> "polars.Series":
-    """Which cells are missing or a mark of it, (N,) Boolean; a number is compared with marks that are numbers."""
+    """Which cells are missing or a mark of it, (N,) Boolean; a number is compared with marks that
+    are numbers.
+    """
     import polars
 
     absent = column.is_null()
@@ -175,7 +207,9 @@ def _is_one_of(column: "polars.Series", marks: Sequence[str]) -> "polars.Series"
     if column.dtype.is_float():
         absent |= column.is_nan().fill_null(True)
     if column.dtype.is_numeric():
-        numbers = [number for number in map(_number, marks) if number is not None and np.isfinite(number)]
+        numbers = [
+            number for number in map(_number, marks) if number is not None and np.isfinite(number)
+        ]
         for number in numbers:
             absent |= (column.cast(polars.Float64) == number).fill_null(True)
     return absent
@@ -190,7 +224,10 @@ def _text_labels(column: "polars.Series", data: Data, named: str) -> tuple[NDArr
         if not integers.null_count():
             return integers.to_numpy(), ""
     marks = column.filter(column.is_in(MARKS)).unique().sort().to_list()
-    warning = f"{named}: {', '.join(map(repr, marks))} is a class of its own, not a missing value (data.missing = drop)"
+    warning = (
+        f"{named}: {', '.join(map(repr, marks))} is a class of its own, not a missing value "
+        "(data.missing = drop)"
+    )
     return np.asarray(column.to_list()), warning if marks else ""
 
 
@@ -198,7 +235,9 @@ def _whole_numbers(places: Places, values_N: NDArray[Any], named: str) -> NDArra
     values_N = values_N.astype(np.float64)
     with np.errstate(invalid="ignore"):
         # from 2^53 on, neighbouring integers share one float64
-        bad = np.flatnonzero(~((values_N == np.trunc(values_N)) & (np.abs(values_N) < LARGEST_EXACT)))
+        bad = np.flatnonzero(
+            ~((values_N == np.trunc(values_N)) & (np.abs(values_N) < LARGEST_EXACT))
+        )
     if len(bad):
         row = int(bad[0])
         raise InputError(
@@ -222,7 +261,9 @@ def _is_text(column: "polars.Series", data: Data) -> bool:
     """Whether a column of text has cells that are no numbers."""
     import polars
 
-    filled = column.filter(column.is_not_null() & ~column.is_in([*NUMBER_MARKS, *data.missing_marks]))
+    filled = column.filter(
+        column.is_not_null() & ~column.is_in([*NUMBER_MARKS, *data.missing_marks])
+    )
     if not len(filled):
         return False
     parsed = filled.cast(polars.Float64, strict=False)
@@ -231,7 +272,9 @@ def _is_text(column: "polars.Series", data: Data) -> bool:
 
 def _has_commas(filled: "polars.Series") -> bool:
     """Whether all cells are numbers, of which one has a comma before its fraction, or in it."""
-    return bool(filled.str.contains(COMMA_NUMBER).all()) and bool(filled.str.contains(",", literal=True).any())
+    return bool(filled.str.contains(COMMA_NUMBER).all()) and bool(
+        filled.str.contains(",", literal=True).any()
+    )
 
 
 def _are_truths(filled: "polars.Series") -> bool:
@@ -253,8 +296,10 @@ def _as_numbers(
             if data.decimal == "seen" and not filled.str.contains(CERTAIN_COMMA).any():
                 row = int(column.str.contains(",", literal=True).fill_null(False).arg_max() or 0)
                 raise InputError(
-                    f"{places(row)}, column {column.name!r} holds {column[row]!r}: a comma before the fraction, or "
-                    "between thousands? data.decimal = comma says the former; for the latter leave the commas out"
+                    f"{places(row)}, column {column.name!r} holds {column[row]!r}: a comma "
+                    "before the fraction, or "
+                    "between thousands? data.decimal = comma says the former; for the "
+                    "latter leave the commas out"
                 )
             column = column.str.replace(",", ".", literal=True)
     numbers: NDArray[np.float64] = column.cast(polars.Float64, strict=False).to_numpy()
@@ -270,10 +315,15 @@ def _rounding(column: "polars.Series", what: str) -> str:
     assert isinstance(most, int)
     if max(-least, most) <= LARGEST_EXACT:
         return ""
-    return f"{what} {column.name!r} has integers beyond 2^53, which are rounded: float64 cannot tell neighbours apart"
+    return (
+        f"{what} {column.name!r} has integers beyond 2^53, which are rounded: float64 cannot "
+        "tell neighbours apart"
+    )
 
 
-def _refusal(places: Places, column: "polars.Series", row: int, what: str, text: str, *, is_absent: bool) -> str:
+def _refusal(
+    places: Places, column: "polars.Series", row: int, what: str, text: str, *, is_absent: bool
+) -> str:
     """Why a cell is no number that can be trained on."""
     cell = column[row]
     shown = repr(cell) if len(repr(cell)) <= 80 else repr(cell)[:77] + "..."
@@ -284,7 +334,10 @@ def _refusal(places: Places, column: "polars.Series", row: int, what: str, text:
         return f"{start} {held}; must be a finite number (data.missing = {cure})"
     if isinstance(cell, str) and _number(cell) is None:
         if THOUSANDS.fullmatch(cell):
-            return f"{start} holds {shown}, a number with separators between its thousands; write it without"
+            return (
+                f"{start} holds {shown}, a number with separators between its thousands; write "
+                "it without"
+            )
         return f"{start} holds {shown}, text where a number is due; must be a finite number{text}"
     return f"{start} holds {shown}; must be a finite number"
 
@@ -306,21 +359,28 @@ def _categories(places: Places, column: "polars.Series", data: Data) -> Column:
     if len(filled) and filled.str.contains(DATE).all():
         row = int((~absent).arg_max() or 0)
         raise InputError(
-            f"{places(row)}, {named} holds dates ({column[row]!r}); write them as numbers, or leave the column out "
+            f"{places(row)}, {named} holds dates ({column[row]!r}); write them as numbers, "
+            "or leave the column out "
             "(data.drop)"
         )
     values = filled.unique()
     numbers = len(values) - values.cast(polars.Float64, strict=False).null_count()
     if data.categories == "refuse" or (numbers >= 20 and numbers >= 0.9 * len(values)):
         cure = "" if 2 * numbers > len(values) else " (data.categories = one-hot takes text)"
-        return number_column(places, column, data, cure=cure)  # which names the first cell that is no number
+        return number_column(
+            places, column, data, cure=cure
+        )  # which names the first cell that is no number
     if absent.any() and data.missing == "refuse":
         row = int(absent.arg_max() or 0)
         held = f"holds {column[row]!r}" if column[row] else "is empty"
-        raise InputError(f"{places(row)}, {named} {held}; must be a category (data.missing = drop, mean or median)")
+        raise InputError(
+            f"{places(row)}, {named} {held}; must be a category (data.missing = drop, mean "
+            "or median)"
+        )
     if len(values) > CATEGORIES:
         raise InputError(
-            f"{places.path}: {named} has {len(values)} categories; must have at most {CATEGORIES}, or be left out "
+            f"{places.path}: {named} has {len(values)} categories; must have at most "
+            f"{CATEGORIES}, or be left out "
             "(data.drop)"
         )
     known = sorted(values.to_list())

@@ -39,23 +39,31 @@ def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[
 
 
 def initial_parameters(recipe: Recipe, inputs: int, outputs: int) -> Parameters:
-    """Weights (in, out) and biases (out,), float64, as `lockstep.data_prep.initialise` draws them. A
+    """Weights (in, out) and biases (out,), float64, as `lockstep.data_prep.initialise` draws them.
+    A
     normalisation has weights 1 and biases 0."""
     generator, model = generator_of(recipe.training.seed, PARAMETERS), recipe.model
     parameters: Parameters = {}
-    for i, (name, fan_in, fan_out) in enumerate(layer_sizes(inputs, model.hidden, outputs), start=1):
+    for i, (name, fan_in, fan_out) in enumerate(
+        layer_sizes(inputs, model.hidden, outputs), start=1
+    ):
         parameters[f"{name}.weight"] = draw_weight(model.init, generator, fan_in, fan_out)
         # drawn even where there is none, so that the weights are the same with and without
         bias = draw_bias(model.init, generator, fan_in, fan_out)
         if model.bias:
             parameters[f"{name}.bias"] = bias
         if model.norm != "none" and i <= len(model.hidden):
-            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = np.ones(fan_out), np.zeros(fan_out)
+            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = (
+                np.ones(fan_out),
+                np.zeros(fan_out),
+            )
     return parameters
 
 
 def initial_statistics(model: Model) -> Parameters:
-    """Batch normalisation's running statistics before training: mean 0 and variance 1, (units,) float64."""
+    """Batch normalisation's running statistics before training: mean 0 and variance 1, (units,)
+    float64.
+    """
     statistics: Parameters = {}
     for i, units in enumerate(model.hidden if model.norm == "batch" else (), start=1):
         statistics[f"norm{i}.mean"], statistics[f"norm{i}.var"] = np.zeros(units), np.ones(units)

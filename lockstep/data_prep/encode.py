@@ -26,7 +26,9 @@ class Encoded(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def encode(table: Table, train_N: NDArray[np.int64], held_out_N: NDArray[np.int64], missing: str) -> Encoded:
+def encode(
+    table: Table, train_N: NDArray[np.int64], held_out_N: NDArray[np.int64], missing: str
+) -> Encoded:
     """Fill in missing numbers and give each category of the training rows a column.
 
     Args:
@@ -36,7 +38,8 @@ def encode(table: Table, train_N: NDArray[np.int64], held_out_N: NDArray[np.int6
         missing: the recipe's `data.missing`; "mean" and "median" fill in.
 
     Raises:
-        InputError: a column without a number in the training rows, equal names, or too many columns.
+        InputError: a column without a number in the training rows, equal names, or too many
+        columns.
     """
     train_x, held_out_x = table.x_ND[train_N], table.x_ND[held_out_N]
     notes: list[Note] = []
@@ -62,7 +65,8 @@ def _fill_in(
     for place in places:
         if absent_ND[:, place].all():
             raise InputError(
-                f"column {table.columns[place]!r} has no number in the training rows to take the {strategy} of; "
+                f"column {table.columns[place]!r} has no number in the training rows to "
+                f"take the {strategy} of; "
                 "data.drop leaves it out"
             )
     imputer = SimpleImputer(strategy=strategy).fit(train_x_ND[:, places])
@@ -76,8 +80,12 @@ def _fill_in(
     yield "missing values", f"filled in by the training rows' {strategy}: {', '.join(filled)}{more}"
 
 
-def _one_hot(table: Table, train_x_ND: NDArray[np.float64], held_out_x_ND: NDArray[np.float64]) -> Encoded:
-    """The features with a column for each category that the training rows have, in place of the category's number."""
+def _one_hot(
+    table: Table, train_x_ND: NDArray[np.float64], held_out_x_ND: NDArray[np.float64]
+) -> Encoded:
+    """The features with a column for each category that the training rows have, in place of the
+    category's number.
+    """
     names: list[str] = []
     train_parts: list[NDArray[Any]] = []
     held_out_parts: list[NDArray[Any]] = []
@@ -96,13 +104,16 @@ def _one_hot(table: Table, train_x_ND: NDArray[np.float64], held_out_x_ND: NDArr
         names += [f"{name}={category}" for category in present]
         train_parts.append(columns_of.transform(train_N))
         held_out_parts.append(columns_of.transform(held_out_N))
-        notes.append((f"categories of {name}", f"{counted(len(present), 'column')}: {listed(present)}"))
+        notes.append(
+            (f"categories of {name}", f"{counted(len(present), 'column')}: {listed(present)}")
+        )
         unseen = ~np.isin(held_out_N, columns_of.categories_[0])
         if unseen.any():
             absent = [known[int(number)] for number in np.unique(held_out_N[unseen])]
             where = counted(int(unseen.sum()), "held-out row")
             warnings.append(
-                f"column {name!r}: {listed(absent, 3)} in {where} and no training row: 0 in all its columns"
+                f"column {name!r}: {listed(absent, 3)} in {where} and no training row: 0 in "
+                "all its columns"
             )
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -122,6 +133,7 @@ def _check_size(table: Table, rows: int) -> None:
     if 8 * rows * width > LARGEST:
         most = max(table.columns, key=lambda name: len(table.categories[table.columns.index(name)]))
         raise InputError(
-            f"data.categories: {rows} rows of {width} columns take {8 * rows * width / 2**30:.1f} GiB, at most "
+            f"data.categories: {rows} rows of {width} columns take "
+            f"{8 * rows * width / 2**30:.1f} GiB, at most "
             f"{LARGEST >> 30} are allowed; data.drop leaves out {most!r}, which has most categories"
         )

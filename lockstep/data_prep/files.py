@@ -34,7 +34,9 @@ def read_frame(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
     import polars
 
     suffix = _suffix(path)
-    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that the system refuses
+    if not os.path.isfile(
+        path
+    ):  # unlike Path.is_file, also False for a name that the system refuses
         if os.path.exists(path) and not os.path.isdir(path):
             input_size(path)
         raise InputError(f"{path}: no such file")
@@ -54,14 +56,18 @@ def read_frame(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a readable {suffix} file: {_short(reason)}") from None
     for name in frame.columns:
-        original, renamed, _ = name.rpartition("_duplicated_")  # how polars keeps equal names of a CSV apart
+        original, renamed, _ = name.rpartition(
+            "_duplicated_"
+        )  # how polars keeps equal names of a CSV apart
         if renamed and original in frame.columns:
             raise InputError(f"{path}: two columns are named {original!r}")
     return frame, notes
 
 
 def _refuse_expanding(path: Path, suffix: str) -> None:
-    """Raise InputError where a table declares far more than its file holds, before any of it is expanded."""
+    """Raise InputError where a table declares far more than its file holds, before any of it is
+    expanded.
+    """
     import polars
 
     size = input_size(path)
@@ -117,10 +123,14 @@ def _columns_of(path: Path, name: str, array: NDArray[Any], target: str) -> dict
     if array.ndim == 1:
         return {name: array}
     if array.ndim != 2:
-        raise InputError(f"{path}: array {name!r} has shape {array.shape}; must have 1 or 2 dimensions")
+        raise InputError(
+            f"{path}: array {name!r} has shape {array.shape}; must have 1 or 2 dimensions"
+        )
     if name == target:
         if array.shape[1] != 1:
-            raise InputError(f"{path}: target {name!r} has shape {array.shape}; must have one column")
+            raise InputError(
+                f"{path}: target {name!r} has shape {array.shape}; must have one column"
+            )
         return {name: array[:, 0]}
     return {f"{name}[{i}]": array[:, i] for i in range(array.shape[1])}
 

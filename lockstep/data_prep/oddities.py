@@ -14,12 +14,16 @@ __all__ = ["odd_columns"]
 FEWEST = 20
 """Rows from which on a pattern is none by chance."""
 
-IDENTIFIER = re.compile(r"(^|[^a-z])(id|uid|uuid|guid|idx|index|key|row|nr|no|serial)$", re.IGNORECASE)
+IDENTIFIER = re.compile(
+    r"(^|[^a-z])(id|uid|uuid|guid|idx|index|key|row|nr|no|serial)$", re.IGNORECASE
+)
 CAMEL_IDENTIFIER = re.compile(r"[a-z](Id|ID|Index|Key)$")
 SENTINELS = (-99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0)
 
 
-def odd_columns(x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def odd_columns(
+    x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, ...]]
+) -> Iterator[str]:
     """A warning of each feature that looks like an index, an identifier or a copy, or as if it held
     a mark of missing values.
 
@@ -36,7 +40,8 @@ def odd_columns(x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, .
         if known:
             if len(known) > len(filled_N) // 2:
                 yield (
-                    f"column {name!r} has {len(known)} categories in {len(filled_N)} rows: an identifier, or free "
+                    f"column {name!r} has {len(known)} categories in {len(filled_N)} rows: "
+                    "an identifier, or free "
                     "text? data.drop leaves it out"
                 )
             continue
@@ -46,7 +51,9 @@ def odd_columns(x_ND: NDArray[np.float64], categories: Mapping[str, tuple[str, .
             yield f"column {name!r} {kind}: an index is no feature; data.drop leaves it out"
         yield from _marks(name, filled_N, least, most)
         alike = first_of.setdefault((least, most, *filled_N[:8].tolist()), [])
-        copied = [other for other, others_N in alike if np.array_equal(values_N, others_N, equal_nan=True)]
+        copied = [
+            other for other, others_N in alike if np.array_equal(values_N, others_N, equal_nan=True)
+        ]
         if copied and least < most:
             yield f"columns {copied[0]!r} and {name!r} are equal"
         else:
@@ -81,6 +88,7 @@ def _marks(name: str, filled_N: NDArray[np.float64], least: float, most: float) 
         if distance > np.ptp(others_N):
             count = len(filled_N) - len(others_N)
             yield (
-                f"column {name!r} holds {mark:g} in {counted(count, 'row')}, far from all else: a missing "
+                f"column {name!r} holds {mark:g} in {counted(count, 'row')}, far from all "
+                "else: a missing "
                 f'value? data.missing_marks = ["{mark:g}"] says so'
             )

@@ -43,12 +43,18 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
         target_mean, target_scale = _target_scaling(train_y)
         for part, y_N in (("training", train_y), ("held-out", held_out_y)):
             if target_scale == 0 or np.ptp(y_N) <= 1e-13 * np.abs(y_N).max():
-                raise InputError(f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows")
+                raise InputError(
+                    f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows"
+                )
         train_y, held_out_y = ((y_N - target_mean) / target_scale for y_N in (train_y, held_out_y))
     else:
         train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
     # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
-    constant = [name for name, var, by in zip(split.columns, split.variance_D, split.scale_D) if by == 1 and var < 0.5]
+    constant = [
+        name
+        for name, var, by in zip(split.columns, split.variance_D, split.scale_D)
+        if by == 1 and var < 0.5
+    ]
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
     outputs = recipe.loss.outputs(len(classes))
     refuse_training(recipe, len(train_y), len(table.columns), outputs)
@@ -65,7 +71,10 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
         warnings=(
             *table.warnings,
             *split.warnings,
-            *(f"column {name!r} is constant in the training rows: scaled by 1" for name in constant),
+            *(
+                f"column {name!r} is constant in the training rows: scaled by 1"
+                for name in constant
+            ),
             *_model_warnings(recipe),
         ),
         batch=recipe.training.batch,
@@ -87,8 +96,11 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
 
 
-def prepare_members(recipe: Recipe, seeds: Sequence[int], table: Table | None = None) -> list[PreparedData]:
-    """The same rows for every seed, with the initial parameters, order and masks of that `training.seed`.
+def prepare_members(
+    recipe: Recipe, seeds: Sequence[int], table: Table | None = None
+) -> list[PreparedData]:
+    """The same rows for every seed, with the initial parameters, order and masks of that
+    `training.seed`.
 
     Raises:
         InputError: as `prepare`.
@@ -104,7 +116,9 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
         InputError: a batch without a row that counts.
     """
     seeded = replace(recipe, training=replace(recipe.training, seed=seed))
-    member = replace(data, parameters=initial_parameters(seeded, len(data.columns), data.outputs), seed=seed)
+    member = replace(
+        data, parameters=initial_parameters(seeded, len(data.columns), data.outputs), seed=seed
+    )
     _check_targets(recipe, member)
     return member
 
@@ -114,13 +128,15 @@ def _model_warnings(recipe: Recipe) -> Iterator[str]:
     if model.norm == "batch" and model.bias and model.hidden and recipe.optimizer.name != "sgd":
         yield (
             "model.bias: before batch normalisation a bias has gradient 0 but for rounding, which "
-            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; false leaves them out"
+            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; "
+            "false leaves them out"
         )
 
     rate = _largest_rate(recipe)
     if rate > float(np.finfo(recipe.dtype).max) ** 0.5:
         yield (
-            f"schedule.peak: a rate of {rate:g} takes the parameters beyond {recipe.training.dtype} in the first "
+            f"schedule.peak: a rate of {rate:g} takes the parameters beyond "
+            f"{recipe.training.dtype} in the first "
             "updates: the run overflows"
         )
 
@@ -133,14 +149,18 @@ def _largest_rate(recipe: Recipe) -> float:
 def _check_rate(recipe: Recipe) -> None:
     rate = _largest_rate(recipe)
     if not rate <= float(np.finfo(recipe.dtype).max):
-        raise InputError(f"schedule.peak: a rate of {rate:g} is infinite in {recipe.training.dtype}")
+        raise InputError(
+            f"schedule.peak: a rate of {rate:g} is infinite in {recipe.training.dtype}"
+        )
 
 
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
     """Mean and standard deviation of the training rows' targets; the deviation is 0 if it is lost
     in rounding."""
     largest = float(np.abs(train_y_N).max()) or 1.0
-    shares_N = train_y_N / largest  # the square of a tiny or huge target could leave the range of float64
+    shares_N = (
+        train_y_N / largest
+    )  # the square of a tiny or huge target could leave the range of float64
     deviation = float(shares_N.std())
     return float(train_y_N.mean()), deviation * largest if deviation > 1e-13 else 0.0
 
@@ -156,32 +176,43 @@ def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np
 def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
     rows = len(table.y_N)
     # fmax and fmin pass over what is missing
-    most, least = (np.fmax, np.fmin) if recipe.data.missing in ("mean", "median") else (np.maximum, np.minimum)
+    most, least = (
+        (np.fmax, np.fmin)
+        if recipe.data.missing in ("mean", "median")
+        else (np.maximum, np.minimum)
+    )
     largest_D = np.maximum(most.reduce(table.x_ND), -least.reduce(table.x_ND))
     for name, largest in zip(table.columns, largest_D):
         if not largest <= LARGEST:
-            raise InputError(f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}")
+            raise InputError(
+                f"column {name!r}: {largest:g} in size; must be finite and at most {LARGEST:g}"
+            )
     if recipe.loss.predicts_number:
         if not np.abs(table.y_N).max() <= LARGEST:
-            raise InputError(f"target {table.target!r}: must be finite and at most {LARGEST:g} in size")
+            raise InputError(
+                f"target {table.target!r}: must be finite and at most {LARGEST:g} in size"
+            )
         if table.held_out and min(held_out, rows - held_out) < 2:
             raise InputError("data.holdout: one row to train on or held out; each part needs two")
         if min(held_out, rows - held_out) < 2:
             raise InputError(
-                f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+                f"data.held_out: {recipe.data.held_out} splits {rows} rows into "
+                f"{rows - held_out} to train on and "
                 f"{held_out} held out; each part needs two"
             )
     else:
         _check_classes(recipe, table, held_out)
     if recipe.training.batch > rows - held_out:
         raise InputError(
-            f"training.batch: {recipe.training.batch} rows are more than the {rows - held_out} training rows"
+            f"training.batch: {recipe.training.batch} rows are more than the "
+            f"{rows - held_out} training rows"
         )
     short = 0 if recipe.training.drop_last else (rows - held_out) % recipe.training.batch
     if recipe.model.norm == "batch" and 1 in (recipe.training.batch, short):
         where = "a batch" if recipe.training.batch == 1 else "the last batch of an epoch"
         raise InputError(
-            f'training.batch: {where} has 1 row, and model.norm = "batch" needs 2 for a variance; another size, '
+            f'training.batch: {where} has 1 row, and model.norm = "batch" needs 2 for a '
+            "variance; another size, "
             "or training.drop_last"
         )
 
@@ -189,7 +220,10 @@ def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
 def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
     rows, classes, loss = len(table.y_N), len(table.classes), recipe.loss
     if classes < 2:
-        raise InputError(f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there must be two")
+        raise InputError(
+            f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there "
+            "must be two"
+        )
     if not table.held_out:
         _check_split_by_class(recipe, table, held_out)
     if loss.spec.link == "sigmoid" and classes != 2:
@@ -197,13 +231,18 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
     if loss.ignored_class:
         if loss.ignored_class not in table.classes:
             raise InputError(
-                f"loss.ignored_class: no class {loss.ignored_class!r}{nearest(loss.ignored_class, table.classes)}"
+                "loss.ignored_class: no class "
+                f"{loss.ignored_class!r}{nearest(loss.ignored_class, table.classes)}"
             )
         classes -= 1
         if classes < 2:
-            raise InputError(f"loss.ignored_class: without {loss.ignored_class!r} a single class is left")
+            raise InputError(
+                f"loss.ignored_class: without {loss.ignored_class!r} a single class is left"
+            )
     if loss.class_weights and len(loss.class_weights) != classes:
-        raise InputError(f"loss.class_weights: {len(loss.class_weights)} weights for {classes} classes")
+        raise InputError(
+            f"loss.class_weights: {len(loss.class_weights)} weights for {classes} classes"
+        )
     if loss.class_weights and not any(loss.class_weights):
         raise InputError("loss.class_weights: all are 0, so no row counts")
 
@@ -214,11 +253,13 @@ def _check_split_by_class(recipe: Recipe, table: Table, held_out: int) -> None:
     rare = int(count_K.argmin())
     if count_K[rare] < 2:
         raise InputError(
-            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified split needs 2 of each"
+            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the "
+            "stratified split needs 2 of each"
         )
     if min(held_out, rows - held_out) < classes:
         raise InputError(
-            f"data.held_out: {recipe.data.held_out} splits {rows} rows into {rows - held_out} to train on and "
+            f"data.held_out: {recipe.data.held_out} splits {rows} rows into "
+            f"{rows - held_out} to train on and "
             f"{held_out} held out; each part needs one for each of the {classes} classes"
         )
 
@@ -227,7 +268,9 @@ def _check_targets(recipe: Recipe, data: PreparedData) -> None:
     """Every batch, and the held-out rows, must have a row whose loss counts."""
     if not recipe.loss.ignored_class and 0 not in recipe.loss.class_weights:
         return
-    weight_K = np.array([*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0])  # label -1 is the last
+    weight_K = np.array(
+        [*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0]
+    )  # label -1 is the last
     named = "loss.ignored_class" if recipe.loss.ignored_class else "loss.class_weights"
     if not (weight_K[data.held_out_y_N].any() and (data.held_out_y_N != IGNORED).any()):
         raise InputError(f"{named}: no held-out row counts")
@@ -238,6 +281,7 @@ def _check_targets(recipe: Recipe, data: PreparedData) -> None:
             batch = int(counted_T.argmin())
             update = epoch * data.updates_per_epoch + batch // data.accumulate
             raise InputError(
-                f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update {update}; "
+                f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update "
+                f"{update}; "
                 "a larger training.batch would help"
             )

@@ -36,10 +36,13 @@ ARRAY_FIELDS = ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mea
 
 
 class Batches(NamedTuple):
-    """The batches of one epoch, T of them. Every batch has B row numbers; a short last one is padded.
+    """The batches of one epoch, T of them. Every batch has B row numbers; a short last one is
+    padded.
 
-    rows_TB int64, row numbers into the training rows; weight_TB float64, 1 for a row that counts and 0 for
-    padding; count_T int64, how many rows count; share_T float64, the weight of the batch in the gradient of its
+    rows_TB int64, row numbers into the training rows; weight_TB float64, 1 for a row that counts
+    and 0 for
+    padding; count_T int64, how many rows count; share_T float64, the weight of the batch in the
+    gradient of its
     update: those of an update add up to 1; last_T bool, where a batch is the last of its update.
     """
 
@@ -94,7 +97,9 @@ class PreparedData:
 
     @property
     def updates_per_epoch(self) -> int:
-        """How many updates an epoch has: its batches, `accumulate` at a time; the last update may take fewer."""
+        """How many updates an epoch has: its batches, `accumulate` at a time; the last update may
+        take fewer.
+        """
         return -(-self.batches_per_epoch // self.accumulate)
 
     @property
@@ -136,14 +141,19 @@ class PreparedData:
         return generator_of(self.seed, ORDER, epoch).permutation(len(self.train_y_N))
 
     def masks(self, epoch: int) -> list[NDArray[np.bool_]]:
-        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none without dropout."""
+        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none
+        without dropout.
+        """
         if not self.dropout:
             return []
         found = []
         for layer, units in enumerate(self.hidden, start=1):
             generator = generator_of(self.seed, MASKS, epoch, layer)
             # a batch at a time: the draws take 8 times the memory of the masks
-            masks = [generator.random((self.batch, units)) >= self.dropout for _ in range(self.batches_per_epoch)]
+            masks = [
+                generator.random((self.batch, units)) >= self.dropout
+                for _ in range(self.batches_per_epoch)
+            ]
             found.append(np.stack(masks))
         return found
 
@@ -158,12 +168,15 @@ class PreparedData:
             "held_out_y": self.held_out_y_N,
             **self.parameters,
         }
-        # drawn when their turn comes, which all of an epoch's layers have together: a long run has many epochs
+        # drawn when their turn comes, which all of an epoch's layers have together: a long run has
+        # many epochs
         masks = lru_cache(maxsize=1)(self.masks)
         for epoch in range(self.epochs):
             arrays[f"order/{epoch}"] = partial(self._rows, epoch)
             for layer in range(len(self.hidden) if self.dropout else 0):
-                arrays[f"masks/{epoch}/{layer + 1}"] = partial(lambda e, i: np.packbits(masks(e)[i]), epoch, layer)
+                arrays[f"masks/{epoch}/{layer + 1}"] = partial(
+                    lambda e, i: np.packbits(masks(e)[i]), epoch, layer
+                )
         return hash_arrays(arrays)
 
     def cast(self, dtype: Any) -> "PreparedData":
@@ -172,7 +185,9 @@ class PreparedData:
         precisions share it."""
         names = ("train_x_ND", "held_out_x_ND", "train_y_N", "held_out_y_N")
         numbers = {name: getattr(self, name) for name in names}
-        changed = {name: array.astype(dtype) for name, array in numbers.items() if array.dtype.kind == "f"}
+        changed = {
+            name: array.astype(dtype) for name, array in numbers.items() if array.dtype.kind == "f"
+        }
         parameters = {name: array.astype(dtype) for name, array in self.parameters.items()}
         data = replace(self, **changed, parameters=parameters)
         data.__dict__["hash"] = self.hash
@@ -182,22 +197,31 @@ class PreparedData:
         """Write all to one file, so that each trainer's process starts from the same bits."""
         header = {name: getattr(self, name) for name in HEADER_FIELDS}
         arrays = {name: getattr(self, name) for name in ARRAY_FIELDS}
-        write_tensors(path, SCHEMA, header, arrays | {f"parameters/{k}": v for k, v in self.parameters.items()})
+        write_tensors(
+            path,
+            SCHEMA,
+            header,
+            arrays | {f"parameters/{k}": v for k, v in self.parameters.items()},
+        )
 
     @staticmethod
     def load(path: Path) -> "PreparedData":
         """Read what `save` wrote, and check that its arrays fit its header.
 
         Raises:
-            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
-                extra or wrong; names them.
+            InputError: not there, truncated, of another schema version, or with fields or arrays
+                that are missing, extra or wrong; names them.
         """
         header, arrays = read_tensors(path, SCHEMA)
         _check_content(str(path), header, arrays)
-        content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
+        content: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in header.items()
+        }
         content |= {name: arrays[name] for name in ARRAY_FIELDS}
         names = [name for name in arrays if name.startswith("parameters/")]
-        content["parameters"] = {name.removeprefix("parameters/"): arrays[name] for name in sorted(names)}
+        content["parameters"] = {
+            name.removeprefix("parameters/"): arrays[name] for name in sorted(names)
+        }
         return PreparedData(**content)
 
 
@@ -214,7 +238,9 @@ class OwnDraws(PreparedData):
     @staticmethod
     def of(data: PreparedData, **drawn: Any) -> "OwnDraws":
         """The same rows with other draws."""
-        return OwnDraws(**{field.name: getattr(data, field.name) for field in fields(PreparedData)} | drawn)
+        return OwnDraws(
+            **{field.name: getattr(data, field.name) for field in fields(PreparedData)} | drawn
+        )
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows in the order of an epoch."""
@@ -222,7 +248,9 @@ class OwnDraws(PreparedData):
         return order_N
 
     def masks(self, epoch: int) -> list[NDArray[np.bool_]]:
-        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none without dropout."""
+        """For each hidden layer which units stay in each batch of an epoch, (T, B, units); none
+        without dropout.
+        """
         return self.draw_masks(epoch) if self.dropout else []
 
 
@@ -238,21 +266,36 @@ def _check_content(whose: str, header: Any, arrays: Parameters) -> None:
     layers = layer_sizes(len(header["columns"]), header["hidden"], header["outputs"])
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (layer, fan_in, fan_out) in enumerate(layers, start=1):
-        shapes |= {f"parameters/{layer}.weight": (fan_in, fan_out), f"parameters/{layer}.bias": (fan_out,)}
-        shapes |= {f"parameters/norm{i}.{kind}": (fan_out,) for kind in ("weight", "bias") if i < len(layers)}
-    missing += [f"parameters/{layer}.weight" for layer, *_ in layers if f"parameters/{layer}.weight" not in arrays]
+        shapes |= {
+            f"parameters/{layer}.weight": (fan_in, fan_out),
+            f"parameters/{layer}.bias": (fan_out,),
+        }
+        shapes |= {
+            f"parameters/norm{i}.{kind}": (fan_out,)
+            for kind in ("weight", "bias")
+            if i < len(layers)
+        }
+    missing += [
+        f"parameters/{layer}.weight"
+        for layer, *_ in layers
+        if f"parameters/{layer}.weight" not in arrays
+    ]
     extra = sorted(arrays.keys() - shapes.keys() - set(ARRAY_FIELDS))
     if missing or extra:
         raise InputError(f"{whose}: {'missing' if missing else 'extra'}: {(missing or extra)[0]!r}")
     columns = len(header["columns"])
-    shapes |= {f"{part}_x_ND": (arrays[f"{part}_y_N"].size, columns) for part in ("train", "held_out")}
+    shapes |= {
+        f"{part}_x_ND": (arrays[f"{part}_y_N"].size, columns) for part in ("train", "held_out")
+    }
     shapes |= {f"{part}_y_N": (arrays[f"{part}_y_N"].size,) for part in ("train", "held_out")}
     shapes |= {"mean_D": (columns,), "scale_D": (columns,)}
     label = "i8" if header["classes"] else "f8"
     for name, array in arrays.items():
         dtype = np.dtype(label if name.endswith("_y_N") else "f8")
         if array.shape != shapes[name] or array.dtype != dtype:
-            raise InputError(f"{whose}: {name}: {array.dtype} {array.shape}, expected {dtype} {shapes[name]}")
+            raise InputError(
+                f"{whose}: {name}: {array.dtype} {array.shape}, expected {dtype} {shapes[name]}"
+            )
         if not np.isfinite(array).all():
             raise InputError(f"{whose}: {name}: must be finite")
     for name in ("train_y_N", "held_out_y_N"):
@@ -262,4 +305,6 @@ def _check_content(whose: str, header: Any, arrays: Parameters) -> None:
         if most and (labels.min() < IGNORED or labels.max() >= most):
             raise InputError(f"{whose}: {name}: labels must be from 0 to {most - 1}, or {IGNORED}")
     if header["batch"] > len(arrays["train_y_N"]):
-        raise InputError(f"{whose}: header: batch: {header['batch']} rows are more than the training rows")
+        raise InputError(
+            f"{whose}: header: batch: {header['batch']} rows are more than the training rows"
+        )

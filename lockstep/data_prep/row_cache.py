@@ -32,7 +32,9 @@ def cache_folder(*parts: str) -> Path | None:
     """A folder below lockstep's in the user's cache, made if need be; None if it cannot be made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        if not cache.is_absolute():  # not set, or to be ignored, as the specification of these variables says
+        if (
+            not cache.is_absolute()
+        ):  # not set, or to be ignored, as the specification of these variables says
             cache = Path.home() / ".cache"
         if not cache.is_absolute():
             return None
@@ -71,7 +73,9 @@ def _key(recipe: Recipe) -> str:
     """A hash of all on which the rows and their split depend: settings, libraries, and the source
     that draws them."""
     libraries = {package: version(package) for package in ("numpy", "scikit-learn")}
-    settings = json.dumps([asdict(recipe.data), recipe.loss.predicts_number, libraries], sort_keys=True)
+    settings = json.dumps(
+        [asdict(recipe.data), recipe.loss.predicts_number, libraries], sort_keys=True
+    )
     sources = sorted(Path(data_prep.__file__).parent.glob("*.py"))
     content = b"".join(source.read_bytes() for source in sources)
     return hashlib.sha256(settings.encode() + content).hexdigest()

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep.columns import Column, Places, feature, labels, missing_labels, number_column
+from lockstep.data_prep.columns import (
+    Column,
+    Places,
+    feature,
+    labels,
+    missing_labels,
+    number_column,
+)
 from lockstep.data_prep.files import read_frame
 from lockstep.data_prep.oddities import odd_columns
 from lockstep.data_prep.table import Note, Table, counted, listed, nearest
@@ -20,7 +27,8 @@ __all__ = ["read_file"]
 
 
 def read_file(data: Data, numbers: bool) -> Table:
-    """The table of `data.path`, and of `data.holdout` below it, with a number to predict or classes.
+    """The table of `data.path`, and of `data.holdout` below it, with a number to predict or
+    classes.
 
     Raises:
         InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
@@ -40,7 +48,9 @@ def read_file(data: Data, numbers: bool) -> Table:
     columns, x_ND = _read_features(places, frame, data)
     training = places.rows if places.kept_N is None else int((places.kept_N < places.rows).sum())
     warnings = [warning, *(column.warning for column in columns.values())]
-    warnings += odd_columns(x_ND[:training], {name: column.categories for name, column in columns.items()})
+    warnings += odd_columns(
+        x_ND[:training], {name: column.categories for name, column in columns.items()}
+    )
     if data.missing == "drop":
         x_ND, values_N, training = _without_missing(places, columns, x_ND, values_N, training)
         left_out = rows - len(x_ND)
@@ -59,7 +69,9 @@ def read_file(data: Data, numbers: bool) -> Table:
         columns=tuple(columns),
         classes=classes,
         target=data.target,
-        categories=tuple(column.categories for column in columns.values()) if has_categories else (),
+        categories=tuple(column.categories for column in columns.values())
+        if has_categories
+        else (),
         held_out=len(x_ND) - training,
         notes=tuple(notes),
         warnings=tuple(filter(None, warnings)),
@@ -96,7 +108,9 @@ def _read_columns(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note
         if name == data.target:
             raise InputError(f"data.drop: {name!r} is the target")
         if name not in frame.columns:
-            raise InputError(f"data.drop: {path} has no column {name!r}{nearest(name, frame.columns, 'columns')}")
+            raise InputError(
+                f"data.drop: {path} has no column {name!r}{nearest(name, frame.columns, 'columns')}"
+            )
     frame = frame.drop(data.drop)
     if frame.width > 1 and frame.columns[-1] == "" and frame[""].null_count() == frame.height > 0:
         frame = frame.drop("")  # rows end in a separator
@@ -115,19 +129,25 @@ def _stacked(frame: "polars.DataFrame", below: "polars.DataFrame") -> "polars.Da
 
     def fitting(one: "polars.DataFrame", other: "polars.DataFrame") -> "polars.DataFrame":
         texts = (polars.String, polars.Categorical, polars.Enum)
-        names = [name for name in frame.columns if one[name].dtype in texts or other[name].dtype in texts]
+        names = [
+            name for name in frame.columns if one[name].dtype in texts or other[name].dtype in texts
+        ]
         return one.select(frame.columns).with_columns(polars.col(names).cast(polars.String))
 
     try:
         return polars.concat([fitting(frame, below), fitting(below, frame)], how="vertical_relaxed")
     except polars.exceptions.PolarsError as error:
-        raise InputError(f"data.holdout: columns of other kinds than the first file's: {str(error)[:80]}") from None
+        raise InputError(
+            f"data.holdout: columns of other kinds than the first file's: {str(error)[:80]}"
+        ) from None
 
 
 # ---- columns
 
 
-def _read_target(places: Places, target: "polars.Series", data: Data, numbers: bool) -> tuple[NDArray[Any], str]:
+def _read_target(
+    places: Places, target: "polars.Series", data: Data, numbers: bool
+) -> tuple[NDArray[Any], str]:
     """Numbers or labels (N,), and a warning or ""."""
     if not numbers:
         return labels(places, target, data)
@@ -148,18 +168,25 @@ def _read_features(
         column = feature(places, frame.drop_in_place(name), data)
         x_ND[:, number] = column.values_N
         if data.missing in ("mean", "median") and np.isnan(column.values_N).all():
-            raise InputError(f"{places.path}: column {name!r} has no value in any row; data.drop leaves it out")
+            raise InputError(
+                f"{places.path}: column {name!r} has no value in any row; data.drop leaves it out"
+            )
         columns[name] = column._replace(values_N=np.empty(0))
         if column.commas and points:
             raise InputError(
-                f"{places.path}: numbers of column {name!r} have a comma before their fraction, those of "
+                f"{places.path}: numbers of column {name!r} have a comma before their "
+                "fraction, those of "
                 f"{points[0]!r} a point; it must be the same in both"
             )
     return columns, x_ND
 
 
 def _without_missing(
-    places: Places, columns: dict[str, Column], x_ND: NDArray[np.float64], values_N: NDArray[Any], training: int
+    places: Places,
+    columns: dict[str, Column],
+    x_ND: NDArray[np.float64],
+    values_N: NDArray[Any],
+    training: int,
 ) -> tuple[NDArray[np.float64], NDArray[Any], int]:
     """The rows without a missing value, and how many of them lie outside the hold-out file."""
     absent_ND = np.isnan(x_ND)
@@ -180,12 +207,17 @@ def _refuse_nothing(places: Places, left: int, counts: dict[str, int]) -> None:
         )
 
 
-def _classes(places: Places, values_N: NDArray[Any], training: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _classes(
+    places: Places, values_N: NDArray[Any], training: int
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The names of the classes, and the class of each row, from 0. Held-out rows may have no class
     of their own."""
     known, y_N = np.unique(values_N, return_inverse=True)
     if training < len(y_N):
         unseen = np.setdiff1d(y_N[training:], y_N[:training])
         if len(unseen):
-            raise InputError(f"{places.holdout}: class {str(known[unseen[0]])!r} does not occur in {places.path.name}")
+            raise InputError(
+                f"{places.holdout}: class {str(known[unseen[0]])!r} does not occur in "
+                f"{places.path.name}"
+            )
     return tuple(str(name) for name in known.tolist()), y_N.astype(np.int64)

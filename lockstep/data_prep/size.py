@@ -26,8 +26,12 @@ def refuse_rows(data: Data, numbers: bool) -> None:
     rows = data.rows + round(data.rows * data.held_out)
     needed = data.features * (TABLES * NUMBER * rows + NAME)
     if not numbers:
-        needed += NUMBER * ((data.features + 1) // 2) ** 2  # scikit-learn turns each class by a square matrix
-    refuse_too_large(f"data: {rows:,} rows (data.rows) of {data.features:,} features (data.features)", needed)
+        needed += (
+            NUMBER * ((data.features + 1) // 2) ** 2
+        )  # scikit-learn turns each class by a square matrix
+    refuse_too_large(
+        f"data: {rows:,} rows (data.rows) of {data.features:,} features (data.features)", needed
+    )
 
 
 def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> None:
@@ -40,12 +44,20 @@ def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> Non
         outputs: number of output units.
     """
     training, hidden = recipe.training, recipe.model.hidden
-    numbers = sum((fan_in + 1) * fan_out for _, fan_in, fan_out in layer_sizes(inputs, hidden, outputs))
+    numbers = sum(
+        (fan_in + 1) * fan_out for _, fan_in, fan_out in layer_sizes(inputs, hidden, outputs)
+    )
     units = ", ".join(f"{size:,}" for size in (inputs, *hidden, outputs))
-    refuse_too_large(f"model.hidden: {numbers:,} parameters of layers of {units} units", NETWORKS * NUMBER * numbers)
+    refuse_too_large(
+        f"model.hidden: {numbers:,} parameters of layers of {units} units",
+        NETWORKS * NUMBER * numbers,
+    )
     outputs_of_batch = NUMBER * training.batch * sum(hidden)
     masks = rows * sum(hidden) if recipe.model.dropout else 0
-    refuse_too_large(f"training.batch: {training.batch:,} rows in layers of {units} units", outputs_of_batch + masks)
+    refuse_too_large(
+        f"training.batch: {training.batch:,} rows in layers of {units} units",
+        outputs_of_batch + masks,
+    )
     of_epoch = updates_per_epoch(rows, training.batch, drop_last=training.drop_last)
     updates = training.epochs * -(-of_epoch // recipe.gradient.accumulate)
     refuse_too_large(

@@ -25,7 +25,9 @@ def load_table(recipe: Recipe) -> Table:
         return read_file(data, numbers)
     for field in LATER:
         if getattr(data, field) != getattr(Data(), field):
-            raise InputError(f'data.{field}: for source = "file" only, and the source is "{data.source}"')
+            raise InputError(
+                f'data.{field}: for source = "file" only, and the source is "{data.source}"'
+            )
     from sklearn import datasets
 
     if data.source == "synthetic":
@@ -33,12 +35,14 @@ def load_table(recipe: Recipe) -> Table:
         return _draw_numbers(data) if numbers else _draw_classes(data)
     if numbers and data.source != "diabetes":
         raise InputError(
-            f'loss.name: {recipe.loss.name} predicts a number, but data.source "{data.source}" has classes'
+            f"loss.name: {recipe.loss.name} predicts a number, but data.source "
+            f'"{data.source}" has classes'
         )
     if data.source == "diabetes":
         if not numbers:
             raise InputError(
-                f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" has a number to predict '
+                f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" '
+                "has a number to predict "
                 f"(loss.name = {number_losses()})"
             )
         bunch = datasets.load_diabetes(scaled=False)
@@ -49,7 +53,9 @@ def load_table(recipe: Recipe) -> Table:
             classes=(),
             target="progression",
         )
-    bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[data.source]()
+    bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[
+        data.source
+    ]()
     return Table(
         x_ND=np.asarray(bunch.data, dtype=np.float64),
         y_N=np.asarray(bunch.target, dtype=np.int64),
@@ -91,9 +97,14 @@ def _draw_classes(data: Data) -> Table:
     least = int(np.ceil(np.log2(data.classes)))
     informative = max(least, (data.features + 1) // 2)
     if data.features < least:
-        raise InputError(f"data.features: {data.classes} classes need at least {least} features, got {data.features}")
+        raise InputError(
+            f"data.features: {data.classes} classes need at least {least} features, got "
+            f"{data.features}"
+        )
     if data.rows < data.classes:
-        raise InputError(f"data.rows: {data.rows} rows are fewer than the {data.classes} classes (data.classes)")
+        raise InputError(
+            f"data.rows: {data.rows} rows are fewer than the {data.classes} classes (data.classes)"
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # `prepare` refuses what overflows
         x_ND, y_N = make_classification(
             n_samples=data.rows + max(round(data.rows * data.held_out), data.classes),

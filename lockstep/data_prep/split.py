@@ -67,7 +67,11 @@ def held_out_rows(recipe: Recipe, table: Table) -> int:
     rows = len(table.y_N)
     if table.held_out:
         return table.held_out
-    return rows - recipe.data.rows if recipe.data.source == "synthetic" else round(rows * recipe.data.held_out)
+    return (
+        rows - recipe.data.rows
+        if recipe.data.source == "synthetic"
+        else round(rows * recipe.data.held_out)
+    )
 
 
 def _split_rows(recipe: Recipe, table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

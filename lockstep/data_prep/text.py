@@ -38,7 +38,12 @@ SAMPLE = 10_000
 EXPANSION = 100
 """How many times larger than its file a compressed table may be; 64 MiB are always allowed."""
 
-MAGIC = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "Zstandard": b"\x28\xb5\x2f\xfd"}
+MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "Zstandard": b"\x28\xb5\x2f\xfd",
+}
 """Compression -> the bytes that its files begin with."""
 
 ENCODINGS = {
@@ -98,7 +103,12 @@ def read_text(path: Path, data: Data, suffix: str) -> tuple["polars.DataFrame", 
 
 
 def _frame(
-    path: Path, source: Path | bytes, separator: str, names: list[str], suffix: str, notes: list[Note]
+    path: Path,
+    source: Path | bytes,
+    separator: str,
+    names: list[str],
+    suffix: str,
+    notes: list[Note],
 ) -> "polars.DataFrame":
     """What polars makes of the text; comments left out, and ragged rows refused."""
     import polars
@@ -117,7 +127,9 @@ def _frame(
         raise InputError(f"{path}: {survey.fault}")
     left_out = survey.comments + survey.trailing
     if survey.comments:
-        notes.append(("comments that begin with '#'", f"{counted(len(survey.comments), 'line')} left out"))
+        notes.append(
+            ("comments that begin with '#'", f"{counted(len(survey.comments), 'line')} left out")
+        )
     if left_out:
         return _frame(path, _without_lines(source, left_out), separator, names, suffix, notes)
     if failure:
@@ -159,7 +171,9 @@ def _unpacked(path: Path, notes: list[Note]) -> Path | bytes:
     with path.open("rb") as file:
         mark = file.read(6)
     if mark[:2] in (b"x\x01", b"x\x9c", b"x\xda"):
-        raise InputError(f"{path}: compressed by zlib, without a file format; gzip, bzip2 and xz are read")
+        raise InputError(
+            f"{path}: compressed by zlib, without a file format; gzip, bzip2 and xz are read"
+        )
     kind = next((kind for kind, magic in MAGIC.items() if mark.startswith(magic)), "")
     packed = path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst")
     if not kind:
@@ -188,7 +202,9 @@ def _open_compressed(path: Path, kind: str) -> Any:
     try:
         return import_module("compression.zstd").open(path)
     except ModuleNotFoundError:
-        raise InputError(f"{path}: Zstandard needs Python 3.14; unpack it first, or take gzip") from None
+        raise InputError(
+            f"{path}: Zstandard needs Python 3.14; unpack it first, or take gzip"
+        ) from None
 
 
 def _decoded(path: Path, source: Path | bytes, notes: list[Note]) -> Path | bytes:
@@ -200,12 +216,17 @@ def _decoded(path: Path, source: Path | bytes, notes: list[Note]) -> Path | byte
         try:
             text = _content(source).decode(encoding)
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: its byte-order mark says {encoding}, but: {error.reason}") from None
+            raise InputError(
+                f"{path}: its byte-order mark says {encoding}, but: {error.reason}"
+            ) from None
         notes.append(("encoding", encoding))
         return text.encode()
     zeros = max(start[::2].count(0), start[1::2].count(0))
     if zeros > len(start) // 4:
-        raise InputError(f"{path}: zero bytes in every other place: UTF-16 without a byte-order mark? UTF-8 is read")
+        raise InputError(
+            f"{path}: zero bytes in every other place: UTF-16 without a byte-order mark? "
+            "UTF-8 is read"
+        )
     return source
 
 
@@ -218,7 +239,8 @@ def _refuse_other_encodings(path: Path, source: Path | bytes) -> None:
             except UnicodeDecodeError as error:
                 byte = line[error.start]
                 raise InputError(
-                    f"{path}: line {number} is not UTF-8 (byte 0x{byte:02x}); of Latin-1 or Windows-1252? "
+                    f"{path}: line {number} is not UTF-8 (byte 0x{byte:02x}); of Latin-1 or "
+                    "Windows-1252? "
                     "convert it: iconv -f WINDOWS-1252 -t UTF-8"
                 ) from None
 
@@ -256,7 +278,10 @@ def _head(path: Path, source: Path | bytes, suffix: str) -> str:
     if not text.strip():
         raise InputError(f"{path}: not a readable {suffix} file: empty CSV")
     if "\n" not in text and "\r" in text:
-        raise InputError(f"{path}: its lines end in a carriage return alone; those that end in a line feed are read")
+        raise InputError(
+            f"{path}: its lines end in a carriage return alone; those that end in a line "
+            "feed are read"
+        )
     return text
 
 
@@ -289,9 +314,15 @@ def _lines_before_names(head: str, separator: str, data: Data) -> tuple[int, str
 def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
     """The columns' names. They must be names, and their separator must be the expected one."""
     names, _ = _first_records(head, separator)
-    others = {name: _first_records(head, other) for name, other in SEPARATORS.items() if other != separator}
+    others = {
+        name: _first_records(head, other)
+        for name, other in SEPARATORS.items()
+        if other != separator
+    }
     if data.target not in names:
-        fitting = [name for name, (cells, _) in others.items() if name != "space" and data.target in cells]
+        fitting = [
+            name for name, (cells, _) in others.items() if name != "space" and data.target in cells
+        ]
         if len(names) == 1:  # the target may be misspelt, too
             fitting += [name for name, (cells, row) in others.items() if len(cells) == len(row) > 1]
         if fitting:
@@ -301,7 +332,9 @@ def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
             )
     if _is_a_row(names, head, separator, data):
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise InputError(f"{path}: the first row holds numbers ({shown}); it must hold the columns' names")
+        raise InputError(
+            f"{path}: the first row holds numbers ({shown}); it must hold the columns' names"
+        )
     return names
 
 
@@ -321,7 +354,9 @@ def _is_a_row(names: list[str], head: str, separator: str, data: Data) -> bool:
 
 
 def _first_records(head: str, separator: str) -> tuple[list[str], list[str]]:
-    """The names and the first row, each [] if there is none; blank lines before them are left out."""
+    """The names and the first row, each [] if there is none; blank lines before them are left
+    out.
+    """
     filled = (cells for cells in _records(head, separator) if any(cell.strip() for cell in cells))
     return next(filled, []), next(filled, [])
 

@@ -1,6 +1,7 @@
 """From traces to a verdict and the first place where they part.
 
-The package is a function as well: `lockstep.diagnose(a, b)` is `lockstep.diagnose.pairs.diagnose(a, b)`.
+The package is a function as well: `lockstep.diagnose(a, b)` is
+`lockstep.diagnose.pairs.diagnose(a, b)`.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""From two traces to a diagnosis: whether they are equal, where they first part, which side is off, and why."""
+"""From two traces to a diagnosis: whether they are equal, where they first part, which side is off,
+and why.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,14 +9,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lockstep.diagnose.causes import Cause, find_cause, needed_detail
-from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference, Limit, bounds_of, compare, differences
+from lockstep.diagnose.compare import (
+    STAGES,
+    Bounds,
+    Comparison,
+    Difference,
+    Limit,
+    bounds_of,
+    compare,
+    differences,
+)
 from lockstep.records.trace import Trace
 
 __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
 
 HORIZON = 0.1
-"""Share of the loss by which two right runs may differ before comparing their trajectories means nothing: beyond it a
-bound lets pass what a wrong recipe does too (the nearest planted ones change a loss by some per cent in an epoch)."""
+"""Share of the loss by which two right runs may differ before comparing their trajectories means
+nothing: beyond it a bound lets pass what a wrong recipe does too (the nearest planted ones change a
+loss by some per cent in an epoch)."""
 
 
 WORDS = ("identical", "rounding", "inconclusive", "diverged")
@@ -33,14 +45,16 @@ class Unequal(NamedTuple):
 class Diagnosis:
     """What was found.
 
-    `comparison` is of all arrays of a and b, `against` of each with the oracle's, where neither is that: two sides may
-    be wrong alike. `first` is the first divergence of them all in causal order, with the values of a and b and, where
-    there is an oracle, its value `truth`. `unequal` settings come first: what follows may be their doing. `off` is who
-    is off at the first divergence, "a", "b", "both", or "" where there is no oracle to tell or it is as near to either;
-    `distances` of both from the oracle there, over its bound. `cause` is None where no known one explains the numbers.
-    `horizon` is the update from which on two right runs may differ by more than `HORIZON` of their loss, None if there
-    is none in the run. `local`, where every update began from the oracle's state, are the updates that are wrong by
-    themselves; None where each went on from the last, and errors add up. `noise` has, for each side that was run
+    `comparison` is of all arrays of a and b, `against` of each with the oracle's, where neither is
+    that: two sides may be wrong alike. `first` is the first divergence of them all in causal order,
+    with the values of a and b and, where there is an oracle, its value `truth`. `unequal` settings
+    come first: what follows may be their doing. `off` is who is off at the first divergence, "a",
+    "b", "both", or "" where there is no oracle to tell or it is as near to either; `distances` of
+    both from the oracle there, over its bound. `cause` is None where no known one explains the
+    numbers. `horizon` is the update from which on two right runs may differ by more than `HORIZON`
+    of their loss, None if there is none in the run. `local`, where every update began from the
+    oracle's state, are the updates that are wrong by themselves; None where each went on from the
+    last, and errors add up. `noise` has, for each side that was run
     again, its largest distance from itself over the bound.
     `needs` are the updates whose detail would tell more.
     """
@@ -60,13 +74,17 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """identical, rounding, inconclusive or diverged: of a against b, or of one against the oracle where graver."""
+        """identical, rounding, inconclusive or diverged: of a against b, or of one against the
+        oracle where graver.
+        """
         worse = [found.verdict for found in self.against.values() if found.verdict in WORDS[2:]]
         return max((self.comparison.verdict, *worse), key=WORDS.index)
 
     @property
     def deciding(self) -> tuple[tuple[str, str], Comparison]:
-        """The comparison that has a divergence, and its sides: a and b, or one of them and the oracle."""
+        """The comparison that has a divergence, and its sides: a and b, or one of them and the
+        oracle.
+        """
         for side, found in self.against.items():
             if self.comparison.first is None and found.first is not None:
                 return (side, "oracle"), found
@@ -74,19 +92,29 @@ class Diagnosis:
 
     @property
     def limit(self) -> Limit | None:
-        """From where on nothing was judged; None where everything was, or where only the oracle shows what parts."""
-        limits = [one.limit for one in (self.comparison, *self.against.values()) if one.limit is not None]
+        """From where on nothing was judged; None where everything was, or where only the oracle
+        shows what parts.
+        """
+        limits = [
+            one.limit for one in (self.comparison, *self.against.values()) if one.limit is not None
+        ]
         is_shown = self.verdict != "diverged" or self.comparison.first is not None
         return min(limits, key=lambda limit: limit.update, default=None) if is_shown else None
 
     @property
     def most(self) -> Difference | None:
-        """Where the first divergence is the norm of an update: the parameter tensor that it moved most wrongly."""
+        """Where the first divergence is the norm of an update: the parameter tensor that it moved
+        most wrongly.
+        """
         first = self.first
         if first is None or first.tensor != "update_norm":
             return None
         moved = [found for found in self.deciding[1].parted if found.stage == "parameters"]
-        return max((found for found in moved if found.update == first.update), key=lambda f: f.ratio, default=None)
+        return max(
+            (found for found in moved if found.update == first.update),
+            key=lambda f: f.ratio,
+            default=None,
+        )
 
 
 def diagnose(
@@ -103,8 +131,9 @@ def diagnose(
         a: one side.
         b: the other.
         oracle: the float64 reference of the same recipe, with bounds; says which side is off.
-        bounds: what rounding may do, where no trace carries it (`lockstep.diagnose.noise` for somebody's own loop).
-        reruns: "a" and "b" -> traces of the same side, run again: its own noise, measured before the other is blamed.
+        bounds: what rounding may do, where no trace carries it (`lockstep.diagnose.noise` for
+        somebody's own loop). reruns: "a" and "b" -> traces of the same side, run again: its own
+        noise, measured before the other is blamed.
 
     Raises:
         InputError: traces that cannot be compared.
@@ -125,7 +154,9 @@ def diagnose(
         )
         truth = _value(oracle, oracle, first, known)
         if first is not found.first:
-            first = replace(first, a=_value(a, oracle, first, known), b=_value(b, oracle, first, known))
+            first = replace(
+                first, a=_value(a, oracle, first, known), b=_value(b, oracle, first, known)
+            )
     parted = [*found.parted, *(part for one in against.values() for part in one.parted)]
     return Diagnosis(
         found,
@@ -151,9 +182,13 @@ def _against(a: Trace, b: Trace, oracle: Trace | None, bounds: Bounds) -> dict[s
 
 
 def _first(found: Comparison, against: Mapping[str, Comparison]) -> Difference | None:
-    """The first divergence of all; of those at one place that of the two sides, which the cause explains best."""
+    """The first divergence of all; of those at one place that of the two sides, which the cause
+    explains best.
+    """
     firsts = [part for one in (found, *against.values()) if (part := one.first) is not None]
-    return min(firsts, key=lambda part: (part.update, STAGES.index(part.stage), part.rank), default=None)
+    return min(
+        firsts, key=lambda part: (part.update, STAGES.index(part.stage), part.rank), default=None
+    )
 
 
 def _cause(first: Difference, off: str, a: Trace, b: Trace, oracle: Trace | None) -> Cause | None:
@@ -164,25 +199,35 @@ def _cause(first: Difference, off: str, a: Trace, b: Trace, oracle: Trace | None
     if of_a is None or of_b is None:
         return of_a or of_b
     are_alike = of_a.text.removeprefix("a") == of_b.text.removeprefix("b")
-    return replace(of_a, text=f"{of_a.text}; {'likewise b' if are_alike else of_b.text}", side="both")
+    return replace(
+        of_a, text=f"{of_a.text}; {'likewise b' if are_alike else of_b.text}", side="both"
+    )
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:
     """A side's value where two others differ."""
     if at.array.startswith(("parameters/", "average/", "detail/")):
         array = trace.arrays[at.array]
-        is_there = array.ndim == len(at.element) and all(i < n for i, n in zip(at.element, array.shape))
+        is_there = array.ndim == len(at.element) and all(
+            i < n for i, n in zip(at.element, array.shape)
+        )
         return float(array[at.element]) if is_there else np.nan
     places = differences(trace, oracle, at.array, bounds, at)
     return places[0].a if places else np.nan
 
 
 def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
-    """What the two sides were run with that differs: of their environments what both state, of their settings all."""
+    """What the two sides were run with that differs: of their environments what both state, of
+    their settings all.
+    """
     found = []
     for part in ("environment", "settings"):
         values_a, values_b = (_flat(trace.header.get(part) or {}) for trace in (a, b))
-        names = values_a.keys() & values_b.keys() if part == "environment" else values_a.keys() | values_b.keys()
+        names = (
+            values_a.keys() & values_b.keys()
+            if part == "environment"
+            else values_a.keys() | values_b.keys()
+        )
         differing = [name for name in sorted(names) if values_a.get(name) != values_b.get(name)]
         found += [Unequal(name, values_a.get(name), values_b.get(name)) for name in differing]
     return tuple(found)
@@ -191,12 +236,18 @@ def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        found |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{name}": value}
+        )
     return found
 
 
 def _distance(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:
-    """Largest error over bound against the oracle, of the array and update at which the two sides part."""
+    """Largest error over bound against the oracle, of the array and update at which the two sides
+    part.
+    """
     return max(found.ratio for found in differences(trace, oracle, at.array, bounds, at))
 
 
@@ -207,6 +258,9 @@ def _farthest(trace: Trace, again: Trace, bounds: Bounds) -> float:
 def _horizon(trace: Trace, bounds: Bounds) -> int | None:
     if "updates/loss" not in bounds:
         return None
-    loss_T, bound_T = np.abs(trace.arrays["updates/loss"]), bounds["updates/loss"][trace.first_update :]
+    loss_T, bound_T = (
+        np.abs(trace.arrays["updates/loss"]),
+        bounds["updates/loss"][trace.first_update :],
+    )
     beyond_T = ~(2 * bound_T <= HORIZON * loss_T)  # the bounds of two sides add
     return trace.first_update + int(beyond_T.argmax()) if beyond_T.any() else None

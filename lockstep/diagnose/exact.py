@@ -1,4 +1,6 @@
-"""Judge float64 traces: within 1e-12, and where that does not hold within bounds, which cost some ten trainings."""
+"""Judge float64 traces: within 1e-12, and where that does not hold within bounds, which cost some
+ten trainings.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -40,8 +42,8 @@ def float64_bounds(
     parameters_every: int = 0,
     receive: Callable[[Trace], None] | None = None,
 ) -> DeriveBounds:
-    """Bounds on rounding in a float64 run, from an ensemble made in float64: that of float32, scaled down, says less,
-    as it saturates where a training is chaotic.
+    """Bounds on rounding in a float64 run, from an ensemble made in float64: that of float32,
+    scaled down, says less, as it saturates where a training is chaotic.
 
     Args:
         recipe: in float64.

@@ -2,7 +2,8 @@
 
 A TOML file, as `lockstep names` proposes it. Names that are alike in both need no line.
 
-    [names]                                   # parameters, with their gradients, moments and statistics
+    [names]                                   # parameters, with their gradients, moments and
+    statistics
     "fc.bias" = "Dense_0.bias"
     "fc.weight" = { name = "Dense_0.kernel", layout = "transpose" }
     "conv.weight" = { name = "Conv_0.kernel", axes = [3, 2, 0, 1] }
@@ -18,7 +19,8 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
     a = ["position_ids"]
     b = []
 
-`reshape`, then `axes` (as `numpy.transpose` takes them), lead from B's array to A's; "transpose" stands for axes 1, 0.
+`reshape`, then `axes` (as `numpy.transpose` takes them), lead from B's array to A's; "transpose"
+stands for axes 1, 0.
 """
 
 from collections.abc import Mapping
@@ -51,7 +53,9 @@ FAMILY_TABLE = {
 
 @dataclass(frozen=True)
 class Layout:
-    """An array of trace B, and how it becomes one of A: `reshape` first, then `axes`; () leaves it as it is."""
+    """An array of trace B, and how it becomes one of A: `reshape` first, then `axes`; () leaves it
+    as it is.
+    """
 
     name: str
     axes: tuple[int, ...] = ()
@@ -68,12 +72,16 @@ class Layout:
             return np.transpose(turned, self.axes) if self.axes else turned
         except ValueError:
             how = f"reshape {list(self.reshape)}, " * bool(self.reshape) + f"axes {list(self.axes)}"
-            raise InputError(f"names: {self.name}: shape {array.shape} cannot be laid out by {how}") from None
+            raise InputError(
+                f"names: {self.name}: shape {array.shape} cannot be laid out by {how}"
+            ) from None
 
 
 @dataclass(frozen=True)
 class NameMap:
-    """A's name -> B's, of parameters, layers and arrays of a batch; and the names that only one of them has."""
+    """A's name -> B's, of parameters, layers and arrays of a batch; and the names that only one of
+    them has.
+    """
 
     names: Mapping[str, Layout] = field(default_factory=dict)
     forward: Mapping[str, Layout] = field(default_factory=dict)
@@ -86,12 +94,16 @@ def load_names(path: Path) -> NameMap:
     """Read a name map.
 
     Raises:
-        InputError: not there, not TOML, of another shape, or two names of A for one of B; names the line's key.
+        InputError: not there, not TOML, of another shape, or two names of A for one of B; names the
+        line's key.
     """
     content = read_toml(path, "not TOML")
     unknown = content.keys() - {*TABLES, "only"}
     if unknown:
-        raise InputError(f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] and [only]")
+        raise InputError(
+            f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] "
+            "and [only]"
+        )
     tables = {table: _read_table(path, table, content.get(table, {})) for table in TABLES}
     only = content.get("only", {})
     if not isinstance(only, dict) or only.keys() - {"a", "b"}:
@@ -99,7 +111,9 @@ def load_names(path: Path) -> NameMap:
     lists = {}
     for side in ("a", "b"):
         lists[side] = only.get(side, [])
-        if not isinstance(lists[side], list) or not all(isinstance(name, str) for name in lists[side]):
+        if not isinstance(lists[side], list) or not all(
+            isinstance(name, str) for name in lists[side]
+        ):
             raise InputError(f"{path}: only.{side}: must be a list of names")
     return NameMap(**tables, only_a=frozenset(lists["a"]), only_b=frozenset(lists["b"]))
 
@@ -131,12 +145,16 @@ def apply(names: NameMap, trace: Trace) -> Trace:
     """Trace B in A's names and layouts, of every family.
 
     Raises:
-        InputError: a name that the trace does not hold, two arrays that end up with one name, or a layout that does
+        InputError: a name that the trace does not hold, two arrays that end up with one name, or a
+        layout that does
             not fit.
     """
     held: dict[str, set[str]] = {table: set() for table in TABLES}
     arrays: dict[str, NDArray[Any]] = {}
-    back = {table: {layout.name: (name, layout) for name, layout in getattr(names, table).items()} for table in TABLES}
+    back = {
+        table: {layout.name: (name, layout) for name, layout in getattr(names, table).items()}
+        for table in TABLES
+    }
     for key, array in trace.arrays.items():
         prefix, family, name = split_name(key)
         table = FAMILY_TABLE.get(family, "")
@@ -154,7 +172,9 @@ def apply(names: NameMap, trace: Trace) -> Trace:
     for table in TABLES:
         missing = sorted(back[table].keys() - held[table])
         if missing and (table == "names" or held[table]):
-            raise InputError(f"names: [{table}]: not in the trace of {trace.backend}: {', '.join(missing)}")
+            raise InputError(
+                f"names: [{table}]: not in the trace of {trace.backend}: {', '.join(missing)}"
+            )
     layers = [back["forward"].get(name, (name, None))[0] for name in trace.header.get("layers", [])]
     buffers = [back["names"].get(name, (name, None))[0] for name in trace.header.get("buffers", [])]
     return Trace(trace.header | {"layers": layers, "buffers": buffers}, arrays)
@@ -175,11 +195,15 @@ def split_name(key: str) -> tuple[str, str, str]:
 def _read_table(path: Path, table: str, content: Any) -> dict[str, Layout]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: {table}: must be a table")
-    found = {name: _read_layout(f"{path}: {table}.{name}", value) for name, value in content.items()}
+    found = {
+        name: _read_layout(f"{path}: {table}.{name}", value) for name, value in content.items()
+    }
     taken: dict[str, str] = {}
     for name, layout in found.items():
         if layout.name in taken:
-            raise InputError(f"{path}: [{table}]: {taken[layout.name]} and {name} are both {layout.name}")
+            raise InputError(
+                f"{path}: [{table}]: {taken[layout.name]} and {name} are both {layout.name}"
+            )
         taken[layout.name] = name
     return found
 
@@ -191,15 +215,22 @@ def _read_layout(where: str, value: Any) -> Layout:
         raise InputError(f'{where}: must be a name, or {{ name = "...", layout, axes or reshape }}')
     unknown = value.keys() - {"name", "layout", "axes", "reshape"}
     if unknown:
-        raise InputError(f"{where}: unknown key {min(unknown)}; there are name, layout, axes and reshape")
+        raise InputError(
+            f"{where}: unknown key {min(unknown)}; there are name, layout, axes and reshape"
+        )
     axes, reshape = value.get("axes", []), value.get("reshape", [])
     for key, numbers in (("axes", axes), ("reshape", reshape)):
-        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+        if not isinstance(numbers, list) or not all(
+            type(number) is int and number >= 0 for number in numbers
+        ):
             raise InputError(f"{where}: {key}: must be a list of whole numbers")
     if sorted(axes) != list(range(len(axes))):
         raise InputError(f"{where}: axes: {axes} must name each axis once")
     if value.get("layout", "transpose") != "transpose" or (axes and "layout" in value):
-        raise InputError(f'{where}: layout: there is "transpose" alone, without axes; write any other order as axes')
+        raise InputError(
+            f'{where}: layout: there is "transpose" alone, without axes; write any other '
+            "order as axes"
+        )
     if "layout" in value:
         axes = [1, 0]
     return Layout(value["name"], tuple(axes), tuple(reshape))

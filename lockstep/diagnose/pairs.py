@@ -30,8 +30,8 @@ Names = NameMap | Path | str | None
 
 
 class Pair(NamedTuple):
-    """Two traces that can be compared, the oracle's of their recipe, what rounding may do to them, and what to know of
-    them beforehand."""
+    """Two traces that can be compared, the oracle's of their recipe, what rounding may do to them,
+    and what to know of them beforehand."""
 
     a: Trace
     b: Trace
@@ -53,18 +53,21 @@ def compare(
     Args:
         a: one trace, or its file: of `train`, or of a loop of your own, recorded by `Recorder`.
         b: the other; of the same recipe and data, or a loop as well.
-        oracle: the oracle's trace of that recipe, with bounds. None: where neither side is one, it is trained here,
-            which takes some ten float64 trainings.
+        oracle: the oracle's trace of that recipe, with bounds. None: where neither side is one, it
+            is trained here, which takes some ten float64 trainings.
         names: of two loops, what b calls and lays out otherwise.
-        noise: of two loops, reruns or perturbed runs of either side, from which the bounds on rounding are measured.
+        noise: of two loops, reruns or perturbed runs of either side, from which the bounds on
+        rounding are measured.
 
     Returns:
-        `verdict` is "identical", "rounding", "diverged" or "inconclusive". `first` is the first difference beyond its
-        bound, None unless the traces diverge: `update` counted from 0, `stage`, `tensor`, `element`, both values,
-        `difference` and `bound` in the tensor's own unit. `limit` says from where on nothing was judged, if anywhere.
+        `verdict` is "identical", "rounding", "diverged" or "inconclusive". `first` is the first
+        difference beyond its bound, None unless the traces diverge: `update` counted from 0,
+        `stage`, `tensor`, `element`, both values, `difference` and `bound` in the tensor's own
+        unit. `limit` says from where on nothing was judged, if anywhere.
 
     Raises:
-        InputError: traces that cannot be read or compared: of different recipes or data, or with nothing in common.
+        InputError: traces that cannot be read or compared: of different recipes or data, or with
+        nothing in common.
     """
     pair = make_pair(_read(a), _read(b), oracle=oracle, names=names, noise=noise)
     return compare_arrays(pair.a, pair.b, pair.bounds)
@@ -90,9 +93,10 @@ def diagnose(
         noise: as for `compare`.
 
     Returns:
-        `verdict` as of `compare`, or the graver one where a side parts from the oracle. `first` is the first
-        difference in causal order; `off` is "a", "b", "both", or "" where nothing tells; `cause` has a `text` and the
-        atlas `page`, and is None where no known cause explains the numbers.
+        `verdict` as of `compare`, or the graver one where a side parts from the oracle. `first` is
+        the first
+        difference in causal order; `off` is "a", "b", "both", or "" where nothing tells; `cause`
+        has a `text` and the atlas `page`, and is None where no known cause explains the numbers.
 
     Raises:
         InputError: as `compare`.
@@ -102,16 +106,25 @@ def diagnose(
 
 
 def make_pair(
-    a: Trace, b: Trace, *, oracle: Trace | None = None, names: Names = None, noise: Sequence[Trace] = ()
+    a: Trace,
+    b: Trace,
+    *,
+    oracle: Trace | None = None,
+    names: Names = None,
+    noise: Sequence[Trace] = (),
 ) -> Pair:
     """Find or train the oracle of two traces of a recipe; align two traces of somebody's own loops.
 
     Raises:
-        InputError: traces that cannot be compared; what belongs to own loops beside a recipe's, or the other way round.
+        InputError: traces that cannot be compared; what belongs to own loops beside a recipe's, or
+        the other way round.
     """
     if not (is_loop(a) or is_loop(b)):
         if names or noise:
-            raise InputError("--names and --noise are for loops of your own; a recipe has its names and its bounds")
+            raise InputError(
+                "--names and --noise are for loops of your own; a recipe has its names and "
+                "its bounds"
+            )
         return _of_recipe(a, b, oracle)
     if oracle:
         raise InputError("--oracle is for a recipe; a loop of your own has its bounds from --noise")
@@ -120,7 +133,10 @@ def make_pair(
     aligned = align(a, b, name_map)
     notes = notes_on(*aligned)
     if not noise:
-        notes.append("no noise was measured (--noise): bounds are what rounding every sum once an update comes to")
+        notes.append(
+            "no noise was measured (--noise): bounds are what rounding every sum once an "
+            "update comes to"
+        )
     return Pair(*aligned, None, loop_bounds(*aligned, sides), notes)
 
 
@@ -133,7 +149,8 @@ def data_of(trace: Trace) -> PreparedData:
     data = prepare(trace.recipe)
     if data.hash != trace.header["data_hash"]:
         raise InputError(
-            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be prepared again here (found "
+            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be "
+            "prepared again here (found "
             f"{data.hash[:12]}): give the oracle's trace, which carries the rounding bounds"
         )
     return data

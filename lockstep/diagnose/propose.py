@@ -1,9 +1,11 @@
-"""A name map drawn from two traces: from shapes and from what the arrays hold, and refused where these leave a choice.
+"""A name map drawn from two traces: from shapes and from what the arrays hold, and refused where
+these leave a choice.
 
-Initial parameters that hold the same numbers, in whatever layout, are each other's; equality counts before closeness.
-Where that leaves several (all biases may be 0), what decides is, in this order: the counterparts of the tensors beside
-it, how both change from there on, the name. Where nothing holds the same numbers the shape alone may decide, but never
-of a kernel whose axes could be exchanged.
+Initial parameters that hold the same numbers, in whatever layout, are each other's; equality counts
+before closeness. Where that leaves several (all biases may be 0), what decides is, in this order:
+the counterparts of the tensors beside it, how both change from there on, the name. Where nothing
+holds the same numbers the shape alone may decide, but never of a kernel whose axes could be
+exchanged.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +24,16 @@ from lockstep.records.trace import Trace
 __all__ = ["propose"]
 
 CLOSE = 1e-2
-"""Largest relative difference, by the largest value, of initial parameters that count as close: bfloat16 rounds by
-4e-3, and two independent draws differ by about 1."""
+"""Largest relative difference, by the largest value, of initial parameters that count as close:
+bfloat16 rounds by 4e-3, and two independent draws differ by about 1."""
 
-ROLES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "running_mean": "mean", "running_var": "var"}
+ROLES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "running_mean": "mean",
+    "running_var": "var",
+}
 """Last part of a name -> what it stands for in both frameworks."""
 
 MOST_AXES = 5
@@ -40,7 +48,8 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> tuple[NameMap, 
         given: lines that are settled already.
 
     Raises:
-        InputError: names without a counterpart, or with several; names them all, with their candidates.
+        InputError: names without a counterpart, or with several; names them all, with their
+        candidates.
     """
     given = given or NameMap()
     search = _Search(a, b, given)
@@ -48,7 +57,9 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> tuple[NameMap, 
     search.refuse()
     layers = dict(_by_value(_detail(a, "forward"), _detail(b, "forward"), given.forward))
     batch = dict(_by_value(_detail(a, "batch"), _detail(b, "batch"), given.batch))
-    return replace(given, names=dict(sorted(search.found.items())), forward=layers, batch=batch), search.reasons
+    return replace(
+        given, names=dict(sorted(search.found.items())), forward=layers, batch=batch
+    ), search.reasons
 
 
 Candidates = list[Layout]
@@ -58,14 +69,25 @@ class _Search:
     """Counterparts found so far, and what may still be one."""
 
     def __init__(self, a: Trace, b: Trace, given: NameMap) -> None:
-        self.a = {name: array for name, array in a.parameters(0).items() if name not in given.only_a}
-        self.b = {name: array for name, array in b.parameters(0).items() if name not in given.only_b}
+        self.a = {
+            name: array for name, array in a.parameters(0).items() if name not in given.only_a
+        }
+        self.b = {
+            name: array for name, array in b.parameters(0).items() if name not in given.only_b
+        }
         if not self.a or not self.b:
-            raise InputError("names: the traces need their initial parameters: call Recorder.start(parameters)")
-        for side, names, held in (("A", given.names, self.a), ("B", [x.name for x in given.names.values()], self.b)):
+            raise InputError(
+                "names: the traces need their initial parameters: call Recorder.start(parameters)"
+            )
+        for side, names, held in (
+            ("A", given.names, self.a),
+            ("B", [x.name for x in given.names.values()], self.b),
+        ):
             unknown = sorted(set(names) - held.keys())
             if unknown:
-                raise InputError(f"names: settled already, but not in trace {side}: {', '.join(unknown)}")
+                raise InputError(
+                    f"names: settled already, but not in trace {side}: {', '.join(unknown)}"
+                )
         self.changes = _changes(a), _changes(b)
         self.found: dict[str, Layout] = dict(given.names)
         self.reasons = dict.fromkeys(given.names, "what was given")
@@ -77,7 +99,10 @@ class _Search:
                 continue
             alike = {other: value for other, value in self.b.items() if value.size == array.size}
             near = [other for other in alike if _near(_fingerprint(array), sums[other])]
-            self.open[name], self.by_shape[name] = _closest(array, {other: alike[other] for other in near}), []
+            self.open[name], self.by_shape[name] = (
+                _closest(array, {other: alike[other] for other in near}),
+                [],
+            )
             if not self.open[name]:
                 self.by_shape[name] = [
                     layout
@@ -104,13 +129,21 @@ class _Search:
         while any(self._settle(self.by_shape, reason, rule) for reason, rule in shapes):
             pass
 
-    def _settle(self, pool: dict[str, Candidates], reason: str, rule: Callable[[str, Candidates], Candidates]) -> bool:
-        """Settle the names of a pool that a rule leaves one candidate, which it leaves nobody else."""
+    def _settle(
+        self,
+        pool: dict[str, Candidates],
+        reason: str,
+        rule: Callable[[str, Candidates], Candidates],
+    ) -> bool:
+        """Settle the names of a pool that a rule leaves one candidate, which it leaves nobody
+        else.
+        """
         taken = self.taken
         left = {
             name: rule(name, live)
             for name, candidates in pool.items()
-            if name not in self.found and (live := [layout for layout in candidates if layout.name not in taken])
+            if name not in self.found
+            and (live := [layout for layout in candidates if layout.name not in taken])
         }
         sure = {name: live[0] for name, live in left.items() if len(live) == 1}
         wanted = [layout.name for layout in sure.values()]
@@ -127,8 +160,12 @@ class _Search:
         return bool(sure)
 
     def _beside(self, name: str, live: Candidates) -> Candidates:
-        """Candidates in the module whose other tensors are counterparts of those beside this one."""
-        beside = {_module(x.name) for other, x in self.found.items() if _module(other) == _module(name)}
+        """Candidates in the module whose other tensors are counterparts of those beside this
+        one.
+        """
+        beside = {
+            _module(x.name) for other, x in self.found.items() if _module(other) == _module(name)
+        }
         near = [x for x in live if _module(x.name) in beside]
         return near if len(near) == 1 else [x for x in near if _role(x.name) == _role(name)]
 
@@ -159,9 +196,13 @@ class _Search:
             name: sorted({x.name for x in self.open[name] or self.by_shape[name]} - taken)
             for name in sorted(self.a.keys() - self.found.keys())
         }
-        extra = sorted(self.b.keys() - taken - {other for names in left.values() for other in names})
+        extra = sorted(
+            self.b.keys() - taken - {other for names in left.values() for other in names}
+        )
         faults = [
-            f"{name} may be {' or '.join(names)}{self._why(name, names)}" for name, names in left.items() if names
+            f"{name} may be {' or '.join(names)}{self._why(name, names)}"
+            for name, names in left.items()
+            if names
         ]
         missing = [name for name, names in left.items() if not names]
         if missing:
@@ -169,7 +210,9 @@ class _Search:
         if extra:
             faults.append(f"only in B: {', '.join(extra)}")
         if faults:
-            raise InputError(f"names: {'; '.join(faults)}; settle these in a file and name it with --given")
+            raise InputError(
+                f"names: {'; '.join(faults)}; settle these in a file and name it with --given"
+            )
 
     def _why(self, name: str, names: list[str]) -> str:
         if len(names) > 1:
@@ -184,8 +227,8 @@ def _all(name: str, live: Candidates) -> Candidates:
 
 
 def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> Iterator[Layout]:
-    """Every way in which an array of B's shape becomes one of A's: an order of its axes, after it was reshaped where it
-    has more axes, or fewer."""
+    """Every way in which an array of B's shape becomes one of A's: an order of its axes, after it
+    was reshaped where it has more axes, or fewer."""
     if not shape_a and not shape_b:
         yield Layout(name)
     elif len(shape_a) > MOST_AXES or len(shape_b) > MOST_AXES:
@@ -202,7 +245,9 @@ def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> It
 
 
 def _closest(array: NDArray[Any], others: Mapping[str, NDArray[Any]], fixed: int = 0) -> Candidates:
-    """The arrays that hold the same numbers in some layout; where none does, those that hold close ones."""
+    """The arrays that hold the same numbers in some layout; where none does, those that hold close
+    ones.
+    """
     exact, close = [], []
     for name, other in others.items():
         seen = set()
@@ -226,9 +271,10 @@ def _closest(array: NDArray[Any], others: Mapping[str, NDArray[Any]], fixed: int
 def _by_value(
     a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], given: Mapping[str, Layout]
 ) -> Iterator[tuple[str, Layout]]:
-    """Counterparts among outputs or batches, first axis first. Those that hold the same numbers count, of one name
-    before others; where the numbers of a name part, it is laid out as all others with as many axes. What is alike in
-    both needs no line; what is not certain is left out, since these need not be compared."""
+    """Counterparts among outputs or batches, first axis first. Those that hold the same numbers
+    count, of one name before others; where the numbers of a name part, it is laid out as all others
+    with as many axes. What is alike in both needs no line; what is not certain is left out, since
+    these need not be compared."""
     yield from given.items()
     settled = {layout.name for layout in given.values()}
     wanted = {name: array for name, array in a.items() if name not in given}
@@ -247,18 +293,28 @@ def _by_value(
     ways = {(a[name].ndim, layout.axes) for name, layout in certain.items() if not layout.reshape}
     taken = {layout.name for layout in certain.values()}
     for name in (wanted.keys() & held.keys()) - taken:
-        shared = [axes for axis_count, axes in ways if axis_count == wanted[name].ndim == held[name].ndim]
+        shared = [
+            axes for axis_count, axes in ways if axis_count == wanted[name].ndim == held[name].ndim
+        ]
         if not found[name] and len(shared) == 1:
             layout = Layout(name, *shared)
             if layout.turn(held[name]).shape == wanted[name].shape:
                 certain[name] = layout
-    yield from ((name, certain[name]) for name in wanted if name in certain and certain[name] != Layout(name))
+    yield from (
+        (name, certain[name])
+        for name in wanted
+        if name in certain and certain[name] != Layout(name)
+    )
 
 
 def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
     """The arrays of a family at the first update."""
     prefix = f"detail/0/{family}/"
-    return {key.removeprefix(prefix): array for key, array in trace.arrays.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): array
+        for key, array in trace.arrays.items()
+        if key.startswith(prefix)
+    }
 
 
 def _changes(trace: Trace) -> tuple[Parameters, Parameters]:
@@ -270,7 +326,8 @@ def _changes(trace: Trace) -> tuple[Parameters, Parameters]:
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Largest difference relative to the largest value, in the lower precision of the two; 1 where one is not finite
+    """Largest difference relative to the largest value, in the lower precision of the two; 1 where
+    one is not finite
     or where a change is none."""
     lower = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     a, b = (array.astype(lower).astype(np.float64) for array in (a, b))

@@ -1,6 +1,7 @@
 """The headers of lockstep's files: which fields each kind has, of which types and in which ranges.
 
-A file's seal shows damage, no more: anybody can seal a file again. A header is therefore checked before it is used.
+A file's seal shows damage, no more: anybody can seal a file again. A header is therefore checked
+before it is used.
 """
 
 from collections.abc import Mapping

@@ -38,7 +38,9 @@ PARTS = 20
 ROOM = 2**28
 """Bytes that a file may expand to, however small it is."""
 RATIO = 500
-"""Larger ones, times their size: text and numbers of real tables stay below 100, and zeros reach 1000."""
+"""Larger ones, times their size: text and numbers of real tables stay below 100, and zeros reach
+1000.
+"""
 REASON = 160
 
 QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
@@ -65,7 +67,9 @@ def input_size(path: Path) -> int:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: cannot be read: Is a directory")
     if not stat.S_ISREG(status.st_mode):
@@ -85,7 +89,9 @@ def read_input(path: Path, largest: int | None = None) -> bytes:
     """
     size = input_size(path)
     if largest is not None and size > largest:
-        raise InputError(f"{path}: cannot be read: {in_bytes(size)}, and at most {in_bytes(largest)} are read")
+        raise InputError(
+            f"{path}: cannot be read: {in_bytes(size)}, and at most {in_bytes(largest)} are read"
+        )
     refuse_too_large(str(path), size)
     with parsing(path, "cannot be read"):
         return path.read_bytes()
@@ -165,7 +171,8 @@ def refuse_expanding(path: Path, stored: int, expanded: int) -> None:
     """
     if expanded > ROOM and expanded > RATIO * stored:
         raise InputError(
-            f"{path}: refused: its {in_bytes(stored)} would expand to {in_bytes(expanded)}, more than {RATIO} times"
+            f"{path}: refused: its {in_bytes(stored)} would expand to {in_bytes(expanded)}, "
+            f"more than {RATIO} times"
         )
     refuse_too_large(str(path), expanded)
 

@@ -44,7 +44,10 @@ def refuse_too_large(what: str, needed: int) -> None:
     """
     limit = memory_limit()
     if needed > limit:
-        raise InputError(f"{what}: would take at least {in_bytes(needed)} of memory, and there are {in_bytes(limit)}")
+        raise InputError(
+            f"{what}: would take at least {in_bytes(needed)} of memory, and there are "
+            f"{in_bytes(limit)}"
+        )
 
 
 def in_bytes(count: int) -> str:

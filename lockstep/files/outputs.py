@@ -75,7 +75,8 @@ def page(writer: str) -> Kind:
 def picture(writer: str) -> Kind:
     """PNG pictures whose software is `writer`: "lockstep curve"."""
     return _beginning(
-        f"picture of {writer}", rb"\x89PNG\r\n\x1a\n.{0,1000}?tEXtSoftware\0" + re.escape(writer.encode())
+        f"picture of {writer}",
+        rb"\x89PNG\r\n\x1a\n.{0,1000}?tEXtSoftware\0" + re.escape(writer.encode()),
     )
 
 
@@ -86,7 +87,9 @@ def markdown(writer: str, pattern: str) -> Kind:
 
 def xml(writer: str, root: str, text: str) -> Kind:
     """XML documents with this root, near whose beginning there is this text."""
-    return _beginning(f"{root} of {writer}", rf"<\?xml[^>]*\?>\s*<{root}\b.*?{re.escape(text)}".encode())
+    return _beginning(
+        f"{root} of {writer}", rf"<\?xml[^>]*\?>\s*<{root}\b.*?{re.escape(text)}".encode()
+    )
 
 
 def json_document(schema: str) -> Kind:
@@ -117,7 +120,9 @@ def _beginning(name: str, pattern: bytes) -> Kind:
     return Kind(name, is_kind_of)
 
 
-def check_output(path: Path, kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()) -> None:
+def check_output(
+    path: Path, kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()
+) -> None:
     """Check before any work that a file may be written, and settle what killed processes left of
     it.
 
@@ -128,12 +133,15 @@ def check_output(path: Path, kind: Kind, *, option: str = "", inputs: Iterable[P
         inputs: files that the command reads; None stands for an option that was not given.
 
     Raises:
-        InputError: the folder is not there or cannot be written to, or the file must not be replaced.
+        InputError: the folder is not there or cannot be written to, or the file must not be
+        replaced.
     """
     check_outputs([path], kind, option=option, inputs=inputs)
 
 
-def check_outputs(paths: Sequence[Path], kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()) -> None:
+def check_outputs(
+    paths: Sequence[Path], kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()
+) -> None:
     """Check several files in one folder as `check_output` does."""
     given = [path for path in inputs if path is not None]
     for path in paths:
@@ -206,11 +214,15 @@ def _refuse_replacing(path: Path, kind: Kind, told: str) -> bool:
     if kind is NEW:
         raise InputError(f"{told}: exists already, and is kept; name another file")
     if stat.S_ISLNK(mode):
-        raise InputError(f"{told}: is a link, which is neither replaced nor written through; name another file")
+        raise InputError(
+            f"{told}: is a link, which is neither replaced nor written through; name another file"
+        )
     if not stat.S_ISREG(mode):
         raise InputError(f"{told}: is not a regular file, and is kept; name another file")
     if not is_of_kind(path, kind):
-        raise InputError(f"{told}: exists already, is no {kind.name}, and is kept; name another file")
+        raise InputError(
+            f"{told}: exists already, is no {kind.name}, and is kept; name another file"
+        )
     return False
 
 

@@ -1,13 +1,16 @@
-"""What is being written: hidden files and folders, which a later run settles where their process was killed.
+"""What is being written: hidden files and folders, which a later run settles where their process
+was killed.
 
-`.<name>.<8 hex digits>.<state>` lies beside the place `<name>`, and is locked by the process that fills it. How
-`settle` settles one that nobody holds any more:
+`.<name>.<8 hex digits>.<state>` lies beside the place `<name>`, and is locked by the process that
+fills it. How `settle` settles one that nobody holds any more:
 
 | state | what it is | settled by |
 |---|---|---|
 | `partial` | a file or folder that is being filled | removing it |
-| `whole` | a folder that is filled and has no name of its own yet | giving it the place, or a numbered one |
-| `swap` | the folders `new` and `old` of a place that is being replaced | putting `old` back into an empty place |
+| `whole` | a folder that is filled and has no name of its own yet | giving it the place, or a
+numbered one |
+| `swap` | the folders `new` and `old` of a place that is being replaced | putting `old` back into
+an empty place |
 
 Where a file system has no locks, nothing is settled: a left-over stays.
 """
@@ -36,7 +39,9 @@ __all__ = ["NewFolder", "new_folder", "partial_file", "settle", "swapped_folder"
 
 LEFT_OVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<state>partial|whole|swap)", re.DOTALL)
 TRIES, PAUSE = 10, 0.02
-"""How often a folder's lock is asked for, and the seconds in between; it is held for a moment only."""
+"""How often a folder's lock is asked for, and the seconds in between; it is held for a moment
+only.
+"""
 
 
 @dataclass
@@ -48,7 +53,9 @@ class NewFolder:
 
 
 def settle(place: Path, names: Collection[str] = ()) -> None:
-    """Settle what killed processes left of this place, and of the places of these names beside it."""
+    """Settle what killed processes left of this place, and of the places of these names beside
+    it.
+    """
     wanted = {place.name, *names}
     with suppress(OSError), _briefly_held(place.parent) as is_held:
         beside = sorted(place.parent.iterdir()) if is_held else []
@@ -99,7 +106,9 @@ def new_folder(place: Path) -> Iterator[NewFolder]:
                 folder.final = _put_in_place(whole if whole.exists() else path, place)
         except OSError as error:
             lying = whole if whole.exists() else path
-            raise InputError(f"{place}: cannot be made: {error.strerror}; everything lies in {lying}") from None
+            raise InputError(
+                f"{place}: cannot be made: {error.strerror}; everything lies in {lying}"
+            ) from None
         finally:
             _close(descriptor)
 
@@ -181,7 +190,9 @@ def _make(place: Path, state: str, *, is_folder: bool) -> tuple[Path, int]:
 @contextmanager
 def _briefly_held(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, and say whether it was free."""
-    if LEFT_OVER.fullmatch(folder.name):  # its process holds it for as long as it fills it, and settles nothing in it
+    if LEFT_OVER.fullmatch(
+        folder.name
+    ):  # its process holds it for as long as it fills it, and settles nothing in it
         yield False
         return
     try:

@@ -22,11 +22,15 @@ SAFE = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 }
-"""What the pickle of dense tensors and plain values names, beside `torch.FloatStorage` and its like."""
+"""What the pickle of dense tensors and plain values names, beside `torch.FloatStorage` and its
+like.
+"""
 OPERATIONS = ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")
 """Opcodes that make an object of any class; PyTorch writes none of them for a tensor."""
 OLD_PICKLES = 5
-"""Pickles that a file of before PyTorch 1.6 begins with: magic number, version, system, content and storages."""
+"""Pickles that a file of before PyTorch 1.6 begins with: magic number, version, system, content and
+storages.
+"""
 
 
 def refuse_unsafe(path: Path, largest: int) -> None:
@@ -34,11 +38,16 @@ def refuse_unsafe(path: Path, largest: int) -> None:
     holds anything but dense tensors and plain values."""
     with parsing(path, "not a readable .pt file"):
         is_archive = zipfile.is_zipfile(path)
-        pickles = [_pickle_of_archive(path, largest)] if is_archive else list(_old_pickles(path, largest))
-        others = sorted({name for content in pickles for name in _globals(content) if not _is_safe(name)})
+        pickles = (
+            [_pickle_of_archive(path, largest)] if is_archive else list(_old_pickles(path, largest))
+        )
+        others = sorted(
+            {name for content in pickles for name in _globals(content) if not _is_safe(name)}
+        )
     if others:
         raise InputError(
-            f"{path}: holds objects other than dense tensors and plain values ({', '.join(others[:3])}): refused, and "
+            f"{path}: holds objects other than dense tensors and plain values "
+            f"({', '.join(others[:3])}): refused, and "
             "none was made; save the state_dicts alone"
         )
 
@@ -48,7 +57,10 @@ def _pickle_of_archive(path: Path, largest: int) -> bytes:
         entries = archive.infolist()
         declared = sum(entry.file_size for entry in entries)
         if declared > largest:
-            raise InputError(f"{path}: holds {in_bytes(declared)}, and this recipe's state at most {in_bytes(largest)}")
+            raise InputError(
+                f"{path}: holds {in_bytes(declared)}, and this recipe's state at most "
+                f"{in_bytes(largest)}"
+            )
         names = [entry.filename for entry in entries if entry.filename.lower().endswith("data.pkl")]
         if len(names) != 1:
             raise ValueError("a zip archive that torch.save did not write")

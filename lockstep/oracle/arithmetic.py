@@ -1,6 +1,7 @@
 """The two arithmetics the oracle runs in: exact float64, and many perturbed copies at once.
 
-Arrays have shape (..., rows, columns); a bias is a single row. `Perturbed` adds a leading axis of members.
+Arrays have shape (..., rows, columns); a bias is a single row. `Perturbed` adds a leading axis of
+members.
 """
 
 import copy
@@ -18,7 +19,9 @@ __all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule
 Array = NDArray[np.float64]
 Moments = dict[str, Array]
 Rule = Callable[[Any, float, int, Array, Array, Moments, "Exact"], tuple[Array, Moments]]
-"""(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update, and its moments."""
+"""(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update,
+and its moments.
+"""
 
 POOL = 2**20
 
@@ -52,7 +55,9 @@ class Exact:
         return total
 
     def constant(self, name: str, value: Any) -> Any:
-        """A hyperparameter, or several as an array, rounded once and then the same at every update."""
+        """A hyperparameter, or several as an array, rounded once and then the same at every
+        update.
+        """
         return value
 
     def within(self, value: Array, power: float) -> Array:
@@ -65,12 +70,14 @@ class Exact:
 
     @property
     def compute(self) -> "Exact":
-        """The arithmetic of products and activations, where the recipe gives them a precision of their own."""
+        """The arithmetic of products and activations, where the recipe gives them a precision of
+        their own.
+        """
         return self
 
     def cast(self, value: Array, name: str = "") -> Array:
-        """A value that goes from the recipe's dtype to that of `compute`; of a parameter's name, the same way at each
-        update. Where both are one, nothing happens."""
+        """A value that goes from the recipe's dtype to that of `compute`; of a parameter's name,
+        the same way at each update. Where both are one, nothing happens."""
         return value
 
     def sign(self, value: Array) -> Array:
@@ -80,14 +87,18 @@ class Exact:
 
 
 class Perturbed(Exact):
-    """Member 0 is exact; every other one errs by one unit roundoff, up or down at random, in each operation.
+    """Member 0 is exact; every other one errs by one unit roundoff, up or down at random, in each
+    operation.
 
-    A dot product of n terms errs by u |a| |b| (2-norms): by the Cauchy-Schwarz inequality no less than u times the
+    A dot product of n terms errs by u |a| |b| (2-norms): by the Cauchy-Schwarz inequality no less
+    than u times the
     sum of the absolute terms, the first-order size of its error where terms cancel
     (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
     """
 
-    def __init__(self, members: int, unit: float, seed: int, compute_unit: float | None = None) -> None:
+    def __init__(
+        self, members: int, unit: float, seed: int, compute_unit: float | None = None
+    ) -> None:
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
         # of float32 or, with the same range, bfloat16; with room for a sum of a few
@@ -96,7 +107,9 @@ class Perturbed(Exact):
         self.constant_signs: dict[str, Array] = {}
         self.low: Perturbed | None = None
         self.casts = False
-        self.pool: Array = np.asarray(self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64)
+        self.pool: Array = np.asarray(
+            self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64
+        )
         if compute_unit is not None:
             self.low = copy.copy(self)
             self.low.unit_M11 = self.unit_M11 * (compute_unit / unit)
@@ -111,9 +124,12 @@ class Perturbed(Exact):
             return value
         if not name:
             return self.round(value)
-        # a parameter that moves by less than a rounding is rounded as before: fresh signs would average out
+        # a parameter that moves by less than a rounding is rounded as before: fresh signs would
+        # average out
         if name not in self.constant_signs:
-            self.constant_signs[name] = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
+            self.constant_signs[name] = self._signs(
+                np.broadcast_shapes(value.shape, self.unit_M11.shape)
+            )
         return np.asarray(value * (1 + self.unit_M11 * self.constant_signs[name]))
 
     def dot(self, a: Array, b: Array) -> Array:
@@ -130,7 +146,9 @@ class Perturbed(Exact):
 
     def squares(self, total: Array, terms: int) -> Array:
         # below the smallest normal number XLA keeps none of a square, PyTorch some of its bits
-        signs_M = np.where(np.arange(len(total)) % 2, -1.0, 1.0)  # none is drawn: the other roundings stay as they are
+        signs_M = np.where(
+            np.arange(len(total)) % 2, -1.0, 1.0
+        )  # none is drawn: the other roundings stay as they are
         signs_M[self.unit_M11[:, 0, 0] == 0] = 0.0
         lost = terms * self.smallest * signs_M.reshape(-1, *[1] * (total.ndim - 1))
         return np.where(total > 0, np.maximum(total + lost, 0.0), total)
@@ -138,7 +156,9 @@ class Perturbed(Exact):
     def constant(self, name: str, value: Any) -> Any:
         # a rounded hyperparameter errs the same way at every update, so its sign is drawn once
         if name not in self.constant_signs:
-            self.constant_signs[name] = self._signs(np.broadcast_shapes(np.shape(value), self.unit_M11.shape))
+            self.constant_signs[name] = self._signs(
+                np.broadcast_shapes(np.shape(value), self.unit_M11.shape)
+            )
         return value * (1 + self.unit_M11 * self.constant_signs[name])
 
     def within(self, value: Array, power: float) -> Array:
@@ -146,7 +166,8 @@ class Perturbed(Exact):
         return np.where(np.abs(value) <= self.largest ** (1 / power), value, np.nan)
 
     def positive(self, z: Array) -> NDArray[np.bool_]:
-        # Inputs nearer to 0 than rounding can tell fall on either side. Each such unit's sign is drawn anew,
+        # Inputs nearer to 0 than rounding can tell fall on either side. Each such unit's sign is
+        # drawn anew,
         # since a flip seen in one real run need not happen in any of a few members.
         spread = np.abs(z - z[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(z[:1]) <= spread) & (self._signs(z.shape) > 0)
@@ -154,8 +175,9 @@ class Perturbed(Exact):
         return np.asarray(np.logical_xor(z > 0, undecided))
 
     def sign(self, value: Array) -> Array:
-        # A step by the sign does not shrink as what it is the sign of does, so that whatever a right run may turn
-        # counts as undecided, not only what these members turn. What is 0 in all of them is 0 in a right run.
+        # A step by the sign does not shrink as what it is the sign of does, so that whatever a
+        # right run may turn counts as undecided, not only what these members turn. What is 0 in all
+        # of them is 0 in a right run.
         spread = SAFETY * np.abs(value - value[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(value[:1]) <= spread) & (spread > 0)
         drawn = np.where(undecided, self._signs(value.shape), np.sign(value))
@@ -163,9 +185,12 @@ class Perturbed(Exact):
         return np.asarray(drawn)
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
-        # a stretch of one pool, from a random place on: drawing each sign anew would cost as much as the training
+        # a stretch of one pool, from a random place on: drawing each sign anew would cost as much
+        # as the training
         size = math.prod(shape)
         if size > POOL // 2:
-            return np.asarray(self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64)
+            return np.asarray(
+                self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64
+            )
         begin = int(self.generator.integers(0, POOL - size))
         return self.pool[begin : begin + size].reshape(shape)

@@ -14,18 +14,28 @@ def start_average(average: Average, parameters: Parameters) -> Parameters:
     """The average before the first update; empty where none is kept."""
     if average.decay == 0:
         return {}
-    return {name: np.zeros_like(p) if average.start == "zero" else p for name, p in parameters.items()}
+    return {
+        name: np.zeros_like(p) if average.start == "zero" else p for name, p in parameters.items()
+    }
 
 
-def update_average(average: Average, kept: Parameters, parameters: Parameters, arithmetic: Exact) -> Parameters:
-    """decay * average + (1 - decay) * parameters, with the parameters that the update has just made."""
+def update_average(
+    average: Average, kept: Parameters, parameters: Parameters, arithmetic: Exact
+) -> Parameters:
+    """decay * average + (1 - decay) * parameters, with the parameters that the update has just
+    made.
+    """
     decay = arithmetic.constant("average decay", average.decay)
     share = arithmetic.constant("1 - average decay", 1 - average.decay)
-    return {name: arithmetic.round(decay * old + share * parameters[name]) for name, old in kept.items()}
+    return {
+        name: arithmetic.round(decay * old + share * parameters[name]) for name, old in kept.items()
+    }
 
 
 def averaged(average: Average, kept: Parameters, updates: int, arithmetic: Exact) -> Parameters:
-    """The average to read after that many updates: divided by 1 - decay^updates where the recipe debiases."""
+    """The average to read after that many updates: divided by 1 - decay^updates where the recipe
+    debiases.
+    """
     if not average.debias or updates == 0:
         return kept
     weight = 1 - average.decay**updates

@@ -14,7 +14,9 @@ def export_state(state: State) -> Parameters:
     """Every array of the state, named as in a checkpoint."""
     parameters = canonical(state.parameters)
     accumulated = dict(state.accumulated)
-    found = {f"accumulated/{name}": array[0, 0] for name, array in accumulated.items() if name == "loss"}
+    found = {
+        f"accumulated/{name}": array[0, 0] for name, array in accumulated.items() if name == "loss"
+    }
     accumulated.pop("loss", None)
     for section, tensors in (
         ("parameters", state.parameters),

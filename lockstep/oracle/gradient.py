@@ -1,4 +1,6 @@
-"""What happens to a gradient between the loss and the optimizer: accumulation over batches, then clipping."""
+"""What happens to a gradient between the loss and the optimizer: accumulation over batches, then
+clipping.
+"""
 
 import numpy as np
 
@@ -10,8 +12,12 @@ __all__ = ["accumulate", "clip", "norm"]
 Parameters = dict[str, Array]
 
 
-def accumulate(accumulated: Parameters, gradients: Parameters, share: float, arithmetic: Exact) -> Parameters:
-    """The sum so far (empty before the first batch of an update) plus the batch's share of the mean gradient."""
+def accumulate(
+    accumulated: Parameters, gradients: Parameters, share: float, arithmetic: Exact
+) -> Parameters:
+    """The sum so far (empty before the first batch of an update) plus the batch's share of the mean
+    gradient.
+    """
     if share == 1:
         return gradients
     terms = {name: arithmetic.round(share * gradient) for name, gradient in gradients.items()}
@@ -21,10 +27,12 @@ def accumulate(accumulated: Parameters, gradients: Parameters, share: float, ari
 
 
 def clip(gradient: Gradient, gradients: Parameters, arithmetic: Exact) -> Parameters:
-    """The gradients clipped: all scaled together by min(1, clip_at / (norm + clip_eps)), or each element to +-clip_at.
+    """The gradients clipped: all scaled together by min(1, clip_at / (norm + clip_eps)), or each
+    element to +-clip_at.
 
-    Pascanu, Mikolov & Bengio, arXiv:1211.5063, algorithm 1; with eps `torch.nn.utils.clip_grad_norm_` (torch 2.13),
-    without `optax.clip_by_global_norm` (optax 0.2.8).
+    Pascanu, Mikolov & Bengio, arXiv:1211.5063, algorithm 1; with eps
+    `torch.nn.utils.clip_grad_norm_` (torch 2.13), without `optax.clip_by_global_norm` (optax
+    0.2.8).
     """
     if gradient.clip == "norm":
         size = arithmetic.round((norm(gradients, arithmetic) + gradient.clip_eps)[..., None, None])

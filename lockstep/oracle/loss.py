@@ -1,6 +1,7 @@
 """The losses, their slopes by the model's outputs, and the metrics over a set of rows, by hand.
 
-The mean of a batch divides by the sum of its rows' weights. A label below 0 marks a row that does not count: its
+The mean of a batch divides by the sum of its rows' weights. A label below 0 marks a row that does
+not count: its
 weight and its loss are 0.
 """
 
@@ -12,14 +13,24 @@ from numpy.typing import NDArray
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 
-__all__ = ["RowLosses", "answers", "link", "loss_and_slope", "mean_loss", "metrics", "row_losses", "total_weight"]
+__all__ = [
+    "RowLosses",
+    "answers",
+    "link",
+    "loss_and_slope",
+    "mean_loss",
+    "metrics",
+    "row_losses",
+    "total_weight",
+]
 
 Targets = NDArray[Any]
 """Classes (B,) int64 from 0, -1 for a row that does not count; or numbers (B,) float64."""
 
 
 class RowLosses(NamedTuple):
-    """Of each row: its loss times its weight (..., B), its weight (..., B), and the slope of that loss by the
+    """Of each row: its loss times its weight (..., B), its weight (..., B), and the slope of that
+    loss by the
     outputs (..., B, K)."""
 
     loss_B: Array
@@ -41,7 +52,9 @@ def row_losses(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -
     return RowLosses(loss_B1[..., 0], np.ones(len(y_B)), slope_B1)
 
 
-def loss_and_slope(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> tuple[Array, Array]:
+def loss_and_slope(
+    loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact
+) -> tuple[Array, Array]:
     """Mean loss (...) over the rows and its slope by the outputs (..., B, K)."""
     rows = row_losses(loss, outputs_BK, y_B, arithmetic)
     total = total_weight(loss, rows.weight_B, arithmetic)
@@ -51,20 +64,26 @@ def loss_and_slope(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exac
 
 
 def total_weight(loss: Loss, weight_B: Array, arithmetic: Exact) -> Array:
-    """What the mean divides by (...): without class weights the number of rows that count, which is exact."""
+    """What the mean divides by (...): without class weights the number of rows that count, which is
+    exact.
+    """
     total = np.asarray(weight_B.sum(axis=-1))
     return arithmetic.round(total[..., None, None])[..., 0, 0] if loss.class_weights else total
 
 
 def mean_loss(loss_B: Array, total: Array, arithmetic: Exact) -> Array:
-    """Sum over the last axis by the total weight; as a dot product with 1 / total it errs by the product of both
-    2-norms."""
+    """Sum over the last axis by the total weight; as a dot product with 1 / total it errs by the
+    product of both 2-norms."""
     size = np.linalg.norm(loss_B, axis=-1) * np.sqrt(np.count_nonzero(loss_B, axis=-1)) / total
-    return arithmetic.near((loss_B.sum(axis=-1) / total)[..., None, None], size[..., None, None])[..., 0, 0]
+    return arithmetic.near((loss_B.sum(axis=-1) / total)[..., None, None], size[..., None, None])[
+        ..., 0, 0
+    ]
 
 
 def link(loss: Loss, outputs_BK: Array, arithmetic: Exact) -> tuple[str, Array]:
-    """What turns the outputs into a prediction, and what it gives: softmax or sigmoid; "" for a number."""
+    """What turns the outputs into a prediction, and what it gives: softmax or sigmoid; "" for a
+    number.
+    """
     if loss.spec.link == "softmax":
         return "softmax", _softmax(outputs_BK, arithmetic)[0]
     if loss.spec.link == "sigmoid":
@@ -73,12 +92,17 @@ def link(loss: Loss, outputs_BK: Array, arithmetic: Exact) -> tuple[str, Array]:
 
 
 def answers(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> dict[str, Array]:
-    """Of each row that counts (..., B): "right" and "margin", how far the right answer leads; or "error"."""
+    """Of each row that counts (..., B): "right" and "margin", how far the right answer leads; or
+    "error".
+    """
     if loss.predicts_number:
         return {"error": arithmetic.round(outputs_BK - y_B[:, None])[..., 0]}
     if loss.spec.link == "sigmoid":
         logit_B = outputs_BK[..., 0]
-        return {"right": (logit_B > 0) == (y_B == 1), "margin": np.where(y_B == 1, logit_B, -logit_B)}
+        return {
+            "right": (logit_B > 0) == (y_B == 1),
+            "margin": np.where(y_B == 1, logit_B, -logit_B),
+        }
     logits_BK, y_B = outputs_BK[..., y_B >= 0, :], y_B[y_B >= 0]
     right_BK = _one_hot(y_B, logits_BK.shape[-1]) > 0
     right_B = np.where(right_BK, logits_BK, -np.inf).max(axis=-1)
@@ -89,15 +113,21 @@ def answers(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> d
     }
 
 
-def metrics(loss: Loss, answered: dict[str, Array], y_N: Targets, arithmetic: Exact) -> dict[str, Array]:
-    """From the answers to all rows: "accuracy", or "r2", the share of the target's variance that is explained, and
-    "mae", the mean absolute error."""
+def metrics(
+    loss: Loss, answered: dict[str, Array], y_N: Targets, arithmetic: Exact
+) -> dict[str, Array]:
+    """From the answers to all rows: "accuracy", or "r2", the share of the target's variance that is
+    explained, and "mae", the mean absolute error."""
     if not loss.predicts_number:
         return {"accuracy": answered["right"].mean(axis=-1)}
     error_N, rows = answered["error"], np.array(float(len(y_N)))
-    residual = mean_loss(arithmetic.round(error_N[..., None] ** 2)[..., 0], rows, arithmetic)[..., None, None]
+    residual = mean_loss(arithmetic.round(error_N[..., None] ** 2)[..., 0], rows, arithmetic)[
+        ..., None, None
+    ]
     deviation_N1 = arithmetic.near((y_N - y_N.mean())[:, None], np.abs(y_N).max())
-    variance = mean_loss(arithmetic.round(deviation_N1**2)[..., 0], rows, arithmetic)[..., None, None]
+    variance = mean_loss(arithmetic.round(deviation_N1**2)[..., 0], rows, arithmetic)[
+        ..., None, None
+    ]
     unexplained = arithmetic.round(residual / variance)
     r2 = arithmetic.near(1 - unexplained, np.maximum(np.abs(unexplained), 1.0))[..., 0, 0]
     return {"r2": r2, "mae": mean_loss(np.abs(error_N), rows, arithmetic)}
@@ -112,7 +142,9 @@ def _one_hot(y_B: Targets, classes: int) -> Array:
 
 
 def _softmax(logits_BK: Array, arithmetic: Exact) -> tuple[Array, Array, Array, Array]:
-    """Softmax, largest logit, logits less it, and the log of the sum of the exponentials of that."""
+    """Softmax, largest logit, logits less it, and the log of the sum of the exponentials of
+    that.
+    """
     largest_B1 = logits_BK.max(axis=-1, keepdims=True)
     shifted_BK = arithmetic.round(logits_BK - largest_B1)
     exp_BK = arithmetic.round(np.exp(shifted_BK))
@@ -120,8 +152,11 @@ def _softmax(logits_BK: Array, arithmetic: Exact) -> tuple[Array, Array, Array, 
     return arithmetic.round(exp_BK / sum_B1), largest_B1, shifted_BK, np.log(sum_B1)
 
 
-def _cross_entropy(loss: CrossEntropy, logits_BK: Array, y_B: Targets, arithmetic: Exact) -> RowLosses:
-    """-sum_k w_k q_k log softmax_k, by the shifted log-sum-exp; q is the label, smoothed over all K classes.
+def _cross_entropy(
+    loss: CrossEntropy, logits_BK: Array, y_B: Targets, arithmetic: Exact
+) -> RowLosses:
+    """-sum_k w_k q_k log softmax_k, by the shifted log-sum-exp; q is the label, smoothed over all K
+    classes.
 
     With label y the row's weight in the mean is w_y, also where the label is smoothed: torch 2.13,
     `torch.nn.functional.cross_entropy`.
@@ -134,9 +169,14 @@ def _cross_entropy(loss: CrossEntropy, logits_BK: Array, y_B: Targets, arithmeti
         index_B1 = np.broadcast_to(np.maximum(y_B, 0)[:, None], (*shifted_BK.shape[:-1], 1))
         chosen_B1 = np.take_along_axis(shifted_BK, index_B1, axis=-1)
         # a framework may add the largest logit back before it subtracts the chosen one
-        loss_B1 = arithmetic.near(log_sum_B1 - chosen_B1, np.abs(largest_B1) + np.abs(chosen_B1)) * counts_B1
+        loss_B1 = (
+            arithmetic.near(log_sum_B1 - chosen_B1, np.abs(largest_B1) + np.abs(chosen_B1))
+            * counts_B1
+        )
         return RowLosses(loss_B1[..., 0], counts_B1[:, 0], softmax_BK * counts_B1 - target_BK)
-    weight_1K = arithmetic.constant("class_weights", np.array([loss.class_weights or (1.0,) * classes]))
+    weight_1K = arithmetic.constant(
+        "class_weights", np.array([loss.class_weights or (1.0,) * classes])
+    )
     weight_B = (target_BK * weight_1K).sum(axis=-1)
     if loss.label_smoothing:
         sharp = arithmetic.constant("1 - label_smoothing", 1 - loss.label_smoothing)
@@ -144,12 +184,16 @@ def _cross_entropy(loss: CrossEntropy, logits_BK: Array, y_B: Targets, arithmeti
         target_BK = sharp * target_BK + even * counts_B1
     target_BK = arithmetic.round(target_BK * weight_1K)
     log_BK = arithmetic.near(shifted_BK - log_sum_B1, np.abs(largest_B1) + np.abs(shifted_BK))
-    size_B1 = np.linalg.norm(target_BK, axis=-1, keepdims=True) * np.linalg.norm(log_BK, axis=-1, keepdims=True)
+    size_B1 = np.linalg.norm(target_BK, axis=-1, keepdims=True) * np.linalg.norm(
+        log_BK, axis=-1, keepdims=True
+    )
     # a class that is not to be counts for nothing, also where its logit is -inf
     terms_BK = np.where(target_BK == 0, 0.0, target_BK * log_BK)
     loss_B1 = arithmetic.near(-terms_BK.sum(axis=-1, keepdims=True), size_B1)
     sum_B1 = arithmetic.round(target_BK.sum(axis=-1, keepdims=True))
-    slope_BK = arithmetic.near(softmax_BK * sum_B1 - target_BK, np.maximum(softmax_BK * sum_B1, target_BK))
+    slope_BK = arithmetic.near(
+        softmax_BK * sum_B1 - target_BK, np.maximum(softmax_BK * sum_B1, target_BK)
+    )
     return RowLosses(loss_B1[..., 0], weight_B, slope_BK)
 
 
@@ -161,7 +205,8 @@ def _sigmoid(logit_B1: Array, arithmetic: Exact) -> Array:
 def _binary_cross_entropy(
     loss: BinaryCrossEntropy, logit_B1: Array, y_B1: Targets, arithmetic: Exact
 ) -> tuple[Array, Array]:
-    """-positive_weight y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)): max(-x, 0) + log(1 + exp(-|x|)) of x where y
+    """-positive_weight y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)): max(-x, 0) + log(1 +
+    exp(-|x|)) of x where y
     is 1, of -x where it is 0."""
     positive = arithmetic.constant("positive_weight", loss.positive_weight)
     wrong_B1 = np.where(y_B1 == 1, -logit_B1, logit_B1)
@@ -171,7 +216,9 @@ def _binary_cross_entropy(
     loss_B1 = arithmetic.near(np.maximum(wrong_B1, 0.0) + rest_B1, np.abs(logit_B1) + rest_B1)
     share_B1 = _sigmoid(wrong_B1, arithmetic)  # where y is 1 it may be reached as 1 - sigmoid(x)
     slope_B1 = (
-        np.where(y_B1 == 1, -1.0, 1.0) * factor_B1 * arithmetic.near(share_B1, np.where(y_B1 == 1, 1.0, share_B1))
+        np.where(y_B1 == 1, -1.0, 1.0)
+        * factor_B1
+        * arithmetic.near(share_B1, np.where(y_B1 == 1, 1.0, share_B1))
     )
     return arithmetic.round(factor_B1 * loss_B1), arithmetic.round(slope_B1)
 
@@ -187,4 +234,6 @@ def _huber(loss: Huber, error_B1: Array, arithmetic: Exact) -> tuple[Array, Arra
     size_B1 = np.abs(error_B1)
     square_B1 = arithmetic.round(np.square(np.minimum(size_B1, delta)) / 2)
     line_B1 = arithmetic.near(delta * (size_B1 - delta / 2), delta * size_B1)
-    return np.where(size_B1 <= delta, square_B1, line_B1), arithmetic.round(np.clip(error_B1, -delta, delta))
+    return np.where(size_B1 <= delta, square_B1, line_B1), arithmetic.round(
+        np.clip(error_B1, -delta, delta)
+    )

@@ -28,8 +28,10 @@ Statistics = dict[str, Array]
 class Pass(NamedTuple):
     """What a forward pass found.
 
-    `outputs`: layer -> its output (..., B, units), from "input" through "linear1", "norm1", "relu1", "dropout1", ...
-    to the logits, as far as the model has them. `inner`: what `backward` and `running_statistics` need besides.
+    `outputs`: layer -> its output (..., B, units), from "input" through "linear1", "norm1",
+    "relu1", "dropout1", ...
+    to the logits, as far as the model has them. `inner`: what `backward` and `running_statistics`
+    need besides.
     """
 
     outputs: dict[str, Array]
@@ -52,8 +54,9 @@ def forward(
         parameters: biases and normalisation weights as single rows.
         x_BD: the rows that count.
         arithmetic: exact or perturbed.
-        statistics: in evaluation those of batch normalisation; without them it takes the rows' own, as in training.
-        masks: in training with dropout a mask (B, units) for each hidden layer: which units stay.
+        statistics: in evaluation those of batch normalisation; without them it takes the rows' own,
+        as in training. masks: in training with dropout a mask (B, units) for each hidden layer:
+        which units stay.
     """
     outputs = {"input": x_BD}
     inner: dict[str, Array] = {}
@@ -85,7 +88,8 @@ def backward(
     *,
     masks: Sequence[NDArray[np.bool_]] = (),
 ) -> Parameters:
-    """The gradient by every parameter, of its shape, from that by the last layer's outputs, `slope` (..., B, K).
+    """The gradient by every parameter, of its shape, from that by the last layer's outputs, `slope`
+    (..., B, K).
 
     `passed` is of a `forward` without `statistics` and with the same `masks`.
     """
@@ -107,7 +111,9 @@ def backward(
         # a factor of 0 or 1 does not round
         slope = slope * bend if model.activation == "relu" else low.round(slope * bend)
         if model.norm != "none":
-            normalised = _normalise_backward(model, i - 1, parameters, passed, slope, gradients, arithmetic)
+            normalised = _normalise_backward(
+                model, i - 1, parameters, passed, slope, gradients, arithmetic
+            )
             slope = low.cast(normalised)
     return gradients
 
@@ -125,7 +131,9 @@ def running_statistics(
         seen = passed.inner[name]
         if name.endswith("var") and model.norm_variance == "unbiased":
             seen = arithmetic.round(seen * (rows / (rows - 1)))
-        found[name] = arithmetic.near(kept * before + share * seen, np.maximum(np.abs(before), np.abs(seen)))
+        found[name] = arithmetic.near(
+            kept * before + share * seen, np.maximum(np.abs(before), np.abs(seen))
+        )
     return found
 
 
@@ -140,22 +148,34 @@ def _normalise(
 ) -> Array:
     """(z - mean) / sqrt(variance + eps) x weight + bias; the variance over n.
 
-    Layer normalisation takes both over the units of a row (Ba et al., arXiv:1607.06450), batch normalisation over the
-    rows of a unit (Ioffe & Szegedy, arXiv:1502.03167), or in evaluation the running ones.
+    Layer normalisation takes both over the units of a row (Ba et al., arXiv:1607.06450), batch
+    normalisation over the rows of a unit (Ioffe & Szegedy, arXiv:1502.03167), or in evaluation the
+    running ones.
     """
     norm, axis = f"norm{i}", -1 if model.norm == "layer" else -2
     if model.norm == "batch" and statistics is not None:
         mean, variance = statistics[f"{norm}.mean"], statistics[f"{norm}.var"]
         centred = arithmetic.round(z - mean)
     else:
-        mean = arithmetic.near(z.mean(axis=axis, keepdims=True), np.abs(z).mean(axis=axis, keepdims=True))
+        mean = arithmetic.near(
+            z.mean(axis=axis, keepdims=True), np.abs(z).mean(axis=axis, keepdims=True)
+        )
         centred = arithmetic.round(z - mean)
         # the slope of 1 / sqrt(v) goes by v to the power of -3/2
-        variance = arithmetic.within(arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True)), 1.5)
-    inverse = arithmetic.round(1 / np.sqrt(variance + arithmetic.constant("norm_eps", model.norm_eps)))
+        variance = arithmetic.within(
+            arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True)), 1.5
+        )
+    inverse = arithmetic.round(
+        1 / np.sqrt(variance + arithmetic.constant("norm_eps", model.norm_eps))
+    )
     normal = arithmetic.round(centred * inverse)
     weight, bias = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"]
-    inner |= {f"{norm}.mean": mean, f"{norm}.var": variance, f"{norm}.inverse": inverse, f"{norm}.normal": normal}
+    inner |= {
+        f"{norm}.mean": mean,
+        f"{norm}.var": variance,
+        f"{norm}.inverse": inverse,
+        f"{norm}.normal": normal,
+    }
     # as z x (inverse x weight) + (bias - mean x (inverse x weight)), which can cancel
     size = (np.abs(z) + np.abs(mean)) * inverse * np.abs(weight) + np.abs(bias)
     return arithmetic.near(normal * weight + bias, size)
@@ -171,7 +191,8 @@ def _normalise_backward(
     arithmetic: Exact,
 ) -> Array:
     """With y the normalised z, before weight and bias, and g the gradient by it:
-    dz = (g - mean(g) - y mean(g y)) / sqrt(variance + eps), the means over the axis of the statistics."""
+    dz = (g - mean(g) - y mean(g y)) / sqrt(variance + eps), the means over the axis of the
+    statistics."""
     norm, axis = f"norm{i}", -1 if model.norm == "layer" else -2
     normal, inverse = passed.inner[f"{norm}.normal"], passed.inner[f"{norm}.inverse"]
     gradients[f"{norm}.weight"] = _sum(slope * normal, -2, arithmetic)
@@ -184,13 +205,17 @@ def _normalise_backward(
 
 
 def _drop(model: Model, h_BH: Array, mask_BH: NDArray[np.bool_], arithmetic: Exact) -> Array:
-    """Inverted dropout (Srivastava et al., 2014): its own transpose, so that gradients pass the same way back."""
+    """Inverted dropout (Srivastava et al., 2014): its own transpose, so that gradients pass the
+    same way back.
+    """
     scale = arithmetic.constant("dropout", 1 / (1 - model.dropout))
     return np.where(mask_BH, arithmetic.round(h_BH * scale), 0.0)
 
 
 def _sum(terms: Array, axis: int, arithmetic: Exact) -> Array:
-    return arithmetic.near(terms.sum(axis=axis, keepdims=True), np.abs(terms).sum(axis=axis, keepdims=True))
+    return arithmetic.near(
+        terms.sum(axis=axis, keepdims=True), np.abs(terms).sum(axis=axis, keepdims=True)
+    )
 
 
 def loss_and_gradients(
@@ -202,8 +227,8 @@ def loss_and_gradients(
     *,
     masks: Sequence[NDArray[np.bool_]] = (),
 ) -> tuple[Array, Parameters, Pass]:
-    """Mean loss (...) over the rows that count, its gradient by every parameter, of the parameter's shape, and the
-    pass."""
+    """Mean loss (...) over the rows that count, its gradient by every parameter, of the parameter's
+    shape, and the pass."""
     passed = forward(recipe.model, parameters, x_BD, arithmetic, masks=masks)
     *_, outputs_BK = passed.outputs.values()
     mean, slope = loss_and_slope(recipe.loss, outputs_BK, y_B, arithmetic)

@@ -47,4 +47,6 @@ def update_parameter(
 @cache
 def _as_seen_by(optimizer: Optimizer, decayed: bool) -> Optimizer:
     """What a rule reads of the optimizer for a parameter that decays or does not."""
-    return optimizer if decayed or not optimizer.decay_rate else optimizer.with_knobs(weight_decay=0.0)
+    return (
+        optimizer if decayed or not optimizer.decay_rate else optimizer.with_knobs(weight_decay=0.0)
+    )

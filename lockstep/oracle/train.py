@@ -1,4 +1,6 @@
-"""Train a recipe in float64 and record it, with bounds on what rounding may do to a run of the recipe's dtype."""
+"""Train a recipe in float64 and record it, with bounds on what rounding may do to a run of the
+recipe's dtype.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +14,15 @@ from lockstep.oracle.checkpoint import export_state, import_state
 from lockstep.oracle.loss import link
 from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
-from lockstep.oracle.trajectory import State, canonical, evaluate, initial_state, rows_of, start, trajectory
+from lockstep.oracle.trajectory import (
+    State,
+    canonical,
+    evaluate,
+    initial_state,
+    rows_of,
+    start,
+    trajectory,
+)
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, make_checkpoint
 from lockstep.records.run_recorder import RunRecorder, Watch
@@ -33,7 +43,9 @@ def states(recipe: Recipe, data: PreparedData) -> Iterator[Checkpoint]:
 
 
 class _View(NamedTuple):
-    """A `View` of the oracle's run; `step` is the update that the last batch completed, None where it did not."""
+    """A `View` of the oracle's run; `step` is the update that the last batch completed, None where
+    it did not.
+    """
 
     recipe: Recipe
     seen: Any
@@ -58,12 +70,16 @@ class _View(NamedTuple):
         return train, self._metrics(self.seen.held_out_x_ND, self.seen.held_out_y_N)
 
     def _metrics(self, x_ND: Array, y_N: Array) -> Metrics:
-        metrics, _ = evaluate(self.run.parameters, self.run.statistics, x_ND, y_N, self.recipe, Exact())
+        metrics, _ = evaluate(
+            self.run.parameters, self.run.statistics, x_ND, y_N, self.recipe, Exact()
+        )
         return {name: float(value) for name, value in metrics.items()}
 
     def prediction(self) -> Parameters:
         exact, model, running = Exact(), self.recipe.model, self.run.statistics
-        outputs = forward(model, self.run.parameters, self.seen.held_out_x_ND[:1], exact, statistics=running).outputs
+        outputs = forward(
+            model, self.run.parameters, self.seen.held_out_x_ND[:1], exact, statistics=running
+        ).outputs
         *_, outputs_BK = outputs.values()
         name, predicted_BK = link(self.recipe.loss, outputs_BK, exact)
         outputs |= {name: predicted_BK} if name else {}
@@ -71,7 +87,12 @@ class _View(NamedTuple):
 
 
 def train(
-    recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch(), bounds: bool = True
+    recipe: Recipe,
+    data: PreparedData,
+    *,
+    device: str = "cpu",
+    watch: Watch = Watch(),
+    bounds: bool = True,
 ) -> Trace:
     """Train on the recipe's data, rounded to its dtype, in float64 arithmetic.
 
@@ -79,15 +100,16 @@ def train(
         recipe: what to train.
         data: from `lockstep.data_prep.prepare`.
         device: there is no choice: NumPy computes on the CPU.
-        watch: what to record, and where the run begins. States to synchronise with are the oracle's own, so that only
-            the bounds are others: of one update.
+        watch: what to record, and where the run begins. States to synchronise with are the oracle's
+            own, so that only the bounds are others: of one update.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
         A trace in float64.
 
     Raises:
-        InputError: a checkpoint of another recipe or of other data, or more to record than its budget.
+        InputError: a checkpoint of another recipe or of other data, or more to record than its
+        budget.
     """
     recorder = RunRecorder(recipe, data, watch, backend="oracle", environment={"device": "cpu"})
     seen = rows_of(recipe, data)

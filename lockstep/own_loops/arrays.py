@@ -33,7 +33,9 @@ __all__ = [
 
 
 def _slots() -> dict[str, str]:
-    """Of a name that two optimizers use, what the first has by it; of one letter, which may mean anything, none."""
+    """Of a name that two optimizers use, what the first has by it; of one letter, which may mean
+    anything, none.
+    """
     slots: dict[str, str] = {}
     for kind in Optimizer.variants.values():
         slots = {**kind.spec.torch_slots, **kind.spec.optax_slots} | slots
@@ -41,9 +43,21 @@ def _slots() -> dict[str, str]:
 
 
 SLOTS = _slots()
-"""What PyTorch and Optax call the memory of their optimizers -> what a checkpoint and a trace call it."""
+"""What PyTorch and Optax call the memory of their optimizers -> what a checkpoint and a trace call
+it.
+"""
 
-PACKAGES = ("torch", "jax", "jaxlib", "flax", "optax", "equinox", "lightning", "transformers", "ml_dtypes")
+PACKAGES = (
+    "torch",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "equinox",
+    "lightning",
+    "transformers",
+    "ml_dtypes",
+)
 
 
 def to_array(value: Any) -> tuple[NDArray[Any], str]:
@@ -90,7 +104,8 @@ def parameters_of(source: Any) -> tuple[dict[str, Any], set[str]]:
     """Parameters and running statistics by name, and the names of the statistics.
 
     Args:
-        source: a PyTorch module, an NNX module or state, Linen's variables, a tree, or a mapping of names to arrays.
+        source: a PyTorch module, an NNX module or state, Linen's variables, a tree, or a mapping of
+        names to arrays.
 
     Raises:
         InputError: no floating-point array in it, or two of one name.
@@ -139,18 +154,26 @@ def moments_of(source: Any, parameters: Any, names: Sequence[str]) -> dict[str, 
     found: dict[str, Any] = {}
     if hasattr(source, "param_groups"):
         if not hasattr(parameters, "named_parameters"):
-            raise InputError("moments: a PyTorch optimizer needs its module; give it as `parameters`")
+            raise InputError(
+                "moments: a PyTorch optimizer needs its module; give it as `parameters`"
+            )
         for name, parameter in parameters.named_parameters():
             for slot, value in source.state.get(parameter, {}).items():
                 if getattr(value, "ndim", 0):
                     found[f"{SLOTS.get(slot, slot)}/{name}"] = value
         return found
     state = name_arrays(getattr(source, "opt_state", source))
-    placed = [(*_slot_and_name(path.split("."), set(names)), leaf) for path, leaf in state.items() if _is_float(leaf)]
+    placed = [
+        (*_slot_and_name(path.split("."), set(names)), leaf)
+        for path, leaf in state.items()
+        if _is_float(leaf)
+    ]
     slots = Counter((SLOTS.get(slot[-1], slot[-1]), name) for slot, name, _ in placed if name)
     for slot, name, leaf in placed:
         short = SLOTS.get(slot[-1], slot[-1]) if name else ""
-        if name:  # two of one slot, as of a chain of two such transformations, keep their whole paths
+        if (
+            name
+        ):  # two of one slot, as of a chain of two such transformations, keep their whole paths
             found[f"{short if slots[short, name] == 1 else '.'.join(slot)}/{name}"] = leaf
     return found
 
@@ -207,17 +230,25 @@ def perturbed(parameters: Any, seed: int) -> Any:
     """
     generator = np.random.Generator(np.random.PCG64(seed))
 
-    def move(value: Any, nextafter: Callable[[Any, Any], Any], towards: Callable[[NDArray[Any], Any], Any]) -> Any:
+    def move(
+        value: Any,
+        nextafter: Callable[[Any, Any], Any],
+        towards: Callable[[NDArray[Any], Any], Any],
+    ) -> Any:
         if not _is_float(value):
             return value
-        directions = np.where(generator.integers(0, 2, tuple(value.shape), dtype=np.int8), np.inf, -np.inf)
+        directions = np.where(
+            generator.integers(0, 2, tuple(value.shape), dtype=np.int8), np.inf, -np.inf
+        )
         return nextafter(value, towards(directions, value))
 
     torch, jax, nnx = (sys.modules.get(name) for name in ("torch", "jax", "flax.nnx"))
 
     def moved(value: Any) -> Any:
         if hasattr(value, "detach") and torch is not None:
-            return move(value.detach(), torch.nextafter, lambda to, like: torch.from_numpy(to).to(like))
+            return move(
+                value.detach(), torch.nextafter, lambda to, like: torch.from_numpy(to).to(like)
+            )
         if isinstance(value, np.ndarray) or jax is None:
             return move(value, np.nextafter, lambda to, like: to.astype(like.dtype))
         return move(value, jax.numpy.nextafter, lambda to, like: jax.numpy.asarray(to, like.dtype))
@@ -273,7 +304,9 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
     elif isinstance(tree, list | tuple):
         children = enumerate(tree)
     elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        children = ((field.name, getattr(tree, field.name, None)) for field in dataclasses.fields(tree))
+        children = (
+            (field.name, getattr(tree, field.name, None)) for field in dataclasses.fields(tree)
+        )
     elif jax is not None:  # what only JAX knows how to take apart
         flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
         children = ((".".join(map(_key, keys)), leaf) for keys, leaf in flat if leaf is not tree)
@@ -283,7 +316,9 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 def _key(key: Any) -> str:
     """One step of a JAX path, without its brackets and quotes."""
-    return str(next((getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind)), key))
+    return str(
+        next((getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind)), key)
+    )
 
 
 def _is_variable(value: Any) -> bool:

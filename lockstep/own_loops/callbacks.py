@@ -23,15 +23,21 @@ def lightning_callback(recorder: Recorder) -> Any:
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Watch the module and its optimizer."""
             if len(trainer.optimizers) != 1:
-                raise InputError(f"lightning: {len(trainer.optimizers)} optimizers; a recorder follows one")
+                raise InputError(
+                    f"lightning: {len(trainer.optimizers)} optimizers; a recorder follows one"
+                )
             recorder.start(pl_module)
             recorder.watch(pl_module, trainer.optimizers[0])
             self.steps, self.losses = trainer.global_step, list[Any]()
 
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             """Record a batch, and close the update where it completed one."""
             recorder.record(batch=batch)
-            self.losses.append(outputs["loss"].detach())  # already a micro-batch's share of the mean
+            self.losses.append(
+                outputs["loss"].detach()
+            )  # already a micro-batch's share of the mean
             if trainer.global_step > self.steps:
                 recorder.update(loss=sum(self.losses))
                 self.steps, self.losses = trainer.global_step, []
@@ -63,7 +69,9 @@ def trainer_callback(recorder: Recorder) -> Any:
             optimizer = found["optimizer"]
             self.losses: list[Any] = []
             recorder.start(found["model"])
-            recorder.watch(found["model"], getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+            recorder.watch(
+                found["model"], getattr(optimizer, "optimizer", optimizer)
+            )  # accelerate wraps it
             self.hook = found["model"].register_forward_hook(self._seen, with_kwargs=True)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any) -> None:
@@ -80,10 +88,15 @@ def trainer_callback(recorder: Recorder) -> Any:
             if not module.training:
                 return
             loss = output["loss"] if "loss" in output else output[0]
-            # a model that knows how many items an update has gives each micro-batch's share of the mean
+            # a model that knows how many items an update has gives each micro-batch's share of the
+            # mean
             self.is_sum = inputs.get("num_items_in_batch") is not None
             self.losses.append(loss.detach())
-            recorder.record(batch={name: value for name, value in inputs.items() if name != "num_items_in_batch"})
+            recorder.record(
+                batch={
+                    name: value for name, value in inputs.items() if name != "num_items_in_batch"
+                }
+            )
 
     return Callback()
 
@@ -92,4 +105,6 @@ def _base(module: str, name: str, package: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        raise InputError(f"the package {error.name} is not installed: pip install {package}") from None
+        raise InputError(
+            f"the package {error.name} is not installed: pip install {package}"
+        ) from None

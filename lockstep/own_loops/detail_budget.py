@@ -1,4 +1,6 @@
-"""Detail of chosen updates within a budget of memory; detail that does not fit is thinned evenly."""
+"""Detail of chosen updates within a budget of memory; detail that does not fit is thinned
+evenly.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +50,9 @@ class Detail:
         self.thin()
 
     def thin(self, beside: int = 0) -> None:
-        """Drop updates until the rest fits the budget, of which other things take this many bytes."""
+        """Drop updates until the rest fits the budget, of which other things take this many
+        bytes.
+        """
         while self.bytes + beside > self.budget and self.updates:
             *others, latest = self._ordinals
             if len(others) <= 1:
@@ -77,7 +81,8 @@ def note_on_budget(of_update: int, budget_mib: float) -> str:
     if of_update <= budget_mib * MIB:
         return ""
     return (
-        f"no update's tensors are kept: one takes {of_update / MIB:.0f} MiB, and budget_mib is {budget_mib:g}; "
+        f"no update's tensors are kept: one takes {of_update / MIB:.0f} MiB, and budget_mib "
+        f"is {budget_mib:g}; "
         f"budget_mib={-(-2 * of_update // MIB)} keeps the first and the last"
     )
 

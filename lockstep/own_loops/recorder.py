@@ -61,14 +61,17 @@ class Recorder:
             first. An "optimizer" with the names of a recipe's `[optimizer]` helps to find causes.
         every: record tensors at every `every`-th update; 0: only at those in `window`.
         window: more updates, counted from 0, at which to record tensors.
-        statistics: whether to record mean, root mean square and largest absolute value of each tensor at every
+        statistics: whether to record mean, root mean square and largest absolute value of each
+        tensor at every
             update.
         budget_mib: memory for tensors and statistics, in MiB (2^20 bytes).
-        perturb: seed by which `start` moves every parameter by one unit in the last place, to measure how far
+        perturb: seed by which `start` moves every parameter by one unit in the last place, to
+        measure how far
             rounding carries this loop; None: leaves them as they are.
 
     Raises:
-        InputError: no such folder, a file there that is no trace, or settings that are not plain values.
+        InputError: no such folder, a file there that is no trace, or settings that are not plain
+        values.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ class Recorder:
         check_output(self.path, TRACE)
         if every < 0 or not 0 < budget_mib < math.inf:
             raise InputError(
-                f"Recorder: every is {every} and budget_mib {budget_mib}; must be at least 0, and a number above 0"
+                f"Recorder: every is {every} and budget_mib {budget_mib}; must be at least "
+                "0, and a number above 0"
             )
         self.settings = _plain(settings or {})
         self.every, self.window, self.budget_mib = every, window, budget_mib
@@ -120,8 +124,8 @@ class Recorder:
         those returned.
 
         Args:
-            parameters: a PyTorch or NNX module, an NNX state, Linen's variables, an Equinox module, a tree, or a
-                mapping of names to arrays. Running statistics are recorded with them.
+            parameters: a PyTorch or NNX module, an NNX state, Linen's variables, an Equinox module,
+                a tree, or a mapping of names to arrays. Running statistics are recorded with them.
 
         Raises:
             InputError: no floating-point array in it, or two of one name.
@@ -149,10 +153,13 @@ class Recorder:
             InputError: anything else; nothing is watched then.
         """
         if not hasattr(model, "named_modules"):
-            raise InputError(f"watch: model must be a torch.nn.Module, got {_kind(model)}; {WITHOUT_WATCH}")
+            raise InputError(
+                f"watch: model must be a torch.nn.Module, got {_kind(model)}; {WITHOUT_WATCH}"
+            )
         if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
             raise InputError(
-                f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; {WITHOUT_WATCH}"
+                f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; "
+                f"{WITHOUT_WATCH}"
             )
         self._source, self._optimizer = model, optimizer
         for name, module in model.named_modules():
@@ -162,7 +169,9 @@ class Recorder:
                 self._hooks.append(module.register_forward_hook(self._make_hook(layer)))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._make_gradient_hook(name)))
+                self._hooks.append(
+                    parameter.register_post_accumulate_grad_hook(self._make_gradient_hook(name))
+                )
         if optimizer is not None:
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
@@ -187,15 +196,16 @@ class Recorder:
             batch: an array, or a tree of arrays: {"x": ..., "y": ...}.
             forward: outputs of layers by name, in the order in which they are computed.
             loss: the mean loss before the update, a number.
-            gradients: after accumulation and before clipping: a PyTorch module, of which `.grad` is read, or a tree.
-            clipped: the gradients that the optimizer is given, in the same form.
-            lr: the learning rate that this update applies: a number, one for each group, or a PyTorch optimizer.
-            moments: the optimizer's slots after the update: a PyTorch optimizer, or an Optax state.
+            gradients: after accumulation and before clipping: a PyTorch module, of which `.grad` is
+            read, or a tree. clipped: the gradients that the optimizer is given, in the same form.
+            lr: the learning rate that this update applies: a number, one for each group, or a
+            PyTorch optimizer. moments: the optimizer's slots after the update: a PyTorch optimizer,
+            or an Optax state.
             parameters: after the update, as for `start`.
 
         Raises:
-            InputError: names that differ from those at the start, two arrays of one name, or an array that cannot be
-                recorded.
+            InputError: names that differ from those at the start, two arrays of one name, or an
+                array that cannot be recorded.
         """
         if batch is not None and self._is_wanted:
             self._append("batch", {"x": batch} if hasattr(batch, "shape") else name_arrays(batch))
@@ -221,11 +231,16 @@ class Recorder:
                 raise InputError("call Recorder.start(parameters) before training")
             if before.keys() != self._latest.keys():
                 names = sorted(before.keys() ^ self._latest.keys())
-                raise InputError(f"update {self.done}: parameters have other names than before: {', '.join(names[:5])}")
+                raise InputError(
+                    f"update {self.done}: parameters have other names than before: "
+                    f"{', '.join(names[:5])}"
+                )
             self._before = before
             with np.errstate(all="ignore"):
                 changes = [
-                    self._latest[name].astype(np.float64) - before[name] for name in before if name not in self._buffers
+                    self._latest[name].astype(np.float64) - before[name]
+                    for name in before
+                    if name not in self._buffers
                 ]
             self._scalars["update_norm"] = _norm(changes)
 
@@ -233,7 +248,8 @@ class Recorder:
         """Record the rest of the update, by the arguments of `record`, and close it.
 
         Raises:
-            InputError: as `record`; nothing given; or no loss, rate, gradients or parameters in this update and some
+            InputError: as `record`; nothing given; or no loss, rate, gradients or parameters in
+            this update and some
                 in others, or the other way round.
         """
         if self._source is not None:
@@ -248,14 +264,18 @@ class Recorder:
             self._series = {name: [] for name in self._scalars}
         if self._series.keys() != self._scalars.keys():
             names = sorted(self._series.keys() ^ self._scalars.keys())
-            raise InputError(f"update {self.done}: {', '.join(names)}: given at some updates, not at all")
+            raise InputError(
+                f"update {self.done}: {', '.join(names)}: given at some updates, not at all"
+            )
         for name, value in self._scalars.items():
             self._series[name].append(value)
         if self._statistics is not None:
             self._add_statistics(self._statistics)
         if self.due:
             self._first_due = self.done if self._first_due is None else self._first_due
-            before, after = (self._before, self._latest) if "update_norm" in self._scalars else ({}, {})
+            before, after = (
+                (self._before, self._latest) if "update_norm" in self._scalars else ({}, {})
+            )
             self._detail.add(self.done, self._arrays, before, after)
             if self.done == self._first_due:
                 self._warn_of_budget()
@@ -283,7 +303,9 @@ class Recorder:
         for name, values in (self._statistics or {}).items():
             rows = np.array(values).reshape(-1, 3)
             missing = (self._statistics_until or self.done) - len(rows)
-            arrays[f"statistics/{name}"] = np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan)
+            arrays[f"statistics/{name}"] = np.pad(
+                rows, ((0, missing), (0, 0)), constant_values=np.nan
+            )
         trace = Trace(self._header(stopped), arrays)
         trace.save(self.path)
         self._warn_of_budget()
@@ -292,13 +314,21 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self._unwatch()
         if kind is None or self.done:  # what led to an error is worth reading
             self.finish(f"{kind.__name__}: {error}" if kind else "")
 
     def _header(self, stopped: str) -> dict[str, Any]:
-        dtypes = Counter({dtype: count for (family, dtype), count in self._dtypes.items() if family == "parameters"})
+        dtypes = Counter(
+            {
+                dtype: count
+                for (family, dtype), count in self._dtypes.items()
+                if family == "parameters"
+            }
+        )
         return {
             "kind": "loop",
             "backend": self.backend,
@@ -362,7 +392,9 @@ class Recorder:
     def _add_statistics(self, statistics: dict[str, "packed[float]"]) -> None:
         if self._statistics_until is not None:
             return
-        arrays = self._arrays | {f"parameters/{name}": array for name, array in self._latest.items()}
+        arrays = self._arrays | {
+            f"parameters/{name}": array for name, array in self._latest.items()
+        }
         for name, array in arrays.items():
             if name.startswith(WATCHED) and array.size:
                 values = statistics.setdefault(name, packed("d"))
@@ -403,7 +435,10 @@ class Recorder:
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
         if self._has_stepped:
-            raise InputError(f"update {self.done}: the optimizer steps twice in it; call update() after each step")
+            raise InputError(
+                f"update {self.done}: the optimizer steps twice in it; call update() after "
+                "each step"
+            )
         self._has_stepped = True
         is_known = any(name.startswith("gradients/") for name in self._arrays)
         self.record(lr=optimizer, **{"clipped" if is_known else "gradients": self._source})
@@ -413,7 +448,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(json.dumps(settings, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise InputError(f"settings: must be nested dictionaries of plain values: {error}") from None
+        raise InputError(
+            f"settings: must be nested dictionaries of plain values: {error}"
+        ) from None
     return found
 
 
@@ -432,4 +469,6 @@ def _kind(value: Any) -> str:
 def _norm(arrays: Any) -> np.float64:
     """The 2-norm over all arrays, in float64."""
     with np.errstate(all="ignore"):
-        return np.float64(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays)))
+        return np.float64(
+            np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays))
+        )

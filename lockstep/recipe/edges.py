@@ -1,7 +1,8 @@
-"""The edges of a schedule, where a phase has no length: W = 0, W >= T. Each library has its own way there.
+"""The edges of a schedule, where a phase has no length: W = 0, W >= T. Each library has its own way
+there.
 
-`schedule.edges` names the library. A recipe without it takes the limit: a warmup of no length is over at once, and so
-is a decay of no length.
+`schedule.edges` names the library. A recipe without it takes the limit: a warmup of no length is
+over at once, and so is a decay of no length.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ __all__ = ["changes_rates", "refusal", "takes_a_long_warmup", "warmup_refusal"]
 
 
 def changes_rates(schedule: "Schedule", warmup: int) -> bool:
-    """Whether the rates of this recipe differ from those of the same recipe without `schedule.edges`."""
+    """Whether the rates of this recipe differ from those of the same recipe without
+    `schedule.edges`.
+    """
     edges, name = schedule.edges, schedule.name
     if schedule.length and warmup >= schedule.length:
         return edges is not None
@@ -49,7 +52,12 @@ LONG_WARMUP: dict[str | None, tuple[str, ...]] = {
 def warmup_refusal(schedule: "Schedule") -> str:
     """The library's reason not to take this warmup, or ""."""
     edges, warmup = schedule.edges, schedule.warmup
-    if edges == "torch" and warmup and schedule.warmup_curve == "constant" and not schedule.warmup_start:
+    if (
+        edges == "torch"
+        and warmup
+        and schedule.warmup_curve == "constant"
+        and not schedule.warmup_start
+    ):
         return "PyTorch divides by the factor warmup_start = 0 (ZeroDivisionError)"
     if edges == "pytorch_warmup" and warmup < 1:
         return "pytorch_warmup takes a warmup_period of at least 1 (ValueError)"

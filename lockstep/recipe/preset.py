@@ -11,10 +11,12 @@ __all__ = ["Preset"]
 class Preset:
     """Knobs that a library fixes and knobs that it leaves to its user.
 
-    `free` has the library's own default for each, or None where the recipe's default stays; `ties` are fixed knobs
-    that take the value of a free one; `derived` are free knobs whose default follows from the others, None being none;
-    `only` are the values of a knob that the library takes, and `least` the smallest; `source` is what is meant, with
-    its version; `note` is what one must know beside its numbers.
+    `free` has the library's own default for each, or None where the recipe's default stays; `ties`
+    are fixed knobs
+    that take the value of a free one; `derived` are free knobs whose default follows from the
+    others, None being none; `only` are the values of a knob that the library takes, and `least` the
+    smallest; `source` is what is meant, with its version; `note` is what one must know beside its
+    numbers.
     """
 
     source: str

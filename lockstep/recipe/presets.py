@@ -1,7 +1,8 @@
 """Presets: the knobs of a section as a library sets them, under the library's name.
 
-A recipe may say `preset = "hf.cosine"` in a section. It is expanded when the recipe is read, which then holds the knobs
-alone. What a preset fixes cannot be set beside it; what it leaves free can, as the library's own arguments can.
+A recipe may say `preset = "hf.cosine"` in a section. It is expanded when the recipe is read, which
+then holds the knobs alone. What a preset fixes cannot be set beside it; what it leaves free can, as
+the library's own arguments can.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ __all__ = ["PRESETS", "UNSAID", "Preset", "expand"]
 def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A section's values with its `preset` replaced by the knobs that it stands for.
 
-    Example: `expand("schedule", {"preset": "noam", "warmup": 4000, "unit": "update"})` has name = "inverse_sqrt".
+    Example: `expand("schedule", {"preset": "noam", "warmup": 4000, "unit": "update"})` has name =
+    "inverse_sqrt".
 
     Raises:
         InputError: no such preset, or a knob that it does not leave free.
@@ -34,18 +36,28 @@ def expand(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for knob, value in given.items():
         if knob not in preset.free:
             shown = knob if knob.isprintable() else repr(knob)
-            raise InputError(f"{section}.{shown}: {name} has no such knob; it has {', '.join(preset.free)}")
+            raise InputError(
+                f"{section}.{shown}: {name} has no such knob; it has {', '.join(preset.free)}"
+            )
         if knob in preset.only and value not in preset.only[knob]:
-            raise InputError(f"{section}.{knob}: {name} has {', '.join(preset.only[knob])}, got {value!r}")
+            raise InputError(
+                f"{section}.{knob}: {name} has {', '.join(preset.only[knob])}, got {value!r}"
+            )
         if knob in preset.least and isinstance(value, int | float) and value < preset.least[knob]:
-            raise InputError(f"{section}.{knob}: {name} takes at least {preset.least[knob]:g}, got {value!r}")
+            raise InputError(
+                f"{section}.{knob}: {name} takes at least {preset.least[knob]:g}, got {value!r}"
+            )
     free = {knob: value for knob, value in preset.free.items() if value is not None} | given
     for knob in preset.derived.keys() - given.keys():
         value = preset.derived[knob](free)
         free.pop(knob, None)
         if value is not None:
             free[knob] = value
-    return {**preset.fixed, **free, **{knob: free[other] for knob, other in preset.ties.items() if other in free}}
+    return {
+        **preset.fixed,
+        **free,
+        **{knob: free[other] for knob, other in preset.ties.items() if other in free},
+    }
 
 
 def _nearest(name: str, presets: Mapping[str, Preset]) -> str:
@@ -72,14 +84,18 @@ ZERO = {"floor": 0.0}
 TIMM = {"decay_start": "0", "warmup_of": "peak", "edges": "timm"}
 HF_EARLY = {"decay_start": "W-1", "warmup_of": "peak", "decay_end": "T-1", "after_end": "continue"}
 TIMM_PREFIX = AFTER | {"edges": "timm"}
-OPTAX, HF, MEGATRON, TORCHTITAN = ({"edges": name} for name in ("optax", "hf", "megatron", "torchtitan"))
+OPTAX, HF, MEGATRON, TORCHTITAN = (
+    {"edges": name} for name in ("optax", "hf", "megatron", "torchtitan")
+)
 TORCH_EDGES, T5X = {"edges": "torch"}, {"edges": "t5x"}
 LEAST = {"least_rate": 1e-8}
 PYTORCH_WARMUP = {"edges": "pytorch_warmup"}
 THREE = ("linear", "1-sqrt", "cosine")
 IN_FLOAT32 = (
-    "{} without x64 computes its schedules in float32: under jit they are not this closed form rounded once at many an "
-    "update, in a cosine by up to 1.5e-07 of the peak (lockstep atlas schedule-in-float32-under-jit)"
+    "{} without x64 computes its schedules in float32: under jit they are not this closed "
+    "form rounded once at many an "
+    "update, in a cosine by up to 1.5e-07 of the peak (lockstep atlas "
+    "schedule-in-float32-under-jit)"
 )
 OPTAX_NOTE, T5X_NOTE = IN_FLOAT32.format("Optax"), IN_FLOAT32.format("T5X")
 
@@ -88,7 +104,8 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     "torch.constant": Preset("torch 2.13 LinearLR", {"name": "constant"} | A, WARMUP),
     "torch.constant_lr": Preset(
         "torch 2.13 ConstantLR(factor=warmup_start, total_iters=W), alone",
-        {"name": "constant", "warmup_curve": "constant", "warmup_shape": "linear", "ramp": "t/W"} | TORCH_EDGES,
+        {"name": "constant", "warmup_curve": "constant", "warmup_shape": "linear", "ramp": "t/W"}
+        | TORCH_EDGES,
         ANY | {"warmup": 5, "warmup_start": 1 / 3},
     ),
     "torch.linear": Preset(
@@ -112,7 +129,9 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         WARMUP | {"factor": None},
     ),
     "torch.step": Preset(
-        "torch 2.13 StepLR(every, factor)", {"name": "step"} | A | AFTER, WARMUP | {"factor": 0.1, "every": None}
+        "torch 2.13 StepLR(every, factor)",
+        {"name": "step"} | A | AFTER,
+        WARMUP | {"factor": 0.1, "every": None},
     ),
     "torch.multistep": Preset(
         "torch 2.13 MultiStepLR(milestones, factor)",
@@ -122,17 +141,37 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     "torch.one_cycle": Preset(
         "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise)",
         {"name": "one_cycle", "warmup": 0, "decay_end": "T-1", "fall": 0.0} | TORCH_EDGES,
-        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
+        ANY
+        | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
     ),
     "torch.one_cycle_three_phase": Preset(
-        "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise, three_phase=True); fall is twice rise",
+        "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise, three_phase=True); fall is "
+        "twice rise",
         {"name": "one_cycle", "warmup": 0, "decay_end": "T-1"} | TORCH_EDGES,
-        ANY | {"length": None, "anneal": "cosine", "first": 1 / 25, "rise": 0.3, "fall": None, "floor": 1 / 25 / 1e4},
-        derived={"fall": lambda knobs: 2 * knobs["rise"] if isinstance(knobs["rise"], float) else None},
+        ANY
+        | {
+            "length": None,
+            "anneal": "cosine",
+            "first": 1 / 25,
+            "rise": 0.3,
+            "fall": None,
+            "floor": 1 / 25 / 1e4,
+        },
+        derived={
+            "fall": lambda knobs: 2 * knobs["rise"] if isinstance(knobs["rise"], float) else None
+        },
     ),
     "torch.cosine_restarts": Preset(
         "torch 2.13 CosineAnnealingWarmRestarts(T_0=cycle, T_mult=cycle_growth, eta_min)",
-        {"name": "cosine_restarts", "length": 0, "cycles": 1, "cycle_decay": 1.0, "after_end": "continue"} | A | AFTER,
+        {
+            "name": "cosine_restarts",
+            "length": 0,
+            "cycles": 1,
+            "cycle_decay": 1.0,
+            "after_end": "continue",
+        }
+        | A
+        | AFTER,
         WARMUP | {"cycle": 10, "cycle_growth": 1, "floor": 0.0},
     ),
     "optax.constant": Preset(
@@ -173,14 +212,16 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         note=OPTAX_NOTE,
     ),
     "optax.multistep": Preset(
-        "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules; unequal scales are factors",
+        "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules; "
+        "unequal scales are factors",
         {"name": "multistep"} | B_FROM | AFTER,
         WARMUP | FROM | {"factor": None, "milestones": None, "factors": None},
         note=OPTAX_NOTE,
     ),
     "optax.one_cycle": Preset(
         "optax 0.2.8 cosine_onecycle_schedule(transition_steps=T, pct_start=rise)",
-        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"} | OPTAX,
+        {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"}
+        | OPTAX,
         ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
         note=OPTAX_NOTE,
     ),
@@ -192,16 +233,22 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     ),
     "optax.cosine_restarts": Preset(
         "optax 0.2.8 linear_schedule, then sgdr_schedule with warmup_steps = 0, in join_schedules",
-        {"name": "cosine_restarts", "length": 0, "after_end": "hold", "cycle_decay": 1.0} | B_FROM | AFTER,
+        {"name": "cosine_restarts", "length": 0, "after_end": "hold", "cycle_decay": 1.0}
+        | B_FROM
+        | AFTER,
         WARMUP | FROM | {"cycle": None, "cycles": None, "cycle_growth": 1, "floor": 0.0},
         note=OPTAX_NOTE,
     ),
-    "hf.constant": Preset("transformers 5.23 get_constant_schedule", {"name": "constant", "warmup": 0}, ANY),
+    "hf.constant": Preset(
+        "transformers 5.23 get_constant_schedule", {"name": "constant", "warmup": 0}, ANY
+    ),
     "hf.constant_with_warmup": Preset(
         "transformers 5.23 get_constant_schedule_with_warmup", {"name": "constant"} | B, WARMUP
     ),
     "hf.linear": Preset(
-        "transformers 5.23 get_linear_schedule_with_warmup", {"name": "linear"} | B | AFTER | HOLD | ZERO | HF, LENGTH
+        "transformers 5.23 get_linear_schedule_with_warmup",
+        {"name": "linear"} | B | AFTER | HOLD | ZERO | HF,
+        LENGTH,
     ),
     "hf.cosine": Preset(
         "transformers 5.23 get_cosine_schedule_with_warmup; waves is num_cycles",
@@ -214,18 +261,28 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | {"floor": None, "waves": None},
     ),
     "hf.cosine_warmup_with_min_lr": Preset(
-        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate; floor is min_lr_rate",
+        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate; floor is "
+        "min_lr_rate",
         {"name": "cosine"} | HF_EARLY | A | HF,
         LENGTH | {"floor": None, "waves": None},
     ),
     "hf.cosine_warmup_from_lr_rate": Preset(
-        "transformers 5.23 get_cosine_with_min_lr_schedule_with_warmup_lr_rate(warmup_lr_rate=warmup_start)",
-        {"name": "cosine", "warmup_shape": "linear", "ramp": "t/W", "warmup_top": "W-1"} | HF_EARLY | HF,
+        "transformers 5.23 "
+        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate(warmup_lr_rate=warmup_start)",
+        {"name": "cosine", "warmup_shape": "linear", "ramp": "t/W", "warmup_top": "W-1"}
+        | HF_EARLY
+        | HF,
         LENGTH | {"warmup_start": None, "floor": None, "waves": None},
     ),
     "hf.cosine_with_restarts": Preset(
         "transformers 5.23 get_cosine_with_hard_restarts_schedule_with_warmup",
-        {"name": "cosine_restarts", "cycle": 0, "cycle_growth": 1, "cycle_decay": 1.0, "after_end": "hold"}
+        {
+            "name": "cosine_restarts",
+            "cycle": 0,
+            "cycle_growth": 1,
+            "cycle_decay": 1.0,
+            "after_end": "hold",
+        }
         | B
         | AFTER
         | ZERO
@@ -233,7 +290,8 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | {"cycles": 1},
     ),
     "hf.polynomial": Preset(
-        "transformers 5.23 get_polynomial_decay_schedule_with_warmup; end_rate is lr_end, or floor is lr_end / lr",
+        "transformers 5.23 get_polynomial_decay_schedule_with_warmup; end_rate is lr_end, "
+        "or floor is lr_end / lr",
         {"name": "polynomial", "decay_end": "T"} | B | AFTER | HF,
         LENGTH | {"power": 1.0, "floor": None, "end_rate": 1e-7},
         derived={"end_rate": lambda knobs: None if "floor" in knobs else 1e-7},
@@ -250,9 +308,14 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         | {"warmup_shape": "linear", "warmup_curve": None}
         | {"decay_length": None, "decay_shape": "cosine", "floor": 0.0},
         {"warmup_start": "floor"},
-        only={"warmup_shape": ("linear", "cosine"), "warmup_curve": ("1-sqrt",), "decay_shape": THREE},
+        only={
+            "warmup_shape": ("linear", "cosine"),
+            "warmup_curve": ("1-sqrt",),
+            "decay_shape": THREE,
+        },
     ),
-    # timm: without warmup_prefix the warmup covers the decay's first steps; with it the decay comes after
+    # timm: without warmup_prefix the warmup covers the decay's first steps; with it the decay comes
+    # after
     "timm.cosine": Preset(
         "timm 1.0.31 CosineLRScheduler(t_initial=T)",
         {"name": "cosine"} | B_FROM | TIMM | HOLD,
@@ -264,9 +327,12 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | FROM | {"floor": 0.0, "k_decay": None},
     ),
     "timm.cosine_restarts": Preset(
-        "timm 1.0.31 CosineLRScheduler(t_initial=cycle, cycle_limit=cycles, cycle_mul, warmup_prefix=True)",
+        "timm 1.0.31 CosineLRScheduler(t_initial=cycle, cycle_limit=cycles, cycle_mul, "
+        "warmup_prefix=True)",
         {"name": "cosine_restarts", "length": 0, "after_end": "hold"} | B_FROM | AFTER,
-        WARMUP | FROM | {"cycle": None, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0, "floor": 0.0},
+        WARMUP
+        | FROM
+        | {"cycle": None, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0, "floor": 0.0},
     ),
     "timm.polynomial": Preset(
         "timm 1.0.31 PolyLRScheduler(t_initial=T)",
@@ -279,18 +345,21 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | FROM | {"power": 0.5, "floor": 0.0, "k_decay": None},
     ),
     "timm.step": Preset(
-        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor), whose steps count from the warmup's end",
+        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor), whose steps count "
+        "from the warmup's end",
         {"name": "step"} | B_FROM | TIMM_PREFIX,
         WARMUP | FROM | {"factor": 1.0, "every": None},
     ),
     "timm.step_without_prefix": Preset(
-        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor, warmup_prefix=False), as create_scheduler_v2 "
+        "timm 1.0.31 StepLRScheduler(decay_t=every, decay_rate=factor, "
+        "warmup_prefix=False), as create_scheduler_v2 "
         "makes it, whose decay_rate is 0.1",
         {"name": "step"} | B_FROM | TIMM,
         WARMUP | FROM | {"factor": 1.0, "every": None},
     ),
     "timm.multistep_prefix": Preset(
-        "timm 1.0.31 MultiStepLRScheduler(decay_t=milestones, warmup_prefix=True), whose steps come one update early",
+        "timm 1.0.31 MultiStepLRScheduler(decay_t=milestones, warmup_prefix=True), whose "
+        "steps come one update early",
         {"name": "multistep", "decay_start": "W-1", "warmup_of": "peak", "edges": "timm"} | B_FROM,
         WARMUP | FROM | {"factor": 1.0, "milestones": None},
     ),
@@ -301,10 +370,13 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         | FROM
         | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0}
         | {"decay_ratio": None, "power": None},
-        derived={"decay_ratio": lambda knobs: 0.1 if knobs["decay_shape"] == "exponential" else None},
+        derived={
+            "decay_ratio": lambda knobs: 0.1 if knobs["decay_shape"] == "exponential" else None
+        },
     ),
     "nanogpt.cosine": Preset(
-        "nanoGPT train.py get_lr (older versions have the ramp t/W); floor is min_lr / learning_rate",
+        "nanoGPT train.py get_lr (older versions have the ramp t/W); floor is min_lr / "
+        "learning_rate",
         {"name": "cosine"} | C | AFTER | HOLD | {"edges": "nanogpt"},
         LENGTH | {"floor": 0.1},
     ),
@@ -325,7 +397,9 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         only={"decay_shape": THREE},
     ),
     "megatron.constant": Preset(
-        'Megatron-LM OptimizerParamScheduler, "constant"', {"name": "constant"} | B_FROM, WARMUP | FROM
+        'Megatron-LM OptimizerParamScheduler, "constant"',
+        {"name": "constant"} | B_FROM,
+        WARMUP | FROM,
     ),
     "megatron.linear": Preset(
         'Megatron-LM OptimizerParamScheduler, "linear"',
@@ -338,39 +412,51 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
         LENGTH | FROM | {"floor": 0.0},
     ),
     "megatron.inverse_sqrt": Preset(
-        'Megatron-LM OptimizerParamScheduler, "inverse-square-root"; length is lr_decay_steps, and unset past the run',
+        'Megatron-LM OptimizerParamScheduler, "inverse-square-root"; length is '
+        "lr_decay_steps, and unset past the run",
         {"name": "inverse_sqrt", "timescale": 0} | B_FROM | AFTER | MEGATRON,
         WARMUP | FROM | {"length": None, "floor": 0.0},
     ),
     "megatron.wsd": Preset(
-        'Megatron-LM OptimizerParamScheduler, "WSD"; decay_shape is lr_wsd_decay_style, 1-sqrt being minus_sqrt',
+        'Megatron-LM OptimizerParamScheduler, "WSD"; decay_shape is lr_wsd_decay_style, '
+        "1-sqrt being minus_sqrt",
         {"name": "wsd"} | B_FROM | HOLD | MEGATRON,
         LENGTH | FROM | {"decay_length": None, "decay_shape": "exponential", "floor": 0.0},
         only={"decay_shape": (*THREE, "exponential")},
     ),
     "t5.inverse_sqrt": Preset(
-        "Raffel et al., arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(t, W)), whose peak is 1 / sqrt(W)",
-        {"name": "inverse_sqrt", "warmup_shape": "linear", "ramp": "t/W", "warmup_start": 1.0, "timescale": 0}
+        "Raffel et al., arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(t, W)), whose peak "
+        "is 1 / sqrt(W)",
+        {
+            "name": "inverse_sqrt",
+            "warmup_shape": "linear",
+            "ramp": "t/W",
+            "warmup_start": 1.0,
+            "timescale": 0,
+        }
         | AFTER
         | ZERO,
         WARMUP,
     ),
     "t5.linear_warmup": Preset(
-        'T5X create_learning_rate_scheduler("constant * linear_warmup * rsqrt_normalized_decay"); least_rate is '
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * '
+        'rsqrt_normalized_decay"); least_rate is '
         "min_learning_rate",
         {"name": "inverse_sqrt", "timescale": 0} | B | AFTER | ZERO | T5X,
         WARMUP | LEAST,
         note=T5X_NOTE,
     ),
     "t5.decay_every": Preset(
-        'T5X create_learning_rate_scheduler("constant * linear_warmup * decay_every"); factor is decay_factor, every '
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * decay_every"); '
+        "factor is decay_factor, every "
         "steps_per_decay",
         {"name": "step", "decay_start": "0", "warmup_of": "schedule"} | B | T5X,
         WARMUP | {"factor": 0.5, "every": 20_000} | LEAST,
         note=T5X_NOTE,
     ),
     "t5.cosine_decay": Preset(
-        'T5X create_learning_rate_scheduler("constant * linear_warmup * cosine_decay"); cycle is steps_per_cycle',
+        'T5X create_learning_rate_scheduler("constant * linear_warmup * cosine_decay"); '
+        "cycle is steps_per_cycle",
         {"name": "cosine_restarts", "length": 0, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0}
         | {"after_end": "continue"}
         | B
@@ -382,7 +468,9 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     ),
     "noam": Preset(
         "Vaswani et al., arXiv:1706.03762, section 5.3, whose peak is 1 / sqrt(d_model W)",
-        {"name": "inverse_sqrt", "timescale": 0, "decay_start": "W-1", "warmup_of": "peak"} | A | ZERO,
+        {"name": "inverse_sqrt", "timescale": 0, "decay_start": "W-1", "warmup_of": "peak"}
+        | A
+        | ZERO,
         WARMUP,
     ),
     "pytorch_warmup.linear": Preset(
@@ -390,7 +478,8 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     ),
     "pytorch_warmup.exponential": Preset(
         "pytorch_warmup 0.2 ExponentialWarmup(W)",
-        {"name": "constant", "warmup_shape": "exponential", "ramp": "(t+1)/W", "warmup_start": 0.0} | PYTORCH_WARMUP,
+        {"name": "constant", "warmup_shape": "exponential", "ramp": "(t+1)/W", "warmup_start": 0.0}
+        | PYTORCH_WARMUP,
         WARMUP,
     ),
     "pytorch_warmup.untuned_linear": Preset(
@@ -409,12 +498,24 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
     ),
     "deepspeed.warmup": Preset(
         "DeepSpeed WarmupLR(warmup_type='log'), whose first two updates have warmup_min_lr",
-        {"name": "constant", "warmup_curve": "log", "warmup_shape": "linear", "ramp": "t/W", "edges": "deepspeed"},
+        {
+            "name": "constant",
+            "warmup_curve": "log",
+            "warmup_shape": "linear",
+            "ramp": "t/W",
+            "edges": "deepspeed",
+        },
         ANY | {"warmup": 1000, "warmup_start": 0.0},
     ),
     "bolts.cosine": Preset(
         "lightning-bolts 0.7 LinearWarmupCosineAnnealingLR(warmup_epochs=W, max_epochs=T)",
-        {"name": "cosine", "warmup_shape": "linear", "ramp": "t/W", "warmup_top": "W-1", "edges": "bolts"}
+        {
+            "name": "cosine",
+            "warmup_shape": "linear",
+            "ramp": "t/W",
+            "warmup_top": "W-1",
+            "edges": "bolts",
+        }
         | AFTER
         | GO_ON,
         LENGTH | {"warmup_start": 0.0, "floor": 0.0},
@@ -423,40 +524,61 @@ SCHEDULE_PRESETS: dict[str, Preset] = {
 """Schedules as the libraries have them."""
 
 UNSAID: dict[str, dict[str, str]] = {
-    "optimizer": {name: line for kind in Optimizer.variants.values() for name, line in kind.spec.unsaid.items()},
+    "optimizer": {
+        name: line
+        for kind in Optimizer.variants.values()
+        for name, line in kind.spec.unsaid.items()
+    },
     "schedule": {
-        "torch.cyclic": "not expressible, for no knob repeats a rise; the nearest is torch.one_cycle for one cycle",
+        "torch.cyclic": "not expressible, for no knob repeats a rise; the nearest is "
+        "torch.one_cycle for one cycle",
         "torch.reduce_on_plateau": "not expressible, for its rates follow from the losses of a run",
         "hf.reduce_lr_on_plateau": "not expressible, for its rates follow from the losses of a run",
-        "optax.piecewise_interpolate": "not expressible, for no knob joins milestones by lines or cosines; the nearest "
+        "optax.piecewise_interpolate": "not expressible, for no knob joins milestones by lines or "
+        "cosines; the nearest "
         "is optax.multistep, which jumps there",
-        "optax.sgdr": "not expressible with a warmup in each cycle; the nearest is optax.cosine_restarts, with one "
+        "optax.sgdr": "not expressible with a warmup in each cycle; the nearest is "
+        "optax.cosine_restarts, with one "
         "warmup before all cycles",
-        "timm.tanh": "not expressible, for no knob has a hyperbolic tangent; the nearest is timm.cosine, off by up to "
+        "timm.tanh": "not expressible, for no knob has a hyperbolic tangent; the nearest is "
+        "timm.cosine, off by up to "
         "half of the peak",
-        "timm.cosine_cycle_mul": "not expressible where cycle_mul is no whole number; the nearest is "
+        "timm.cosine_cycle_mul": "not expressible where cycle_mul is no whole number; the nearest "
+        "is "
         "timm.cosine_restarts with a whole cycle_growth",
-        "timm.polynomial_cycles": "not expressible, for only cosines restart; the nearest is timm.polynomial, its "
+        "timm.polynomial_cycles": "not expressible, for only cosines restart; the nearest is "
+        "timm.polynomial, its "
         "first cycle",
-        "timm.multistep": "not expressible with warmup_prefix=False, whose milestones count from update -1; the "
+        "timm.multistep": "not expressible with warmup_prefix=False, whose milestones count from "
+        "update -1; the "
         "nearest is timm.multistep_prefix, whose count from the warmup's end",
-        "timm.wsd_rsqrt": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, off by up to "
+        "timm.wsd_rsqrt": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, "
+        "off by up to "
         "0.4 of it",
-        "timm.wsd_power": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, off by up to "
+        "timm.wsd_power": "not expressible, for a wsd stays at its peak; the nearest is timm.wsd, "
+        "off by up to "
         "0.4 of it",
-        "deepspeed.warmup_linear": "not expressible, for its ramp is (t-1)/W; the nearest is hf.constant_with_warmup, "
+        "deepspeed.warmup_linear": "not expressible, for its ramp is (t-1)/W; the nearest is "
+        "hf.constant_with_warmup, "
         "one update earlier",
-        "fairseq.cosine": "not expressible where lr_shrink is below 1 and min_lr above 0, for cycle_decay leaves the "
+        "fairseq.cosine": "not expressible where lr_shrink is below 1 and min_lr above 0, for "
+        "cycle_decay leaves the "
         "floor; the nearest is timm.cosine_restarts with cycle_decay",
-        "t5.linear_decay": "not expressible, for its slope is decay_factor and not a length; the nearest is "
+        "t5.linear_decay": "not expressible, for its slope is decay_factor and not a length; the "
+        "nearest is "
         "optax.linear with length = W + (1 - floor) / slope",
-        "table": "not expressible: a recipe's rates are closed forms; lockstep.Recorder judges your own loop with "
+        "table": "not expressible: a recipe's rates are closed forms; lockstep.Recorder judges "
+        "your own loop with "
         "any rates",
     },
 }
 """Section -> what libraries have and no preset says -> the one line that says so."""
 
-OPTIMIZER_PRESETS = {name: preset for kind in Optimizer.variants.values() for name, preset in kind.spec.presets.items()}
+OPTIMIZER_PRESETS = {
+    name: preset
+    for kind in Optimizer.variants.values()
+    for name, preset in kind.spec.presets.items()
+}
 """Optimizers as the libraries have them."""
 
 SHAPE: dict[str, Any] = {"hidden": None, "bias": True, "dropout": None}
@@ -466,13 +588,21 @@ FLAX: dict[str, Any] = {"init": "flax", "norm": "none"}
 FLAX_LAYER: dict[str, Any] = {"init": "flax", "norm": "layer", "norm_eps": 1e-6}
 
 MODEL_PRESETS: dict[str, Preset] = {
-    "torch": Preset("torch 2.13 nn.Linear, nn.LayerNorm, nn.BatchNorm1d", TORCH, ACTIVATED | {"norm": None}),
-    "torch.gelu": Preset("torch 2.13, with nn.GELU", TORCH | {"activation": "gelu"}, SHAPE | {"norm": None}),
+    "torch": Preset(
+        "torch 2.13 nn.Linear, nn.LayerNorm, nn.BatchNorm1d", TORCH, ACTIVATED | {"norm": None}
+    ),
+    "torch.gelu": Preset(
+        "torch 2.13, with nn.GELU", TORCH | {"activation": "gelu"}, SHAPE | {"norm": None}
+    ),
     # which eps is Flax's depends on the normalisation
     "flax": Preset("flax 0.12 nnx.Linear", FLAX, ACTIVATED),
-    "flax.gelu": Preset("flax 0.12 nnx.Linear, with nnx.gelu", FLAX | {"activation": "gelu_tanh"}, SHAPE),
+    "flax.gelu": Preset(
+        "flax 0.12 nnx.Linear, with nnx.gelu", FLAX | {"activation": "gelu_tanh"}, SHAPE
+    ),
     "flax.layer_norm": Preset(
-        "flax 0.12 nnx.Linear, nnx.LayerNorm, but with use_fast_variance=False", FLAX_LAYER, ACTIVATED
+        "flax 0.12 nnx.Linear, nnx.LayerNorm, but with use_fast_variance=False",
+        FLAX_LAYER,
+        ACTIVATED,
     ),
     "flax.gelu_layer_norm": Preset(
         "flax 0.12 nnx.Linear, nnx.LayerNorm, but with use_fast_variance=False, and nnx.gelu",
@@ -481,7 +611,13 @@ MODEL_PRESETS: dict[str, Preset] = {
     ),
     "flax.batch_norm": Preset(
         "flax 0.12 nnx.Linear, nnx.BatchNorm, but with use_fast_variance=False",
-        {"init": "flax", "norm": "batch", "norm_eps": 1e-5, "norm_momentum": 0.01, "norm_variance": "biased"},
+        {
+            "init": "flax",
+            "norm": "batch",
+            "norm_eps": 1e-5,
+            "norm_momentum": 0.01,
+            "norm_variance": "biased",
+        },
         ACTIVATED,
     ),
 }

@@ -1,4 +1,6 @@
-"""What to train: a recipe is a set of frozen dataclasses, each field documented, validated, to and from TOML."""
+"""What to train: a recipe is a set of frozen dataclasses, each field documented, validated, to and
+from TOML.
+"""
 
 import hashlib
 import json
@@ -49,31 +51,37 @@ class Data:
     """The rows to train on and the rows held out."""
 
     source: Literal["synthetic", "breast_cancer", "digits", "diabetes", "file"] = "synthetic"
-    """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own. Whether there are classes or
-    a number to predict follows from `loss.name`; breast_cancer and digits have classes, diabetes a number."""
+    """Where the rows come from: drawn, shipped with scikit-learn, or a file of your own. Whether
+    there are classes or
+    a number to predict follows from `loss.name`; breast_cancer and digits have classes, diabetes a
+    number."""
     path: str = ""
     """source = "file": a .csv, .tsv, .parquet or .npz file; relative to the recipe's folder."""
     target: str = ""
-    """source = "file": the column (or .npz array) that holds the class, or the number to predict."""
+    """source = "file": the column (or .npz array) that holds the class, or the number to
+    predict.
+    """
     separator: Literal["suffix", "comma", "semicolon", "tab", "pipe", "space"] = "suffix"
-    """source = "file": what separates the cells of a text table; suffix is a tab in .tsv and a comma in .csv."""
+    """source = "file": what separates the cells of a text table; suffix is a tab in .tsv and a
+    comma in .csv.
+    """
     decimal: Literal["seen", "comma"] = "seen"
-    """source = "file": what numbers in text have before their fraction. seen: a point, or a comma where the cells leave
-    no doubt; 1,234 leaves one."""
+    """source = "file": what numbers in text have before their fraction. seen: a point, or a comma
+    where the cells leave no doubt; 1,234 leaves one."""
     drop: Names = ()
     """source = "file": columns to leave out."""
     missing: Literal["refuse", "drop", "mean", "median"] = "refuse"
-    """source = "file": what becomes of missing values. drop leaves out their rows; mean and median fill in that of the
-    training rows, and give a missing category a column of its own."""
+    """source = "file": what becomes of missing values. drop leaves out their rows; mean and median
+    fill in that of the training rows, and give a missing category a column of its own."""
     missing_marks: Names = ()
-    """source = "file": cells that are missing values, beside empty ones, NA, NaN, null, None and ? (and - in
-    numbers)."""
+    """source = "file": cells that are missing values, beside empty ones, NA, NaN, null, None and ?
+    (and - in numbers)."""
     categories: Literal["refuse", "one-hot"] = "refuse"
-    """source = "file": what becomes of text in a feature. one-hot: a column for each category of the training rows, all
-    0 for one that only held-out rows have."""
+    """source = "file": what becomes of text in a feature. one-hot: a column for each category of
+    the training rows, all 0 for one that only held-out rows have."""
     holdout: str = ""
-    """source = "file": a second file whose rows are held out, in place of the share `held_out` of the first; relative
-    to the recipe's folder."""
+    """source = "file": a second file whose rows are held out, in place of the share `held_out` of
+    the first; relative to the recipe's folder."""
     rows: Count = 1000
     """source = "synthetic": rows to train on; the held-out rows are drawn in addition."""
     features: Count = 10
@@ -83,7 +91,9 @@ class Data:
     class_separation: Annotated[float, Field(gt=0)] = 1.0
     """source = "synthetic": half the side of the hypercube whose corners are the class centres."""
     noise: NonNegative = 0.1
-    """source = "synthetic", a number to predict: deviation of its noise, as a share of that of the signal."""
+    """source = "synthetic", a number to predict: deviation of its noise, as a share of that of the
+    signal.
+    """
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Rows held out, as a share of all rows (synthetic: of `rows`, drawn in addition)."""
     seed: Seed = 0
@@ -98,13 +108,15 @@ else:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Model:
-    """A multilayer perceptron: Linear, normalisation, activation, dropout, ..., Linear. The data gives input and
+    """A multilayer perceptron: Linear, normalisation, activation, dropout, ..., Linear. The data
+    gives input and
     output sizes."""
 
     hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (50,)
     """Hidden units, a number a layer; [] is softmax regression."""
     activation: Activation = "relu"
-    """Applied after every layer but the last. gelu has the error function, gelu_tanh its approximation; leaky_relu
+    """Applied after every layer but the last. gelu has the error function, gelu_tanh its
+    approximation; leaky_relu
     has slope 0.01 below 0; elu has alpha 1."""
     bias: bool = True
     """A bias in every linear layer."""
@@ -113,9 +125,13 @@ class Model:
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Added to the variance, inside the root."""
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """norm = "batch": share of the batch in the running statistics (PyTorch's meaning; Flax's is 1 minus it)."""
+    """norm = "batch": share of the batch in the running statistics (PyTorch's meaning; Flax's is 1
+    minus it).
+    """
     norm_variance: Literal["unbiased", "biased"] = "unbiased"
-    """norm = "batch": the variance that goes into the running statistics, over n - 1 (PyTorch) or n (Flax)."""
+    """norm = "batch": the variance that goes into the running statistics, over n - 1 (PyTorch) or n
+    (Flax).
+    """
     dropout: Decay = 0.0
     """Share of the hidden units dropped in training; the others are scaled by 1 / (1 - dropout)."""
     init: Literal[
@@ -128,7 +144,9 @@ class Model:
         "orthogonal",
         "zeros",
     ] = "torch"
-    """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights are."""
+    """Distribution of the initial weights; biases are 0, but with "torch" drawn as the weights
+    are.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -136,7 +154,9 @@ class Gradient:
     """What happens to the gradient between the loss and the optimizer."""
 
     clip: Literal["none", "norm", "value"] = "none"
-    """norm: scale all gradients together to a 2-norm of at most `clip_at`. value: each element to +-`clip_at`."""
+    """norm: scale all gradients together to a 2-norm of at most `clip_at`. value: each element to
+    +-`clip_at`.
+    """
     clip_at: Annotated[float, Field(gt=0)] = 1.0
     """The largest norm, or value."""
     clip_eps: NonNegative = 0.0
@@ -154,15 +174,18 @@ class Average:
     decay: Decay = 0.0
     """Share of the average kept at each update; 0 keeps none."""
     start: Literal["copy", "zero"] = "copy"
-    """Begin as a copy of the initial parameters, or at 0 (optax.ema). PyTorch's AveragedModel begins as a copy of what
-    it is first given: the initial parameters here, those after the first update where it is called after each."""
+    """Begin as a copy of the initial parameters, or at 0 (optax.ema). PyTorch's AveragedModel
+    begins as a copy of what it is first given: the initial parameters here, those after the first
+    update where it is called after each."""
     debias: bool = False
     """start = "zero": divide by 1 - decay^updates."""
 
     @model_validator(mode="after")
     def _debias_needs_zero(self) -> Self:
         if self.debias and self.start != "zero":
-            raise ValueError('debias: true needs start = "zero": a copy of the parameters has nothing to correct')
+            raise ValueError(
+                'debias: true needs start = "zero": a copy of the parameters has nothing to correct'
+            )
         return self
 
 
@@ -179,8 +202,9 @@ class Training:
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of data, parameters, arithmetic and learning rate."""
     compute: Literal["same", "bfloat16"] = "same"
-    """Precision of the products and activations, forward and backward: that of `dtype`, or bfloat16 beside parameters,
-    normalisation, loss, optimizer and learning rate in `dtype` (mixed precision)."""
+    """Precision of the products and activations, forward and backward: that of `dtype`, or bfloat16
+    beside parameters, normalisation, loss, optimizer and learning rate in `dtype` (mixed
+    precision)."""
     seed: Seed = 0
     """Seed of the initial parameters and of the order of the rows."""
 
@@ -192,14 +216,15 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Convergence:
-    """What `lockstep converge` takes for the same; declared before the runs. It changes no training and does not count
-    in the recipe's hash. 0 is not declared; `lockstep converge --pilot` proposes a margin by a stated rule."""
+    """What `lockstep converge` takes for the same; declared before the runs. It changes no training
+    and does not count in the recipe's hash. 0 is not declared; `lockstep converge --pilot` proposes
+    a margin by a stated rule."""
 
     target: NonNegative = 0.0
     """Held-out loss whose reaching is counted in updates."""
     loss_margin: NonNegative = 0.0
-    """Difference in mean final held-out loss from which on two ways of training are not the same, where each draws by
-    itself."""
+    """Difference in mean final held-out loss from which on two ways of training are not the same,
+    where each draws by itself."""
     score_margin: NonNegative = 0.0
     """The same for the final held-out accuracy (a share), or the R2 of a number."""
     updates_margin: NonNegative = 0.0
@@ -234,7 +259,8 @@ class Recipe:
     def _schedule_fits(self) -> Self:
         if self.schedule.untuned and self.optimizer.get("beta2") is None:
             raise ValueError(
-                f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from optimizer.beta2, which "
+                f"schedule.warmup_shape: {self.schedule.warmup_shape} takes its length from "
+                "optimizer.beta2, which "
                 f"{self.optimizer.name} does not have"
             )
         if self.schedule.length:
@@ -249,7 +275,8 @@ class Recipe:
         factors, layers = len(self.optimizer.multipliers), len(self.model.hidden) + 1
         if factors not in (0, layers):
             raise ValueError(
-                f"optimizer.multipliers: {factors} for {layers} linear layers (model.hidden, and the last)"
+                f"optimizer.multipliers: {factors} for {layers} linear layers "
+                "(model.hidden, and the last)"
             )
         return self
 
@@ -276,10 +303,12 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is trained,
-        and what is in it stands in the data hash. Knobs that the chosen names do not have do not count, nor those that
-        are not set, nor `schedule.edges` where it changes no rate, nor `convergence`, which trains nothing. Fields of
-        `LATER` count where they are changed, so that recipes written before them keep their hash."""
+        """SHA-256 (hex) of every field but `data.path`: where a file lies does not change what is
+        trained,
+        and what is in it stands in the data hash. Knobs that the chosen names do not have do not
+        count, nor those that are not set, nor `schedule.edges` where it changes no rate, nor
+        `convergence`, which trains nothing. Fields of `LATER` count where they are changed, so that
+        recipes written before them keep their hash."""
         content: dict[str, Any] = {
             section: {field: value for field, value in values.items() if value is not None}
             for section, values in asdict(self).items()
@@ -295,20 +324,29 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Section -> field -> value, as a file's header has it; a field that only other variants have is None."""
+        """Section -> field -> value, as a file's header has it; a field that only other variants
+        have is None.
+        """
         content: dict[str, dict[str, Any]] = asdict(self)
-        return {section: dict.fromkeys(field_infos(section)) | values for section, values in content.items()}
+        return {
+            section: dict.fromkeys(field_infos(section)) | values
+            for section, values in content.items()
+        }
 
     @property
     def update_rule(self) -> "Recipe":
         """The recipe with all that one update does not depend on put to its default."""
         training = Training(dtype=self.training.dtype, compute=self.training.compute)
-        return replace(self, data=Data(), schedule=Schedule(), training=training, convergence=Convergence())
+        return replace(
+            self, data=Data(), schedule=Schedule(), training=training, convergence=Convergence()
+        )
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
-        """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another `name` of a loss,
-        optimizer or schedule brings its own defaults; of the old knobs those stay that were changed and that it has.
-        So does a `preset` of an optimizer, schedule or model: of the old knobs those stay that it leaves free.
+        """A copy with some fields changed, named as in TOML: `{"schedule.warmup": 3}`. Another
+        `name` of a loss, optimizer or schedule brings its own defaults; of the old knobs those stay
+        that were changed and that it has.
+        So does a `preset` of an optimizer, schedule or model: of the old knobs those stay that it
+        leaves free.
 
         Raises:
             InputError: a name that is no field, or a value that the field does not take.
@@ -317,11 +355,16 @@ class Recipe:
         for name, value in values.items():
             section, _, field = name.partition(".")
             if section not in SECTIONS or not field:
-                raise InputError(f"{printable_name(name)}: no such field{nearest(name, _field_names())}")
+                raise InputError(
+                    f"{printable_name(name)}: no such field{nearest(name, _field_names())}"
+                )
             content[section][field] = value
         for section, presets in PRESETS.items():
             if "preset" in content[section]:
-                preset, before = presets.get(str(content[section]["preset"])), getattr(self, section)
+                preset, before = (
+                    presets.get(str(content[section]["preset"])),
+                    getattr(self, section),
+                )
                 for knob in asdict(before):
                     stays = preset and knob in preset.free and _is_changed(before, knob)
                     if f"{section}.{knob}" not in values and not stays:
@@ -332,8 +375,8 @@ class Recipe:
         return Recipe.from_dict(content)
 
     def with_overrides(self, overrides: Sequence[str]) -> "Recipe":
-        """A copy with some fields changed by "section.field=value" items, the value as in TOML; a bare word is a
-        string.
+        """A copy with some fields changed by "section.field=value" items, the value as in TOML; a
+        bare word is a string.
 
         Raises:
             InputError: as `with_values`.
@@ -347,23 +390,26 @@ class Recipe:
 
     @property
     def forms(self) -> dict[str, "Recipe"]:
-        """Precision -> the recipe in it: float64, in which meaning is judged, and float32; the latter alone where the
-        products are bfloat16."""
+        """Precision -> the recipe in it: float64, in which meaning is judged, and float32; the
+        latter alone where the products are bfloat16."""
         both = {"float64": self.with_dtype("float64"), "float32": self.with_dtype("float32")}
         return both if self.training.compute == "same" else {"float32": both["float32"]}
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "Recipe":
-        """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default. A `preset` in a
-        section stands for the knobs of `lockstep.recipe.presets`.
+        """A recipe from nested dicts, as `tomllib` reads them; a missing field takes its default. A
+        `preset` in a section stands for the knobs of `lockstep.recipe.presets`.
 
         Raises:
-            InputError: unknown section, field or preset, wrong type, or a value out of range; names each.
+            InputError: unknown section, field or preset, wrong type, or a value out of range; names
+            each.
         """
         sections: dict[str, Any] = {}
         for name, values in content.items():
             if name not in SECTIONS:
-                raise InputError(f"{printable_name(name)}: no such section{nearest(name, list(SECTIONS))}")
+                raise InputError(
+                    f"{printable_name(name)}: no such section{nearest(name, list(SECTIONS))}"
+                )
             if not isinstance(values, Mapping):
                 raise InputError(f"{name}: must be a table, [{name}]")
             if name in PRESETS and "preset" in values:
@@ -378,7 +424,9 @@ class Recipe:
             raise InputError(_one_line(error)) from None
 
     def to_toml(self, *, documented: bool = False) -> str:
-        """The recipe as TOML, every field written out; `documented` puts each field's text above it."""
+        """The recipe as TOML, every field written out; `documented` puts each field's text above
+        it.
+        """
         import tomlkit
 
         document = tomlkit.document()
@@ -426,7 +474,9 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def ready_made_recipes() -> dict[str, Path]:
-    """The recipes that come with lockstep: name -> TOML file, in a clone as in an installed package."""
+    """The recipes that come with lockstep: name -> TOML file, in a clone as in an installed
+    package.
+    """
     here = Path(__file__)
     for folder in (here.parent / "ready_made", here.parents[2] / "recipes"):
         if folder.is_dir():
@@ -496,7 +546,9 @@ def _description(values: Any, field: str) -> str:
     default = _default(values, field)
     if isinstance(values, NamedSection) and field == "name":
         default = type(values).section().infos()["name"].default
-    return f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
+    return (
+        f"{text} Default: {json.dumps(list(default) if isinstance(default, tuple) else default)}."
+    )
 
 
 def _first_words(kind: type) -> str:
@@ -518,14 +570,20 @@ def variants_of(section: str) -> dict[str, type[NamedSection]]:
 
 
 def field_infos(section: str) -> dict[str, FieldInfo]:
-    """Field of a section ("data", "model", ...) -> its annotation and default; the fields of all its variants."""
+    """Field of a section ("data", "model", ...) -> its annotation and default; the fields of all
+    its variants.
+    """
     kind = SECTIONS[section]
-    infos: dict[str, FieldInfo] = kind.infos() if issubclass(kind, NamedSection) else kind.__pydantic_fields__
+    infos: dict[str, FieldInfo] = (
+        kind.infos() if issubclass(kind, NamedSection) else kind.__pydantic_fields__
+    )
     return infos
 
 
 def field_docstrings(section: str) -> dict[str, str]:
-    """Field of a section ("data", "model", ...) -> its text, as it is written; of the first variant that has it."""
+    """Field of a section ("data", "model", ...) -> its text, as it is written; of the first variant
+    that has it.
+    """
     texts = dict(docstrings(SECTIONS[section]))
     for variant in variants_of(section).values():
         texts = docstrings(variant) | texts
@@ -533,7 +591,11 @@ def field_docstrings(section: str) -> dict[str, str]:
 
 
 def _default(values: Any, field: str) -> Any:
-    infos = type(values).infos() if isinstance(values, NamedSection) else type(values).__pydantic_fields__
+    infos = (
+        type(values).infos()
+        if isinstance(values, NamedSection)
+        else type(values).__pydantic_fields__
+    )
     return infos[field].default
 
 
@@ -544,7 +606,9 @@ def _is_changed(values: Any, field: str) -> bool:
 
 def _field_names() -> list[str]:
     presets = [f"{name}.preset" for name in PRESETS]
-    return [f"{section}.{field}" for section in SECTIONS for field in field_infos(section)] + presets
+    return [
+        f"{section}.{field}" for section in SECTIONS for field in field_infos(section)
+    ] + presets
 
 
 def _one_line(error: ValidationError, section: str = "") -> str:
@@ -559,5 +623,7 @@ def _one_line(error: ValidationError, section: str = "") -> str:
             faults.append(f"{section}.{message}" if section else message)
         else:
             message = message.replace("valid tuple", "list")
-            faults.append(f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(fault['input'])}")
+            faults.append(
+                f"{name}: {message[0].lower()}{message[1:]}, got {short_repr(fault['input'])}"
+            )
     return "; ".join(faults)

@@ -1,11 +1,12 @@
 """Sections told apart by `name`: a frozen dataclass for each name, in a file of its own.
 
-A section, such as `Loss`, is a class with the fields that all its variants have. A variant, such as `Huber`, is a
-subclass with fields of its own and a default for `name`; its definition enters it in the section's `variants`.
+A section, such as `Loss`, is a class with the fields that all its variants have. A variant, such as
+`Huber`, is a subclass with fields of its own and a default for `name`; its definition enters it in
+the section's `variants`.
 The section's constructor makes the variant: `Loss(name="huber", delta=0.3)` is `Huber(delta=0.3)`.
 
-A variant's fields but the `common` ones are its *knobs*. A knob whose default is None is an *option*: unless it is
-given, it stands in no TOML and counts in no hash.
+A variant's fields but the `common` ones are its *knobs*. A knob whose default is None is an
+*option*: unless it is given, it stands in no TOML and counts in no hash.
 """
 
 import ast
@@ -27,7 +28,15 @@ from pydantic_core import ArgsKwargs
 from lockstep.recipe.values import CONFIG
 from lockstep.recipe.wording import one_of, short_repr
 
-__all__ = ["Cause", "NamedSection", "Spec", "carry_over", "choices_of", "docstrings", "load_variants"]
+__all__ = [
+    "Cause",
+    "NamedSection",
+    "Spec",
+    "carry_over",
+    "choices_of",
+    "docstrings",
+    "load_variants",
+]
 
 
 class Cause(NamedTuple):
@@ -48,7 +57,9 @@ class Spec:
     others: Mapping[str, Any] = field(default_factory=dict)
     """Knob -> a second value for the parity matrix; a knob that is a choice needs none."""
     causes: Mapping[str, Cause] = field(default_factory=dict)
-    """Knob -> the cause that is another value of it; without an entry the key is "other-" and the knob."""
+    """Knob -> the cause that is another value of it; without an entry the key is "other-" and the
+    knob.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -91,16 +102,24 @@ class NamedSection:
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """The fields in the order in which they are written: the section's, the variant's, the section's options."""
+        """The fields in the order in which they are written: the section's, the variant's, the
+        section's options.
+        """
         options = _options(fields(cls.section()))
         names = [field.name for field in fields(cls)]
-        return [name for name in names if name not in options] + [name for name in names if name in options]
+        return [name for name in names if name not in options] + [
+            name for name in names if name in options
+        ]
 
     @classmethod
     def knobs(cls) -> dict[str, Any]:
         """Knob -> default, without the options."""
         infos = cls.infos()
-        return {name: infos[name].default for name in cls._all_knobs() if infos[name].default is not None}
+        return {
+            name: infos[name].default
+            for name in cls._all_knobs()
+            if infos[name].default is not None
+        }
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
@@ -117,13 +136,17 @@ class NamedSection:
         """Field -> its annotation and default; of a section, the fields of all its variants."""
         infos: dict[str, FieldInfo] = {}
         for kind in (cls, *(cls.variants.values() if NamedSection in cls.__bases__ else ())):
-            infos |= {name: info for name, info in kind.__pydantic_fields__.items() if name not in infos}
+            infos |= {
+                name: info for name, info in kind.__pydantic_fields__.items() if name not in infos
+            }
         return infos
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_what_others_have(cls, values: ArgsKwargs) -> ArgsKwargs:
-        """Drop what is None; raise ValueError for a name that there is not and for a knob of another variant."""
+        """Drop what is None; raise ValueError for a name that there is not and for a knob of
+        another variant.
+        """
         given = {knob: value for knob, value in (values.kwargs or {}).items() if value is not None}
         if NamedSection in cls.__bases__:
             names, name = one_of(list(cls.variants)), short_repr(given.get("name"))
@@ -146,14 +169,17 @@ def choices_of(annotation: Any) -> list[str]:
     return [choice for choice in parts if isinstance(choice, str)]
 
 
-def load_variants(section: type[NamedSection], package: str, path: Iterable[str], first: Sequence[str]) -> None:
+def load_variants(
+    section: type[NamedSection], package: str, path: Iterable[str], first: Sequence[str]
+) -> None:
     """Import every module of a package of variants, and put the variants in order.
 
     Args:
         section: the section whose variants they are.
         package: "lockstep.recipe.losses".
         path: the package's `__path__`.
-        first: the names that catalogue and matrix list first, in their order; others follow by name.
+        first: the names that catalogue and matrix list first, in their order; others follow by
+        name.
     """
     for module in pkgutil.iter_modules(path):
         import_module(f"{package}.{module.name}")
@@ -162,7 +188,8 @@ def load_variants(section: type[NamedSection], package: str, path: Iterable[str]
 
 
 def carry_over(before: NamedSection, values: dict[str, Any], given: Collection[str]) -> None:
-    """Take from `values` what another name does not keep of `before`: knobs at their default and foreign ones.
+    """Take from `values` what another name does not keep of `before`: knobs at their default and
+    foreign ones.
 
     Args:
         before: the variant that the values were those of.
@@ -204,7 +231,9 @@ def _description(info: FieldInfo) -> str:
     """The description of a field's type, or of the type that an option has where it is set."""
     described = [info]
     for part in get_args(info.annotation):
-        described += [data for data in getattr(part, "__metadata__", ()) if isinstance(data, FieldInfo)]
+        described += [
+            data for data in getattr(part, "__metadata__", ()) if isinstance(data, FieldInfo)
+        ]
     return next((each.description for each in described if each.description), "")
 
 
@@ -215,6 +244,10 @@ def _texts_below(kind: type) -> dict[str, str]:
     for statement, below in pairwise(definition.body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+        if (
+            isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+            and isinstance(below.value.value, str)
+        ):
             texts[statement.target.id] = below.value.value
     return texts

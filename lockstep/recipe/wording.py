@@ -27,7 +27,8 @@ def near_miss(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
 
 
 def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...", None for one that is not there.
+    """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...", None for
+    one that is not there.
 
     Args:
         a: section -> field -> value, as `Recipe.as_dict` gives them.
@@ -35,7 +36,9 @@ def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping
     """
     fields_a, fields_b = _flat(a), _flat(b)
     pairs = {name: (fields_a.get(name), fields_b.get(name)) for name in (fields_a | fields_b)}
-    return "; ".join(f"{name} {of_a!r} and {of_b!r}" for name, (of_a, of_b) in pairs.items() if of_a != of_b)
+    return "; ".join(
+        f"{name} {of_a!r} and {of_b!r}" for name, (of_a, of_b) in pairs.items() if of_a != of_b
+    )
 
 
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Where a run stands between two batches: one file that every backend writes, and goes on from.
 
-Arrays of a checkpoint, in canonical names and the layout (in, out); a float in the run's dtype (float64 in the
-oracle's):
+Arrays of a checkpoint, in canonical names and the layout (in, out); a float in the run's dtype
+(float64 in the oracle's):
 
 | name | what |
 |---|---|
 | `parameters/<name>` | the parameters |
 | `statistics/<name>` | running statistics of the normalisation |
-| `optimizer/<slot>/<name>` | what the optimizer remembers of a parameter; from the first update on |
+| `optimizer/<slot>/<name>` | what the optimizer remembers of a parameter; from the first update on
+|
 | `average/<name>` | the moving average of the parameters as it is kept, before debiasing |
-| `accumulated/<name>`, `accumulated/loss` | shares of gradient and loss so far; in the midst of an accumulation |
+| `accumulated/<name>`, `accumulated/loss` | shares of gradient and loss so far; in the midst of an
+accumulation |
 """
 
 from collections.abc import Callable, Mapping
@@ -52,9 +54,11 @@ NAMED = 5  # names in a message; more are counted
 class Checkpoint:
     """The state of one run.
 
-    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `lockstep` (version) and the
-    position: `update`, optimizer updates done; `batches`, batches done in all; `epoch`, counted from 0, and `batch`,
-    batches done within it; `accumulated`, batches done of the update under way.
+    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `lockstep`
+    (version) and the
+    position: `update`, optimizer updates done; `batches`, batches done in all; `epoch`, counted
+    from 0, and `batch`, batches done within it; `accumulated`, batches done of the update under
+    way.
     """
 
     header: dict[str, Any]
@@ -83,7 +87,11 @@ class Checkpoint:
     def below(self, prefix: str) -> Parameters:
         """Name -> array, of "parameters", "optimizer/momentum", ..."""
         prefix += "/"
-        return {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): a
+            for name, a in self.arrays.items()
+            if name.startswith(prefix)
+        }
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; an old file of that name stays whole if that fails.
@@ -98,8 +106,9 @@ class Checkpoint:
         """Read a checkpoint, and check that it holds what its recipe says.
 
         Raises:
-            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
-                wrong, or of another shape or dtype than follows from the recipe; names them.
+            InputError: not there, truncated, of another schema version, or with fields or arrays
+                that are missing, wrong, or of another shape or dtype than follows from the recipe;
+                names them.
         """
         header, arrays = read_tensors(path, SCHEMA)
         check_checkpoint(str(path), header, arrays)
@@ -109,21 +118,31 @@ class Checkpoint:
         """Nothing, for a checkpoint from which a run of this recipe on this data can go on.
 
         Raises:
-            InputError: another recipe, other data, a finished run, or names that are missing or extra.
+            InputError: another recipe, other data, a finished run, or names that are missing or
+            extra.
         """
         if self.header["recipe_hash"] != recipe.hash:
             differing = differing_fields(self.recipe.as_dict(), recipe.as_dict())
             raise InputError(f"the checkpoint is of another recipe: {differing}")
         if self.header["data_hash"] != data.hash:
             raise InputError(
-                f"the checkpoint is of other data: hash {self.header['data_hash'][:12]}, and {data.hash[:12]} here; "
+                f"the checkpoint is of other data: hash {self.header['data_hash'][:12]}, "
+                f"and {data.hash[:12]} here; "
                 "same recipe, but other rows, initial parameters or order"
             )
         if position(data, self.batches) != {name: self.header[name] for name in POSITION}:
-            raise InputError(f"the checkpoint's position does not fit the run: {self.batches} batches done")
+            raise InputError(
+                f"the checkpoint's position does not fit the run: {self.batches} batches done"
+            )
         if self.batches >= data.epochs * data.batches_per_epoch:
-            raise InputError(f"the checkpoint is of a finished run: all {data.updates} updates are done")
-        check_names(self.arrays, expected_shapes(recipe, data, self.update, self.accumulated), "the checkpoint")
+            raise InputError(
+                f"the checkpoint is of a finished run: all {data.updates} updates are done"
+            )
+        check_names(
+            self.arrays,
+            expected_shapes(recipe, data, self.update, self.accumulated),
+            "the checkpoint",
+        )
 
 
 class Checkpoints(NamedTuple):
@@ -146,11 +165,19 @@ def position(data: PreparedData, batches: int) -> dict[str, int]:
 
 
 def places_due(data: PreparedData, every: int, unit: str, begun: int) -> list[dict[str, int]]:
-    """Where a run that begins after `begun` batches writes a checkpoint, every so many of a unit."""
+    """Where a run that begins after `begun` batches writes a checkpoint, every so many of a
+    unit.
+    """
     last, after = data.epochs * data.batches_per_epoch, position(data, begun)["update"]
     if unit == "batch":
-        return [position(data, batches) for batches in range(every, last + 1, every) if batches > begun]
-    return [{"update": update, "accumulated": 0} for update in range(every, data.updates + 1, every) if update > after]
+        return [
+            position(data, batches) for batches in range(every, last + 1, every) if batches > begun
+        ]
+    return [
+        {"update": update, "accumulated": 0}
+        for update in range(every, data.updates + 1, every)
+        if update > after
+    ]
 
 
 def file_beside(trace: Path, update: int, accumulated: int) -> Path:
@@ -173,9 +200,14 @@ def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) 
 
 
 def make_checkpoint(
-    recipe: Recipe, data: PreparedData, batches: int, backend: str, arrays: Mapping[str, NDArray[Any]]
+    recipe: Recipe,
+    data: PreparedData,
+    batches: int,
+    backend: str,
+    arrays: Mapping[str, NDArray[Any]],
 ) -> Checkpoint:
-    """The checkpoint of a run after so many batches; of `arrays` those are kept that belong into it.
+    """The checkpoint of a run after so many batches; of `arrays` those are kept that belong into
+    it.
 
     Raises:
         InputError: arrays that are missing, or of another shape.
@@ -187,17 +219,23 @@ def make_checkpoint(
     return Checkpoint(header, kept)
 
 
-def expected_shapes(recipe: Recipe, data: PreparedData, update: int, accumulated: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array of a checkpoint after so many updates, and batches of the next one."""
+def expected_shapes(
+    recipe: Recipe, data: PreparedData, update: int, accumulated: int
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a checkpoint after so many updates, and batches of the next
+    one.
+    """
     shapes = {name: array.shape for name, array in data.parameters.items()}
     return checkpoint_shapes(recipe, shapes, update, accumulated)
 
 
 def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Parameters:
-    """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row axis of a vector.
+    """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row
+    axis of a vector.
 
     Args:
-        moments: canonical name of a parameter -> slot -> array, a vector with a row axis of length 1.
+        moments: canonical name of a parameter -> slot -> array, a vector with a row axis of length
+        1.
         parameters: canonical name -> array.
     """
     return {
@@ -207,16 +245,23 @@ def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Para
     }
 
 
-def check_names(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str) -> None:
+def check_names(
+    found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str
+) -> None:
     """Nothing, where the arrays are those expected.
 
     Raises:
         InputError: names that are missing or extra, or arrays of another shape; names them.
     """
     faults = []
-    for word, names in (("missing", expected.keys() - found.keys()), ("extra", found.keys() - expected.keys())):
+    for word, names in (
+        ("missing", expected.keys() - found.keys()),
+        ("extra", found.keys() - expected.keys()),
+    ):
         if names:
-            listed = ", ".join(sorted(names)[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
+            listed = ", ".join(sorted(names)[:NAMED]) + (
+                f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+            )
             faults.append(f"{word}: {listed}")
     for name in sorted(expected.keys() & found.keys()):
         if found[name].shape != expected[name]:

@@ -1,7 +1,8 @@
-"""What a file of a run must hold: the names, shapes and dtypes of its arrays, as they follow from recipe and header.
+"""What a file of a run must hold: the names, shapes and dtypes of its arrays, as they follow from
+recipe and header.
 
-A file's seal shows damage, no more: anybody can seal a file again. What follows from the recipe is therefore checked
-before an array is used.
+A file's seal shows damage, no more: anybody can seal a file again. What follows from the recipe is
+therefore checked before an array is used.
 """
 
 import re
@@ -62,10 +63,15 @@ class Form(NamedTuple):
         if array.dtype.name not in self.dtypes:
             return f"{array.dtype}, expected {' or '.join(self.dtypes)}"
         fits = array.ndim == len(self.shape) and all(
-            (size or 0) > 0 if wanted is None else size == wanted for size, wanted in zip(array.shape, self.shape)
+            (size or 0) > 0 if wanted is None else size == wanted
+            for size, wanted in zip(array.shape, self.shape)
         )
         wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return "" if fits else f"shape {array.shape}, expected ({wanted}{',' * (len(self.shape) == 1)})"
+        return (
+            ""
+            if fits
+            else f"shape {array.shape}, expected ({wanted}{',' * (len(self.shape) == 1)})"
+        )
 
 
 def metric_names(loss: Loss) -> tuple[str, ...]:
@@ -74,9 +80,11 @@ def metric_names(loss: Loss) -> tuple[str, ...]:
     return tuple(f"{part}_{kind}" for part in PARTS for kind in kinds)
 
 
-def recorded_updates(first: int, updates: int, length: int, every: int, detail: Collection[int]) -> set[int]:
-    """After how many updates a run records its parameters: where it begins, at each epoch's end, after every so many
-    updates, and before and after those recorded in detail.
+def recorded_updates(
+    first: int, updates: int, length: int, every: int, detail: Collection[int]
+) -> set[int]:
+    """After how many updates a run records its parameters: where it begins, at each epoch's end,
+    after every so many updates, and before and after those recorded in detail.
 
     Args:
         first: the update that the run begins with.
@@ -97,7 +105,9 @@ def parameter_shapes(recipe: Recipe, inputs: int, outputs: int) -> dict[str, tup
     """Canonical name -> shape of every parameter, weights laid out (in, out)."""
     model = recipe.model
     shapes: dict[str, tuple[int, ...]] = {}
-    for i, (layer, fan_in, fan_out) in enumerate(layer_sizes(inputs, model.hidden, outputs), start=1):
+    for i, (layer, fan_in, fan_out) in enumerate(
+        layer_sizes(inputs, model.hidden, outputs), start=1
+    ):
         shapes[f"{layer}.weight"] = (fan_in, fan_out)
         if model.bias:
             shapes[f"{layer}.bias"] = (fan_out,)
@@ -111,11 +121,17 @@ def statistic_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     model = recipe.model
     if model.norm != "batch":
         return {}
-    return {f"norm{i}.{kind}": (units,) for i, units in enumerate(model.hidden, start=1) for kind in ("mean", "var")}
+    return {
+        f"norm{i}.{kind}": (units,)
+        for i, units in enumerate(model.hidden, start=1)
+        for kind in ("mean", "var")
+    }
 
 
 def without_row_axis(array: Any, ndim: int) -> NDArray[Any]:
-    """A moment as it is stored: of a parameter with `ndim` axes, a vector's without the row axis."""
+    """A moment as it is stored: of a parameter with `ndim` axes, a vector's without the row
+    axis.
+    """
     stored: NDArray[Any] = np.asarray(array)
     return stored[0] if ndim == 1 and stored.ndim == 2 else stored
 
@@ -140,7 +156,9 @@ def checkpoint_shapes(
     if recipe.average.decay:
         expected |= {f"average/{name}": shape for name, shape in shapes.items()}
     if accumulated:
-        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()} | {"accumulated/loss": ()}
+        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()} | {
+            "accumulated/loss": ()
+        }
     return expected
 
 
@@ -156,15 +174,16 @@ def checked_recipe(whose: str, header: Mapping[str, Any]) -> Recipe:
         raise InputError(f"{whose}: header: recipe: {error}") from None
     if recipe.hash != header["recipe_hash"]:
         raise InputError(
-            f"{whose}: header: recipe_hash: {header['recipe_hash'][:12]}, and the recipe beside it has "
+            f"{whose}: header: recipe_hash: {header['recipe_hash'][:12]}, and the recipe "
+            "beside it has "
             f"{recipe.hash[:12]}: changed by hand, or this lockstep reads it as another recipe"
         )
     return recipe
 
 
 def sizes_of(whose: str, recipe: Recipe, arrays: Arrays, prefix: str) -> tuple[int, int]:
-    """Input features and output units of the model: as the recipe says; where its data say it, as the weights below
-    `prefix` have them.
+    """Input features and output units of the model: as the recipe says; where its data say it, as
+    the weights below `prefix` have them.
 
     Raises:
         InputError: a weight that is missing or no matrix.
@@ -177,7 +196,10 @@ def sizes_of(whose: str, recipe: Recipe, arrays: Arrays, prefix: str) -> tuple[i
             raise InputError(f"{whose}: {name}: shape {arrays[name].shape}, expected a matrix")
     inputs, outputs = arrays[first].shape[0], arrays[last].shape[1]
     if recipe.data.source == "synthetic":
-        inputs, outputs = recipe.data.features, recipe.data.classes - bool(recipe.loss.ignored_class)
+        inputs, outputs = (
+            recipe.data.features,
+            recipe.data.classes - bool(recipe.loss.ignored_class),
+        )
     return inputs, recipe.loss.outputs(outputs)
 
 
@@ -190,8 +212,8 @@ def check_trace(whose: str, header: dict[str, Any], arrays: Arrays) -> None:
         arrays: likewise.
 
     Raises:
-        InputError: a header with a field that is missing, wrong or contradicts another; arrays that are missing, extra,
-            or of another shape or dtype; bounds that cannot be.
+        InputError: a header with a field that is missing, wrong or contradicts another; arrays that
+            are missing, extra, or of another shape or dtype; bounds that cannot be.
     """
     check_header(whose, headers.Trace, header)
     recipe = checked_recipe(whose, header)
@@ -201,7 +223,9 @@ def check_trace(whose: str, header: dict[str, Any], arrays: Arrays) -> None:
     expected = series | _metrics(recipe, header) | _tensors(whose, recipe, header, arrays)
     is_bounded = any(name.startswith("bounds/") for name in arrays)
     if is_bounded and header["backend"] != "oracle":
-        raise InputError(f"{whose}: has bounds, which an oracle's trace alone has, and is of {header['backend']}")
+        raise InputError(
+            f"{whose}: has bounds, which an oracle's trace alone has, and is of {header['backend']}"
+        )
     if is_bounded:
         expected |= _bounds(header, expected)
     check_arrays(whose, arrays, expected)
@@ -222,12 +246,16 @@ def check_checkpoint(whose: str, header: Any, arrays: Arrays) -> None:
     """
     check_header(whose, headers.Checkpoint, header)
     recipe = checked_recipe(whose, header)
-    update, epoch, batch, accumulated = (header[name] for name in ("update", "epoch", "batch", "accumulated"))
+    update, epoch, batch, accumulated = (
+        header[name] for name in ("update", "epoch", "batch", "accumulated")
+    )
     many, epochs = recipe.gradient.accumulate, recipe.training.epochs
     if accumulated != batch % many or epoch > epochs or header["batches"] < max(batch, update):
         raise InputError(
-            f"{whose}: header: {header['batches']} batches, {update} updates, epoch {epoch}, batch {batch} and "
-            f"{accumulated} accumulated are no place in a run of {epochs} epochs, {many} batches an update"
+            f"{whose}: header: {header['batches']} batches, {update} updates, epoch "
+            f"{epoch}, batch {batch} and "
+            f"{accumulated} accumulated are no place in a run of {epochs} epochs, {many} "
+            "batches an update"
         )
     sizes = sizes_of(whose, recipe, arrays, "parameters/")
     dtypes = ("float64",) if header["backend"] == "oracle" else (recipe.training.dtype,)
@@ -258,15 +286,23 @@ def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
     }
     for name, value in wanted.items():
         if getattr(data, name) != value:
-            raise InputError(f"{whose}: header: {name}: {getattr(data, name)}, and the recipe has {value}")
+            raise InputError(
+                f"{whose}: header: {name}: {getattr(data, name)}, and the recipe has {value}"
+            )
     if bool(data.classes) == loss.predicts_number:
-        raise InputError(f"{whose}: header: classes: {len(data.classes)} of them do not fit loss.name = {loss.name}")
+        raise InputError(
+            f"{whose}: header: classes: {len(data.classes)} of them do not fit loss.name = "
+            f"{loss.name}"
+        )
     shapes = parameter_shapes(recipe, len(data.columns), data.outputs)
-    check_arrays(whose, data.parameters, {name: Form(shape, ("float64",)) for name, shape in shapes.items()})
+    check_arrays(
+        whose, data.parameters, {name: Form(shape, ("float64",)) for name, shape in shapes.items()}
+    )
 
 
 def check_ensemble(whose: str, header: Any, arrays: Arrays) -> None:
-    """Raise InputError unless an ensemble's arrays fit its header and one another; it does not hold its recipe.
+    """Raise InputError unless an ensemble's arrays fit its header and one another; it does not hold
+    its recipe.
 
     Args:
         whose: the file, for the message.
@@ -274,19 +310,23 @@ def check_ensemble(whose: str, header: Any, arrays: Arrays) -> None:
         arrays: likewise.
 
     Raises:
-        InputError: a header with a field that is missing or wrong; arrays that are missing, extra, or of other numbers
-            of members, updates or epochs.
+        InputError: a header with a field that is missing or wrong; arrays that are missing, extra,
+            or of other numbers of members, updates or epochs.
     """
     check_header(whose, headers.Ensemble, header)
     updates, length = header["updates"], header["updates_per_epoch"]
     if updates % length:
-        raise InputError(f"{whose}: header: updates: {updates}, no multiple of the {length} updates_per_epoch")
+        raise InputError(
+            f"{whose}: header: updates: {updates}, no multiple of the {length} updates_per_epoch"
+        )
     dtypes = FLOATS[1:]
     expected = {"lr": Form((updates,), dtypes), "loss": Form((None, updates), dtypes)}
     _check_present(whose, arrays, expected)
     members = len(arrays["loss"]) if "loss" in arrays else 0
     kinds = ("loss", "r2", "mae") if "held_out/r2" in arrays else ("loss", "accuracy")
-    expected |= {f"held_out/{kind}": Form((members, updates // length), ("float64",)) for kind in kinds}
+    expected |= {
+        f"held_out/{kind}": Form((members, updates // length), ("float64",)) for kind in kinds
+    }
     for name, array in arrays.items():
         if name.startswith("parameters/"):
             expected[name] = Form((members, *array.shape[1:]), dtypes)
@@ -302,15 +342,19 @@ def check_loop(whose: str, header: Any, arrays: Arrays) -> None:
         arrays: likewise.
 
     Raises:
-        InputError: a header with a field that is missing or wrong; arrays whose names no recorder writes, or whose
-            shapes contradict the number of updates or one another.
+        InputError: a header with a field that is missing or wrong; arrays whose names no recorder
+            writes, or whose shapes contradict the number of updates or one another.
     """
     check_header(whose, headers.Loop, header)
     updates, shapes = header["updates"], dict[str, tuple[int, ...]]()
     if header["updates_per_epoch"] != updates:
-        raise InputError(f"{whose}: header: updates_per_epoch: must be as many as the {updates} updates")
+        raise InputError(
+            f"{whose}: header: updates_per_epoch: must be as many as the {updates} updates"
+        )
     if header["detail"] != sorted({update for update in header["detail"] if update < updates}):
-        raise InputError(f"{whose}: header: detail: must be updates from 0 to {updates - 1}, ascending")
+        raise InputError(
+            f"{whose}: header: detail: must be updates from 0 to {updates - 1}, ascending"
+        )
     for name, array in arrays.items():
         place = _LOOP_ARRAY.match(name)
         shown = name if name.isprintable() else repr(name)
@@ -320,9 +364,12 @@ def check_loop(whose: str, header: Any, arrays: Arrays) -> None:
             raise InputError(f"{whose}: {shown}: {array.dtype}, expected numbers")
         if place["series"] and array.shape != (updates,):
             raise InputError(f"{whose}: {shown}: shape {array.shape}, expected ({updates},)")
-        if place["summary"] and (array.shape[1:] != (len(STATISTICS),) or len(array) > updates or array.dtype != "f8"):
+        if place["summary"] and (
+            array.shape[1:] != (len(STATISTICS),) or len(array) > updates or array.dtype != "f8"
+        ):
             raise InputError(
-                f"{whose}: {shown}: {array.dtype} {array.shape}, expected float64 ({updates}, {len(STATISTICS)})"
+                f"{whose}: {shown}: {array.dtype} {array.shape}, expected float64 "
+                f"({updates}, {len(STATISTICS)})"
             )
         if place["update"] and int(place["update"]) not in header["detail"]:
             raise InputError(f"{whose}: {shown}: is of no update in detail")
@@ -330,7 +377,8 @@ def check_loop(whose: str, header: Any, arrays: Arrays) -> None:
             known = shapes.setdefault(place["tensor"], array.shape)
             if int(place["done"]) > updates or array.shape != known or array.dtype.kind != "f":
                 raise InputError(
-                    f"{whose}: {shown}: {array.dtype} {array.shape}, after one of {updates} updates; expected floats "
+                    f"{whose}: {shown}: {array.dtype} {array.shape}, after one of {updates} "
+                    "updates; expected floats "
                     f"{known}"
                 )
 
@@ -349,14 +397,17 @@ def check_arrays(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> No
     """Raise InputError unless the arrays are those expected.
 
     Raises:
-        InputError: names that are missing or extra, or arrays of another shape or dtype; names them.
+        InputError: names that are missing or extra, or arrays of another shape or dtype; names
+        them.
     """
     faults = []
     missing, extra = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
     for word, names in (("missing", missing), ("extra", extra)):
         if names:
             faults.append(f"{word}: {_listed(names)}")
-    wrong = {name: expected[name].fault(arrays[name]) for name in sorted(expected.keys() & arrays.keys())}
+    wrong = {
+        name: expected[name].fault(arrays[name]) for name in sorted(expected.keys() & arrays.keys())
+    }
     faults += [f"{name}: {fault}" for name, fault in wrong.items() if fault]
     if faults:
         more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
@@ -373,9 +424,15 @@ def _check_position(whose: str, recipe: Recipe, header: Mapping[str, Any]) -> No
     training, data, faults = recipe.training, recipe.data, []
     dtype = "float64" if header["backend"] == "oracle" else training.dtype
     if header["dtype"] != dtype:
-        faults.append(f"dtype: {header['dtype']}, and a run of this recipe by {header['backend']} is in {dtype}")
+        faults.append(
+            f"dtype: {header['dtype']}, and a run of this recipe by {header['backend']} is "
+            f"in {dtype}"
+        )
     if updates != training.epochs * length:
-        faults.append(f"updates: {updates}, and {training.epochs} epochs of {length} are {training.epochs * length}")
+        faults.append(
+            f"updates: {updates}, and {training.epochs} epochs of {length} are "
+            f"{training.epochs * length}"
+        )
     if data.source == "synthetic":
         batches = updates_per_epoch(data.rows, training.batch, drop_last=training.drop_last)
         wanted = -(-batches // recipe.gradient.accumulate)
@@ -403,7 +460,9 @@ def _metrics(recipe: Recipe, header: Mapping[str, Any]) -> dict[str, Form]:
     return {f"epochs/{name}": Form((epochs,), ("float64",)) for name in metric_names(recipe.loss)}
 
 
-def _tensors(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arrays) -> dict[str, Form]:
+def _tensors(
+    whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arrays
+) -> dict[str, Form]:
     """Parameters, average, prediction, detail and statistics."""
     last, dtypes = header["updates"], (header["dtype"],)
     sizes = sizes_of(whose, recipe, arrays, f"parameters/{last}/")
@@ -411,11 +470,16 @@ def _tensors(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arra
     layers = _layers(recipe, *sizes, trains=False)
     if header["layers"] != list(layers):
         raise InputError(f"{whose}: header: layers: must be {', '.join(layers)}")
-    state = {"parameters": shapes | statistic_shapes(recipe), "average": shapes if recipe.average.decay else {}}
+    state = {
+        "parameters": shapes | statistic_shapes(recipe),
+        "average": shapes if recipe.average.decay else {},
+    }
     expected = {f"prediction/{layer}": Form((units,), dtypes) for layer, units in layers.items()}
     for done in _recorded(header, arrays):
         for kind, tensors in state.items():
-            expected |= {f"{kind}/{done}/{name}": Form(shape, dtypes) for name, shape in tensors.items()}
+            expected |= {
+                f"{kind}/{done}/{name}": Form(shape, dtypes) for name, shape in tensors.items()
+            }
     begin, detail = header.get("statistics"), header.get("detail", [])
     if begin is None and not detail:
         return expected
@@ -432,10 +496,13 @@ def _tensors(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arra
 
 
 def _recorded(header: Mapping[str, Any], arrays: Arrays) -> set[int]:
-    """After how many updates the parameters must be there. The first golden files do not say how often theirs are; a
-    run that goes on in the midst of an accumulation does not record those that it begins with."""
+    """After how many updates the parameters must be there. The first golden files do not say how
+    often theirs are; a run that goes on in the midst of an accumulation does not record those that
+    it begins with."""
     first, last, length = header["first_update"], header["updates"], header["updates_per_epoch"]
-    due = recorded_updates(first, last, length, header.get("parameters_every", 0), header.get("detail", ()))
+    due = recorded_updates(
+        first, last, length, header.get("parameters_every", 0), header.get("detail", ())
+    )
     if "parameters_every" not in header:
         numbers = [re.match(r"parameters/(\d{1,15})/", name) for name in arrays]
         due |= {int(number[1]) for number in numbers if number and int(number[1]) <= last}
@@ -460,10 +527,13 @@ def _layers(recipe: Recipe, inputs: int, outputs: int, *, trains: bool) -> dict[
 
 
 def _watched(
-    recipe: Recipe, header: Mapping[str, Any], sizes: tuple[int, int], shapes: Mapping[str, tuple[int, ...]]
+    recipe: Recipe,
+    header: Mapping[str, Any],
+    sizes: tuple[int, int],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Form]:
-    """What is recorded of one update in detail. How many rows it was fed, and whether a tensor was computed in less
-    than the recipe's dtype, is for the comparison to judge."""
+    """What is recorded of one update in detail. How many rows it was fed, and whether a tensor was
+    computed in less than the recipe's dtype, is for the comparison to judge."""
     floats = FLOATS[: FLOATS.index(header["dtype"]) + 1]
     labels = floats if recipe.loss.predicts_number else ("int32", "int64")
     watched = {"batch/x": Form((None, sizes[0]), floats), "batch/y": Form((None,), labels)}
@@ -476,14 +546,20 @@ def _watched(
         watched |= {f"{family}/{name}": Form(shape, floats) for name, shape in shapes.items()}
     for name, shape in shapes.items():
         slots = recipe.optimizer.slots(shape)
-        watched |= {f"moments/{slot}/{name}": Form(of_slot, floats) for slot, of_slot in slots.items()}
+        watched |= {
+            f"moments/{slot}/{name}": Form(of_slot, floats) for slot, of_slot in slots.items()
+        }
     return watched
 
 
 def _bounds(header: Mapping[str, Any], bounded: Mapping[str, Form]) -> dict[str, Form]:
     """The bounds of these arrays, always of the whole run; what must be the same bits has none."""
     updates, epochs = header["updates"], header["updates"] // header["updates_per_epoch"]
-    shapes: dict[str, Shape] = {"updates": (updates,), "epochs": (epochs,), "statistics": (updates, 1)}
+    shapes: dict[str, Shape] = {
+        "updates": (updates,),
+        "epochs": (epochs,),
+        "statistics": (updates, 1),
+    }
     exact = ("updates/lr", "parameters/0/", "average/0/", "prediction/")
     return {
         f"bounds/{name}": Form(shapes.get(name.partition("/")[0], ()), ("float64",))
@@ -495,11 +571,17 @@ def _bounds(header: Mapping[str, Any], bounded: Mapping[str, Form]) -> dict[str,
 def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arrays) -> None:
     """Raise InputError for bounds that the oracle cannot have derived.
 
-    A bound is a distance: not negative, not NaN, and within what the dtype can hold, of which a share has bounds up
-    to 1. It is infinite where nothing is known, which is so from some update on: of every array, and not of all of the
-    run. Of a series' neighbours each lends its bound to the next, so that one may be infinite some updates earlier.
+    A bound is a distance: not negative, not NaN, and within what the dtype can hold, of which a
+    share has bounds up
+    to 1. It is infinite where nothing is known, which is so from some update on: of every array,
+    and not of all of the run. Of a series' neighbours each lends its bound to the next, so that one
+    may be infinite some updates earlier.
     """
-    bounds = {name.removeprefix("bounds/"): array for name, array in arrays.items() if name.startswith("bounds/")}
+    bounds = {
+        name.removeprefix("bounds/"): array
+        for name, array in arrays.items()
+        if name.startswith("bounds/")
+    }
     largest, length = float(np.finfo(recipe.dtype).max), header["updates_per_epoch"]
     begins: list[int] = []
     ends: list[int] = []
@@ -509,7 +591,8 @@ def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays:
         wrong = np.isnan(bound) | (bound < 0) | (finite & (bound > most))
         if wrong.any():
             raise InputError(
-                f"{whose}: bounds/{name}: {bound[wrong].flat[0]:g}; a bound is at least 0 and, where it is finite, at "
+                f"{whose}: bounds/{name}: {bound[wrong].flat[0]:g}; a bound is at least 0 "
+                "and, where it is finite, at "
                 f"most {most:.3g}"
             )
         updates, known = _updates_of(name, bound, length), finite.reshape(-1)
@@ -519,17 +602,21 @@ def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays:
         ends += [update for update, is_known in zip(updates, known) if is_known][-1:]
     first, last = min(begins, default=header["updates"]), max(ends, default=-1)
     if last < 0 or not np.isfinite(bounds["updates/loss"][0]):
-        raise InputError(f"{whose}: bounds are infinite from the first update on: they judge nothing")
+        raise InputError(
+            f"{whose}: bounds are infinite from the first update on: they judge nothing"
+        )
     if last >= first + WIDENED:
         raise InputError(
-            f"{whose}: bounds are infinite from update {first} on, and others are finite at {last}: where nothing is "
+            f"{whose}: bounds are infinite from update {first} on, and others are finite at "
+            f"{last}: where nothing is "
             "known it is so in every array"
         )
 
 
 def _reach(name: str, largest: float) -> float:
-    """The largest bound that can have been derived: members that leave the range in which a square stays finite have
-    none; what a square or a loss over all rows is recorded of may reach the dtype's end."""
+    """The largest bound that can have been derived: members that leave the range in which a square
+    stays finite have none; what a square or a loss over all rows is recorded of may reach the
+    dtype's end."""
     is_plain = name.startswith(("updates/", "parameters/", "average/"))
     return 2 * SAFETY * float(np.sqrt(largest)) if is_plain else largest
 

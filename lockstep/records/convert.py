@@ -1,4 +1,6 @@
-"""Between a checkpoint and the files that the frameworks know: what kind a file is, and what must be in it."""
+"""Between a checkpoint and the files that the frameworks know: what kind a file is, and what must
+be in it.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -12,7 +14,13 @@ from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
 from lockstep.files.outputs import NEW, check_output
 from lockstep.recipe import Recipe
-from lockstep.records.checkpoint import Checkpoint, check_names, expected_shapes, make_header, position
+from lockstep.records.checkpoint import (
+    Checkpoint,
+    check_names,
+    expected_shapes,
+    make_header,
+    position,
+)
 
 __all__ = ["KINDS", "as_count", "convert", "kind_of", "largest_state"]
 
@@ -24,9 +32,13 @@ KINDS = {
     ".msgpack": "flax",
     "": "flax",
 }
-"""File name's end -> what is in it; a Flax tree lies in an Orbax folder, without an end, or in one msgpack file."""
+"""File name's end -> what is in it; a Flax tree lies in an Orbax folder, without an end, or in one
+msgpack file.
+"""
 ROOM, TIMES = 2**26, 8
-"""A file of a state may hold so many bytes, or so many times those of the recipe's state if that is more."""
+"""A file of a state may hold so many bytes, or so many times those of the recipe's state if that is
+more.
+"""
 TWINS = {"torch": ("pt_impl.io.convert", "torch"), "flax": ("jax_impl.io.convert", "jax")}
 
 
@@ -38,13 +50,21 @@ def kind_of(path: Path) -> str:
     """
     if path.suffix not in KINDS:
         ends = ", ".join(end for end in KINDS if end)
-        raise InputError(f"{path}: must end in {ends}, or be an Orbax folder, whose name has no end")
+        raise InputError(
+            f"{path}: must end in {ends}, or be an Orbax folder, whose name has no end"
+        )
     return KINDS[path.suffix]
 
 
-def convert(source: Path, out: Path, recipe: Recipe | None, prepare: Callable[[Recipe], PreparedData],
-            update: int | None) -> Checkpoint:  # fmt: skip
-    """Read a checkpoint of one kind and write it as another; bits are kept, kernels turned, names checked.
+def convert(
+    source: Path,
+    out: Path,
+    recipe: Recipe | None,
+    prepare: Callable[[Recipe], PreparedData],
+    update: int | None,
+) -> Checkpoint:
+    """Read a checkpoint of one kind and write it as another; bits are kept, kernels turned, names
+    checked.
 
     Args:
         source: what to read; its name's end says the kind.
@@ -54,7 +74,8 @@ def convert(source: Path, out: Path, recipe: Recipe | None, prepare: Callable[[R
         update: optimizer updates done, where the source does not say.
 
     Raises:
-        InputError: files that cannot be read or written, names that are missing, extra or ambiguous, another recipe.
+        InputError: files that cannot be read or written, names that are missing, extra or
+        ambiguous, another recipe.
     """
     kinds = kind_of(source), kind_of(out)
     check_output(out, NEW)
@@ -79,7 +100,9 @@ def convert(source: Path, out: Path, recipe: Recipe | None, prepare: Callable[[R
         _refuse_incomplete(checkpoint, recipe, data, source)
         checkpoint.save(out)
     elif checkpoint.accumulated:
-        raise InputError(f"{source}: is in the midst of an accumulation, for which {out.name} has no place")
+        raise InputError(
+            f"{source}: is in the midst of an accumulation, for which {out.name} has no place"
+        )
     else:
         _twin(kinds[1]).write(out, recipe, data, checkpoint)
     return checkpoint
@@ -108,7 +131,12 @@ def as_count(where: str, value: Any) -> int:
 
 
 def _assemble(
-    source: Path, recipe: Recipe, data: PreparedData, arrays: Parameters, said: int | None, update: int | None
+    source: Path,
+    recipe: Recipe,
+    data: PreparedData,
+    arrays: Parameters,
+    said: int | None,
+    update: int | None,
 ) -> Checkpoint:
     """A checkpoint of what was read; of a model alone, one with neither optimizer nor average."""
     if None not in (said, update) and said != update:
@@ -116,28 +144,44 @@ def _assemble(
     done = said if update is None else update
     model_only = all(name.startswith(("parameters/", "statistics/")) for name in arrays)
     if done is None and not model_only:
-        raise InputError(f"{source}: does not say how many updates are done; say it with --update N")
+        raise InputError(
+            f"{source}: does not say how many updates are done; say it with --update N"
+        )
     done = done or 0
     if not 0 <= done <= data.updates:
         raise InputError(f"{source}: {done} updates are done, of a run of {data.updates}")
-    if done == 0:  # what an optimizer holds before its first update is none of a checkpoint's business
-        arrays = {name: array for name, array in arrays.items() if not name.startswith("optimizer/")}
+    if (
+        done == 0
+    ):  # what an optimizer holds before its first update is none of a checkpoint's business
+        arrays = {
+            name: array for name, array in arrays.items() if not name.startswith("optimizer/")
+        }
     expected = expected_shapes(recipe, data, done, 0)
     if model_only:
-        expected = {name: shape for name, shape in expected.items() if name.startswith(("parameters/", "statistics/"))}
+        expected = {
+            name: shape
+            for name, shape in expected.items()
+            if name.startswith(("parameters/", "statistics/"))
+        }
     check_names(arrays, expected, str(source))
-    # copied only now that the shapes are the recipe's: a view may be of a size that nothing on disk has
+    # copied only now that the shapes are the recipe's: a view may be of a size that nothing on disk
+    # has
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype != recipe.dtype:
-            raise InputError(f"{source}: {name}: {array.dtype}, and the recipe's dtype is {recipe.training.dtype}")
+            raise InputError(
+                f"{source}: {name}: {array.dtype}, and the recipe's dtype is "
+                f"{recipe.training.dtype}"
+            )
     epoch, within = divmod(done, data.updates_per_epoch)
     batches = epoch * data.batches_per_epoch + within * data.accumulate
     header = make_header(recipe, data, batches, KINDS[source.suffix])
     return Checkpoint(header | {"model_only": model_only}, arrays)
 
 
-def _refuse_incomplete(checkpoint: Checkpoint, recipe: Recipe, data: PreparedData, source: Path) -> None:
+def _refuse_incomplete(
+    checkpoint: Checkpoint, recipe: Recipe, data: PreparedData, source: Path
+) -> None:
     expected = expected_shapes(recipe, data, checkpoint.update, checkpoint.accumulated)
     check_names(checkpoint.arrays, expected, f"{source}, to go on from")
 
@@ -147,4 +191,6 @@ def _twin(kind: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(f"the package {error.name} is not installed: pip install 'lockstep[{extra}]'") from None
+        raise InputError(
+            f"the package {error.name} is not installed: pip install 'lockstep[{extra}]'"
+        ) from None

@@ -1,4 +1,6 @@
-"""Many members trained at once: how they are cut into blocks, what they are fed, and what they became."""
+"""Many members trained at once: how they are cut into blocks, what they are fed, and what they
+became.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +38,11 @@ ROOM = 2**23
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What S members became; metrics are named as in `lockstep.records.trace.metric_names`, without "held_out_".
+    """What S members became; metrics are named as in `lockstep.records.trace.metric_names`, without
+    "held_out_".
 
-    `header` has `backend`, `recipe_hash`, `updates`, `updates_per_epoch`, `chunk` (members trained at once),
-    `environment` and, where members were trained one after another, the `reason`.
+    `header` has `backend`, `recipe_hash`, `updates`, `updates_per_epoch`, `chunk` (members trained
+    at once), `environment` and, where members were trained one after another, the `reason`.
     """
 
     header: dict[str, Any]
@@ -48,7 +51,9 @@ class Ensemble:
     held_out: dict[str, NDArray[np.float64]]
     """Metric -> its value at the end of each epoch (S, E)."""
     parameters: Parameters
-    """Canonical name -> the members' final parameters (S, ...), and running statistics where there are any."""
+    """Canonical name -> the members' final parameters (S, ...), and running statistics where there
+    are any.
+    """
 
     def member(self, s: int) -> Parameters:
         """The final parameters of one."""
@@ -70,13 +75,17 @@ class Ensemble:
         """Read what `save` wrote, and check that its arrays fit its header.
 
         Raises:
-            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
-                extra or wrong; names them.
+            InputError: not there, truncated, of another schema version, or with fields or arrays
+                that are missing, extra or wrong; names them.
         """
         header, arrays = read_tensors(path, SCHEMA)
         check_ensemble(str(path), header, arrays)
         held_out, parameters = (
-            {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
+            {
+                name.removeprefix(kind): array
+                for name, array in arrays.items()
+                if name.startswith(kind)
+            }
             for kind in ("held_out/", "parameters/")
         )
         return Ensemble(header, arrays["lr"], arrays["loss"], held_out, parameters)
@@ -95,10 +104,19 @@ class Block:
     @staticmethod
     def of(trace: Trace) -> "Block":
         """A block of the one member that was trained alone."""
-        names = [name.removeprefix("held_out_") for name in metric_names(trace.recipe.loss) if "held_out" in name]
+        names = [
+            name.removeprefix("held_out_")
+            for name in metric_names(trace.recipe.loss)
+            if "held_out" in name
+        ]
         series = {name: trace.metric(f"held_out_{name}") for name in names}
-        epochs: list[list[Metrics]] = [[dict(zip(series, values))] for values in zip(*series.values())]
-        parameters = {name: array[None] for name, array in trace.parameters(trace.recorded_updates[-1]).items()}
+        epochs: list[list[Metrics]] = [
+            [dict(zip(series, values))] for values in zip(*series.values())
+        ]
+        parameters = {
+            name: array[None]
+            for name, array in trace.parameters(trace.recorded_updates[-1]).items()
+        }
         return Block(trace.series("lr"), trace.series("loss")[None], epochs, parameters)
 
 
@@ -117,9 +135,12 @@ class Tally:
                 self.progress(self.done, self.total)
 
 
-def blocks_of(members: Sequence[PreparedData], chunk: int, workers: int = 1) -> list[list[PreparedData]]:
-    """The members in blocks of one size, at most `chunk`, as many for each worker where there are members enough. The
-    last block is filled up with its last member, so that nothing is compiled twice.
+def blocks_of(
+    members: Sequence[PreparedData], chunk: int, workers: int = 1
+) -> list[list[PreparedData]]:
+    """The members in blocks of one size, at most `chunk`, as many for each worker where there are
+    members enough. The last block is filled up with its last member, so that nothing is compiled
+    twice.
 
     Args:
         members: S data that differ only in initial parameters, order and dropout masks.
@@ -137,7 +158,11 @@ def blocks_of(members: Sequence[PreparedData], chunk: int, workers: int = 1) -> 
             a, b = getattr(first, name), getattr(member, name)
             if a is not b and not np.array_equal(a, b):
                 raise InputError(f"an ensemble's members must have the same rows: {name} differs")
-        if (first.batch, first.epochs, first.hidden) != (member.batch, member.epochs, member.hidden):
+        if (first.batch, first.epochs, first.hidden) != (
+            member.batch,
+            member.epochs,
+            member.hidden,
+        ):
             raise InputError("an ensemble's members must have the same batches, epochs and layers")
     rounds = -(-len(members) // (chunk * workers))
     size = -(-len(members) // min(rounds * workers, len(members)))
@@ -148,20 +173,30 @@ def blocks_of(members: Sequence[PreparedData], chunk: int, workers: int = 1) -> 
 
 def default_chunk(members: Sequence[PreparedData], most: int) -> int:
     """How many members to train at once: `most`, or fewer where they have many parameters."""
-    return max(1, min(most, ROOM // sum(array.size for array in members[0].parameters.values()) // 4))
+    return max(
+        1, min(most, ROOM // sum(array.size for array in members[0].parameters.values()) // 4)
+    )
 
 
 def stack(recipe: Recipe, members: Sequence[PreparedData]) -> PreparedData:
-    """One data of the recipe's dtype, with the members' initial parameters (S, ...) and the rows that they share."""
+    """One data of the recipe's dtype, with the members' initial parameters (S, ...) and the rows
+    that they share.
+    """
     first = members[0]
-    stacked = {name: np.stack([member.parameters[name] for member in members]) for name in first.parameters}
+    stacked = {
+        name: np.stack([member.parameters[name] for member in members]) for name in first.parameters
+    }
     data = replace(first, parameters=stacked)
     data.__dict__["hash"] = ""  # it stands for no run
     return data.cast(recipe.dtype)
 
 
-def stack_batches(members: Sequence[PreparedData], epoch: int) -> tuple[Batches, list[NDArray[np.bool_]]]:
-    """The batches of an epoch, with rows and weights (T, S, B), and the dropout masks (T, S, B, units)."""
+def stack_batches(
+    members: Sequence[PreparedData], epoch: int
+) -> tuple[Batches, list[NDArray[np.bool_]]]:
+    """The batches of an epoch, with rows and weights (T, S, B), and the dropout masks (T, S, B,
+    units).
+    """
     drawn = [member.batches(epoch) for member in members]
     rows_TSB = np.stack([batches.rows_TB for batches in drawn], axis=1)
     weight_TSB = np.broadcast_to(drawn[0].weight_TB[:, None], rows_TSB.shape)
@@ -169,8 +204,12 @@ def stack_batches(members: Sequence[PreparedData], epoch: int) -> tuple[Batches,
     return Batches(rows_TSB, weight_TSB, *drawn[0][2:]), masks
 
 
-def stretches(members: Sequence[PreparedData]) -> Iterator[tuple[Batches, list[NDArray[np.bool_]], bool]]:
-    """What the members are fed, in stretches that there is memory for: batches, masks, and whether the epoch ends."""
+def stretches(
+    members: Sequence[PreparedData],
+) -> Iterator[tuple[Batches, list[NDArray[np.bool_]], bool]]:
+    """What the members are fed, in stretches that there is memory for: batches, masks, and whether
+    the epoch ends.
+    """
     data = members[0]
     size = len(members) * data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(data.hidden))
     many = max(1, ROOM // size)
@@ -179,7 +218,11 @@ def stretches(members: Sequence[PreparedData]) -> Iterator[tuple[Batches, list[N
         for begin in range(0, data.batches_per_epoch, many):
             cut = slice(begin, begin + many)
             ends = begin + many >= data.batches_per_epoch
-            yield Batches._make(array[cut] for array in batches), [mask[cut] for mask in masks], ends
+            yield (
+                Batches._make(array[cut] for array in batches),
+                [mask[cut] for mask in masks],
+                ends,
+            )
 
 
 def one_by_one(
@@ -196,14 +239,22 @@ def one_by_one(
         blocks.append(Block.of(trace))
         tally.add(member.updates)
     environment = trace.header["environment"]
-    return gather(recipe, members, blocks, backend=trace.backend, environment=environment, reason=reason)
+    return gather(
+        recipe, members, blocks, backend=trace.backend, environment=environment, reason=reason
+    )
 
 
-def gather(recipe: Recipe, members: Sequence[PreparedData], blocks: Sequence[Block], **header: Any) -> Ensemble:
-    """The ensemble of all blocks, without what filled up the last one; `header` are more of its fields."""
+def gather(
+    recipe: Recipe, members: Sequence[PreparedData], blocks: Sequence[Block], **header: Any
+) -> Ensemble:
+    """The ensemble of all blocks, without what filled up the last one; `header` are more of its
+    fields.
+    """
     data, count = members[0], len(members)
     held_out = {
-        name: np.concatenate([[[m[name] for m in epoch] for epoch in block.held_out] for block in blocks], axis=1)
+        name: np.concatenate(
+            [[[m[name] for m in epoch] for epoch in block.held_out] for block in blocks], axis=1
+        )
         for name in blocks[0].held_out[0][0]
     }
     header = {
@@ -218,5 +269,8 @@ def gather(recipe: Recipe, members: Sequence[PreparedData], blocks: Sequence[Blo
         blocks[0].lr_T,
         np.concatenate([block.loss_ST for block in blocks])[:count],
         {name: array_ES.T[:count] for name, array_ES in held_out.items()},
-        {name: np.concatenate([block.parameters[name] for block in blocks])[:count] for name in blocks[0].parameters},
+        {
+            name: np.concatenate([block.parameters[name] for block in blocks])[:count]
+            for name in blocks[0].parameters
+        },
     )

@@ -1,7 +1,7 @@
 """The one seam between a training loop and what is recorded of it.
 
-A loop asks the recorder for segments, trains each, and hands over its scalars with a view of the state; the recorder
-asks the view for what is due, and for nothing else.
+A loop asks the recorder for segments, trains each, and hands over its scalars with a view of the
+state; the recorder asks the view for what is due, and for nothing else.
 """
 
 import platform
@@ -32,14 +32,17 @@ class Watch:
     """What to record of a run, what to tell of it, and where it begins.
 
     Attributes:
-        parameters_every: record the parameters after every so many updates too; 0: at epoch ends only.
+        parameters_every: record the parameters after every so many updates too; 0: at epoch ends
+        only.
         detail: the updates, counted from 0, to record in detail, from rows to moments.
-        statistics: record mean, root mean square and largest absolute value of each tensor at every update too.
-        budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates and the statistics may take: the
+        statistics: record mean, root mean square and largest absolute value of each tensor at every
+        update too. budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates and the
+        statistics may take: the
             statistics take 24 bytes a tensor and update.
         checkpoints: how often to write one, and where to; None: never.
         resume: where the run goes on from, whichever backend wrote it; None: at the start.
-        synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives them; None: each
+        synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives
+        them; None: each
             update goes on from the last.
         progress: told how far the run is, after each segment.
     """
@@ -55,10 +58,11 @@ class Watch:
 
 
 class Segment(NamedTuple):
-    """Batches start to stop (exclusive) within one epoch, all counted from 0, with nothing to record between.
+    """Batches start to stop (exclusive) within one epoch, all counted from 0, with nothing to
+    record between.
 
-    `is_detailed` says whether the recorder will ask for their detail; the segment begins from the state in `given`
-    where there is one, else from the last state.
+    `is_detailed` says whether the recorder will ask for their detail; the segment begins from the
+    state in `given` where there is one, else from the last state.
     """
 
     epoch: int
@@ -69,14 +73,18 @@ class Segment(NamedTuple):
 
 
 class View(Protocol):
-    """The state of a run after a segment. Each method computes what it returns, so the recorder calls few of them."""
+    """The state of a run after a segment. Each method computes what it returns, so the recorder
+    calls few of them.
+    """
 
     def parameters(self) -> Parameters:
         """The parameters and running statistics, in canonical names and layout."""
         ...
 
     def average(self, updates: int) -> Parameters:
-        """The average of the parameters as it is read after that many updates; empty where none is kept."""
+        """The average of the parameters as it is read after that many updates; empty where none is
+        kept.
+        """
         ...
 
     def arrays(self) -> Parameters:
@@ -86,8 +94,9 @@ class View(Protocol):
     def detail(self) -> Mapping[str, Sequence[Any]]:
         """A sequence with an array for each batch of a detailed segment, by name.
 
-        The names are "batch/x", "forward/linear1", "gradients/linear1.weight", "clip/linear1.weight", ... Rows after
-        those that count may follow; of gradients only the last batch's, in which all are accumulated, is read.
+        The names are "batch/x", "forward/linear1", "gradients/linear1.weight",
+        "clip/linear1.weight", ... Rows after those that count may follow; of gradients only the
+        last batch's, in which all are accumulated, is read.
         """
         ...
 
@@ -96,7 +105,9 @@ class View(Protocol):
         ...
 
     def prediction(self) -> Parameters:
-        """Layer -> its values for one held-out sample, from "input" to the last, then softmax or sigmoid."""
+        """Layer -> its values for one held-out sample, from "input" to the last, then softmax or
+        sigmoid.
+        """
         ...
 
 
@@ -117,7 +128,13 @@ class RunRecorder:
     """
 
     def __init__(
-        self, recipe: Recipe, data: PreparedData, watch: Watch, *, backend: str, environment: Mapping[str, Any]
+        self,
+        recipe: Recipe,
+        data: PreparedData,
+        watch: Watch,
+        *,
+        backend: str,
+        environment: Mapping[str, Any],
     ) -> None:
         resume = watch.resume
         if resume is not None:
@@ -169,8 +186,8 @@ class RunRecorder:
     def segments(self) -> Iterator[Segment]:
         """The rest of the run, cut where something is recorded.
 
-        The cuts are at each epoch's end, every `parameters_every` updates and at each checkpoint; around each update in
-        detail; and before each update where updates are synchronised.
+        The cuts are at each epoch's end, every `parameters_every` updates and at each checkpoint;
+        around each update in detail; and before each update where updates are synchronised.
         """
         data, many = self._data, self._data.accumulate
         length, batches = data.updates_per_epoch, data.batches_per_epoch
@@ -192,9 +209,15 @@ class RunRecorder:
 
     def _cuts(self, epoch: int) -> set[int]:
         """The batches of an epoch before which a segment may begin, and their number."""
-        length, batches, many = self._data.updates_per_epoch, self._data.batches_per_epoch, self._data.accumulate
+        length, batches, many = (
+            self._data.updates_per_epoch,
+            self._data.batches_per_epoch,
+            self._data.accumulate,
+        )
         checkpoints = self._watch.checkpoints
-        cuts = {0, batches} | {update * many for update in _multiples(self._watch.parameters_every, epoch, length)}
+        cuts = {0, batches} | {
+            update * many for update in _multiples(self._watch.parameters_every, epoch, length)
+        }
         if checkpoints and checkpoints.unit == "batch":
             cuts |= set(_multiples(checkpoints.every, epoch, batches))
         elif checkpoints:
@@ -210,8 +233,8 @@ class RunRecorder:
         """Record the segment that the loop has just trained.
 
         Args:
-            scalars: each of `UPDATE_SERIES`, with a number for each batch of the segment; those of batches that
-                complete an update are kept.
+            scalars: each of `UPDATE_SERIES`, with a number for each batch of the segment; those of
+                batches that complete an update are kept.
             view: the state after the segment.
 
         Raises:
@@ -232,7 +255,9 @@ class RunRecorder:
                     self._epochs[f"{part}_{name}"].append(value)
 
     def _record_detail(self, view: View) -> None:
-        """Record the whole of an update or a part of it: all of it for `detail`, else its statistics."""
+        """Record the whole of an update or a part of it: all of it for `detail`, else its
+        statistics.
+        """
         detail = view.detail()
         for name, values in detail.items():
             if name.startswith(("batch/", "forward/")):
@@ -241,7 +266,9 @@ class RunRecorder:
             return
         arrays: Parameters = {}
         for name, values in self._rows.items():
-            array = np.concatenate([np.asarray(rows)[:count] for rows, count in zip(values, self._counts)])
+            array = np.concatenate(
+                [np.asarray(rows)[:count] for rows, count in zip(values, self._counts)]
+            )
             # a trace cannot hold bfloat16; each of its values is one of float32
             arrays[name] = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         for name, values in detail.items():
@@ -264,19 +291,25 @@ class RunRecorder:
     def _refuse_beyond_budget(self, arrays: Parameters, state: Parameters) -> None:
         self._has_fitted, budget, taken = True, self._watch.budget_mib * 2**20, 0
         if self.header["statistics"] is not None:
-            tensors = [name for name in (*arrays, *state) if name.startswith((*WATCHED, "statistics/"))]
-            taken = len(self.watched) * len(tensors) * np.dtype(np.float64).itemsize * len(STATISTICS)
+            tensors = [
+                name for name in (*arrays, *state) if name.startswith((*WATCHED, "statistics/"))
+            ]
+            taken = (
+                len(self.watched) * len(tensors) * np.dtype(np.float64).itemsize * len(STATISTICS)
+            )
             if taken > budget:
                 raise InputError(
                     f"the statistics of {len(tensors)} tensors at {len(self.watched)} updates take "
-                    f"{taken / 2**20:.3g} MiB, more than the budget of {self._watch.budget_mib:g} MiB"
+                    f"{taken / 2**20:.3g} MiB, more than the budget of "
+                    f"{self._watch.budget_mib:g} MiB"
                 )
         size = sum(array.nbytes for array in arrays.values())
         fitting = int((budget - taken) // size)
         if len(self._detail) > fitting:
             beside = f", beside {taken / 2**20:.3g} MiB of statistics" if taken else ""
             raise InputError(
-                f"the detail of one update takes {size / 2**20:.3g} MiB: of the {len(self._detail)} wanted {fitting} "
+                f"the detail of one update takes {size / 2**20:.3g} MiB: of the "
+                f"{len(self._detail)} wanted {fitting} "
                 f"fit into the budget of {self._watch.budget_mib:g} MiB{beside}"
             )
 
@@ -286,18 +319,25 @@ class RunRecorder:
             return
         rows_TS = self._arrays.get(f"statistics/{name}")
         if rows_TS is None:
-            rows_TS = self._arrays[f"statistics/{name}"] = np.full((len(self.watched), len(STATISTICS)), np.nan)
+            rows_TS = self._arrays[f"statistics/{name}"] = np.full(
+                (len(self.watched), len(STATISTICS)), np.nan
+            )
         rows_TS[self._done - 1 - begin] = statistics_of(tensor)
 
     def _record_parameters(self, view: View) -> None:
-        """Record the parameters and their average, where they or their statistics belong into the trace.
+        """Record the parameters and their average, where they or their statistics belong into the
+        trace.
 
-        They never do in the midst of an accumulation, when running statistics have moved on already.
+        They never do in the midst of an accumulation, when running statistics have moved on
+        already.
         """
         is_due = self._done in self._due
         if position(self._data, self._batches)["accumulated"] or not (is_due or self._is_detailed):
             return
-        for kind, tensors in (("parameters", view.parameters()), ("average", view.average(self._done))):
+        for kind, tensors in (
+            ("parameters", view.parameters()),
+            ("average", view.average(self._done)),
+        ):
             for name, array in tensors.items():
                 if self._is_detailed:
                     self._add_statistics(f"{kind}/{name}", array)
@@ -309,9 +349,13 @@ class RunRecorder:
         checkpoints = self._watch.checkpoints
         if checkpoints is None:
             return
-        done, is_whole = (self._batches, True) if checkpoints.unit == "batch" else (self._done, self._last_T[-1])
+        done, is_whole = (
+            (self._batches, True) if checkpoints.unit == "batch" else (self._done, self._last_T[-1])
+        )
         if is_whole and done % checkpoints.every == 0:
-            state = make_checkpoint(self._recipe, self._data, self._batches, self._backend, view.arrays())
+            state = make_checkpoint(
+                self._recipe, self._data, self._batches, self._backend, view.arrays()
+            )
             checkpoints.save(state)
 
     def finish(self, view: View) -> Trace:
@@ -327,5 +371,7 @@ class RunRecorder:
 
 
 def _multiples(every: int, epoch: int, length: int) -> range:
-    """Those within an epoch of this length of the multiples of `every`, counted through the whole run."""
+    """Those within an epoch of this length of the multiples of `every`, counted through the whole
+    run.
+    """
     return range(-(epoch * length) % every, length, every) if every else range(0)

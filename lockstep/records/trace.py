@@ -5,30 +5,40 @@ Arrays of a trace (T updates, E epochs; a float in the run's dtype):
 | name | shape | what |
 |---|---|---|
 | `updates/lr` | (T,) | learning rate that the update used |
-| `updates/loss` | (T,) | mean loss over the rows of the batch, or of the batches accumulated, before the update |
+| `updates/loss` | (T,) | mean loss over the rows of the batch, or of the batches accumulated,
+before the update |
 | `updates/grad_norm` | (T,) | 2-norm of the gradient over all parameters, before clipping |
 | `updates/update_norm` | (T,) | 2-norm of the change of all parameters |
-| `epochs/{train,held_out}_{loss,accuracy}` | (E,) | over all rows of that part, at the end of the epoch |
-| `epochs/{train,held_out}_{r2,mae}` | (E,) | in place of accuracy where a number is predicted; see `metric_names` |
-| `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is before training |
-| `average/<u>/<name>` | as the parameter | their moving average, as it is read (debiased), where the recipe keeps one |
-| `prediction/<layer>` | (units,) | one held-out sample through the trained model |
-| `detail/<u>/batch/{x,y,mask<i>}` | (B, ...) | rows of update u (from 0) that count, and dropout masks |
+| `epochs/{train,held_out}_{loss,accuracy}` | (E,) | over all rows of that part, at the end of the
+epoch |
+| `epochs/{train,held_out}_{r2,mae}` | (E,) | in place of accuracy where a number is predicted; see
+`metric_names` |
+| `parameters/<u>/<name>` | as the parameter | after u updates, weights laid out (in, out); 0 is
+before training |
+| `average/<u>/<name>` | as the parameter | their moving average, as it is read (debiased), where
+the recipe keeps one | | `prediction/<layer>` | (units,) | one held-out sample through the trained
+model |
+| `detail/<u>/batch/{x,y,mask<i>}` | (B, ...) | rows of update u (from 0) that count, and dropout
+masks |
 | `detail/<u>/forward/<layer>` | (B, units) | output of a layer in training |
 | `detail/<u>/gradients/<name>` | as the parameter | of the mean loss, before clipping |
-| `detail/<u>/clip/<name>` | as the parameter | what the optimizer is given, where the recipe clips |
+| `detail/<u>/clip/<name>` | as the parameter | what the optimizer is given, where the recipe clips
+|
 | `detail/<u>/moments/<slot>/<name>` | as the slot | what the optimizer remembers after the update |
-| `statistics/<family>/<name>` | (T, 3) | float64: mean, root mean square and largest absolute value at every update |
-| `bounds/<any of the above>` | (T,), (E,), (T, 1) or () | oracle only: rounding, see `lockstep.oracle.rounding` |
+| `statistics/<family>/<name>` | (T, 3) | float64: mean, root mean square and largest absolute value
+at every update |
+| `bounds/<any of the above>` | (T,), (E,), (T, 1) or () | oracle only: rounding, see
+`lockstep.oracle.rounding` |
 
-Detail is recorded of chosen updates, with the parameters before and after each; the batches accumulated in one follow
-one another along B. Statistics, where they are asked for, are of what detail names (forward, gradients, clip and
-moments), and of the parameters and their average after the update. A loop of somebody's own, as `lockstep.Recorder`
-writes it, has its own names and layouts, and of these arrays those that it was given.
+Detail is recorded of chosen updates, with the parameters before and after each; the batches
+accumulated in one follow one another along B. Statistics, where they are asked for, are of what
+detail names (forward, gradients, clip and moments), and of the parameters and their average after
+the update. A loop of somebody's own, as `lockstep.Recorder` writes it, has its own names and
+layouts, and of these arrays those that it was given.
 
-The trace of a run that went on from a checkpoint begins there: its series hold the updates from `first_update` on, its
-statistics those from the first that it saw whole, its metrics the epochs from the one that this update is in; bounds
-are always those of the whole run.
+The trace of a run that went on from a checkpoint begins there: its series hold the updates from
+`first_update` on, its statistics those from the first that it saw whole, its metrics the epochs
+from the one that this update is in; bounds are always those of the whole run.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,14 +70,17 @@ Progress = Callable[[int, int], None]
 """Called with updates done and updates in all."""
 
 Metrics = Mapping[str, float]
-"""Over the rows of a part that count: "loss", the mean loss; then "accuracy", the share of right answers, or, of a
-number, "r2", the share of the target's variance that is explained, and "mae", the mean absolute error in units of
+"""Over the rows of a part that count: "loss", the mean loss; then "accuracy", the share of right
+answers, or, of a number, "r2", the share of the target's variance that is explained, and "mae", the
+mean absolute error in units of
 the target's `target_scale`."""
 
 
 def metrics_of(loss: Any, sums: Mapping[str, Any]) -> Metrics:
-    """The metrics from the mean loss and the sums over a set of rows: "right" and "rows"; or, of a number,
-    "squares" of the errors, their "absolute" values, "variation", the squares of the targets' distance from their
+    """The metrics from the mean loss and the sums over a set of rows: "right" and "rows"; or, of a
+    number,
+    "squares" of the errors, their "absolute" values, "variation", the squares of the targets'
+    distance from their
     mean, and "rows"."""
     found = {name: float(value) for name, value in sums.items()}
     if "right" in found:
@@ -80,11 +93,12 @@ def metrics_of(loss: Any, sums: Mapping[str, Any]) -> Metrics:
 class Trace:
     """The record of one run.
 
-    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`, `updates`,
-    `updates_per_epoch`, `first_update` (0, but for a run that went on from a checkpoint), `parameters_every`, `detail`
-    (the updates recorded in detail), `statistics` (the update that they begin with; None: there are none),
-    `synchronised` (each update began from the oracle's state), `layers` (of the prediction, in order), `target` (its
-    name; mean and scale that standardised a number, 0 and 1 for classes), and `environment` (versions, device, threads,
+    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `dtype`,
+    `updates`, `updates_per_epoch`, `first_update` (0, but for a run that went on from a
+    checkpoint), `parameters_every`, `detail` (the updates recorded in detail), `statistics` (the
+    update that they begin with; None: there are none), `synchronised` (each update began from the
+    oracle's state), `layers` (of the prediction, in order), `target` (its name; mean and scale that
+    standardised a number, 0 and 1 for classes), and `environment` (versions, device, threads,
     matmul precision).
     """
 
@@ -124,7 +138,9 @@ class Trace:
     @property
     def recorded_updates(self) -> list[int]:
         """After how many updates the parameters were recorded, ascending; begins with 0."""
-        return sorted({int(name.split("/")[1]) for name in self.arrays if name.startswith("parameters/")})
+        return sorted(
+            {int(name.split("/")[1]) for name in self.arrays if name.startswith("parameters/")}
+        )
 
     def parameters(self, update: int) -> Parameters:
         """Canonical name -> array, after that many updates."""
@@ -132,12 +148,18 @@ class Trace:
 
     @property
     def prediction(self) -> Parameters:
-        """Layer -> its values for one held-out sample, in order: from "input" to the last, then softmax or sigmoid."""
+        """Layer -> its values for one held-out sample, in order: from "input" to the last, then
+        softmax or sigmoid.
+        """
         found = self._below("prediction/")
         return {name: found[name] for name in self.header["layers"]}
 
     def _below(self, prefix: str) -> Parameters:
-        return {name.removeprefix(prefix): self.arrays[name] for name in self.arrays if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): self.arrays[name]
+            for name in self.arrays
+            if name.startswith(prefix)
+        }
 
     def save(self, path: Path) -> None:
         """Write the trace; an old file of that name stays whole if that fails.
@@ -152,8 +174,9 @@ class Trace:
         """Read a trace, and check that it holds what its recipe, or its loop's header, says.
 
         Raises:
-            InputError: not there, truncated, of another schema version, or with fields or arrays that are missing,
-                wrong, or of another shape or dtype than follows from the recipe; names them.
+            InputError: not there, truncated, of another schema version, or with fields or arrays
+                that are missing, wrong, or of another shape or dtype than follows from the recipe;
+                names them.
         """
         header, arrays = read_tensors(path, SCHEMA)
         if isinstance(header, dict) and header.get("kind") == "loop":
@@ -165,7 +188,8 @@ class Trace:
 
     @staticmethod
     def load_unchecked(path: Path) -> "Trace":
-        """Read a trace that a process of ours has just written: what is wrong in it is judged, and not refused.
+        """Read a trace that a process of ours has just written: what is wrong in it is judged, and
+        not refused.
 
         Raises:
             InputError: not there, truncated, or of another schema version.
@@ -177,4 +201,9 @@ def _completed(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> di
     """With the fields that the first golden files do not have."""
     recorded = {name.split("/")[1] for name in arrays if name.startswith("parameters/")}
     every = int(len(recorded) == header["updates"] + 1)
-    return {"parameters_every": every, "detail": [], "statistics": None, "synchronised": False} | header
+    return {
+        "parameters_every": every,
+        "detail": [],
+        "statistics": None,
+        "synchronised": False,
+    } | header

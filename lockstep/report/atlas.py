@@ -1,4 +1,6 @@
-"""The porting atlas in the terminal: a list of pages, one page, or what a check of the pages gave."""
+"""The porting atlas in the terminal: a list of pages, one page, or what a check of the pages
+gave.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,10 +60,15 @@ def print_check(checks: Sequence[Check], versions: Mapping[str, str], console: C
     installed = ", ".join(f"{package} {number}" for package, number in versions.items())
     line(f"Installed: {installed or 'none of ' + ', '.join(FRAMEWORKS)}. {TOLERANCE}")
     for package, number in versions.items():
-        others = [check.page.measured[package] for check in checks if package in check.page.measured]
+        others = [
+            check.page.measured[package] for check in checks if package in check.page.measured
+        ]
         if others and not any(number in numbers for numbers in others):
             recorded = " and ".join(dict.fromkeys(numbers[-1] for numbers in others))
-            line(f"No page was measured with {package} {number}; the last version recorded is {recorded}.")
+            line(
+                f"No page was measured with {package} {number}; the last version recorded "
+                f"is {recorded}."
+            )
     for status, style in (("moved", "red"), ("cannot run", "yellow")):
         chosen = [check for check in checks if check.status == status]
         if chosen:

@@ -20,7 +20,9 @@ __all__ = ["PlainConsole", "make_console", "print_comparison", "print_stages", "
 
 
 class PlainConsole(Console):
-    """A console on which text is only ever text: nothing in it is markup, and what does not print is shown escaped."""
+    """A console on which text is only ever text: nothing in it is markup, and what does not print
+    is shown escaped.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
@@ -29,14 +31,21 @@ class PlainConsole(Console):
         """The text, escaped before it is laid out."""
         return super().render_str(printable(text, LAYOUT), **options)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """The segments of anything; those of rich's own control codes stay as they are."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text, LAYOUT))
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=printable(segment.text, LAYOUT))
+            )
 
 
 def make_console() -> Console:
-    """Standard output: colours on a terminal unless NO_COLOR is set; 80 columns wide where it is none and
+    """Standard output: colours on a terminal unless NO_COLOR is set; 80 columns wide where it is
+    none and
     COLUMNS does not say otherwise."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
     return PlainConsole(width=width)
@@ -61,7 +70,9 @@ def print_verdict(found: Comparison, console: Console) -> None:
 def print_stages(found: Comparison, names: tuple[str, str], console: Console) -> None:
     """A row for each stage with its worst element."""
     a, b = (printable(name) for name in names)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{a} against {b}", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"{a} against {b}", title_justify="left"
+    )
     for header in ("stage", "worst at", "update"):
         table.add_column(header, overflow="fold")
     for header in ("difference", "bound", "ratio"):
@@ -71,6 +82,11 @@ def print_stages(found: Comparison, names: tuple[str, str], console: Console) ->
         update = "start" if worst.update < 0 else str(worst.update)
         ratio = "beyond" if worst.ratio == float("inf") else factor(worst.ratio, 2)
         table.add_row(
-            stage, printable(worst.tensor + place), update, f"{worst.difference:.2e}", f"{worst.bound:.2e}", ratio
+            stage,
+            printable(worst.tensor + place),
+            update,
+            f"{worst.difference:.2e}",
+            f"{worst.bound:.2e}",
+            ratio,
         )
     console.print(table)

@@ -60,10 +60,13 @@ def rule(recipe: Recipe) -> str:
     """How a verdict is reached."""
     alpha = recipe.convergence.alpha
     return (
-        f"equivalent: two one-sided Welch t tests at {alpha:g} and the {100 * (1 - 2 * alpha):g} % bootstrap interval "
+        f"equivalent: two one-sided Welch t tests at {alpha:g} and the "
+        f"{100 * (1 - 2 * alpha):g} % bootstrap interval "
         "place the difference of the means within the margins. different: a one-sided test at "
-        f"{alpha:g} over the number of metrics, and the bootstrap interval of that level, place it beyond one. "
-        "inconclusive: neither. Over all metrics, with own draws and with shared ones: different where one is, "
+        f"{alpha:g} over the number of metrics, and the bootstrap interval of that level, "
+        "place it beyond one. "
+        "inconclusive: neither. Over all metrics, with own draws and with shared ones: "
+        "different where one is, "
         "equivalent where all are."
     )
 
@@ -72,7 +75,12 @@ def metric_label(recipe: Recipe, metric: str) -> str:
     """ "held-out loss", "held-out R2", "updates to 0.1"."""
     if metric == "updates":
         return f"updates to {recipe.convergence.target:g}"
-    return "held-out " + {"loss": "loss", "score": {"r2": "R2"}.get(score_name(recipe), score_name(recipe))}[metric]
+    return (
+        "held-out "
+        + {"loss": "loss", "score": {"r2": "R2"}.get(score_name(recipe), score_name(recipe))}[
+            metric
+        ]
+    )
 
 
 def verdict_row(recipe: Recipe, found: Judgement) -> Row:
@@ -105,10 +113,15 @@ def power_rows(study: Study) -> list[tuple[str, str, str, str, str, str]]:
 
 
 def warmup_rows(study: Study) -> list[tuple[str, list[str]]]:
-    """The mean of each metric, in torch and jax with the recipe's schedule, then with the contrast."""
+    """The mean of each metric, in torch and jax with the recipe's schedule, then with the
+    contrast.
+    """
     setups = [(setup, backend) for setup in ("own", "contrast") for backend in BACKENDS]
     values = [measure(study.recipe, study.ensembles[key]) for key in setups]
-    return [(metric_label(study.recipe, m), [f"{value[m].mean():.4g}" for value in values]) for m in values[0]]
+    return [
+        (metric_label(study.recipe, m), [f"{value[m].mean():.4g}" for value in values])
+        for m in values[0]
+    ]
 
 
 def summary_of_repeats(study: Study) -> str:
@@ -117,9 +130,11 @@ def summary_of_repeats(study: Study) -> str:
     single = Counter(j.word for _, judgements in study.repeats for j in judgements)
     n, m = len(study.repeats), sum(single.values())
     return (
-        f"{n} studies of a framework against itself, other seeds each: {words['equivalent']} equivalent, "
+        f"{n} studies of a framework against itself, other seeds each: "
+        f"{words['equivalent']} equivalent, "
         f"{words['inconclusive']} inconclusive, {words['different']} different (false; rate "
-        f"{words['different'] / n:.3f}, allowed {study.recipe.convergence.alpha:g}). Of their {m} metrics "
+        f"{words['different'] / n:.3f}, allowed {study.recipe.convergence.alpha:g}). Of "
+        f"their {m} metrics "
         f"{single['equivalent']}, {single['inconclusive']} and {single['different']}."
     )
 
@@ -127,8 +142,12 @@ def summary_of_repeats(study: Study) -> str:
 def print_study(study: Study, console: Console) -> None:
     """Tables that fit into 80 columns, the verdict last."""
     recipe, level = study.recipe, 100 * (1 - 2 * study.recipe.convergence.alpha)
-    print_verdicts(study, study.own, f"{study.seeds} seeds each, each framework's own draws", level, console)
-    print_verdicts(study, study.paired, f"{study.seeds} pairs that share their draws", level, console)
+    print_verdicts(
+        study, study.own, f"{study.seeds} seeds each, each framework's own draws", level, console
+    )
+    print_verdicts(
+        study, study.paired, f"{study.seeds} pairs that share their draws", level, console
+    )
     table = _table("Power, from the spread that was seen")
     table.add_column("metric", no_wrap=True)
     table.add_column("draws")
@@ -147,13 +166,17 @@ def print_study(study: Study, console: Console) -> None:
     if study.controls:
         table = _table("Controls: planted in jax, difference from torch over margin")
         for header in ("control", "draws", "loss", "score", "updates", "verdict"):
-            table.add_column(header, justify="right" if header in METRICS else "left", overflow="fold")
+            table.add_column(
+                header, justify="right" if header in METRICS else "left", overflow="fold"
+            )
         for control, judgements in study.controls:
             word = overall(judgements)
             for paired in (False, True):
                 mine = [j for j in judgements if j.paired == paired]
                 ratios = [_in_margins(j) for j in mine]
-                cells = ("", "shared", *ratios, "") if paired else (control.text, "own", *ratios, word)
+                cells = (
+                    ("", "shared", *ratios, "") if paired else (control.text, "own", *ratios, word)
+                )
                 table.add_row(*cells, style="" if word == "different" else "red")
         console.print(table)
         console.print("* different by itself")
@@ -163,13 +186,15 @@ def print_study(study: Study, console: Console) -> None:
         share = reached(recipe, study.ensembles["own", backend])
         if share < 1:
             console.print(
-                f"{backend}: {100 * (1 - share):.3g} % of the seeds do not reach {recipe.convergence.target:g}"
+                f"{backend}: {100 * (1 - share):.3g} % of the seeds do not reach "
+                f"{recipe.convergence.target:g}"
             )
     for (setup, backend), ensemble in study.ensembles.items():
         members = blown_up(ensemble)
         if members and setup in ("own", "shared"):
             console.print(
-                f"{backend}, {setup} draws: {members} of {study.seeds} seeds end at no finite loss, and nothing is "
+                f"{backend}, {setup} draws: {members} of {study.seeds} seeds end at no "
+                "finite loss, and nothing is "
                 "judged of them"
             )
     console.print()
@@ -180,7 +205,9 @@ def print_study(study: Study, console: Console) -> None:
         console.print(f"Controls that are not found different: {names}.", style="red")
 
 
-def print_verdicts(study: Study, found: Sequence[Judgement], title: str, level: float, console: Console) -> None:
+def print_verdicts(
+    study: Study, found: Sequence[Judgement], title: str, level: float, console: Console
+) -> None:
     """A row for each metric."""
     table = _table(title)
     table.add_column("metric", no_wrap=True)
@@ -189,7 +216,9 @@ def print_verdicts(study: Study, found: Sequence[Judgement], title: str, level: 
     table.add_column("verdict", no_wrap=True)
     for judgement in found:
         row = verdict_row(study.recipe, judgement)
-        table.add_row(row.metric, *row.means, row.difference, row.margin, row.word, style=COLOURS[row.word])
+        table.add_row(
+            row.metric, *row.means, row.difference, row.margin, row.word, style=COLOURS[row.word]
+        )
     console.print(table)
 
 
@@ -203,10 +232,15 @@ def print_pilot(found: Pilot, seeds: int, console: Console) -> None:
         table.add_row(control, *(f"{effects[control]:+.2g}" for effects in found.effects.values()))
     table.add_section()
     for i, kind in enumerate(("own draws", "pairs")):
-        table.add_row(f"decided by {seeds} {kind}", *(f"{decided[i]:.2g}" for decided in found.decided.values()))
+        table.add_row(
+            f"decided by {seeds} {kind}",
+            *(f"{decided[i]:.2g}" for decided in found.decided.values()),
+        )
     console.print(table)
     declared = found.recipe.convergence
-    console.print("A margin is half of the least change, or what as many seeds decide. For the recipe:\n")
+    console.print(
+        "A margin is half of the least change, or what as many seeds decide. For the recipe:\n"
+    )
     console.print("[convergence]")
     for name, value in asdict(declared).items():
         console.print(f"{name} = {value!r}")
@@ -224,14 +258,23 @@ def study_json(study: Study) -> dict[str, Any]:
         "own": [_plain(judgement) for judgement in study.own],
         "paired": [_plain(judgement) for judgement in study.paired],
         "controls": {
-            control.text: {"verdict": overall(found), "metrics": [_plain(judgement) for judgement in found]}
+            control.text: {
+                "verdict": overall(found),
+                "metrics": [_plain(judgement) for judgement in found],
+            }
             for control, found in study.controls
         },
         "repeats": [
-            {"backend": backend, "verdict": overall(found), "metrics": [_plain(judgement) for judgement in found]}
+            {
+                "backend": backend,
+                "verdict": overall(found),
+                "metrics": [_plain(judgement) for judgement in found],
+            }
             for backend, found in study.repeats
         ],
-        "environments": {backend: study.ensembles["own", backend].header["environment"] for backend in BACKENDS},
+        "environments": {
+            backend: study.ensembles["own", backend].header["environment"] for backend in BACKENDS
+        },
     }
 
 
@@ -247,7 +290,9 @@ def _plain(value: Any) -> Any:
 
 
 def _in_margins(found: Judgement) -> str:
-    """A difference over its margin, so that less than 1 does not read as 1; starred where it decides by itself."""
+    """A difference over its margin, so that less than 1 does not read as 1; starred where it
+    decides by itself.
+    """
     share = found.difference / found.margin
     star = "*" if found.word == "different" else ""
     return f"{'-' if share < 0 else '+'}{factor(abs(share), 2)}{star}"
@@ -258,4 +303,10 @@ def _pair(values: tuple[float, float], digits: int) -> tuple[str, str]:
 
 
 def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=title, title_justify="left")
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title=title,
+        title_justify="left",
+    )

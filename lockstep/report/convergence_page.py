@@ -47,21 +47,40 @@ class Panel:
 
 
 def panels(study: Study) -> Iterator[Panel]:
-    """Held-out loss and score by epoch, batch loss by update, and the contrast schedule beside the recipe's."""
-    found = {key: bands(study.recipe, e) for key, e in study.ensembles.items() if key[0] in ("own", "contrast")}
-    shown = f"Lines: medians of {study.seeds} seeds; bands: 5 to 95 % of them. Each framework's own draws."
+    """Held-out loss and score by epoch, batch loss by update, and the contrast schedule beside the
+    recipe's.
+    """
+    found = {
+        key: bands(study.recipe, e)
+        for key, e in study.ensembles.items()
+        if key[0] in ("own", "contrast")
+    }
+    shown = (
+        f"Lines: medians of {study.seeds} seeds; bands: 5 to 95 % of them. Each framework's "
+        "own draws."
+    )
 
     def of(curve: str, *setups: str) -> tuple[tuple[str, str, str, Band], ...]:
         names = {"own": "", "contrast": f", {_contrast(study)}"}
         pairs = [(setup, backend) for setup in setups for backend in COLOURS]
-        return tuple((backend + names[setup], backend, setup, found[setup, backend][curve]) for setup, backend in pairs)
+        return tuple(
+            (backend + names[setup], backend, setup, found[setup, backend][curve])
+            for setup, backend in pairs
+        )
 
     score = metric_label(study.recipe, "score")
     yield Panel("loss", "Held-out loss", shown, "epoch", "held-out loss", of("loss", "own"))
     yield Panel("score", score[0].upper() + score[1:], shown, "epoch", score, of("score", "own"))
     thinned = f"{shown} Of long runs each point is a mean over updates that follow one another."
     yield Panel("batch", "Batch loss", thinned, "update", "batch loss", of("batch", "own"))
-    yield Panel("warmup", "Warmup against none", shown, "epoch", "held-out loss", of("loss", "own", "contrast"))
+    yield Panel(
+        "warmup",
+        "Warmup against none",
+        shown,
+        "epoch",
+        "held-out loss",
+        of("loss", "own", "contrast"),
+    )
 
 
 def _contrast(study: Study) -> str:
@@ -89,7 +108,9 @@ def study_html(study: Study, title: str) -> str:
         power=power_rows(study),
         warmup=warmup_rows(study),
         contrast=_contrast(study),
-        controls=[(c.text, [_with_draws(recipe, j) for j in js], overall(js)) for c, js in study.controls],
+        controls=[
+            (c.text, [_with_draws(recipe, j) for j in js], overall(js)) for c, js in study.controls
+        ],
         repeats=summary_of_repeats(study) if study.repeats else "",
         panels={panel.key: panel for panel in drawn},
         measured=measured_with(),
@@ -107,7 +128,10 @@ def _panel_json(panel: Panel) -> dict[str, Any]:
             "name": name,
             "backend": backend,
             "dashed": setup == "contrast",
-            **{part: [json_number(value) for value in getattr(band, part)] for part in ("x", "low", "median", "high")},
+            **{
+                part: [json_number(value) for value in getattr(band, part)]
+                for part in ("x", "low", "median", "high")
+            },
         }
         for name, backend, setup, band in panel.bands
     ]
@@ -118,7 +142,8 @@ def _interval(recipe: Recipe, found: Judgement, control: str = "") -> dict[str, 
     """A difference and its interval in units of the margin."""
     half = (found.interval[1] - found.interval[0]) / 2
     return {
-        "name": f"{control}{metric_label(recipe, found.metric)}, {'shared' if found.paired else 'own'} draws",
+        "name": f"{control}{metric_label(recipe, found.metric)}, "
+        f"{'shared' if found.paired else 'own'} draws",
         "word": found.word,
         "at": json_number(found.difference / found.margin),
         "half": json_number(half / found.margin),
@@ -136,7 +161,9 @@ def study_png(study: Study) -> bytes:
         for name, backend, setup, band in panel.bands:
             colour, style = COLOURS[backend], "--" if setup == "contrast" else "-"
             axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.16, linewidth=0)
-            axes.plot(band.x, band.median, style, color=colour, label=name, linewidth=WIDTHS[backend])
+            axes.plot(
+                band.x, band.median, style, color=colour, label=name, linewidth=WIDTHS[backend]
+            )
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.25)

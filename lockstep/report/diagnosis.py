@@ -39,7 +39,8 @@ def print_diagnosis(
         names: of the two sides.
         console: where to.
         notes: what to know beforehand.
-        replayed: side -> whether training it again gave the same bits; None where nothing was trained again.
+        replayed: side -> whether training it again gave the same bits; None where nothing was
+        trained again.
     """
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
@@ -47,15 +48,24 @@ def print_diagnosis(
     for side, name in zip("ab", names):
         rows.add_row(side, printable(name))
     for setting in found.unequal:
-        said = ["not set" if value is None else printable(str(value)) for value in (setting.a, setting.b)]
+        said = [
+            "not set" if value is None else printable(str(value))
+            for value in (setting.a, setting.b)
+        ]
         rows.add_row("differs", f"{printable(setting.name)}: {said[0]} and {said[1]}")
     for note in notes:
         rows.add_row("note", printable(note))
     for side, same in (replayed or {}).items():
-        again = "the same bits" if same else "other bits: another code or environment than when it was recorded"
+        again = (
+            "the same bits"
+            if same
+            else "other bits: another code or environment than when it was recorded"
+        )
         rows.add_row("run again", f"{side}: {again}")
     for side, ratio in (found.noise or {}).items():
-        rows.add_row("noise", f"{side} against itself with one thread: error / bound {factor(ratio, 2)}")
+        rows.add_row(
+            "noise", f"{side} against itself with one thread: error / bound {factor(ratio, 2)}"
+        )
     console.print(rows)
     if found.first is not None:
         console.print("\nFirst divergence", style="bold")
@@ -67,11 +77,13 @@ def print_diagnosis(
                 print_stages(comparison, (side, "oracle"), console)
     if found.local:
         console.print(
-            f"Every update began from the oracle's state: {_listed(found.local)} wrong by itself, and the others right."
+            f"Every update began from the oracle's state: {_listed(found.local)} wrong by "
+            "itself, and the others right."
         )
     if found.horizon is not None:
         console.print(
-            f"From update {found.horizon} on two right runs may differ by more than {HORIZON:.0%} of the loss: "
+            f"From update {found.horizon} on two right runs may differ by more than "
+            f"{HORIZON:.0%} of the loss: "
             "comparing trajectories says nothing there."
         )
     print_verdict(replace(found.comparison, verdict=found.verdict, limit=found.limit), console)
@@ -103,17 +115,27 @@ def _first(found: Diagnosis, first: Difference) -> Table:
     if found.distances is not None:
         rows.add_row("off", OFF[found.off])
         rows.add_row(
-            "", "error / bound against the oracle: a {}, b {}".format(*(factor(value, 2) for value in found.distances))
+            "",
+            "error / bound against the oracle: a {}, b {}".format(
+                *(factor(value, 2) for value in found.distances)
+            ),
         )
     cause = found.cause
     if cause is None and found.needs:
         window = f"{found.needs[0]}:{found.needs[-1] + 1}"
-        rows.add_row("cause", f"is tested on detail, which these traces lack: --replay, or record --detail {window}")
+        rows.add_row(
+            "cause",
+            f"is tested on detail, which these traces lack: --replay, or record --detail {window}",
+        )
     elif cause is None:
         rows.add_row("cause", "none of the known ones explains these numbers")
     else:
         rows.add_row("cause", printable(cause.text), style="bold")
-        rows.add_row("", f"which gives its numbers to {cause.residual:.1e}; without it {cause.null_residual:.1e}")
+        rows.add_row(
+            "",
+            f"which gives its numbers to {cause.residual:.1e}; without it "
+            f"{cause.null_residual:.1e}",
+        )
         if cause.page:
             rows.add_row("read", f"lockstep atlas {cause.page}")
     return rows

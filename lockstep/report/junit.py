@@ -16,7 +16,9 @@ NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def difference_properties(found: Difference) -> dict[str, str]:
-    """The fields of a difference, as text that survives a round trip: numbers in full, the element as in NumPy."""
+    """The fields of a difference, as text that survives a round trip: numbers in full, the element
+    as in NumPy.
+    """
     return {
         "stage": found.stage,
         "update": str(found.update),
@@ -30,8 +32,8 @@ def difference_properties(found: Difference) -> dict[str, str]:
 
 
 def junit_comparison(found: Comparison, names: tuple[str, str]) -> bytes:
-    """A test case for each stage that was compared, in causal order; a stage beyond its bound is a failure. Where not
-    all was judged, one more that is an error.
+    """A test case for each stage that was compared, in causal order; a stage beyond its bound is a
+    failure. Where not all was judged, one more that is an error.
 
     Args:
         found: the comparison.
@@ -84,6 +86,6 @@ def _properties(parent: Element, values: Mapping[str, str]) -> None:
 
 
 def _clean(text: str) -> str:
-    """The text with what XML 1.0 cannot hold written as its code, and what else does not print escaped; the rest the
-    library escapes."""
+    """The text with what XML 1.0 cannot hold written as its code, and what else does not print
+    escaped; the rest the library escapes."""
     return printable(NOT_IN_XML.sub(lambda found: f"#x{ord(found[0]):02X}", text), LAYOUT)

@@ -20,7 +20,9 @@ HEADERS = ("float64: torch", "jax", "float32: torch", "jax")
 def summarise(rows: Sequence[Row]) -> str:
     """How many rows hold, in one line."""
     holding = sum(row.holds for row in rows)
-    return f"{holding} of {len(rows)} hold" + ("" if holding == len(rows) else f"; {len(rows) - holding} do not")
+    return f"{holding} of {len(rows)} hold" + (
+        "" if holding == len(rows) else f"; {len(rows) - holding} do not"
+    )
 
 
 def print_matrix(rows: Sequence[Row], console: Console) -> None:
@@ -32,13 +34,17 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
             table.add_column(header, justify="right", no_wrap=True)
         for row in rows:
             if row.entry.group == group:
-                table.add_row(printable(row.entry.name), *_figures(row), style="" if row.holds else "red")
+                table.add_row(
+                    printable(row.entry.name), *_figures(row), style="" if row.holds else "red"
+                )
         console.print(table)
     for row in rows:
         for backend, cell in row.cells.items():
             if cell.fault:
                 place = f"{row.entry.group} {row.entry.name}, {backend}"
-                console.print(f"{printable(place)}: {printable(cell.fault)}", soft_wrap=True, style="red")
+                console.print(
+                    f"{printable(place)}: {printable(cell.fault)}", soft_wrap=True, style="red"
+                )
     console.print(summarise(rows), style="bold")
 
 
@@ -47,19 +53,28 @@ def matrix_markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# The parity matrix",
         "",
-        "Every choice that a recipe can name, trained by PyTorch, JAX and the oracle. `lockstep matrix` prints it.",
+        "Every choice that a recipe can name, trained by PyTorch, JAX and the oracle. "
+        "`lockstep matrix` prints it.",
         "",
         f"- Measured with {measured_with()}. {summarise(rows)}.",
         "- The learning rate is the same bits in all three at every update of every row.",
-        "- **float64**: the largest difference from the oracle of anything recorded (loss, norms, every parameter, "
+        "- **float64**: the largest difference from the oracle of anything recorded (loss, "
+        "norms, every parameter, "
         "metrics), relative to the largest value of its kind. A row holds at 1e-12.",
-        "- **float32**: the same in float32, and in brackets the largest error over the bound derived for it, "
-        "which may be at most 1 (see [equality](equality.md)). Mixed precision has no float64 form.",
+        "- **float32**: the same in float32, and in brackets the largest error over the "
+        "bound derived for it, "
+        "which may be at most 1 (see [equality](equality.md)). Mixed precision has no "
+        "float64 form.",
         "- A row that trains as if its choice were not made does not hold.",
         "",
     ]
     for group in dict.fromkeys(row.entry.group for row in rows):
-        lines += [f"## {group}", "", "| entry | " + " | ".join(HEADERS) + " |", "|---|" + "---:|" * len(HEADERS)]
+        lines += [
+            f"## {group}",
+            "",
+            "| entry | " + " | ".join(HEADERS) + " |",
+            "|---|" + "---:|" * len(HEADERS),
+        ]
         for row in rows:
             if row.entry.group == group:
                 lines.append(f"| {row.entry.name} | " + " | ".join(_figures(row)) + " |")

@@ -12,7 +12,9 @@ __all__ = ["new_figure", "png_of", "require_pictures"]
 
 
 def new_figure(asked: str, **options: Any) -> "Figure":
-    """An empty figure, with matplotlib's options of one; `asked` and what is raised as for `require_pictures`."""
+    """An empty figure, with matplotlib's options of one; `asked` and what is raised as for
+    `require_pictures`.
+    """
     require_pictures(asked)
     from matplotlib.figure import Figure
 
@@ -29,7 +31,8 @@ def require_pictures(asked: str) -> None:
         import matplotlib.figure  # noqa: F401 - what is in the package's folder may lack what it needs itself
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{asked} needs the package {error.name}, which is not installed: pip install 'lockstep[png]'"
+            f"{asked} needs the package {error.name}, which is not installed: pip install "
+            "'lockstep[png]'"
         ) from None
 
 

@@ -1,4 +1,6 @@
-"""What was proved, as tables in the terminal and in Markdown: planted faults, checker faults, right runs."""
+"""What was proved, as tables in the terminal and in Markdown: planted faults, checker faults, right
+runs.
+"""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ from lockstep.studies.prove.run import Outcome, Proof
 
 __all__ = ["PROOF", "print_proof", "print_right_runs", "proof_markdown", "summarise"]
 
-PROOF = markdown("lockstep prove", "# The proof that the checks can fail\n\nFaults planted on purpose, ")
+PROOF = markdown(
+    "lockstep prove", "# The proof that the checks can fail\n\nFaults planted on purpose, "
+)
 HEADERS = ("fault", "first at", "cause", *BACKENDS, "fast", "fooled")
 LIBRARIES = {"torch": "PyTorch", "jax": "JAX, Flax and Optax"}
 """Twin -> what it is written with."""
@@ -51,7 +55,9 @@ def _print_outcomes(proof: Proof, console: Console) -> None:
     table = _table(*HEADERS, whole=("first at", "fooled"))
     for outcomes in _by_fault(proof.outcomes):
         is_right = all(outcome.is_located for outcome in outcomes)
-        table.add_row(*(printable(cell) for cell in _row(outcomes)), style="" if is_right else "red")
+        table.add_row(
+            *(printable(cell) for cell in _row(outcomes)), style="" if is_right else "red"
+        )
     console.print(table)
     for i, rule in enumerate(JUDGES):
         console.print(f"fooled {_letter(i)}: {rule}")
@@ -63,7 +69,8 @@ def proof_markdown(proof: Proof) -> str:
     lines = [
         "# The proof that the checks can fail",
         "",
-        "Faults planted on purpose, each of which the diagnosis must catch and place. `lockstep prove` trains them all "
+        "Faults planted on purpose, each of which the diagnosis must catch and place. "
+        "`lockstep prove` trains them all "
         "and prints this page's tables; it exits with 1 where one survives.",
         "",
         f"Measured with {measured_with()}.",
@@ -72,20 +79,30 @@ def proof_markdown(proof: Proof) -> str:
         "",
         "## Planted in a twin",
         "",
-        "Each fault is planted in one twin at a time, which is then held against the other twin and the oracle, in "
-        "float64. *first at* (the update, from 0; -1 is before training; and the stage) and *cause* say where and as "
-        "what it must be found; *yes* says that it was, and that the right twin was named. What was found otherwise "
-        "stands in its place. The two faults at a ReLU's kink are judged without the oracle, whose bounds let a ReLU "
-        "fall on either side of it, and so without a side. The runs are those by which `lockstep run` judges what the "
-        "frameworks do, with all detail: float64, by the plain engine. *fast*: a fault in what the twin is told or fed "
-        "is planted in the fast engine too, whose float64 run is held against the oracle, as in `lockstep run`; the "
+        "Each fault is planted in one twin at a time, which is then held against the other "
+        "twin and the oracle, in "
+        "float64. *first at* (the update, from 0; -1 is before training; and the stage) "
+        "and *cause* say where and as "
+        "what it must be found; *yes* says that it was, and that the right twin was named. "
+        "What was found otherwise "
+        "stands in its place. The two faults at a ReLU's kink are judged without the "
+        "oracle, whose bounds let a ReLU "
+        "fall on either side of it, and so without a side. The runs are those by which "
+        "`lockstep run` judges what the "
+        "frameworks do, with all detail: float64, by the plain engine. *fast*: a fault in "
+        "what the twin is told or fed "
+        "is planted in the fast engine too, whose float64 run is held against the oracle, "
+        "as in `lockstep run`; the "
         "others are in code that the fast engine does not have.",
         "",
-        "The causes that the diagnosis knows were written with these faults in view: the score says that none of them "
+        "The causes that the diagnosis knows were written with these faults in view: the "
+        "score says that none of them "
         "slips through, not how many other faults would be explained.",
         "",
-        "The last columns are simple rules that other tools use, asked of the same fault's run in float32 (in PyTorch, "
-        "or the one twin that it is planted in) against the oracle: x is a fault that the rule lets through.",
+        "The last columns are simple rules that other tools use, asked of the same fault's "
+        "run in float32 (in PyTorch, "
+        "or the one twin that it is planted in) against the oracle: x is a fault that the "
+        "rule lets through.",
         "",
         "| fault | what is wrong | " + " | ".join([*HEADERS[1:-1], *JUDGES]) + " |",
         "|---|---|---|---|---|---|---|" + ":---:|" * len(JUDGES),
@@ -93,13 +110,16 @@ def proof_markdown(proof: Proof) -> str:
     for outcomes in _by_fault(proof.outcomes):
         key, *cells, _ = _row(outcomes)
         fooled = [" x" if rule in _fooled(outcomes) else " " for rule in JUDGES]
-        lines.append("| " + " | ".join([f"`{key}`", outcomes[0].fault.text, *cells, *fooled]) + " |")
+        lines.append(
+            "| " + " | ".join([f"`{key}`", outcomes[0].fault.text, *cells, *fooled]) + " |"
+        )
     lines += _library_section(proof.libraries)
     lines += [
         "",
         "## Planted in the checker",
         "",
-        "The comparison itself, made wrong in the usual ways. Each must get a case wrong whose answer is known: "
+        "The comparison itself, made wrong in the usual ways. Each must get a case wrong "
+        "whose answer is known: "
         "two traces of one run, the second edited.",
         "",
         "| fault | what is wrong | exposed by |",
@@ -117,11 +137,16 @@ def _library_section(outcomes: Sequence[LibraryOutcome]) -> list[str]:
         "",
         "## Planted in a library",
         "",
-        "A function of PyTorch, JAX, Flax or Optax made wrong from outside, before the twin is imported, in a process "
-        "of its own. Both engines then train in float64 as in `lockstep run`, and what they record is judged as there, "
-        "against the oracle, each engine by itself. *plain* and *fast* say where the engine's run first leaves the "
-        "oracle, in what a run records; *not reached* that the engine does not come by the function in this recipe: "
-        "its run has the bits of one without the fault. Recipes are the planted faults' one, in the fields named.",
+        "A function of PyTorch, JAX, Flax or Optax made wrong from outside, before the "
+        "twin is imported, in a process "
+        "of its own. Both engines then train in float64 as in `lockstep run`, and what "
+        "they record is judged as there, "
+        "against the oracle, each engine by itself. *plain* and *fast* say where the "
+        "engine's run first leaves the "
+        "oracle, in what a run records; *not reached* that the engine does not come by the "
+        "function in this recipe: "
+        "its run has the bits of one without the fault. Recipes are the planted faults' "
+        "one, in the fields named.",
         "",
         "| fault | function | what it does | recipe | plain | fast |",
         "|---|---|---|---|---|---|",
@@ -148,25 +173,38 @@ def _place(outcome: LibraryOutcome) -> str:
     if outcome.error:
         return outcome.error
     found = (
-        f"{first.update} {first.stage}" if first is not None else "survives" if outcome.is_reached else "not reached"
+        f"{first.update} {first.stage}"
+        if first is not None
+        else "survives"
+        if outcome.is_reached
+        else "not reached"
     )
     expected = "not reached" if place is None else f"{place.update} {place.stage}"
     return found if outcome.is_right else f"{found}, not {expected}"
 
 
 def _summarise_libraries(outcomes: Sequence[LibraryOutcome]) -> list[str]:
-    """Of each twin's libraries: how many faults there are, how many each engine comes by, and how many are caught."""
+    """Of each twin's libraries: how many faults there are, how many each engine comes by, and how
+    many are caught.
+    """
     lines = []
     for twin, named in LIBRARIES.items():
         mine = [outcome for outcome in outcomes if outcome.fault.twin == twin]
         parts = []
         for engine in ENGINES:
-            reached = [outcome for outcome in mine if outcome.engine == engine and outcome.is_reached]
+            reached = [
+                outcome for outcome in mine if outcome.engine == engine and outcome.is_reached
+            ]
             caught = sum(outcome.first is not None for outcome in reached)
             placed = sum(outcome.is_right for outcome in reached)
-            parts.append(f"{len(reached)} reach the {engine} engine, {caught} caught, {placed} at their place")
+            parts.append(
+                f"{len(reached)} reach the {engine} engine, {caught} caught, {placed} at "
+                "their place"
+            )
         if mine:
-            lines.append(f"{len(mine) // len(ENGINES)} faults planted in {named}: {'; '.join(parts)}")
+            lines.append(
+                f"{len(mine) // len(ENGINES)} faults planted in {named}: {'; '.join(parts)}"
+            )
     return lines
 
 
@@ -181,7 +219,8 @@ def summarise(proof: Proof) -> list[str]:
         + (f"{len(wrong)} cases wrong: {'; '.join(wrong)}" if wrong else "every case right")
     )
     lines.append(
-        f"{proof.unpatched} recipes trained without a fault: {proof.unpatched - len(proof.alarms)} equal in both twins"
+        f"{proof.unpatched} recipes trained without a fault: "
+        f"{proof.unpatched - len(proof.alarms)} equal in both twins"
         + "".join(f"; {alarm}" for alarm in proof.alarms)
     )
     faults = list(_by_fault(proof.outcomes))
@@ -189,7 +228,8 @@ def summarise(proof: Proof) -> list[str]:
         fooled = sum(rule in _fooled(outcomes) for outcomes in faults)
         refused = proof.unpatched - proof.accepted[rule]
         lines.append(
-            f"{rule}: lets {fooled} of {len(faults)} faults through, and refuses {refused} of {proof.unpatched} right "
+            f"{rule}: lets {fooled} of {len(faults)} faults through, and refuses {refused} "
+            f"of {proof.unpatched} right "
             "runs"
         )
     return lines
@@ -201,9 +241,12 @@ def _summarise_outcomes(outcomes: Sequence[Outcome]) -> list[str]:
     asked = [outcome for outcome in outcomes if outcome.fault.is_bounded]
     fast = [outcome.is_fast_caught for outcome in outcomes if outcome.is_fast_caught is not None]
     return [
-        f"{len(faults)} faults planted {len(outcomes)} times: {counts['caught']} caught, {counts['update']} at their "
-        f"update, {counts['stage']} at their stage, {counts['cause']} with their cause; of {len(asked)} "
-        f"held against the oracle {sum(outcome.is_named for outcome in asked)} with the side that is off; "
+        f"{len(faults)} faults planted {len(outcomes)} times: {counts['caught']} caught, "
+        f"{counts['update']} at their "
+        f"update, {counts['stage']} at their stage, {counts['cause']} with their cause; of "
+        f"{len(asked)} "
+        f"held against the oracle {sum(outcome.is_named for outcome in asked)} with the "
+        "side that is off; "
         f"{len(fast)} planted in the fast engine too: {sum(fast)} caught"
     ]
 
@@ -211,22 +254,35 @@ def _summarise_outcomes(outcomes: Sequence[Outcome]) -> list[str]:
 def print_right_runs(runs: Sequence[RightRun], console: Console) -> None:
     """A row for each recipe and precision, then the alarms."""
     table = _table(
-        "recipe", "precision", "runs", "error / bound: median", "90 %", "largest", "alarms", "judged in part"
+        "recipe",
+        "precision",
+        "runs",
+        "error / bound: median",
+        "90 %",
+        "largest",
+        "alarms",
+        "judged in part",
     )
     for recipe, dtype in dict.fromkeys((run.recipe, run.dtype) for run in runs):
         mine = [run for run in runs if (run.recipe, run.dtype) == (recipe, dtype)]
-        ratios = sorted(run.ratio for run in mine)  # of runs called wrong infinite, which no mean is
+        ratios = sorted(
+            run.ratio for run in mine
+        )  # of runs called wrong infinite, which no mean is
         quantiles = [ratios[math.ceil(share * len(ratios)) - 1] for share in (0.5, 0.9, 1.0)]
         called_wrong = sum(run.first is not None for run in mine)
         in_part = sum(run.limit is not None for run in mine)
         counts = str(called_wrong), str(in_part)
-        table.add_row(recipe, dtype, str(len(mine)), *(factor(value, 2) for value in quantiles), *counts)
+        table.add_row(
+            recipe, dtype, str(len(mine)), *(factor(value, 2) for value in quantiles), *counts
+        )
     console.print(table)
     alarms = [run for run in runs if run.first is not None]
     for run in alarms:
         assert run.first is not None
         place = f"{run.recipe}, {run.dtype}, seed {run.seed}, {run.twin}"
-        console.print(printable(f"{place}: {describe_difference(run.first)}"), soft_wrap=True, style="red")
+        console.print(
+            printable(f"{place}: {describe_difference(run.first)}"), soft_wrap=True, style="red"
+        )
     console.print(f"{len(runs)} right runs, {len(alarms)} false alarms", style="bold")
 
 
@@ -259,9 +315,16 @@ def _verdict(outcome: Outcome) -> str:
         return "yes"
     if outcome.first is None:
         return "survives"
-    found = [f"update {outcome.first.update}", outcome.first.stage, outcome.cause or "no cause", "side"]
+    found = [
+        f"update {outcome.first.update}",
+        outcome.first.stage,
+        outcome.cause or "no cause",
+        "side",
+    ]
     named = ("update", "stage", "cause", "side")
-    return "not " + ", ".join(f"{name} ({what})" for name, what in zip(named, found) if not outcome.right[name])
+    return "not " + ", ".join(
+        f"{name} ({what})" for name, what in zip(named, found) if not outcome.right[name]
+    )
 
 
 def _fast_verdict(outcomes: Sequence[Outcome]) -> str:

@@ -38,11 +38,18 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7
 
 
 def print_curves(curves: Sequence[Curve], console: Console) -> None:
-    """The knobs that set the curves apart (of one curve all), the rates where something happens, and the gaps."""
+    """The knobs that set the curves apart (of one curve all), the rates where something happens,
+    and the gaps.
+    """
     width = min(console.width, WIDEST)
     letters = _letters(curves)
     console.print(
-        Text("Learning-rate curves" if len(curves) > 1 else f"Learning rate: {printable(curves[0].name)}", style="bold")
+        Text(
+            "Learning-rate curves"
+            if len(curves) > 1
+            else f"Learning rate: {printable(curves[0].name)}",
+            style="bold",
+        )
     )
     if len(curves) > 1:
         for letter, curve in letters.items():
@@ -84,7 +91,9 @@ def _parts(letters: Mapping[str, Curve], most: int) -> list[list[str]]:
 def _knobs(letters: Mapping[str, Curve], part: Sequence[str]) -> Table:
     knobs = {letter: knobs_of(curve) for letter, curve in letters.items()}
     every = list(dict.fromkeys(knob for having in knobs.values() for knob in having))
-    shown = [knob for knob in every if len({str(having.get(knob)) for having in knobs.values()}) > 1]
+    shown = [
+        knob for knob in every if len({str(having.get(knob)) for having in knobs.values()}) > 1
+    ]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("knob", no_wrap=True)
     for letter in part:
@@ -111,7 +120,9 @@ def _rates(letters: Mapping[str, Curve], part: Sequence[str], width: int) -> Tab
     for letter in part:
         table.add_column(letter, justify="right", no_wrap=True)
     for update, what in marks.items():
-        rates = (number(float(letters[letter].rates_T[update]), 6 if roomy else 4) for letter in part)
+        rates = (
+            number(float(letters[letter].rates_T[update]), 6 if roomy else 4) for letter in part
+        )
         table.add_row(str(update), what, *rates)
     return table
 
@@ -125,20 +136,26 @@ def _gap(first: tuple[str, Curve], other: tuple[str, Curve]) -> str:
     def at(update: int) -> str:
         x, y = float(one.rates_T[update]), float(two.rates_T[update])
         share = abs(x - y) / one.recipe.schedule.peak
-        return f"at update {update}: {number(x, 6)} and {number(y, 6)}, {100 * share:.3g} % of the peak"
+        return (
+            f"at update {update}: {number(x, 6)} and {number(y, 6)}, {100 * share:.3g} % of the "
+            "peak"
+        )
 
     return (
-        f"{a} and {b}: the same float32 value at {found.same} of {T} updates ({percent(found.same / T)} %); "
+        f"{a} and {b}: the same float32 value at {found.same} of {T} updates "
+        f"({percent(found.same / T)} %); "
         f"first apart {at(found.first)}; furthest apart {at(found.largest)}."
     )
 
 
-def render(path: Path, curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]]) -> bytes:
+def render(
+    path: Path, curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]]
+) -> bytes:
     """What goes into the file, by its suffix.
 
     Args:
-        path: a .npz gets the arrays `oracle` (float64), `torch` and `jax` (float32, as applied), each (T,), or, of
-            several curves, (curves, T), and `names`; a .png or .html a plot.
+        path: a .npz gets the arrays `oracle` (float64), `torch` and `jax` (float32, as applied),
+            each (T,), or, of several curves, (curves, T), and `names`; a .png or .html a plot.
         curves: of one length.
         applied: torch and jax -> float32, shape (curves, T); for a .npz.
 
@@ -163,12 +180,18 @@ def _png(curves: Sequence[Curve]) -> bytes:
     several = len(curves) > 1
     figure = new_figure("--out: a .png", figsize=(9, 6.5 if several else 4.2), dpi=130)
     axes = figure.subplots(
-        2 if several else 1, 1, sharex=True, height_ratios=[2, 1] if several else None, squeeze=False
+        2 if several else 1,
+        1,
+        sharex=True,
+        height_ratios=[2, 1] if several else None,
+        squeeze=False,
     )
     for i, curve in enumerate(curves):
         colour, style = COLOURS[i % len(COLOURS)], ("-", "--", ":", "-.")[i % 4]
         kept = thin(curve.rates_T)
-        axes[0, 0].plot(kept, curve.rates_T[kept], style, color=colour, label=curve.name, linewidth=1.8)
+        axes[0, 0].plot(
+            kept, curve.rates_T[kept], style, color=colour, label=curve.name, linewidth=1.8
+        )
         if several and i:
             apart = 100 * (curve.rates_T - curves[0].rates_T) / curves[0].recipe.schedule.peak
             kept = thin(apart)
@@ -202,7 +225,7 @@ if (curves.length > 1)
   Plotly.newPlot("apart", curves.map((_, i) => line("apart", i)).slice(1), layout("apart, % of the peak"),
     {{responsive: true}});
 </script></body></html>
-"""
+"""  # noqa: E501
 
 
 def _html(curves: Sequence[Curve]) -> str:
@@ -222,12 +245,19 @@ def _html(curves: Sequence[Curve]) -> str:
             }
         )
     first, *others = _letters(curves).items()
-    gaps = "".join(f"<p>{_plain(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others)
+    gaps = "".join(
+        f"<p>{_plain(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others
+    )
     if others:
         gaps = f"<h2>Apart from {_plain(first[1].name)}</h2><div id='apart'></div>{gaps}"
     gaps += "".join(f"<p>{_plain(note)}</p>" for note in _notes({c.name: c for c in curves}))
     title = _plain(" and ".join(curve.name for curve in curves))
-    return PAGE.format(title=title, plotly=plotly_script(), gaps=gaps, curves=json.dumps(drawn).replace("<", "\\u003c"))
+    return PAGE.format(
+        title=title,
+        plotly=plotly_script(),
+        gaps=gaps,
+        curves=json.dumps(drawn).replace("<", "\\u003c"),
+    )
 
 
 def _plain(text: str) -> str:

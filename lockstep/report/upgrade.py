@@ -51,22 +51,33 @@ def print_upgrade(upgrade: Upgrade, folder: str, console: Console) -> None:
         console.print(table)
     table = _table("stage", *_columns(upgrade))
     for stage, cells in _grid(upgrade).items():
-        marked = [Text(cell.words, style=COLOURS[cell]) if cell is not None else "" for cell in cells]
+        marked = [
+            Text(cell.words, style=COLOURS[cell]) if cell is not None else "" for cell in cells
+        ]
         table.add_row(stage, *marked)
     console.print(table)
     for line in describe_findings(upgrade.findings):
         console.print(printable(line), soft_wrap=True)
     for backend in upgrade.skipped:
         console.print(f"{backend}: skipped, it is not installed", style="yellow")
-    console.print(f"verdict on {printable(folder)}: {upgrade.change.words}", style=f"bold {COLOURS[upgrade.change]}")
+    console.print(
+        f"verdict on {printable(folder)}: {upgrade.change.words}",
+        style=f"bold {COLOURS[upgrade.change]}",
+    )
 
 
 def describe_findings(findings: Sequence[Finding]) -> list[str]:
-    """A line for each recipe that changed, where it first parted; and one for each backend's largest rounding."""
+    """A line for each recipe that changed, where it first parted; and one for each backend's
+    largest rounding.
+    """
     lines: list[str] = []
     rounding: dict[str, Finding] = {}
     for found in findings:
-        place = f"{found.backend}, {found.recipe}" if found.recipe and found.backend != "data" else found.backend
+        place = (
+            f"{found.backend}, {found.recipe}"
+            if found.recipe and found.backend != "data"
+            else found.backend
+        )
         if found.backend == "data":
             place = f"data of {found.recipe}"
         if found.change is Change.ROUNDING and found.worst is not None:
@@ -74,8 +85,14 @@ def describe_findings(findings: Sequence[Finding]) -> list[str]:
             if known is None or known.worst is None or found.worst.ratio > known.worst.ratio:
                 rounding[found.backend] = found
         elif found.first is not None:
-            parts = [f"{found.dtype}, first {describe_difference(found.first)}", NEARER[found.nearer], found.note]
-            lines.append(f"{place}: {found.change.words}: {'; '.join(part for part in parts if part)}")
+            parts = [
+                f"{found.dtype}, first {describe_difference(found.first)}",
+                NEARER[found.nearer],
+                found.note,
+            ]
+            lines.append(
+                f"{place}: {found.change.words}: {'; '.join(part for part in parts if part)}"
+            )
         elif found.worst is None and found.change is not Change.IDENTICAL:
             lines.append(f"{place}: {found.change.words}: {found.note}")
     for backend, found in rounding.items():
@@ -90,7 +107,10 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
     lines = [f"# Upgrade check of {folder}", "", f"**{upgrade.change.words}**", ""]
     if settings := list(_settings(upgrade)):
         lines += markdown_table(["", "setting", "blessed with", "here"], settings)
-    grid = [[stage, *(c.words if c is not None else "" for c in cells)] for stage, cells in _grid(upgrade).items()]
+    grid = [
+        [stage, *(c.words if c is not None else "" for c in cells)]
+        for stage, cells in _grid(upgrade).items()
+    ]
     lines += markdown_table(["stage", *_columns(upgrade)], grid)
     lines += [f"- {line}" for line in describe_findings(upgrade.findings)]
     lines += [f"- {backend}: skipped, it is not installed" for backend in upgrade.skipped]
@@ -123,7 +143,9 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 def _difference(found: Difference | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    return {name: json_number(v) if isinstance(v, float) else v for name, v in asdict(found).items()}
+    return {
+        name: json_number(v) if isinstance(v, float) else v for name, v in asdict(found).items()
+    }
 
 
 def _columns(upgrade: Upgrade) -> list[str]:
@@ -135,13 +157,19 @@ def _grid(upgrade: Upgrade) -> dict[str, list[Change | None]]:
     stages = {backend: upgrade.stages(backend) for backend in upgrade.backends}
     names = list(dict.fromkeys(stage for found in stages.values() for stage in found))
     columns = _columns(upgrade)
-    return {name: [stages["data" if name == "data" else b].get(name) for b in columns] for name in names}
+    return {
+        name: [stages["data" if name == "data" else b].get(name) for b in columns] for name in names
+    }
 
 
 def _settings(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
     for backend, settings in upgrade.settings.items():
         for name, (before, after) in settings.items():
-            yield backend, name, *("-" if value is None else str(value) for value in (before, after))
+            yield (
+                backend,
+                name,
+                *("-" if value is None else str(value) for value in (before, after)),
+            )
 
 
 def _table(*headers: str) -> Table:

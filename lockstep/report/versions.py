@@ -1,4 +1,6 @@
-"""Combinations of versions against the stages of a training, in the terminal, in Markdown and as JSON."""
+"""Combinations of versions against the stages of a training, in the terminal, in Markdown and as
+JSON.
+"""
 
 import json
 from collections.abc import Sequence
@@ -25,8 +27,12 @@ LEGEND = "  ".join(f"{sign} {change.words}" for change, sign in SIGNS.items())
 SHORT = {"numeric mode": "mode", "training": "runs"}
 
 
-def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console) -> None:
-    """For each backend a row for each combination; then what changed in it, and where that began."""
+def print_versions(
+    rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console
+) -> None:
+    """For each backend a row for each combination; then what changed in it, and where that
+    began.
+    """
     console.print(f"Against {printable(against)}:", soft_wrap=True)
     for backend in dict.fromkeys(row.combination.backend for row in rows):
         chosen = [row for row in rows if row.combination.backend == backend]
@@ -37,7 +43,10 @@ def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str,
         for stage in stages:
             table.add_column(SHORT.get(stage, stage), overflow="fold")
         for row in chosen:
-            cells = [Text(SIGNS[c], style=COLOURS[c]) if c is not None else "" for c in _cells(row, stages)]
+            cells = [
+                Text(SIGNS[c], style=COLOURS[c]) if c is not None else ""
+                for c in _cells(row, stages)
+            ]
             table.add_row(*(printable(number) for _, number in row.combination.versions), *cells)
         console.print(table)
     console.print(LEGEND, style="dim", soft_wrap=True)
@@ -47,23 +56,39 @@ def print_versions(rows: Sequence[Row], origins: Sequence[Origin], against: str,
 
 def describe_origin(origin: Origin) -> str:
     """Which release changed what, in one line."""
-    steps = " and ".join(f"{name} {after} (not {before})" for name, before, after in origin.packages)
+    steps = " and ".join(
+        f"{name} {after} (not {before})" for name, before, after in origin.packages
+    )
     fixed = [
-        f"{name} {n}" for (name, n), (_, other) in zip(origin.with_it.versions, origin.without.versions) if n == other
+        f"{name} {n}"
+        for (name, n), (_, other) in zip(origin.with_it.versions, origin.without.versions)
+        if n == other
     ]
     beside = f", beside {', '.join(fixed)}" if fixed else ""
-    untried = f"; in between, not to be tried: {'; '.join(c.label for c in origin.untried)}" if origin.untried else ""
+    untried = (
+        f"; in between, not to be tried: {'; '.join(c.label for c in origin.untried)}"
+        if origin.untried
+        else ""
+    )
     return f"{origin.recipe}: {origin.change.words} with {steps}{beside}{untried}"
 
 
 def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
     """The same as a page."""
     stages = _stages(rows)
-    body = [[row.combination.label, *(c.words if c is not None else "" for c in _cells(row, stages))] for row in rows]
+    body = [
+        [row.combination.label, *(c.words if c is not None else "" for c in _cells(row, stages))]
+        for row in rows
+    ]
     lines = [f"Against {against}.", "", *markdown_table(["combination", *stages], body)]
     lines += [f"- {line}" for line in _lines(rows)]
     if origins:
-        lines += ["", "Where it began:", "", *(f"- {describe_origin(origin)}" for origin in origins)]
+        lines += [
+            "",
+            "Where it began:",
+            "",
+            *(f"- {describe_origin(origin)}" for origin in origins),
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -108,5 +133,8 @@ def _lines(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         told = [row.fault] if row.fault else describe_findings(row.findings)
-        lines += [f"{row.combination.label}: {text.removeprefix(f'{row.combination.label}: ')}" for text in told]
+        lines += [
+            f"{row.combination.label}: {text.removeprefix(f'{row.combination.label}: ')}"
+            for text in told
+        ]
     return lines

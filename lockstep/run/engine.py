@@ -14,8 +14,9 @@ __all__ = ["choose_engine", "train"]
 def choose_engine(engine: str, watch: Watch = Watch()) -> tuple[str, str]:
     """Which engine trains, plain or fast, and why where "auto" is plain.
 
-    "auto" is the fast one wherever it can: it has less to load and compiles about as long. Measured on a CPU, its
-    updates take 0.09 (PyTorch) and 0.7 (JAX) of plain's time for the seed recipe, and 0.7 and 1 with two layers of
+    "auto" is the fast one wherever it can: it has less to load and compiles about as long. Measured
+    on a CPU, its updates take 0.09 (PyTorch) and 0.7 (JAX) of plain's time for the seed recipe, and
+    0.7 and 1 with two layers of
     512 units.
 
     Raises:
@@ -28,7 +29,9 @@ def choose_engine(engine: str, watch: Watch = Watch()) -> tuple[str, str]:
         reason = "every update begins from a state that is given"
     if engine == "fast" and reason:
         raise InputError(f"--engine fast: {reason}; plain does it, and auto would pick that")
-    return ("fast" if engine != "plain" and not reason else "plain"), reason if engine == "auto" else ""
+    return (
+        "fast" if engine != "plain" and not reason else "plain"
+    ), reason if engine == "auto" else ""
 
 
 def train(
@@ -46,7 +49,8 @@ def train(
         recipe: what to train.
         data: from `lockstep.data_prep.prepare`.
         package: the twin: "pt_impl" or "jax_impl".
-        engine: "plain", "fast", or "auto" for fast where it can; the trace's environment says which it was.
+        engine: "plain", "fast", or "auto" for fast where it can; the trace's environment says which
+        it was.
         device: "cpu", "gpu" or "auto".
         watch: what to record, and where the run begins.
 
@@ -58,5 +62,7 @@ def train(
         # each engine loads what it needs and no more: that takes seconds
         module = import_module(f"{package}.train" if chosen == "plain" else f"{package}.fast.train")
         trace: Trace = module.train(recipe, data, device=device, watch=watch)
-    trace.header["environment"] |= {"engine": chosen, "engine_reason": reason} if reason else {"engine": chosen}
+    trace.header["environment"] |= (
+        {"engine": chosen, "engine_reason": reason} if reason else {"engine": chosen}
+    )
     return trace

@@ -1,4 +1,6 @@
-"""A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run folder."""
+"""A whole run: prepare once, train the oracle here and both twins beside it, judge, and fill a run
+folder.
+"""
 
 import tempfile
 from collections.abc import Mapping
@@ -24,9 +26,9 @@ __all__ = ["Run", "contrast_schedule", "train_everywhere"]
 class Run:
     """All that one `lockstep run` trained. Each mapping has the keys torch, jax and oracle.
 
-    `traces` are the recipe as it is, `semantics` the recipe in float64 by the plain engine, and `contrast` the recipe
-    without its warmup. `fast` is the recipe in float64 by the fast engine, of torch and jax alone, where that trained
-    the traces; else it is empty.
+    `traces` are the recipe as it is, `semantics` the recipe in float64 by the plain engine, and
+    `contrast` the recipe without its warmup. `fast` is the recipe in float64 by the fast engine, of
+    torch and jax alone, where that trained the traces; else it is empty.
     """
 
     recipe: Recipe
@@ -40,7 +42,8 @@ class Run:
 
 
 def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
-    """The schedule to hold the recipe's against: without its warmup, or, where it has none, with one over the
+    """The schedule to hold the recipe's against: without its warmup, or, where it has none, with
+    one over the
     first half of the epochs (or of a schedule that ends sooner)."""
     schedule, warmup = recipe.schedule, recipe.warmup
     if warmup:
@@ -63,17 +66,19 @@ def train_everywhere(
 ) -> Run:
     """Train the recipe, its float64 form and its contrast with the oracle and both twins.
 
-    The float64 form is trained by the plain engine, whose optimizers and layers are those of the frameworks, and by the
-    fast one beside it where that trains the rest.
+    The float64 form is trained by the plain engine, whose optimizers and layers are those of the
+    frameworks, and by the fast one beside it where that trains the rest.
 
     Args:
         recipe: what to train.
-        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the other forms in
-            `float64/`, `float64/fast/` and `contrast/`.
-        team: a worker for each backend, with the same engine; it is started before this module is loaded.
+        folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the
+            other forms in `float64/`, `float64/fast/` and `contrast/`.
+        team: a worker for each backend, with the same engine; it is started before this module is
+        loaded.
         report: told of each backend's progress.
         engine: "plain", "fast" or "auto", for both twins.
-        library_faults: backend -> key of the fault to plant in its library, of `lockstep.studies.prove.library_faults`.
+        library_faults: backend -> key of the fault to plant in its library, of
+        `lockstep.studies.prove.library_faults`.
 
     Raises:
         InputError: data that cannot be trained on, a device or framework that is not there.
@@ -86,7 +91,9 @@ def train_everywhere(
         "semantics": _Form(folder / "float64", exact, "plain"),
         "contrast": _Form(folder / "contrast", without_warmup, ""),
     }
-    beside = {} if engine == "plain" else {"fast": _Form(folder / "float64" / "fast", exact, "fast")}
+    beside = (
+        {} if engine == "plain" else {"fast": _Form(folder / "float64" / "fast", exact, "fast")}
+    )
     for form in (forms | beside).values():
         form.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -97,7 +104,9 @@ def train_everywhere(
             fault = (library_faults or {}).get(backend)
             jobs[backend] = [form.job(shared, backend, fault) for form in (forms | beside).values()]
         team.begin(jobs, report)
-        oracle_jobs = [OracleJob(form.recipe, data, name == "traces") for name, form in forms.items()]
+        oracle_jobs = [
+            OracleJob(form.recipe, data, name == "traces") for name, form in forms.items()
+        ]
         oracles = dict(zip(forms, train_oracles(oracle_jobs, report)))
         team.wait()
     trained = {name: form.load() for name, form in (forms | beside).items()}
@@ -109,18 +118,33 @@ def train_everywhere(
     place = forms["semantics"].folder / "oracle.trace"
     derive_bounds = float64_bounds(exact, data, receive=lambda oracle: oracle.save(place))
     verdict = judge(trained["traces"], trained["semantics"], fast, derive_bounds=derive_bounds)
-    return Run(recipe, table, data, trained["traces"], trained["semantics"], trained["contrast"], fast, verdict)
+    return Run(
+        recipe,
+        table,
+        data,
+        trained["traces"],
+        trained["semantics"],
+        trained["contrast"],
+        fast,
+        verdict,
+    )
 
 
 class _Form(NamedTuple):
-    """One of the trainings of a run: where its traces go, what is trained, and by which engine, "" for the worker's."""
+    """One of the trainings of a run: where its traces go, what is trained, and by which engine, ""
+    for the worker's.
+    """
 
     folder: Path
     recipe: Recipe
     engine: str
 
     def job(self, data: Path, backend: str, fault: str | None) -> Job:
-        return Job(self.recipe, data, self.folder / f"{backend}.trace", fault=fault, engine=self.engine)
+        return Job(
+            self.recipe, data, self.folder / f"{backend}.trace", fault=fault, engine=self.engine
+        )
 
     def load(self) -> dict[str, Trace]:
-        return {backend: Trace.load_unchecked(self.folder / f"{backend}.trace") for backend in BACKENDS}
+        return {
+            backend: Trace.load_unchecked(self.folder / f"{backend}.trace") for backend in BACKENDS
+        }

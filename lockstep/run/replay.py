@@ -1,4 +1,6 @@
-"""Train a trace's recipe again, to record in detail what it did not, and to see how far a side differs from itself."""
+"""Train a trace's recipe again, to record in detail what it did not, and to see how far a side
+differs from itself.
+"""
 
 import tempfile
 from collections.abc import Collection, Mapping
@@ -24,7 +26,8 @@ def replay(
     report: Report,
     threads: int | None = None,
 ) -> dict[str, Trace]:
-    """Train every trace's recipe with its backend again, all side by side, in processes of their own.
+    """Train every trace's recipe with its backend again, all side by side, in processes of their
+    own.
 
     Args:
         traces: side -> its trace, of the whole run.
@@ -37,12 +40,14 @@ def replay(
         side -> the new trace; without the oracle's, and without those of no backend of ours.
 
     Raises:
-        InputError: a trace that goes on from a checkpoint, a framework that is not installed, or a process that died.
+        InputError: a trace that goes on from a checkpoint, a framework that is not installed, or a
+        process that died.
     """
     for side, trace in traces.items():
         if trace.first_update:
             raise InputError(
-                f"--replay: {side} goes on from update {trace.first_update}, of a checkpoint; it takes a trace of the "
+                f"--replay: {side} goes on from update {trace.first_update}, of a "
+                "checkpoint; it takes a trace of the "
                 "whole run"
             )
     chosen = {side: trace for side, trace in traces.items() if trace.backend in BACKENDS}
@@ -71,13 +76,16 @@ def _job(trace: Trace, data: Path, out: Path, detail: Collection[int]) -> Job:
 
 
 def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
-    """Whether a replay has the bits of every array that the trace has, but those that it has for its detail; where the
-    fast engine recorded that and the plain one the replay, whether the two differ by rounding alone, with the bounds of
-    the oracle's trace `truth`."""
+    """Whether a replay has the bits of every array that the trace has, but those that it has for
+    its detail; where the fast engine recorded that and the plain one the replay, whether the two
+    differ by rounding alone, with the bounds of the oracle's trace `truth`."""
     if _engine(again) != _engine(trace):
         return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
     beside = set(trace.recorded_updates) - set(again.recorded_updates)
-    for_detail = ("detail/", *(f"{kind}/{done}/" for kind in ("parameters", "average") for done in beside))
+    for_detail = (
+        "detail/",
+        *(f"{kind}/{done}/" for kind in ("parameters", "average") for done in beside),
+    )
     return all(
         name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
         for name, array in trace.arrays.items()
@@ -86,7 +94,9 @@ def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
 
 
 def with_replayed(trace: Trace, again: Trace) -> Trace:
-    """The trace with what its replay recorded beside, which reproduces it; with other bits the replay alone."""
+    """The trace with what its replay recorded beside, which reproduces it; with other bits the
+    replay alone.
+    """
     if _engine(again) != _engine(trace):
         return again
     detail = sorted({*trace.header["detail"], *again.header["detail"]})

@@ -15,9 +15,9 @@ __all__ = ["Team"]
 class Team:
     """Workers that train side by side, each in a process of its own.
 
-    `with Team(...)` starts them all at once, so that they load their frameworks while this process does something else,
-    and ends every one of them however the block is left. Two steps hand over the work and wait for it, and between them
-    this process may train the oracle:
+    `with Team(...)` starts them all at once, so that they load their frameworks while this process
+    does something else, and ends every one of them however the block is left. Two steps hand over
+    the work and wait for it, and between them this process may train the oracle:
 
         with Team(BACKENDS, device) as team:
             team.begin({"torch": [...], "jax": [...]}, report)
@@ -41,12 +41,13 @@ class Team:
         """Name the workers; none is started yet.
 
         Args:
-            backends: one for each worker. Where one comes again its workers are "jax", "jax 2" and so on.
+            backends: one for each worker. Where one comes again its workers are "jax", "jax 2" and
+            so on.
             device: "cpu", "gpu" or "auto", of all workers or one for each.
             threads: how many may share one operation; None leaves it to the framework.
             interpreter: the environment to train in; None: the present one.
-            plants: where the jobs' faults are planted, "twin" or "library", "" where there are none; of all workers, or
-                backend -> place.
+            plants: where the jobs' faults are planted, "twin" or "library", "" where there are
+                none; of all workers, or backend -> place.
             members: whether the jobs train many seeds at once.
             engine: of the jobs that name none.
         """
@@ -74,7 +75,10 @@ class Team:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 

@@ -30,20 +30,25 @@ def train(
 
     Args:
         recipe: what to train, from `load_recipe` or `Recipe()`.
-        data: from `prepare(recipe)`; None: prepared here. Runs that are to be compared may share it.
-        backend: "torch", "jax", or "oracle" for the float64 reference, which records the bounds on rounding too.
-        engine: "plain" is the framework as people write it, "fast" the same mathematics by hand, "auto" fast where it
+        data: from `prepare(recipe)`; None: prepared here. Runs that are to be compared may share
+        it.
+        backend: "torch", "jax", or "oracle" for the float64 reference, which records the bounds on
+        rounding too. engine: "plain" is the framework as people write it, "fast" the same
+        mathematics by hand, "auto" fast where it
             can.
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates; 0: at epoch ends only.
-        detail: the updates, counted from 0, to record from rows to moments; `diagnose` explains more with them.
+        detail: the updates, counted from 0, to record from rows to moments; `diagnose` explains
+        more with them.
 
     Returns:
-        The trace: `series("loss")` has a value an update, `metric("held_out_loss")` one an epoch, and `parameters(n)`
-        the arrays after n updates by canonical name, weights laid out (in, out), in the recipe's dtype.
+        The trace: `series("loss")` has a value an update, `metric("held_out_loss")` one an epoch,
+        and `parameters(n)` the arrays after n updates by canonical name, weights laid out (in,
+        out), in the recipe's dtype.
 
     Raises:
-        InputError: no such backend, engine or device, a framework that is not installed, or data that cannot be
+        InputError: no such backend, engine or device, a framework that is not installed, or data
+        that cannot be
             trained on.
     """
     from lockstep.data_prep import prepare
@@ -55,7 +60,12 @@ def train(
         raise InputError(f"engine {engine!r}: there are auto, plain and fast")
     trainer = load_trainer(backend, engine)
     prepared = prepare(recipe) if data is None else data
-    return trainer(recipe, prepared, device=device, watch=Watch(parameters_every=parameters_every, detail=detail))
+    return trainer(
+        recipe,
+        prepared,
+        device=device,
+        watch=Watch(parameters_every=parameters_every, detail=detail),
+    )
 
 
 def load_trainer(backend: str, engine: str) -> "Callable[..., Trace]":
@@ -66,7 +76,9 @@ def load_trainer(backend: str, engine: str) -> "Callable[..., Trace]":
     """
     if backend != "oracle":
         twin(backend, f"{TWINS[backend]}.io.device")
-        return partial(twin(backend, "lockstep.run.engine").train, package=TWINS[backend], engine=engine)
+        return partial(
+            twin(backend, "lockstep.run.engine").train, package=TWINS[backend], engine=engine
+        )
     train_oracle: Callable[..., Trace] = twin(backend, "lockstep.oracle.train").train
     if engine == "fast":
         raise InputError("--engine fast: the oracle has the plain one only")
@@ -83,5 +95,6 @@ def twin(backend: str, module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"--backend {backend}: the package {error.name} is not installed: pip install 'lockstep[{backend}]'"
+            f"--backend {backend}: the package {error.name} is not installed: pip install "
+            f"'lockstep[{backend}]'"
         ) from None

@@ -29,11 +29,13 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One training for a worker: what, on which saved `PreparedData`, and the trace's file; for one that plants
+    """One training for a worker: what, on which saved `PreparedData`, and the trace's file; for one
+    that plants
     faults also the key of one, "" for none.
 
-    For one that trains members at once `seeds` are the first and the last (exclusive), `own` says whether the framework
-    draws them itself, and the file is that of an ensemble. `engine` is "" for the worker's.
+    For one that trains members at once `seeds` are the first and the last (exclusive), `own` says
+    whether the framework draws them itself, and the file is that of an ensemble. `engine` is "" for
+    the worker's.
     """
 
     recipe: "Recipe"
@@ -58,11 +60,13 @@ class Interpreter:
 
 
 class Worker:
-    """A process that imports one twin at once and trains what it is told: both frameworks start side by side.
+    """A process that imports one twin at once and trains what it is told: both frameworks start
+    side by side.
 
-    `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is None for the
-    present environment. `plants` says where its jobs' faults are planted, "twin" or "library", by
-    `lockstep.studies.prove.plant`; "" for a worker whose jobs have none. `members`: it trains many at once.
+    `threads` is how many may share one operation; None leaves it to the framework. `interpreter` is
+    None for the present environment. `plants` says where its jobs' faults are planted, "twin" or
+    "library", by `lockstep.studies.prove.plant`; "" for a worker whose jobs have none. `members`:
+    it trains many at once.
     `ready` says whether the twin could be imported.
     """
 
@@ -84,7 +88,9 @@ class Worker:
         self.engine = engine
         self.plants = plants
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process that writes to it
-        settings = {"JAX_TRACEBACK_FILTERING": "off"}  # else a note on that is the last line of an error
+        settings = {
+            "JAX_TRACEBACK_FILTERING": "off"
+        }  # else a note on that is the last line of an error
         settings |= limit_threads(threads) if threads else {}
         settings |= _devices() if members else {}
         if interpreter:  # the source alone, not what lies in the present folder or in the user's
@@ -96,7 +102,9 @@ class Worker:
                 *("-m", "lockstep", "worker", backend, "--device", device),
                 *(("--plants", plants) if plants else ()),
                 *(["--members"] * members),
-                *(("--engine", engine) if engine != "plain" else ()),  # an older source knows no engines
+                *(
+                    ("--engine", engine) if engine != "plain" else ()
+                ),  # an older source knows no engines
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -115,7 +123,8 @@ class Worker:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()  # and it stays open: its end is how a worker learns that this process is gone
+            # and it stays open: its end is how a worker learns that this process is gone
+            self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it ended before it was told anything; `wait` says why
         self.thread = threading.Thread(target=self._listen, args=(report,), daemon=True)
@@ -133,7 +142,10 @@ class Worker:
         if self.failure is None and not self.finished:
             self.errors.seek(0)
             last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            self.failure = f"the {self.backend} process ended with status {code}: {''.join(last) or 'no message'}"
+            self.failure = (
+                f"the {self.backend} process ended with status {code}: "
+                f"{''.join(last) or 'no message'}"
+            )
         if self.failure is not None:
             raise InputError(self.failure)
 
@@ -166,24 +178,37 @@ class Worker:
 
 
 def limit_threads(threads: int) -> dict[str, str]:
-    """The environment in which a framework that is not loaded yet shares an operation among so many threads."""
+    """The environment in which a framework that is not loaded yet shares an operation among so many
+    threads.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA has no number of threads to set, but whether an operation has more than one
-    alone = {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()} if threads == 1 else {}
+    alone = (
+        {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()} if threads == 1 else {}
+    )
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **alone}
 
 
 def _devices() -> dict[str, str]:
     """A device for each core: JAX must be told before it is loaded."""
     flags, name = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return {} if name in flags else {"XLA_FLAGS": f"{flags} {name}={cores}".strip()}
 
 
-def serve(load: "Callable[[], Callable[..., Trace | Ensemble]]", device: str, stdin: IO[str], stdout: IO[str]) -> int:
-    """A worker's side: import a twin, read the work from stdin, train it, and tell the progress on stdout.
+def serve(
+    load: "Callable[[], Callable[..., Trace | Ensemble]]",
+    device: str,
+    stdin: IO[str],
+    stdout: IO[str],
+) -> int:
+    """A worker's side: import a twin, read the work from stdin, train it, and tell the progress on
+    stdout.
 
-    A worker ends where its stdin does: whatever becomes of the process that started it, none is left behind.
+    A worker ends where its stdin does: whatever becomes of the process that started it, none is
+    left behind.
 
     Args:
         load: imports the twin and returns what trains.
@@ -215,7 +240,9 @@ def serve(load: "Callable[[], Callable[..., Trace | Ensemble]]", device: str, st
             if job["seeds"]:
                 options |= {"seeds": range(*job["seeds"]), "own": job["own"], "progress": progress}
             else:
-                recorded = {name: job[name] for name in ("parameters_every", "detail", "statistics")}
+                recorded = {
+                    name: job[name] for name in ("parameters_every", "detail", "statistics")
+                }
                 given = states(recipe, prepared) if job["synchronised"] else None
                 options["watch"] = Watch(**recorded, synchronise=given, progress=progress)
                 options |= {"engine": job["engine"]} if job["engine"] else {}
@@ -233,7 +260,9 @@ def serve(load: "Callable[[], Callable[..., Trace | Ensemble]]", device: str, st
 def _read_work(stdin: int, work: SimpleQueue[bytes]) -> None:
     """Pass on the one line, and end this process where the input ends: no more is wanted."""
     line = b""
-    while piece := os.read(stdin, 2**16):  # no file object, whose lock a thread would hold when the process ends
+    while piece := os.read(
+        stdin, 2**16
+    ):  # no file object, whose lock a thread would hold when the process ends
         line += piece
         if line.endswith(b"\n"):
             work.put(line)

@@ -1,4 +1,6 @@
-"""Learning-rate curves to look at: of a recipe and of presets, what sets them apart, and what the twins apply."""
+"""Learning-rate curves to look at: of a recipe and of presets, what sets them apart, and what the
+twins apply.
+"""
 
 import subprocess
 import sys
@@ -23,8 +25,8 @@ __all__ = ["Curve", "Gap", "applied_rates", "gap", "knobs_of", "marked_updates",
 
 @dataclass(frozen=True)
 class Curve:
-    """The learning rate of every update of a run: `rates_T` is the float64 closed form; `note` is what one must know
-    beside it."""
+    """The learning rate of every update of a run: `rates_T` is the float64 closed form; `note` is
+    what one must know beside it."""
 
     name: str
     recipe: Recipe
@@ -45,7 +47,9 @@ class Curve:
     @property
     def warmup(self) -> int:
         """W in updates."""
-        return self.recipe.warmup * (self.updates_per_epoch if self.recipe.schedule.unit == "epoch" else 1)
+        return self.recipe.warmup * (
+            self.updates_per_epoch if self.recipe.schedule.unit == "epoch" else 1
+        )
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,42 @@ class Gap:
 
 
 def gap(a: Curve, b: Curve) -> Gap:
-    """At how many updates two curves of one length have the same float32 rate, where they part and where they are
-    furthest apart."""
+    """At how many updates two curves of one length have the same float32 rate, where they part and
+    where they are furthest apart."""
     apart = a.rounded_T != b.rounded_T
     if not apart.any():
         return Gap(len(apart), None, None)
     difference = np.abs(a.rates_T - b.rates_T)
     # the first of those that rounding alone tells apart
-    return Gap(int((~apart).sum()), int(apart.argmax()), int((difference >= difference.max() * (1 - 1e-12)).argmax()))
+    return Gap(
+        int((~apart).sum()),
+        int(apart.argmax()),
+        int((difference >= difference.max() * (1 - 1e-12)).argmax()),
+    )
 
 
-def preset_curve(written: str, *, peak: float | None, warmup: int | None, updates: int, length: int | None) -> Curve:
+def preset_curve(
+    written: str, *, peak: float | None, warmup: int | None, updates: int, length: int | None
+) -> Curve:
     """The curve of "NAME" or "NAME,KNOB=VALUE,...", counted in updates.
 
     Args:
         written: the preset, with knobs of its own.
-        peak, warmup, length: for the knobs of that name where the preset leaves them free; None leaves the default.
-        updates: length of the run.
+        peak, warmup, length: for the knobs of that name where the preset leaves them free; None
+        leaves the default. updates: length of the run.
 
     Raises:
-        InputError: no such preset, a knob that it lacks, a wrong value, or a warmup longer than the run.
+        InputError: no such preset, a knob that it lacks, a wrong value, or a warmup longer than the
+        run.
     """
     name, *knobs = (part.strip() for part in _split(written))
     preset = PRESETS["schedule"].get(name)
     common: dict[str, Any] = {"peak": peak, "warmup": warmup, "length": length, "unit": "update"}
-    taken = {knob: common[knob] for knob in common if preset and knob in preset.free and common[knob] is not None}
+    taken = {
+        knob: common[knob]
+        for knob in common
+        if preset and knob in preset.free and common[knob] is not None
+    }
     values = {"preset": name} | taken
     for item in knobs:
         knob, equals, text = item.partition("=")
@@ -90,7 +105,11 @@ def preset_curve(written: str, *, peak: float | None, warmup: int | None, update
             raise InputError(f"--preset {written}: {item!r} must be knob=value")
         values[knob.strip()] = parse_value(text)
     # AdamW for the presets that take their warmup from its beta2
-    content = {"schedule": expand("schedule", values), "optimizer": {"name": "adamw"}, "training": {"epochs": updates}}
+    content = {
+        "schedule": expand("schedule", values),
+        "optimizer": {"name": "adamw"},
+        "training": {"epochs": updates},
+    }
     content["schedule"].setdefault("unit", "update")
     try:
         curve = Curve.of(written, Recipe.from_dict(content), 1)
@@ -117,7 +136,9 @@ def knobs_of(curve: Curve) -> dict[str, Any]:
     knobs = {"name": schedule.name, "peak": schedule.peak, "unit": schedule.unit}
     knobs |= {knob: getattr(schedule, knob) for knob in schedule.knobs()}
     options = {knob: getattr(schedule, knob) for knob in schedule.options()}
-    knobs |= {knob: value for knob, value in options.items() if value is not None and knob != "edges"}
+    knobs |= {
+        knob: value for knob, value in options.items() if value is not None and knob != "edges"
+    }
     if knobs.get("length") == 0:
         run = len(curve.rates_T)
         knobs["length"] = run // curve.updates_per_epoch if schedule.unit == "epoch" else run
@@ -179,6 +200,8 @@ def applied_rates(curves: Sequence[Curve]) -> dict[str, NDArray[np.float32]]:
         for backend, process in started.items():
             if process.returncode != 0:
                 last = "".join(said[backend].strip().splitlines()[-1:]).removeprefix("lockstep: ")
-                raise InputError(last or f"the {backend} process ended with status {process.returncode}")
+                raise InputError(
+                    last or f"the {backend} process ended with status {process.returncode}"
+                )
             found[backend] = np.load(outs[backend])
     return found

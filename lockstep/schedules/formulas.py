@@ -1,7 +1,9 @@
-"""The float64 closed form of the learning rate: a warmup times the `share` of the schedule that follows it.
+"""The float64 closed form of the learning rate: a warmup times the `share` of the schedule that
+follows it.
 
-`t` is the update (or epoch) about to run, counted from 0; `W` the warmup and `T` the schedule's end, in the same unit.
-Both frameworks are fed these numbers, rounded once to the recipe's precision. Every function gives a share of the
+`t` is the update (or epoch) about to run, counted from 0; `W` the warmup and `T` the schedule's
+end, in the same unit. Both frameworks are fed these numbers, rounded once to the recipe's
+precision. Every function gives a share of the
 peak, without unit, for a `t` of any shape.
 """
 
@@ -28,14 +30,20 @@ RAMPS: dict[str, Callable[[Float64, int], tuple[Float64, int]]] = {
 
 
 def linear_warmup(
-    t: Float64, W: int, ramp: str, *, start: float = 0.0, shape: str = "linear", top: str | None = None
+    t: Float64,
+    W: int,
+    ramp: str,
+    *,
+    start: float = 0.0,
+    shape: str = "linear",
+    top: str | None = None,
 ) -> Float64:
     """The ramp from `start` below W, 1 from W on.
 
-    The formula is start + (1 - start) f(r) with r = (t+1)/W, t/W or (t+1)/(W+1), of which `top` = "W-1" makes t/(W-1),
-    and f by `shape`: r itself (linear), (1 - cos(pi r)) / 2 (cosine), 1 - sqrt(1 - r) (1-sqrt), the logarithm of the
-    ramp's numerator over that of its denominator (log), or 0 (constant). PyTorch's `LinearLR(start, total_iters=W)` is
-    the ramp t/W.
+    The formula is start + (1 - start) f(r) with r = (t+1)/W, t/W or (t+1)/(W+1), of which `top` =
+    "W-1" makes t/(W-1), and f by `shape`: r itself (linear), (1 - cos(pi r)) / 2 (cosine), 1 -
+    sqrt(1 - r) (1-sqrt), the logarithm of the ramp's numerator over that of its denominator (log),
+    or 0 (constant). PyTorch's `LinearLR(start, total_iters=W)` is the ramp t/W.
 
     Example: `linear_warmup(np.arange(6.0), 5, "(t+1)/W")` is 0.2, 0.4, 0.6, 0.8, 1, 1.
     """
@@ -66,7 +74,8 @@ RISES: dict[str, Callable[[Float64, float], Float64]] = {
 def exponential_warmup(t: Float64, W: int, *, start: float = 0.0) -> Float64:
     """start + (1 - start) (1 - exp(-(t+1)/W)): 0.632 of the way at t = W-1, and never quite 1.
 
-    Source: Ma & Yarats, arXiv:1910.04209, section 5. Example: `exponential_warmup(np.array([3.0]), 4)` is 0.632.
+    Source: Ma & Yarats, arXiv:1910.04209, section 5. Example:
+    `exponential_warmup(np.array([3.0]), 4)` is 0.632.
     """
     if W == 0:
         return np.ones_like(t)
@@ -95,24 +104,33 @@ def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
         float64, shape (T,) with T = epochs * updates_per_epoch, unit: parameter per gradient.
 
     Raises:
-        InputError: a warmup or a decay, counted in updates, that is longer than the run; a rate beyond the dtype.
+        InputError: a warmup or a decay, counted in updates, that is longer than the run; a rate
+        beyond the dtype.
     """
     schedule, epochs = recipe.schedule, recipe.training.epochs
     updates = epochs * updates_per_epoch
     end = epochs if schedule.unit == "epoch" else updates
     length = schedule.length or end
     try:
-        recipe.check_schedule(length, f"the run of {updates} updates ({epochs} epochs of {updates_per_epoch} updates)")
+        recipe.check_schedule(
+            length, f"the run of {updates} updates ({epochs} epochs of {updates_per_epoch} updates)"
+        )
     except ValueError as error:
         raise InputError(str(error)) from None
     if schedule.edges == "torchtitan" and recipe.warmup >= length < end - 1:
-        raise InputError(f"schedule.warmup: torchtitan ends at T + 1 (AssertionError) where W = T = {length}")
+        raise InputError(
+            f"schedule.warmup: torchtitan ends at T + 1 (AssertionError) where W = T = {length}"
+        )
     with np.errstate(over="ignore"):  # a factor above 1
-        rates = schedule.peak * shares(schedule, np.arange(end, dtype=np.float64), recipe.warmup, length)
+        rates = schedule.peak * shares(
+            schedule, np.arange(end, dtype=np.float64), recipe.warmup, length
+        )
     if schedule.least_rate is not None:
         rates = np.maximum(rates, schedule.least_rate)
     beyond = rates > np.finfo(recipe.dtype).max
     if beyond.any() and schedule.peak <= np.finfo(recipe.dtype).max:
         at, dtype = int(beyond.argmax()), recipe.training.dtype
-        raise InputError(f"schedule.factor: the learning rate is beyond {dtype} from {schedule.unit} {at} on")
+        raise InputError(
+            f"schedule.factor: the learning rate is beyond {dtype} from {schedule.unit} {at} on"
+        )
     return np.repeat(rates, updates_per_epoch) if schedule.unit == "epoch" else rates

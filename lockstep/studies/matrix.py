@@ -1,4 +1,6 @@
-"""The parity matrix: every entry of the catalogue trained by both twins and the oracle, and judged."""
+"""The parity matrix: every entry of the catalogue trained by both twins and the oracle, and
+judged.
+"""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,9 +30,11 @@ __all__ = ["Cell", "Row", "measure"]
 class Cell:
     """One twin held against the oracle, over every array that both recorded.
 
-    `semantics` is the largest difference in float64, relative to its array's largest value (None where the recipe
-    computes in bfloat16 and float64 would say nothing), `rounding` the same in float32, and `share` the largest
-    error in float32 over its derived bound. `fault` says in one line what is wrong, and is "" if nothing is.
+    `semantics` is the largest difference in float64, relative to its array's largest value (None
+    where the recipe computes in bfloat16 and float64 would say nothing), `rounding` the same in
+    float32, and `share` the largest
+    error in float32 over its derived bound. `fault` says in one line what is wrong, and is "" if
+    nothing is.
     """
 
     semantics: float | None = None
@@ -80,29 +84,47 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
         rows = []
         for i, (entry, oracle) in enumerate(zip(entries, oracles)):
             if _changes_nothing(entry, oracle):
-                rows.append(Row(entry, dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded"))))
+                rows.append(
+                    Row(
+                        entry,
+                        dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded")),
+                    )
+                )
             else:
                 exact = float64_bounds(entry.recipe.with_dtype("float64"), data[i])
-                rows.append(Row(entry, {b: _judge(folder, i, b, oracle, exact, faults) for b in BACKENDS}))
+                rows.append(
+                    Row(entry, {b: _judge(folder, i, b, oracle, exact, faults) for b in BACKENDS})
+                )
         return rows
 
 
-def _train_oracles(entries: Sequence[Entry], data: Sequence[PreparedData], report: Report) -> list[dict[str, Trace]]:
+def _train_oracles(
+    entries: Sequence[Entry], data: Sequence[PreparedData], report: Report
+) -> list[dict[str, Trace]]:
     """Of each entry: dtype -> the oracle's trace."""
     jobs: list[OracleJob] = []
     for entry, prepared in zip(entries, data):
-        jobs += [OracleJob(form, prepared, dtype == "float32") for dtype, form in entry.recipe.forms.items()]
+        jobs += [
+            OracleJob(form, prepared, dtype == "float32")
+            for dtype, form in entry.recipe.forms.items()
+        ]
     traces = iter(train_oracles(jobs, report))
     return [{dtype: next(traces) for dtype in entry.recipe.forms} for entry in entries]
 
 
 def _changes_nothing(entry: Entry, oracle: Mapping[str, Trace]) -> bool:
-    """The oracle trains the same with the entry's choice as without it: there would be nothing to compare."""
+    """The oracle trains the same with the entry's choice as without it: there would be nothing to
+    compare.
+    """
     trace = oracle["float32"]
     other = _train_without(entry.without.with_dtype("float32"))
-    recorded = {name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")}
+    recorded = {
+        name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")
+    }
     same = recorded.keys() == other.arrays.keys()
-    return same and all(np.array_equal(array, other.arrays[name]) for name, array in recorded.items())
+    return same and all(
+        np.array_equal(array, other.arrays[name]) for name, array in recorded.items()
+    )
 
 
 @cache
@@ -111,7 +133,12 @@ def _train_without(recipe: Recipe) -> Trace:
 
 
 def _judge(
-    folder: Path, i: int, backend: str, oracle: Mapping[str, Trace], exact: DeriveBounds, faults: Mapping[Path, str]
+    folder: Path,
+    i: int,
+    backend: str,
+    oracle: Mapping[str, Trace],
+    exact: DeriveBounds,
+    faults: Mapping[Path, str],
 ) -> Cell:
     cell, exact_limits = Cell(), []
     for dtype, truth in oracle.items():
@@ -142,6 +169,8 @@ def _distance(trace: Trace, truth: Trace) -> float:
     for name, expected in truth.arrays.items():
         if name in trace.arrays and name != "updates/lr":
             size = float(np.abs(expected).max(initial=0.0))
-            difference = float(np.abs(trace.arrays[name].astype(np.float64) - expected).max(initial=0.0))
+            difference = float(
+                np.abs(trace.arrays[name].astype(np.float64) - expected).max(initial=0.0)
+            )
             found = max(found, difference / size if size else difference)
     return found

@@ -42,14 +42,19 @@ UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup"
 NEEDS: dict[str, dict[str, Any]] = {
     "gradient.clip": {"gradient.clip_at": 0.05},
     "gradient.clip_eps": {"gradient.clip": "norm", "gradient.clip_at": 0.05},
-    "gradient.accumulate_mean": {"gradient.accumulate": 3},  # with 2 no update has batches of different rows
+    "gradient.accumulate_mean": {
+        "gradient.accumulate": 3
+    },  # with 2 no update has batches of different rows
     "average.start": {"average.decay": 0.9},
     "average.debias": {"average.decay": 0.9, "average.start": "zero"},
     "model.norm_eps": {"model.norm": "batch"},
     "model.norm_momentum": {"model.norm": "batch"},
     "model.norm_variance": {"model.norm": "batch"},
     "schedule.after_end": {"schedule.length": 150},
-    "schedule.warmup_of": {"schedule.decay_start": "0", "schedule.warmup": 60},  # every decay begins within it
+    "schedule.warmup_of": {
+        "schedule.decay_start": "0",
+        "schedule.warmup": 60,
+    },  # every decay begins within it
     "schedule.warmup_shape=untuned_linear": UNTUNED,
     "schedule.warmup_shape=untuned_exponential": UNTUNED,
 }
@@ -61,8 +66,8 @@ SHARED = {"schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the matrix: a section of the recipe, what of it is chosen, a recipe that trains with it and the same
-    recipe without it."""
+    """One row of the matrix: a section of the recipe, what of it is chosen, a recipe that trains
+    with it and the same recipe without it."""
 
     group: str
     name: str
@@ -71,7 +76,9 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Every choice that the recipe declares, at its defaults and with each knob at another value."""
+    """Every choice that the recipe declares, at its defaults and with each knob at another
+    value.
+    """
     found: list[Entry] = []
     for section in KNOBS:
         knobs = _knobs(section)
@@ -80,7 +87,9 @@ def entries() -> list[Entry]:
             needed = _needs(section, name)
             chosen = needed | {f"{section}.name": name}
             other = names[1] if name == names[0] else names[0]
-            elsewhere = {key: value for key, value in needed.items() if not key.startswith(f"{section}.")}
+            elsewhere = {
+                key: value for key, value in needed.items() if not key.startswith(f"{section}.")
+            }
             without = elsewhere | _needs(section, other) | {f"{section}.name": other}
             found += [Entry(section, name, _recipe(chosen), _recipe(without))]
             in_full = name in SHARED.get(section, ()) or _is_in_full(section, name)
@@ -99,14 +108,24 @@ def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iter
         if value is None or field == "name" or (fields is not None and field not in fields):
             continue
         for other in _others(section, part, field):
-            base = chosen | _field_needs(section, part, field) | NEEDS.get(f"{section}.{field}={other}", {})
+            base = (
+                chosen
+                | _field_needs(section, part, field)
+                | NEEDS.get(f"{section}.{field}={other}", {})
+            )
             shown = json.dumps(other) if isinstance(other, bool | tuple) else other
-            label = ", ".join([*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"])
-            yield Entry(section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base))
+            label = ", ".join(
+                [*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"]
+            )
+            yield Entry(
+                section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base)
+            )
 
 
 def _knobs(section: str) -> Mapping[str, Collection[str]]:
-    """Name -> its knobs; of a section that is told apart by its name, those of every variant that there is by now."""
+    """Name -> its knobs; of a section that is told apart by its name, those of every variant that
+    there is by now.
+    """
     variants = variants_of(section)
     return {name: kind.knobs() for name, kind in variants.items()} if variants else KNOBS[section]
 

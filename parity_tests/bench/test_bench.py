@@ -1,4 +1,6 @@
-"""The benchmark: what it measures is checked first, what differs is refused. No test judges a timing."""
+"""The benchmark: what it measures is checked first, what differs is refused. No test judges a
+timing.
+"""
 
 import importlib.util
 import io
@@ -33,7 +35,16 @@ from lockstep.recipe import load_recipe
 from lockstep.report.console import PlainConsole
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 
-TIMED = ("c", "torch products", "jax products", "numpy products", "torch fast", "torch graph", "jax fast", "numpy")
+TIMED = (
+    "c",
+    "torch products",
+    "jax products",
+    "numpy products",
+    "torch fast",
+    "torch graph",
+    "jax fast",
+    "numpy",
+)
 NOT_TRAINED = ("torch products", "jax products", "numpy products")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
@@ -42,7 +53,9 @@ def bench(out: Path, *contenders: str, rounds: int = 3, **values: object) -> tup
     shown = io.StringIO()
     console = PlainConsole(width=80, file=shown)
     work = [Workload("small", small_recipe(**values))]
-    status = run_bench(work, device="cpu", rounds=rounds, out=out, console=console, contenders=contenders)
+    status = run_bench(
+        work, device="cpu", rounds=rounds, out=out, console=console, contenders=contenders
+    )
     return status, shown.getvalue()
 
 
@@ -80,7 +93,9 @@ def test_figures_come_from_the_samples(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 def test_the_plain_engines_are_timed_too(tmp_path: Path) -> None:
-    status, _ = bench(tmp_path / "bench.json", "torch steps", "jax steps", "jax whole run", "jax unrecorded")
+    status, _ = bench(
+        tmp_path / "bench.json", "torch steps", "jax steps", "jax whole run", "jax unrecorded"
+    )
     found = Results.load(tmp_path / "bench.json").workloads["small"]
     assert status == 0
     assert all(len(outcome.samples) == 3 for outcome in found.contenders.values())
@@ -107,8 +122,12 @@ def test_the_compiled_torch_run_equals_the_oracle(tmp_path: Path, name: str) -> 
     assert outcome.float64_error <= 1e-12
 
 
-def test_a_contender_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep.bench.run, "states", lambda recipe, data: states(recipe.with_values(WRONG), data))
+def test_a_contender_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        lockstep.bench.run, "states", lambda recipe, data: states(recipe.with_values(WRONG), data)
+    )
     status, shown = bench(tmp_path / "bench.json", "jax fast")
     assert status == 1
     assert "jax fast: computes something else" in " ".join(shown.split())
@@ -124,11 +143,19 @@ states, WRONG = lockstep.bench.run.states, {"optimizer.momentum": 0.9 * (1 + 1e-
 def test_what_differs_from_the_oracle() -> None:
     truth = oracle_trace(small_recipe(training__dtype="float64")).parameters(12)
     assert compare_with_oracle(truth, truth) == 0
-    assert compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * (1 + 1e-9)}, truth) > 1e-10
-    assert compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"][:-1]}, truth) == np.inf
+    assert (
+        compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * (1 + 1e-9)}, truth)
+        > 1e-10
+    )
+    assert (
+        compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"][:-1]}, truth) == np.inf
+    )
     assert compare_with_oracle({}, truth) == np.inf
     # NaN is no agreement
-    assert not compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * np.nan}, truth) <= 1e-12
+    assert (
+        not compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * np.nan}, truth)
+        <= 1e-12
+    )
 
 
 def test_gpu_where_there_is_none(tmp_path: Path) -> None:
@@ -138,7 +165,14 @@ def test_gpu_where_there_is_none(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     work = [Workload("small", small_recipe())]
     with pytest.raises(InputError, match="sees no GPU"):
-        run_bench(work, device="gpu", rounds=3, out=None, console=Console(quiet=True), contenders=["torch steps"])
+        run_bench(
+            work,
+            device="gpu",
+            rounds=3,
+            out=None,
+            console=Console(quiet=True),
+            contenders=["torch steps"],
+        )
 
 
 def test_the_proof_of_a_long_run_is_its_first_updates() -> None:
@@ -151,15 +185,24 @@ def test_the_proof_of_a_long_run_is_its_first_updates() -> None:
         if whole.ndim == 1:
             np.testing.assert_array_equal(whole[:2], first)
     rows_TB = data.batches(0).rows_TB[:2]
-    np.testing.assert_array_equal(short.train_x_ND[short.batches(0).rows_TB], data.train_x_ND[rows_TB])
-    np.testing.assert_array_equal(short.train_y_N[short.batches(0).rows_TB], data.train_y_N[rows_TB])
+    np.testing.assert_array_equal(
+        short.train_x_ND[short.batches(0).rows_TB], data.train_x_ND[rows_TB]
+    )
+    np.testing.assert_array_equal(
+        short.train_y_N[short.batches(0).rows_TB], data.train_y_N[rows_TB]
+    )
 
 
 def test_the_named_workloads() -> None:
     assert find_workload("W1").recipe == load_recipe("seed")
     assert find_workload("W1-adamw").recipe.optimizer.name == "adamw"
     wide = find_workload("W2", ["training.batch=64"]).recipe
-    assert (wide.data.rows, wide.data.features, wide.model.hidden, wide.training.batch) == (60000, 784, (512, 512), 64)
+    assert (wide.data.rows, wide.data.features, wide.model.hidden, wide.training.batch) == (
+        60000,
+        784,
+        (512, 512),
+        64,
+    )
     assert find_workload("W3").seeds == 256
     with pytest.raises(InputError, match="no such recipe"):
         find_workload("W4")
@@ -170,12 +213,19 @@ def test_the_named_workloads() -> None:
 
 
 def test_a_peer_that_is_not_there_is_skipped_with_what_installs_it(tmp_path: Path) -> None:
-    missing = [name for name, entry in CONTENDERS.items() if entry.extra == "peers" and not importable(entry.imports)]
+    missing = [
+        name
+        for name, entry in CONTENDERS.items()
+        if entry.extra == "peers" and not importable(entry.imports)
+    ]
     if not missing:
         pytest.skip("all peers are installed")
     status, shown = bench(tmp_path / "bench.json", missing[0])
     assert status == 0
-    assert f"{missing[0]}: skipped: {CONTENDERS[missing[0]].imports} is not installed: pip install" in shown
+    assert (
+        f"{missing[0]}: skipped: {CONTENDERS[missing[0]].imports} is not installed: pip install"
+        in shown
+    )
     assert "'lockstep[peers]'" in shown
 
 
@@ -184,7 +234,9 @@ def importable(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["torch unrecorded", "numpy", "sklearn", "skorch", "lightning"])
-def test_peers_train_the_same_or_say_that_they_do_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_train_the_same_or_say_that_they_do_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not importable(CONTENDERS[name].imports.partition(".")[0]):
         pytest.skip(f"{name} is not installed")
     recipe = small_recipe(training__dtype="float64")
@@ -198,7 +250,11 @@ def test_peers_train_the_same_or_say_that_they_do_not(name: str, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["numpy", "c"])
 def test_what_others_do_not_train_is_refused(name: str) -> None:
-    for values in ({"model__norm": "layer"}, {"gradient__accumulate": 2}, {"optimizer__nesterov": True}):
+    for values in (
+        {"model__norm": "layer"},
+        {"gradient__accumulate": 2},
+        {"optimizer__nesterov": True},
+    ):
         with pytest.raises(Unable, match="has "):
             make(name)(small_recipe(**values), [prepared(small_recipe(**values))], "cpu", 1)
 
@@ -226,13 +282,17 @@ def test_the_interval_holds_the_median(samples: list[float]) -> None:
 
 @pytest.mark.parametrize(("n", "left_out"), [(3, 0), (5, 0), (6, 0), (9, 1), (17, 4), (100, 39)])
 def test_the_interval_is_that_of_the_binomial(n: int, left_out: int) -> None:
-    # Conover's table of order statistics for the median: so many samples lie below the 95 % interval
+    # Conover's table of order statistics for the median: so many samples lie below the 95 %
+    # interval
     assert median_interval([float(i) for i in range(n)])[1:] == (left_out, n - 1 - left_out)
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
-    held = [low <= 0 <= high for _, low, high in (median_interval(generator.normal(size=15)) for _ in range(2000))]
+    held = [
+        low <= 0 <= high
+        for _, low, high in (median_interval(generator.normal(size=15)) for _ in range(2000))
+    ]
     assert np.mean(held) >= 0.95
 
 
@@ -240,7 +300,9 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12),
     st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12),
 )
-def test_the_ratio_of_two_runs_is_that_of_one_over_the_other(old: list[float], new: list[float]) -> None:
+def test_the_ratio_of_two_runs_is_that_of_one_over_the_other(
+    old: list[float], new: list[float]
+) -> None:
     middle, low, high = ratio_interval(old, new, 0.05)
     back, back_low, back_high = ratio_interval(new, old, 0.05)
     assert low <= middle <= high
@@ -252,7 +314,8 @@ def test_the_ratio_of_two_runs_is_that_of_one_over_the_other(old: list[float], n
 
 @pytest.mark.parametrize(("n", "rank"), [(5, 3), (7, 9), (10, 24)])
 def test_the_interval_of_the_ratio_is_that_of_the_table(n: int, rank: int) -> None:
-    # Conover's table of the Mann-Whitney statistic: its 0.025 quantile is 2, 8 and 23; the interval begins one later
+    # Conover's table of the Mann-Whitney statistic: its 0.025 quantile is 2, 8 and 23; the interval
+    # begins one later
     generator = np.random.default_rng(n)
     old, new = generator.uniform(1, 2, (2, n)).tolist()
     ordered = sorted(b / a for a in old for b in new)
@@ -262,7 +325,10 @@ def test_the_interval_of_the_ratio_is_that_of_the_table(n: int, rank: int) -> No
 def test_the_interval_of_the_ratio_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     pairs = (np.exp(0.1 * generator.normal(size=(2, 7))) for _ in range(1000))
-    held = [low <= 1 <= high for _, low, high in (ratio_interval(*pair.tolist(), 0.05) for pair in pairs)]
+    held = [
+        low <= 1 <= high
+        for _, low, high in (ratio_interval(*pair.tolist(), 0.05) for pair in pairs)
+    ]
     assert np.mean(held) >= 0.95
 
 
@@ -272,20 +338,41 @@ def test_the_interval_of_the_ratio_covers_as_often_as_it_says() -> None:
 def results(samples: dict[str, list[float]], **changed: object) -> Results:
     outcomes = {name: {"samples": values, "float64_error": 0.0} for name, values in samples.items()}
     rounds = len(next(iter(samples.values())))
-    work = {"recipe": {}, "seeds": 1, "updates": 3, "proof_updates": 3, "rounds": rounds, "device": "cpu", "threads": 1}
-    content = {"schema": SCHEMA, "lockstep": "1", "machine": {"processor": "one"}, "workloads": {"W1": work}}
-    work |= {"contenders": outcomes} | {name: value for name, value in changed.items() if name in work}
-    return Results.model_validate(content | {name: value for name, value in changed.items() if name in content})
+    work = {
+        "recipe": {},
+        "seeds": 1,
+        "updates": 3,
+        "proof_updates": 3,
+        "rounds": rounds,
+        "device": "cpu",
+        "threads": 1,
+    }
+    content = {
+        "schema": SCHEMA,
+        "lockstep": "1",
+        "machine": {"processor": "one"},
+        "workloads": {"W1": work},
+    }
+    work |= {"contenders": outcomes} | {
+        name: value for name, value in changed.items() if name in work
+    }
+    return Results.model_validate(
+        content | {name: value for name, value in changed.items() if name in content}
+    )
 
 
 @given(st.integers(0, 10**6), st.integers(7, 15), st.sampled_from(["a", "b", "c"]), st.booleans())
-def test_a_slowdown_is_caught_and_equal_runs_are_not(seed: int, rounds: int, slow: str, floor: bool) -> None:
+def test_a_slowdown_is_caught_and_equal_runs_are_not(
+    seed: int, rounds: int, slow: str, floor: bool
+) -> None:
     generator = np.random.default_rng(seed)
 
     def run(factors: dict[str, float], speed: float = 1.0) -> Results:
         noise = np.exp(0.05 * np.clip(generator.normal(size=(4, rounds)), -3, 3))
         names = ("c", "a", "b", "d") if floor else ("d", "a", "b", "e")
-        return results({n: (speed * 1e-6 * factors.get(n, 1.0) * e).tolist() for n, e in zip(names, noise)})
+        return results(
+            {n: (speed * 1e-6 * factors.get(n, 1.0) * e).tolist() for n, e in zip(names, noise)}
+        )
 
     # the machine's own speed is divided out where the floor is there to tell it
     old, again = run({}), run({}, speed=1.7 if floor else 1.0)
@@ -296,8 +383,12 @@ def test_a_slowdown_is_caught_and_equal_runs_are_not(seed: int, rounds: int, slo
     name = "a" if slow == "c" else slow
     slower = run({name: 1.6})
     console = Console(quiet=True)
-    assert {change.contender for change in changes(old, slower) if change.verdict == "slower"} == {name}
-    assert {change.contender for change in changes(slower, old) if change.verdict == "faster"} == {name}
+    assert {change.contender for change in changes(old, slower) if change.verdict == "slower"} == {
+        name
+    }
+    assert {change.contender for change in changes(slower, old) if change.verdict == "faster"} == {
+        name
+    }
     assert print_changes(changes(old, slower), console) == 1
     assert print_changes(changes(slower, old), console) == 0
 
@@ -307,7 +398,9 @@ def test_too_few_rounds_say_nothing() -> None:
     assert [change.verdict for change in changes(old, new)] == ["noise"]
 
 
-def test_a_planted_slowdown_of_a_real_contender_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_slowdown_of_a_real_contender_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [tmp_path / "old.json", tmp_path / "new.json"]
     bench(files[0], "numpy", rounds=7)
     # loaded by every Python that starts from here on: each ReLU is computed many times
@@ -320,21 +413,32 @@ numpy.maximum = lambda *arguments: [maximum(*arguments) for _ in range(500)][-1]
     bench(files[1], "numpy", rounds=7)
     done = CliRunner().invoke(bench_command, ["--compare", *map(str, files)], standalone_mode=False)
     assert done.return_value == 1, done.output
-    assert next(line for line in done.output.splitlines() if "numpy" in line).split()[-1] == "slower"
-    back = CliRunner().invoke(bench_command, ["--compare", *map(str, reversed(files))], standalone_mode=False)
-    assert next(line for line in back.output.splitlines() if "numpy" in line).split()[-1] == "faster"
+    assert (
+        next(line for line in done.output.splitlines() if "numpy" in line).split()[-1] == "slower"
+    )
+    back = CliRunner().invoke(
+        bench_command, ["--compare", *map(str, reversed(files))], standalone_mode=False
+    )
+    assert (
+        next(line for line in back.output.splitlines() if "numpy" in line).split()[-1] == "faster"
+    )
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"machine": {"processor": "two"}}, "machine.processor is 'one' in the first file and 'two'"),
+        (
+            {"machine": {"processor": "two"}},
+            "machine.processor is 'one' in the first file and 'two'",
+        ),
         ({"recipe": {"a": 1}}, "W1: recipe differs"),
         ({"threads": 2}, "W1: threads differs"),
         ({"workloads": {}}, "the first file has W1 and the second "),
     ],
 )
-def test_files_that_do_not_fit_each_other_are_refused(changed: dict[str, object], message: str) -> None:
+def test_files_that_do_not_fit_each_other_are_refused(
+    changed: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         changes(results({"a": [1.0] * 7}), results({"a": [1.0] * 7}, **changed))
     with pytest.raises(InputError, match="no contender was timed in both"):
@@ -352,9 +456,15 @@ def broken(edit: Callable[[Any], object]) -> str:
     [
         ("{", "not a JSON file"),
         ("[]", "not a file of lockstep bench --out"),
-        (broken(lambda c: c.update(schema="lockstep.bench/1")), "schema 1; this lockstep reads schema 2"),
+        (
+            broken(lambda c: c.update(schema="lockstep.bench/1")),
+            "schema 1; this lockstep reads schema 2",
+        ),
         (broken(lambda c: c.pop("machine")), "machine: field required"),
-        (broken(lambda c: c["workloads"]["W1"].update(extra=1)), "workloads.W1.extra: extra inputs"),
+        (
+            broken(lambda c: c["workloads"]["W1"].update(extra=1)),
+            "workloads.W1.extra: extra inputs",
+        ),
         (
             broken(lambda c: c["workloads"]["W1"]["contenders"]["a"].update(samples=[-1.0] * 7)),
             "samples.0: input should",
@@ -372,7 +482,9 @@ def test_a_file_is_checked_when_it_is_read(text: str, message: str, tmp_path: Pa
 
 
 def test_bad_arguments_are_one_line() -> None:
-    done = CliRunner().invoke(bench_command, ["W1", "--against", "tensorflow"], standalone_mode=False)
+    done = CliRunner().invoke(
+        bench_command, ["W1", "--against", "tensorflow"], standalone_mode=False
+    )
     assert isinstance(done.exception, InputError)
     assert "--against tensorflow: no such group; there are c, products, " in str(done.exception)
     assert SLACK > 1
@@ -395,7 +507,12 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     shown = io.StringIO()
     sweep = {"device": "cpu", "rounds": 3, "console": PlainConsole(width=80, file=shown)}
     work, out = Workload("<small>", small_recipe()), tmp_path / "sweep.html"
-    assert run_sweep(work, "batch", out=out, values=(16, 45), contenders=["numpy", "torch graph"], **sweep) == 0
+    assert (
+        run_sweep(
+            work, "batch", out=out, values=(16, 45), contenders=["numpy", "torch graph"], **sweep
+        )
+        == 0
+    )
     rows = [line.split() for line in shown.getvalue().splitlines()]
     assert [row[0] for row in rows if row and row[0].isdigit()] == ["16", "45"]
     assert all(row[2] == "-" for row in rows if row and row[0].isdigit())
@@ -405,7 +522,9 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     assert "torch graph" not in page
     with pytest.raises(InputError, match=r"a sweep is written as .png, .html or .json"):
         run_sweep(work, "batch", out=tmp_path / "sweep.txt", **sweep)
-    done = CliRunner().invoke(bench_command, ["W1", "W2", "--sweep", "width"], standalone_mode=False)
+    done = CliRunner().invoke(
+        bench_command, ["W1", "W2", "--sweep", "width"], standalone_mode=False
+    )
     assert "--sweep: one workload at a time" in str(done.exception)
 
 

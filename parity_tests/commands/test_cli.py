@@ -21,7 +21,9 @@ Lockstep = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def lockstep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lockstep:
+def lockstep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Lockstep:
     """Runs a command in an empty folder: exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -34,7 +36,9 @@ def lockstep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     return run
 
 
-def write_csv(path: Path, rows: int = 60, label: Callable[[int], str] = lambda i: "yes" if i % 2 else "no") -> None:
+def write_csv(
+    path: Path, rows: int = 60, label: Callable[[int], str] = lambda i: "yes" if i % 2 else "no"
+) -> None:
     generator = np.random.default_rng(0)
     lines = ["height,weight,constant,answer"]
     for i in range(rows):
@@ -59,7 +63,9 @@ def check_run_folder(folder: Path) -> dict[str, Any]:
     )
     assert summary["max_difference"]["parameters"] == largest > 0
     assert summary["max_difference"]["lr"] == 0
-    assert summary["max_difference"]["loss"] == float(np.abs(torch.series("loss") - jax.series("loss")).max())
+    assert summary["max_difference"]["loss"] == float(
+        np.abs(torch.series("loss") - jax.series("loss")).max()
+    )
     page = (folder / "report.html").read_text()
     assert "<title>" in page
     assert "plotly" in page
@@ -90,7 +96,9 @@ def test_run_without_an_argument(lockstep: Lockstep, tmp_path: Path) -> None:
     # traces recorded one process each agree with the run's, bit for bit, and with one another
     for backend in ("torch", "jax", "oracle"):
         lockstep("record", "--backend", backend, "--out", f"{backend}.trace")
-        recorded, ran = (Trace.load(tmp_path / place / f"{backend}.trace") for place in (".", "runs/seed"))
+        recorded, ran = (
+            Trace.load(tmp_path / place / f"{backend}.trace") for place in (".", "runs/seed")
+        )
         for name, array in recorded.arrays.items():
             np.testing.assert_array_equal(array, ran.arrays[name], err_msg=name)
     for a, b in (("torch", "jax"), ("torch", "oracle"), ("oracle", "jax")):
@@ -116,7 +124,9 @@ def test_run_real_data(lockstep: Lockstep, tmp_path: Path, name: str) -> None:
 
 def test_run_a_table_of_ones_own(lockstep: Lockstep, tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv")
-    status, out, _ = lockstep("run", "--data", "table.csv", "--target", "answer", "--set", "training.batch=16")
+    status, out, _ = lockstep(
+        "run", "--data", "table.csv", "--target", "answer", "--set", "training.batch=16"
+    )
     assert status == 0
     assert "no, yes" in out
     assert "constant" in out  # the constant column is named
@@ -141,11 +151,15 @@ def test_diverged_frameworks_exit_with_1(lockstep: Lockstep, tmp_path: Path) -> 
 def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     for no_color, coloured in ((None, True), ("1", False)):
-        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"}
+        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {
+            "TERM": "xterm-256color"
+        }
         environment |= {"NO_COLOR": no_color} if no_color else {}
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "lockstep", "run", "--out", "here", *SMALL]
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=slave, stderr=slave, stdin=slave)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=slave, stderr=slave, stdin=slave
+        )
         os.close(slave)
         shown = b""
         while True:
@@ -192,23 +206,50 @@ def test_recipe_show_init_and_check(lockstep: Lockstep, tmp_path: Path) -> None:
 
 TABLE = ("--data", "t.csv", "--target", "y")
 BAD = [
-    (("run", "--set", "schedule.warmpu=3"), "schedule.warmpu: no such field; did you mean schedule.warmup?"),
-    (("run", "--set", "training.epochs=zero"), "training.epochs: input should be a valid integer, got 'zero'"),
-    (("run", "--set", "training.batch=0"), "training.batch: input should be greater than or equal to 1, got 0"),
-    (("run", "--set", "model.hidden=[-1]"), "model.hidden.0: input should be greater than or equal to 1, got -1"),
-    (("run", "--set", "schedule.warmup=11"), "schedule.warmup: 11 epochs of warmup are longer than the run"),
+    (
+        ("run", "--set", "schedule.warmpu=3"),
+        "schedule.warmpu: no such field; did you mean schedule.warmup?",
+    ),
+    (
+        ("run", "--set", "training.epochs=zero"),
+        "training.epochs: input should be a valid integer, got 'zero'",
+    ),
+    (
+        ("run", "--set", "training.batch=0"),
+        "training.batch: input should be greater than or equal to 1, got 0",
+    ),
+    (
+        ("run", "--set", "model.hidden=[-1]"),
+        "model.hidden.0: input should be greater than or equal to 1, got -1",
+    ),
+    (
+        ("run", "--set", "schedule.warmup=11"),
+        "schedule.warmup: 11 epochs of warmup are longer than the run",
+    ),
     (
         ("run", "--set", "schedule.unit=update", "--set", "schedule.warmup=321"),
         "schedule.warmup: 321 updates of warmup",
     ),
-    (("run", "--set", "training.batch=1001"), "training.batch: 1001 rows are more than the 1000 training rows"),
-    (("run", "--set", "data.rows=2", "--set", "data.classes=3"), "data.rows: 2 rows are fewer than the 3 classes"),
-    (("run", "digist"), "digist: no such recipe file, and no ready-made recipe of that name; did you mean digits?"),
+    (
+        ("run", "--set", "training.batch=1001"),
+        "training.batch: 1001 rows are more than the 1000 training rows",
+    ),
+    (
+        ("run", "--set", "data.rows=2", "--set", "data.classes=3"),
+        "data.rows: 2 rows are fewer than the 3 classes",
+    ),
+    (
+        ("run", "digist"),
+        "digist: no such recipe file, and no ready-made recipe of that name; did you mean digits?",
+    ),
     (("run", "--data", "t.csv"), "--data t.csv: name the column to predict with --target COLUMN"),
     (("run", "--data", "missing.csv", "--target", "y"), "missing.csv: no such file"),
     (("record", "--backend", "torch", "--out", "no/such/folder"), "no folder no/such"),
     (("record", "--backend", "tensorflow", "--out", "x"), "'tensorflow' is not one of"),
-    (("compare", "missing.trace", "missing.trace"), "missing.trace: cannot be read: No such file or directory"),
+    (
+        ("compare", "missing.trace", "missing.trace"),
+        "missing.trace: cannot be read: No such file or directory",
+    ),
     (("train",), "No such command 'train'"),
 ]
 BAD_TABLES = [
@@ -231,21 +272,36 @@ def refused(result: tuple[int, str, str], message: str, folder: Path, before: se
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_input_is_one_line(lockstep: Lockstep, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_is_one_line(
+    lockstep: Lockstep, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     refused(lockstep(*arguments), message, tmp_path, set())
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_TABLES)
-def test_a_bad_table_is_one_line(lockstep: Lockstep, tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_table_is_one_line(
+    lockstep: Lockstep, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "t.csv").write_text(text)
     refused(lockstep("run", *TABLE), message, tmp_path, {str(tmp_path / "t.csv")})
 
 
 def test_traces_that_cannot_be_compared(lockstep: Lockstep, tmp_path: Path) -> None:
     lockstep("record", "--backend", "oracle", "--out", "a.trace", *SMALL)
-    lockstep("record", "--backend", "oracle", "--out", "b.trace", *SMALL, "--set", "schedule.peak=0.02")
+    lockstep(
+        "record", "--backend", "oracle", "--out", "b.trace", *SMALL, "--set", "schedule.peak=0.02"
+    )
     write_csv(tmp_path / "t.csv")
-    table = ("--data", "t.csv", "--target", "answer", "--set", "training.epochs=3", "--set", "schedule.warmup=2")
+    table = (
+        "--data",
+        "t.csv",
+        "--target",
+        "answer",
+        "--set",
+        "training.epochs=3",
+        "--set",
+        "schedule.warmup=2",
+    )
     lockstep("record", "--backend", "torch", "--out", "c.trace", *table)
     write_csv(tmp_path / "t.csv", rows=62)
     lockstep("record", "--backend", "torch", "--out", "d.trace", *table)
@@ -255,7 +311,10 @@ def test_traces_that_cannot_be_compared(lockstep: Lockstep, tmp_path: Path) -> N
         (("a.trace", "b.trace"), "traces of different recipes: schedule.peak 0.01 and 0.02"),
         (("c.trace", "d.trace"), "traces of different data"),
         (("c.trace", "c.trace"), "cannot be prepared again here"),  # the table has changed since
-        (("a.trace", "cut.trace"), "cut.trace: not a readable lockstep.trace file, perhaps truncated"),
+        (
+            ("a.trace", "cut.trace"),
+            "cut.trace: not a readable lockstep.trace file, perhaps truncated",
+        ),
     ):
         refused(lockstep("compare", *pair), message, tmp_path, before)
 
@@ -269,12 +328,24 @@ def test_gpu_where_there_is_none_is_one_line(lockstep: Lockstep, tmp_path: Path)
     for backend, name in (("torch", "PyTorch"), ("jax", "JAX")):
         result = lockstep("record", "--backend", backend, "--out", "x", "--device", "gpu", *SMALL)
         refused(result, f"--device gpu: {name}", tmp_path, set())
-    refused(lockstep("run", "--device", "gpu", *SMALL), "sees no GPU on this machine", tmp_path, set())
+    refused(
+        lockstep("run", "--device", "gpu", *SMALL), "sees no GPU on this machine", tmp_path, set()
+    )
 
 
 def test_a_full_disk_leaves_the_old_trace_whole(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    command = [sys.executable, "-m", "lockstep", "record", "--backend", "oracle", "--out", "a.trace", *SMALL]
+    command = [
+        sys.executable,
+        "-m",
+        "lockstep",
+        "record",
+        "--backend",
+        "oracle",
+        "--out",
+        "a.trace",
+        *SMALL,
+    ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     before = (tmp_path / "a.trace").read_bytes()
     limited = f"""
@@ -283,7 +354,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from lockstep.cli import main
 main({command[3:]!r})
 """
-    done = subprocess.run([sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("lockstep: a.trace: cannot be written: ")
     assert done.stderr.count("\n") == 1

@@ -28,20 +28,35 @@ def lockstep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 REFUSED = {
-    "two sources": (("recipe", "check", *DATA, "--set", "data.source=digits"), "two sources of data"),
+    "two sources": (
+        ("recipe", "check", *DATA, "--set", "data.source=digits"),
+        "two sources of data",
+    ),
     "two paths": (("run", *DATA, "--set", "data.path=u.csv"), "two sources of data"),
     "two targets": (("recipe", "check", *DATA, "--set", "data.target=b"), "two sources of data"),
     "spaces": (("recipe", "check", *DATA, "--set", " data.source = digits"), "two sources of data"),
-    "a target of drawn rows": (("recipe", "check", "--target", "y"), "--target y: belongs to --data FILE"),
-    "a target of digits": (("record", "digits", *RECORD[1:5], "--target", "y"), "--target y: belongs to --data FILE"),
+    "a target of drawn rows": (
+        ("recipe", "check", "--target", "y"),
+        "--target y: belongs to --data FILE",
+    ),
+    "a target of digits": (
+        ("record", "digits", *RECORD[1:5], "--target", "y"),
+        "--target y: belongs to --data FILE",
+    ),
     "a recipe's peak": (("curve", "seed", "--peak", "0.1"), "--peak 0.1: is for presets"),
     "the default's warmup": (("curve", "--warmup", "3"), "--warmup 3: is for presets"),
     "a recipe's length": (("curve", "seed", "--length", "30"), "--length 30: is for presets"),
     "against nothing": (("bench", "--against", ""), "--against '': names no group"),
     "against commas": (("bench", "--against", " , "), "names no group"),
     "compare and measure": (("bench", "W1", "--compare", "a", "b"), "--compare: measures nothing"),
-    "batches of no checkpoint": ((*RECORD, "--checkpoint-unit", "batch"), "belongs to --checkpoint-every"),
-    "an infinite rate": (("recipe", "check", "--set", "schedule.peak=1e308"), "1e+308 is infinite in float32"),
+    "batches of no checkpoint": (
+        (*RECORD, "--checkpoint-unit", "batch"),
+        "belongs to --checkpoint-every",
+    ),
+    "an infinite rate": (
+        ("recipe", "check", "--set", "schedule.peak=1e308"),
+        "1e+308 is infinite in float32",
+    ),
     "an infinite rate of a layer": (
         ("recipe", "check", "--set", "schedule.peak=1e38", "--set", "optimizer.multipliers=[1, 9]"),
         "9e+38 is infinite in float32",
@@ -79,12 +94,16 @@ def test_every_number_that_is_no_integer_is_one_that_is_finite() -> None:
 
     commands = [*cli.commands.values(), *cli.commands["recipe"].commands.values()]  # type: ignore[attr-defined]
     types = [option.type for command in commands for option in command.params]
-    kinds = [kind for kind in types if isinstance(kind, click.types.FloatParamType | click.FloatRange)]
+    kinds = [
+        kind for kind in types if isinstance(kind, click.types.FloatParamType | click.FloatRange)
+    ]
     assert len(kinds) >= 2
     assert all(isinstance(kind, FiniteFloat) for kind in kinds)
 
 
-@pytest.mark.parametrize(("dtype", "peak"), [("float32", "1e20"), ("float64", "1e200"), ("float64", "1e308")])
+@pytest.mark.parametrize(
+    ("dtype", "peak"), [("float32", "1e20"), ("float64", "1e200"), ("float64", "1e308")]
+)
 def test_a_rate_that_overflows_at_once_is_warned_of(dtype: str, peak: str, lockstep) -> None:  # type: ignore[no-untyped-def]
     more = ("--set", f"training.dtype={dtype}", "--set", f"schedule.peak={peak}")
     status, _, errors = lockstep("recipe", "check", *more)
@@ -108,7 +127,9 @@ def test_presets_beside_a_recipe_take_the_peak_that_is_given(lockstep) -> None: 
 
 def test_the_help_has_every_command_in_a_group_with_a_whole_sentence() -> None:
     shown = [name for name, command in cli.commands.items() if not command.hidden]
-    assert sorted(shown) == sorted(command.name for commands in GROUPS.values() for command in commands)
+    assert sorted(shown) == sorted(
+        command.name for commands in GROUPS.values() for command in commands
+    )
     lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(line.endswith("...") for line in lines)

@@ -55,9 +55,13 @@ def closed_pipe() -> int:
     return writer
 
 
-def run(arguments: tuple[str, ...], *, python: tuple[str, ...] = (), **streams: int) -> tuple[int, str]:
+def run(
+    arguments: tuple[str, ...], *, python: tuple[str, ...] = (), **streams: int
+) -> tuple[int, str]:
     command = [sys.executable, *python, "-m", "lockstep", *arguments]
-    done = subprocess.run(command, text=True, check=False, **({"stderr": subprocess.PIPE} | streams))
+    done = subprocess.run(
+        command, text=True, check=False, **({"stderr": subprocess.PIPE} | streams)
+    )
     for stream in streams.values():
         if stream >= 0:
             os.close(stream)
@@ -104,7 +108,9 @@ def test_a_stream_that_is_closed_changes_no_status(closed: str) -> None:
     redirections = " ".join(f"{descriptor}>&-" for descriptor in closed.split())
     for command, status in ((EQUAL, 0), (PARTED, 1), (("compare", "none", "none"), 2)):
         line = f'"$@" {redirections}'
-        done = subprocess.run(["sh", "-c", line, "sh", sys.executable, "-m", "lockstep", *command], check=False)
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", sys.executable, "-m", "lockstep", *command], check=False
+        )
         assert done.returncode == status
 
 
@@ -113,5 +119,7 @@ def test_what_is_read_is_what_was_printed() -> None:
     command = [sys.executable, "-m", "lockstep", *PARTED]
     whole = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "verdict: diverged" in whole.stdout
-    unbuffered = subprocess.run([sys.executable, "-u", *command[1:]], capture_output=True, text=True, check=False)
+    unbuffered = subprocess.run(
+        [sys.executable, "-u", *command[1:]], capture_output=True, text=True, check=False
+    )
     assert unbuffered.stdout == whole.stdout

@@ -1,4 +1,6 @@
-"""Data preparation: the same bits every time, a fair split, whole epochs, and every bad input by name."""
+"""Data preparation: the same bits every time, a fair split, whole epochs, and every bad input by
+name.
+"""
 
 import datetime
 import decimal
@@ -13,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lockstep.data_prep import PreparedData, Table, layer_sizes, load_table, prepare, updates_per_epoch
+from lockstep.data_prep import (
+    PreparedData,
+    Table,
+    layer_sizes,
+    load_table,
+    prepare,
+    updates_per_epoch,
+)
 from lockstep.errors import InputError
 from lockstep.printable import printable
 from lockstep.recipe import Data, Model, Recipe, Schedule, Training, load_recipe
@@ -63,7 +72,9 @@ def test_hash_of_the_seed_data(seed):
 def changed(array, position):
     """A copy with the last bit of one number changed."""
     copy = array.copy()
-    copy[position] = np.nextafter(copy[position], np.inf) if copy.dtype == np.float64 else 1 - copy[position]
+    copy[position] = (
+        np.nextafter(copy[position], np.inf) if copy.dtype == np.float64 else 1 - copy[position]
+    )
     return copy
 
 
@@ -73,10 +84,15 @@ def test_hash_changes_with_one_value(seed, name):
     assert replace(seed, **{name: changed(array, (-1,) * array.ndim)}).hash != seed.hash
 
 
-@pytest.mark.parametrize("name", ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"])
+@pytest.mark.parametrize(
+    "name", ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
+)
 def test_hash_changes_with_one_initial_parameter(seed, name):
     array = seed.parameters[name]
-    assert replace(seed, parameters=seed.parameters | {name: changed(array, (0,) * array.ndim)}).hash != seed.hash
+    assert (
+        replace(seed, parameters=seed.parameters | {name: changed(array, (0,) * array.ndim)}).hash
+        != seed.hash
+    )
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 31}, {"epochs": 9}, {"drop_last": True}])
@@ -131,7 +147,10 @@ def test_a_damaged_data_file_is_refused(tmp_path):
 def test_the_seed_recipe_trains_on_1000_rows_and_holds_out_250_more(seed):
     assert seed.train_x_ND.shape == (1000, 10)
     assert seed.held_out_x_ND.shape == (250, 10)
-    assert len({row.tobytes() for row in np.concatenate([seed.train_x_ND, seed.held_out_x_ND])}) == 1250
+    assert (
+        len({row.tobytes() for row in np.concatenate([seed.train_x_ND, seed.held_out_x_ND])})
+        == 1250
+    )
     assert seed.columns == tuple(f"x{i}" for i in range(1, 11))
     assert seed.classes == ("0", "1")
     assert seed.warnings == ()
@@ -158,7 +177,9 @@ def test_the_scaler_has_not_seen_the_held_out_rows(seed):
 @pytest.mark.parametrize("name", ["seed", "digits", "breast_cancer"])
 def test_the_split_is_stratified(name):
     data = prepare(load_recipe(name))
-    count = [np.bincount(y_N, minlength=len(data.classes)) for y_N in (data.train_y_N, data.held_out_y_N)]
+    count = [
+        np.bincount(y_N, minlength=len(data.classes)) for y_N in (data.train_y_N, data.held_out_y_N)
+    ]
     rows = count[0] + count[1]
     share = len(data.held_out_y_N) / rows.sum()
     assert (abs(count[1] - rows * share) < 1).all()
@@ -166,7 +187,10 @@ def test_the_split_is_stratified(name):
 
 @pytest.mark.parametrize(
     ("name", "rows", "held_out", "features", "classes"),
-    [("breast_cancer", 455, 114, 30, ("malignant", "benign")), ("digits", 1438, 359, 64, tuple("0123456789"))],
+    [
+        ("breast_cancer", 455, 114, 30, ("malignant", "benign")),
+        ("digits", 1438, 359, 64, tuple("0123456789")),
+    ],
 )
 def test_sizes_of_the_shipped_tables(name, rows, held_out, features, classes):
     data = prepare(load_recipe(name))
@@ -254,7 +278,9 @@ def test_any_drawn_rows_are_prepared_or_refused(
         data = prepare(recipe)
     except InputError as error:
         lines = str(error).splitlines()
-        expected = features < np.log2(classes) or rows < classes or batch > rows or separation > 1e99
+        expected = (
+            features < np.log2(classes) or rows < classes or batch > rows or separation > 1e99
+        )
     else:
         lines, expected = ["prepared"], True
         assert data.train_x_ND.shape == (rows, features)
@@ -268,10 +294,19 @@ def test_any_drawn_rows_are_prepared_or_refused(
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"data.features": 1, "data.classes": 3}, "data.features: 3 classes need at least 2 features, got 1"),
-        ({"data.rows": 2, "data.classes": 3}, "data.rows: 2 rows are fewer than the 3 classes (data.classes)"),
+        (
+            {"data.features": 1, "data.classes": 3},
+            "data.features: 3 classes need at least 2 features, got 1",
+        ),
+        (
+            {"data.rows": 2, "data.classes": 3},
+            "data.rows: 2 rows are fewer than the 3 classes (data.classes)",
+        ),
         ({"data.rows": 31}, "training.batch: 32 rows are more than the 31 training rows"),
-        ({"data.class_separation": 1e308}, "column 'x1': nan in size; must be finite and at most 1e+100"),
+        (
+            {"data.class_separation": 1e308},
+            "column 'x1': nan in size; must be finite and at most 1e+100",
+        ),
     ],
 )
 def test_rows_that_cannot_be_drawn_are_refused(values, line):
@@ -307,11 +342,25 @@ def test_an_epoch_has_every_row_once(rows, batch, drop_last, epoch):
 
 def prepared_rows(rows):
     return PreparedData(
-        train_x_ND=np.zeros((rows, 1)), train_y_N=np.zeros(rows, np.int64), held_out_x_ND=np.zeros((1, 1)),
-        held_out_y_N=np.zeros(1, np.int64), mean_D=np.zeros(1), scale_D=np.ones(1), parameters={}, columns=("a",),
-        classes=("u", "v"), warnings=(), batch=1, drop_last=False, epochs=1, seed=0,
-        outputs=2, target="class", target_mean=0.0, target_scale=1.0,
-    )  # fmt: skip
+        train_x_ND=np.zeros((rows, 1)),
+        train_y_N=np.zeros(rows, np.int64),
+        held_out_x_ND=np.zeros((1, 1)),
+        held_out_y_N=np.zeros(1, np.int64),
+        mean_D=np.zeros(1),
+        scale_D=np.ones(1),
+        parameters={},
+        columns=("a",),
+        classes=("u", "v"),
+        warnings=(),
+        batch=1,
+        drop_last=False,
+        epochs=1,
+        seed=0,
+        outputs=2,
+        target="class",
+        target_mean=0.0,
+        target_scale=1.0,
+    )
 
 
 def test_epochs_have_orders_of_their_own(seed):
@@ -340,10 +389,13 @@ def test_initial_parameters_are_uniform_within_one_over_root_of_the_inputs():
     parameters = prepare(recipe).parameters
     shapes = {name: array.shape for name, array in parameters.items()}
     assert shapes == {
-        "linear1.weight": (7, 2000), "linear1.bias": (2000,),
-        "linear2.weight": (2000, 300), "linear2.bias": (300,),
-        "linear3.weight": (300, 2), "linear3.bias": (2,),
-    }  # fmt: skip
+        "linear1.weight": (7, 2000),
+        "linear1.bias": (2000,),
+        "linear2.weight": (2000, 300),
+        "linear2.bias": (300,),
+        "linear3.weight": (300, 2),
+        "linear3.bias": (2,),
+    }
     for name, array in parameters.items():
         bound = {"linear1": 7, "linear2": 2000, "linear3": 300}[name.split(".")[0]] ** -0.5
         assert abs(array).max() <= bound
@@ -378,7 +430,9 @@ def refused(tmp_path):
             np.savez(path, **content)
         elif content is not None:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return refusal(prepare, file_recipe(path, target, **data)).removeprefix(f"{printable(path)}: ")
+        return refusal(prepare, file_recipe(path, target, **data)).removeprefix(
+            f"{printable(path)}: "
+        )
 
     return write_and_read
 
@@ -386,13 +440,17 @@ def refused(tmp_path):
 @pytest.fixture
 def read_csv(tmp_path):
     def write_and_read(content, target="y"):
-        (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (tmp_path / "t.csv").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
         return load_table(file_recipe(tmp_path / "t.csv", target))
 
     return write_and_read
 
 
-@pytest.mark.parametrize("labels", [[0, 1], [7, -3], ["x, y", "é"], [True, False], [1.0, 2.0]], ids=str)
+@pytest.mark.parametrize(
+    "labels", [[0, 1], [7, -3], ["x, y", "é"], [True, False], [1.0, 2.0]], ids=str
+)
 def test_csv_parquet_and_npz_of_one_table_are_equal(labels, tmp_path):
     rows = ROWS | {"y": labels * 4}
     frame = polars.DataFrame(rows, strict=False)
@@ -418,11 +476,16 @@ def test_classes_are_numbered_in_the_order_of_their_names(read_csv):
 
 def test_a_two_dimensional_array_is_a_column_for_each_of_its_own(tmp_path):
     np.savez(
-        tmp_path / "t.npz", x=np.arange(16.0).reshape(8, 2), z=np.ones(8, np.float16), y=np.array([0, 1] * 4, ">i4")
+        tmp_path / "t.npz",
+        x=np.arange(16.0).reshape(8, 2),
+        z=np.ones(8, np.float16),
+        y=np.array([0, 1] * 4, ">i4"),
     )
     table = load_table(file_recipe(tmp_path / "t.npz"))
     assert table.columns == ("x[0]", "x[1]", "z")
-    np.testing.assert_array_equal(table.x_ND, np.column_stack([np.arange(16.0).reshape(8, 2), np.ones(8)]))
+    np.testing.assert_array_equal(
+        table.x_ND, np.column_stack([np.arange(16.0).reshape(8, 2), np.ones(8)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -438,21 +501,39 @@ def test_a_two_dimensional_array_is_a_column_for_each_of_its_own(tmp_path):
         ("a,b,y\n" + BODY.replace("1,2,0", "1, 2 ,0"), ("a", "b"), ("0", "1")),
         ("a,b,y\n" + BODY.replace("1,2,0", "+1,2e0,0"), ("a", "b"), ("0", "1")),
         ("a,,y\n" + BODY, ("a", ""), ("0", "1")),
-        ("a,b,y\n" + BODY.replace(",0\n", ",-9223372036854775808\n"), ("a", "b"), ("-9223372036854775808", "1")),
+        (
+            "a,b,y\n" + BODY.replace(",0\n", ",-9223372036854775808\n"),
+            ("a", "b"),
+            ("-9223372036854775808", "1"),
+        ),
     ],
     ids=[
-        "BOM", "CRLF", "no last line end", "comma in a name", "line break in a name", "comma in a label",
-        "blank before a label", "blanks around a number", "signs and exponents", "nameless column", "least integer",
+        "BOM",
+        "CRLF",
+        "no last line end",
+        "comma in a name",
+        "line break in a name",
+        "comma in a label",
+        "blank before a label",
+        "blanks around a number",
+        "signs and exponents",
+        "nameless column",
+        "least integer",
     ],
-)  # fmt: skip
+)
 def test_odd_csv_is_read_right(content, columns, classes, read_csv):
     table = read_csv(content)
     assert (table.columns, table.classes) == (columns, classes)
-    np.testing.assert_array_equal(table.x_ND, [[float(cell) for cell in line.split(",")[:2]] for line in BODY.split()])
+    np.testing.assert_array_equal(
+        table.x_ND, [[float(cell) for cell in line.split(",")[:2]] for line in BODY.split()]
+    )
 
 
 def test_huge_whole_numbers_are_features(read_csv):
-    assert read_csv("a,y\n123456789012345678901234567890,0\n1,1\n").x_ND[0, 0] == 123456789012345678901234567890
+    assert (
+        read_csv("a,y\n123456789012345678901234567890,0\n1,1\n").x_ND[0, 0]
+        == 123456789012345678901234567890
+    )
 
 
 MISSING = "; must be a finite number (data.missing = drop, mean or median)"
@@ -467,21 +548,29 @@ NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse o
         ("a,b,y\nNaN,2,0\n" + BODY, "row 1, column 'a' holds nan" + MISSING),
         ("a,b,y\n" + BODY + "1,nan,0\n", "row 9, column 'b' holds 'nan'" + MISSING),
         ("a,b,y\ninf,2,0\n" + BODY, "row 1, column 'a' holds inf; must be a finite number"),
-        ("a,b,y\n-Infinity,2,0\n" + BODY, "row 1, column 'a' holds '-Infinity'; must be a finite number"),
+        (
+            "a,b,y\n-Infinity,2,0\n" + BODY,
+            "row 1, column 'a' holds '-Infinity'; must be a finite number",
+        ),
         ("a,b,y\n1e999,2,0\n" + BODY, "row 1, column 'a' holds inf; must be a finite number"),
         ("a,b,y\n1,2,0\n3,,1\n" + BODY, "row 2, column 'b' is empty" + MISSING),
         ('a,b,y\n1,2,0\n3,"",1\n' + BODY, "row 2, column 'b' is empty" + MISSING),
         ("a,b,y\n1,2,0\n1,foo,1\n" + BODY, "row 2, column 'b' holds 'foo'" + TEXT),
         ("a,b,y\n1,NA,0\n" + BODY, "row 1, column 'b' holds 'NA'" + MISSING),
-        ('a,b,y\n"1,000",2,0\n' + BODY,
-         "row 1, column 'a' holds '1,000': a comma before the fraction, or between thousands? data.decimal = comma "
-         "says the former; for the latter leave the commas out"),
+        (
+            'a,b,y\n"1,000",2,0\n' + BODY,
+            "row 1, column 'a' holds '1,000': a comma before the fraction, or between "
+            "thousands? data.decimal = comma "
+            "says the former; for the latter leave the commas out",
+        ),
         ("a,b,y\n0x10,2,0\n" + BODY, "row 1, column 'a' holds '0x10'" + TEXT),
         ("a,b,y\n2020-01-01,2,0\n" + BODY, "row 1, column 'a' holds '2020-01-01'" + TEXT),
         ('a,b,y\n1,"z\nq",0\n' + BODY, "row 1, column 'b' holds 'z\\nq'" + TEXT),
         ("a,b,y\n\0,2,0\n" + BODY, "row 1, column 'a' holds '\\x00'" + TEXT),
-        ("a,b,y\n1," + "z" * 10_000 + ",0\n" + BODY,
-         f"row 1, column 'b' holds '{'z' * 76}..." + TEXT),
+        (
+            "a,b,y\n1," + "z" * 10_000 + ",0\n" + BODY,
+            f"row 1, column 'b' holds '{'z' * 76}..." + TEXT,
+        ),
         ("a,b,y\n" + BODY + "1\n", "row 9 has 1 cell for 3"),
         ("a,b,y\n" + BODY + "1,2\n", "row 9 has 2 cells for 3"),
         ("a,b,y\n" + BODY + "1,2,0,4\n" + BODY, "row 9 has 4 cells for 3"),
@@ -492,20 +581,37 @@ NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse o
         ("a,b,y\n1,2,1\n1,2,0.5\n" + BODY, "row 2, target column 'y' holds 0.5" + NO_CLASS),
         ("a,b,y\n1,2,inf\n" + BODY, "row 1, target column 'y' holds inf" + NO_CLASS),
         ("a,b,y\n1,2,NaN\n1,2,0.0\n" + BODY, "row 1, target column 'y' holds nan" + NO_CLASS),
-        ("a,b,y\n" + BODY.replace(",1\n", ",1e300\n"),
-         "row 2, target column 'y' holds 1e+300" + NO_CLASS),
-        ("a,b,y\n1,2,123456789012345678901234567890\n" + BODY,
-         "target column 'y' holds integers beyond 64 bits; write them as text"),
-        ("a,b,y\n" + BODY.replace(",0\n", ",1\n"),
-         "data.target: a single class ('1') in all 8 rows; there must be two"),
-        ("a,b,y\n1,2,7\n" + BODY, "data.target: class '7' has 1 row; the stratified split needs 2 of each"),
-        ("a,b,y\n1,2,x\n1,2,x\n" + BODY,
-         "data.held_out: 0.25 splits 10 rows into 8 to train on and 2 held out; "
-         "each part needs one for each of the 3 classes"),
+        (
+            "a,b,y\n" + BODY.replace(",1\n", ",1e300\n"),
+            "row 2, target column 'y' holds 1e+300" + NO_CLASS,
+        ),
+        (
+            "a,b,y\n1,2,123456789012345678901234567890\n" + BODY,
+            "target column 'y' holds integers beyond 64 bits; write them as text",
+        ),
+        (
+            "a,b,y\n" + BODY.replace(",0\n", ",1\n"),
+            "data.target: a single class ('1') in all 8 rows; there must be two",
+        ),
+        (
+            "a,b,y\n1,2,7\n" + BODY,
+            "data.target: class '7' has 1 row; the stratified split needs 2 of each",
+        ),
+        (
+            "a,b,y\n1,2,x\n1,2,x\n" + BODY,
+            "data.held_out: 0.25 splits 10 rows into 8 to train on and 2 held out; "
+            "each part needs one for each of the 3 classes",
+        ),
         ("a,b,z\n" + BODY, "no column 'y' for the target; columns: 'a', 'b', 'z'"),
         ('"a\nx",b,z\n' + BODY, "no column 'y' for the target; columns: 'a\\nx', 'b', 'z'"),
-        (("a,b,y\n" + BODY).replace(",", ";"), "the separator is ';', not ',': data.separator = semicolon reads it"),
-        (("a,b,y\n" + BODY).replace(",", "\t"), "the separator is '\\t', not ',': data.separator = tab reads it"),
+        (
+            ("a,b,y\n" + BODY).replace(",", ";"),
+            "the separator is ';', not ',': data.separator = semicolon reads it",
+        ),
+        (
+            ("a,b,y\n" + BODY).replace(",", "\t"),
+            "the separator is '\\t', not ',': data.separator = tab reads it",
+        ),
         ("a, y\n1,0\n2,1\n", "no column 'y' for the target; did you mean ' y'?"),
         ("a,a,y\n" + BODY, "two columns are named 'a'"),
         ("a,y,y\n" + BODY, "two columns are named 'y'"),
@@ -516,7 +622,7 @@ NO_CLASS = "; a class must be an integer or text; numbers need loss.name = mse o
         ("", "not a readable .csv file: empty CSV"),
         ("\n", "not a readable .csv file: empty CSV"),
     ],
-)  # fmt: skip
+)
 def test_bad_csv_is_refused_by_name(content, line, refused):
     assert refused(content) == line
 
@@ -538,10 +644,9 @@ def test_csv_that_cannot_be_read_is_refused(content, refused):
 
 @pytest.mark.parametrize(
     "content",
-    [("a,b,y\n" + BODY).replace("\n", "\r"),
-     b"\0" * 50, b"PK\3\4" + bytes(range(256))],
+    [("a,b,y\n" + BODY).replace("\n", "\r"), b"\0" * 50, b"PK\3\4" + bytes(range(256))],
     ids=["CR", "NUL", "binary"],
-)  # fmt: skip
+)
 def test_what_is_no_csv_is_refused(content, refused):
     assert refused(content)
 
@@ -572,21 +677,31 @@ def frame(**columns):
 
 
 PARQUET = {
-    "empty": (frame(a=[1.0, None, 3, 4, 5, 6, 7, float("nan")]), "row 2, column 'a' is empty" + MISSING),
-    "NaN": (frame(a=[1.0, 2, 3, 4, 5, 6, 7, float("nan")]), "row 8, column 'a' holds nan" + MISSING),
+    "empty": (
+        frame(a=[1.0, None, 3, 4, 5, 6, 7, float("nan")]),
+        "row 2, column 'a' is empty" + MISSING,
+    ),
+    "NaN": (
+        frame(a=[1.0, 2, 3, 4, 5, 6, 7, float("nan")]),
+        "row 8, column 'a' holds nan" + MISSING,
+    ),
     "all empty": (frame(a=[None] * 8), "row 1, column 'a' is empty" + MISSING),
     "lists": (frame(a=[[1]] * 8), "column 'a' holds List(Int64); must hold numbers"),
     "dates": (frame(a=[datetime.date(2020, 1, 1)] * 8), "column 'a' holds Date; must hold numbers"),
     "no label": (frame(y=[None] * 8), "row 1, target column 'y' is empty" + NO_TARGET),
     "empty label": (frame(y=["u", ""] * 4), "row 2, target column 'y' is empty" + NO_TARGET),
-    "bytes": (frame(y=[b"u", b"v"] * 4), "target column 'y' holds Binary; must hold integers or text"),
+    "bytes": (
+        frame(y=[b"u", b"v"] * 4),
+        "target column 'y' holds Binary; must hold integers or text",
+    ),
     "dates as labels": (
         frame(y=[datetime.date(2020, 1, 1)] * 8),
         "target column 'y' holds Date; must hold integers or text",
     ),
     "decimals": (
         frame(y=[decimal.Decimal("1.5"), decimal.Decimal("2.5")] * 4),
-        "row 1, target column 'y' holds 1.5; a class must be an integer or text; numbers need loss.name = mse or huber",
+        "row 1, target column 'y' holds 1.5; a class must be an integer or text; numbers "
+        "need loss.name = mse or huber",
     ),
     "128 bits": (
         frame(y=polars.Series([2**100, 0] * 4, dtype=polars.Int128)),
@@ -621,7 +736,9 @@ def test_every_truncation_of_a_parquet_file_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 23):
         path.write_bytes(whole[:length])
-        assert refusal(load_table, file_recipe(path)).startswith(f"{path}: not a readable .parquet file: "), length
+        assert refusal(load_table, file_recipe(path)).startswith(
+            f"{path}: not a readable .parquet file: "
+        ), length
 
 
 def test_a_panic_of_the_reader_is_an_unreadable_file(refused, monkeypatch):
@@ -636,11 +753,17 @@ def test_a_panic_of_the_reader_is_an_unreadable_file(refused, monkeypatch):
 Y8 = np.array([0, 1] * 4)
 NPZ = {
     "lengths": ({"x": np.zeros(7), "y": Y8}, "arrays differ in length: {'x': 7, 'y': 8}"),
-    "3-D": ({"x": np.zeros((8, 2, 2)), "y": Y8}, "array 'x' has shape (8, 2, 2); must have 1 or 2 dimensions"),
+    "3-D": (
+        {"x": np.zeros((8, 2, 2)), "y": Y8},
+        "array 'x' has shape (8, 2, 2); must have 1 or 2 dimensions",
+    ),
     "0-D": ({"x": np.zeros(()), "y": Y8}, "array 'x' has shape (); must have 1 or 2 dimensions"),
     "no columns": ({"x": np.zeros((8, 0)), "y": Y8}, "no feature column beside the target 'y'"),
     "no rows": ({"x": np.zeros((0, 2)), "y": Y8[:0]}, "no rows"),
-    "inf": ({"x": np.array([np.inf, *range(7)]), "y": Y8}, "row 1, column 'x' holds inf; must be a finite number"),
+    "inf": (
+        {"x": np.array([np.inf, *range(7)]), "y": Y8},
+        "row 1, column 'x' holds inf; must be a finite number",
+    ),
     "text": (
         {"x": np.array(list("abcdefgh")), "y": Y8},
         "row 1, column 'x' holds 'a'" + TEXT + " (data.categories = one-hot takes text)",
@@ -648,18 +771,26 @@ NPZ = {
     "complex": ({"x": np.zeros(8, complex), "y": Y8}, "column 'x' holds Object; must hold numbers"),
     "fraction": (
         {"x": np.zeros(8), "y": Y8 / 2},
-        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers need loss.name = mse or huber",
+        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers "
+        "need loss.name = mse or huber",
     ),
     "half": (
         {"x": np.zeros(8), "y": (Y8 / 2).astype(np.float16)},
-        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers need loss.name = mse or huber",
+        "row 2, target column 'y' holds 0.5; a class must be an integer or text; numbers "
+        "need loss.name = mse or huber",
     ),
-    "bytes": ({"x": np.zeros(8), "y": Y8.astype("S")}, "target column 'y' holds Binary; must hold integers or text"),
+    "bytes": (
+        {"x": np.zeros(8), "y": Y8.astype("S")},
+        "target column 'y' holds Binary; must hold integers or text",
+    ),
     "2-D target": (
         {"x": np.zeros(8), "y": np.eye(2)[Y8]},
         "target 'y' has shape (8, 2); must have one column",
     ),
-    "equal names": ({"x": np.zeros((8, 2)), "x[1]": np.zeros(8), "y": Y8}, "two columns are named 'x[1]'"),
+    "equal names": (
+        {"x": np.zeros((8, 2)), "x[1]": np.zeros(8), "y": Y8},
+        "two columns are named 'x[1]'",
+    ),
 }
 
 
@@ -696,7 +827,9 @@ def test_a_damaged_npz_is_refused(tmp_path):
     whole = path.read_bytes()
     for position in range(30, len(whole), 7):
         path.write_bytes(whole[:position])
-        assert refusal(load_table, file_recipe(path)).startswith(f"{path}: not a readable .npz file: "), position
+        assert refusal(load_table, file_recipe(path)).startswith(
+            f"{path}: not a readable .npz file: "
+        ), position
 
 
 # ---- which file, which column
@@ -736,7 +869,9 @@ def test_path_and_target_must_be_given():
     assert refusal(load_table, Recipe(data=Data(source="file", path="t.csv"))) == line
 
 
-@pytest.mark.parametrize(("target", "meant"), [("label", "Label"), ("Labels", "Label"), ("widht", "width")])
+@pytest.mark.parametrize(
+    ("target", "meant"), [("label", "Label"), ("Labels", "Label"), ("widht", "width")]
+)
 def test_a_misspelt_target_names_the_nearest_column(target, meant, refused):
     line = f"no column {target!r} for the target; did you mean {meant!r}?"
     assert refused("width,b,Label\n" + BODY, target=target) == line

@@ -1,4 +1,6 @@
-"""Rows that are kept between processes: the same bits, found again or made anew, and nothing but them."""
+"""Rows that are kept between processes: the same bits, found again or made anew, and nothing but
+them.
+"""
 
 import os
 import subprocess
@@ -30,8 +32,16 @@ def assert_same(recipe: Recipe) -> None:
     assert data.hash == fresh.hash
     for name in ("mean_D", "scale_D"):
         np.testing.assert_array_equal(getattr(data, name), getattr(fresh, name))
-    assert (data.columns, data.classes, data.warnings) == (fresh.columns, fresh.classes, fresh.warnings)
-    assert (data.target_mean, data.target_scale, data.target) == (fresh.target_mean, fresh.target_scale, fresh.target)
+    assert (data.columns, data.classes, data.warnings) == (
+        fresh.columns,
+        fresh.classes,
+        fresh.warnings,
+    )
+    assert (data.target_mean, data.target_scale, data.target) == (
+        fresh.target_mean,
+        fresh.target_scale,
+        fresh.target,
+    )
     assert table.columns == data.columns
 
 
@@ -42,13 +52,21 @@ def test_what_is_found_is_what_was_made(name: str, cache: Path) -> None:
     (file,) = kept_files(cache)
     made = file.stat().st_mtime_ns
     assert_same(recipe)
-    assert_same(recipe.with_values({"optimizer.name": "adamw", "training.seed": 5, "model.hidden": (7,)}))
+    assert_same(
+        recipe.with_values({"optimizer.name": "adamw", "training.seed": 5, "model.hidden": (7,)})
+    )
     assert [path.stat().st_mtime_ns for path in kept_files(cache)] == [made]
 
 
 def test_other_rows_are_kept_apart(cache: Path) -> None:
     recipe = load_recipe("seed")
-    changes = [{}, {"data.seed": 1}, {"data.rows": 400}, {"data.class_separation": 0.5}, {"loss.name": "mse"}]
+    changes = [
+        {},
+        {"data.seed": 1},
+        {"data.rows": 400},
+        {"data.class_separation": 0.5},
+        {"loss.name": "mse"},
+    ]
     for i, change in enumerate(changes, start=1):
         assert_same(recipe.with_values(change))
         assert len(kept_files(cache)) == i
@@ -77,7 +95,12 @@ def test_a_users_file_and_a_large_table_are_not_kept(
 ) -> None:
     rows = "\n".join(f"{i},{i % 3},{'ab'[i % 2]}" for i in range(40))
     (tmp_path / "t.csv").write_text(f"x,z,y\n{rows}\n")
-    own = {"data.source": "file", "data.path": str(tmp_path / "t.csv"), "data.target": "y", "training.batch": 8}
+    own = {
+        "data.source": "file",
+        "data.path": str(tmp_path / "t.csv"),
+        "data.target": "y",
+        "training.batch": 8,
+    }
     assert_same(load_recipe("seed").with_values(own))
     monkeypatch.setattr("lockstep.data_prep.row_cache.ROOM", 1000)
     assert_same(load_recipe("seed"))
@@ -87,7 +110,9 @@ def test_a_users_file_and_a_large_table_are_not_kept(
 def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
     recipe = load_recipe("seed")
     prepare_kept(recipe)
-    with pytest.raises(InputError, match=r"training.batch: 5000 rows are more than the 1000 training rows"):
+    with pytest.raises(
+        InputError, match=r"training.batch: 5000 rows are more than the 1000 training rows"
+    ):
         prepare_kept(recipe.with_values({"training.batch": 5000}))
     with pytest.raises(InputError, match=r"data.rows: 1 rows are fewer"):
         prepare_kept(recipe.with_values({"data.rows": 1}))
@@ -97,14 +122,20 @@ def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
 def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("seed")
     other = recipe.with_values({"data.seed": 1})
-    monkeypatch.setattr("lockstep.data_prep.row_cache.split_table", lambda _, table: split_table(other, table))
+    monkeypatch.setattr(
+        "lockstep.data_prep.row_cache.split_table", lambda _, table: split_table(other, table)
+    )
     prepare_kept(recipe)
     with pytest.raises(AssertionError):
         assert_same(recipe)
 
 
-def test_a_folder_that_is_not_absolute_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the specification of XDG_CACHE_HOME says; nor is anything made in the present folder for want of a home."""
+def test_a_folder_that_is_not_absolute_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the specification of XDG_CACHE_HOME says; nor is anything made in the present folder for
+    want of a home.
+    """
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -121,13 +152,24 @@ def test_a_folder_that_is_not_absolute_is_ignored(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes"])
 def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> None:
-    """Without a word, and kept anew: a process that is killed while it writes leaves a file cut short."""
-    code = "from lockstep.commands.options import keep_compiled; keep_compiled(); import jax, jax.numpy as jnp"
+    """Without a word, and kept anew: a process that is killed while it writes leaves a file cut
+    short.
+    """
+    code = (
+        "from lockstep.commands.options import keep_compiled; keep_compiled(); import jax, "
+        "jax.numpy as jnp"
+    )
     code += "; print(jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((8, 8)))[0, 0])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
 
     def run() -> tuple[str, str]:
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return done.stdout, done.stderr
 
     first = run()
@@ -136,14 +178,22 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
     assert entries
     for entry in entries:
         content = entry.read_bytes()
-        entry.write_bytes({"cut short": content[:10], "empty": b"", "other bytes": b"?" * len(content)}[damage])
+        entry.write_bytes(
+            {"cut short": content[:10], "empty": b"", "other bytes": b"?" * len(content)}[damage]
+        )
     assert run() == first == (first[0], "")
     assert [entry.stat().st_size for entry in entries] == pytest.approx(sizes, rel=0.2)
     assert all(entry.read_bytes()[:1] != b"?" for entry in entries)
 
 
 def test_the_next_process_does_without_scikit_learn() -> None:
-    code = "import sys; from lockstep.data_prep.row_cache import prepare_kept; from lockstep.recipe import load_recipe"
+    code = (
+        "import sys; from lockstep.data_prep.row_cache import prepare_kept; from "
+        "lockstep.recipe import load_recipe"
+    )
     code += "; prepare_kept(load_recipe('seed')); print('sklearn' in sys.modules)"
-    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
     assert [one.stdout.strip() for one in said] == ["True", "False"]

@@ -1,4 +1,6 @@
-"""People's tables: what is read, what is refused in one line, what is made of missing values and categories."""
+"""People's tables: what is read, what is refused in one line, what is made of missing values and
+categories.
+"""
 
 import bz2
 import gzip
@@ -56,7 +58,9 @@ def recipe_of(path: Path, target: str = "sort", loss: str = "cross_entropy", **d
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
     """Runs `lockstep recipe check` on a table: exit status, standard output, standard error."""
 
-    def run(content: Any, *changes: str, name: str = "t.csv", target: str = "sort") -> tuple[int, str, str]:
+    def run(
+        content: Any, *changes: str, name: str = "t.csv", target: str = "sort"
+    ) -> tuple[int, str, str]:
         path = tmp_path / name
         if isinstance(content, polars.DataFrame):
             content.write_parquet(path)
@@ -68,7 +72,11 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
         with pytest.raises(SystemExit) as end:
             main(["recipe", "check", "--data", str(path), "--target", target, *options])
         out, err = capsys.readouterr()
-        return int(end.value.code or 0), out.replace(f"{tmp_path}/", ""), err.replace(f"{tmp_path}/", "")
+        return (
+            int(end.value.code or 0),
+            out.replace(f"{tmp_path}/", ""),
+            err.replace(f"{tmp_path}/", ""),
+        )
 
     return run
 
@@ -102,15 +110,28 @@ def refusal(check: Check) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(
-    ("separator", "name", "called"), [(";", "t.csv", "semicolon"), ("\t", "t.csv", "tab"), ("|", "t.csv", "pipe"),
-                                      (" ", "t.csv", "space"), (",", "t.tsv", "comma")]
-)  # fmt: skip
+    ("separator", "name", "called"),
+    [
+        (";", "t.csv", "semicolon"),
+        ("\t", "t.csv", "tab"),
+        ("|", "t.csv", "pipe"),
+        (" ", "t.csv", "space"),
+        (",", "t.tsv", "comma"),
+    ],
+)
 def test_another_separator_is_named_and_read_where_it_is_given(
-    separator: str, name: str, called: str, refusal: Callable[..., str], data_hash: Callable[..., str]
+    separator: str,
+    name: str,
+    called: str,
+    refusal: Callable[..., str],
+    data_hash: Callable[..., str],
 ) -> None:
     line = refusal(table(separator), name=name)
     expected = "\t" if name == "t.tsv" else ","
-    assert line == (f"{name}: the separator is {separator!r}, not {expected!r}: data.separator = {called} reads it")
+    assert line == (
+        f"{name}: the separator is {separator!r}, not {expected!r}: data.separator = "
+        f"{called} reads it"
+    )
     assert data_hash(table(separator), f"data.separator={called}", name=name) == data_hash(table())
 
 
@@ -137,7 +158,10 @@ SAME = {
     "UTF-16, the other order": ("t.csv", b"\xfe\xff" + table().encode("utf-16-be")),
     "UTF-8 with a mark": ("t.csv", b"\xef\xbb\xbf" + table().encode()),
     "CRLF": ("t.csv", table(end="\r\n").encode()),
-    "quotes": ("t.csv", table(**{'"width"': WIDTH, '"depth"': DEPTH, '"sort"': [f'"{x}"' for x in SORT]}).encode()),
+    "quotes": (
+        "t.csv",
+        table(**{'"width"': WIDTH, '"depth"': DEPTH, '"sort"': [f'"{x}"' for x in SORT]}).encode(),
+    ),
     "a declared separator": ("t.csv", b"sep=;\n" + table(";").encode()),
     "comments above": ("t.csv", b"# of 2021, in mm\n# by hand\n" + table().encode()),
     "comments between": ("t.csv", table().replace("\n", '\n# "a, quote\n', 9).encode()),
@@ -149,7 +173,9 @@ SAME = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_the_same_table_in_other_clothes_gives_the_same_bits(case: str, data_hash: Callable[..., str]) -> None:
+def test_the_same_table_in_other_clothes_gives_the_same_bits(
+    case: str, data_hash: Callable[..., str]
+) -> None:
     name, content = SAME[case]
     assert data_hash(content, name=name) == data_hash(table())
 
@@ -161,18 +187,35 @@ def test_the_same_table_in_other_clothes_gives_the_same_bits(case: str, data_has
         (table() + "1,2\n1,2,raw\n", "row 61 has 2 cells for 3"),
         ("# above\n" + table() + "# below\n1,2\n", "row 61 has 2 cells for 3"),
         (table() + '"1,2,raw\n', "row 61: a quote is not closed"),
-        (table(a=WIDTH, sort=["süß"] * ROWS).encode("latin-1"), "line 2 is not UTF-8 (byte 0xfc); of Latin-1 or "
-         "Windows-1252? convert it: iconv -f WINDOWS-1252 -t UTF-8"),
-        (table(süß=WIDTH, sort=SORT).encode("latin-1"), "line 1 is not UTF-8 (byte 0xfc); of Latin-1 or "
-         "Windows-1252? convert it: iconv -f WINDOWS-1252 -t UTF-8"),
-        (table().encode("utf-16-le"), "zero bytes in every other place: UTF-16 without a byte-order mark? "
-         "UTF-8 is read"),
-        (b"\xff\xfe" + table().encode("utf-16-le")[:-1], "its byte-order mark says UTF-16, but: truncated data"),
-        (table(end="\r"), "its lines end in a carriage return alone; those that end in a line feed are read"),
-        (gzip.compress(table().encode())[:-9], "not a readable gzip file: Compressed file ended before the "
-         "end-of-stream marker was reached"),
+        (
+            table(a=WIDTH, sort=["süß"] * ROWS).encode("latin-1"),
+            "line 2 is not UTF-8 (byte 0xfc); of Latin-1 or "
+            "Windows-1252? convert it: iconv -f WINDOWS-1252 -t UTF-8",
+        ),
+        (
+            table(süß=WIDTH, sort=SORT).encode("latin-1"),
+            "line 1 is not UTF-8 (byte 0xfc); of Latin-1 or "
+            "Windows-1252? convert it: iconv -f WINDOWS-1252 -t UTF-8",
+        ),
+        (
+            table().encode("utf-16-le"),
+            "zero bytes in every other place: UTF-16 without a byte-order mark? UTF-8 is read",
+        ),
+        (
+            b"\xff\xfe" + table().encode("utf-16-le")[:-1],
+            "its byte-order mark says UTF-16, but: truncated data",
+        ),
+        (
+            table(end="\r"),
+            "its lines end in a carriage return alone; those that end in a line feed are read",
+        ),
+        (
+            gzip.compress(table().encode())[:-9],
+            "not a readable gzip file: Compressed file ended before the "
+            "end-of-stream marker was reached",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_cannot_be_read_is_refused_by_what_was_seen(
     content: Any, line: str, refusal: Callable[..., str]
 ) -> None:
@@ -198,15 +241,24 @@ def test_a_small_file_that_expands_without_end_is_refused(refusal: Callable[...,
         (["1,5", "2,5", "3"], "3"),
     ],
 )
-def test_a_first_row_of_numbers_is_no_header(names: list[str], target: str, refusal: Callable[..., str]) -> None:
+def test_a_first_row_of_numbers_is_no_header(
+    names: list[str], target: str, refusal: Callable[..., str]
+) -> None:
     first, *rest = table(";").splitlines(keepends=True)
-    line = refusal(";".join(names) + "\n" + "".join(rest), "data.separator=semicolon", target=target)
-    assert line == f"t.csv: the first row holds numbers ({', '.join(names)}); it must hold the columns' names"
+    line = refusal(
+        ";".join(names) + "\n" + "".join(rest), "data.separator=semicolon", target=target
+    )
+    assert (
+        line == f"t.csv: the first row holds numbers ({', '.join(names)}); it must hold the "
+        "columns' names"
+    )
     assert first == "width;depth;sort\n"
 
 
 @pytest.mark.parametrize("names", [("0", "1", "2"), ("410.5", "420.5", "class"), ("1", "2", "3")])
-def test_names_that_are_numbers_may_count_or_stand_beside_a_name(names: tuple[str, ...], check: Check) -> None:
+def test_names_that_are_numbers_may_count_or_stand_beside_a_name(
+    names: tuple[str, ...], check: Check
+) -> None:
     columns = dict(zip(names, (WIDTH, DEPTH, SORT)))
     status, out, _ = check(table(**columns), target=names[-1])
     assert status == 0
@@ -220,7 +272,9 @@ def commas(values: list[str]) -> list[str]:
     return [value.replace(".", ",") for value in values]
 
 
-def test_decimal_commas_are_read_where_the_cells_leave_no_doubt(check: Check, data_hash: Callable[..., str]) -> None:
+def test_decimal_commas_are_read_where_the_cells_leave_no_doubt(
+    check: Check, data_hash: Callable[..., str]
+) -> None:
     status, out, err = check(
         table(";", width=commas(WIDTH), depth=commas(DEPTH), sort=SORT), "data.separator=semicolon"
     )
@@ -235,7 +289,8 @@ def test_a_comma_before_three_digits_must_be_declared(
     thousandths = [f"{i % 9 + 1},{100 + 7 * i}" for i in range(ROWS)]
     text = table(";", width=thousandths, sort=SORT)
     assert refusal(text, "data.separator=semicolon") == (
-        "t.csv: row 1, column 'width' holds '1,100': a comma before the fraction, or between thousands? "
+        "t.csv: row 1, column 'width' holds '1,100': a comma before the fraction, or "
+        "between thousands? "
         "data.decimal = comma says the former; for the latter leave the commas out"
     )
     points = table(width=[value.replace(",", ".") for value in thousandths], sort=SORT)
@@ -246,15 +301,21 @@ def test_a_comma_before_three_digits_must_be_declared(
 def test_thousands_are_refused_as_what_they_are(cell: str, refusal: Callable[..., str]) -> None:
     line = refusal(table(";", width=[*WIDTH[:-1], cell], sort=SORT), "data.separator=semicolon")
     assert line == (
-        f"t.csv: row 60, column 'width' holds {cell!r}, a number with separators between its thousands; "
+        f"t.csv: row 60, column 'width' holds {cell!r}, a number with separators between "
+        "its thousands; "
         "write it without"
     )
 
 
-def test_commas_in_one_column_and_points_in_another_are_refused(refusal: Callable[..., str]) -> None:
-    line = refusal(table(";", width=WIDTH, depth=commas(DEPTH), sort=SORT), "data.separator=semicolon")
+def test_commas_in_one_column_and_points_in_another_are_refused(
+    refusal: Callable[..., str],
+) -> None:
+    line = refusal(
+        table(";", width=WIDTH, depth=commas(DEPTH), sort=SORT), "data.separator=semicolon"
+    )
     assert line == (
-        "t.csv: numbers of column 'depth' have a comma before their fraction, those of 'width' a point; "
+        "t.csv: numbers of column 'depth' have a comma before their fraction, those of "
+        "'width' a point; "
         "it must be the same in both"
     )
 
@@ -303,17 +364,22 @@ def test_missing_values_are_filled_in_from_the_training_rows(strategy: str, tmp_
     assert data.notes == (
         (
             "missing values",
-            f"filled in by the training rows' {strategy}: depth in 12 rows by {filled[absent_N][0, 0]:.4g}",
+            f"filled in by the training rows' {strategy}: depth in 12 rows by "
+            f"{filled[absent_N][0, 0]:.4g}",
         ),
     )
 
 
 def test_rows_with_missing_values_are_left_out(check: Check, data_hash: Callable[..., str]) -> None:
-    status, out, err = check(table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=drop")
+    status, out, err = check(
+        table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=drop"
+    )
     assert (status, err) == (0, "")
     assert "missing values: 12 of 60 rows left out" in out
     kept = [i for i in range(ROWS) if i % 5 != 2]
-    shorter = table(width=[WIDTH[i] for i in kept], depth=[DEPTH[i] for i in kept], sort=[SORT[i] for i in kept])
+    shorter = table(
+        width=[WIDTH[i] for i in kept], depth=[DEPTH[i] for i in kept], sort=[SORT[i] for i in kept]
+    )
     assert out.split()[-1] == data_hash(shorter)
 
 
@@ -321,7 +387,10 @@ def test_rows_with_missing_values_are_left_out(check: Check, data_hash: Callable
 def test_drop_that_leaves_nothing_is_refused(column: str, refusal: Callable[..., str]) -> None:
     columns = {"width": WIDTH, "depth": DEPTH, "sort": SORT} | {column: ["NA"] * ROWS}
     line = refusal(table(**columns), "data.missing=drop")
-    assert line == f"t.csv: data.missing = drop leaves no row to train on; column {column!r} has 60 missing values"
+    assert (
+        line == f"t.csv: data.missing = drop leaves no row to train on; column {column!r} has 60 "
+        "missing values"
+    )
 
 
 def test_a_column_without_a_value_cannot_be_filled_in(refusal: Callable[..., str]) -> None:
@@ -329,7 +398,9 @@ def test_a_column_without_a_value_cannot_be_filled_in(refusal: Callable[..., str
     assert line == "t.csv: column 'depth' has no value in any row; data.drop leaves it out"
 
 
-def test_a_mark_of_ones_own(check: Check, refusal: Callable[..., str], data_hash: Callable[..., str]) -> None:
+def test_a_mark_of_ones_own(
+    check: Check, refusal: Callable[..., str], data_hash: Callable[..., str]
+) -> None:
     text = table(width=WIDTH, depth=with_marks(DEPTH, "-999"), sort=SORT)
     status, _, err = check(text)
     assert (status, err) == (
@@ -339,7 +410,9 @@ def test_a_mark_of_ones_own(check: Check, refusal: Callable[..., str], data_hash
     )
     assert "row 3, column 'depth' holds -999.0" in refusal(text, "data.missing_marks=-999")
     marked = data_hash(text, "data.missing=mean", 'data.missing_marks=["-999"]')
-    assert marked == data_hash(table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=mean")
+    assert marked == data_hash(
+        table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=mean"
+    )
 
 
 def test_missing_in_a_text_target_is_a_class_with_a_warning_or_left_out(
@@ -349,24 +422,32 @@ def test_missing_in_a_text_target_is_a_class_with_a_warning_or_left_out(
     status, out, err = check(text)
     assert (status, err) == (
         0,
-        "warning: target column 'sort': 'NA' is a class of its own, not a missing value (data.missing = drop)\n",
+        "warning: target column 'sort': 'NA' is a class of its own, not a missing value "
+        "(data.missing = drop)\n",
     )
     assert "3 classes" in out
     assert "2 classes" in check(text, "data.missing=drop")[1]
     assert refusal(text, "data.missing=mean") == (
-        "t.csv: row 3, target column 'sort' holds 'NA', a missing value (data.missing = drop leaves such rows out)"
+        "t.csv: row 3, target column 'sort' holds 'NA', a missing value (data.missing = "
+        "drop leaves such rows out)"
     )
 
 
-def test_integer_classes_stay_integers_without_their_missing_ones(data_hash: Callable[..., str]) -> None:
+def test_integer_classes_stay_integers_without_their_missing_ones(
+    data_hash: Callable[..., str],
+) -> None:
     classes = [str(i % 3 * 9) for i in range(ROWS)]  # as text 18 comes before 9
     kept = [i for i in range(ROWS) if i % 5 != 2]
     shorter = table(width=[WIDTH[i] for i in kept], sort=[classes[i] for i in kept])
-    assert data_hash(table(width=WIDTH, sort=with_marks(classes, "NA")), "data.missing=drop") == data_hash(shorter)
+    assert data_hash(
+        table(width=WIDTH, sort=with_marks(classes, "NA")), "data.missing=drop"
+    ) == data_hash(shorter)
 
 
 def test_plus_and_minus_are_classes(check: Check) -> None:
-    status, out, err = check(table(width=WIDTH, sort=["+-"[i % 2] for i in range(ROWS)]), "data.missing=drop")
+    status, out, err = check(
+        table(width=WIDTH, sort=["+-"[i % 2] for i in range(ROWS)]), "data.missing=drop"
+    )
     assert (status, err) == (0, "")
     assert "45 rows to train on, 15 held out, 1 features, 2 classes" in out
 
@@ -387,7 +468,8 @@ def test_a_number_to_predict_is_never_filled_in(refusal: Callable[..., str], che
 
 def test_text_is_refused_with_the_way_to_take_it(refusal: Callable[..., str]) -> None:
     assert refusal(table(width=WIDTH, colour=COLOUR, sort=SORT)) == (
-        f"t.csv: row 1, column 'colour' holds {COLOUR[0]!r}, text where a number is due; must be a finite number "
+        f"t.csv: row 1, column 'colour' holds {COLOUR[0]!r}, text where a number is due; "
+        "must be a finite number "
         "(data.categories = one-hot takes text)"
     )
 
@@ -402,17 +484,25 @@ def test_categories_become_columns_as_scikit_learn_makes_them(tmp_path: Path) ->
     assert read.columns == ("colour", "width")
     assert data.columns == ("colour=blue", "colour=green", "colour=red", "width")
     assert data.notes == (("categories of colour", "3 columns: 'blue', 'green', 'red'"),)
-    train_N = [WIDTH.index(f"{width:.2f}") for width in split.train_x_ND[:, 3] * split.scale_D[3] + split.mean_D[3]]
+    train_N = [
+        WIDTH.index(f"{width:.2f}")
+        for width in split.train_x_ND[:, 3] * split.scale_D[3] + split.mean_D[3]
+    ]
     colours_N = np.array(COLOUR)[train_N][:, None]
     ones_ND = OneHotEncoder(sparse_output=False).fit_transform(colours_N)
-    np.testing.assert_allclose(data.train_x_ND[:, :3], StandardScaler().fit_transform(ones_ND), atol=1e-14)
+    np.testing.assert_allclose(
+        data.train_x_ND[:, :3], StandardScaler().fit_transform(ones_ND), atol=1e-14
+    )
     assert read.row(data.first_row)[0] == COLOUR[train_N[0]]
 
 
-def test_a_missing_category_is_one_of_its_own_or_refused(check: Check, refusal: Callable[..., str]) -> None:
+def test_a_missing_category_is_one_of_its_own_or_refused(
+    check: Check, refusal: Callable[..., str]
+) -> None:
     text = table(width=WIDTH, colour=with_marks(COLOUR, "?"), sort=SORT)
     assert refusal(text, "data.categories=one-hot") == (
-        "t.csv: row 3, column 'colour' holds '?'; must be a category (data.missing = drop, mean or median)"
+        "t.csv: row 3, column 'colour' holds '?'; must be a category (data.missing = drop, "
+        "mean or median)"
     )
     status, out, err = check(text, "data.categories=one-hot", "data.missing=median")
     assert (status, err) == (0, "")
@@ -421,7 +511,9 @@ def test_a_missing_category_is_one_of_its_own_or_refused(check: Check, refusal: 
 
 
 def test_one_category_alone_is_a_constant_column(check: Check) -> None:
-    status, out, err = check(table(width=WIDTH, colour=["red"] * ROWS, sort=SORT), "data.categories=one-hot")
+    status, out, err = check(
+        table(width=WIDTH, colour=["red"] * ROWS, sort=SORT), "data.categories=one-hot"
+    )
     assert status == 0
     assert "categories of colour: 1 column: 'red'" in out
     assert err == "warning: column 'colour=red' is constant in the training rows: scaled by 1\n"
@@ -433,34 +525,56 @@ def test_a_category_that_only_held_out_rows_have_is_0_everywhere(tmp_path: Path)
     other.write_text(table(sort=["raw", "ripe"], colour=["black", "red"], width=["1.5", "2.5"]))
     recipe = recipe_of(path, categories="one-hot", holdout=str(other))
     data = prepare(recipe)
-    assert data.warnings == ("column 'colour': 'black' in 1 held-out row and no training row: 0 in all its columns",)
+    assert data.warnings == (
+        "column 'colour': 'black' in 1 held-out row and no training row: 0 in all its columns",
+    )
     ones_ND = data.held_out_x_ND * data.scale_D + data.mean_D
     np.testing.assert_allclose(ones_ND, [[1.5, 0, 0, 0], [2.5, 0, 0, 1]], atol=1e-12)
 
 
 def test_numbers_with_a_slip_are_no_categories(refusal: Callable[..., str], check: Check) -> None:
     line = refusal(table(width=[*WIDTH[:-1], "4.1O"], sort=SORT), "data.categories=one-hot")
-    assert line == ("t.csv: row 60, column 'width' holds '4.1O', text where a number is due; must be a finite number")
+    assert line == (
+        "t.csv: row 60, column 'width' holds '4.1O', text where a number is due; must be a "
+        "finite number"
+    )
     few = [("0", "1", "2", "3+")[i % 4] for i in range(ROWS)]
-    assert "4 columns: '0', '1', '2', '3+'" in check(table(children=few, sort=SORT), "data.categories=one-hot")[1]
+    assert (
+        "4 columns: '0', '1', '2', '3+'"
+        in check(table(children=few, sort=SORT), "data.categories=one-hot")[1]
+    )
 
 
 def test_too_many_categories_are_refused(refusal: Callable[..., str]) -> None:
     names = [f"name {i}" for i in range(1001)]
     line = refusal(table(name=names, sort=[i % 2 for i in range(1001)]), "data.categories=one-hot")
-    assert line == "t.csv: column 'name' has 1001 categories; must have at most 1000, or be left out (data.drop)"
+    assert (
+        line == "t.csv: column 'name' has 1001 categories; must have at most 1000, or be left out "
+        "(data.drop)"
+    )
 
 
 @pytest.mark.parametrize("categories", ["refuse", "one-hot"])
 @pytest.mark.parametrize(
     "date",
-    ["2021-03-{:02}", "{}/3/2021", "{:02}.03.21", "2021-03-{:02}T09:30:00Z", "{} Mar 2021", "9:{:02}", "2021/3/{}"],
+    [
+        "2021-03-{:02}",
+        "{}/3/2021",
+        "{:02}.03.21",
+        "2021-03-{:02}T09:30:00Z",
+        "{} Mar 2021",
+        "9:{:02}",
+        "2021/3/{}",
+    ],
 )
-def test_dates_are_refused_by_name(date: str, categories: str, refusal: Callable[..., str], check: Check) -> None:
+def test_dates_are_refused_by_name(
+    date: str, categories: str, refusal: Callable[..., str], check: Check
+) -> None:
     dates = [date.format(i % 28 + 1) for i in range(ROWS)]
     text = table(width=WIDTH, when=dates, sort=SORT)
     assert refusal(text, f"data.categories={categories}") == (
-        f"t.csv: row 1, column 'when' holds dates ({dates[0]!r}); write them as numbers, or leave the column out "
+        f"t.csv: row 1, column 'when' holds dates ({dates[0]!r}); write them as numbers, or "
+        "leave the column out "
         "(data.drop)"
     )
     status, out, err = check(text, "data.drop=when")
@@ -475,10 +589,15 @@ def test_dates_are_no_classes(refusal: Callable[..., str]) -> None:
     )
 
 
-def test_columns_are_left_out_by_name(data_hash: Callable[..., str], check: Check, refusal: Callable[..., str]) -> None:
+def test_columns_are_left_out_by_name(
+    data_hash: Callable[..., str], check: Check, refusal: Callable[..., str]
+) -> None:
     text = table(width=WIDTH, note=COLOUR, depth=DEPTH, day=["2021-01-01"] * ROWS, sort=SORT)
     assert data_hash(text, 'data.drop=["note", "day"]') == data_hash(table())
-    assert refusal(text, "data.drop=Note") == "data.drop: t.csv has no column 'Note'; did you mean 'note'?"
+    assert (
+        refusal(text, "data.drop=Note")
+        == "data.drop: t.csv has no column 'Note'; did you mean 'note'?"
+    )
     assert refusal(text, "data.drop=sort") == "data.drop: 'sort' is the target"
 
 
@@ -499,7 +618,9 @@ def test_a_hold_out_file_is_held_out_and_fits_nothing(tmp_path: Path) -> None:
     path.write_text(table(width=WIDTH, depth=with_marks(DEPTH, ""), sort=SORT))
     outcomes = []
     for far in ("1.5", "1000000"):
-        other.write_text(table(sort=["raw", "ripe", "raw"], depth=[far, "", "2"], width=["1.5", "2.5", "NA"]))
+        other.write_text(
+            table(sort=["raw", "ripe", "raw"], depth=[far, "", "2"], width=["1.5", "2.5", "NA"])
+        )
         outcomes.append(prepare(recipe_of(path, missing="mean", holdout=str(other))))
     first, second = outcomes
     assert first.train_x_ND.shape == (ROWS, 2)
@@ -510,24 +631,49 @@ def test_a_hold_out_file_is_held_out_and_fits_nothing(tmp_path: Path) -> None:
     filled = first.held_out_x_ND * first.scale_D + first.mean_D
     known = [float(d) for i, d in enumerate(DEPTH) if i % 5 != 2]
     np.testing.assert_allclose(filled[:, 1], [1.5, np.mean(known), 2], rtol=1e-12)
-    np.testing.assert_allclose(filled[:, 0], [1.5, 2.5, np.mean([float(w) for w in WIDTH])], rtol=1e-12)
+    np.testing.assert_allclose(
+        filled[:, 0], [1.5, 2.5, np.mean([float(w) for w in WIDTH])], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("columns", "changes", "line"),
     [
         ({"width": ["1"], "sort": ["raw"]}, [], "h.csv: no column 'depth', which t.csv has"),
-        ({"width": ["1"], "depth": ["1"], "more": ["1"], "sort": ["raw"]}, [], "h.csv: column 'more' is not in t.csv"),
-        ({"width": ["1"], "depth": ["1"]}, [], "h.csv: no column 'sort' for the target; columns: 'width', 'depth'"),
-        ({"width": ["1", "x"], "depth": ["1", "2"], "sort": ["raw", "raw"]}, [],
-         "h.csv: row 2, column 'width' holds 'x', text where a number is due; must be a finite number"),
-        ({"width": ["1"], "depth": ["1"], "sort": ["rotten"]}, [], "h.csv: class 'rotten' does not occur in t.csv"),
-        ({"width": ["1"], "depth": [""], "sort": ["raw"]}, ["data.missing=drop"],
-         "h.csv: data.missing = drop leaves no row of it"),
+        (
+            {"width": ["1"], "depth": ["1"], "more": ["1"], "sort": ["raw"]},
+            [],
+            "h.csv: column 'more' is not in t.csv",
+        ),
+        (
+            {"width": ["1"], "depth": ["1"]},
+            [],
+            "h.csv: no column 'sort' for the target; columns: 'width', 'depth'",
+        ),
+        (
+            {"width": ["1", "x"], "depth": ["1", "2"], "sort": ["raw", "raw"]},
+            [],
+            "h.csv: row 2, column 'width' holds 'x', text where a number is due; must be a "
+            "finite number",
+        ),
+        (
+            {"width": ["1"], "depth": ["1"], "sort": ["rotten"]},
+            [],
+            "h.csv: class 'rotten' does not occur in t.csv",
+        ),
+        (
+            {"width": ["1"], "depth": [""], "sort": ["raw"]},
+            ["data.missing=drop"],
+            "h.csv: data.missing = drop leaves no row of it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_hold_out_file_must_fit(
-    columns: dict[str, list[Any]], changes: list[str], line: str, tmp_path: Path, refusal: Callable[..., str]
+    columns: dict[str, list[Any]],
+    changes: list[str],
+    line: str,
+    tmp_path: Path,
+    refusal: Callable[..., str],
 ) -> None:
     (tmp_path / "h.csv").write_text(table(**columns))
     assert refusal(table(), f"data.holdout={tmp_path}/h.csv", *changes) == line
@@ -542,13 +688,20 @@ def test_a_hold_out_file_lies_beside_its_recipe(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.train_x_ND, data.held_out_x_ND)
 
 
-@pytest.mark.parametrize("change", ["data.drop=x1", "data.missing=mean", "data.holdout=h.csv", "data.separator=tab"])
-def test_what_a_file_alone_has_is_refused_of_other_rows(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "change", ["data.drop=x1", "data.missing=mean", "data.holdout=h.csv", "data.separator=tab"]
+)
+def test_what_a_file_alone_has_is_refused_of_other_rows(
+    change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["recipe", "check", "digits", "--set", change])
     field = change.partition("=")[0]
     assert end.value.code == 2
-    assert capsys.readouterr().err == f'lockstep: {field}: for source = "file" only, and the source is "digits"\n'
+    assert (
+        capsys.readouterr().err
+        == f'lockstep: {field}: for source = "file" only, and the source is "digits"\n'
+    )
 
 
 # ---- what is odd
@@ -560,19 +713,29 @@ def test_what_a_file_alone_has_is_refused_of_other_rows(change: str, capsys: pyt
         ("", list(range(ROWS)), "counts the rows, from 0"),
         ("Unnamed: 0", list(range(1, ROWS + 1)), "counts the rows, from 1"),
         ("key", [i * 3 // 2 for i in range(ROWS)], "rises with every row, from 0 to 88"),
-        ("customerId", [7919 * i % 1009 for i in range(ROWS)], "has another whole number in every row"),
+        (
+            "customerId",
+            [7919 * i % 1009 for i in range(ROWS)],
+            "has another whole number in every row",
+        ),
         ("k", [i * 7 % ROWS for i in range(ROWS)], "has another whole number in every row"),
     ],
 )
 def test_an_index_is_named(name: str, values: list[int], what: str, check: Check) -> None:
     status, _, err = check(table(**{name: values, "width": WIDTH, "sort": SORT}))
-    assert (status, err) == (0, f"warning: column {name!r} {what}: an index is no feature; data.drop leaves it out\n")
+    assert (status, err) == (
+        0,
+        f"warning: column {name!r} {what}: an index is no feature; data.drop leaves it out\n",
+    )
 
 
 def test_text_that_differs_in_every_row_is_named(check: Check) -> None:
     names = [f"name {i}" for i in range(ROWS)]
     _, _, err = check(table(width=WIDTH, name=names, sort=SORT), "data.categories=one-hot")
-    expected = "column 'name' has 60 categories in 60 rows: an identifier, or free text? data.drop leaves it out"
+    expected = (
+        "column 'name' has 60 categories in 60 rows: an identifier, or free text? data.drop "
+        "leaves it out"
+    )
     assert f"warning: {expected}\n" in err
 
 
@@ -588,7 +751,8 @@ def test_equal_columns_and_rounded_integers_are_named(check: Check) -> None:
     assert (status, err.splitlines()) == (
         0,
         [
-            "warning: column 'large' has integers beyond 2^53, which are rounded: float64 cannot tell neighbours apart",
+            "warning: column 'large' has integers beyond 2^53, which are rounded: float64 "
+            "cannot tell neighbours apart",
             "warning: columns 'width' and 'copy' are equal",
         ],
     )
@@ -633,22 +797,34 @@ def test_recipes_without_the_new_fields_keep_their_hash() -> None:
 
 def test_the_new_fields_count_in_the_hash_where_they_are_set() -> None:
     changes: list[dict[str, Any]] = [
-        {}, {"separator": "tab"}, {"decimal": "comma"}, {"drop": ("a",)}, {"missing": "mean"},
-        {"missing_marks": ("-1",)}, {"categories": "one-hot"}, {"holdout": "h.csv"},
-    ]  # fmt: skip
+        {},
+        {"separator": "tab"},
+        {"decimal": "comma"},
+        {"drop": ("a",)},
+        {"missing": "mean"},
+        {"missing_marks": ("-1",)},
+        {"categories": "one-hot"},
+        {"holdout": "h.csv"},
+    ]
     assert len({Recipe(data=Data(**change)).hash for change in changes}) == len(changes)
     # where the file lies does not count
     assert Recipe(data=Data(holdout="a.csv")).hash == Recipe(data=Data(holdout="b.csv")).hash
 
 
-def test_a_run_tells_in_its_second_stage_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_tells_in_its_second_stage_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(table(";", width=commas(with_marks(WIDTH, "NA")), colour=COLOUR, id=range(ROWS), sort=SORT))
+    path.write_text(
+        table(";", width=commas(with_marks(WIDTH, "NA")), colour=COLOUR, id=range(ROWS), sort=SORT)
+    )
     changes = ["separator=semicolon", "missing=median", "categories=one-hot", "drop=id"]
     fields = [f"data.{change}" for change in changes] + ["training.epochs=2", "schedule.warmup=1"]
     options = [part for field in fields for part in ("--set", field)]
     with pytest.raises(SystemExit) as end:
-        main(["run", "--data", str(path), "--target", "sort", "--out", str(tmp_path / "R"), *options])
+        main(
+            ["run", "--data", str(path), "--target", "sort", "--out", str(tmp_path / "R"), *options]
+        )
     out = capsys.readouterr().out
     assert end.value.code == 0
     assert "ROUNDING" in out
@@ -671,22 +847,35 @@ def test_a_run_tells_in_its_second_stage_what_was_done(tmp_path: Path, capsys: p
 @settings(max_examples=60, deadline=None)
 @given(
     cells=st.lists(
-        st.lists(st.sampled_from(["1", "2.5", "", "NA", "x", "y", "1,5", "-999", "true", "2021-01-01", "#", '"']),
-                 min_size=3, max_size=3),
-        min_size=8, max_size=30,
+        st.lists(
+            st.sampled_from(
+                ["1", "2.5", "", "NA", "x", "y", "1,5", "-999", "true", "2021-01-01", "#", '"']
+            ),
+            min_size=3,
+            max_size=3,
+        ),
+        min_size=8,
+        max_size=30,
     ),
     missing=st.sampled_from(["refuse", "drop", "mean", "median"]),
     categories=st.sampled_from(["refuse", "one-hot"]),
     separator=st.sampled_from([("comma", ","), ("semicolon", ";")]),
-)  # fmt: skip
+)
 def test_any_table_is_prepared_or_refused_in_one_line(
-    cells: list[list[str]], missing: str, categories: str, separator: tuple[str, str],
+    cells: list[list[str]],
+    missing: str,
+    categories: str,
+    separator: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any_table.csv"
-    path.write_text("\n".join(separator[1].join(row) for row in [["a", "b", "sort"], *cells]) + "\n")
+    path.write_text(
+        "\n".join(separator[1].join(row) for row in [["a", "b", "sort"], *cells]) + "\n"
+    )
     try:
-        data = prepare(recipe_of(path, missing=missing, categories=categories, separator=separator[0]))
+        data = prepare(
+            recipe_of(path, missing=missing, categories=categories, separator=separator[0])
+        )
     except InputError as error:
         lines = str(error).splitlines()
     else:

@@ -47,7 +47,9 @@ def test_a_trace_is_identical_to_itself() -> None:
         ("epochs/train_accuracy", 0, "metrics", 2),
     ],
 )
-def test_one_element_of_one_tensor_is_enough(name: str, index: Any, stage: str, update: int) -> None:
+def test_one_element_of_one_tensor_is_enough(
+    name: str, index: Any, stage: str, update: int
+) -> None:
     truth = oracle_trace(RECIPE)
     found = compare(changed(truth, name, nudged(index, 1e-11)), truth, {})
     assert found.verdict == "diverged"
@@ -60,7 +62,9 @@ def test_one_element_of_one_tensor_is_enough(name: str, index: Any, stage: str, 
 
 def test_within_the_tolerance_is_rounding_except_where_bits_must_agree() -> None:
     truth = oracle_trace(RECIPE)
-    assert compare(changed(truth, "updates/loss", nudged(5, 1e-13)), truth, {}).verdict == "rounding"
+    assert (
+        compare(changed(truth, "updates/loss", nudged(5, 1e-13)), truth, {}).verdict == "rounding"
+    )
     for name in ("updates/lr", "parameters/0/linear1.bias"):
         assert compare(changed(truth, name, nudged(1, 1e-15)), truth, {}).verdict == "diverged"
 
@@ -78,7 +82,10 @@ def test_nan_is_compared_as_such() -> None:
     assert both_sides.limit == (3, "the loss is finite on neither side")
     infinite = changed(truth, "updates/loss", nudged(3, np.inf))
     assert compare(infinite, truth, {}).verdict == "diverged"
-    assert compare(infinite, changed(truth, "updates/loss", nudged(3, -np.inf)), {}).verdict == "diverged"
+    assert (
+        compare(infinite, changed(truth, "updates/loss", nudged(3, -np.inf)), {}).verdict
+        == "diverged"
+    )
 
 
 def test_differences_that_cancel_in_the_mean_are_seen() -> None:
@@ -89,7 +96,9 @@ def test_differences_that_cancel_in_the_mean_are_seen() -> None:
 
 def test_nothing_in_common_is_an_error() -> None:
     truth = oracle_trace(RECIPE)
-    without = Trace(truth.header, {k: v for k, v in truth.arrays.items() if not k.startswith("parameters/")})
+    without = Trace(
+        truth.header, {k: v for k, v in truth.arrays.items() if not k.startswith("parameters/")}
+    )
     for pair in ((without, truth), (truth, without), (Trace(truth.header, {}), truth)):
         with pytest.raises(InputError, match="nothing to compare"):
             compare(*pair, {})
@@ -114,12 +123,19 @@ def test_bounds_come_from_the_oracle_and_catch_more_than_rounding() -> None:
     assert set(bounds) >= {"updates/loss", "epochs/train_loss", "parameters/12/linear1.weight"}
     bound = float(bounds["parameters/12/linear1.weight"])
     largest = np.abs(truth.parameters(12)["linear1.weight"]).max()
-    assert 1e-8 < bound / largest < 1e-4  # some roundings of float32, far below what a wrong recipe does
+    assert (
+        1e-8 < bound / largest < 1e-4
+    )  # some roundings of float32, far below what a wrong recipe does
     for times, verdict in ((0.5, "rounding"), (1.5, "diverged")):
-        moved = changed(truth, "parameters/12/linear1.weight", nudged((0, 0), times * bound / largest))
+        moved = changed(
+            truth, "parameters/12/linear1.weight", nudged((0, 0), times * bound / largest)
+        )
         assert compare(moved, truth, bounds).verdict == verdict
         # each side may stray by its own bound
-        assert compare(moved, changed(truth, "updates/lr", lambda array: array), bounds).verdict == "rounding"
+        assert (
+            compare(moved, changed(truth, "updates/lr", lambda array: array), bounds).verdict
+            == "rounding"
+        )
 
 
 def test_the_verdict_on_a_run_names_what_fails() -> None:
@@ -128,7 +144,9 @@ def test_the_verdict_on_a_run_names_what_fails() -> None:
 
     def as_twins(trace: Trace) -> dict[str, Trace]:
         header = {**trace.header, "dtype": trace.header["recipe"]["training"]["dtype"]}
-        return {name: Trace({**header, "backend": name}, trace.arrays) for name in ("torch", "jax")} | {"oracle": trace}
+        return {
+            name: Trace({**header, "backend": name}, trace.arrays) for name in ("torch", "jax")
+        } | {"oracle": trace}
 
     traces, semantics = as_twins(float32), as_twins(float64)
     assert judge(traces, semantics).word == "identical"

@@ -1,4 +1,6 @@
-"""The diagnosis: which update, stage and tensor part first, who is off, and why; through the command."""
+"""The diagnosis: which update, stage and tensor part first, who is off, and why; through the
+command.
+"""
 
 import re
 from collections.abc import Callable
@@ -46,7 +48,12 @@ def with_optimizer(backend: str, **values: Any) -> Callable[[pytest.MonkeyPatch]
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         original = of_pair(module, "make_optimizer")
-        patch_pair(monkeypatch, module, "make_optimizer", lambda o, *rest: original(replace(o, **values), *rest))
+        patch_pair(
+            monkeypatch,
+            module,
+            "make_optimizer",
+            lambda o, *rest: original(replace(o, **values), *rest),
+        )
 
     return plant
 
@@ -61,7 +68,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with_optimizer(backend, nesterov=True)(monkeypatch)
             forget_compiled()
             module.train(RECIPE, prepared(RECIPE)).save(place / f"{backend}_wrong.trace")
-            module.train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL)).save(place / f"{backend}_detail.trace")
+            module.train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL)).save(
+                place / f"{backend}_detail.trace"
+            )
         forget_compiled()
     return place
 
@@ -90,14 +99,20 @@ def test_the_wrong_side_and_its_cause_are_named(
     assert "of its elements beyond the bound" in told
 
 
-def test_without_detail_it_says_what_to_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_detail_it_says_what_to_record(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(capsys, "diagnose", f"{folder}/torch_wrong.trace", f"{folder}/jax.trace")
     assert code == 1
     assert "--replay, or record --detail 0:1" in " ".join(out.split())
 
 
-def test_a_replay_gives_the_same_bits_and_measures_noise(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "diagnose", f"{folder}/torch.trace", f"{folder}/jax_wrong.trace", "--replay")
+def test_a_replay_gives_the_same_bits_and_measures_noise(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(
+        capsys, "diagnose", f"{folder}/torch.trace", f"{folder}/jax_wrong.trace", "--replay"
+    )
     assert code == 1
     assert "a: the same bits" in out
     assert "b: other bits: another code or environment" in out
@@ -112,8 +127,12 @@ def test_traces_with_detail_are_replayed_and_keep_it(
     data = prepared(RECIPE)
     for backend, module in TWINS.items():
         given = states(RECIPE, data) if is_synchronised else None
-        module.train(RECIPE, data, watch=Watch(detail=(5,), synchronise=given)).save(tmp_path / f"{backend}.trace")
-    code, out, _ = run(capsys, "diagnose", f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace", "--replay")
+        module.train(RECIPE, data, watch=Watch(detail=(5,), synchronise=given)).save(
+            tmp_path / f"{backend}.trace"
+        )
+    code, out, _ = run(
+        capsys, "diagnose", f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace", "--replay"
+    )
     assert code == 0, out
     assert "a: the same bits" in out
     assert "b: the same bits" in out
@@ -124,7 +143,9 @@ def test_a_run_that_went_on_from_a_checkpoint_is_not_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, taken = prepared(RECIPE), list[Checkpoint]()
-    pt_impl.train.train(RECIPE, data, watch=Watch(checkpoints=Checkpoints(3, "update", taken.append)))
+    pt_impl.train.train(
+        RECIPE, data, watch=Watch(checkpoints=Checkpoints(3, "update", taken.append))
+    )
     path = tmp_path / "rest.trace"
     pt_impl.train.train(RECIPE, data, watch=Watch(resume=taken[0])).save(path)
     code, _, error = run(capsys, "diagnose", str(path), str(path), "--replay")
@@ -132,20 +153,27 @@ def test_a_run_that_went_on_from_a_checkpoint_is_not_replayed(
     assert "a goes on from update 3, of a checkpoint" in error
 
 
-def test_junit_holds_the_divergence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_junit_holds_the_divergence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "found.xml"
     pair = f"{folder}/torch.trace", f"{folder}/jax_wrong.trace"
     assert run(capsys, "diagnose", *pair, "--junit", str(out))[0] == 1
     assert any(case.find("failure") is not None for case in ElementTree.parse(out).iter("testcase"))
 
 
-def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch = folder / "torch.trace"
     cut = tmp_path / "cut.trace"
     cut.write_bytes(torch.read_bytes()[:-100])
     TWINS["torch"].train(F64, prepared(F64)).save(tmp_path / "other.trace")
-    for other, said in ((cut, "perhaps truncated"), (tmp_path / "none", "cannot be read"),
-                        (tmp_path / "other.trace", "different recipes: training.dtype")):  # fmt: skip
+    for other, said in (
+        (cut, "perhaps truncated"),
+        (tmp_path / "none", "cannot be read"),
+        (tmp_path / "other.trace", "different recipes: training.dtype"),
+    ):
         code, _, error = run(capsys, "diagnose", str(torch), str(other))
         assert code == 2
         assert said in error
@@ -161,7 +189,9 @@ def changed(trace: Trace, name: str, change: Callable[[Any], Any], **header: Any
 
 def test_both_sides_can_be_off() -> None:
     truth = oracle_trace(F64)
-    a, b = (changed(truth, "updates/loss", lambda loss_T, by=by: loss_T + by) for by in (1e-3, -1e-3))
+    a, b = (
+        changed(truth, "updates/loss", lambda loss_T, by=by: loss_T + by) for by in (1e-3, -1e-3)
+    )
     found = diagnose(a, b, truth)
     assert found.off == "both"
     assert found.distances is not None
@@ -170,7 +200,9 @@ def test_both_sides_can_be_off() -> None:
 
 def test_two_sides_that_are_wrong_alike_diverge() -> None:
     truth = oracle_trace(F64)
-    a = changed(truth, "updates/loss", lambda loss_T: loss_T * np.where(np.arange(len(loss_T)) < 3, 1, 1.5))
+    a = changed(
+        truth, "updates/loss", lambda loss_T: loss_T * np.where(np.arange(len(loss_T)) < 3, 1, 1.5)
+    )
     for pair in ((a, a), (a, changed(a, "updates/grad_norm", lambda norm_T: norm_T * (1 + 1e-16)))):
         found = diagnose(*pair, truth)
         assert found.comparison.verdict in ("identical", "rounding")
@@ -185,7 +217,9 @@ def test_two_sides_that_are_wrong_alike_diverge() -> None:
 def test_one_side_that_is_nearer_to_the_other_than_to_the_truth_diverges() -> None:
     truth = oracle_trace(RECIPE)
     bound_T = (bounds_of(truth) or {})["updates/loss"]
-    near, far = (changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bound_T) for s in (0.5, 1.5))
+    near, far = (
+        changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bound_T) for s in (0.5, 1.5)
+    )
     for pair, off in (((far, near), "a"), ((near, far), "b")):
         found = diagnose(*pair, truth)
         assert (found.comparison.verdict, found.verdict, found.off) == ("rounding", "diverged", off)
@@ -195,12 +229,17 @@ def test_one_side_that_is_nearer_to_the_other_than_to_the_truth_diverges() -> No
 
 @pytest.mark.parametrize("option", [[], ["--replay"]], ids=["", "replayed"])
 def test_a_knob_that_both_twins_have_wrong_is_named(
-    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for backend, module in TWINS.items():
         with_optimizer(backend, momentum=0.8)(monkeypatch)
         forget_compiled()
-        module.train(F64, prepared(F64), watch=Watch(detail=DETAIL)).save(tmp_path / f"{backend}.trace")
+        module.train(F64, prepared(F64), watch=Watch(detail=DETAIL)).save(
+            tmp_path / f"{backend}.trace"
+        )
     forget_compiled()
     junit = tmp_path / "found.xml"
     pair = f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace"
@@ -222,7 +261,8 @@ def test_as_near_to_the_truth_as_each_other() -> None:
     truth = oracle_trace(recipe)
     bounds = bounds_of(truth) or {}
     up, down = (
-        changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bounds["updates/loss"]) for s in (0.9, -0.9)
+        changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bounds["updates/loss"])
+        for s in (0.9, -0.9)
     )
     assert diagnose(up, down, truth).verdict == "rounding"  # each may stray by its own bound
     far = changed(truth, "updates/loss", lambda loss_T: loss_T + 1.3 * bounds["updates/loss"])
@@ -242,11 +282,16 @@ def test_the_horizon_is_where_bounds_let_anything_pass() -> None:
 def test_unequal_settings_are_named() -> None:
     truth = oracle_trace(F64)
     a, b = (
-        Trace({**truth.header, "environment": truth.header["environment"] | {"threads": n}}, truth.arrays)
+        Trace(
+            {**truth.header, "environment": truth.header["environment"] | {"threads": n}},
+            truth.arrays,
+        )
         for n in (1, 2)
     )
     assert [tuple(setting) for setting in unequal_settings(a, b)] == [("threads", 1, 2)]
-    c, d = (Trace({**truth.header, "settings": s}, truth.arrays) for s in ({"optimizer": {"lr": 1}}, {}))
+    c, d = (
+        Trace({**truth.header, "settings": s}, truth.arrays) for s in ({"optimizer": {"lr": 1}}, {})
+    )
     assert [tuple(setting) for setting in unequal_settings(c, d)] == [("optimizer.lr", 1, None)]
 
 
@@ -296,7 +341,13 @@ def test_within_an_update_layers_go_forward_and_gradients_backward(
     assert found.first is not None
     assert (found.first.update, found.first.stage, found.first.tensor) == (0, "batch", "x")
     now = [d for d in found.comparison.parted if d.update == 0]
-    assert [d.tensor for d in now if d.stage == "forward"] == ["linear1", "relu1", "linear2", "relu2", "linear3"]
+    assert [d.tensor for d in now if d.stage == "forward"] == [
+        "linear1",
+        "relu1",
+        "linear2",
+        "relu2",
+        "linear3",
+    ]
     layers = [d.tensor.partition(".")[0] for d in now if d.stage == "gradients"]
     assert layers == ["linear3", "linear3", "linear2", "linear2", "linear1", "linear1", "grad_norm"]
 
@@ -312,6 +363,11 @@ def test_the_oracle_is_trained_with_all_that_the_traces_hold() -> None:
 
 def test_it_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = Trace.load(folder / "torch_detail.trace"), Trace.load(folder / "jax.trace")
-    print_diagnosis(diagnose(a, b, oracle_trace(RECIPE)), ("a.trace", "b.trace"), make_console(), replayed={"a": True})
+    print_diagnosis(
+        diagnose(a, b, oracle_trace(RECIPE)),
+        ("a.trace", "b.trace"),
+        make_console(),
+        replayed={"a": True},
+    )
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

@@ -25,7 +25,8 @@ from lockstep.studies.converge.measure import blown_up, measure
 from lockstep.studies.prove.false_alarms import CHAOTIC, chaotic_recipe
 from parity_tests.shared.recipes import SMALL
 
-# the mean squared error of a linear layer diverges at this rate, and leaves float32's range after some updates
+# the mean squared error of a linear layer diverges at this rate, and leaves float32's range after
+# some updates
 EXPLODING = [
     "data.source=diabetes",
     "loss.name=mse",
@@ -60,12 +61,14 @@ def test_a_run_that_overflows_is_judged_up_to_there(exploded: Path) -> None:
     assert 0 < summary["judged_updates"] < Trace.load(exploded / "torch.trace").header["updates"]
     outcomes = {check["name"]: check["outcome"] for check in summary["checks"]}
     assert outcomes["same learning rate, bit for bit"] == "pass"
-    (rounding,) = (check for check in summary["checks"] if check["name"].startswith("the rest is rounding"))
+    (rounding,) = (
+        check for check in summary["checks"] if check["name"].startswith("the rest is rounding")
+    )
     assert rounding["outcome"] == "inconclusive"
     assert not rounding["passed"]
     assert (
-        f"equal up to update {summary['judged_updates'] - 1}; from there on the loss leaves float32's range"
-        in (rounding["detail"])
+        f"equal up to update {summary['judged_updates'] - 1}; from there on the loss leaves "
+        "float32's range" in (rounding["detail"])
     )
     assert "nconclusive" in (exploded / "report.html").read_text()
 
@@ -97,7 +100,9 @@ def test_what_overflows_is_not_blessed(tmp_path: Path, capsys: pytest.CaptureFix
 def trained(
     recipe: Recipe, fault: str, twin: str, faulty: Collection[str] = ("float32", "float64")
 ) -> tuple[Verdict, Mapping[str, Trace]]:
-    """A run whose one twin has the fault in those dtypes; the other is the same twin without, which halves the work."""
+    """A run whose one twin has the fault in those dtypes; the other is the same twin without, which
+    halves the work.
+    """
     exact, data = recipe.with_dtype("float64"), prepare(recipe)
     plant, oracle = planting_trainer(twin), trainer("oracle", "plain")
     forms = {}
@@ -124,14 +129,20 @@ def test_a_failure_as_trained_says_how_far_float64_was_judged() -> None:
     assert verdict.sentence.startswith(
         "As trained here, PyTorch strays farther than rounding can; in float64, equal up to"
     )
-    settled, _ = trained(chaotic_recipe("Adam at a high rate", 1, "float32"), "loss-sum", "torch", ["float32"])
-    assert settled.sentence.startswith("In float64 both do what the recipe says; as trained here, PyTorch strays")
+    settled, _ = trained(
+        chaotic_recipe("Adam at a high rate", 1, "float32"), "loss-sum", "torch", ["float32"]
+    )
+    assert settled.sentence.startswith(
+        "In float64 both do what the recipe says; as trained here, PyTorch strays"
+    )
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", CHAOTIC)
 @pytest.mark.parametrize("twin", ["torch", "jax"])
-@pytest.mark.parametrize("fault", ["loss-half", "loss-sum", "batch-labels-shifted", "gradients-summed", "lr-scaled"])
+@pytest.mark.parametrize(
+    "fault", ["loss-half", "loss-sum", "batch-labels-shifted", "gradients-summed", "lr-scaled"]
+)
 def test_a_fault_is_found_in_chaos(name: str, twin: str, fault: str) -> None:
     for seed in (1, 2):
         assert trained(chaotic_recipe(name, seed, "float32"), fault, twin)[0].word == "diverged"
@@ -154,13 +165,18 @@ def test_float64_settles_what_float32_cannot_say() -> None:
     verdict, exact = trained(recipe, "", "torch")
     oracle = trainer("oracle", "plain")(recipe, prepare(recipe))
     assert oracle.header["horizon"]["reason"] == AMPLIFIED
-    assert compare(exact["torch"], exact["oracle"], bounds_of(exact["oracle"]) or {}).verdict == "rounding"
+    assert (
+        compare(exact["torch"], exact["oracle"], bounds_of(exact["oracle"]) or {}).verdict
+        == "rounding"
+    )
     assert verdict.word == "rounding"
     assert verdict.limit is not None
     assert f"within the bound up to update {verdict.limit.update - 1}" in verdict.sentence
 
 
-def loop(recorder: lockstep.Recorder, *, blows_up: int | None = None, off: int | None = None) -> None:
+def loop(
+    recorder: lockstep.Recorder, *, blows_up: int | None = None, off: int | None = None
+) -> None:
     """Least squares by hand; the loss is not a number from an update on, or wrong at one."""
     generator = np.random.default_rng(5)
     weight = generator.standard_normal((3, 2))
@@ -172,7 +188,9 @@ def loop(recorder: lockstep.Recorder, *, blows_up: int | None = None, off: int |
         loss = float(np.square(x_BD @ weight).mean()) + (off == update)
         if blows_up is not None and update >= blows_up:
             loss = float("nan")
-        recorder.update(loss=loss, gradients={"weight": gradient}, lr=0.1, parameters={"weight": weight})
+        recorder.update(
+            loss=loss, gradients={"weight": gradient}, lr=0.1, parameters={"weight": weight}
+        )
     recorder.finish()
 
 
@@ -185,18 +203,25 @@ def record(path: Path, **options: Any) -> str:
 def test_loops_that_are_not_a_number_on_both_sides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], off: int | None, status: int
 ) -> None:
-    a, b = record(tmp_path / "a.trace", blows_up=6), record(tmp_path / "b.trace", blows_up=6, off=off)
+    a, b = (
+        record(tmp_path / "a.trace", blows_up=6),
+        record(tmp_path / "b.trace", blows_up=6, off=off),
+    )
     for command in ("compare", "diagnose"):
         assert run(command, a, b) == status
         printed = capsys.readouterr().out
         assert f"verdict: {'diverged' if off else 'inconclusive'}" in printed
         if not off:
-            assert "Equal up to update 5; from there on the loss is finite on neither side." in printed
+            assert (
+                "Equal up to update 5; from there on the loss is finite on neither side." in printed
+            )
 
 
 def test_parity_asserts_nothing_of_what_is_not_a_number() -> None:
     with pytest.raises(ParityError, match="inconclusive, equal up to update 5"):
-        assert_parity(lambda recorder: loop(recorder, blows_up=6), lambda recorder: loop(recorder, blows_up=6))
+        assert_parity(
+            lambda recorder: loop(recorder, blows_up=6), lambda recorder: loop(recorder, blows_up=6)
+        )
     assert assert_parity(loop, loop).verdict == "identical"
 
 
@@ -207,7 +232,12 @@ def test_masked_scores_are_no_overflow(tmp_path: Path) -> None:
         recorder.start({"weight": np.ones(2)})
         for _ in range(3):
             scores, rows = np.array([[0.5, -np.inf]]), np.array([[np.nan, 1.0]])
-            recorder.update(loss=1.0, forward={"scores": scores}, batch={"x": rows}, parameters={"weight": np.ones(2)})
+            recorder.update(
+                loss=1.0,
+                forward={"scores": scores},
+                batch={"x": rows},
+                parameters={"weight": np.ones(2)},
+            )
         recorder.finish()
     assert run("compare", str(tmp_path / "a.trace"), str(tmp_path / "b.trace")) == 0
 
@@ -216,7 +246,9 @@ def test_masked_scores_are_no_overflow(tmp_path: Path) -> None:
 def test_a_bound_that_is_not_finite_passes_nothing(change: float) -> None:
     recipe = Recipe().with_values(SMALL)
     oracle = trainer("oracle", "plain")(recipe, prepare(recipe))
-    bounds = {name: np.full_like(bound, change) for name, bound in (bounds_of(oracle) or {}).items()}
+    bounds = {
+        name: np.full_like(bound, change) for name, bound in (bounds_of(oracle) or {}).items()
+    }
     off = {name: array.copy() for name, array in oracle.arrays.items()}
     off["updates/loss"][4:] *= 1.5
     comparison = compare(Trace(oracle.header | {"backend": "torch"}, off), oracle, bounds)

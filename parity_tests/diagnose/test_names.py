@@ -1,4 +1,6 @@
-"""The name map of two loops: proposals from values and shapes, refusals where these leave a choice, and its use."""
+"""The name map of two loops: proposals from values and shapes, refusals where these leave a choice,
+and its use.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from lockstep.records.trace import Trace
 DRAW = np.random.Generator(np.random.PCG64(0))
 
 
-def trace_of(parameters: dict[str, Any], changes: dict[str, Any] | None = None, **families: Any) -> Trace:
+def trace_of(
+    parameters: dict[str, Any], changes: dict[str, Any] | None = None, **families: Any
+) -> Trace:
     """A trace of one update, by which parameters change as said."""
     path = Path("not written")
     recorder = Recorder(path, backend="loop")
@@ -51,16 +55,30 @@ def names_of(a: Trace, b: Trace, settled: NameMap | None = None) -> dict[str, tu
 def test_every_layout_of_the_frameworks_is_found() -> None:
     linear, square, conv, embedding = draw(4, 3), draw(5, 5), draw(8, 3, 5, 5), draw(7, 6)
     heads, out, bias = draw(6, 12), draw(12, 6), draw(12)
-    a = trace_of({
-        "fc.weight": linear, "fc.bias": np.zeros(4, np.float32), "square.weight": square, "conv.weight": conv,
-        "embed.weight": embedding, "query.weight": heads, "query.bias": bias, "out.weight": out,
-    })  # fmt: skip
-    b = trace_of({
-        "Dense_0.kernel": linear.T.copy(), "Dense_0.bias": np.zeros(4, np.float32), "Dense_1.kernel": square.T.copy(),
-        "Conv_0.kernel": conv.transpose(2, 3, 1, 0).copy(), "Embed_0.embedding": embedding,
-        "query.kernel": heads.T.reshape(12, 2, 3).copy(), "query.bias": bias.reshape(3, 4),
-        "out.kernel": out.T.reshape(2, 3, 12).copy(),
-    })  # fmt: skip
+    a = trace_of(
+        {
+            "fc.weight": linear,
+            "fc.bias": np.zeros(4, np.float32),
+            "square.weight": square,
+            "conv.weight": conv,
+            "embed.weight": embedding,
+            "query.weight": heads,
+            "query.bias": bias,
+            "out.weight": out,
+        }
+    )
+    b = trace_of(
+        {
+            "Dense_0.kernel": linear.T.copy(),
+            "Dense_0.bias": np.zeros(4, np.float32),
+            "Dense_1.kernel": square.T.copy(),
+            "Conv_0.kernel": conv.transpose(2, 3, 1, 0).copy(),
+            "Embed_0.embedding": embedding,
+            "query.kernel": heads.T.reshape(12, 2, 3).copy(),
+            "query.bias": bias.reshape(3, 4),
+            "out.kernel": out.T.reshape(2, 3, 12).copy(),
+        }
+    )
     assert names_of(a, b) == {
         "fc.weight": ("Dense_0.kernel", (1, 0), ()),
         "fc.bias": ("Dense_0.bias", (), ()),
@@ -88,11 +106,16 @@ def test_values_decide_between_kernels_of_one_shape_and_closeness_where_none_is_
 def test_biases_follow_their_kernels_and_constants_their_changes() -> None:
     kernels = draw(4, 4), draw(4, 4)
     zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
-    a = trace_of({"one.weight": kernels[0], "one.bias": zeros, "two.weight": kernels[1], "two.bias": zeros})
-    b = trace_of({"B.kernel": kernels[0].T, "B.bias": zeros, "A.kernel": kernels[1].T, "A.bias": zeros})
+    a = trace_of(
+        {"one.weight": kernels[0], "one.bias": zeros, "two.weight": kernels[1], "two.bias": zeros}
+    )
+    b = trace_of(
+        {"B.kernel": kernels[0].T, "B.bias": zeros, "A.kernel": kernels[1].T, "A.bias": zeros}
+    )
     found = names_of(a, b)
     assert (found["one.bias"][0], found["two.bias"][0]) == ("B.bias", "A.bias")
-    # nothing but constants: their first changes tell them apart, even where a fault has scaled them all
+    # nothing but constants: their first changes tell them apart, even where a fault has scaled them
+    # all
     moves = [draw(4) for _ in range(4)]
     norm = {"n.weight": ones, "n.bias": zeros, "n.running_mean": zeros, "n.running_var": ones}
     other = {"N.var": ones, "N.mean": zeros, "N.scale": ones, "N.bias": zeros}
@@ -119,7 +142,9 @@ def test_shape_alone_is_said_and_never_turns_a_square() -> None:
     found, reasons = propose(a, b)
     assert found.names == {"x": Layout("p", (1, 0)), "y": Layout("q")}
     assert set(reasons.values()) == {"shape alone, as the values differ"}
-    message = r"x may be p \(the initial values differ, and the shape does not say which axis is which\)"
+    message = (
+        r"x may be p \(the initial values differ, and the shape does not say which axis is which\)"
+    )
     with pytest.raises(InputError, match=message):
         propose(trace_of({"x": draw(3, 3)}), trace_of({"p": draw(3, 3)}))
     with pytest.raises(InputError, match=message):
@@ -154,11 +179,19 @@ def test_a_square_of_zeros_is_laid_out_by_its_first_gradient() -> None:
 
 def test_layers_and_batches_are_found_by_their_numbers() -> None:
     image, output = draw(2, 3, 8, 8), draw(2, 4, 6, 6)
-    a = trace_of({"w": draw(1)}, batch={"x": image, "y": np.arange(2)}, forward={"conv1": output, "same": image})
+    a = trace_of(
+        {"w": draw(1)},
+        batch={"x": image, "y": np.arange(2)},
+        forward={"conv1": output, "same": image},
+    )
     b = trace_of(
         a.parameters(0),
         batch={"image": image.transpose(0, 2, 3, 1), "y": np.arange(2)},
-        forward={"Conv_0": output.transpose(0, 2, 3, 1) * np.float32(1 + 1e-6), "same": image, "more": draw(2, 9)},
+        forward={
+            "Conv_0": output.transpose(0, 2, 3, 1) * np.float32(1 + 1e-6),
+            "same": image,
+            "more": draw(2, 9),
+        },
     )
     found, _ = propose(a, b)
     assert found.forward == {"conv1": Layout("Conv_0", (0, 3, 1, 2))}
@@ -169,13 +202,22 @@ def test_layers_and_batches_are_found_by_their_numbers() -> None:
 
 
 def test_an_output_that_differs_is_laid_out_as_the_others() -> None:
-    images = {"cube": draw(2, 5, 5, 5), "conv1": draw(2, 4, 6, 6), "conv2": draw(2, 3, 6, 6), "gone": draw(2, 3, 6)}
+    images = {
+        "cube": draw(2, 5, 5, 5),
+        "conv1": draw(2, 4, 6, 6),
+        "conv2": draw(2, 3, 6, 6),
+        "gone": draw(2, 3, 6),
+    }
     a = trace_of({"w": draw(1)}, forward=images | {"dense": draw(2, 4)})
-    turned = {name: array.transpose(0, 2, 3, 1) for name, array in images.items() if array.ndim == 4}
+    turned = {
+        name: array.transpose(0, 2, 3, 1) for name, array in images.items() if array.ndim == 4
+    }
     other = {"conv2": turned["conv2"] + 1, "gone": images["gone"] + 1, "dense": draw(2, 4)}
     found, _ = propose(a, trace_of(a.parameters(0), forward=turned | other))
     # (2, 5, 5, 5) has the same shape either way: the numbers tell
-    assert found.forward == {name: Layout(name, (0, 3, 1, 2)) for name in ("cube", "conv1", "conv2")}
+    assert found.forward == {
+        name: Layout(name, (0, 3, 1, 2)) for name in ("cube", "conv1", "conv2")
+    }
 
 
 # --- the file
@@ -193,8 +235,19 @@ tables = st.dictionaries(texts, layouts, max_size=4).filter(
 )
 
 
-@given(st.builds(NameMap, tables, tables, tables, st.frozensets(texts, max_size=2), st.frozensets(texts, max_size=2)))
-def test_a_map_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFactory, names: NameMap) -> None:
+@given(
+    st.builds(
+        NameMap,
+        tables,
+        tables,
+        tables,
+        st.frozensets(texts, max_size=2),
+        st.frozensets(texts, max_size=2),
+    )
+)
+def test_a_map_comes_back_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory, names: NameMap
+) -> None:
     path = tmp_path_factory.mktemp("names") / "names.toml"
     save_names(path, names, dict.fromkeys(names.names, "values"))
     assert load_names(path) == names
@@ -211,10 +264,22 @@ def test_a_map_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFactory
         ("[names]\na = 3", "names.a: must be a name"),
         ('[names]\na = { layout = "transpose" }', "names.a: must be a name"),
         ('[names]\na = { name = "x", permute = [1, 0] }', "names.a: unknown key permute"),
-        ('[names]\na = { name = "x", axes = [1, 1] }', r"names.a: axes: \[1, 1\] must name each axis once"),
-        ('[names]\na = { name = "x", axes = ["1"] }', "names.a: axes: must be a list of whole numbers"),
-        ('[names]\na = { name = "x", reshape = 3 }', "names.a: reshape: must be a list of whole numbers"),
-        ('[names]\na = { name = "x", layout = "turned" }', 'names.a: layout: there is "transpose" alone'),
+        (
+            '[names]\na = { name = "x", axes = [1, 1] }',
+            r"names.a: axes: \[1, 1\] must name each axis once",
+        ),
+        (
+            '[names]\na = { name = "x", axes = ["1"] }',
+            "names.a: axes: must be a list of whole numbers",
+        ),
+        (
+            '[names]\na = { name = "x", reshape = 3 }',
+            "names.a: reshape: must be a list of whole numbers",
+        ),
+        (
+            '[names]\na = { name = "x", layout = "turned" }',
+            'names.a: layout: there is "transpose" alone',
+        ),
         ('[only]\na = "x"', "only.a: must be a list of names"),
         ("[only]\nc = []", r"\[only\]: has lists of names, a and b"),
     ],
@@ -257,7 +322,9 @@ def test_a_map_that_does_not_fit_its_trace_is_refused() -> None:
         apply(NameMap({"a": Layout("x"), "b": Layout("u")}), trace)
     with pytest.raises(InputError, match="v: two arrays of loop would have this name"):
         apply(NameMap({"v": Layout("w")}), trace)
-    with pytest.raises(InputError, match=r"w: shape \(2, 3\) cannot be laid out by axes \[0, 2, 1\]"):
+    with pytest.raises(
+        InputError, match=r"w: shape \(2, 3\) cannot be laid out by axes \[0, 2, 1\]"
+    ):
         apply(NameMap({"a": Layout("w", (0, 2, 1))}), trace)
 
 
@@ -268,7 +335,10 @@ def test_a_map_that_does_not_fit_its_trace_is_refused() -> None:
         ("parameters/0/a/b.c", ("parameters/0/", "parameters", "a/b.c")),
         ("detail/12/forward/conv1", ("detail/12/forward/", "forward", "conv1")),
         ("detail/12/moments/first/fc.weight", ("detail/12/moments/first/", "moments", "fc.weight")),
-        ("statistics/moments/first/fc.weight", ("statistics/moments/first/", "moments", "fc.weight")),
+        (
+            "statistics/moments/first/fc.weight",
+            ("statistics/moments/first/", "moments", "fc.weight"),
+        ),
         ("statistics/parameters/w", ("statistics/parameters/", "parameters", "w")),
     ],
 )
@@ -276,7 +346,9 @@ def test_names_of_arrays_are_taken_apart(key: str, parts: tuple[str, str, str]) 
     assert split_name(key) == parts
 
 
-def test_the_command_writes_the_map_or_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_map_or_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weight = draw(3, 2)
     trace_of({"fc.weight": weight}).save(tmp_path / "a")
     trace_of({"fc.kernel": weight.T.copy()}).save(tmp_path / "b")

@@ -1,4 +1,6 @@
-"""Two people's loops held against each other: their own noise as the bound, and a bug in either found at its stage."""
+"""Two people's loops held against each other: their own noise as the bound, and a bug in either
+found at its stage.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,12 @@ from parity_tests.shared.loops import LOOPS, SETTINGS, start_of
 NOISY, SEEDS = ("torch", "linen"), (1, 2)
 
 
-def record(folder: Path, kind: str, fault: str = "", seed: int | None = None, **options: Any) -> Trace:
-    with lockstep.Recorder(folder / "trace", backend=kind, settings=SETTINGS, perturb=seed, **options) as recorder:
+def record(
+    folder: Path, kind: str, fault: str = "", seed: int | None = None, **options: Any
+) -> Trace:
+    with lockstep.Recorder(
+        folder / "trace", backend=kind, settings=SETTINGS, perturb=seed, **options
+    ) as recorder:
         LOOPS[kind](recorder, fault=fault)
     return Trace.load(folder / "trace")
 
@@ -31,7 +37,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Trace]:
     """Each kind of loop as it is, and two of them twice from a perturbed start."""
     folder = tmp_path_factory.mktemp("runs")
     found = {(kind, None): record(folder, kind) for kind in LOOPS}
-    return found | {(kind, seed): record(folder, kind, seed=seed) for kind in NOISY for seed in SEEDS}
+    return found | {
+        (kind, seed): record(folder, kind, seed=seed) for kind in NOISY for seed in SEEDS
+    }
 
 
 def judge(a: Trace, b: Trace, noise: list[Trace]) -> Comparison:
@@ -62,7 +70,13 @@ def test_right_loops_differ_by_rounding(kind: str, runs: dict[Any, Trace]) -> No
 )
 @pytest.mark.parametrize("side", ["torch", "linen"])
 def test_a_bug_in_either_loop_is_found_at_its_update_and_stage(
-    side: str, fault: str, update: int, stage: str, tensor: str, runs: dict[Any, Trace], tmp_path: Path
+    side: str,
+    fault: str,
+    update: int,
+    stage: str,
+    tensor: str,
+    runs: dict[Any, Trace],
+    tmp_path: Path,
 ) -> None:
     wrong = record(tmp_path, side, fault)
     a, b = (wrong, runs["linen", None]) if side == "torch" else (runs["torch", None], wrong)
@@ -76,7 +90,9 @@ def test_a_bug_in_either_loop_is_found_at_its_update_and_stage(
 
 
 def test_statistics_alone_find_the_update_and_the_tensor(tmp_path: Path) -> None:
-    right, wrong = (record(tmp_path, "plain", fault, every=0, statistics=True) for fault in ("", "clip"))
+    right, wrong = (
+        record(tmp_path, "plain", fault, every=0, statistics=True) for fault in ("", "clip")
+    )
     assert not any(name.startswith("detail/") for name in right.arrays)
     found = judge(right, wrong, [])
     assert found.first is not None
@@ -87,7 +103,9 @@ def test_statistics_alone_find_the_update_and_the_tensor(tmp_path: Path) -> None
 # --- bounds
 
 
-def tiny(folder: Path, values: list[float], backend: str = "loop", dtype: Any = np.float32, **more: Any) -> Trace:
+def tiny(
+    folder: Path, values: list[float], backend: str = "loop", dtype: Any = np.float32, **more: Any
+) -> Trace:
     """A loop of one parameter of two elements, which becomes what is given."""
     with lockstep.Recorder(folder / "tiny", backend=backend, **more) as recorder:
         recorder.start({"w": np.ones(2, dtype)})
@@ -99,11 +117,14 @@ def tiny(folder: Path, values: list[float], backend: str = "loop", dtype: Any = 
 def test_a_bound_is_the_spread_or_the_first_order_whichever_is_more(tmp_path: Path) -> None:
     run, far = tiny(tmp_path, [2.0, 2.0]), tiny(tmp_path, [2.0, 2.5])
     unit = 2.0**-24
-    # the longest sum has a single term here; 1 - 0.999 is off by 1000 roundings, and so is a change, of 1 in sqrt(2)
+    # the longest sum has a single term here; 1 - 0.999 is off by 1000 roundings, and so is a
+    # change, of 1 in sqrt(2)
     first_order = loop_bounds(run, run)
     way = 1000 / np.sqrt(2) * 2
     assert first_order["parameters/1/w"] == pytest.approx((2 + 1000 + way) * unit)
-    assert first_order["parameters/2/w"] == pytest.approx((2 * (2 + 1000) + way) * unit)  # every update rounds anew
+    assert first_order["parameters/2/w"] == pytest.approx(
+        (2 * (2 + 1000) + way) * unit
+    )  # every update rounds anew
     assert "parameters/0/w" not in first_order
     bounds = loop_bounds(run, run, [[run, far]])
     assert bounds["parameters/1/w"] == first_order["parameters/1/w"]
@@ -119,7 +140,9 @@ def test_the_coarsest_dtype_sets_the_unit(tmp_path: Path) -> None:
     assert unit_of(tiny(tmp_path, [1.0])) == 2.0**-24
     assert unit_of(tiny(tmp_path, [1.0], dtype=np.float16)) == 2.0**-11
     trace = tiny(tmp_path, [1.0])
-    assert unit_of(Trace(trace.header | {"dtypes": ["bfloat16", "float32"]}, trace.arrays)) == 2.0**-8
+    assert (
+        unit_of(Trace(trace.header | {"dtypes": ["bfloat16", "float32"]}, trace.arrays)) == 2.0**-8
+    )
 
 
 def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
@@ -145,11 +168,16 @@ def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[Any, Trace]) -> None:
     a, b = runs["torch", None], runs["linen", None]
-    with pytest.raises(InputError, match=r"only in A: linear1.bias, .*; only in B: Dense_0.bias, .* `lockstep names"):
+    with pytest.raises(
+        InputError,
+        match=r"only in A: linear1.bias, .*; only in B: Dense_0.bias, .* `lockstep names",
+    ):
         align(a, b)
     with pytest.raises(InputError, match="the trace of torch has a perturbed start"):
         align(runs["torch", 1], b)
-    with pytest.raises(InputError, match=r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"):
+    with pytest.raises(
+        InputError, match=r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"
+    ):
         align(a, runs["plain", None])
     with pytest.raises(InputError, match="1 updates and 2"):
         align(tiny(tmp_path, [1.0]), tiny(tmp_path, [1.0, 1.0]))
@@ -167,7 +195,10 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[A
 
 
 def test_nan_is_compared_as_such_and_named_first(tmp_path: Path) -> None:
-    fine, broken = tiny(tmp_path, [1.0, 2.0, 3.0]), tiny(tmp_path, [1.0, np.nan, np.nan], backend="other")
+    fine, broken = (
+        tiny(tmp_path, [1.0, 2.0, 3.0]),
+        tiny(tmp_path, [1.0, np.nan, np.nan], backend="other"),
+    )
     assert notes_on(fine, fine) == []
     assert notes_on(fine, broken) == ["other: NaN or infinity from update 1, loss on"]
     found = compare(fine, broken, loop_bounds(fine, broken))
@@ -195,7 +226,9 @@ def test_what_only_one_of_them_recorded_is_said(tmp_path: Path, runs: dict[Any, 
 # --- the command, and a start from the other side's parameters
 
 
-def test_the_command_compares_loops(tmp_path: Path, runs: dict[Any, Trace], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares_loops(
+    tmp_path: Path, runs: dict[Any, Trace], capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b, names = tmp_path / "a", tmp_path / "b", tmp_path / "names.toml"
     runs["torch", None].save(a)
     runs["linen", None].save(b)
@@ -228,7 +261,9 @@ def test_the_command_compares_loops(tmp_path: Path, runs: dict[Any, Trace], caps
     assert "First at update 3, lr, lr: " in out
 
 
-def test_a_loop_can_start_every_update_from_the_other_sides_parameters(runs: dict[Any, Trace], tmp_path: Path) -> None:
+def test_a_loop_can_start_every_update_from_the_other_sides_parameters(
+    runs: dict[Any, Trace], tmp_path: Path
+) -> None:
     names, _ = propose(runs["torch", None], runs["linen", None])
     save_names(tmp_path / "names.toml", names)
     other = apply(names, runs["linen", None])

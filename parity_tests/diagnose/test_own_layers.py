@@ -1,4 +1,6 @@
-"""Causes in somebody's own layers: each is planted in one of two loops in NumPy, and must be told from the numbers."""
+"""Causes in somebody's own layers: each is planted in one of two loops in NumPy, and must be told
+from the numbers.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +21,9 @@ KERNEL_OIHW, GAMMA, BETA = DRAW.normal(size=(2, 3, 3, 3)), DRAW.normal(size=5), 
 Layer = Callable[[np.ndarray], np.ndarray]
 
 
-def loop(recorder: Recorder, *, layer: Layer, x: np.ndarray, parameters: dict[str, Any] | None = None) -> None:
+def loop(
+    recorder: Recorder, *, layer: Layer, x: np.ndarray, parameters: dict[str, Any] | None = None
+) -> None:
     """A layer called "layer", after one called "before"."""
     w = recorder.start({"other": np.ones(2)} | (parameters or {}))
     recorder.update(forward={"before": x, "layer": layer(x)}, parameters=w)
@@ -45,7 +49,9 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
 
 
-def normed(x: np.ndarray, eps: float, over: Any = -1, gamma: Any = GAMMA, beta: Any = BETA) -> np.ndarray:
+def normed(
+    x: np.ndarray, eps: float, over: Any = -1, gamma: Any = GAMMA, beta: Any = BETA
+) -> np.ndarray:
     centred = x - x.mean(over, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(over, keepdims=True) + eps) * gamma + beta
 
@@ -63,7 +69,10 @@ def convolved(x: np.ndarray, before: int, after: int) -> np.ndarray:
 
 
 def test_an_activation_is_told_by_what_it_makes_of_the_layer_before() -> None:
-    assert cause_of(gelu, gelu_tanh, x=X_BD) == ("gelu-approximation", "b's layer is gelu_tanh, a's gelu")
+    assert cause_of(gelu, gelu_tanh, x=X_BD) == (
+        "gelu-approximation",
+        "b's layer is gelu_tanh, a's gelu",
+    )
     assert cause_of(relu, np.tanh, x=X_BD) == ("other-activation", "b's layer is tanh, a's relu")
 
 
@@ -77,7 +86,11 @@ def test_the_eps_of_a_layer_norm_is_measured(factor: float) -> None:
 
 def test_the_eps_of_a_batch_norm_is_measured() -> None:
     gamma, beta = DRAW.normal(size=(2, 3))
-    affine = {"gamma": gamma.reshape(1, 3, 1, 1), "beta": beta.reshape(1, 3, 1, 1), "over": (0, 2, 3)}
+    affine = {
+        "gamma": gamma.reshape(1, 3, 1, 1),
+        "beta": beta.reshape(1, 3, 1, 1),
+        "over": (0, 2, 3),
+    }
     layers = (partial(normed, eps=eps, **affine) for eps in (1e-3, 1e-5))
     key, text = cause_of(*layers, x=X_BCHW, parameters={"layer.scale": gamma, "layer.bias": beta})
     assert (key, text) == ("norm-eps", "b's layer has an eps of 0.01 times a's")
@@ -96,13 +109,19 @@ def test_what_is_none_of_these_is_not_called_one() -> None:
     noise = DRAW.normal(size=X_BD.shape)
     parameters = {"layer.weight": GAMMA, "layer.bias": BETA}
     key, _ = cause_of(
-        partial(normed, eps=1e-5), lambda x: normed(x, 1e-5) + 1e-3 * noise, x=X_BD, parameters=parameters
+        partial(normed, eps=1e-5),
+        lambda x: normed(x, 1e-5) + 1e-3 * noise,
+        x=X_BD,
+        parameters=parameters,
     )
     assert key == ""
     assert cause_of(gelu, lambda x: gelu(x) + 1e-3 * noise, x=X_BD)[0] == ""
     shifted = partial(convolved, before=1, after=1)
     kernel = {"layer.weight": KERNEL_OIHW}
-    assert cause_of(shifted, lambda x: shifted(x + 0.1), x=X_BCHW, parameters=kernel)[0] != "other-padding"
+    assert (
+        cause_of(shifted, lambda x: shifted(x + 0.1), x=X_BCHW, parameters=kernel)[0]
+        != "other-padding"
+    )
 
 
 def statistics_loop(recorder: Recorder, *, momentum: float = 0.1, ddof: int = 1) -> None:
@@ -119,8 +138,16 @@ def statistics_loop(recorder: Recorder, *, momentum: float = 0.1, ddof: int = 1)
 @pytest.mark.parametrize(
     ("other", "key", "text"),
     [
-        ({"momentum": 0.01}, "norm-momentum", "b's norm.mean moves 0.1 times as far as a's: another momentum"),
-        ({"ddof": 0}, "norm-variance", "b's norm.var takes in variances over n, a's over n - 1; n is 20"),
+        (
+            {"momentum": 0.01},
+            "norm-momentum",
+            "b's norm.mean moves 0.1 times as far as a's: another momentum",
+        ),
+        (
+            {"ddof": 0},
+            "norm-variance",
+            "b's norm.var takes in variances over n, a's over n - 1; n is 20",
+        ),
     ],
 )
 def test_how_running_statistics_move_is_told(other: dict[str, Any], key: str, text: str) -> None:

@@ -29,7 +29,10 @@ def test_full_float32_products() -> None:
 def test_factors_in_fewer_bits(bits: int) -> None:
     assert measure_precision(lambda a, b: cut(a, bits) @ cut(b, bits)).bits == bits
     # what is cut off may be a whole unit, not half of one
-    assert measure_precision(lambda a, b: cut(a, bits, up=False) @ cut(b, bits, up=False)).bits in (bits - 1, bits)
+    assert measure_precision(lambda a, b: cut(a, bits, up=False) @ cut(b, bits, up=False)).bits in (
+        bits - 1,
+        bits,
+    )
 
 
 @settings(max_examples=10)

@@ -62,12 +62,35 @@ READERS: dict[str, Callable[[Path], list[object]]] = {
     "oracle": lambda path: ["diagnose", path, path, "--oracle", path],
     "names of a trace": lambda path: ["names", path, path, "--out", path.with_name("new.toml")],
     "checkpoint": lambda path: ["convert", path, path.with_name("out.msgpack")],
-    "resume": lambda path: ["record", "--backend", "oracle", "--out", path.with_name("o"), "--resume", path, *TRAIN],
+    "resume": lambda path: [
+        "record",
+        "--backend",
+        "oracle",
+        "--out",
+        path.with_name("o"),
+        "--resume",
+        path,
+        *TRAIN,
+    ],
     "recipe": lambda path: ["recipe", "check", path],
     "bench": lambda path: ["bench", "--compare", path, path],
     "golden": lambda path: ["upgrade-check", path.parent],
-    "torch": lambda path: ["convert", path, path.with_name("out.checkpoint"), "--recipe", "seed", *TRAIN],
-    "flax": lambda path: ["convert", path, path.with_name("out.checkpoint"), "--recipe", "seed", *TRAIN],
+    "torch": lambda path: [
+        "convert",
+        path,
+        path.with_name("out.checkpoint"),
+        "--recipe",
+        "seed",
+        *TRAIN,
+    ],
+    "flax": lambda path: [
+        "convert",
+        path,
+        path.with_name("out.checkpoint"),
+        "--recipe",
+        "seed",
+        *TRAIN,
+    ],
     "table": lambda path: ["recipe", "check", "--data", path, "--target", "y"],
 }
 NAMES = {
@@ -136,7 +159,9 @@ def test_what_is_no_ordinary_file_is_refused_at_once(
         assert "not a regular file" in line or "/dev/zero: must end in" in line
 
 
-def test_a_golden_folder_with_a_pipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_golden_folder_with_a_pipe_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "golden"
     recipe = tmp_path / "small.toml"
     recipe.write_text("[data]\nrows = 64\n[training]\nepochs = 2\n[schedule]\nwarmup = 1\n")
@@ -146,7 +171,9 @@ def test_a_golden_folder_with_a_pipe_is_refused(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     (folder / "small.data").unlink()
     os.mkfifo(folder / "small.data")
-    assert "small.data: cannot be read: not a regular file" in refused(capsys, "upgrade-check", folder)
+    assert "small.data: cannot be read: not a regular file" in refused(
+        capsys, "upgrade-check", folder
+    )
 
 
 DOTTED = {
@@ -158,7 +185,9 @@ DOTTED = {
 
 
 @pytest.mark.parametrize("text", DOTTED.values(), ids=DOTTED)
-def test_a_name_of_many_parts_takes_no_time(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_of_many_parts_takes_no_time(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text)
     began = time.monotonic()
@@ -176,13 +205,17 @@ VALUES = {
 
 
 @pytest.mark.parametrize("text", VALUES.values(), ids=VALUES)
-def test_an_absurd_value_is_one_short_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absurd_value_is_one_short_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text)
     assert len(refused(capsys, "recipe", "check", path)) < 600
 
 
-def test_a_header_that_was_sealed_again_may_be_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_header_that_was_sealed_again_may_be_no_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import hashlib
 
     import numpy as np
@@ -195,7 +228,9 @@ def test_a_header_that_was_sealed_again_may_be_no_object(tmp_path: Path, capsys:
         seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
         path = tmp_path / "sealed.trace"
         path.write_bytes(save(arrays, {"schema": "lockstep.trace/1", "header": text, "seal": seal}))
-        assert "sealed.trace: not a readable lockstep.trace file" in refused(capsys, "compare", path, path)
+        assert "sealed.trace: not a readable lockstep.trace file" in refused(
+            capsys, "compare", path, path
+        )
 
 
 SHOWN = {
@@ -211,7 +246,9 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_what_is_given_for_a_trace_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_given_for_a_trace_is_named(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / name
     content, kind = SHOWN[name]
     path.write_bytes(content)
@@ -239,7 +276,12 @@ TOO_LARGE = {
     "two layers": ["model.hidden=[1000000, 1000000]"],
     "epochs": ["training.epochs=2000000000"],
     "epochs of one update": ["training.epochs=2000000000", "data.rows=64", "training.batch=64"],
-    "masks": ["model.hidden=[20000000]", "data.features=1", "model.dropout=0.5", "data.rows=100000"],
+    "masks": [
+        "model.hidden=[20000000]",
+        "data.features=1",
+        "model.dropout=0.5",
+        "data.rows=100000",
+    ],
 }
 
 
@@ -249,7 +291,9 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(
     overrides: list[str], command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    words = [word.replace("t", str(tmp_path / "t")) if word == "t" else word for word in command.split()]
+    words = [
+        word.replace("t", str(tmp_path / "t")) if word == "t" else word for word in command.split()
+    ]
     line = refused(capsys, *words, *(word for item in overrides for word in ("--set", item)))
     assert "would take at least " in line
     assert " bytes (" in line
@@ -263,7 +307,10 @@ def test_what_does_not_fit_after_all_is_one_line(
         raise MemoryError("Unable to allocate 9 GiB")
 
     monkeypatch.setattr("lockstep.recipe.load_recipe", fail)
-    assert refused(capsys, "recipe", "check") == "there is not the memory for this: Unable to allocate 9 GiB"
+    assert (
+        refused(capsys, "recipe", "check")
+        == "there is not the memory for this: Unable to allocate 9 GiB"
+    )
 
 
 # ---- tables that expand
@@ -271,9 +318,14 @@ def test_what_does_not_fit_after_all_is_one_line(
 
 def zeros_npz(path: Path) -> None:
     """600 MB of zeros in as many kilobytes, made without that memory."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as file,
+    ):
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (75 * 2**20,)})
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f8", "fortran_order": False, "shape": (75 * 2**20,)}
+        )
         file.write(header.getvalue())
         for _ in range(600):
             file.write(bytes(2**20))
@@ -308,7 +360,9 @@ def test_a_table_that_expands_beyond_reason_is_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
 
 
-def test_an_array_of_no_rows_and_endless_columns_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_array_of_no_rows_and_endless_columns_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((0, 10**9)), y=np.zeros(0))
     with ending_within(60):
         line = refused(capsys, "recipe", "check", "--data", tmp_path / "a.npz", "--target", "y")
@@ -335,7 +389,9 @@ OTHER_STATES: dict[str, Callable[[], Any]] = {
     "model of numbers": lambda: state(model={"linear1.weight": 3}),
     "model of sparse tensors": lambda: state(model={"linear1.weight": torch.eye(3).to_sparse()}),
     "model of meta tensors": lambda: state(model={"linear1.weight": torch.zeros(3, device="meta")}),
-    "model of complex numbers": lambda: state(model={"linear1.weight": torch.zeros(3, dtype=torch.complex64)}),
+    "model of complex numbers": lambda: state(
+        model={"linear1.weight": torch.zeros(3, dtype=torch.complex64)}
+    ),
     "update a word": lambda: state(update="abc"),
     "update NaN": lambda: state(update=float("nan")),
     "update infinite": lambda: state(update=float("inf")),
@@ -345,8 +401,12 @@ OTHER_STATES: dict[str, Callable[[], Any]] = {
     "optimizer None": lambda: state(optimizer=None),
     "optimizer a word": lambda: state(optimizer="x"),
     "optimizer of no groups": lambda: state(optimizer={"state": {}}),
-    "optimizer of a group without parameters": lambda: state(optimizer={"state": {}, "param_groups": [{}]}),
-    "optimizer whose parameters are lists": lambda: state(optimizer={"state": {}, "param_groups": [{"params": [[0]]}]}),
+    "optimizer of a group without parameters": lambda: state(
+        optimizer={"state": {}, "param_groups": [{}]}
+    ),
+    "optimizer whose parameters are lists": lambda: state(
+        optimizer={"state": {}, "param_groups": [{"params": [[0]]}]}
+    ),
     "optimizer whose state is a list": lambda: state(
         optimizer={"state": {0: []}, "param_groups": [{"params": [0, 1, 2, 3]}]}
     ),
@@ -359,7 +419,11 @@ OTHER_STATES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
 @pytest.mark.parametrize("content", OTHER_STATES)
 def test_a_torch_file_of_other_things_is_one_line(
-    content: str, old: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    content: str,
+    old: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(OTHER_STATES[content](), "m.pt", _use_new_zipfile_serialization=not old)
@@ -386,10 +450,15 @@ def test_a_torch_file_that_would_expand_is_refused_by_its_table_of_contents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"linear1.weight": torch.zeros(3)}, tmp_path / "good.pt")
-    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "m.pt", "w", 8) as bad:
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "m.pt", "w", 8) as bad,
+    ):
         for name in good.namelist():
             bad.writestr(name, bytes(2**27) if name.endswith("data/0") else good.read(name))
-    line = refused(capsys, "convert", tmp_path / "m.pt", tmp_path / "o.checkpoint", "--recipe", "seed", *TRAIN)
+    line = refused(
+        capsys, "convert", tmp_path / "m.pt", tmp_path / "o.checkpoint", "--recipe", "seed", *TRAIN
+    )
     assert "m.pt: holds 134,21" in line
     assert "this recipe's state at most" in line
 
@@ -419,7 +488,9 @@ def test_a_folder_of_orbax_that_would_expand_or_holds_a_pipe_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "tree"
-    ocp.PyTreeCheckpointer().save(folder, {"params": {"linear1": {"kernel": np.zeros((4000, 4000))}}})
+    ocp.PyTreeCheckpointer().save(
+        folder, {"params": {"linear1": {"kernel": np.zeros((4000, 4000))}}}
+    )
     arguments = ("convert", folder, tmp_path / "o.checkpoint", "--recipe", "seed", *TRAIN)
     assert "tree: holds 128,000,000 bytes" in refused(capsys, *arguments)
     os.mkfifo(folder / "pipe")

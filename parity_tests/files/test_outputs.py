@@ -1,4 +1,6 @@
-"""What a command writes replaces no input, no link and no file of another kind; what it wrote itself, it may."""
+"""What a command writes replaces no input, no link and no file of another kind; what it wrote
+itself, it may.
+"""
 
 import os
 from collections.abc import Callable
@@ -76,13 +78,17 @@ def loop(path: str, rate: float = 0.1) -> None:
         w = recorder.start({"w": np.ones(3)})["w"]
         for _ in range(4):
             w, gradient = w - rate * 2 * w, 2 * w
-            recorder.update(loss=float(w @ w), gradients={"w": gradient}, lr=rate, parameters={"w": w})
+            recorder.update(
+                loss=float(w @ w), gradients={"w": gradient}, lr=rate, parameters={"w": w}
+            )
 
 
 def state(folder: Path) -> dict[str, object]:
     """Every name below a folder, with what it holds or where it leads."""
     return {
-        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else path.is_file() and path.read_bytes()
         for path in sorted(folder.rglob("*"))
     }
 
@@ -91,7 +97,9 @@ def test_every_option_that_writes_is_tried() -> None:
     tried = {(command[0], option) for command, option, _ in WRITERS}
     for name, command in cli.commands.items():
         parts = command.commands.values() if isinstance(command, click.Group) else [command]
-        options = {option for part in parts for parameter in part.params for option in parameter.opts}
+        options = {
+            option for part in parts for parameter in part.params for option in parameter.opts
+        }
         for option in options & {"--out", "--junit", "--png"}:
             assert (name, option) in tried or name in FOLDERS, (name, option)
 
@@ -162,14 +170,20 @@ def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
     assert run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)[0] == 0
     checkpoints = sorted(tmp_path.glob("t.*.checkpoint"))
     first = checkpoints[0].read_bytes()
-    assert run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1, "--resume", checkpoints[0])[0] == 0
+    assert (
+        run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1, "--resume", checkpoints[0])[0]
+        == 0
+    )
     assert checkpoints[0].read_bytes() == first
     checkpoints[-1].write_text("mine")
     (tmp_path / "t.trace").unlink()
     before = state(tmp_path)
     status, err = run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)
     assert (status, err.count("\n")) == (2, 1)
-    assert f"{checkpoints[-1].name}: exists already, is no lockstep.checkpoint file, and is kept" in err
+    assert (
+        f"{checkpoints[-1].name}: exists already, is no lockstep.checkpoint file, and is kept"
+        in err
+    )
     assert state(tmp_path) == before
     renamed = tmp_path / "t.2.checkpoint"
     checkpoints[0].rename(renamed)
@@ -177,7 +191,9 @@ def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
     assert (status, renamed.read_bytes() == first) == (2, True), err
 
 
-def test_what_lockstep_wrote_it_replaces(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lockstep_wrote_it_replaces(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
     rates = {backend: np.zeros((1, 1000), np.float32) for backend in ("torch", "jax")}
     monkeypatch.setattr(lockstep.schedules.curve, "applied_rates", lambda curves: rates)
@@ -190,7 +206,9 @@ def test_what_lockstep_wrote_it_replaces(run: Run, tmp_path: Path, monkeypatch: 
         assert run("compare", "a.trace", "b.trace", "--junit", "j.xml")[0] == 0
         assert run("compare", "a.trace", "none.trace", "--junit", "e.xml")[0] == 2
         assert run("curve", "--preset", "hf.cosine", *plots) == (0, "")
-    assert run("compare", "a.trace", "b.trace", "--junit", "e.xml")[0] == 0  # a refusal gives way to a result
+    assert (
+        run("compare", "a.trace", "b.trace", "--junit", "e.xml")[0] == 0
+    )  # a refusal gives way to a result
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.trace", "b.trace", "c.html", "c.npz", "c.png", "e.xml", "j.xml", "t.trace",
     ]  # fmt: skip
@@ -221,7 +239,9 @@ def test_a_file_that_only_looks_alike_is_kept(suffix: str, content: bytes, tmp_p
 
 def test_plots_of_two_commands_are_two_kinds(tmp_path: Path) -> None:
     path = tmp_path / "p.html"
-    write_file(path, b'<!doctype html>\n<meta name="generator" content="lockstep bench">', SWEEPS[".html"])
+    write_file(
+        path, b'<!doctype html>\n<meta name="generator" content="lockstep bench">', SWEEPS[".html"]
+    )
     with pytest.raises(InputError, match="is no page of lockstep curve"):
         write_file(path, b"new", CURVES[".html"])
 
@@ -229,13 +249,19 @@ def test_plots_of_two_commands_are_two_kinds(tmp_path: Path) -> None:
 def test_a_recorder_says_before_the_training_that_it_will_not_write(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("mine")
     (tmp_path / "l").symlink_to("t")
-    for name, reason in (("t", "is no lockstep.trace file"), ("l", "is a link"), ("none/t", "no folder")):
+    for name, reason in (
+        ("t", "is no lockstep.trace file"),
+        ("l", "is a link"),
+        ("none/t", "no folder"),
+    ):
         with pytest.raises(InputError, match=reason):
             Recorder(tmp_path / name, backend="a")
     assert (tmp_path / "t").read_text() == "mine"
 
 
-def test_a_trace_is_saved_over_traces_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_is_saved_over_traces_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     loop("a.trace")
     trace = Trace.load(Path("a.trace"))

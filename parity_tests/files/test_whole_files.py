@@ -1,4 +1,5 @@
-"""What is written takes its place whole: a process may be stopped or killed at any point, and the next one settles it.
+"""What is written takes its place whole: a process may be stopped or killed at any point, and the
+next one settles it.
 
 A process is stopped by an audit hook, which Python calls before everything that it does to files.
 """
@@ -52,13 +53,15 @@ def stopped_at(n, how, act):
 EVENTS = {"open", "fcntl.flock"}
 EVENTS |= {f"os.{name}" for name in ("mkdir", "rename", "link", "remove", "rmdir", "scandir", "listdir")}
 from lockstep.errors import InputError
-'''
+'''  # noqa: E501
 
 
 def harnessed(code: str, *arguments: object) -> list[str]:
     """The lines that a script prints which uses `stopped_at`."""
     command = [sys.executable, "-c", HARNESS + code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
@@ -100,7 +103,9 @@ def test_a_golden_folder_is_the_old_one_or_the_new_one(how: str, tmp_path: Path)
     names = [name for name, *_ in states]
     assert set(names) == {"sgd", "lion"}
     if how == "SIGKILL":
-        assert names == sorted(names, key=("sgd", "lion").index)  # from some point on it is the new one
+        assert names == sorted(
+            names, key=("sgd", "lion").index
+        )  # from some point on it is the new one
         assert {hidden for _, hidden, *_ in states} == {"0", "1"}
 
 
@@ -187,7 +192,9 @@ with {"folder": new_folder, "swap": swapped_folder}[sys.argv[2]](Path(sys.argv[1
 def test_what_a_living_process_fills_is_left_alone(state: str, tmp_path: Path) -> None:
     place = tmp_path / "R"
     command = [sys.executable, "-c", HOLD, str(place), state]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         (partial,) = tmp_path.iterdir()
@@ -203,12 +210,20 @@ def test_what_a_living_process_fills_is_left_alone(state: str, tmp_path: Path) -
 
 
 def test_a_users_hidden_files_are_left_alone(tmp_path: Path) -> None:
-    others = (".R.partial", ".R.0123456x.partial", ".R.01234567.part", ".S.01234567.partial", "R.01234567.partial")
+    others = (
+        ".R.partial",
+        ".R.0123456x.partial",
+        ".R.01234567.part",
+        ".S.01234567.partial",
+        "R.01234567.partial",
+    )
     for name in others:
         (tmp_path / name).write_text("mine")
     (tmp_path / ".R.01234567.partial").symlink_to(tmp_path / ".R.partial")
     settle(tmp_path / "R")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*others, ".R.01234567.partial"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        (*others, ".R.01234567.partial")
+    )
 
 
 def take_by_file(place: Path) -> None:
@@ -263,14 +278,21 @@ def test_what_killed_writers_left_goes_with_the_next_file(tmp_path: Path) -> Non
     (tmp_path / ".g.json.01234567.partial").write_text("half of")
     check_output(tmp_path / "f.json", kind)
     write_file(tmp_path / "f.json", json.dumps({"schema": "a.kind/1"}).encode(), NEW)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".g.json.01234567.partial", "f.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".g.json.01234567.partial",
+        "f.json",
+    ]
 
 
 @pytest.mark.parametrize("ended_by", ["SIGHUP", "SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_run_that_is_ended_leaves_nothing(ended_by: str, tmp_path: Path) -> None:
-    """The folder of one that is killed goes with the next run of the same --out, whatever comes of that."""
+    """The folder of one that is killed goes with the next run of the same --out, whatever comes of
+    that.
+    """
     command = [sys.executable, "-m", "lockstep", "run", "--out", "R"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.iterdir()):
         assert time.monotonic() < deadline

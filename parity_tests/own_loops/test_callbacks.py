@@ -1,4 +1,5 @@
-"""Recorders as callbacks: the same numbers as a loop written by hand, in Lightning and in the Trainer of Hugging
+"""Recorders as callbacks: the same numbers as a loop written by hand, in Lightning and in the
+Trainer of Hugging
 Face, where these are installed."""
 
 from pathlib import Path
@@ -20,7 +21,10 @@ MICRO, UPDATES, RATE, CLIP = 2, 3, 0.1, 0.3
 
 def rows() -> list[tuple[torch.Tensor, torch.Tensor]]:
     start = start_of()
-    return [(torch.from_numpy(x_BD), torch.from_numpy(y_B)) for x_BD, y_B in zip(start.x_TBD, start.y_TB)]
+    return [
+        (torch.from_numpy(x_BD), torch.from_numpy(y_B))
+        for x_BD, y_B in zip(start.x_TBD, start.y_TB)
+    ]
 
 
 def net() -> torch.nn.Sequential:
@@ -52,7 +56,9 @@ def by_hand(path: Path) -> Trace:
 
 
 def assert_same_numbers(found: Trace, expected: Trace, prefix: str, names: dict[str, str]) -> None:
-    """Every series, gradient, clipped gradient, moment and parameter, under the module's own prefix."""
+    """Every series, gradient, clipped gradient, moment and parameter, under the module's own
+    prefix.
+    """
     assert found.header["updates"] == UPDATES
     compared = 0
     for key, array in expected.arrays.items():
@@ -77,14 +83,24 @@ def test_lightning(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), RATE, momentum=0.9)
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, UPDATES)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            }
 
     recorder = lockstep.Recorder(tmp_path / "lightning", backend="lightning")
     trainer = lightning.Trainer(
-        max_epochs=1, accumulate_grad_batches=MICRO, gradient_clip_val=CLIP, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        max_epochs=1,
+        accumulate_grad_batches=MICRO,
+        gradient_clip_val=CLIP,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
         callbacks=[lightning_callback(recorder)],
-    )  # fmt: skip
+    )
     loader = torch.utils.data.DataLoader(rows(), batch_size=None)
     trainer.fit(Module(), loader)
     trace = Trace.load(tmp_path / "lightning")
@@ -103,27 +119,44 @@ def test_trainer_of_hugging_face(tmp_path: Path) -> None:
 
         def forward(self, x: Any, labels: Any) -> Any:
             logits_BK = self.net(x)
-            return {"loss": torch.nn.functional.cross_entropy(logits_BK, labels), "logits": logits_BK}
+            return {
+                "loss": torch.nn.functional.cross_entropy(logits_BK, labels),
+                "logits": logits_BK,
+            }
 
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, UPDATES)
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=B, gradient_accumulation_steps=MICRO, num_train_epochs=1,
-        max_grad_norm=CLIP, report_to=[], use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=B,
+        gradient_accumulation_steps=MICRO,
+        num_train_epochs=1,
+        max_grad_norm=CLIP,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
         train_sampling_strategy="sequential",
-    )  # fmt: skip
+    )
     recorder = lockstep.Recorder(tmp_path / "trainer", backend="transformers")
     data = [{"x": x_D, "labels": y} for x_BD, y_B in rows() for x_D, y in zip(x_BD, y_B)]
     transformers.Trainer(
-        model, arguments, train_dataset=data, optimizers=(optimizer, schedule), callbacks=[trainer_callback(recorder)]
+        model,
+        arguments,
+        train_dataset=data,
+        optimizers=(optimizer, schedule),
+        callbacks=[trainer_callback(recorder)],
     ).train()
     assert not model._forward_hooks
     trace = Trace.load(tmp_path / "trainer")
     assert_same_numbers(trace, by_hand(tmp_path / "hand"), "net.", {"x": "x", "y": "labels"})
 
 
-@pytest.mark.parametrize(("make", "package"), [(lightning_callback, "lightning"), (trainer_callback, "transformers")])
+@pytest.mark.parametrize(
+    ("make", "package"), [(lightning_callback, "lightning"), (trainer_callback, "transformers")]
+)
 def test_a_package_that_is_missing_is_named(
     make: Any, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,5 +164,7 @@ def test_a_package_that_is_missing_is_named(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
     monkeypatch.setattr("lockstep.own_loops.callbacks.import_module", missing)
-    with pytest.raises(InputError, match=f"the package {package} is not installed: pip install {package}"):
+    with pytest.raises(
+        InputError, match=f"the package {package} is not installed: pip install {package}"
+    ):
         make(lockstep.Recorder(tmp_path / "t", backend="torch"))

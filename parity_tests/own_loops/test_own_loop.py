@@ -23,7 +23,9 @@ def command(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return int(end.value.code or 0), capsys.readouterr().out
 
 
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text()
     namespace: dict[str, Any] = {"__name__": "own_loop"}

@@ -1,4 +1,6 @@
-"""The pytest plugin, in a pytest of its own: what passes, what fails and how it reads, and what is refused."""
+"""The pytest plugin, in a pytest of its own: what passes, what fails and how it reads, and what is
+refused.
+"""
 
 import subprocess
 import sys
@@ -37,7 +39,7 @@ def loop(recorder, *, updates=4, fault=1.0, name="w", settings=None, kernel=np.a
         loss = 0.05 * np.square(w).sum()
         w = w - 0.5 * gradient
         recorder.update(loss=loss, lr=0.5, gradients={name: gradient}, parameters={name: w})
-"""
+"""  # noqa: E501
 
 
 def outcome(pytester: pytest.Pytester, tests: str, *arguments: str) -> pytest.RunResult:
@@ -46,7 +48,9 @@ def outcome(pytester: pytest.Pytester, tests: str, *arguments: str) -> pytest.Ru
     return pytester.runpytest_inprocess("-p", "lockstep.pytest_plugin", *arguments)
 
 
-def test_equal_loops_pass_and_a_planted_fault_is_told_without_a_stack(pytester: pytest.Pytester) -> None:
+def test_equal_loops_pass_and_a_planted_fault_is_told_without_a_stack(
+    pytester: pytest.Pytester,
+) -> None:
     result = outcome(
         pytester,
         """
@@ -83,13 +87,19 @@ def test_fault(parity, tmp_path):
 def test_perturbed(parity, tmp_path):
     assert parity(loop, loop, perturbed=2).verdict == "identical"
     assert {"jax.trace", "jax-perturbed-1.trace", "torch-perturbed-0.trace"} < {p.name for p in tmp_path.iterdir()}
-""",
+""",  # noqa: E501
     )
     result.assert_outcomes(passed=1, failed=1)
-    folder = Path(next(line for line in result.stdout.lines if line.startswith("folder ")).removeprefix("folder "))
+    folder = Path(
+        next(line for line in result.stdout.lines if line.startswith("folder ")).removeprefix(
+            "folder "
+        )
+    )
     traces = [Trace.load(folder / f"{side}.trace") for side in ("torch", "jax")]
     assert [trace.header["detail"] for trace in traces] == [[2], [2]]
-    assert f"lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}" in result.stdout.str()
+    assert (
+        f"lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}" in result.stdout.str()
+    )
 
 
 def test_what_cannot_be_compared_is_no_pass(pytester: pytest.Pytester) -> None:
@@ -122,7 +132,7 @@ def test_no_family_in_common():
         for update in range(4):
             recorder.update(parameters=w)
     assert_parity(parameters, scalars)
-""",
+""",  # noqa: E501
     )
     result.assert_outcomes(failed=6)
     text = result.stdout.str()
@@ -131,7 +141,8 @@ def test_no_family_in_common():
         "torch and jax cannot be compared: names: only in A: w; only in B: v*",
         "torch and jax cannot be compared: 4 updates and 3*",
         "set differently: decay is 0.01 in torch and 0.0001 in jax",
-        "set differently: decay is not set in torch and 0.0001 in jax\ntorch and jax part at update 2*",
+        "set differently: decay is not set in torch and 0.0001 in jax\ntorch and jax part "
+        "at update 2*",
         "torch and jax cannot be compared: */jax.trace: no update was recorded*",
         "torch and jax cannot be compared: *no array in common*",
     ):
@@ -139,7 +150,9 @@ def test_no_family_in_common():
 
 
 def test_names_are_drawn_from_the_values_or_taken_from_a_map(pytester: pytest.Pytester) -> None:
-    (pytester.path / "names.toml").write_text('[names]\n"w" = { name = "kernel", layout = "transpose" }\n')
+    (pytester.path / "names.toml").write_text(
+        '[names]\n"w" = { name = "kernel", layout = "transpose" }\n'
+    )
     (pytester.path / "wrong.toml").write_text('[names]\n"w" = "kernel"\n')
     result = outcome(
         pytester,
@@ -169,7 +182,12 @@ def test_fault(parity):
 def test_of_several_layers_the_first_in_the_order_of_the_loop_is_named() -> None:
     def loop(recorder: Recorder, shift: float = 0.0) -> None:
         x = np.ones((2, 3))
-        layers = {"token": x, "norm1": x + shift, "attention": x + 2 * shift, "block.linear": x + 3 * shift}
+        layers = {
+            "token": x,
+            "norm1": x + shift,
+            "attention": x + 2 * shift,
+            "block.linear": x + 3 * shift,
+        }
         recorder.update(forward=layers, loss=1.0 + shift)
 
     with pytest.raises(ParityError) as caught:
@@ -179,7 +197,9 @@ def test_of_several_layers_the_first_in_the_order_of_the_loop_is_named() -> None
 
 def test_the_plugin_is_declared_and_loads_nothing_heavy() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["pytest11"] == {"lockstep.pytest_plugin": "lockstep.pytest_plugin"}
+    assert project["entry-points"]["pytest11"] == {
+        "lockstep.pytest_plugin": "lockstep.pytest_plugin"
+    }
     heavy = "{'numpy', 'torch', 'jax', 'flax', 'optax', 'scipy', 'safetensors', 'rich', 'click'}"
     code = f"import sys, lockstep.pytest_plugin; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,6 @@
-"""The recorder of anybody's loop: what it writes, that it changes nothing, and that it stays within its budget."""
+"""The recorder of anybody's loop: what it writes, that it changes nothing, and that it stays within
+its budget.
+"""
 
 import math
 from pathlib import Path
@@ -20,7 +22,17 @@ from lockstep.errors import InputError, RecorderWarning
 from lockstep.own_loops.arrays import moments_of, name_arrays, parameters_of, to_array
 from lockstep.own_loops.detail_budget import Detail
 from lockstep.records.trace import Trace
-from parity_tests.shared.loops import LOOPS, SETTINGS, UPDATES, B, H, K, rate_at, start_of, torch_loop
+from parity_tests.shared.loops import (
+    LOOPS,
+    SETTINGS,
+    UPDATES,
+    B,
+    H,
+    K,
+    rate_at,
+    start_of,
+    torch_loop,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +61,25 @@ def test_every_kind_of_loop_writes_the_whole_schema(name: str, traces: dict[str,
     names = set(trace.parameters(0))
     assert len(names) == 4
     for update in range(UPDATES):
-        detail = {key.removeprefix(f"detail/{update}/") for key in trace.arrays if key.startswith(f"detail/{update}/")}
-        expected = {f"{family}/{name}" for family in ("gradients", "clip", "moments/first") for name in names}
+        detail = {
+            key.removeprefix(f"detail/{update}/")
+            for key in trace.arrays
+            if key.startswith(f"detail/{update}/")
+        }
+        expected = {
+            f"{family}/{name}"
+            for family in ("gradients", "clip", "moments/first")
+            for name in names
+        }
         expected |= {f"moments/second/{name}" for name in names}
         assert detail == expected | {"batch/x", "batch/y", "forward/tanh1", "forward/linear2"}
-    np.testing.assert_array_equal(trace.series("lr"), [rate_at(update) for update in range(UPDATES)])
+    np.testing.assert_array_equal(
+        trace.series("lr"), [rate_at(update) for update in range(UPDATES)]
+    )
     for update in range(UPDATES):
-        gradients = [trace.arrays[f"detail/{update}/gradients/{name}"].astype(np.float64) for name in names]
+        gradients = [
+            trace.arrays[f"detail/{update}/gradients/{name}"].astype(np.float64) for name in names
+        ]
         norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients))
         assert trace.series("grad_norm")[update] == pytest.approx(norm, rel=1e-12)
         before, after = trace.parameters(update), trace.parameters(update + 1)
@@ -68,14 +92,20 @@ def test_the_same_training_is_recorded_of_every_kind(traces: dict[str, Trace]) -
     for name in LOOPS:
         for series in ("loss", "grad_norm", "update_norm"):
             expected = traces["torch"].series(series)
-            np.testing.assert_allclose(traces[name].series(series), expected, rtol=1e-4, err_msg=f"{name} {series}")
+            np.testing.assert_allclose(
+                traces[name].series(series), expected, rtol=1e-4, err_msg=f"{name} {series}"
+            )
 
 
-def test_a_watched_loop_records_the_same_with_fewer_words(tmp_path: Path, traces: dict[str, Trace]) -> None:
+def test_a_watched_loop_records_the_same_with_fewer_words(
+    tmp_path: Path, traces: dict[str, Trace]
+) -> None:
     with lockstep.Recorder(tmp_path / "watched", backend="torch") as recorder:
         torch_loop(recorder, watch=True)
     watched, plain = Trace.load(tmp_path / "watched"), traces["torch"]
-    assert watched.arrays.keys() - plain.arrays.keys() == {f"detail/{u}/forward/linear1" for u in range(UPDATES)}
+    assert watched.arrays.keys() - plain.arrays.keys() == {
+        f"detail/{u}/forward/linear1" for u in range(UPDATES)
+    }
     assert watched.header["layers"] == ["linear1", "tanh1", "linear2"]
     for name, array in plain.arrays.items():
         np.testing.assert_array_equal(watched.arrays[name], array, err_msg=name)
@@ -83,7 +113,12 @@ def test_a_watched_loop_records_the_same_with_fewer_words(tmp_path: Path, traces
 
 def noisy_net() -> tuple[Any, Any]:
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(3, H), torch.nn.BatchNorm1d(H), torch.nn.ReLU(), torch.nn.Dropout(0.5)]
+    layers = [
+        torch.nn.Linear(3, H),
+        torch.nn.BatchNorm1d(H),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.5),
+    ]
     model = torch.nn.Sequential(*layers, torch.nn.Linear(H, K))
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
@@ -120,7 +155,8 @@ def test_recording_leaves_dropout_and_batchnorm_in_torch_as_they_are(tmp_path: P
     for name, value in bare.items():
         np.testing.assert_array_equal(recorded[name], value, err_msg=name)
     trace = Trace.load(tmp_path / "t")
-    # what was applied, not what the scheduler says afterwards; micro-batches follow one another; evaluation is left out
+    # what was applied, not what the scheduler says afterwards; micro-batches follow one another;
+    # evaluation is left out
     np.testing.assert_array_equal(trace.series("lr"), [0.1, 0.05, 0.025])
     assert trace.arrays["detail/1/forward/0"].shape == (2 * B, H)
     assert trace.header["buffers"] == ["1.running_mean", "1.running_var"]
@@ -128,10 +164,16 @@ def test_recording_leaves_dropout_and_batchnorm_in_torch_as_they_are(tmp_path: P
     assert trace.arrays["statistics/gradients/0.weight"].shape == (3, 3)
     gradient = trace.arrays["detail/2/gradients/0.weight"].astype(np.float64)
     expected = [gradient.mean(), math.sqrt((gradient**2).mean()), np.abs(gradient).max()]
-    np.testing.assert_allclose(trace.arrays["statistics/gradients/0.weight"][2], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        trace.arrays["statistics/gradients/0.weight"][2], expected, rtol=1e-12
+    )
     trained = [name for name in trace.parameters(0) if "running" not in name]
-    change = [trace.parameters(1)[name].astype(np.float64) - trace.parameters(0)[name] for name in trained]
-    assert trace.series("update_norm")[0] == pytest.approx(math.sqrt(sum((c**2).sum() for c in change)), rel=1e-12)
+    change = [
+        trace.parameters(1)[name].astype(np.float64) - trace.parameters(0)[name] for name in trained
+    ]
+    assert trace.series("update_norm")[0] == pytest.approx(
+        math.sqrt(sum((c**2).sum() for c in change)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["plain", "nnx"])
@@ -166,7 +208,11 @@ class Moments(NamedTuple):
 
 
 def test_trees_are_named_by_their_paths() -> None:
-    tree = {"a": [np.ones(1), (np.ones(2), "no array")], "b": Moments(np.ones(3), {"c": np.ones(4)}), "d": None}
+    tree = {
+        "a": [np.ones(1), (np.ones(2), "no array")],
+        "b": Moments(np.ones(3), {"c": np.ones(4)}),
+        "d": None,
+    }
     assert {name: array.size for name, array in name_arrays(tree).items()} == {
         "a.0": 1,
         "a.1.0": 2,
@@ -179,7 +225,9 @@ def test_trees_are_named_by_their_paths() -> None:
 
 def test_linen_and_nnx_tell_statistics_from_parameters() -> None:
     ones = jnp.ones(2)
-    found, statistics = parameters_of({"params": {"norm": {"scale": ones}}, "batch_stats": {"norm": {"mean": ones}}})
+    found, statistics = parameters_of(
+        {"params": {"norm": {"scale": ones}}, "batch_stats": {"norm": {"mean": ones}}}
+    )
     assert (list(found), statistics) == (["norm.scale", "norm.mean"], {"norm.mean"})
 
     class Net(nnx.Module):
@@ -191,16 +239,28 @@ def test_linen_and_nnx_tell_statistics_from_parameters() -> None:
         found, statistics = parameters_of(source)
         assert set(found) == {"norm.scale", "norm.bias", "norm.mean", "norm.var"}
         assert statistics == {"norm.mean", "norm.var"}
-    assert set(parameters_of({"net": Net()})[0]) == {"net.norm.scale", "net.norm.bias", "net.norm.mean", "net.norm.var"}
+    assert set(parameters_of({"net": Net()})[0]) == {
+        "net.norm.scale",
+        "net.norm.bias",
+        "net.norm.mean",
+        "net.norm.var",
+    }
 
 
 def test_two_slots_of_one_name_keep_their_paths() -> None:
-    state = ({"mu": {"w": np.ones(2)}}, {"mu": {"w": np.ones(2)}, "trace": {"w": np.ones(2)}, "count": np.ones(())})
+    state = (
+        {"mu": {"w": np.ones(2)}},
+        {"mu": {"w": np.ones(2)}, "trace": {"w": np.ones(2)}, "count": np.ones(())},
+    )
     assert set(moments_of(state, None, ["w"])) == {"0.mu/w", "1.mu/w", "momentum/w"}
 
 
 @pytest.mark.parametrize(
-    "value", [torch.tensor([1.0078125, -3.0], dtype=torch.bfloat16), jnp.array([1.0078125, -3.0], dtype=jnp.bfloat16)]
+    "value",
+    [
+        torch.tensor([1.0078125, -3.0], dtype=torch.bfloat16),
+        jnp.array([1.0078125, -3.0], dtype=jnp.bfloat16),
+    ],
 )
 def test_bfloat16_is_widened_and_noted(value: Any, tmp_path: Path) -> None:
     array, dtype = to_array(value)
@@ -254,7 +314,9 @@ def test_attention_is_watched_though_it_has_a_layer_of_its_own(tmp_path: Path) -
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)  # never calls its out_proj
+            self.attention = torch.nn.MultiheadAttention(
+                4, 2, batch_first=True
+            )  # never calls its out_proj
             self.block = torch.nn.Sequential(torch.nn.Linear(4, 1))
 
         def forward(self, x_BTE: torch.Tensor) -> torch.Tensor:
@@ -307,13 +369,22 @@ def record_plain(path: Path, updates: int, size: int = 1000, **options: Any) -> 
         recorder.start({"w": np.zeros(size)})
         for update in range(updates):
             parameters = {"w": np.full(size, float(update + 1))}
-            recorder.update(batch=np.full(size, float(update)), loss=0.0, gradients=parameters, parameters=parameters)
+            recorder.update(
+                batch=np.full(size, float(update)),
+                loss=0.0,
+                gradients=parameters,
+                parameters=parameters,
+            )
     return Trace.load(path)
 
 
 def test_every_and_window_choose_the_updates(tmp_path: Path) -> None:
     assert record_plain(tmp_path / "a", 10, every=4).header["detail"] == [0, 4, 8]
-    assert record_plain(tmp_path / "b", 10, every=0, window=range(3, 6)).header["detail"] == [3, 4, 5]
+    assert record_plain(tmp_path / "b", 10, every=0, window=range(3, 6)).header["detail"] == [
+        3,
+        4,
+        5,
+    ]
     scalars = record_plain(tmp_path / "c", 10, every=0)
     assert scalars.header["detail"] == []
     assert not any(name.startswith("detail/") for name in scalars.arrays)
@@ -330,7 +401,9 @@ def test_detail_stays_within_its_budget_and_evenly_spread(updates: int, fitting:
         detail.add(update, {"gradients/w": after["w"]}, before, after)
         before = after
         held = sum(array.nbytes for arrays in detail.updates.values() for array in arrays.values())
-        held += sum(array.nbytes for arrays in detail.parameters.values() for array in arrays.values())
+        held += sum(
+            array.nbytes for arrays in detail.parameters.values() for array in arrays.values()
+        )
         assert held == detail.bytes <= detail.budget
         kept = list(detail.updates)
         assert all(set(detail.parameters) >= {u, u + 1} for u in kept)
@@ -349,14 +422,22 @@ def test_what_the_budget_took_is_said(tmp_path: Path) -> None:
     assert recording["bytes"] <= 0.25 * 2**20
     assert trace.header["detail"][-1] == 49
     for update in trace.header["detail"]:
-        np.testing.assert_array_equal(trace.arrays[f"detail/{update}/batch/x"], np.full(1000, float(update)))
+        np.testing.assert_array_equal(
+            trace.arrays[f"detail/{update}/batch/x"], np.full(1000, float(update))
+        )
         np.testing.assert_array_equal(trace.parameters(update)["w"], np.full(1000, float(update)))
-        np.testing.assert_array_equal(trace.parameters(update + 1)["w"], np.full(1000, float(update + 1)))
+        np.testing.assert_array_equal(
+            trace.parameters(update + 1)["w"], np.full(1000, float(update + 1))
+        )
 
 
 def test_statistics_count_towards_the_budget_and_end_with_it(tmp_path: Path) -> None:
     trace = record_plain(tmp_path / "t", 300, size=4, budget_mib=0.01, statistics=True)
-    assert trace.header["recording"]["statistics_until"] == len(trace.arrays["statistics/gradients/w"]) < 300
+    assert (
+        trace.header["recording"]["statistics_until"]
+        == len(trace.arrays["statistics/gradients/w"])
+        < 300
+    )
     assert trace.series("loss").shape == (300,)
 
 
@@ -370,7 +451,10 @@ def test_a_perturbed_start_is_one_unit_away_everywhere(kind: str) -> None:
     source = {
         "torch": model,
         "nnx": nnx.BatchNorm(20, rngs=nnx.Rngs(0)),
-        "linen": {"params": jax.tree.map(jnp.asarray, values), "batch_stats": {"mean": jnp.ones(3)}},
+        "linen": {
+            "params": jax.tree.map(jnp.asarray, values),
+            "batch_stats": {"mean": jnp.ones(3)},
+        },
         "plain": values,
     }[kind]
     before = {name: to_array(array)[0] for name, array in parameters_of(source)[0].items()}
@@ -409,17 +493,25 @@ class FromKeras:
     [FromKeras(), optax.adam(0.1), 3, type("Wrapped", (), {"param_groups": []})()],
     ids=["keras", "optax", "3", "wrapped"],
 )
-def test_what_is_no_optimizer_of_torch_is_refused_before_anything_is_watched(other: Any, tmp_path: Path) -> None:
+def test_what_is_no_optimizer_of_torch_is_refused_before_anything_is_watched(
+    other: Any, tmp_path: Path
+) -> None:
     recorder, model = lockstep.Recorder(tmp_path / "t", backend="torch"), torch.nn.Linear(2, 2)
-    with pytest.raises(InputError, match=r"optimizer must be a torch.optim.Optimizer, got .*Recorder.update\(loss="):
+    with pytest.raises(
+        InputError, match=r"optimizer must be a torch.optim.Optimizer, got .*Recorder.update\(loss="
+    ):
         recorder.watch(model, other)
-    with pytest.raises(InputError, match=r"model must be a torch.nn.Module, got .*Recorder.update\(loss="):
+    with pytest.raises(
+        InputError, match=r"model must be a torch.nn.Module, got .*Recorder.update\(loss="
+    ):
         recorder.watch(other)
     assert not model._forward_hooks
 
 
 def large_loop(path: Path, **options: Any) -> Trace:
-    """Two updates whose tensors take 4 MiB each: parameters before and after, gradients and a moment."""
+    """Two updates whose tensors take 4 MiB each: parameters before and after, gradients and a
+    moment.
+    """
     w = {"w": np.zeros(2**18, np.float32)}
     recorder = lockstep.Recorder(path, backend=path.stem, **options)
     recorder.start(w)
@@ -431,7 +523,10 @@ def large_loop(path: Path, **options: Any) -> Trace:
 def test_a_model_too_large_for_the_budget_is_warned_of_with_the_budget_that_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = "no update's tensors are kept: one takes 4 MiB, and budget_mib is 3; budget_mib=8 keeps the first and"
+    said = (
+        "no update's tensors are kept: one takes 4 MiB, and budget_mib is 3; budget_mib=8 "
+        "keeps the first and"
+    )
     for side in ("a", "b"):
         with pytest.warns(RecorderWarning, match=said) as warned:
             trace = large_loop(tmp_path / f"{side}.trace", budget_mib=3)

@@ -1,4 +1,6 @@
-"""An optimizer that is made up here goes everywhere: what lockstep does with one, it reads from its spec."""
+"""An optimizer that is made up here goes everywhere: what lockstep does with one, it reads from its
+spec.
+"""
 
 from typing import Any, Literal
 
@@ -39,7 +41,9 @@ def rule(optimizer: Any, lr: Any, update: Any, parameter: Any, gradient: Any, mo
     return lr * (mean + optimizer.weight_decay * parameter), {"mean": mean}
 
 
-def oracle_rule(optimizer: Any, lr: float, update: int, parameter: Any, gradient: Any, moments: Any, exact: Any) -> Any:
+def oracle_rule(
+    optimizer: Any, lr: float, update: int, parameter: Any, gradient: Any, moments: Any, exact: Any
+) -> Any:
     mean = average("momentum", optimizer.momentum, moments.get("mean"), gradient, exact)
     direction = exact.round(mean + exact.round(optimizer.weight_decay * parameter))
     return exact.round(parameter - exact.round(lr * direction)), {"mean": mean}
@@ -68,7 +72,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> type[Optimizer]:
         momentum: Momentum = 0.8
         weight_decay: WeightDecay = 0.01
 
-    Mean.spec = OptimizerSpec(title="mean", slots=like("mean"), decoupled=True, others={"momentum": 0.5})
+    Mean.spec = OptimizerSpec(
+        title="mean", slots=like("mean"), decoupled=True, others={"momentum": 0.5}
+    )
     monkeypatch.setitem(lockstep.oracle.optimizers.RULES, "mean", oracle_rule)
     monkeypatch.setitem(pt_impl.optimizer.MAKERS, "mean", make_in_torch)
     monkeypatch.setitem(jax_impl.optimizer.MAKERS, "mean", make_in_jax)
@@ -92,7 +98,9 @@ def test_a_recipe_names_it_and_refuses_what_it_lacks() -> None:
     recipe = Recipe.from_dict({"optimizer": {"name": "mean", "momentum": 0.7}})
     assert 'name = "mean"\nmomentum = 0.7' in recipe.to_toml()
     assert recipe.hash != Recipe().hash
-    with pytest.raises(InputError, match=r"beta1: mean has no such knob; it has momentum, weight_decay"):
+    with pytest.raises(
+        InputError, match=r"beta1: mean has no such knob; it has momentum, weight_decay"
+    ):
         Recipe.from_dict({"optimizer": {"name": "mean", "beta1": 0.7}})
     with pytest.raises(InputError, match="'mean'"):
         Recipe.from_dict({"optimizer": {"name": "meen"}})
@@ -130,7 +138,9 @@ def test_a_diagnosis_names_its_wrong_knob() -> None:
 def test_the_matrix_has_rows_of_it_that_the_twins_train_alike() -> None:
     rows = {entry.name: entry for entry in entries() if entry.name.split(",")[0] == "mean"}
     assert list(rows) == ["mean", "mean, momentum 0.5", "mean, weight_decay 0.05"]
-    recipe = rows["mean, momentum 0.5"].recipe.with_dtype("float64").with_values({"training.epochs": 8})
+    recipe = (
+        rows["mean, momentum 0.5"].recipe.with_dtype("float64").with_values({"training.epochs": 8})
+    )
     assert compare(trained("torch", recipe), trained("oracle", recipe), {}).first is None
 
 

@@ -1,4 +1,6 @@
-"""The hash of a recipe stays what it was: a trace is compared with another of the same hash only."""
+"""The hash of a recipe stays what it was: a trace is compared with another of the same hash
+only.
+"""
 
 from typing import Any
 
@@ -53,7 +55,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optimizer.name": "nadam",
         "optimizer.momentum_ramp": False,
     },
-    "6f50f6d5411339a4b58607ae97c7d7b9b5cbedaa5cf061e7c574814ca5a24537": {"optimizer.name": "nadamw"},
+    "6f50f6d5411339a4b58607ae97c7d7b9b5cbedaa5cf061e7c574814ca5a24537": {
+        "optimizer.name": "nadamw"
+    },
     "dea1aebe2ac20be33565b90feb6c0f693e2a3c957653079d863ffbf39da832ee": {
         "optimizer.name": "nadamw",
         "optimizer.decay_form": "step",
@@ -64,7 +68,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optimizer.name": "radam",
         "optimizer.eps_corrected": True,
     },
-    "1e23ed4ba27f7891cb68b3f1edabd22bad0da630341f1970347f00826d6a70ff": {"optimizer.name": "adamax"},
+    "1e23ed4ba27f7891cb68b3f1edabd22bad0da630341f1970347f00826d6a70ff": {
+        "optimizer.name": "adamax"
+    },
     "97ded3029ee291bfd6189b5aa052089e9b324f195868ebe0dec0576862fdb11e": {"optimizer.name": "lamb"},
     "2d08f715d29adbb511335b6ce42639a393029cca64449a52e45eae9dfa3d5c13": {"optimizer.name": "lion"},
     "4e6bf1cf87b66774e72c43c5be623e50c64b7de07960d30e76311bbdc116bacc": {
@@ -72,21 +78,27 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optimizer.beta1": 0.95,
         "optimizer.beta2": 0.98,
     },
-    "ae01c7f17a82d177565edbc9d8637996148a08dfcb8fffae644d1415564e54a1": {"optimizer.name": "adagrad"},
+    "ae01c7f17a82d177565edbc9d8637996148a08dfcb8fffae644d1415564e54a1": {
+        "optimizer.name": "adagrad"
+    },
     "a72a6eb08acbd160ebc83a351c930998e02b465cc16d8b83fb26cb85bd65c37a": {
         "optimizer.name": "adagrad",
         "optimizer.eps_in_root": True,
         "optimizer.initial_accumulator": 0.1,
         "optimizer.lr_decay": 0.01,
     },
-    "d00cd48520f20e9f0562928a4da5a6ad9fa028b1d5da3d5c13ad0d02aea2f041": {"optimizer.name": "rmsprop"},
+    "d00cd48520f20e9f0562928a4da5a6ad9fa028b1d5da3d5c13ad0d02aea2f041": {
+        "optimizer.name": "rmsprop"
+    },
     "4b82ffefb40db4fa724f1b8412b22f7c672d0e9fe0d056431d33ee79a4c4437b": {
         "optimizer.name": "rmsprop",
         "optimizer.rate_in_momentum": True,
         "optimizer.centered": True,
         "optimizer.momentum": 0.8,
     },
-    "ec100d9914c55ef840fd51a7653a0c5f2ae248f075cd5889249441c645e0c9ee": {"optimizer.name": "adadelta"},
+    "ec100d9914c55ef840fd51a7653a0c5f2ae248f075cd5889249441c645e0c9ee": {
+        "optimizer.name": "adadelta"
+    },
     "5378e6af13c21197836aaecaafaceee8c70aeb8ce21ae22b3ac6908667229edd": {"optimizer.name": "rprop"},
     "5af2462cc42306c669402e7f475a13e1c8ce7718e3b949707bbfcfbe8ae44dee": {
         "optimizer.name": "rprop",
@@ -95,7 +107,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optimizer.step_min": 0.001,
         "optimizer.step_max": 0.02,
     },
-    "47e2435af6bda26ddec73b2c914e65503e45336e920ae883ce707ac08717acb5": {"optimizer.name": "adafactor"},
+    "47e2435af6bda26ddec73b2c914e65503e45336e920ae883ce707ac08717acb5": {
+        "optimizer.name": "adafactor"
+    },
     "a100430a42a211a47cf8f3d9cd80cd20d07f5b84f63459bdd57d30ac4b50ca55": {
         "optimizer.name": "adafactor",
         "optimizer.eps": 1e-30,

@@ -1,8 +1,9 @@
-"""Every preset against the library itself, on 40 draws of all its knobs, edges included; run with `make sweep`.
+"""Every preset against the library itself, on 40 draws of all its knobs, edges included; run with
+`make sweep`.
 
-Each rate of a schedule is held within 1e-12 of the peak. Where the library raises or gives NaN, lockstep must refuse;
-where lockstep refuses, the library must raise, or the line must say what it does. Optax runs in x64. What is on no
-package index is a formula here, written from its source.
+Each rate of a schedule is held within 1e-12 of the peak. Where the library raises or gives NaN,
+lockstep must refuse; where lockstep refuses, the library must raise, or the line must say what it
+does. Optax runs in x64. What is on no package index is a formula here, written from its source.
 """
 
 import importlib.util
@@ -49,14 +50,20 @@ class Draw:
         self.peak = float(10 ** self.rng.uniform(-5, 0))
         self.T = int(self.rng.choice([1, 2, self.rng.integers(3, 60)], p=[0.05, 0.1, 0.85]))
         drawn = self.rng.integers(0, self.T + 1)
-        self.W = int(self.rng.choice([0, 1, self.T - 1, self.T, self.T + 3, drawn], p=[0.1, 0.1, 0.1, 0.1, 0.05, 0.55]))
+        self.W = int(
+            self.rng.choice(
+                [0, 1, self.T - 1, self.T, self.T + 3, drawn], p=[0.1, 0.1, 0.1, 0.1, 0.05, 0.55]
+            )
+        )
         self.floor = float(self.rng.choice([0.0, 1.0, self.rng.uniform(0, 1)], p=[0.3, 0.05, 0.65]))
         self.start = float(self.rng.choice([0.0, 1.0, self.rng.uniform(0, 1)], p=[0.3, 0.05, 0.65]))
         self.power = float(self.rng.choice([1.0, 2.0, self.rng.uniform(0.2, 3)]))
         self.every = int(self.rng.integers(1, 12))
         factors = [1.0, self.rng.uniform(0.2, 1), self.rng.uniform(1, 1.3)]
         self.factor = float(self.rng.choice(factors, p=[0.1, 0.6, 0.3]))
-        self.milestones = sorted({int(m) for m in self.rng.integers(1, 30, self.rng.integers(1, 5))})
+        self.milestones = sorted(
+            {int(m) for m in self.rng.integers(1, 30, self.rng.integers(1, 5))}
+        )
         self.decay = int(self.rng.integers(1, max(2, self.T)))
         self.waves = float(self.rng.choice([0.5, 1.0, self.rng.uniform(0.1, 3)]))
 
@@ -115,11 +122,22 @@ def torch_one_cycle(draw: Draw, three: bool) -> tuple[Knobs, Rates]:
     rise = float(draw.choice(draw.rng.uniform(0.01, 1), 1 / draw.T, 1.0))
     floor = float(first * draw.rng.uniform(0.001, 1))
     anneal = draw.choice("cosine", "linear")
-    knobs = {"peak": draw.peak, "length": draw.T, "first": first, "rise": rise, "floor": floor, "anneal": anneal}
+    knobs = {
+        "peak": draw.peak,
+        "length": draw.T,
+        "first": first,
+        "rise": rise,
+        "floor": floor,
+        "anneal": anneal,
+    }
 
     def rates(updates: int) -> np.ndarray:
         optimizer = optimizer_of(draw.peak)
-        how = {"pct_start": rise, "three_phase": three, "anneal_strategy": {"cosine": "cos"}.get(anneal, anneal)}
+        how = {
+            "pct_start": rise,
+            "three_phase": three,
+            "anneal_strategy": {"cosine": "cos"}.get(anneal, anneal),
+        }
         how |= {"div_factor": 1 / first, "final_div_factor": first / floor, "cycle_momentum": False}
         scheduler = lrs.OneCycleLR(optimizer, draw.peak, total_steps=draw.T, **how)
         return stepped(optimizer, lambda t: scheduler.step() if t < draw.T else None, updates)
@@ -128,7 +146,10 @@ def torch_one_cycle(draw: Draw, three: bool) -> tuple[Knobs, Rates]:
 
 
 TORCH: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "torch.constant": lambda d: (d.warmup(), torch_joined(d, lambda o: lrs.LambdaLR(o, lambda t: 1.0))),
+    "torch.constant": lambda d: (
+        d.warmup(),
+        torch_joined(d, lambda o: lrs.LambdaLR(o, lambda t: 1.0)),
+    ),
     "torch.constant_lr": lambda d: (
         d.warmup() | {"warmup_start": d.start},
         torch_alone(d.peak, lambda o: lrs.ConstantLR(o, d.start, d.W)),
@@ -159,7 +180,9 @@ TORCH: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
     ),
     "torch.cosine_restarts": lambda d: (
         d.warmup() | {"cycle": d.every, "cycle_growth": 1 + d.T % 3, "floor": d.floor},
-        torch_joined(d, lambda o: lrs.CosineAnnealingWarmRestarts(o, d.every, 1 + d.T % 3, d.floor * d.peak)),
+        torch_joined(
+            d, lambda o: lrs.CosineAnnealingWarmRestarts(o, d.every, 1 + d.T % 3, d.floor * d.peak)
+        ),
     ),
     "torch.one_cycle": lambda d: torch_one_cycle(d, False),
     "torch.one_cycle_three_phase": lambda d: torch_one_cycle(d, True),
@@ -179,18 +202,32 @@ def in_x64(schedule: Callable[[], Any]) -> Rates:
 
 def optax_joined(d: Draw, schedule: Callable[[], Any]) -> Rates:
     return in_x64(
-        lambda: optax.join_schedules([optax.linear_schedule(d.start * d.peak, d.peak, d.W), schedule()], [d.W])
+        lambda: optax.join_schedules(
+            [optax.linear_schedule(d.start * d.peak, d.peak, d.W), schedule()], [d.W]
+        )
     )
 
 
 def optax_exponential(d: Draw, staircase: bool) -> tuple[Knobs, Rates]:
-    knobs = d.warmup() | {"warmup_start": d.start, "factor": d.factor, "every": d.every, "delay": d.decay}
+    knobs = d.warmup() | {
+        "warmup_start": d.start,
+        "factor": d.factor,
+        "every": d.every,
+        "delay": d.decay,
+    }
     floor = 0.0 if staircase else d.floor
     if not staircase:
         knobs["floor"] = floor
     return knobs, in_x64(
         lambda: optax.warmup_exponential_decay_schedule(
-            d.start * d.peak, d.peak, d.W, d.every, d.factor, d.decay, staircase, floor * d.peak if floor else None
+            d.start * d.peak,
+            d.peak,
+            d.W,
+            d.every,
+            d.factor,
+            d.decay,
+            staircase,
+            floor * d.peak if floor else None,
         )
     )
 
@@ -209,21 +246,42 @@ def optax_one_cycle(d: Draw) -> tuple[Knobs, Rates]:
     first, rise = float(d.rng.uniform(0.01, 1)), float(d.choice(d.rng.uniform(0, 1), 0.0, 1.0))
     floor = float(first * d.rng.uniform(0.001, 1))
     knobs = {"peak": d.peak, "length": d.T, "first": first, "rise": rise, "floor": floor}
-    return knobs, in_x64(lambda: optax.cosine_onecycle_schedule(d.T, d.peak, rise, 1 / first, first / floor))
+    return knobs, in_x64(
+        lambda: optax.cosine_onecycle_schedule(d.T, d.peak, rise, 1 / first, first / floor)
+    )
 
 
 def optax_one_cycle_linear(d: Draw) -> tuple[Knobs, Rates]:
     first, rise = float(d.rng.uniform(0.01, 1)), float(d.rng.uniform(0, 0.6))
     floor, fall = float(first * d.rng.uniform(0.001, 1)), float(rise + d.rng.uniform(0.01, 0.4))
-    knobs = {"peak": d.peak, "length": d.T, "first": first, "rise": rise, "fall": fall, "floor": floor}
-    return knobs, in_x64(lambda: optax.linear_onecycle_schedule(d.T, d.peak, rise, fall, 1 / first, first / floor))
+    knobs = {
+        "peak": d.peak,
+        "length": d.T,
+        "first": first,
+        "rise": rise,
+        "fall": fall,
+        "floor": floor,
+    }
+    return knobs, in_x64(
+        lambda: optax.linear_onecycle_schedule(d.T, d.peak, rise, fall, 1 / first, first / floor)
+    )
 
 
 def optax_restarts(d: Draw) -> tuple[Knobs, Rates]:
     growth, cycles = 1 + d.T % 3, 1 + d.T % 4
-    knobs = d.warmup() | {"warmup_start": d.start, "cycle": d.every, "cycle_growth": growth, "cycles": cycles}
+    knobs = d.warmup() | {
+        "warmup_start": d.start,
+        "cycle": d.every,
+        "cycle_growth": growth,
+        "cycles": cycles,
+    }
     lengths = [d.every * growth**k for k in range(cycles)]
-    same = {"init_value": d.peak, "peak_value": d.peak, "warmup_steps": 0, "end_value": d.floor * d.peak}
+    same = {
+        "init_value": d.peak,
+        "peak_value": d.peak,
+        "warmup_steps": 0,
+        "end_value": d.floor * d.peak,
+    }
     each = [same | {"decay_steps": length} for length in lengths]
     return knobs | {"floor": d.floor}, optax_joined(d, lambda: optax.sgdr_schedule(each))
 
@@ -239,12 +297,16 @@ OPTAX: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
     ),
     "optax.polynomial": lambda d: (
         d.length() | {"warmup_start": d.start, "floor": d.floor, "power": d.power},
-        optax_joined(d, lambda: optax.polynomial_schedule(d.peak, d.floor * d.peak, d.power, d.T - d.W)),
+        optax_joined(
+            d, lambda: optax.polynomial_schedule(d.peak, d.floor * d.peak, d.power, d.T - d.W)
+        ),
     ),
     "optax.cosine": lambda d: (
         d.length() | {"warmup_start": d.start, "floor": d.floor, "power": d.power},
         in_x64(
-            lambda: optax.warmup_cosine_decay_schedule(d.start * d.peak, d.peak, d.W, d.T, d.floor * d.peak, d.power)
+            lambda: optax.warmup_cosine_decay_schedule(
+                d.start * d.peak, d.peak, d.W, d.T, d.floor * d.peak, d.power
+            )
         ),
     ),
     "optax.exponential": lambda d: optax_exponential(d, False),
@@ -272,7 +334,9 @@ def hf(d: Draw, name: str, *arguments: Any, **settings: Any) -> Rates:
 def hf_polynomial(d: Draw) -> tuple[Knobs, Rates]:
     how = {"power": d.power}
     if d.T % 3 == 0:
-        return d.length() | how, hf(d, "get_polynomial_decay_schedule_with_warmup", d.W, d.T, power=d.power)
+        return d.length() | how, hf(
+            d, "get_polynomial_decay_schedule_with_warmup", d.W, d.T, power=d.power
+        )
     floor = d.floor if d.T % 3 == 1 else 0.0
     end = floor * d.peak
     return d.length() | how | {"floor": floor}, hf(
@@ -288,10 +352,16 @@ def hf_wsd(d: Draw) -> tuple[Knobs, Rates]:
     return knobs, hf(d, "get_wsd_schedule", d.W, d.decay, d.T, **how)
 
 
-HF_MIN, HF_EARLY = "get_cosine_with_min_lr_schedule_with_warmup", "get_cosine_with_min_lr_schedule_with_warmup_lr_rate"
+HF_MIN, HF_EARLY = (
+    "get_cosine_with_min_lr_schedule_with_warmup",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
+)
 HF: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
     "hf.constant": lambda d: ({"peak": d.peak}, hf(d, "get_constant_schedule")),
-    "hf.constant_with_warmup": lambda d: (d.warmup(), hf(d, "get_constant_schedule_with_warmup", d.W)),
+    "hf.constant_with_warmup": lambda d: (
+        d.warmup(),
+        hf(d, "get_constant_schedule_with_warmup", d.W),
+    ),
     "hf.linear": lambda d: (d.length(), hf(d, "get_linear_schedule_with_warmup", d.W, d.T)),
     "hf.cosine": lambda d: (
         d.length() | {"waves": d.waves},
@@ -349,7 +419,9 @@ def timm_step(d: Draw, prefix: bool) -> tuple[Knobs, Rates]:
     knobs = d.warmup() | {"warmup_start": d.start, "every": d.every}
     given = {} if d.T % 3 == 0 else {"factor": d.factor}
     rate = {"decay_rate": d.factor} if given else {}
-    return knobs | given, timm(d, "StepLRScheduler", d.every, **rate, **({} if prefix else {"warmup_prefix": False}))
+    return knobs | given, timm(
+        d, "StepLRScheduler", d.every, **rate, **({} if prefix else {"warmup_prefix": False})
+    )
 
 
 def timm_multistep(d: Draw) -> tuple[Knobs, Rates]:
@@ -363,18 +435,31 @@ def timm_restarts(d: Draw) -> tuple[Knobs, Rates]:
     growth, cycles, decay = 1 + d.T % 2, 1 + d.T % 4, float(d.rng.uniform(0.3, 1))
     knobs = d.warmup() | {"warmup_start": d.start, "floor": d.floor, "cycle": d.every}
     knobs |= {"cycles": cycles, "cycle_growth": growth, "cycle_decay": decay}
-    how = {"cycle_mul": float(growth), "cycle_limit": cycles, "cycle_decay": decay, "lr_min": d.floor * d.peak}
+    how = {
+        "cycle_mul": float(growth),
+        "cycle_limit": cycles,
+        "cycle_decay": decay,
+        "lr_min": d.floor * d.peak,
+    }
     return knobs, timm(d, "CosineLRScheduler", d.every, warmup_prefix=True, **how)
 
 
 def timm_wsd(d: Draw) -> tuple[Knobs, Rates]:
     shape = d.choice("linear", "1-sqrt", "cosine", "power", "exponential")
-    knobs = d.length() | {"warmup_start": d.start, "floor": d.floor, "decay_length": d.decay, "decay_shape": shape}
+    knobs = d.length() | {
+        "warmup_start": d.start,
+        "floor": d.floor,
+        "decay_length": d.decay,
+        "decay_shape": shape,
+    }
     how: Knobs = {"decay_fn": {"exponential": "exp"}.get(shape, shape), "lr_min": d.floor * d.peak}
     if shape == "power":
         knobs, how = knobs | {"power": d.power}, how | {"decay_power": d.power}
     if shape == "exponential" and d.T % 2:
-        knobs, how = knobs | {"decay_ratio": 0.03 + d.floor / 2}, how | {"decay_ratio": 0.03 + d.floor / 2}
+        knobs, how = (
+            knobs | {"decay_ratio": 0.03 + d.floor / 2},
+            how | {"decay_ratio": 0.03 + d.floor / 2},
+        )
     return knobs, timm(d, "WSDLRScheduler", d.T - d.W, d.decay, **how)
 
 
@@ -416,7 +501,10 @@ def untuned(d: Draw, name: str) -> tuple[Knobs, Rates]:
 
 PYTORCH_WARMUP: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
     "pytorch_warmup.linear": lambda d: (d.warmup(), pytorch_warmup(d.peak, "LinearWarmup", d.W)),
-    "pytorch_warmup.exponential": lambda d: (d.warmup(), pytorch_warmup(d.peak, "ExponentialWarmup", d.W)),
+    "pytorch_warmup.exponential": lambda d: (
+        d.warmup(),
+        pytorch_warmup(d.peak, "ExponentialWarmup", d.W),
+    ),
     "pytorch_warmup.untuned_linear": lambda d: untuned(d, "UntunedLinearWarmup"),
     "pytorch_warmup.untuned_exponential": lambda d: untuned(d, "UntunedExponentialWarmup"),
 }
@@ -446,7 +534,9 @@ def nanogpt(d: Draw) -> tuple[Knobs, Rates]:
 
 def torchtitan(d: Draw, kind: str) -> tuple[Knobs, Rates]:
     """pytorch/torchtitan, components/lr_scheduler.py, linear_warmup_stable_decay."""
-    shape = {"linear": "linear", "cosine": "cosine"}.get(kind) or d.choice("linear", "1-sqrt", "cosine")
+    shape = {"linear": "linear", "cosine": "cosine"}.get(kind) or d.choice(
+        "linear", "1-sqrt", "cosine"
+    )
     warmup = min(d.W, d.T)
     decay = d.decay if kind == "wsd" else d.T - warmup
     decay = min(decay, d.T - warmup)
@@ -533,7 +623,9 @@ def t5x(d: Draw, factors: str) -> tuple[Knobs, Rates]:
 
 
 def deepspeed(d: Draw) -> tuple[Knobs, Rates]:
-    """deepspeedai/DeepSpeed, runtime/lr_schedules.py, WarmupLR; update t has the rate of last_batch_iteration t - 1."""
+    """deepspeedai/DeepSpeed, runtime/lr_schedules.py, WarmupLR; update t has the rate of
+    last_batch_iteration t - 1.
+    """
     first, warmup = d.start * d.peak, max(2, d.W)
 
     def rate(t: int) -> float:
@@ -601,14 +693,20 @@ def quiet() -> Iterator[None]:
 def load(library: str) -> None:
     """Import a library's schedulers, or skip."""
     if library == "hf":
-        pytest.importorskip("transformers.optimization", reason="transformers is not installed; make sweep installs it")
+        pytest.importorskip(
+            "transformers.optimization",
+            reason="transformers is not installed; make sweep installs it",
+        )
     elif library == "pytorch_warmup":
-        pytest.importorskip("pytorch_warmup", reason="pytorch_warmup is not installed; make sweep installs it")
+        pytest.importorskip(
+            "pytorch_warmup", reason="pytorch_warmup is not installed; make sweep installs it"
+        )
     elif library == "timm" and "timm.scheduler" not in sys.modules:
         found = importlib.util.find_spec("timm")
         if found is None:
             pytest.skip("timm is not installed; make sweep installs it")
-        # its schedulers alone: the rest needs torchvision, whose wheels on the package index are made for CUDA
+        # its schedulers alone: the rest needs torchvision, whose wheels on the package index are
+        # made for CUDA
         package = types.ModuleType("timm")
         package.__path__ = list(found.submodule_search_locations or [])
         sys.modules["timm"] = package
@@ -648,10 +746,17 @@ def worst_difference(name: str) -> float:
         expected, raised = outcome(library, updates)
         rates, refused = outcome(lockstep_rates, name, knobs, updates)
         if rates is None:
-            assert expected is None or any(said in refused for said in SAID), (name, knobs, refused, expected)
+            assert expected is None or any(said in refused for said in SAID), (
+                name,
+                knobs,
+                refused,
+                expected,
+            )
             continue
         assert expected is not None, (name, knobs, raised)
-        differences = np.abs(rates - expected) / np.maximum(draw.peak, expected)  # a factor above 1 grows
+        differences = np.abs(rates - expected) / np.maximum(
+            draw.peak, expected
+        )  # a factor above 1 grows
         assert differences.max() <= CLOSE, (name, knobs, int(differences.argmax()), rates, expected)
         worst = max(worst, float(differences.max()))
     return worst

@@ -1,7 +1,8 @@
-"""Every preset of an optimizer against the library's own class, on 40 draws of all its knobs; run with `make sweep`.
+"""Every preset of an optimizer against the library's own class, on 40 draws of all its knobs; run
+with `make sweep`.
 
-In float64 over 30 updates of the same gradients: within 1e-11 of the library, but for what a preset's name says is in
-full precision, where the library keeps a number in float32.
+In float64 over 30 updates of the same gradients: within 1e-11 of the library, but for what a
+preset's name says is in full precision, where the library keeps a number in float32.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,12 @@ class Draw:
         return float(self.rng.uniform(low, high))
 
     def betas(self) -> Knobs:
-        return {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": self.decay}
+        return {
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "eps": self.eps,
+            "weight_decay": self.decay,
+        }
 
 
 def whole(kind: Any, **settings: Any) -> Any:
@@ -92,7 +98,12 @@ def optax_adamw(kind: Any) -> Proof:
 
 def torch_sgd(d: Draw) -> tuple[Knobs, Any]:
     dampening = 0.0 if d.nesterov or d.flag else d.between(0, 0.9)
-    knobs = {"momentum": d.momentum, "nesterov": d.nesterov, "dampening": dampening, "weight_decay": d.decay}
+    knobs = {
+        "momentum": d.momentum,
+        "nesterov": d.nesterov,
+        "dampening": dampening,
+        "weight_decay": d.decay,
+    }
     return knobs, whole(torch.optim.SGD, **knobs | {"lr": d.rate})
 
 
@@ -109,7 +120,9 @@ def optax_lion(d: Draw) -> tuple[Knobs, Any]:
 def torch_nadam(decoupled: bool) -> Proof:
     def proof(d: Draw) -> tuple[Knobs, Any]:
         pace = d.between(1e-4, 0.1)
-        knobs, make = torch_adam(torch.optim.NAdam, momentum_decay=pace, decoupled_weight_decay=decoupled)(d)
+        knobs, make = torch_adam(
+            torch.optim.NAdam, momentum_decay=pace, decoupled_weight_decay=decoupled
+        )(d)
         return knobs | {"momentum_decay": pace}, make
 
     return proof
@@ -117,8 +130,18 @@ def torch_nadam(decoupled: bool) -> Proof:
 
 def torch_adagrad(d: Draw) -> tuple[Knobs, Any]:
     start, slower = d.between(0, 1), d.between(0, 0.1)
-    knobs = {"eps": d.eps, "initial_accumulator": start, "lr_decay": slower, "weight_decay": d.decay}
-    rule = {"eps": d.eps, "initial_accumulator_value": start, "lr_decay": slower, "weight_decay": d.decay}
+    knobs = {
+        "eps": d.eps,
+        "initial_accumulator": start,
+        "lr_decay": slower,
+        "weight_decay": d.decay,
+    }
+    rule = {
+        "eps": d.eps,
+        "initial_accumulator_value": start,
+        "lr_decay": slower,
+        "weight_decay": d.decay,
+    }
     return knobs, whole(torch.optim.Adagrad, **rule | {"lr": d.rate})
 
 
@@ -129,15 +152,39 @@ def optax_adagrad(d: Draw) -> tuple[Knobs, Any]:
 
 
 def torch_rmsprop(d: Draw) -> tuple[Knobs, Any]:
-    knobs = {"decay": d.beta2, "eps": d.eps, "centered": d.flag, "momentum": d.momentum, "weight_decay": d.decay}
-    rule = {"alpha": d.beta2, "eps": d.eps, "centered": d.flag, "momentum": d.momentum, "weight_decay": d.decay}
+    knobs = {
+        "decay": d.beta2,
+        "eps": d.eps,
+        "centered": d.flag,
+        "momentum": d.momentum,
+        "weight_decay": d.decay,
+    }
+    rule = {
+        "alpha": d.beta2,
+        "eps": d.eps,
+        "centered": d.flag,
+        "momentum": d.momentum,
+        "weight_decay": d.decay,
+    }
     return knobs, whole(torch.optim.RMSprop, **rule | {"lr": d.rate})
 
 
 def optax_rmsprop(d: Draw) -> tuple[Knobs, Any]:
     inside = bool(d.rng.integers(2))
-    knobs = {"decay": d.beta2, "eps": d.eps, "centered": d.flag, "momentum": d.momentum, "weight_decay": d.decay}
-    rule = {"decay": d.beta2, "eps": d.eps, "centered": d.flag, "momentum": d.momentum or None, "eps_in_sqrt": inside}
+    knobs = {
+        "decay": d.beta2,
+        "eps": d.eps,
+        "centered": d.flag,
+        "momentum": d.momentum,
+        "weight_decay": d.decay,
+    }
+    rule = {
+        "decay": d.beta2,
+        "eps": d.eps,
+        "centered": d.flag,
+        "momentum": d.momentum or None,
+        "eps_in_sqrt": inside,
+    }
     return knobs | {"eps_in_root": inside}, after_decay(d, optax.rmsprop(d.rate, **rule))
 
 
@@ -155,7 +202,10 @@ def optax_adadelta(d: Draw) -> tuple[Knobs, Any]:
 def torch_rprop(d: Draw) -> tuple[Knobs, Any]:
     knobs = {"shrink": d.between(0.1, 0.9), "grow": d.between(1.01, 1.9)}
     knobs |= {"step_min": 1e-5, "step_max": d.between(0.1, 9)}
-    rule = {"etas": (knobs["shrink"], knobs["grow"]), "step_sizes": (knobs["step_min"], knobs["step_max"])}
+    rule = {
+        "etas": (knobs["shrink"], knobs["grow"]),
+        "step_sizes": (knobs["step_min"], knobs["step_max"]),
+    }
     return knobs, whole(torch.optim.Rprop, **rule | {"lr": d.rate})
 
 
@@ -169,14 +219,30 @@ def torch_adafactor(d: Draw) -> tuple[Knobs, Any]:
 
 def optax_adafactor(d: Draw) -> tuple[Knobs, Any]:
     power, threshold, least = d.between(0.1, 1), d.between(0.2, 2), 2 if d.flag else 128
-    knobs = {"decay_power": power, "eps": d.eps**2, "clip_threshold": threshold, "min_factored": least}
-    rule = {"decay_rate": power, "eps": d.eps**2, "clipping_threshold": threshold, "min_dim_size_to_factor": least}
+    knobs = {
+        "decay_power": power,
+        "eps": d.eps**2,
+        "clip_threshold": threshold,
+        "min_factored": least,
+    }
+    rule = {
+        "decay_rate": power,
+        "eps": d.eps**2,
+        "clipping_threshold": threshold,
+        "min_dim_size_to_factor": least,
+    }
     return knobs, lambda parameters: optax.adafactor(d.rate, **rule)
 
 
 def muon_knobs(d: Draw) -> Knobs:
     momentum = d.momentum or 0.9
-    knobs = {"beta1": d.beta1, "beta2": d.beta2, "weight_decay": d.decay, "momentum": momentum, "nesterov": d.flag}
+    knobs = {
+        "beta1": d.beta1,
+        "beta2": d.beta2,
+        "weight_decay": d.decay,
+        "momentum": momentum,
+        "nesterov": d.flag,
+    }
     return knobs | {"orthogonalisations": int(d.rng.integers(1, 6)), "eps": d.eps}
 
 
@@ -186,8 +252,14 @@ def torch_muon(d: Draw) -> tuple[Knobs, Any]:
     def make(parameters: dict[str, Any]) -> list[Any]:
         weight = parameters.pop("linear1.weight")
         rest = list(parameters.values())
-        rule = {"momentum": knobs["momentum"], "nesterov": d.flag, "ns_steps": knobs["orthogonalisations"]}
-        muon = torch.optim.Muon([weight], lr=d.rate, weight_decay=d.decay, adjust_lr_fn=adjust, **rule)
+        rule = {
+            "momentum": knobs["momentum"],
+            "nesterov": d.flag,
+            "ns_steps": knobs["orthogonalisations"],
+        }
+        muon = torch.optim.Muon(
+            [weight], lr=d.rate, weight_decay=d.decay, adjust_lr_fn=adjust, **rule
+        )
         betas = {"betas": (d.beta1, d.beta2), "eps": d.eps, "weight_decay": d.decay}
         parameters["linear1.weight"] = weight
         return [muon, torch.optim.AdamW(rest, lr=d.rate, **betas)]
@@ -198,7 +270,12 @@ def torch_muon(d: Draw) -> tuple[Knobs, Any]:
 def optax_muon(d: Draw) -> tuple[Knobs, Any]:
     knobs, consistent = muon_knobs(d), bool(d.rng.integers(2))
     adjust = {"adjust": "match_rms_adamw" if consistent else "original"}
-    rule = {"beta": knobs["momentum"], "nesterov": d.flag, "ns_steps": knobs["orthogonalisations"], "eps": d.eps}
+    rule = {
+        "beta": knobs["momentum"],
+        "nesterov": d.flag,
+        "ns_steps": knobs["orthogonalisations"],
+        "eps": d.eps,
+    }
     rule |= {"adam_b1": d.beta1, "adam_b2": d.beta2, "weight_decay": d.decay}
     rule |= {"consistent_rms": 0.2} if consistent else {}
     return knobs | adjust, lambda parameters: optax.contrib.muon(d.rate, **rule)
@@ -242,8 +319,12 @@ def test_every_preset_of_an_optimizer_is_held_against_its_library() -> None:
 
 
 @pytest.mark.parametrize("name", PROOFS)
-def test_an_optimizer_is_the_library_on_forty_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # of Muon, whose name says that it is left out
+def test_an_optimizer_is_the_library_on_forty_draws(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.Tensor, "bfloat16", torch.Tensor.clone
+    )  # of Muon, whose name says that it is left out
     worst = 0.0
     for seed in range(DRAWS):
         draw = Draw(seed)

@@ -17,8 +17,16 @@ from lockstep.recipe.schedules import Schedule
 from lockstep.schedules.formulas import learning_rates
 
 EVERY = [(section, name) for section, presets in PRESETS.items() for name in presets]
-NEEDED = {"factor": 0.5, "every": 3, "milestones": (2, 5), "timescale": 4, "cycle": 8, "cycles": 2, "decay_length": 5,
-          "floor": 0.1}  # fmt: skip
+NEEDED = {
+    "factor": 0.5,
+    "every": 3,
+    "milestones": (2, 5),
+    "timescale": 4,
+    "cycle": 8,
+    "cycles": 2,
+    "decay_length": 5,
+    "floor": 0.1,
+}
 
 
 def preset_recipe(name, *, epochs=100, **knobs):
@@ -56,7 +64,11 @@ def test_a_preset_fixes_or_leaves_free_every_knob_that_there_is(section, name):
 @pytest.mark.parametrize("name", PRESETS["schedule"])
 def test_a_recipe_stores_the_knobs_alone(name):
     preset = PRESETS["schedule"][name]
-    needed = {knob: NEEDED[knob] for knob, value in preset.free.items() if value is None and knob in NEEDED}
+    needed = {
+        knob: NEEDED[knob]
+        for knob, value in preset.free.items()
+        if value is None and knob in NEEDED
+    }
     adamw = {"name": "adamw", "beta2": 0.9}
     # epochs enough for a default of 1000
     recipe = Recipe.from_dict(
@@ -72,13 +84,20 @@ def test_a_preset_in_a_file_and_on_the_command_line(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[schedule]\npreset = "hf.cosine"\npeak = 3e-4\nunit = "update"\nwarmup = 9\n')
     recipe = load_recipe(str(path))
-    changes = ["schedule.preset=hf.cosine", "schedule.peak=3e-4", "schedule.unit=update", "schedule.warmup=9"]
+    changes = [
+        "schedule.preset=hf.cosine",
+        "schedule.peak=3e-4",
+        "schedule.unit=update",
+        "schedule.warmup=9",
+    ]
     assert recipe.hash == load_recipe("seed", changes).hash
     assert (recipe.schedule.ramp, recipe.schedule.after_end) == ("t/W", "continue")
 
 
 def test_of_the_recipe_before_stays_what_was_changed_and_is_left_free():
-    recipe = load_recipe("digits", ["schedule.floor=0.3"]).with_overrides(["schedule.preset=hf.cosine"])
+    recipe = load_recipe("digits", ["schedule.floor=0.3"]).with_overrides(
+        ["schedule.preset=hf.cosine"]
+    )
     assert (recipe.schedule.peak, recipe.schedule.warmup) == (0.05, 3)
     assert recipe.schedule.floor == 0.0
     assert recipe.with_overrides(["schedule.preset=nanogpt.cosine"]).schedule.floor == 0.1
@@ -86,18 +105,30 @@ def test_of_the_recipe_before_stays_what_was_changed_and_is_left_free():
 
 def test_what_a_preset_lacks_is_refused_with_what_it_has():
     line = refusal(Recipe.from_dict, {"schedule": {"preset": "hf.cosine", "floor": 0.1}})
-    assert line == "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves"
+    assert (
+        line
+        == "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves"
+    )
     line = refusal(load_recipe, "seed", ["schedule.preset=torch.one_cycle", "schedule.warmup=3"])
-    assert line.startswith("schedule.warmup: torch.one_cycle has no such knob; it has peak, unit, length, anneal")
+    assert line.startswith(
+        "schedule.warmup: torch.one_cycle has no such knob; it has peak, unit, length, anneal"
+    )
 
 
 def test_an_unknown_preset_names_the_nearest_and_those_of_its_library():
     line = refusal(Recipe.from_dict, {"schedule": {"preset": "nanogpt.cosin"}})
-    assert line == ("schedule.preset: no preset 'nanogpt.cosin'; did you mean nanogpt.cosine? There are nanogpt.cosine")
+    assert line == (
+        "schedule.preset: no preset 'nanogpt.cosin'; did you mean nanogpt.cosine? There "
+        "are nanogpt.cosine"
+    )
     assert "there are torch.constant," in refusal(Recipe.from_dict, {"schedule": {"preset": "x"}})
     assert "no preset 3" in refusal(Recipe.from_dict, {"schedule": {"preset": 3}})
-    assert refusal(Recipe.from_dict, {"data": {"preset": "x"}}).startswith("data.preset: no such field")
-    assert refusal(load_recipe, "seed", ["schedule.preset=hf.cosin"]).startswith("schedule.preset: no preset")
+    assert refusal(Recipe.from_dict, {"data": {"preset": "x"}}).startswith(
+        "data.preset: no such field"
+    )
+    assert refusal(load_recipe, "seed", ["schedule.preset=hf.cosin"]).startswith(
+        "schedule.preset: no preset"
+    )
 
 
 def test_a_wrong_value_beside_a_preset_is_refused_by_its_field():
@@ -136,17 +167,29 @@ def after_warmup(W, make):
 
 TORCH = {
     "torch.constant": (lambda W, T: lambda o: lrs.LambdaLR(o, lambda t: 1.0), {}),
-    "torch.linear": (lambda W, T: lambda o: lrs.LinearLR(o, 1.0, 0.1, total_iters=T - W), {"floor": 0.1}),
-    "torch.polynomial": (lambda W, T: lambda o: lrs.PolynomialLR(o, total_iters=T - W, power=1.7), {"power": 1.7}),
-    "torch.cosine": (lambda W, T: lambda o: lrs.CosineAnnealingLR(o, T - W, eta_min=o.defaults["lr"] * 0.1),
-                     {"floor": 0.1}),
+    "torch.linear": (
+        lambda W, T: lambda o: lrs.LinearLR(o, 1.0, 0.1, total_iters=T - W),
+        {"floor": 0.1},
+    ),
+    "torch.polynomial": (
+        lambda W, T: lambda o: lrs.PolynomialLR(o, total_iters=T - W, power=1.7),
+        {"power": 1.7},
+    ),
+    "torch.cosine": (
+        lambda W, T: lambda o: lrs.CosineAnnealingLR(o, T - W, eta_min=o.defaults["lr"] * 0.1),
+        {"floor": 0.1},
+    ),
     "torch.exponential": (lambda W, T: lambda o: lrs.ExponentialLR(o, 0.97), {"factor": 0.97}),
     "torch.step": (lambda W, T: lambda o: lrs.StepLR(o, 7, 0.3), {"every": 7, "factor": 0.3}),
-    "torch.multistep": (lambda W, T: lambda o: lrs.MultiStepLR(o, [3, 20, 50], 0.3),
-                        {"milestones": (3, 20, 50), "factor": 0.3}),
-    "torch.cosine_restarts": (lambda W, T: lambda o: lrs.CosineAnnealingWarmRestarts(o, 6, 2, o.defaults["lr"] * 0.01),
-                              {"cycle": 6, "cycle_growth": 2, "floor": 0.01}),
-}  # fmt: skip
+    "torch.multistep": (
+        lambda W, T: lambda o: lrs.MultiStepLR(o, [3, 20, 50], 0.3),
+        {"milestones": (3, 20, 50), "factor": 0.3},
+    ),
+    "torch.cosine_restarts": (
+        lambda W, T: lambda o: lrs.CosineAnnealingWarmRestarts(o, 6, 2, o.defaults["lr"] * 0.01),
+        {"cycle": 6, "cycle_growth": 2, "floor": 0.01},
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
@@ -166,17 +209,31 @@ def test_torch_preset_is_the_real_scheduler_bit_for_bit(name, W, peak):
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 @pytest.mark.parametrize(
     "wrong",
-    [{"ramp": "t/W"}, {"ramp": "(t+1)/(W+1)"}, {"decay_start": "W-1"}, {"decay_end": "T-1"}, {"after_end": "hold"},
-     {"warmup_start": 1e-6}, {"floor": 0.1000001}, {"warmup": 6}, {"length": 301}],
+    [
+        {"ramp": "t/W"},
+        {"ramp": "(t+1)/(W+1)"},
+        {"decay_start": "W-1"},
+        {"decay_end": "T-1"},
+        {"after_end": "hold"},
+        {"warmup_start": 1e-6},
+        {"floor": 0.1000001},
+        {"warmup": 6},
+        {"length": 301},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_one_wrong_knob_differs_from_the_real_scheduler(wrong):
     W, T, run = 5, 300, 400
     make, knobs = TORCH["torch.cosine"]
     expected = torch_rates(0.01, run, after_warmup(W, make(W, T))).astype(np.float32)
     preset = preset_recipe("torch.cosine", epochs=run, warmup=W, peak=0.01, length=T, **knobs)
-    right, changed = (learning_rates(recipe, 1).astype(np.float32) for recipe in (
-        preset, preset.with_values({f"schedule.{knob}": value for knob, value in wrong.items()})))  # fmt: skip
+    right, changed = (
+        learning_rates(recipe, 1).astype(np.float32)
+        for recipe in (
+            preset,
+            preset.with_values({f"schedule.{knob}": value for knob, value in wrong.items()}),
+        )
+    )
     np.testing.assert_array_equal(right, expected)
     assert (changed != expected).any()
 
@@ -194,18 +251,30 @@ ONE_CYCLES = [
 @pytest.mark.parametrize("peak", PEAKS)
 @pytest.mark.parametrize("T", [20, 97, 1000])
 @pytest.mark.parametrize(("anneal", "three", "rise", "first", "floor"), ONE_CYCLES)
-def test_torch_one_cycle_is_the_real_scheduler_bit_for_bit(anneal, three, rise, first, floor, T, peak):
+def test_torch_one_cycle_is_the_real_scheduler_bit_for_bit(
+    anneal, three, rise, first, floor, T, peak
+):
     def make(optimizer):
-        return lrs.OneCycleLR(optimizer, peak, total_steps=T, pct_start=rise, three_phase=three, cycle_momentum=False,
-                              anneal_strategy={"cosine": "cos"}.get(anneal, anneal), div_factor=1 / first,
-                              final_div_factor=first / floor)  # fmt: skip
+        return lrs.OneCycleLR(
+            optimizer,
+            peak,
+            total_steps=T,
+            pct_start=rise,
+            three_phase=three,
+            cycle_momentum=False,
+            anneal_strategy={"cosine": "cos"}.get(anneal, anneal),
+            div_factor=1 / first,
+            final_div_factor=first / floor,
+        )
 
     knobs = {"anneal": anneal, "rise": rise, "first": first, "floor": floor}
     name = "torch.one_cycle"
     if three:
         name, knobs = "torch.one_cycle_three_phase", knobs | {"fall": 2 * rise}
     found = rates(name, T=T, peak=peak, **knobs)
-    np.testing.assert_array_equal(found.astype(np.float32), torch_rates(peak, T, make).astype(np.float32))
+    np.testing.assert_array_equal(
+        found.astype(np.float32), torch_rates(peak, T, make).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("W", [4, 5, 37])
@@ -234,7 +303,8 @@ def test_torch_chained_and_other_start_factors(W):
     np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
 
 
-# ---- optax: the real schedules within 3e-7 of the peak, which is what their float32 arithmetic leaves
+# ---- optax: the real schedules within 3e-7 of the peak, which is what their float32 arithmetic
+# leaves
 
 OPTAX_CLOSE = 3e-7
 
@@ -249,27 +319,44 @@ def optax_join(W, schedule):
 
 
 def sgdr(W, cycle, growth, cycles):
-    kinds = [{"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": cycle * growth**k}
-             for k in range(cycles)]  # fmt: skip
+    kinds = [
+        {"init_value": 1.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": cycle * growth**k}
+        for k in range(cycles)
+    ]
     return optax_join(W, optax.sgdr_schedule(kinds))
 
 
 OPTAX = {
     "optax.constant": (lambda W, T: optax.warmup_constant_schedule(0.0, 1.0, W), {}),
-    "optax.linear": (lambda W, T: optax_join(W, optax.linear_schedule(1.0, 0.1, T - W)), {"floor": 0.1}),
-    "optax.polynomial": (lambda W, T: optax_join(W, optax.polynomial_schedule(1.0, 0.1, 1.7, T - W)),
-                         {"floor": 0.1, "power": 1.7}),
-    "optax.cosine": (lambda W, T: optax.warmup_cosine_decay_schedule(0.0, 1.0, W, T, 0.1), {"floor": 0.1}),
+    "optax.linear": (
+        lambda W, T: optax_join(W, optax.linear_schedule(1.0, 0.1, T - W)),
+        {"floor": 0.1},
+    ),
+    "optax.polynomial": (
+        lambda W, T: optax_join(W, optax.polynomial_schedule(1.0, 0.1, 1.7, T - W)),
+        {"floor": 0.1, "power": 1.7},
+    ),
+    "optax.cosine": (
+        lambda W, T: optax.warmup_cosine_decay_schedule(0.0, 1.0, W, T, 0.1),
+        {"floor": 0.1},
+    ),
     "optax.exponential": (
         lambda W, T: optax.warmup_exponential_decay_schedule(0.0, 1.0, W, 70, 0.5, end_value=0.2),
         {"factor": 0.5, "every": 70, "floor": 0.2},
     ),
-    "optax.step": (lambda W, T: optax.warmup_exponential_decay_schedule(0.0, 1.0, W, 70, 0.5, staircase=True),
-                   {"factor": 0.5, "every": 70}),
-    "optax.multistep": (lambda W, T: optax_join(W, optax.piecewise_constant_schedule(1.0, {3: 0.3, 50: 0.3})),
-                        {"factor": 0.3, "milestones": (3, 50)}),
-    "optax.cosine_restarts": (lambda W, T: sgdr(W, 40, 2, 3), {"cycle": 40, "cycle_growth": 2, "cycles": 3}),
-}  # fmt: skip
+    "optax.step": (
+        lambda W, T: optax.warmup_exponential_decay_schedule(0.0, 1.0, W, 70, 0.5, staircase=True),
+        {"factor": 0.5, "every": 70},
+    ),
+    "optax.multistep": (
+        lambda W, T: optax_join(W, optax.piecewise_constant_schedule(1.0, {3: 0.3, 50: 0.3})),
+        {"factor": 0.3, "milestones": (3, 50)},
+    ),
+    "optax.cosine_restarts": (
+        lambda W, T: sgdr(W, 40, 2, 3),
+        {"cycle": 40, "cycle_growth": 2, "cycles": 3},
+    ),
+}
 
 
 @pytest.mark.parametrize("W", [1, 5, 37])
@@ -281,7 +368,9 @@ def test_optax_preset_is_the_real_schedule(name, W):
         knobs = knobs | {"length": T}
     found = rates(name, T=run, warmup=W, peak=1.0, **knobs)
     real = optax_rates(make(W, T), run)
-    if name == "optax.polynomial":  # under jit 1 - count/T may end below 0, and a power of it is no number
+    if (
+        name == "optax.polynomial"
+    ):  # under jit 1 - count/T may end below 0, and a power of it is no number
         real[T:] = np.where(np.isnan(real[T:]), found[T:], real[T:])
     np.testing.assert_allclose(real, found, rtol=0, atol=OPTAX_CLOSE)
 
@@ -289,11 +378,19 @@ def test_optax_preset_is_the_real_schedule(name, W):
 @pytest.mark.parametrize("T", [20, 97, 1000])
 def test_optax_one_cycles_are_the_real_schedules(T):
     real = optax.cosine_onecycle_schedule(T, 1.0, 0.3, 25.0, 1e4)
-    np.testing.assert_allclose(optax_rates(real, T + 5), rates("optax.one_cycle", T=T + 5, length=T, peak=1.0),
-                               rtol=0, atol=OPTAX_CLOSE)  # fmt: skip
+    np.testing.assert_allclose(
+        optax_rates(real, T + 5),
+        rates("optax.one_cycle", T=T + 5, length=T, peak=1.0),
+        rtol=0,
+        atol=OPTAX_CLOSE,
+    )
     real = optax.linear_onecycle_schedule(T, 1.0, 0.3, 0.85, 25.0, 1e4)
-    np.testing.assert_allclose(optax_rates(real, T + 5), rates("optax.one_cycle_linear", T=T + 5, length=T, peak=1.0),
-                               rtol=0, atol=OPTAX_CLOSE)  # fmt: skip
+    np.testing.assert_allclose(
+        optax_rates(real, T + 5),
+        rates("optax.one_cycle_linear", T=T + 5, length=T, peak=1.0),
+        rtol=0,
+        atol=OPTAX_CLOSE,
+    )
 
 
 # ---- the other libraries: values that were measured with them, W=4, T=20, peak 1
@@ -311,10 +408,28 @@ VALUES = [
     ("timm.cosine", {}, 0, 0.75, 0.905, 0.0062, 0, 0),
     ("hf.cosine_warmup_with_min_lr", {"floor": 0.1}, 0.25, 1, 0.991, 0.1, 0.109, 0.134),
     ("hf.inverse_sqrt", {}, 0, 0.75, 1, 0.4588, 0.4472, 0.4364),
-    ("megatron.inverse_sqrt", {}, 0, 0.75, 1, 0.4588, 0.4472, 0),  # past lr_decay_steps it is min_lr
+    (
+        "megatron.inverse_sqrt",
+        {},
+        0,
+        0.75,
+        1,
+        0.4588,
+        0.4472,
+        0,
+    ),  # past lr_decay_steps it is min_lr
     ("t5.linear_warmup", {}, 0, 0.75, 1, 0.4588, 0.4472, 0.4364),
     ("noam", {}, 0.25, 1, 0.894, 0.447, 0.436, 0.426),
-    ("hf.warmup_stable_decay", {"decay_length": 6, "decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
+    (
+        "hf.warmup_stable_decay",
+        {"decay_length": 6, "decay_shape": "linear"},
+        0,
+        0.75,
+        1,
+        0.1667,
+        0,
+        0,
+    ),
     ("timm.wsd", {"decay_length": 6, "decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
     ("megatron.wsd", {"decay_length": 6, "decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
     ("torchtitan.wsd", {"decay_length": 6}, 0.25, 1, 1, 0.1667, 0, -0.1667),
@@ -338,7 +453,9 @@ def test_values_measured_with_the_libraries(name, knobs, a, b, c, d, e, f):
     ],
 )
 def test_values_of_one_cycle(name, values):
-    np.testing.assert_allclose(rates(name, length=20, peak=1.0)[[0, 3, 4, 19]], values, rtol=0, atol=6e-4)
+    np.testing.assert_allclose(
+        rates(name, length=20, peak=1.0)[[0, 3, 4, 19]], values, rtol=0, atol=6e-4
+    )
 
 
 # ---- and their formulas, written here as they write them
@@ -348,7 +465,11 @@ def hf_cosine_with_restarts(t, W, T, cycles):
     if t < W:
         return t / max(1, W)
     progress = (t - W) / max(1, T - W)
-    return 0.0 if progress >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1.0))))
+    return (
+        0.0
+        if progress >= 1
+        else max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1.0))))
+    )
 
 
 def nanogpt(t, W, T, floor):
@@ -367,7 +488,11 @@ def hf_wsd(t, W, T, D, floor, shape):
     if t >= T:
         return floor
     p = (t - (T - D)) / D
-    fall = {"linear": 1 - p, "cosine": 0.5 * (1 + math.cos(math.pi * p)), "1-sqrt": 1 - math.sqrt(p)}[shape]
+    fall = {
+        "linear": 1 - p,
+        "cosine": 0.5 * (1 + math.cos(math.pi * p)),
+        "1-sqrt": 1 - math.sqrt(p),
+    }[shape]
     return fall * (1 - floor) + floor
 
 
@@ -378,7 +503,11 @@ def torchtitan_wsd(t, W, T, D, floor, shape):
     if t < stable:
         return 1.0
     p = (t + 1 - stable) / D
-    fall = {"linear": 1 - p, "1-sqrt": 1 - math.sqrt(p), "cosine": 0.5 * (1 + math.cos(math.pi * p))}[shape]
+    fall = {
+        "linear": 1 - p,
+        "1-sqrt": 1 - math.sqrt(p),
+        "cosine": 0.5 * (1 + math.cos(math.pi * p)),
+    }[shape]
     return floor + (1 - floor) * fall
 
 
@@ -394,7 +523,11 @@ def timm_restarts(t, W, cycle, growth, cycles, decay, floor):
     t, i, length = t - W, 0, cycle
     while t >= length:
         t, i, length = t - length, i + 1, length * growth
-    return floor + 0.5 * (decay**i - floor) * (1 + math.cos(math.pi * t / length)) if i < cycles else floor
+    return (
+        floor + 0.5 * (decay**i - floor) * (1 + math.cos(math.pi * t / length))
+        if i < cycles
+        else floor
+    )
 
 
 def cosine(p):
@@ -426,37 +559,86 @@ FORMULAS = [
     ("nanogpt.cosine", {"floor": 0.3}, lambda t: nanogpt(t, W, T, 0.3)),
     ("hf.polynomial", {"power": 2.0, "floor": 0.01}, lambda t: hf_polynomial(t, W, T, 2.0, 0.01)),
     *(
-        ("hf.warmup_stable_decay", {"decay_length": 9, "decay_shape": shape, "floor": 0.2},
-         lambda t, shape=shape: hf_wsd(t, W, T, 9, 0.2, shape))
+        (
+            "hf.warmup_stable_decay",
+            {"decay_length": 9, "decay_shape": shape, "floor": 0.2},
+            lambda t, shape=shape: hf_wsd(t, W, T, 9, 0.2, shape),
+        )
         for shape in ("linear", "cosine", "1-sqrt")
     ),
     *(
-        ("torchtitan.wsd", {"decay_length": 9, "decay_shape": shape, "floor": 0.2},
-         lambda t, shape=shape: torchtitan_wsd(t, W, T, 9, 0.2, shape))
+        (
+            "torchtitan.wsd",
+            {"decay_length": 9, "decay_shape": shape, "floor": 0.2},
+            lambda t, shape=shape: torchtitan_wsd(t, W, T, 9, 0.2, shape),
+        )
         for shape in ("linear", "cosine", "1-sqrt")
     ),
     ("torchtitan.linear", {}, lambda t: torchtitan_wsd(t, W, T, T - W, 0.0, "linear")),
     ("torchtitan.cosine", {}, lambda t: torchtitan_wsd(t, W, T, T - W, 0.0, "cosine")),
-    ("timm.cosine_restarts", {"cycle": 9, "cycle_growth": 2, "cycles": 2, "cycle_decay": 0.5, "floor": 0.1},
-     lambda t: timm_restarts(t, W, 9, 2, 2, 0.5, 0.1)),
-    ("timm.multistep_prefix", {"milestones": (3, 20), "factor": 0.3}, lambda t: timm_multistep(t, W, (3, 20), 0.3)),
+    (
+        "timm.cosine_restarts",
+        {"cycle": 9, "cycle_growth": 2, "cycles": 2, "cycle_decay": 0.5, "floor": 0.1},
+        lambda t: timm_restarts(t, W, 9, 2, 2, 0.5, 0.1),
+    ),
+    (
+        "timm.multistep_prefix",
+        {"milestones": (3, 20), "factor": 0.3},
+        lambda t: timm_multistep(t, W, (3, 20), 0.3),
+    ),
     ("timm.step", {"every": 9, "factor": 0.3}, lambda t: timm_step(t, W, 9, 0.3, True)),
-    ("timm.step_without_prefix", {"every": 9, "factor": 0.3}, lambda t: timm_step(t, W, 9, 0.3, False)),
+    (
+        "timm.step_without_prefix",
+        {"every": 9, "factor": 0.3},
+        lambda t: timm_step(t, W, 9, 0.3, False),
+    ),
     ("timm.polynomial", {}, lambda t: timm_polynomial(t, W, T, 0.5)),
-    ("timm.polynomial_prefix", {}, lambda t: t / W if t < W else max(0, 1 - (t - W) / (T - W)) ** 0.5),
+    (
+        "timm.polynomial_prefix",
+        {},
+        lambda t: t / W if t < W else max(0, 1 - (t - W) / (T - W)) ** 0.5,
+    ),
     ("torch.constant_lr", {}, lambda t: 1 / 3 if t < W else 1.0),
-    ("hf.cosine_warmup_from_lr_rate", {"warmup_start": 0.1, "floor": 0.2}, lambda t: hf_early(t, W, T, 0.1, 0.2)),
-    ("t5.decay_every", {"factor": 0.3, "every": 9}, lambda t: max(min(1, t / W) * 0.3 ** (t // 9), 1e-8)),
-    ("t5.cosine_decay", {"cycle": 9}, lambda t: max(1e-8, t / W if t < W else cosine((t - W) / 9 % 1))),
+    (
+        "hf.cosine_warmup_from_lr_rate",
+        {"warmup_start": 0.1, "floor": 0.2},
+        lambda t: hf_early(t, W, T, 0.1, 0.2),
+    ),
+    (
+        "t5.decay_every",
+        {"factor": 0.3, "every": 9},
+        lambda t: max(min(1, t / W) * 0.3 ** (t // 9), 1e-8),
+    ),
+    (
+        "t5.cosine_decay",
+        {"cycle": 9},
+        lambda t: max(1e-8, t / W if t < W else cosine((t - W) / 9 % 1)),
+    ),
     ("deepspeed.warmup", {}, lambda t: math.log(max(t, 1)) / math.log(W) if t < W else 1.0),
-    ("bolts.cosine", {"floor": 0.1}, lambda t: t / (W - 1) if t < W else 0.1 + 0.9 * cosine((t - W) / (T - W))),
-    ("megatron.linear", {"floor": 0.1}, lambda t: t / W if t < W else 0.1 + 0.9 * max(0, T - t) / (T - W)),
-    ("megatron.inverse_sqrt", {"floor": 0.4}, lambda t: t / W if t < W else max(0.4, math.sqrt(W / t))),
+    (
+        "bolts.cosine",
+        {"floor": 0.1},
+        lambda t: t / (W - 1) if t < W else 0.1 + 0.9 * cosine((t - W) / (T - W)),
+    ),
+    (
+        "megatron.linear",
+        {"floor": 0.1},
+        lambda t: t / W if t < W else 0.1 + 0.9 * max(0, T - t) / (T - W),
+    ),
+    (
+        "megatron.inverse_sqrt",
+        {"floor": 0.4},
+        lambda t: t / W if t < W else max(0.4, math.sqrt(W / t)),
+    ),
     ("t5.inverse_sqrt", {}, lambda t: math.sqrt(W) / math.sqrt(max(t, W))),
     ("noam", {}, lambda t: math.sqrt(W) * min((t + 1) ** -0.5, (t + 1) * W**-1.5)),
-    ("hf.inverse_sqrt", {"timescale": 11}, lambda t: t / W if t < W else ((t + 11 - W) / 11) ** -0.5),
+    (
+        "hf.inverse_sqrt",
+        {"timescale": 11},
+        lambda t: t / W if t < W else ((t + 11 - W) / 11) ** -0.5,
+    ),
     ("pytorch_warmup.linear", {}, lambda t: min(1.0, (t + 1) / W)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "knobs", "formula"), FORMULAS)
@@ -469,17 +651,35 @@ def test_formulas_of_the_libraries(name, knobs, formula):
 
 def test_every_preset_of_a_schedule_is_held_against_its_library():
     proved = {*TORCH, *OPTAX, *(name for name, *_ in (*VALUES, *FORMULAS))}
-    proved |= {"torch.one_cycle", "torch.one_cycle_three_phase", "optax.one_cycle", "optax.one_cycle_linear"}
+    proved |= {
+        "torch.one_cycle",
+        "torch.one_cycle_three_phase",
+        "optax.one_cycle",
+        "optax.one_cycle_linear",
+    }
     missing = PRESETS["schedule"].keys() - proved
-    # those that are another preset word for word, and the untuned, which test_schedules holds against their lengths
-    same = {"hf.constant": "constant", "hf.cosine_with_min_lr": "hf.cosine", "torchtitan.sqrt": "torchtitan.wsd",
-            "megatron.constant": "optax.constant", "megatron.cosine": "optax.cosine"}  # fmt: skip
-    assert missing - same.keys() == {"pytorch_warmup.untuned_linear", "pytorch_warmup.untuned_exponential"}
+    # those that are another preset word for word, and the untuned, which test_schedules holds
+    # against their lengths
+    same = {
+        "hf.constant": "constant",
+        "hf.cosine_with_min_lr": "hf.cosine",
+        "torchtitan.sqrt": "torchtitan.wsd",
+        "megatron.constant": "optax.constant",
+        "megatron.cosine": "optax.cosine",
+    }
+    assert missing - same.keys() == {
+        "pytorch_warmup.untuned_linear",
+        "pytorch_warmup.untuned_exponential",
+    }
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("megatron.cosine", "optax.cosine"), ("megatron.constant", "optax.constant"), ("megatron.linear", "optax.linear")],
+    [
+        ("megatron.cosine", "optax.cosine"),
+        ("megatron.constant", "optax.constant"),
+        ("megatron.linear", "optax.linear"),
+    ],
 )
 def test_presets_that_are_the_same_knobs(one, other):
     fixed = [dict(PRESETS["schedule"][name].fixed) for name in (one, other)]

@@ -47,7 +47,10 @@ def values_of(annotation, limits):
     if get_origin(annotation) is tuple:
         return st.lists(values_of(get_args(annotation)[0], ()), max_size=4).map(tuple)
     bounds = {
-        name: getattr(limit, name) for limit in limits for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)
+        name: getattr(limit, name)
+        for limit in limits
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(limit, name)
     }
     least, most = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if annotation is int:
@@ -63,20 +66,29 @@ def contents(draw):
     """Nested dicts with every field over its whole range."""
     content = {}
     for name in SECTIONS:
-        drawn = {field: draw(values_of(info.annotation, info.metadata)) for field, info in field_infos(name).items()}
+        drawn = {
+            field: draw(values_of(info.annotation, info.metadata))
+            for field, info in field_infos(name).items()
+        }
         if variants_of(name):
             drawn["name"] = draw(st.sampled_from(list(variants_of(name))))
         knobs, options = KNOBS.get(name, {}), OPTIONS.get(name, {})
         known = {*knobs.get(drawn.get("name"), ()), *options.get(drawn.get("name"), ())}
-        absent = {knob for having in (*knobs.values(), *options.values()) for knob in having} - known
+        absent = {
+            knob for having in (*knobs.values(), *options.values()) for knob in having
+        } - known
         content[name] = {field: value for field, value in drawn.items() if field not in absent}
     if content["average"].get("debias"):
         content["average"]["start"] = "zero"
     if content["optimizer"].get("nesterov"):
-        content["optimizer"] |= {"momentum": 0.5} | ({"dampening": 0.0} if "dampening" in content["optimizer"] else {})
+        content["optimizer"] |= {"momentum": 0.5} | (
+            {"dampening": 0.0} if "dampening" in content["optimizer"] else {}
+        )
     factors, layers = content["optimizer"]["multipliers"], len(content["model"]["hidden"]) + 1
     content["optimizer"]["multipliers"] = (factors * layers)[:layers]
-    _mend_schedule(content["schedule"], content["training"]["epochs"], "beta2" in content["optimizer"])
+    _mend_schedule(
+        content["schedule"], content["training"]["epochs"], "beta2" in content["optimizer"]
+    )
     return content
 
 
@@ -88,7 +100,9 @@ def _mend_schedule(schedule, epochs, has_beta2):
         else:
             schedule["warmup_shape"] = "linear"
     if "factors" in schedule:
-        schedule["factors"] = (*schedule["factors"], *schedule["milestones"])[: len(schedule["milestones"])]
+        schedule["factors"] = (*schedule["factors"], *schedule["milestones"])[
+            : len(schedule["milestones"])
+        ]
         schedule["factors"] = tuple(map(float, schedule["factors"]))
     if "end_rate" in schedule:
         schedule["end_rate"] = schedule["peak"] / 2
@@ -98,7 +112,9 @@ def _mend_schedule(schedule, epochs, has_beta2):
     if schedule["unit"] == "epoch":
         schedule["warmup"] = min(schedule["warmup"], epochs)
     if "length" in schedule:
-        schedule["length"] = 0 if schedule["unit"] == "epoch" or "untuned" in schedule["warmup_shape"] else 2**60
+        schedule["length"] = (
+            0 if schedule["unit"] == "epoch" or "untuned" in schedule["warmup_shape"] else 2**60
+        )
         schedule["warmup"] = min(schedule["warmup"], 2**59)
     if decay and schedule["unit"] == "epoch":
         schedule["decay_length"] = min(decay, epochs)
@@ -113,7 +129,12 @@ def _mend_schedule(schedule, epochs, has_beta2):
     if "cycles" in schedule:
         schedule["cycles"], schedule["cycle"] = 1, schedule["cycle"] + 1
     # a library's way at the edges may be to refuse them
-    if schedule["warmup"] < 2 or schedule["warmup"] == epochs or schedule["name"] == "one_cycle" or decay:
+    if (
+        schedule["warmup"] < 2
+        or schedule["warmup"] == epochs
+        or schedule["name"] == "one_cycle"
+        or decay
+    ):
         schedule.pop("edges", None)
     if schedule["warmup_curve"] == "constant":
         schedule["warmup_start"] = 0.5
@@ -136,8 +157,12 @@ def other_value(annotation, value):
         return next(choice for choice in get_args(annotation) if choice != value)
     if get_origin(annotation) is tuple:
         return (*value, 1)
-    return {bool: lambda: not value, int: lambda: value + 1,
-            float: lambda: value * 0.9 if value else 5e-324, str: lambda: value + "y"}[annotation]()  # fmt: skip
+    return {
+        bool: lambda: not value,
+        int: lambda: value + 1,
+        float: lambda: value * 0.9 if value else 5e-324,
+        str: lambda: value + "y",
+    }[annotation]()
 
 
 def refusal(call, *arguments):
@@ -190,10 +215,14 @@ def test_toml_of_softmax_regression_has_an_empty_list():
 
 def fields_of(recipe):
     """Section -> its fields but the knobs that the chosen names do not have."""
-    content = {name: {field for field, value in values.items() if value is not None}
-               for name, values in asdict(recipe).items()}  # fmt: skip
+    content = {
+        name: {field for field, value in values.items() if value is not None}
+        for name, values in asdict(recipe).items()
+    }
     for name, knobs in KNOBS.items():
-        every = {knob for having in (*knobs.values(), *OPTIONS.get(name, {}).values()) for knob in having}
+        every = {
+            knob for having in (*knobs.values(), *OPTIONS.get(name, {}).values()) for knob in having
+        }
         section = getattr(recipe, name)
         assert set(field_infos(name)) - every | set(knobs[section.name]) == content[name]
     return content
@@ -211,14 +240,20 @@ def test_every_field_is_described():
         for field in field_infos(name):
             description = field_docstrings(name)[field]
             assert description, f"{name}.{field}"
-            above = [documented[i - 1] for i, line in enumerate(documented) if line.startswith(f"{field} =")]
+            above = [
+                documented[i - 1]
+                for i, line in enumerate(documented)
+                if line.startswith(f"{field} =")
+            ]
             told = any(" ".join(description.split()) in comment for comment in above)
             assert told == (field in written[name]), f"{name}.{field}"
 
 
 def test_documented_toml_lists_the_choices():
     documented = Recipe().to_toml(documented=True)
-    assert 'times. One of "none", "norm", "value". Default: "none".' in documented.replace("`clip_at`.", "times.")
+    assert 'times. One of "none", "norm", "value". Default: "none".' in documented.replace(
+        "`clip_at`.", "times."
+    )
     assert "Default: 0.9." in documented  # of a knob, that of the chosen optimizer
 
 
@@ -231,7 +266,11 @@ def test_hash_of_the_seed_recipe():
 
 
 def test_hash_does_not_depend_on_where_the_file_lies():
-    assert Recipe(data=Data(path="/a/b.csv")).hash == Recipe(data=Data(path="c.csv")).hash == Recipe().hash
+    assert (
+        Recipe(data=Data(path="/a/b.csv")).hash
+        == Recipe(data=Data(path="c.csv")).hash
+        == Recipe().hash
+    )
 
 
 @given(st.randoms(use_true_random=False))
@@ -240,16 +279,30 @@ def test_hash_does_not_depend_on_the_order_of_the_fields(random):
     shuffled = {}
     for name in random.sample(sorted(content), len(content)):
         shuffled[name] = {
-            field: content[name][field] for field in random.sample(sorted(content[name]), len(content[name]))
+            field: content[name][field]
+            for field in random.sample(sorted(content[name]), len(content[name]))
         }
     assert Recipe.from_dict(shuffled).hash == Recipe().hash
 
 
-UNSET = {"length": 7, "power": 2.0, "waves": 0.7, "k_decay": 1.5, "end_rate": 1e-7, "least_rate": 1e-8, "delay": 0,
-         "factors": (0.5, 0.3), "decay_ratio": 0.1, "warmup_curve": "log", "warmup_top": "W-1"}  # fmt: skip
+UNSET = {
+    "length": 7,
+    "power": 2.0,
+    "waves": 0.7,
+    "k_decay": 1.5,
+    "end_rate": 1e-7,
+    "least_rate": 1e-8,
+    "delay": 0,
+    "factors": (0.5, 0.3),
+    "decay_ratio": 0.1,
+    "warmup_curve": "log",
+    "warmup_top": "W-1",
+}
 
 
-@pytest.mark.parametrize(("section", "name"), [(part, name) for part, having in OPTIONS.items() for name in having])
+@pytest.mark.parametrize(
+    ("section", "name"), [(part, name) for part, having in OPTIONS.items() for name in having]
+)
 def test_an_option_that_is_not_set_counts_in_no_hash_and_one_that_is_does(section, name):
     base = Recipe().with_values({f"{section}.name": name})
     for option in OPTIONS[section][name]:
@@ -265,9 +318,16 @@ def test_the_way_at_the_edges_counts_in_the_hash_where_it_changes_a_rate():
     def hashed(**schedule):
         return Recipe(schedule=Schedule(**schedule)).hash
 
-    for without in ({"name": "cosine"}, {"name": "cosine", "warmup": 9, "length": 10}, {"warmup": 0}):
+    for without in (
+        {"name": "cosine"},
+        {"name": "cosine", "warmup": 9, "length": 10},
+        {"warmup": 0},
+    ):
         assert hashed(**without, edges="hf") == hashed(**without)
-    for without in ({"name": "cosine", "warmup": 9, "length": 9}, {"name": "linear", "warmup": 9, "length": 9}):
+    for without in (
+        {"name": "cosine", "warmup": 9, "length": 9},
+        {"name": "linear", "warmup": 9, "length": 9},
+    ):
         assert hashed(**without, edges="hf") != hashed(**without)
     assert hashed(warmup=0, edges="optax") != hashed(warmup=0)
     assert hashed(warmup=1, edges="optax") == hashed(warmup=1)
@@ -286,9 +346,16 @@ CHOSEN = [("", "")] + [(section, name) for section, knobs in KNOBS.items() for n
 
 @pytest.mark.parametrize(("section", "name"), CHOSEN)
 def test_hash_changes_with_each_field(section, name):
-    base = Recipe(model=Model(hidden=())).with_values({f"{section}.name": name} if section else {})  # one layer
+    base = Recipe(model=Model(hidden=())).with_values(
+        {f"{section}.name": name} if section else {}
+    )  # one layer
     seen = {base.hash}
-    names = [(part, field) for part, written in fields_of(base).items() for field in written if section in ("", part)]
+    names = [
+        (part, field)
+        for part, written in fields_of(base).items()
+        for field in written
+        if section in ("", part)
+    ]
     for part, field in names:
         info = field_infos(part)[field]
         if field == "name" and variants_of(part):
@@ -299,7 +366,9 @@ def test_hash_changes_with_each_field(section, name):
             continue
         other = {"length": 7, "fall": 0.5}.get(field, other)  # not shorter than warmup and rise
         changed = base.with_values({f"{part}.{field}": other} | needed)
-        assert (changed.hash in seen) == (field == "path" or part == "convergence"), f"{part}.{field}"
+        assert (changed.hash in seen) == (field == "path" or part == "convergence"), (
+            f"{part}.{field}"
+        )
         seen.add(changed.hash)
 
 
@@ -307,7 +376,9 @@ def test_hash_changes_with_each_field(section, name):
 def test_a_knob_that_the_chosen_one_lacks_is_refused_with_those_it_has(section, name):
     knobs = KNOBS[section]
     known = [*knobs[name], *OPTIONS.get(section, {}).get(name, ())]
-    lacking = {knob: having[knob] for having in knobs.values() for knob in having if knob not in known}
+    lacking = {
+        knob: having[knob] for having in knobs.values() for knob in having if knob not in known
+    }
     for knob, value in lacking.items():
         line = refusal(Recipe.from_dict, {section: {"name": name, knob: value}})
         has = f"it has {', '.join(known)}" if known else "it has none"
@@ -323,7 +394,10 @@ def test_another_optimizer_brings_its_own_defaults_and_keeps_what_was_changed():
 
 
 def test_hash_tells_a_hidden_layer_apart_from_none():
-    hashes = {Recipe(model=Model(hidden=hidden)).hash for hidden in [(), (5,), (50,), (5, 0 + 50), (55, 0 + 50)]}
+    hashes = {
+        Recipe(model=Model(hidden=hidden)).hash
+        for hidden in [(), (5,), (50,), (5, 0 + 50), (55, 0 + 50)]
+    }
     assert len(hashes) == 5
 
 
@@ -351,7 +425,9 @@ def test_a_file_of_that_name_comes_before_the_ready_made_one(tmp_path, monkeypat
     assert load_recipe("recipes/digits.toml").training.epochs == 77
 
 
-@pytest.mark.parametrize("path", ["/nowhere/recipes/digits.toml", "project/recipes/digits.toml", "other/digits.toml"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/recipes/digits.toml", "project/recipes/digits.toml", "other/digits.toml"]
+)
 def test_a_wrong_folder_is_not_taken_for_the_ready_made_one(path):
     assert refusal(load_recipe, path).startswith(f"{path}: no such recipe file")
 
@@ -404,7 +480,10 @@ def test_any_bytes_are_a_recipe_or_one_line(tmp_path_factory, content):
 def test_an_error_in_a_file_names_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nepoch = 3")
-    assert refusal(load_recipe, str(path)) == f"{path}: training.epoch: no such field; did you mean training.epochs?"
+    assert (
+        refusal(load_recipe, str(path))
+        == f"{path}: training.epoch: no such field; did you mean training.epochs?"
+    )
 
 
 # ---- from nested dicts
@@ -421,71 +500,169 @@ def test_missing_fields_take_their_defaults():
     [
         ({"trainin": {}}, "trainin: no such section; did you mean training?"),
         ({"training": 3}, "training: must be a table, [training]"),
-        ({"training": {"epoch": 3}}, "training.epoch: no such field; did you mean training.epochs?"),
-        ({"optimizer": {"weightdecay": 0.1}},
-         "optimizer.weightdecay: no such field; did you mean optimizer.weight_decay?"),
+        (
+            {"training": {"epoch": 3}},
+            "training.epoch: no such field; did you mean training.epochs?",
+        ),
+        (
+            {"optimizer": {"weightdecay": 0.1}},
+            "optimizer.weightdecay: no such field; did you mean optimizer.weight_decay?",
+        ),
         ({"a\nb": {}}, "'a\\nb': no such section"),
-        ({"training": {"bat\nch": 3}}, "'training.bat\\nch': no such field; did you mean training.batch?"),
-        ({"training": {"batch": True}}, "training.batch: input should be a valid integer, got True"),
-        ({"training": {"batch": 32.0}}, "training.batch: input should be a valid integer, got 32.0"),
-        ({"training": {"batch": "32"}}, "training.batch: input should be a valid integer, got '32'"),
-        ({"training": {"drop_last": 1}}, "training.drop_last: input should be a valid boolean, got 1"),
-        ({"training": {"dtype": "float16"}}, "training.dtype: input should be 'float32' or 'float64', got 'float16'"),
-        ({"training": {"batch": 0}}, "training.batch: input should be greater than or equal to 1, got 0"),
-        ({"training": {"epochs": -1}}, "training.epochs: input should be greater than or equal to 1, got -1"),
-        ({"training": {"seed": -1}}, "training.seed: input should be greater than or equal to 0, got -1"),
-        ({"training": {"seed": 2**32}},
-         "training.seed: input should be less than or equal to 4294967295, got 4294967296"),
+        (
+            {"training": {"bat\nch": 3}},
+            "'training.bat\\nch': no such field; did you mean training.batch?",
+        ),
+        (
+            {"training": {"batch": True}},
+            "training.batch: input should be a valid integer, got True",
+        ),
+        (
+            {"training": {"batch": 32.0}},
+            "training.batch: input should be a valid integer, got 32.0",
+        ),
+        (
+            {"training": {"batch": "32"}},
+            "training.batch: input should be a valid integer, got '32'",
+        ),
+        (
+            {"training": {"drop_last": 1}},
+            "training.drop_last: input should be a valid boolean, got 1",
+        ),
+        (
+            {"training": {"dtype": "float16"}},
+            "training.dtype: input should be 'float32' or 'float64', got 'float16'",
+        ),
+        (
+            {"training": {"batch": 0}},
+            "training.batch: input should be greater than or equal to 1, got 0",
+        ),
+        (
+            {"training": {"epochs": -1}},
+            "training.epochs: input should be greater than or equal to 1, got -1",
+        ),
+        (
+            {"training": {"seed": -1}},
+            "training.seed: input should be greater than or equal to 0, got -1",
+        ),
+        (
+            {"training": {"seed": 2**32}},
+            "training.seed: input should be less than or equal to 4294967295, got 4294967296",
+        ),
         ({"data": {"rows": 0}}, "data.rows: input should be greater than or equal to 1, got 0"),
-        ({"data": {"features": -3}}, "data.features: input should be greater than or equal to 1, got -3"),
-        ({"data": {"classes": 1}}, "data.classes: input should be greater than or equal to 2, got 1"),
+        (
+            {"data": {"features": -3}},
+            "data.features: input should be greater than or equal to 1, got -3",
+        ),
+        (
+            {"data": {"classes": 1}},
+            "data.classes: input should be greater than or equal to 2, got 1",
+        ),
         ({"data": {"held_out": 0.0}}, "data.held_out: input should be greater than 0, got 0.0"),
         ({"data": {"held_out": 1.0}}, "data.held_out: input should be less than 1, got 1.0"),
-        ({"data": {"class_separation": 0.0}}, "data.class_separation: input should be greater than 0, got 0.0"),
+        (
+            {"data": {"class_separation": 0.0}},
+            "data.class_separation: input should be greater than 0, got 0.0",
+        ),
         ({"data": {"path": 3}}, "data.path: input should be a valid string, got 3"),
         ({"model": {"hidden": 50}}, "model.hidden: input should be a list, got 50"),
-        ({"model": {"hidden": [50, 0]}}, "model.hidden.1: input should be greater than or equal to 1, got 0"),
-        ({"model": {"hidden": [-1]}}, "model.hidden.0: input should be greater than or equal to 1, got -1"),
-        ({"model": {"hidden": [True]}}, "model.hidden.0: input should be a valid integer, got True"),
+        (
+            {"model": {"hidden": [50, 0]}},
+            "model.hidden.1: input should be greater than or equal to 1, got 0",
+        ),
+        (
+            {"model": {"hidden": [-1]}},
+            "model.hidden.0: input should be greater than or equal to 1, got -1",
+        ),
+        (
+            {"model": {"hidden": [True]}},
+            "model.hidden.0: input should be a valid integer, got True",
+        ),
         ({"model": {"hidden": [5.0]}}, "model.hidden.0: input should be a valid integer, got 5.0"),
         ({"schedule": {"peak": True}}, "schedule.peak: input should be a valid number, got True"),
         ({"schedule": {"peak": "0.1"}}, "schedule.peak: input should be a valid number, got '0.1'"),
         ({"schedule": {"peak": 0.0}}, "schedule.peak: input should be greater than 0, got 0.0"),
-        ({"schedule": {"peak": float("nan")}}, "schedule.peak: input should be a finite number, got nan"),
-        ({"schedule": {"peak": float("inf")}}, "schedule.peak: input should be a finite number, got inf"),
-        ({"schedule": {"warmup": -1}}, "schedule.warmup: input should be greater than or equal to 0, got -1"),
-        ({"schedule": {"name": "cosine", "floor": 1.1}},
-         "schedule.floor: input should be less than or equal to 1, got 1.1"),
-        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: input should be less than 1, got 1.0"),
-        ({"optimizer": {"weight_decay": -0.1}},
-         "optimizer.weight_decay: input should be greater than or equal to 0, got -0.1"),
-        ({"optimizer": {"name": "adam", "eps": 0.0}}, "optimizer.eps: input should be greater than 0, got 0.0"),
-        ({"optimizer": {"nesterov": True, "momentum": 0.0}},
-         "optimizer.nesterov: true needs a momentum above 0 and a dampening of 0"),
-        ({"schedule": {"name": "cosine", "factor": 0.1}},
-         "schedule.factor: cosine has no such knob; it has warmup, warmup_shape, ramp, warmup_start, warmup_of, "
-         "length, decay_start, decay_end, floor, after_end, power, waves, k_decay, warmup_curve, warmup_top, "
-         "least_rate, edges"),
-        ({"schedule": {"warmup_shape": "untuned_linear"}},
-         "schedule.warmup: must be 0 with warmup_shape = untuned_linear, got 5"),
-        ({"schedule": {"warmup_shape": "untuned_linear", "warmup": 0}},
-         'schedule.unit: must be "update" with warmup_shape = untuned_linear, got epoch'),
-        ({"schedule": {"warmup_shape": "untuned_linear", "warmup": 0, "unit": "update"}},
-         "schedule.warmup_shape: untuned_linear takes its length from optimizer.beta2, which sgd does not have"),
-        ({"schedule": {"name": "inverse_sqrt", "warmup": 0}},
-         "schedule.timescale: must be above 0 where there is no warmup"),
-        ({"schedule": {"name": "one_cycle", "fall": 0.3}}, "schedule.fall: must be 0 or above rise = 0.3, got 0.3"),
-        ({"schedule": {"name": "linear", "length": 4}},
-         "schedule.warmup: 5 epochs of warmup are longer than schedule.length = 4"),
-        ({"schedule": {"name": "wsd", "decay_length": 6}},
-         "schedule.decay_length: 5 + 6 epochs of warmup and decay are longer than the run of 10 epochs "
-         "(training.epochs)"),
-        ({"schedule": {"name": "cosine_restarts", "cycles": 3, "cycle_growth": 2}},
-         "schedule.cycles: the first of 3 cycles would be shorter than one epoch in the run of 10 epochs "
-         "(training.epochs)"),
+        (
+            {"schedule": {"peak": float("nan")}},
+            "schedule.peak: input should be a finite number, got nan",
+        ),
+        (
+            {"schedule": {"peak": float("inf")}},
+            "schedule.peak: input should be a finite number, got inf",
+        ),
+        (
+            {"schedule": {"warmup": -1}},
+            "schedule.warmup: input should be greater than or equal to 0, got -1",
+        ),
+        (
+            {"schedule": {"name": "cosine", "floor": 1.1}},
+            "schedule.floor: input should be less than or equal to 1, got 1.1",
+        ),
+        (
+            {"optimizer": {"momentum": 1.0}},
+            "optimizer.momentum: input should be less than 1, got 1.0",
+        ),
+        (
+            {"optimizer": {"weight_decay": -0.1}},
+            "optimizer.weight_decay: input should be greater than or equal to 0, got -0.1",
+        ),
+        (
+            {"optimizer": {"name": "adam", "eps": 0.0}},
+            "optimizer.eps: input should be greater than 0, got 0.0",
+        ),
+        (
+            {"optimizer": {"nesterov": True, "momentum": 0.0}},
+            "optimizer.nesterov: true needs a momentum above 0 and a dampening of 0",
+        ),
+        (
+            {"schedule": {"name": "cosine", "factor": 0.1}},
+            "schedule.factor: cosine has no such knob; it has warmup, warmup_shape, ramp, "
+            "warmup_start, warmup_of, "
+            "length, decay_start, decay_end, floor, after_end, power, waves, k_decay, "
+            "warmup_curve, warmup_top, "
+            "least_rate, edges",
+        ),
+        (
+            {"schedule": {"warmup_shape": "untuned_linear"}},
+            "schedule.warmup: must be 0 with warmup_shape = untuned_linear, got 5",
+        ),
+        (
+            {"schedule": {"warmup_shape": "untuned_linear", "warmup": 0}},
+            'schedule.unit: must be "update" with warmup_shape = untuned_linear, got epoch',
+        ),
+        (
+            {"schedule": {"warmup_shape": "untuned_linear", "warmup": 0, "unit": "update"}},
+            "schedule.warmup_shape: untuned_linear takes its length from optimizer.beta2, "
+            "which sgd does not have",
+        ),
+        (
+            {"schedule": {"name": "inverse_sqrt", "warmup": 0}},
+            "schedule.timescale: must be above 0 where there is no warmup",
+        ),
+        (
+            {"schedule": {"name": "one_cycle", "fall": 0.3}},
+            "schedule.fall: must be 0 or above rise = 0.3, got 0.3",
+        ),
+        (
+            {"schedule": {"name": "linear", "length": 4}},
+            "schedule.warmup: 5 epochs of warmup are longer than schedule.length = 4",
+        ),
+        (
+            {"schedule": {"name": "wsd", "decay_length": 6}},
+            "schedule.decay_length: 5 + 6 epochs of warmup and decay are longer than the "
+            "run of 10 epochs "
+            "(training.epochs)",
+        ),
+        (
+            {"schedule": {"name": "cosine_restarts", "cycles": 3, "cycle_growth": 2}},
+            "schedule.cycles: the first of 3 cycles would be shorter than one epoch in the "
+            "run of 10 epochs "
+            "(training.epochs)",
+        ),
         (
             {"schedule": {"warmup": 11}},
-            "schedule.warmup: 11 epochs of warmup are longer than the run of 10 epochs (training.epochs)",
+            "schedule.warmup: 11 epochs of warmup are longer than the run of 10 epochs "
+            "(training.epochs)",
         ),
         (
             {"training": {"epochs": 0, "batch": 0}},
@@ -493,7 +670,7 @@ def test_missing_fields_take_their_defaults():
             "training.batch: input should be greater than or equal to 1, got 0",
         ),
     ],
-)  # fmt: skip
+)
 def test_wrong_content_is_refused_by_name(content, line):
     assert refusal(Recipe.from_dict, content) == line
 
@@ -508,7 +685,9 @@ def test_warmup_that_fits_is_accepted(schedule):
 
 
 def test_a_whole_number_does_for_a_float():
-    assert Recipe.from_dict({"schedule": {"peak": 1}}).hash == Recipe(schedule=Schedule(peak=1.0)).hash
+    assert (
+        Recipe.from_dict({"schedule": {"peak": 1}}).hash == Recipe(schedule=Schedule(peak=1.0)).hash
+    )
 
 
 def test_length_of_the_warmup():
@@ -562,7 +741,8 @@ def test_overrides_are_checked_together():
         ("training.epochs", "--set training.epochs: must be section.field=value"),
         (
             "training.epochs=3",
-            "schedule.warmup: 5 epochs of warmup are longer than the run of 3 epochs (training.epochs)",
+            "schedule.warmup: 5 epochs of warmup are longer than the run of 3 epochs "
+            "(training.epochs)",
         ),
         ("epochs=3", "epochs: no such field; did you mean training.epochs?"),
         ("training.bach=3", "training.bach: no such field; did you mean training.batch?"),
@@ -570,7 +750,10 @@ def test_overrides_are_checked_together():
         ("=3", ": no such field"),
         ("a\nb=3", "'a\\nb': no such field"),
         ("training.epochs=many", "training.epochs: input should be a valid integer, got 'many'"),
-        ("data.path=2020-01-01", "data.path: input should be a valid string, got datetime.date(2020, 1, 1)"),
+        (
+            "data.path=2020-01-01",
+            "data.path: input should be a valid string, got datetime.date(2020, 1, 1)",
+        ),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(item, line):
@@ -579,7 +762,9 @@ def test_wrong_overrides_are_refused_by_name(item, line):
 
 @pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000], ids=["5000 digits", "nested"])
 def test_absurd_overrides_are_one_line(value):
-    assert refusal(load_recipe, "seed", [f"training.epochs={value}"]).startswith("training.epochs: ")
+    assert refusal(load_recipe, "seed", [f"training.epochs={value}"]).startswith(
+        "training.epochs: "
+    )
 
 
 @given(st.text(max_size=30))
@@ -591,7 +776,15 @@ def test_any_override_is_applied_or_one_line(item):
 
 
 def test_the_core_imports_neither_framework():
-    modules = [f"lockstep.{name}" for name in ("recipe", "data_prep", "schedules.formulas", "records.trace")]
-    code = f"import sys, {', '.join(modules)}; print({{'torch', 'jax', 'sklearn', 'polars'}} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/"))
+    modules = [
+        f"lockstep.{name}"
+        for name in ("recipe", "data_prep", "schedules.formulas", "records.trace")
+    ]
+    code = (
+        f"import sys, {', '.join(modules)}; print({{'torch', 'jax', 'sklearn', 'polars'}} & "
+        "set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/")
+    )
     assert result.stdout.strip() == "set()"

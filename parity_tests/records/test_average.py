@@ -35,9 +35,13 @@ def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) 
         oracle_trace(recipe),
     )
     found = compare(trace, oracle, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     assert "average" in found.worst
-    assert sum(name.startswith("average/") for name in trace.arrays) == 13 * len(prepared(recipe).parameters)
+    assert sum(name.startswith("average/") for name in trace.arrays) == 13 * len(
+        prepared(recipe).parameters
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -56,16 +60,22 @@ def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, average = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), recipe.average
+    trace, average = (
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        recipe.average,
+    )
     for name in trace.parameters(0):
-        # decay^u of what it began as, and (1 - decay) decay^(u - i) of the parameters after update i
+        # decay^u of what it began as, and (1 - decay) decay^(u - i) of the parameters after update
+        # i
         seen = [trace.parameters(i)[name] for i in range(13)]
         first = seen[0] if average.start == "copy" else np.zeros_like(seen[0])
         terms = [(1 - average.decay) * average.decay ** (12 - i) * seen[i] for i in range(1, 13)]
         expected = average.decay**12 * first + sum(terms)
         if average.debias:
             expected = expected / (1 - average.decay**12)
-        np.testing.assert_allclose(trace.arrays[f"average/12/{name}"], expected, rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(
+            trace.arrays[f"average/12/{name}"], expected, rtol=1e-11, atol=1e-14
+        )
 
 
 def test_a_debiased_average_begins_at_the_first_parameters(backend: str) -> None:
@@ -78,7 +88,8 @@ def test_a_debiased_average_begins_at_the_first_parameters(backend: str) -> None
 def test_keeping_an_average_changes_no_other_bit(backend: str) -> None:
     plain, kept = small_recipe(), small_recipe(**VARIANTS["copy"])
     traces = [
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)) for recipe in (plain, kept)
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+        for recipe in (plain, kept)
     ]
     for name, array in traces[0].arrays.items():
         np.testing.assert_array_equal(array, traces[1].arrays[name], err_msg=name)
@@ -102,7 +113,9 @@ def other(**values: Any) -> Callable[[Any, str], Any]:
 
 
 def before_the_update(module: Any, name: str) -> Any:
-    """The average of the parameters as they were before the update: PyTorch keeps them here a call longer."""
+    """The average of the parameters as they were before the update: PyTorch keeps them here a call
+    longer.
+    """
     held: list[Any] = []
 
     def update(average: Any, kept: Any, model: Any) -> Any:
@@ -118,8 +131,12 @@ def before_the_update(module: Any, name: str) -> Any:
 
 
 def as_it_is_often_called(module: Any, name: str) -> Any:
-    """AveragedModel told of the parameters after each update only: it begins as a copy of those after the first."""
-    return lambda average, model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average.decay))
+    """AveragedModel told of the parameters after each update only: it begins as a copy of those
+    after the first.
+    """
+    return lambda average, model: AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(average.decay)
+    )
 
 
 FAULTS: dict[str, tuple[str, Callable[[Any, str], Any], int, tuple[str, ...]]] = {
@@ -131,8 +148,12 @@ FAULTS: dict[str, tuple[str, Callable[[Any, str], Any], int, tuple[str, ...]]] =
 }
 
 
-@pytest.mark.parametrize(("name", "backend"), [(name, twin) for name in FAULTS for twin in FAULTS[name][3]])
-def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"), [(name, twin) for name in FAULTS for twin in FAULTS[name][3]]
+)
+def test_fault_is_caught_at_its_place(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attribute, put, update, _ = FAULTS[name]
     module: Any = TWINS[backend]
     values: dict[str, Any] = {"average__decay": 0.999}
@@ -145,7 +166,11 @@ def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pyte
         attribute, update = ("start_average", 0) if backend == "torch" else (attribute, update)
     patch_pair(monkeypatch, module, attribute, put(module, attribute))
     forget_compiled()
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
+    )
     forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None

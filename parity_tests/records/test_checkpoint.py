@@ -1,4 +1,6 @@
-"""Stop in one framework, go on in the other: the rest of the run is the one that was not stopped."""
+"""Stop in one framework, go on in the other: the rest of the run is the one that was not
+stopped.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -26,7 +28,11 @@ from lockstep.records.trace import Trace
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 from parity_tests.shared.twins import patch_pair
 
-TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": lockstep.oracle.train.train}
+TRAINERS = {
+    "torch": pt_impl.train.train,
+    "jax": jax_impl.train.train,
+    "oracle": lockstep.oracle.train.train,
+}
 # 6 batches an epoch, 2 updates of 4 and 2 batches; 8 updates: 3 of warmup, then a cosine
 FULL: dict[str, Any] = {
     "training__dtype": "float64",
@@ -41,7 +47,8 @@ FULL: dict[str, Any] = {
     "model__dropout": 0.2,
     "optimizer__name": "adamw",
     "optimizer__weight_decay": 0.05,
-    # the gradient of a bias before batch normalisation is 0 but for rounding, which a small eps would blow up
+    # the gradient of a bias before batch normalisation is 0 but for rounding, which a small eps
+    # would blow up
     "optimizer__eps": 1e-3,
     "average__decay": 0.9,
     "average__start": "zero",
@@ -56,7 +63,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer__weight_decay": 0.01,
         "optimizer__decay_on": "weights",
     },
-    **{f"optimizer {name}": {"training__dtype": "float64", "optimizer__name": name} for name in Optimizer.variants},
+    **{
+        f"optimizer {name}": {"training__dtype": "float64", "optimizer__name": name}
+        for name in Optimizer.variants
+    },
     "sgd without momentum": {"training__dtype": "float64", "optimizer__momentum": 0.0},
     "rmsprop centered": {
         "training__dtype": "float64",
@@ -65,7 +75,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer__momentum": 0.5,
     },
     **{
-        f"amsgrad {form}": {"training__dtype": "float64", "optimizer__name": "adam", "optimizer__amsgrad": form}
+        f"amsgrad {form}": {
+            "training__dtype": "float64",
+            "optimizer__name": "adam",
+            "optimizer__amsgrad": form,
+        }
         for form in ("raw", "corrected")
     },
     "nadam without ramp": {
@@ -73,7 +87,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer__name": "nadam",
         "optimizer__momentum_ramp": False,
     },
-    "muon, nadamw": {"training__dtype": "float64", "optimizer__name": "muon", "optimizer__nesterov_rest": True},
+    "muon, nadamw": {
+        "training__dtype": "float64",
+        "optimizer__name": "muon",
+        "optimizer__nesterov_rest": True,
+    },
     "dampening": {"training__dtype": "float64", "optimizer__dampening": 0.5},
 }
 
@@ -88,14 +106,19 @@ def run(backend: str, recipe: Recipe) -> tuple[Trace, dict[int, Checkpoint]]:
 
     options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
     trace = TRAINERS[backend](
-        recipe, prepared(recipe), watch=Watch(parameters_every=1, checkpoints=Checkpoints(1, "batch", keep)), **options
+        recipe,
+        prepared(recipe),
+        watch=Watch(parameters_every=1, checkpoints=Checkpoints(1, "batch", keep)),
+        **options,
     )
     return trace, found
 
 
 def resumed(backend: str, checkpoint: Checkpoint, recipe: Recipe) -> Trace:
     options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
-    return TRAINERS[backend](recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=checkpoint), **options)
+    return TRAINERS[backend](
+        recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=checkpoint), **options
+    )
 
 
 def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> None:
@@ -107,10 +130,14 @@ def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> No
     begin = checkpoint.update + (checkpoint.accumulated > 0)
     assert trace.recorded_updates == list(range(begin, whole.header["updates"] + 1))
     found = compare(trace, whole, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     if writer == reader:  # the state holds every bit
         for name, array in trace.arrays.items():
-            begin = trace.first_update // (whole.header["updates_per_epoch"] if name.startswith("epochs/") else 1)
+            begin = trace.first_update // (
+                whole.header["updates_per_epoch"] if name.startswith("epochs/") else 1
+            )
             known = whole.arrays[name]
             known = known[begin:] if name.startswith(("updates/", "epochs/")) else known
             np.testing.assert_array_equal(array, known, err_msg=name)
@@ -120,7 +147,8 @@ PAIRS = [(a, b) for a in ("torch", "jax", "oracle") for b in ("torch", "jax", "o
 
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
-# before the first update, in the midst of the warmup, at its end, in the midst of an accumulation, at an epoch's end
+# before the first update, in the midst of the warmup, at its end, in the midst of an accumulation,
+# at an epoch's end
 @pytest.mark.parametrize("batches", [1, 4, 6, 9, 10, 23])
 def test_everything_goes_on(writer: str, reader: str, batches: int) -> None:
     assert_goes_on(writer, reader, batches, small_recipe(**FULL))
@@ -143,12 +171,16 @@ def test_stopped_everywhere(writer: str, reader: str, batches: int) -> None:
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "everything"])
 @pytest.mark.parametrize("batches", [1, 2, 3, 7, 11])
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
-def test_every_optimizer_stopped_elsewhere(variant: str, batches: int, writer: str, reader: str) -> None:
+def test_every_optimizer_stopped_elsewhere(
+    variant: str, batches: int, writer: str, reader: str
+) -> None:
     assert_goes_on(writer, reader, batches, small_recipe(**VARIANTS[variant]))
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "everything"])
-@pytest.mark.parametrize(("writer", "reader"), [("torch", "jax"), ("jax", "torch"), ("oracle", "jax")])
+@pytest.mark.parametrize(
+    ("writer", "reader"), [("torch", "jax"), ("jax", "torch"), ("oracle", "jax")]
+)
 def test_every_optimizer_goes_on(variant: str, writer: str, reader: str) -> None:
     assert_goes_on(writer, reader, 5, small_recipe(**VARIANTS[variant]))
 
@@ -163,7 +195,10 @@ def test_all_backends_write_the_same_checkpoint(variant: str) -> None:
         for name, array in written["oracle"].arrays.items():
             found = written[backend].arrays[name]
             assert found.dtype == np.float64
-            assert np.abs(found - array).max() <= 1e-12 * max(np.abs(array).max(), 1e-4), (backend, name)
+            assert np.abs(found - array).max() <= 1e-12 * max(np.abs(array).max(), 1e-4), (
+                backend,
+                name,
+            )
 
 
 @pytest.mark.parametrize("reader", ["torch", "jax"])
@@ -182,11 +217,20 @@ def test_float32_goes_on_with_the_same_bits(reader: str) -> None:
 # --- the file and the position
 
 
-@given(rows=st.integers(9, 40), batch=st.integers(1, 9), many=st.integers(1, 7), epochs=st.integers(1, 3))
+@given(
+    rows=st.integers(9, 40),
+    batch=st.integers(1, 9),
+    many=st.integers(1, 7),
+    epochs=st.integers(1, 3),
+)
 @settings(deadline=None, max_examples=30)
 def test_position_counts_as_the_batches_do(rows: int, batch: int, many: int, epochs: int) -> None:
     recipe = small_recipe(
-        data__rows=rows, data__classes=2, training__batch=batch, training__epochs=epochs, schedule__warmup=0
+        data__rows=rows,
+        data__classes=2,
+        training__batch=batch,
+        training__epochs=epochs,
+        schedule__warmup=0,
     )
     data = replace(prepare(recipe), accumulate=many)
     update = accumulated = done = 0
@@ -229,7 +273,9 @@ def test_before_the_first_update_there_is_no_optimizer_state() -> None:
 
 def refusal(checkpoint: Checkpoint, recipe: Recipe, **values: Any) -> str:
     with pytest.raises(InputError) as caught:
-        pt_impl.train.train(recipe, prepare(recipe), watch=Watch(resume=replace(checkpoint, **values)))
+        pt_impl.train.train(
+            recipe, prepare(recipe), watch=Watch(resume=replace(checkpoint, **values))
+        )
     (line,) = str(caught.value).splitlines()
     return line
 
@@ -238,15 +284,27 @@ def test_refusals_name_what_is_wrong() -> None:
     recipe = small_recipe(**FULL)
     checkpoints = run("torch", recipe)[1]
     known = checkpoints[9]
-    assert "schedule.peak 0.05 and 0.1" in refusal(known, recipe.with_values({"schedule.peak": 0.1}))
+    assert "schedule.peak 0.05 and 0.1" in refusal(
+        known, recipe.with_values({"schedule.peak": 0.1})
+    )
     assert "other data" in refusal(known, recipe, header=known.header | {"data_hash": "0" * 64})
     assert "finished run" in refusal(checkpoints[24], recipe)
     assert "position" in refusal(known, recipe, header=known.header | {"update": 5})
-    missing = {name: array for name, array in known.arrays.items() if name != "optimizer/first/linear1.bias"}
+    missing = {
+        name: array
+        for name, array in known.arrays.items()
+        if name != "optimizer/first/linear1.bias"
+    }
     assert "missing: optimizer/first/linear1.bias" in refusal(known, recipe, arrays=missing)
-    assert "extra: parameters/x" in refusal(known, recipe, arrays=known.arrays | {"parameters/x": np.zeros(3)})
-    turned = known.arrays | {"parameters/linear2.weight": known.arrays["parameters/linear2.weight"].T}
-    assert "parameters/linear2.weight: shape (5, 6), expected (6, 5)" in refusal(known, recipe, arrays=turned)
+    assert "extra: parameters/x" in refusal(
+        known, recipe, arrays=known.arrays | {"parameters/x": np.zeros(3)}
+    )
+    turned = known.arrays | {
+        "parameters/linear2.weight": known.arrays["parameters/linear2.weight"].T
+    }
+    assert "parameters/linear2.weight: shape (5, 6), expected (6, 5)" in refusal(
+        known, recipe, arrays=turned
+    )
     whole = known.arrays | {"accumulated/loss": np.array(1)}
     assert "accumulated/loss: int64" in refusal(known, recipe, arrays=whole)
 
@@ -267,8 +325,13 @@ def test_refusals_name_what_is_wrong() -> None:
 def test_a_part_that_is_lost_is_caught(prefix: str, stage: str, update: int, reader: str) -> None:
     recipe = small_recipe(**FULL)
     checkpoint = run("jax", recipe)[1][11]  # 3 updates done, and 1 batch of the next
-    lost = {name: np.zeros_like(a) if name.startswith(prefix) else a for name, a in checkpoint.arrays.items()}
-    found = compare(resumed(reader, replace(checkpoint, arrays=lost), recipe), run("oracle", recipe)[0], {})
+    lost = {
+        name: np.zeros_like(a) if name.startswith(prefix) else a
+        for name, a in checkpoint.arrays.items()
+    }
+    found = compare(
+        resumed(reader, replace(checkpoint, arrays=lost), recipe), run("oracle", recipe)[0], {}
+    )
     assert found.first is not None
     assert (found.first.stage, found.first.update) == (stage, update)
 
@@ -298,7 +361,9 @@ def test_a_count_of_the_optimizer_alone_is_caught(monkeypatch: pytest.MonkeyPatc
     recipe = small_recipe(**FULL)
     full_like = torch.full_like
     monkeypatch.setattr(torch, "full_like", lambda like, value: full_like(like, 0.0))
-    found = compare(resumed("torch", run("torch", recipe)[1][10], recipe), run("oracle", recipe)[0], {})
+    found = compare(
+        resumed("torch", run("torch", recipe)[1][10], recipe), run("oracle", recipe)[0], {}
+    )
     assert found.first is not None
     assert (found.first.stage, found.first.update) == ("update", 3)
 
@@ -308,7 +373,14 @@ def test_a_count_of_the_optimizer_alone_is_caught(monkeypatch: pytest.MonkeyPatc
 
 def test_record_stops_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--set", "data.rows=64", "--set", "training.epochs=3", "--set", "schedule.warmup=1"]
-    small += ["--set", "training.dtype='float64'", "--set", "gradient.accumulate=2", "--set", "training.batch=16"]
+    small += [
+        "--set",
+        "training.dtype='float64'",
+        "--set",
+        "gradient.accumulate=2",
+        "--set",
+        "training.batch=16",
+    ]
 
     def call(*arguments: str, status: int = 0) -> str:
         with pytest.raises(SystemExit) as end:
@@ -328,14 +400,50 @@ def test_record_stops_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "updates 4 to 6" in said
     assert "rounding" in call("compare", whole, rest)
     assert "finished run" in call(
-        "record", "--backend", "jax", "--out", rest, "--resume", str(tmp_path / "whole.6.checkpoint"), *small, status=2
+        "record",
+        "--backend",
+        "jax",
+        "--out",
+        rest,
+        "--resume",
+        str(tmp_path / "whole.6.checkpoint"),
+        *small,
+        status=2,
     )
     assert "another recipe: training.seed 0 and 1" in call(
-        "record", "--backend", "jax", "--out", rest, "--resume", resume, *small, "--set", "training.seed=1", status=2
+        "record",
+        "--backend",
+        "jax",
+        "--out",
+        rest,
+        "--resume",
+        resume,
+        *small,
+        "--set",
+        "training.seed=1",
+        status=2,
     )
-    call("record", "--backend", "oracle", "--out", whole, "--checkpoint-every", "3", "--checkpoint-unit", "batch",
-         *small)  # fmt: skip
+    call(
+        "record",
+        "--backend",
+        "oracle",
+        "--out",
+        whole,
+        "--checkpoint-every",
+        "3",
+        "--checkpoint-unit",
+        "batch",
+        *small,
+    )
     assert (tmp_path / "whole.1+1.checkpoint").exists()
-    said = call("record", "--backend", "torch", "--out", rest, "--resume", str(tmp_path / "whole.1+1.checkpoint"),
-                *small)  # fmt: skip
+    said = call(
+        "record",
+        "--backend",
+        "torch",
+        "--out",
+        rest,
+        "--resume",
+        str(tmp_path / "whole.1+1.checkpoint"),
+        *small,
+    )
     assert "rounding" in call("compare", whole, rest)

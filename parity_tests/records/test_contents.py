@@ -1,4 +1,6 @@
-"""A sealed file is data, not proof: what follows from the recipe is checked, and what contradicts it refused."""
+"""A sealed file is data, not proof: what follows from the recipe is checked, and what contradicts
+it refused.
+"""
 
 import json
 import math
@@ -36,8 +38,18 @@ WRITERS: list[dict[str, Any]] = [
     {},
     {"model__norm": "batch", "model__activation": "gelu", "training__dtype": "float64"},
     {"model__norm": "layer", "model__dropout": 0.3, "training__drop_last": True},
-    {"average__decay": 0.9, "average__debias": True, "average__start": "zero", "model__bias": False},
-    {"gradient__accumulate": 2, "gradient__clip": "norm", "optimizer__name": "adam", "optimizer__amsgrad": "corrected"},
+    {
+        "average__decay": 0.9,
+        "average__debias": True,
+        "average__start": "zero",
+        "model__bias": False,
+    },
+    {
+        "gradient__accumulate": 2,
+        "gradient__clip": "norm",
+        "optimizer__name": "adam",
+        "optimizer__amsgrad": "corrected",
+    },
     {"model__hidden": (), "loss__ignored_class": "1"},
     {"loss__name": "mse", "optimizer__name": "adafactor"},
     {"loss__name": "binary_cross_entropy", "data__classes": 2, "optimizer__name": "muon"},
@@ -46,14 +58,26 @@ WRITERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Traces, a checkpoint, an ensemble and the data of one recipe, as lockstep writes them; not to be changed."""
+    """Traces, a checkpoint, an ensemble and the data of one recipe, as lockstep writes them; not to
+    be changed.
+    """
     folder, data = tmp_path_factory.mktemp("run"), prepared(RECIPE)
-    pt_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "torch.trace")
-    jax_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "jax.trace")
-    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(folder / "oracle.trace")
-    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True), bounds=False).save(folder / "unbounded.trace")
+    pt_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
+        folder / "torch.trace"
+    )
+    jax_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
+        folder / "jax.trace"
+    )
+    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
+        folder / "oracle.trace"
+    )
+    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True), bounds=False).save(
+        folder / "unbounded.trace"
+    )
     taken: list[Checkpoint] = []
-    train_oracle(RECIPE, data, bounds=False, watch=Watch(checkpoints=Checkpoints(4, "update", taken.append)))
+    train_oracle(
+        RECIPE, data, bounds=False, watch=Watch(checkpoints=Checkpoints(4, "update", taken.append))
+    )
     taken[0].save(folder / "a.checkpoint")
     data.save(folder / "a.data")
     return folder
@@ -76,7 +100,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return line
 
 
-def sealed_again(source: Path, out: Path, change: Callable[[dict[str, Any], Arrays], Any], kind: str = "trace") -> Path:
+def sealed_again(
+    source: Path, out: Path, change: Callable[[dict[str, Any], Arrays], Any], kind: str = "trace"
+) -> Path:
     """A copy of a file, changed and sealed as lockstep seals it."""
     header, arrays = read_tensors(source, f"lockstep.{kind}/1")
     change(header, arrays)
@@ -88,15 +114,23 @@ def sealed_again(source: Path, out: Path, change: Callable[[dict[str, Any], Arra
 
 
 @pytest.mark.parametrize("values", WRITERS, ids=lambda values: ",".join(values) or "default")
-def test_what_the_oracle_writes_is_what_the_recipe_says(values: dict[str, Any], tmp_path: Path) -> None:
+def test_what_the_oracle_writes_is_what_the_recipe_says(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
     recipe = small_recipe(**{"training__epochs": 2, "schedule__warmup": 1, **values})
     data, taken = prepared(recipe), list[Checkpoint]()
-    assert parameter_shapes(recipe, 6, data.outputs) == {name: p.shape for name, p in data.parameters.items()}
+    assert parameter_shapes(recipe, 6, data.outputs) == {
+        name: p.shape for name, p in data.parameters.items()
+    }
     checkpoints = Checkpoints(1, "batch", taken.append)
     train_oracle(
-        recipe, data, watch=Watch(detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints)
+        recipe,
+        data,
+        watch=Watch(detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints),
     ).save(tmp_path / "whole")
-    train_oracle(recipe, data, watch=Watch(resume=taken[2], statistics=True, detail={3})).save(tmp_path / "resumed")
+    train_oracle(recipe, data, watch=Watch(resume=taken[2], statistics=True, detail={3})).save(
+        tmp_path / "resumed"
+    )
     train_oracle(recipe, data, watch=Watch(synchronise=states(recipe, data)), bounds=False).save(
         tmp_path / "synchronised"
     )
@@ -104,7 +138,9 @@ def test_what_the_oracle_writes_is_what_the_recipe_says(values: dict[str, Any], 
         assert Trace.load(tmp_path / name).recipe == recipe
     for checkpoint in taken:
         checkpoint.save(tmp_path / "checkpoint")
-        assert Checkpoint.load(tmp_path / "checkpoint").header == json.loads(json.dumps(checkpoint.header))
+        assert Checkpoint.load(tmp_path / "checkpoint").header == json.loads(
+            json.dumps(checkpoint.header)
+        )
     data.save(tmp_path / "data")
     assert PreparedData.load(tmp_path / "data").hash == data.hash
 
@@ -126,7 +162,9 @@ def _drop(*prefixes: str) -> Callable[[dict[str, Any], Arrays], None]:
     return change
 
 
-def _put(name: str, turn: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict[str, Any], Arrays], None]:
+def _put(
+    name: str, turn: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[dict[str, Any], Arrays], None]:
     def change(_: dict[str, Any], arrays: Arrays) -> None:
         arrays[name] = turn(arrays[name].copy())
 
@@ -163,16 +201,34 @@ def _rename(_: dict[str, Any], arrays: Arrays) -> None:
         (_put("updates/lr", lambda a: a.astype("f2")), "updates/lr: float16, expected float32"),
         (_put("updates/loss", lambda a: a[:3]), "updates/loss: shape (3,), expected (6,)"),
         (_put("updates/loss", lambda a: a[:, None]), "updates/loss: shape (6, 1), expected (6,)"),
-        (_put("parameters/3/linear1.weight", lambda a: a.T.copy()), "shape (4, 6), expected (6, 4)"),
-        (_put("parameters/0/linear2.bias", lambda a: a > 0), "parameters/0/linear2.bias: bool, expected float32"),
-        (_put("detail/1/forward/relu1", lambda a: a[:, :2]), "forward/relu1: shape (32, 2), expected (any, 4)"),
-        (_put("detail/1/batch/y", lambda a: a.astype("u1")), "detail/1/batch/y: uint8, expected int32 or int64"),
-        (_say(recipe_hash="0" * 64), "header: recipe_hash: 000000000000, and the recipe beside it has"),
+        (
+            _put("parameters/3/linear1.weight", lambda a: a.T.copy()),
+            "shape (4, 6), expected (6, 4)",
+        ),
+        (
+            _put("parameters/0/linear2.bias", lambda a: a > 0),
+            "parameters/0/linear2.bias: bool, expected float32",
+        ),
+        (
+            _put("detail/1/forward/relu1", lambda a: a[:, :2]),
+            "forward/relu1: shape (32, 2), expected (any, 4)",
+        ),
+        (
+            _put("detail/1/batch/y", lambda a: a.astype("u1")),
+            "detail/1/batch/y: uint8, expected int32 or int64",
+        ),
+        (
+            _say(recipe_hash="0" * 64),
+            "header: recipe_hash: 000000000000, and the recipe beside it has",
+        ),
         (_retrain, "header: recipe_hash: "),
         (_say(data_hash="unknown"), "header: data_hash: string should match"),
         (_say(dtype="float64"), "header: dtype: float64, and a run of this recipe by"),
         (_say(updates=9), "header: updates: 9, and 2 epochs of 3 are 6"),
-        (_say(updates=2, updates_per_epoch=1), "header: updates_per_epoch: 1, and the recipe's is 3"),
+        (
+            _say(updates=2, updates_per_epoch=1),
+            "header: updates_per_epoch: 1, and the recipe's is 3",
+        ),
         (_say(first_update=6), "header: first_update: 6, of a run of 6 updates"),
         (_say(first_update=1, statistics=1), "updates/grad_norm: shape (6,), expected (5,)"),
         (_say(detail=[1, 1]), "header: detail: must be updates from 0 to 5, ascending"),
@@ -184,12 +240,14 @@ def _rename(_: dict[str, Any], arrays: Arrays) -> None:
         (_say(environment={"engine": {}}), "header: environment: 'engine' must be text"),
         (_say(synchronised="no"), "header: synchronised: input should be a valid boolean"),
     ],
-)  # fmt: skip
+)
 def test_a_trace_that_contradicts_its_recipe_is_refused(
     change: Any, said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # both sides alike: nothing but the recipe can tell
-    a, b = (sealed_again(run / f"{side}.trace", tmp_path / side, change) for side in ("torch", "jax"))
+    a, b = (
+        sealed_again(run / f"{side}.trace", tmp_path / side, change) for side in ("torch", "jax")
+    )
     for command in ("compare", "diagnose"):
         line = refused(capsys, command, a, b)
         assert line.startswith(f"lockstep: {a}: ")
@@ -198,7 +256,9 @@ def test_a_trace_that_contradicts_its_recipe_is_refused(
 
 def test_a_smaller_model_on_both_sides_is_not_the_recipes(run: Path, tmp_path: Path) -> None:
     """Where the recipe does not say how many columns there are, its data do."""
-    recipe = small_recipe(data__source="breast_cancer", training__epochs=1, schedule__warmup=1, model__hidden=())
+    recipe = small_recipe(
+        data__source="breast_cancer", training__epochs=1, schedule__warmup=1, model__hidden=()
+    )
     trace = train_oracle(recipe, prepared(recipe), bounds=False)
 
     def crop(_: dict[str, Any], arrays: Arrays) -> None:
@@ -216,7 +276,9 @@ def test_a_smaller_model_on_both_sides_is_not_the_recipes(run: Path, tmp_path: P
 # ---- bounds
 
 
-def _bound(value: Any, prefix: str = "", begin: int = 0) -> Callable[[dict[str, Any], Arrays], None]:
+def _bound(
+    value: Any, prefix: str = "", begin: int = 0
+) -> Callable[[dict[str, Any], Arrays], None]:
     def change(_: dict[str, Any], arrays: Arrays) -> None:
         for name in [name for name in arrays if name.startswith(f"bounds/{prefix}")]:
             arrays[name] = arrays[name].copy()
@@ -246,16 +308,25 @@ def _hole(_: dict[str, Any], arrays: Arrays) -> None:
         (_everywhere(1e300), "1e+300; a bound is at least 0"),
         (_bound(np.inf, "updates/loss"), "bounds are infinite from the first update on"),
         (_bound(3e38, "updates/grad_norm", 5), "bounds/updates/grad_norm: 3e+38; "),
-        (_bound(2.0, "epochs/train_accuracy"), "bounds/epochs/train_accuracy: 2; a bound is at least 0 and, where it "
-         "is finite, at most 1"),
+        (
+            _bound(2.0, "epochs/train_accuracy"),
+            "bounds/epochs/train_accuracy: 2; a bound is at least 0 and, where it "
+            "is finite, at most 1",
+        ),
         (_hole, "bounds/updates/loss: is finite again after it was infinite"),
         (_drop("bounds/epochs/"), "missing: bounds/epochs/"),
         (_drop("bounds/updates/loss"), "missing: bounds/updates/loss"),
         (_drop("bounds/statistics/"), "missing: bounds/statistics/"),
-        (_put("bounds/updates/loss", lambda a: a.astype("f4")), "bounds/updates/loss: float32, expected float64"),
-        (_put("bounds/updates/loss", lambda a: a[:1]), "bounds/updates/loss: shape (1,), expected (6,)"),
+        (
+            _put("bounds/updates/loss", lambda a: a.astype("f4")),
+            "bounds/updates/loss: float32, expected float64",
+        ),
+        (
+            _put("bounds/updates/loss", lambda a: a[:1]),
+            "bounds/updates/loss: shape (1,), expected (6,)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bounds_that_cannot_be_are_refused(
     change: Any, said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,16 +355,24 @@ def test_bounds_may_end_where_a_run_leaves_the_range_of_its_dtype(tmp_path: Path
 
 def test_bounds_of_a_framework_are_refused(run: Path, tmp_path: Path) -> None:
     def lend(_: dict[str, Any], arrays: Arrays) -> None:
-        arrays |= {name: array for name, array in Trace.load(run / "oracle.trace").arrays.items() if "bounds" in name}
+        arrays |= {
+            name: array
+            for name, array in Trace.load(run / "oracle.trace").arrays.items()
+            if "bounds" in name
+        }
 
-    with pytest.raises(InputError, match="has bounds, which an oracle's trace alone has, and is of torch"):
+    with pytest.raises(
+        InputError, match="has bounds, which an oracle's trace alone has, and is of torch"
+    ):
         Trace.load(sealed_again(run / "torch.trace", tmp_path / "torch", lend))
 
 
 # ---- the oracle's trace
 
 
-def test_the_oracle_is_the_oracles_trace_with_bounds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_oracle_is_the_oracles_trace_with_bounds(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sides = run / "torch.trace", run / "jax.trace"
     line = refused(capsys, "diagnose", *sides, "--oracle", run / "torch.trace")
     assert f"--oracle {run / 'torch.trace'}: is torch's trace, not the oracle's" in line
@@ -306,32 +385,78 @@ def test_compare_and_diagnose_say_the_same_of_a_runs_files(run: Path) -> None:
     for a in files:
         for b in files:
             words = {lockstep("compare", a, b), lockstep("diagnose", a, b)}
-            assert words | {lockstep("diagnose", a, b, "--oracle", run / "oracle.trace")} == {0}, (a, b)
+            assert words | {lockstep("diagnose", a, b, "--oracle", run / "oracle.trace")} == {0}, (
+                a,
+                b,
+            )
 
 
 def test_the_first_golden_files_can_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """They do not say in what detail they were recorded."""
     golden = Path(__file__).parents[2] / "golden"
     for command in ("compare", "diagnose"):
-        assert lockstep(command, golden / "sgd.float32.torch.trace", golden / "sgd.float32.jax.trace") == 0
+        assert (
+            lockstep(command, golden / "sgd.float32.torch.trace", golden / "sgd.float32.jax.trace")
+            == 0
+        )
 
 
 # ---- nothing crafted ends in a traceback
 
-JUNK: list[Any] = [None, "x", "", -1, 0, 1, 3, 2**70, 1e308, math.nan, True, [], [-1], ["x"], {}, {"a": {"b": [None]}}]
+JUNK: list[Any] = [
+    None,
+    "x",
+    "",
+    -1,
+    0,
+    1,
+    3,
+    2**70,
+    1e308,
+    math.nan,
+    True,
+    [],
+    [-1],
+    ["x"],
+    {},
+    {"a": {"b": [None]}},
+]
 
 
 FITTING = [("environment", {}), ("parameters_every", 3)]
-"""Another environment is said; every 3rd update is the end of an epoch, whose parameters are recorded anyway."""
+"""Another environment is said; every 3rd update is the end of an epoch, whose parameters are
+recorded anyway.
+"""
 
 
-@pytest.mark.parametrize("field", ["backend", "recipe", "recipe_hash", "data_hash", "dtype", "updates", "detail",
-                                   "updates_per_epoch", "first_update", "parameters_every", "statistics", "layers",
-                                   "synchronised", "target", "environment"])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        "backend",
+        "recipe",
+        "recipe_hash",
+        "data_hash",
+        "dtype",
+        "updates",
+        "detail",
+        "updates_per_epoch",
+        "first_update",
+        "parameters_every",
+        "statistics",
+        "layers",
+        "synchronised",
+        "target",
+        "environment",
+    ],
+)
 def test_no_header_field_is_trusted(field: str, run: Path, tmp_path: Path) -> None:
     known, _ = read_tensors(run / "torch.trace", "lockstep.trace/1")
     for junk in JUNK:
-        a = sealed_again(run / "torch.trace", tmp_path / "a", lambda header, _, junk=junk: header.update({field: junk}))
+        a = sealed_again(
+            run / "torch.trace",
+            tmp_path / "a",
+            lambda header, _, junk=junk: header.update({field: junk}),
+        )
         is_same = type(junk) is type(known[field]) and junk == known[field]
         if not is_same and (field, junk) not in FITTING:
             assert lockstep("compare", a, run / "jax.trace") == 2, (field, junk)
@@ -350,7 +475,9 @@ def test_a_header_that_is_none_is_refused(header: Any, run: Path, tmp_path: Path
             load.load(tmp_path / kind)
 
 
-def test_a_deep_header_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deep_header_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     deep: Any = 1
     for _ in range(300):
         deep = {"a": deep}
@@ -390,7 +517,9 @@ def test_no_array_is_trusted(run: Path, tmp_path: Path, draw: Any) -> None:
     same = left.keys() == known.keys() and all(
         (left[n].dtype, left[n].shape) == (known[n].dtype, known[n].shape) for n in known
     )
-    rows = how == "longer" and name.startswith(("detail/1/batch/", "detail/1/forward/"))  # which the comparison judges
+    rows = how == "longer" and name.startswith(
+        ("detail/1/batch/", "detail/1/forward/")
+    )  # which the comparison judges
     if not same and not rows:
         assert lockstep("compare", a, run / "jax.trace") == 2
 
@@ -402,8 +531,14 @@ def test_no_array_is_trusted(run: Path, tmp_path: Path, draw: Any) -> None:
     ("change", "said"),
     [
         (_drop("optimizer/"), "missing: optimizer/"),
-        (_put("parameters/linear1.weight", lambda a: a.astype("f4")), "parameters/linear1.weight: float32"),
-        (_put("parameters/linear1.weight", lambda a: a[:2]), "parameters/linear1.weight: shape (2, 4)"),
+        (
+            _put("parameters/linear1.weight", lambda a: a.astype("f4")),
+            "parameters/linear1.weight: float32",
+        ),
+        (
+            _put("parameters/linear1.weight", lambda a: a[:2]),
+            "parameters/linear1.weight: shape (2, 4)",
+        ),
         (_say(recipe_hash="0" * 64), "header: recipe_hash: "),
         (_say(batches=-1), "header: batches: "),
         (_say(batches="4"), "header: batches: "),
@@ -418,7 +553,16 @@ def test_a_checkpoint_that_contradicts_its_recipe_is_refused(
     path = sealed_again(run / "a.checkpoint", tmp_path / "a.checkpoint", change, "checkpoint")
     assert said in refused(capsys, "convert", path, tmp_path / "a.pt")
     (tmp_path / "r.toml").write_text(RECIPE.to_toml())
-    arguments = "record", tmp_path / "r.toml", "--backend", "oracle", "--resume", path, "--out", tmp_path / "o.trace"
+    arguments = (
+        "record",
+        tmp_path / "r.toml",
+        "--backend",
+        "oracle",
+        "--resume",
+        path,
+        "--out",
+        tmp_path / "o.trace",
+    )
     assert said in refused(capsys, *arguments)
 
 
@@ -427,7 +571,10 @@ def test_a_checkpoint_that_contradicts_its_recipe_is_refused(
     [
         (_drop("train_x_ND"), "missing: 'train_x_ND'"),
         (_drop("parameters/linear2.weight"), "missing: 'parameters/linear2.weight'"),
-        (_put("train_x_ND", lambda a: a[:, :2]), "train_x_ND: float64 (90, 2), expected float64 (90, 6)"),
+        (
+            _put("train_x_ND", lambda a: a[:, :2]),
+            "train_x_ND: float64 (90, 2), expected float64 (90, 6)",
+        ),
         (_put("train_x_ND", lambda a: a * np.nan), "train_x_ND: must be finite"),
         (_put("train_y_N", lambda a: a + 7), "train_y_N: labels must be from 0 to 2, or -1"),
         (_put("mean_D", lambda a: a.astype("f4")), "mean_D: float32"),
@@ -454,16 +601,29 @@ def test_prepared_data_that_contradict_their_header_are_refused(
         (_put("loss", lambda a: a[:, :2]), "loss: shape (3, 2), expected (any, 6)"),
         (_put("held_out/loss", lambda a: a[:2]), "held_out/loss: shape (2, 2), expected (3, 2)"),
         (_put("lr", lambda a: a.astype("i8")), "lr: int64, expected float32 or float64"),
-        (_put("parameters/linear1.bias", lambda a: a[:2]), "parameters/linear1.bias: shape (2, 4), expected (3, 4)"),
+        (
+            _put("parameters/linear1.bias", lambda a: a[:2]),
+            "parameters/linear1.bias: shape (2, 4), expected (3, 4)",
+        ),
         (_say(updates_per_epoch=4), "header: updates: 6, no multiple of the 4"),
         (_say(updates=None), "header: updates: "),
     ],
 )
-def test_an_ensemble_that_contradicts_its_header_is_refused(change: Any, said: str, tmp_path: Path) -> None:
-    header = {"backend": "torch", "recipe_hash": "0" * 64, "updates": 6, "updates_per_epoch": 3, "chunk": 3,
-              "environment": {}}  # fmt: skip
+def test_an_ensemble_that_contradicts_its_header_is_refused(
+    change: Any, said: str, tmp_path: Path
+) -> None:
+    header = {
+        "backend": "torch",
+        "recipe_hash": "0" * 64,
+        "updates": 6,
+        "updates_per_epoch": 3,
+        "chunk": 3,
+        "environment": {},
+    }
     held_out = {"loss": np.ones((3, 2)), "accuracy": np.ones((3, 2))}
-    Ensemble(header, np.ones(6), np.ones((3, 6)), held_out, {"linear1.bias": np.ones((3, 4))}).save(tmp_path / "whole")
+    Ensemble(header, np.ones(6), np.ones((3, 6)), held_out, {"linear1.bias": np.ones((3, 4))}).save(
+        tmp_path / "whole"
+    )
     assert Ensemble.load(tmp_path / "whole").header == header
     with pytest.raises(InputError) as caught:
         Ensemble.load(sealed_again(tmp_path / "whole", tmp_path / "changed", change, "ensemble"))
@@ -484,7 +644,11 @@ def loop(path: Path, labels: np.ndarray, **options: Any) -> Path:
         w = w - 0.05 * gradient
         batch = {"x": x, "y": labels}
         recorder.update(
-            batch=batch, loss=float((x @ w).mean()), gradients={"w": gradient}, lr=0.05, parameters={"w": w}
+            batch=batch,
+            loss=float((x @ w).mean()),
+            gradients={"w": gradient},
+            lr=0.05,
+            parameters={"w": w},
         )
     recorder.finish()
     return path
@@ -496,7 +660,9 @@ def test_labels_in_another_order_are_told_in_every_dtype(
     dtype: str, turned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.array([0, 1, 1, 0, 1, 1] if dtype == "?" else [0, 1, 2, 3, 4, 5]).astype(dtype)
-    a, b = (loop(tmp_path / side, labels[::-1].copy() if side == turned else labels) for side in "ab")
+    a, b = (
+        loop(tmp_path / side, labels[::-1].copy() if side == turned else labels) for side in "ab"
+    )
     assert lockstep("diagnose", a, b) == 1
     said = capsys.readouterr().out
     assert "verdict: diverged" in said
@@ -522,10 +688,22 @@ def test_labels_that_a_byte_cannot_hold_are_not_the_same(tmp_path: Path) -> None
         (_say(settings=[]), "header: settings: "),
         (_say(buffers=[3]), "header: buffers.0: "),
         (_put("updates/loss", lambda a: a[:2]), "updates/loss: shape (2,), expected (6,)"),
-        (_put("parameters/3/w", lambda a: a.T.copy()), "parameters/3/w: float64 (3, 4), after one of 6 updates"),
-        (_put("parameters/3/w", lambda a: a.astype("i8")), "parameters/3/w: int64 (4, 3), after one of 6 updates"),
-        (_put("statistics/parameters/w", lambda a: a[:, :2]), "statistics/parameters/w: float64 (6, 2), expected"),
-        (lambda _, arrays: arrays.update({"bounds/updates/loss": np.full(6, np.inf)}), "extra: bounds/updates/loss"),
+        (
+            _put("parameters/3/w", lambda a: a.T.copy()),
+            "parameters/3/w: float64 (3, 4), after one of 6 updates",
+        ),
+        (
+            _put("parameters/3/w", lambda a: a.astype("i8")),
+            "parameters/3/w: int64 (4, 3), after one of 6 updates",
+        ),
+        (
+            _put("statistics/parameters/w", lambda a: a[:, :2]),
+            "statistics/parameters/w: float64 (6, 2), expected",
+        ),
+        (
+            lambda _, arrays: arrays.update({"bounds/updates/loss": np.full(6, np.inf)}),
+            "extra: bounds/updates/loss",
+        ),
         (lambda _, arrays: arrays.update({"parameters/x/w": np.ones(3)}), "extra: parameters/x/w"),
         (lambda _, arrays: arrays.update({"detail/one": np.ones(3)}), "extra: detail/one"),
     ],
@@ -588,7 +766,9 @@ def _of_small(**values: Any) -> Callable[[dict[str, Any], Path], None]:
 
 def _without_traces(content: dict[str, Any], _: Path) -> None:
     content["recipes"]["small"]["files"] = {
-        file: sum_ for file, sum_ in content["recipes"]["small"]["files"].items() if file.endswith(".data")
+        file: sum_
+        for file, sum_ in content["recipes"]["small"]["files"].items()
+        if file.endswith(".data")
     }
 
 
@@ -598,7 +778,9 @@ def _without_bounds(content: dict[str, Any], folder: Path) -> None:
 
 def _of_another_recipe(content: dict[str, Any], folder: Path) -> None:
     other = small_recipe(**SHORT, schedule__peak=0.1)
-    train_oracle(other, prepare(other), watch=Watch(parameters_every=1)).save(folder / "small.float32.oracle.trace")
+    train_oracle(other, prepare(other), watch=Watch(parameters_every=1)).save(
+        folder / "small.float32.oracle.trace"
+    )
     _replace(content, folder / "small.float32.oracle.trace", _say())
 
 
@@ -633,7 +815,7 @@ def _replace(content: dict[str, Any], path: Path, change: Any, kind: str = "trac
         (lambda content, _: content.update(backends={}), "lacks the oracle"),
         (lambda content, _: content.update(backends=["oracle"]), "header: backends: "),
     ],
-)  # fmt: skip
+)
 def test_a_golden_folder_that_contradicts_itself_is_refused(
     change: Any, said: str, damaged: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,6 @@
-"""What an update is recorded with in detail: it is what the oracle has, and recording it changes nothing."""
+"""What an update is recorded with in detail: it is what the oracle has, and recording it changes
+nothing.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -50,7 +52,10 @@ def test_detail_is_what_the_oracle_has(backend: str, variant: str) -> None:
     names = {name for name in trace.arrays if name.startswith("detail/")}
     assert names == {name for name in oracle.arrays if name.startswith("detail/")}
     for name in names:
-        found, expected = trace.arrays[name].astype(np.float64), oracle.arrays[name].astype(np.float64)
+        found, expected = (
+            trace.arrays[name].astype(np.float64),
+            oracle.arrays[name].astype(np.float64),
+        )
         assert found.shape == expected.shape, name
         assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max(), name
 
@@ -91,23 +96,55 @@ def test_every_family_is_there_with_the_parameters_around(backend: str) -> None:
     families = {name.split("/")[2] for name in trace.arrays if name.startswith("detail/0/")}
     assert families == {"batch", "forward", "gradients", "clip", "moments"}
     assert {0, 1, 2, 3, 4, 5, 6} <= set(trace.recorded_updates)
-    assert trace.arrays["detail/0/batch/x"].shape == (64, 6)  # two batches of 32, one after the other
-    assert trace.arrays["detail/3/batch/x"].shape == (26, 6)  # the epoch's last update has what is left
+    assert trace.arrays["detail/0/batch/x"].shape == (
+        64,
+        6,
+    )  # two batches of 32, one after the other
+    assert trace.arrays["detail/3/batch/x"].shape == (
+        26,
+        6,
+    )  # the epoch's last update has what is left
 
 
 @pytest.mark.parametrize("window", ["3", "5:5", "7:6", "0:13", "a:b", "-1:2", "0:9:0", "1:2:3:4"])
-def test_no_window_is_one_line(window: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_window_is_one_line(
+    window: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
     with pytest.raises(SystemExit) as ended:
-        main(["record", "--backend", "oracle", "--out", str(tmp_path / "t"), f"--detail={window}", *small])
+        main(
+            [
+                "record",
+                "--backend",
+                "oracle",
+                "--out",
+                str(tmp_path / "t"),
+                f"--detail={window}",
+                *small,
+            ]
+        )
     assert ended.value.code == 2
-    assert f"--detail {window}: must be A:B or A:B:K with A < B of the run's 12 updates" in capsys.readouterr().err
+    assert (
+        f"--detail {window}: must be A:B or A:B:K with A < B of the run's 12 updates"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "t").exists()
 
 
-def test_every_kth_update_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_kth_update_within_a_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
-    command = ["record", "--backend", "oracle", "--out", str(tmp_path / "t"), "--detail", "1:9:3", *small]
+    command = [
+        "record",
+        "--backend",
+        "oracle",
+        "--out",
+        str(tmp_path / "t"),
+        "--detail",
+        "1:9:3",
+        *small,
+    ]
     for budget, code in (("0.1", 2), ("10", 0)):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--budget-mib", budget])

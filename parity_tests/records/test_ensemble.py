@@ -27,11 +27,18 @@ from lockstep.records.trace import Trace
 from parity_tests.shared.recipes import small_recipe
 
 ENSEMBLES: dict[str, Any] = {"torch": pt_impl.fast.ensemble, "jax": jax_impl.fast.ensemble}
-ALONE: dict[str, Callable[..., Trace]] = {"torch": trainer("torch", "auto"), "jax": jax_impl.fast.train.train}
+ALONE: dict[str, Callable[..., Trace]] = {
+    "torch": trainer("torch", "auto"),
+    "jax": jax_impl.fast.train.train,
+}
 SHORT = {"training__epochs": 2, "schedule__warmup": 1, "training__dtype": "float64"}
 
 CLIPPED = {"gradient__clip": "norm", "gradient__clip_at": 0.3, "gradient__accumulate": 2}
-ADAMW = {"optimizer__name": "adamw", "optimizer__weight_decay": 0.1, "optimizer__multipliers": (1.0, 0.5, 2.0)}
+ADAMW = {
+    "optimizer__name": "adamw",
+    "optimizer__weight_decay": 0.1,
+    "optimizer__multipliers": (1.0, 0.5, 2.0),
+}
 BCE = {"loss__name": "binary_cross_entropy", "data__classes": 2, "loss__positive_weight": 1.7}
 EACH: dict[str, dict[str, Any]] = {
     "momentum": {},
@@ -48,7 +55,11 @@ EACH: dict[str, dict[str, Any]] = {
     "huber": {"loss__name": "huber", "loss__delta": 0.5},
     "no hidden layer": {"model__hidden": ()},
     "lamb": {"optimizer__name": "lamb", "optimizer__decay_on": "weights"},
-    "adafactor": {"optimizer__name": "adafactor", "optimizer__min_factored": 6, "model__norm": "layer"},
+    "adafactor": {
+        "optimizer__name": "adafactor",
+        "optimizer__min_factored": 6,
+        "model__norm": "layer",
+    },
     "muon": {"optimizer__name": "muon"} | BCE,
 }
 # every choice of the table once: a compilation takes seconds
@@ -57,8 +68,13 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "adamw": ADAMW | EACH["batch norm"] | EACH["huber"] | {"model__bias": False},
 }
 CASES = [pytest.param("torch", values, id=f"torch-{name}") for name, values in EACH.items()]
-CASES += [pytest.param("jax", values, id=f"jax-together-{name}") for name, values in TOGETHER.items()]
-CASES += [pytest.param("jax", values, id=f"jax-{name}", marks=pytest.mark.sweep) for name, values in EACH.items()]
+CASES += [
+    pytest.param("jax", values, id=f"jax-together-{name}") for name, values in TOGETHER.items()
+]
+CASES += [
+    pytest.param("jax", values, id=f"jax-{name}", marks=pytest.mark.sweep)
+    for name, values in EACH.items()
+]
 
 
 @cache
@@ -66,8 +82,12 @@ def members_of(recipe: Recipe, count: int = 5) -> list[PreparedData]:
     return prepare_members(recipe, range(count))
 
 
-def differences(found: Ensemble, recipe: Recipe, backend: str, which: Sequence[int] = (0, 4)) -> list[str]:
-    """What of some members is not what it is alone: 1e-12 of the largest value, and the bits of the learning rate."""
+def differences(
+    found: Ensemble, recipe: Recipe, backend: str, which: Sequence[int] = (0, 4)
+) -> list[str]:
+    """What of some members is not what it is alone: 1e-12 of the largest value, and the bits of the
+    learning rate.
+    """
     wrong = []
     for s in which:
         alone = ALONE[backend](recipe, members_of(recipe)[s])
@@ -99,9 +119,15 @@ def test_each_member_is_what_it_is_alone(backend: str, values: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.sweep)])
-@pytest.mark.parametrize("values", [{"model__dropout": 0.2}, {"model__norm": "batch", "optimizer__name": "adamw"}])
-def test_in_bfloat16_each_member_is_within_the_bounds_of_what_it_is_alone(backend: str, values: dict[str, Any]) -> None:
-    recipe = small_recipe(**(SHORT | values | {"training__dtype": "float32", "training__compute": "bfloat16"}))
+@pytest.mark.parametrize(
+    "values", [{"model__dropout": 0.2}, {"model__norm": "batch", "optimizer__name": "adamw"}]
+)
+def test_in_bfloat16_each_member_is_within_the_bounds_of_what_it_is_alone(
+    backend: str, values: dict[str, Any]
+) -> None:
+    recipe = small_recipe(
+        **(SHORT | values | {"training__dtype": "float32", "training__compute": "bfloat16"})
+    )
     found = ENSEMBLES[backend].train_ensemble(recipe, members_of(recipe), chunk=2)
     for s in (0, 4):
         alone, bounds = (
@@ -113,7 +139,10 @@ def test_in_bfloat16_each_member_is_within_the_bounds_of_what_it_is_alone(backen
         assert (np.abs(alone.series("loss") - found.loss_ST[s]) <= 2 * bounds["updates/loss"]).all()
         last = alone.recorded_updates[-1]
         for name, array in alone.parameters(last).items():
-            assert np.abs(array - found.member(s)[name]).max() <= 2 * bounds[f"parameters/{last}/{name}"]
+            assert (
+                np.abs(array - found.member(s)[name]).max()
+                <= 2 * bounds[f"parameters/{last}/{name}"]
+            )
 
 
 def test_two_devices_share_the_members(tmp_path: Path) -> None:
@@ -130,7 +159,7 @@ ensemble._train_block = lambda recipe, place, *rest: places.append(place) or tra
 recipe = small_recipe(**{SHORT!r})
 ensemble.train_ensemble(recipe, prepare_members(recipe, range(5)), chunk=4).save(Path(sys.argv[1]))
 assert sorted(place.id for place in places) == [0, 1], places
-"""
+"""  # noqa: E501
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     out = tmp_path / "two.ensemble"
     subprocess.run([sys.executable, "-c", code, str(out)], env=os.environ | flags, check=True)
@@ -142,7 +171,9 @@ assert sorted(place.id for place in places) == [0, 1], places
 def test_the_chunk_changes_nothing_and_progress_is_told() -> None:
     recipe = small_recipe(**SHORT)
     data, told = members_of(recipe), list[tuple[int, int]]()
-    found = pt_impl.fast.ensemble.train_ensemble(recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers))
+    found = pt_impl.fast.ensemble.train_ensemble(
+        recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers)
+    )
     total = 5 * data[0].updates
     assert told == sorted(told)
     assert told[-1] == (total, total)
@@ -165,7 +196,9 @@ def test_members_of_one_seed_are_what_prepare_gives() -> None:
     assert members_of(recipe)[3].hash == prepare(recipe).hash
 
 
-@pytest.mark.parametrize("values", [{"data__seed": 1}, {"training__batch": 16}, {"training__epochs": 3}])
+@pytest.mark.parametrize(
+    "values", [{"data__seed": 1}, {"training__batch": 16}, {"training__epochs": 3}]
+)
 def test_members_must_share_rows_and_sizes(values: dict[str, Any]) -> None:
     others = [members_of(small_recipe(**(SHORT | changed)))[0] for changed in ({}, values)]
     with pytest.raises(InputError, match="members must have the same"):

@@ -1,4 +1,6 @@
-"""Three numbers of every tensor at every update: of the real tensors, changing nothing, judged and placed."""
+"""Three numbers of every tensor at every update: of the real tensors, changing nothing, judged and
+placed.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -74,12 +76,23 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
 # ---- the three numbers
 
 
-@given(arrays(np.float32, array_shapes(max_dims=3, max_side=5), elements=st.floats(-(2.0**99), 2.0**99, width=32)))
-def test_the_numbers_are_those_of_the_values_whatever_holds_them(array: NDArray[np.float32]) -> None:
+@given(
+    arrays(
+        np.float32,
+        array_shapes(max_dims=3, max_side=5),
+        elements=st.floats(-(2.0**99), 2.0**99, width=32),
+    )
+)
+def test_the_numbers_are_those_of_the_values_whatever_holds_them(
+    array: NDArray[np.float32],
+) -> None:
     wide = array.astype(np.float64)
     found = statistics_of(array)
     np.testing.assert_allclose(
-        found, [wide.mean(), np.sqrt((wide**2).mean()), np.abs(wide).max()], rtol=1e-12, atol=1e-12 * np.abs(wide).max()
+        found,
+        [wide.mean(), np.sqrt((wide**2).mean()), np.abs(wide).max()],
+        rtol=1e-12,
+        atol=1e-12 * np.abs(wide).max(),
     )
     assert found == statistics_of(wide) == statistics_of(np.asfortranarray(array))
 
@@ -107,7 +120,9 @@ def test_statistics_are_of_the_tensors_of_the_run(backend: str, variant: str) ->
             for name in sorted(name for name in trace.arrays if name.startswith(prefix)):
                 if "/batch/" not in name:
                     row = statistics_of(trace.arrays[name])
-                    expected.setdefault(f"statistics/{family}{name.removeprefix(prefix)}", []).append(row)
+                    expected.setdefault(
+                        f"statistics/{family}{name.removeprefix(prefix)}", []
+                    ).append(row)
     found = statistics_in(trace)
     assert found.keys() == expected.keys() == statistics_in(recorded("oracle", recipe)).keys()
     for name, rows in expected.items():
@@ -132,7 +147,10 @@ def test_a_run_that_stops_and_goes_on_has_the_same_statistics(backend: str) -> N
     cut = TRAINERS[backend](
         recipe,
         data,
-        watch=Watch(statistics=True, checkpoints=Checkpoints(1, "batch", lambda c: taken.update({c.batches: c}))),
+        watch=Watch(
+            statistics=True,
+            checkpoints=Checkpoints(1, "batch", lambda c: taken.update({c.batches: c})),
+        ),
     )
     whole = statistics_in(recorded(backend, recipe))
     for name, rows in statistics_in(cut).items():
@@ -167,18 +185,24 @@ def test_statistics_fit_a_budget_of_24_bytes_a_tensor_and_update_and_no_other(ba
     size = 24 * data.updates * len(found)
     assert size == sum(array.nbytes for array in found.values())
     TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=size / 2**20))
-    with pytest.raises(InputError, match=f"the statistics of {len(found)} tensors at {data.updates} updates take 0.0"):
+    with pytest.raises(
+        InputError,
+        match=f"the statistics of {len(found)} tensors at {data.updates} updates take 0.0",
+    ):
         TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=(size - 1) / 2**20))
 
 
-def test_detail_takes_what_statistics_leave_of_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_detail_takes_what_statistics_leave_of_the_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["--set", "data.rows=96", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
     out = tmp_path / "t"
     command = ["record", "--backend", "oracle", "--out", str(out), "--detail", "0:4", *small]
     assert call(capsys, *command, "--statistics")[0] == 0
     held = Trace.load(out).arrays.items()
     detail, statistics = (
-        sum(array.nbytes for name, array in held if name.startswith(prefix)) for prefix in ("detail/", "statistics/")
+        sum(array.nbytes for name, array in held if name.startswith(prefix))
+        for prefix in ("detail/", "statistics/")
     )
     for missing, status in ((0, 0), (1, 2)):
         budget = str((detail + statistics - missing) / 2**20)
@@ -200,7 +224,9 @@ def test_right_runs_differ_by_rounding(backend: str, variant: str) -> None:
         trace, oracle = recorded(backend, recipe), recorded("oracle", recipe)
         found = compare(trace, oracle, bounds_of(oracle) or {})
         assert found.verdict == "rounding", found.first
-        ratios = [found.worst[stage].ratio for stage in ("forward", "gradients", "moments", "parameters")]
+        ratios = [
+            found.worst[stage].ratio for stage in ("forward", "gradients", "moments", "parameters")
+        ]
         assert 1e-4 < max(ratios) <= farthest
 
 
@@ -211,7 +237,9 @@ def test_updates_from_the_oracles_state_have_statistics_too() -> None:
         train_oracle(recipe, data, watch=Watch(statistics=True, synchronise=given))
         for given in (states(recipe, data), None)
     )
-    trace = jax_impl.train.train(recipe, data, watch=Watch(statistics=True, synchronise=states(recipe, data)))
+    trace = jax_impl.train.train(
+        recipe, data, watch=Watch(statistics=True, synchronise=states(recipe, data))
+    )
     assert compare(trace, one, bounds_of(one) or {}).verdict == "rounding"
     name = "bounds/statistics/parameters/linear1.weight"
     assert one.arrays[name][-1] < run.arrays[name][-1]
@@ -226,16 +254,24 @@ def test_a_run_that_blows_up_is_called_wrong_by_no_statistic() -> None:
 
 @pytest.mark.parametrize("update", [0, 7])
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("tensor", ["forward/relu1", "gradients/linear2.bias", "moments/momentum/linear1.weight"])
+@pytest.mark.parametrize(
+    "tensor", ["forward/relu1", "gradients/linear2.bias", "moments/momentum/linear1.weight"]
+)
 def test_one_number_is_enough(tensor: str, number: int, update: int) -> None:
     truth = recorded("oracle", recipe_of("sgd", "float64"))
     moved = truth.arrays[f"statistics/{tensor}"].copy()
     moved[update, number] += 1e-11 * np.abs(moved).max()
-    other = Trace(truth.header | {"backend": "torch"}, truth.arrays | {f"statistics/{tensor}": moved})
+    other = Trace(
+        truth.header | {"backend": "torch"}, truth.arrays | {f"statistics/{tensor}": moved}
+    )
     first = compare(other, truth, {}).first
     assert first is not None
     stage, _, name = tensor.partition("/")
-    assert (first.stage, first.update, first.tensor) == (stage, update, f"{STATISTICS[number]} of {name}")
+    assert (first.stage, first.update, first.tensor) == (
+        stage,
+        update,
+        f"{STATISTICS[number]} of {name}",
+    )
     assert diagnose(other, truth, truth, bounds={}).off == "a"
 
 
@@ -245,16 +281,20 @@ FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "less momentum": ({"optimizer.momentum": 0.89}, 1, "moments", "momentum/linear1."),
     "shorter average": ({"average.decay": 0.89}, 0, "average", "norm1."),
 }
-"""What is set otherwise, and the update, stage and tensor at which statistics alone show it first; epochs, at whose
-ends the parameters are recorded, have two updates."""
+"""What is set otherwise, and the update, stage and tensor at which statistics alone show it first;
+epochs, at whose ends the parameters are recorded, have two updates."""
 
 
-@pytest.mark.parametrize(("backend", "fault"), [*(("torch", fault) for fault in FAULTS), ("jax", "less momentum")])
+@pytest.mark.parametrize(
+    ("backend", "fault"), [*(("torch", fault) for fault in FAULTS), ("jax", "less momentum")]
+)
 def test_a_fault_shows_at_its_update_and_stage(backend: str, fault: str) -> None:
     recipe = recipe_of("all at once")
     values, update, stage, tensor = FAULTS[fault]
     oracle = recorded("oracle", recipe)
-    wrong = TRAINERS[backend](recipe.with_values(values), prepared(recipe), watch=Watch(statistics=True))
+    wrong = TRAINERS[backend](
+        recipe.with_values(values), prepared(recipe), watch=Watch(statistics=True)
+    )
     identity = {name: oracle.header[name] for name in ("recipe", "recipe_hash")}
     other = recorded("jax" if backend == "torch" else "torch", recipe)
     found = diagnose(Trace(wrong.header | identity, wrong.arrays), other, oracle)
@@ -270,21 +310,33 @@ def test_wrong_rows_show_in_the_first_layer(backend: str, monkeypatch: pytest.Mo
     original = module.load_batches
 
     def scaled_in_the_second_epoch(data: Any, epoch: int, device: Any) -> Any:
-        return original(replace(data, train_x_ND=data.train_x_ND * 1.01) if epoch == 1 else data, epoch, device)
+        return original(
+            replace(data, train_x_ND=data.train_x_ND * 1.01) if epoch == 1 else data, epoch, device
+        )
 
     oracle = recorded("oracle", recipe)
     patch_pair(monkeypatch, module, "load_batches", scaled_in_the_second_epoch)
     wrong = module.train(recipe, prepared(recipe), watch=Watch(statistics=True))
     first = compare(wrong, oracle, bounds_of(oracle) or {}).first
     assert first is not None
-    assert (first.update, first.stage, first.tensor.partition(" of ")[2]) == (3, "forward", "linear1")
+    assert (first.update, first.stage, first.tensor.partition(" of ")[2]) == (
+        3,
+        "forward",
+        "linear1",
+    )
 
 
 def test_a_tensor_is_named_before_its_statistics() -> None:
     recipe = recipe_of("sgd", "float64")
     right = train_oracle(recipe, prepared(recipe), watch=Watch(statistics=True, detail=(4,)))
-    wrong = {name: array * 1.001 for name, array in right.arrays.items() if "gradients/linear2.weight" in name}
-    arrays = dict(sorted((right.arrays | wrong).items(), reverse=True))  # statistics first, as a file may have them
+    wrong = {
+        name: array * 1.001
+        for name, array in right.arrays.items()
+        if "gradients/linear2.weight" in name
+    }
+    arrays = dict(
+        sorted((right.arrays | wrong).items(), reverse=True)
+    )  # statistics first, as a file may have them
     found = compare(Trace(right.header | {"backend": "jax"}, arrays), right, {})
     at_4 = [part.tensor for part in found.parted if part.update == 4]
     assert at_4[0] == "linear2.weight"
@@ -293,18 +345,27 @@ def test_a_tensor_is_named_before_its_statistics() -> None:
 # ---- commands
 
 
-def test_the_commands_record_and_judge_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_record_and_judge_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["--set", "data.rows=90", "--set", "training.epochs=2", "--set", "schedule.warmup=1"]
     paths = {backend: str(tmp_path / f"{backend}.trace") for backend in TRAINERS}
     for backend, path in paths.items():
-        code, said = call(capsys, "record", "--backend", backend, "--out", path, "--statistics", *small)
+        code, said = call(
+            capsys, "record", "--backend", backend, "--out", path, "--statistics", *small
+        )
         assert code == 0, said
-        assert ("engine plain (statistics of every update are recorded)" in said) == (backend != "oracle")
+        assert ("engine plain (statistics of every update are recorded)" in said) == (
+            backend != "oracle"
+        )
     for pair in (("torch", "jax"), ("torch", "oracle")):
         code, said = call(capsys, "compare", *(paths[backend] for backend in pair))
         assert code == 0, said
         assert "verdict: rounding" in said
-    assert " of " in call(capsys, "diagnose", paths["torch"], paths["jax"], "--oracle", paths["oracle"])[1]
+    assert (
+        " of "
+        in call(capsys, "diagnose", paths["torch"], paths["jax"], "--oracle", paths["oracle"])[1]
+    )
     bare = str(tmp_path / "bare.trace")
     assert call(capsys, "record", "--backend", "oracle", "--out", bare, *small)[0] == 0
     code, said = call(capsys, "diagnose", paths["torch"], paths["jax"], "--oracle", bare)
@@ -323,5 +384,9 @@ def test_a_replay_has_them_too() -> None:
     truth = truth_of(*traces.values(), data)
     again = replay(traces, data, detail=(5,), report=lambda *_: None)
     for backend, trace in traces.items():
-        assert statistics_in(trace).keys() == statistics_in(truth).keys() == statistics_in(again[backend]).keys()
+        assert (
+            statistics_in(trace).keys()
+            == statistics_in(truth).keys()
+            == statistics_in(again[backend]).keys()
+        )
         assert reproduces(again[backend], trace, truth)

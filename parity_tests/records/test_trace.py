@@ -1,4 +1,6 @@
-"""Traces and the file under them: what comes back, what is refused, and what a failed write leaves behind."""
+"""Traces and the file under them: what comes back, what is refused, and what a failed write leaves
+behind.
+"""
 
 import errno
 import hashlib
@@ -30,7 +32,9 @@ names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
     lambda n: n != "__metadata__"
 )
 any_array = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=4))
+    lambda dtype: arrays_of.arrays(
+        dtype, arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=4)
+    )
 )
 headers = st.dictionaries(
     st.text(max_size=8),
@@ -82,7 +86,11 @@ def trace():
         recorder.record({name: np.full(count, 0.5) for name in UPDATE_SERIES}, view)
     bounds = {f"updates/{name}": np.full(6, 1e-7) for name in UPDATE_SERIES[1:]}
     bounds |= {f"epochs/{name}": np.full(2, 1e-7) for name in metric_names(Loss())}
-    bounds |= {f"parameters/{done}/{name}": np.array(1e-6) for done in (2, 3, 4, 6) for name in data.parameters}
+    bounds |= {
+        f"parameters/{done}/{name}": np.array(1e-6)
+        for done in (2, 3, 4, 6)
+        for name in data.parameters
+    }
     recorded = recorder.finish(view)
     recorded.arrays.update({f"bounds/{name}": array for name, array in bounds.items()})
     return recorded
@@ -135,9 +143,15 @@ def test_what_a_trace_says_of_itself(trace):
     assert trace.header["data_hash"] == prepare(RECIPE).hash
     assert trace.header["environment"].keys() >= {"lockstep", "numpy", "device"}
     assert trace.recipe == RECIPE
-    # 21 rows in batches of 8 are 3 updates an epoch: recorded at the start, at multiples of 2 and at epoch ends
+    # 21 rows in batches of 8 are 3 updates an epoch: recorded at the start, at multiples of 2 and
+    # at epoch ends
     assert trace.recorded_updates == [0, 2, 3, 4, 6]
-    assert list(trace.parameters(4)) == ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
+    assert list(trace.parameters(4)) == [
+        "linear1.weight",
+        "linear1.bias",
+        "linear2.weight",
+        "linear2.bias",
+    ]
     assert trace.parameters(5) == {}
     assert list(trace.prediction) == ["input", "linear1", "relu1", "linear2", "softmax"]
     for name in UPDATE_SERIES:
@@ -159,7 +173,9 @@ def test_a_recorded_parameter_is_a_copy():
     recorder.begin(view)
     weight += 1  # as an optimizer does in place
     for segment in recorder.segments():
-        recorder.record({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, view)
+        recorder.record(
+            {name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, view
+        )
     assert recorder.finish(view).arrays["parameters/0/linear1.bias"].tolist() == [0, 0]
 
 
@@ -202,9 +218,9 @@ def test_every_truncation_is_refused(saved, tmp_path):
     path = tmp_path / "run.trace"
     for length in [*range(20), *range(20, len(saved), 97), len(saved) - 8, len(saved) - 1]:
         path.write_bytes(saved[:length])
-        assert refusal(Trace.load, path).startswith(f"{path}: not a readable lockstep.trace file, perhaps truncated"), (
-            length
-        )
+        assert refusal(Trace.load, path).startswith(
+            f"{path}: not a readable lockstep.trace file, perhaps truncated"
+        ), length
 
 
 def test_a_longer_file_is_refused(saved, tmp_path):
@@ -215,7 +231,12 @@ def test_a_longer_file_is_refused(saved, tmp_path):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "small"
-    write_tensors(path, "a.kind/1", {"a": [1, 2.5]}, {"a": np.arange(3.0), "b": np.arange(4, dtype=np.float32)})
+    write_tensors(
+        path,
+        "a.kind/1",
+        {"a": [1, 2.5]},
+        {"a": np.arange(3.0), "b": np.arange(4, dtype=np.float32)},
+    )
     return path.read_bytes()
 
 
@@ -247,7 +268,10 @@ def test_any_change_is_refused_or_changes_nothing(tmp_path_factory, small, data)
 
 
 @settings(max_examples=150)
-@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda text: struct.pack("<Q", len(text)) + text))
+@given(
+    st.binary(max_size=200)
+    | st.binary(max_size=100).map(lambda text: struct.pack("<Q", len(text)) + text)
+)
 def test_random_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random"
     path.write_bytes(content)
@@ -256,10 +280,17 @@ def test_random_bytes_are_refused(tmp_path_factory, content):
 
 def test_an_edited_header_is_refused(saved, tmp_path):
     path = tmp_path / "run.trace"
-    for before, after in [(b"oracle", b"torch!"), (b"float64", b"float32"), (RECIPE.hash.encode(), b"0" * 64)]:
+    for before, after in [
+        (b"oracle", b"torch!"),
+        (b"float64", b"float32"),
+        (RECIPE.hash.encode(), b"0" * 64),
+    ]:
         assert before in saved
         path.write_bytes(saved.replace(before, after, 1))
-        assert refusal(Trace.load, path) == f"{path}: the content does not match its seal: damaged, or changed by hand"
+        assert (
+            refusal(Trace.load, path)
+            == f"{path}: the content does not match its seal: damaged, or changed by hand"
+        )
 
 
 def test_an_exchanged_array_is_refused(small, tmp_path):
@@ -271,7 +302,10 @@ def test_an_exchanged_array_is_refused(small, tmp_path):
 def test_another_schema_version_is_named(tmp_path):
     path = tmp_path / "run.trace"
     write_tensors(path, "lockstep.trace/2", {}, {})
-    assert refusal(Trace.load, path) == f"{path}: lockstep.trace schema 2; this lockstep reads schema 1"
+    assert (
+        refusal(Trace.load, path)
+        == f"{path}: lockstep.trace schema 2; this lockstep reads schema 1"
+    )
 
 
 def test_another_kind_of_file_is_named(tmp_path):
@@ -343,7 +377,9 @@ except InputError as error:
 def test_a_write_cut_short_leaves_the_old_file_and_nothing_else(tmp_path):
     pytest.importorskip("resource")
     path = tmp_path / "run.trace"
-    result = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True
+    )
     assert result.stdout.splitlines() == [f"{path}: cannot be written: {os.strerror(errno.EFBIG)}"]
     assert read_tensors(path, "a.kind/1") == ({}, {})
     assert list(tmp_path.iterdir()) == [path]
@@ -372,7 +408,9 @@ except InputError as error:
 def test_a_read_only_folder_is_refused(tmp_path):
     path = tmp_path / "run.trace"
     tmp_path.chmod(0o500)
-    result = subprocess.run([sys.executable, "-c", UNPRIVILEGED, path], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED, path], capture_output=True, text=True, check=True
+    )
     assert result.stdout.splitlines() == [f"{path}: cannot be written: Permission denied"]
 
 
@@ -416,9 +454,15 @@ def recorder_of(updates_per_epoch, epochs, every, progress=None):
 
 @settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 40))
-def test_segments_cover_each_update_once_and_are_cut_where_something_is_recorded(updates_per_epoch, epochs, every):
+def test_segments_cover_each_update_once_and_are_cut_where_something_is_recorded(
+    updates_per_epoch, epochs, every
+):
     segments = list(recorder_of(updates_per_epoch, epochs, every).segments())
-    covered = [epoch * updates_per_epoch + step for epoch, start, stop, *_ in segments for step in range(start, stop)]
+    covered = [
+        epoch * updates_per_epoch + step
+        for epoch, start, stop, *_ in segments
+        for step in range(start, stop)
+    ]
     total = updates_per_epoch * epochs
     assert covered == list(range(total))
     ends = {epoch * updates_per_epoch + stop for epoch, _, stop, *_ in segments}
@@ -441,7 +485,9 @@ def test_progress_is_told_after_each_segment():
     told = []
     recorder = recorder_of(5, 2, 3, progress=lambda *numbers: told.append(numbers))
     for segment in recorder.segments():
-        recorder.record({name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, GivenView())
+        recorder.record(
+            {name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, GivenView()
+        )
     assert told == [(3, 10), (5, 10), (6, 10), (9, 10), (10, 10)]
 
 

@@ -1,4 +1,6 @@
-"""The result for a build server: every stage a test case, every verdict a valid document, no older result left."""
+"""The result for a build server: every stage a test case, every verdict a valid document, no older
+result left.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +18,25 @@ RECIPE = small_recipe(training__dtype="float64")
 Compared = tuple[int, ElementTree.Element]
 
 
-def compared(a: Trace, b: Trace, folder: Path, names: tuple[str, str] = ("a.trace", "b.trace")) -> Compared:
+def compared(
+    a: Trace, b: Trace, folder: Path, names: tuple[str, str] = ("a.trace", "b.trace")
+) -> Compared:
     """Exit status and the JUnit document of `lockstep compare`."""
     for name, trace in zip(names, (a, b)):
         trace.save(folder / name)
     with pytest.raises(SystemExit) as end:
-        main(["compare", *(str(folder / name) for name in names), "--junit", str(folder / "out.xml")])
+        main(
+            ["compare", *(str(folder / name) for name in names), "--junit", str(folder / "out.xml")]
+        )
     assert isinstance(end.value.code, int)
     return end.value.code, ElementTree.parse(folder / "out.xml").getroot()
 
 
 def changed(trace: Trace, name: str, change: Callable[[Any], Any]) -> Trace:
     arrays = {name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")}
-    return Trace({**trace.header, "backend": "torch"}, arrays | {name: change(trace.arrays[name].copy())})
+    return Trace(
+        {**trace.header, "backend": "torch"}, arrays | {name: change(trace.arrays[name].copy())}
+    )
 
 
 def properties(element: ElementTree.Element) -> dict[str, str]:
@@ -76,7 +84,9 @@ def test_a_planted_fault_fails_its_stage_and_says_where(tmp_path: Path) -> None:
 
 def test_nan_and_infinity_are_written(tmp_path: Path) -> None:
     truth = oracle_trace(RECIPE)
-    status, root = compared(changed(truth, "updates/loss", lambda loss_T: loss_T * np.nan), truth, tmp_path)
+    status, root = compared(
+        changed(truth, "updates/loss", lambda loss_T: loss_T * np.nan), truth, tmp_path
+    )
     assert status == 1
     case = next(case for case in root.iter("testcase") if case.find("failure") is not None)
     assert (properties(case)["a"], properties(case)["ratio"]) == ("nan", "inf")
@@ -99,12 +109,25 @@ def test_names_that_xml_cannot_hold_are_escaped(tmp_path: Path) -> None:
     status, root = compared(truth, truth, tmp_path, names)
     assert status == 0
     assert root[0].attrib["name"].count('a<b>&"#x07.trace') == 1
-    assert compared(changed(truth, "updates/lr", lambda lr_T: lr_T[:-1]), truth, tmp_path, names)[0] == 2
+    assert (
+        compared(changed(truth, "updates/lr", lambda lr_T: lr_T[:-1]), truth, tmp_path, names)[0]
+        == 2
+    )
 
 
-def test_a_file_that_cannot_be_written_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     oracle_trace(RECIPE).save(tmp_path / "a")
     with pytest.raises(SystemExit) as end:
-        main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--junit", str(tmp_path / "no" / "out.xml")])
+        main(
+            [
+                "compare",
+                str(tmp_path / "a"),
+                str(tmp_path / "a"),
+                "--junit",
+                str(tmp_path / "no" / "out.xml"),
+            ]
+        )
     assert end.value.code == 2
     assert "no/out.xml: no folder" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Numbers as text: a factor is told from 1, and a fitted value from the one that it should have been."""
+"""Numbers as text: a factor is told from 1, and a fitted value from the one that it should have
+been.
+"""
 
 import math
 

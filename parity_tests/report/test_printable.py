@@ -1,4 +1,6 @@
-"""Names and messages of others are shown, and never obeyed: on the terminal, in JUnit's XML and in HTML."""
+"""Names and messages of others are shown, and never obeyed: on the terminal, in JUnit's XML and in
+HTML.
+"""
 
 import ast
 import subprocess
@@ -41,7 +43,9 @@ def record(path: Path, name: str, rate: float = 0.05) -> None:
         x = rng.standard_normal((5, 3))
         gradient = x.T @ (x @ w) / 5
         w = w - rate * gradient
-        recorder.update(loss=float((x @ w).mean()), gradients={name: gradient}, lr=rate, parameters={name: w})
+        recorder.update(
+            loss=float((x @ w).mean()), gradients={name: gradient}, lr=rate, parameters={name: w}
+        )
     recorder.finish()
 
 
@@ -74,7 +78,11 @@ def test_letters_of_every_script_stay_readable(text: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("command", ["compare", "diagnose", "names"])
 def test_names_in_traces_are_shown(
-    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for side, rate in (("a", 0.05), ("b", 0.25)):
@@ -93,8 +101,13 @@ def test_names_in_traces_are_shown(
 def test_paths_in_error_lines_are_shown_in_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in (["compare", name, name], ["recipe", "check", name], ["record", "--backend", "oracle", "--out", name,
-                    "--set", f"{name}=1"], ["bench", "--compare", name, name], ["upgrade-check", name]):  # fmt: skip
+    for command in (
+        ["compare", name, name],
+        ["recipe", "check", name],
+        ["record", "--backend", "oracle", "--out", name, "--set", f"{name}=1"],
+        ["bench", "--compare", name, name],
+        ["upgrade-check", name],
+    ):
         status, text = run(capsys, *command)
         assert status == 2, command
         assert text.count("\n") == 1, text
@@ -102,13 +115,17 @@ def test_paths_in_error_lines_are_shown_in_one_line(
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_junit_holds_text_that_prints(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_junit_holds_text_that_prints(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for side, rate in (("a", 0.05), ("b", 0.25)):
         record(tmp_path / f"{side}.trace", name, rate)
     out = tmp_path / "out.xml"
     run(capsys, "compare", tmp_path / "a.trace", tmp_path / "b.trace", "--junit", out)
     tree = ET.fromstring(out.read_bytes())
-    values = [value for element in tree.iter() for value in (*element.attrib.values(), element.text or "")]
+    values = [
+        value for element in tree.iter() for value in (*element.attrib.values(), element.text or "")
+    ]
     assert not [value for value in values if obeyed(value)]
     assert [value for value in values if "w" in value]
 
@@ -134,7 +151,9 @@ def test_a_report_of_pytest_holds_text_that_prints(name: str) -> None:
         def train(recorder: lockstep.Recorder) -> None:
             w = recorder.start({name: np.ones(3)})[name]
             for _ in range(2):
-                recorder.update(loss=1.0, gradients={name: w}, lr=rate, parameters={name: w - rate * w})
+                recorder.update(
+                    loss=1.0, gradients={name: w}, lr=rate, parameters={name: w - rate * w}
+                )
                 w = w - rate * w
 
         return train
@@ -157,7 +176,9 @@ def test_every_module_writes_through_the_same_doors() -> None:
     for room in ("lockstep", "benchmarks"):
         for path in (ROOT / room).rglob("*.py"):
             tree = ast.parse(path.read_text())
-            calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            calls = {
+                ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
+            }
             imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             assert path in doors or not calls & {"click.echo", "click.secho", "Console"}, path
             assert "rich.markup" not in imported, path

@@ -1,4 +1,6 @@
-"""What the report shows is what the traces hold, whatever the recipe, and nothing in the data can break out of it."""
+"""What the report shows is what the traces hold, whatever the recipe, and nothing in the data can
+break out of it.
+"""
 
 import io
 import json
@@ -63,7 +65,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "blows up": {"schedule.peak": 1e30},
     "no hidden layer": {"model.hidden": []},
-    "200 classes": {"data.classes": 200, "data.rows": 400, "data.features": 9, "training.epochs": 5},
+    "200 classes": {
+        "data.classes": 200,
+        "data.rows": 400,
+        "data.features": 9,
+        "training.epochs": 5,
+    },
     "100 epochs": {"training.epochs": 100, "training.batch": 200},
     "20 layers": {"model.hidden": [4] * 20, "training.epochs": 2, "schedule.warmup": 2},
 }
@@ -73,7 +80,9 @@ def forward(recipe: Recipe, parameters: dict[str, Any], x: Any) -> dict[str, Any
     act = (lambda z: np.maximum(z, 0)) if recipe.model.activation == "relu" else np.tanh
     layers, last = {"input": x}, len(recipe.model.hidden) + 1
     for i in range(1, last + 1):
-        layers[f"linear{i}"] = x = x @ parameters[f"linear{i}.weight"] + parameters[f"linear{i}.bias"]
+        layers[f"linear{i}"] = x = (
+            x @ parameters[f"linear{i}.weight"] + parameters[f"linear{i}.bias"]
+        )
         if i < last:
             layers[f"{recipe.model.activation}{i}"] = x = act(x)
     shifted = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -95,11 +104,17 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
     def metrics(x: Any, y: Any) -> Metrics:
         share = forward(recipe, parameters, x)["softmax"]
         picked = share[np.arange(len(y)), y]
-        return {"loss": -np.log(picked).mean(), "accuracy": float((share.argmax(axis=1) == y).mean())}
+        return {
+            "loss": -np.log(picked).mean(),
+            "accuracy": float((share.argmax(axis=1) == y).mean()),
+        }
 
     with np.errstate(all="ignore"):
         for segment in recorder.segments():
-            batches, scalars = data.batches(segment.epoch), {name: [] for name in ("loss", "grad_norm", "update_norm")}
+            batches, scalars = (
+                data.batches(segment.epoch),
+                {name: [] for name in ("loss", "grad_norm", "update_norm")},
+            )
             for i in range(segment.start, segment.stop):
                 rows = batches.rows_TB[i][: batches.count_T[i]]
                 x, y = data.train_x_ND[rows].astype(dtype), data.train_y_N[rows]
@@ -120,13 +135,18 @@ def train(recipe: Recipe, data: PreparedData, backend: str) -> Trace:
             held_out = metrics(data.held_out_x_ND.astype(dtype), data.held_out_y_N)
             sample = forward(recipe, parameters, data.held_out_x_ND[0].astype(dtype))
             view = GivenView(parameters, (train, held_out), sample)
-            recorder.record(scalars | {"lr": rates[start + segment.start : start + segment.stop]}, view)
+            recorder.record(
+                scalars | {"lr": rates[start + segment.start : start + segment.stop]}, view
+            )
     return recorder.finish(view)
 
 
 VERDICT = Verdict(
     "rounding",
-    (Check("learning rate", True, "the same bits at every update"), Check("parameters", True, "0.31 of the bound")),
+    (
+        Check("learning rate", True, "the same bits at every update"),
+        Check("parameters", True, "0.31 of the bound"),
+    ),
     {"lr": 0.0, "loss": 1.2e-7, "parameters": float("nan")},
 )
 
@@ -138,7 +158,10 @@ def told(kind: str) -> tuple[Story, dict[str, Trace], dict[str, Trace], Prepared
     data = prepare(recipe, table)
     traces, contrast = (
         {backend: train(which, data, backend) for backend in ("torch", "jax", "oracle")}
-        for which in (recipe, replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)))
+        for which in (
+            recipe,
+            replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)),
+        )
     )
     return build_story(data, table, traces, contrast, VERDICT), traces, contrast, data, table
 
@@ -148,7 +171,10 @@ def hostile() -> Story:
     _, traces, contrast, data, table = told("seed")
     classes = (HOSTILE, "[red]b[/]\x1b[31m")
     columns = (HOSTILE, *table.columns[1:])
-    data, table = replace(data, classes=classes, columns=columns), replace(table, classes=classes, columns=columns)
+    data, table = (
+        replace(data, classes=classes, columns=columns),
+        replace(table, classes=classes, columns=columns),
+    )
     return build_story(data, table, traces, contrast, VERDICT)
 
 
@@ -169,9 +195,13 @@ def test_story_numbers_are_those_of_the_traces(kind: str) -> None:
         assert row.lr == traces["torch"].series("lr")[(i + 1) * data.updates_per_epoch - 1]
         for name in ("train_loss", "held_out_loss", "train_accuracy", "held_out_accuracy"):
             shown = getattr(row, name.replace("accuracy", "score"))
-            np.testing.assert_equal(shown, tuple(traces[b].metric(name)[i] for b in ("torch", "jax")))
+            np.testing.assert_equal(
+                shown, tuple(traces[b].metric(name)[i] for b in ("torch", "jax"))
+            )
         assert len(row.observation) <= 13
-    np.testing.assert_array_equal(story.prediction.layers[-1].jax, traces["jax"].prediction["softmax"])
+    np.testing.assert_array_equal(
+        story.prediction.layers[-1].jax, traces["jax"].prediction["softmax"]
+    )
     assert [row.layer for row in story.prediction.layers] == traces["torch"].header["layers"]
 
 
@@ -191,7 +221,14 @@ def test_piped_output_fits_and_has_no_escape_codes(kind: str, width: int) -> Non
     text = printed(told(kind)[0], width)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
-    for part in ("Pipeline", "Training trace", "Prediction trace", "Warmup against none", "Quiz", "Key insight"):
+    for part in (
+        "Pipeline",
+        "Training trace",
+        "Prediction trace",
+        "Warmup against none",
+        "Quiz",
+        "Key insight",
+    ):
         assert part in text
 
 
@@ -216,7 +253,9 @@ def test_summary_is_strict_json(kind: str) -> None:
 
 
 def charts_of(page: str) -> dict[str, Any]:
-    (text,) = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL)
+    (text,) = re.findall(
+        r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL
+    )
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -228,7 +267,9 @@ def test_warmup_is_seen_in_rates_and_observations() -> None:
     story = told("seed")[0]
     assert [row.observation for row in story.training[:5]] == ["warming up"] * 4 + ["peak reached"]
     facts = {fact.label: fact.value for fact in story.pipeline[3].facts}
-    assert facts["in each epoch"] == ("0.002 (epoch 1), 0.004 (2), 0.006 (3), 0.008 (4), 0.01 (5 to 10)")
+    assert facts["in each epoch"] == (
+        "0.002 (epoch 1), 0.004 (2), 0.006 (3), 0.008 (4), 0.01 (5 to 10)"
+    )
     assert story.quiz[1].choices[story.quiz[1].right] == "0.006"
 
 
@@ -263,7 +304,12 @@ def test_a_run_that_blows_up_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("end", "right"),
-    [(0.5, "It is lower"), (2.0, "It is higher"), (1.001, "It is about the same"), (np.nan, "It is no")],
+    [
+        (0.5, "It is lower"),
+        (2.0, "It is higher"),
+        (1.001, "It is about the same"),
+        (np.nan, "It is no"),
+    ],
 )
 def test_the_answer_on_leaving_out_warmup_is_measured(end: float, right: str) -> None:
     _, traces, contrast, data, table = told("seed")
@@ -275,7 +321,9 @@ def test_the_answer_on_leaving_out_warmup_is_measured(end: float, right: str) ->
     assert question.choices[question.right].startswith(right)
 
 
-@pytest.mark.parametrize(("held_out", "observation"), [([1, 0.5, 0.6], "overfitting"), ([1, 0.5, 0.5], "converging")])
+@pytest.mark.parametrize(
+    ("held_out", "observation"), [([1, 0.5, 0.6], "overfitting"), ([1, 0.5, 0.5], "converging")]
+)
 def test_observations_follow_from_the_numbers(held_out: list[float], observation: str) -> None:
     _, traces, contrast, data, table = told("no warmup")
     changed = {}
@@ -285,7 +333,9 @@ def test_observations_follow_from_the_numbers(held_out: list[float], observation
             "epochs/held_out_loss": np.array([*held_out, *[1.0] * 7]),
         }
         changed[backend] = Trace(trace.header, trace.arrays | epochs)
-    assert build_story(data, table, changed, contrast, VERDICT).training[2].observation == observation
+    assert (
+        build_story(data, table, changed, contrast, VERDICT).training[2].observation == observation
+    )
 
 
 def test_a_hostile_name_stays_text() -> None:
@@ -309,7 +359,9 @@ def test_a_hostile_curve_name_stays_in_its_json() -> None:
 
 def test_html_loads_nothing_from_elsewhere() -> None:
     page = render_html(told("seed")[0])
-    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # the first one is plotly.js
+    own = re.sub(
+        r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL
+    )  # the first one is plotly.js
     assert len(own) < 200_000 < 1_000_000 < len(page)
     assert not re.search(r"https?:", own)
     assert not re.search(r"<(link|iframe|img|script[^>]*\ssrc)", own)
@@ -321,7 +373,9 @@ def test_colour_only_where_the_console_has_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[94m" in printed(story, 80, force_terminal=True, color_system="256")
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not re.search(r"\x1b\[[0-9;]*[39][0-7]m", printed(story, 80, force_terminal=True, color_system="256"))
+    assert not re.search(
+        r"\x1b\[[0-9;]*[39][0-7]m", printed(story, 80, force_terminal=True, color_system="256")
+    )
 
 
 def test_a_terminal_without_unicode_gets_what_it_can_show() -> None:

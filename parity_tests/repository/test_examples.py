@@ -1,4 +1,6 @@
-"""The ported nets of examples/: every step of the stories that their pages tell, by the commands that they show."""
+"""The ported nets of examples/: every step of the stories that their pages tell, by the commands
+that they show.
+"""
 
 import re
 import runpy
@@ -44,7 +46,10 @@ class Step(NamedTuple):
 def steps_of(example: str) -> list[Step]:
     text = (EXAMPLES / example / "README.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```(?:\n+```\n(.*?)```)?", text, re.DOTALL)
-    return [Step([shlex.split(line) for line in code.splitlines()], output.splitlines()) for code, output in blocks]
+    return [
+        Step([shlex.split(line) for line in code.splitlines()], output.splitlines())
+        for code, output in blocks
+    ]
 
 
 def run(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +87,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def cases() -> Iterator[Any]:
     for example, causes in CAUSES.items():
         for place in range(len(causes)):
-            # the port as it was first written, and as it is in the end: what lies between takes long
+            # the port as it was first written, and as it is in the end: what lies between takes
+            # long
             marks = [] if place in (0, len(causes) - 1) else [pytest.mark.sweep]
             yield pytest.param(example, place, marks=marks, id=f"{example}-{place}")
 

@@ -1,4 +1,6 @@
-"""The site of docs/: every page is in the navigation, every link leads somewhere, and nothing comes from elsewhere."""
+"""The site of docs/: every page is in the navigation, every link leads somewhere, and nothing comes
+from elsewhere.
+"""
 
 import re
 from pathlib import Path
@@ -21,13 +23,17 @@ def headings(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that a Git host gives the headings of a document; MkDocs gives the same to these."""
+    """The anchors that a Git host gives the headings of a document; MkDocs gives the same to
+    these.
+    """
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings(text))
     return {heading.replace(" ", "-") for heading in plain}
 
 
 def test_every_document_is_in_the_navigation_once() -> None:
-    inside = [path.relative_to(ROOT / "docs").as_posix() for path in DOCUMENTS if path not in OUTSIDE]
+    inside = [
+        path.relative_to(ROOT / "docs").as_posix() for path in DOCUMENTS if path not in OUTSIDE
+    ]
     assert sorted(NAVIGATION) == sorted([*inside, *OUTSIDE.values(), *site.generated()])
 
 

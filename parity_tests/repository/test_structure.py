@@ -11,16 +11,41 @@ from typing import Protocol, TypeGuard
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAIR = ("model", "norm", "loss", "gradient", "schedule", "optimizer", "average", "update", "train", "predict")
+PAIR = (
+    "model",
+    "norm",
+    "loss",
+    "gradient",
+    "schedule",
+    "optimizer",
+    "average",
+    "update",
+    "train",
+    "predict",
+)
 """The files that people read and copy from, side by side; the twins need not match in others."""
 EXCEPTIONS = {
-    ("model", "MLP.forward"): "JAX pads its batches, so its model takes the count of the rows that are none",
-    ("model", "MLP.outputs"): "JAX pads its batches, so its model takes the count of the rows that are none",
-    ("norm", "BatchNorm.forward"): "JAX pads its batches, so its statistics take the count of the rows that are none",
+    (
+        "model",
+        "MLP.forward",
+    ): "JAX pads its batches, so its model takes the count of the rows that are none",
+    (
+        "model",
+        "MLP.outputs",
+    ): "JAX pads its batches, so its model takes the count of the rows that are none",
+    (
+        "norm",
+        "BatchNorm.forward",
+    ): "JAX pads its batches, so its statistics take the count of the rows that are none",
     ("update", "State"): "PyTorch's objects hold what JAX carries in its state",
-    ("update", "loss_and_gradients"): "a function in JAX; PyTorch's is a statement, backward, within the update",
+    (
+        "update",
+        "loss_and_gradients",
+    ): "a function in JAX; PyTorch's is a statement, backward, within the update",
 }
-"""(file, name) -> why its parameters or fields differ; they are those that differ, and no others."""
+"""(file, name) -> why its parameters or fields differ; they are those that differ, and no
+others.
+"""
 FRAMEWORKS = {"torch", "jax", "flax", "optax"}
 ALLOWED = {
     "lockstep": {"lockstep"},
@@ -49,7 +74,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "printable", "processes", "backends"),
     ("version",),
 )
-"""Packages and modules of lockstep, from the top: each imports what lies in lower layers, and nothing else."""
+"""Packages and modules of lockstep, from the top: each imports what lies in lower layers, and
+nothing else.
+"""
 
 
 class FieldNode(Protocol):
@@ -61,7 +88,8 @@ def parse(path: Path) -> ast.Module:
 
 
 def public_shape(path: Path) -> dict[str, tuple[str, ...]]:
-    """Public names of a module in order: of functions and methods with their parameters, of classes with their fields.
+    """Public names of a module in order: of functions and methods with their parameters, of classes
+    with their fields.
 
     What PyTorch calls forward, Flax calls __call__.
     """
@@ -73,10 +101,16 @@ def public_shape(path: Path) -> dict[str, tuple[str, ...]]:
             fields = [item.target.id for item in node.body if is_field(item)]
             shape[node.name] = tuple(fields)
             for item in node.body:
-                if isinstance(item, ast.FunctionDef) and (item.name == "__call__" or not item.name.startswith("_")):
+                if isinstance(item, ast.FunctionDef) and (
+                    item.name == "__call__" or not item.name.startswith("_")
+                ):
                     method = "forward" if item.name == "__call__" else item.name
                     shape[f"{node.name}.{method}"] = parameters(item)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+        elif (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "__all__"
+        ):
             shape["__all__"] = tuple(ast.literal_eval(node.value))
     return shape
 
@@ -134,7 +168,11 @@ def test_the_pair_says_the_same_of_itself(name: str) -> None:
     [
         ("def build_model(recipe", "def build_model(config", "build_model"),
         ("def export_", "def read_", "export_parameters"),
-        ("masks: Sequence[torch.Tensor] = ()", "dropped: Sequence[torch.Tensor] = ()", "MLP.forward"),
+        (
+            "masks: Sequence[torch.Tensor] = ()",
+            "dropped: Sequence[torch.Tensor] = ()",
+            "MLP.forward",
+        ),
     ],
 )
 def test_a_drifted_twin_is_seen(old: str, new: str, entry: str, tmp_path: Path) -> None:
@@ -156,8 +194,8 @@ def test_imports_run_one_way(room: str) -> None:
 
 
 def arrows(root: Path) -> dict[tuple[str, str], set[str]]:
-    """Which package or module of a package imports which other, and the files that do, wherever in the file; but not
-    what is imported for types alone."""
+    """Which package or module of a package imports which other, and the files that do, wherever in
+    the file; but not what is imported for types alone."""
     found: dict[tuple[str, str], set[str]] = {}
     for path in root.rglob("*.py"):
         place = path.relative_to(root).with_suffix("").parts
@@ -197,7 +235,9 @@ def test_arrows_between_packages_run_down() -> None:
 def test_every_package_has_one_layer() -> None:
     named = [name for names in LAYERS for name in names]
     there = {
-        path.stem for path in (ROOT / "lockstep").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+        path.stem
+        for path in (ROOT / "lockstep").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert sorted(named) == sorted(there)
 
@@ -205,7 +245,8 @@ def test_every_package_has_one_layer() -> None:
 def test_a_lazy_import_that_climbs_is_found(tmp_path: Path) -> None:
     house = tmp_path / "lockstep"
     for name, text in {
-        "recipe/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lockstep.run import one\n",
+        "recipe/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from "
+        "lockstep.run import one\n",
         "recipe/load.py": "def load():\n    from lockstep import run, version\n",
         "run/__init__.py": "from lockstep.recipe import load\nfrom lockstep.run import more\n",
     }.items():
@@ -215,8 +256,12 @@ def test_a_lazy_import_that_climbs_is_found(tmp_path: Path) -> None:
     assert climbing(arrows(house)) == {("recipe", "run"): {"recipe/load"}}
 
 
-@pytest.mark.parametrize("missing", [("torch",), ("jax", "flax", "optax"), ("torch", "jax", "flax", "optax")])
-def test_the_core_loads_trains_and_compares_without(missing: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "missing", [("torch",), ("jax", "flax", "optax"), ("torch", "jax", "flax", "optax")]
+)
+def test_the_core_loads_trains_and_compares_without(
+    missing: tuple[str, ...], tmp_path: Path
+) -> None:
     code = f"""
 import sys
 class NotInstalled:
@@ -236,8 +281,10 @@ for name in "ab":
     assert run("record", "--backend", "oracle", "--out", name, *small) == 0
 assert run("compare", "a", "b") == 0
 assert run("record", "--backend", "{"torch" if "torch" in missing else "jax"}", "--out", "c", *small) == 2
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+"""  # noqa: E501
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "verdict: identical" in done.stdout
     assert "is not installed: pip install 'lockstep[" in done.stderr
@@ -270,7 +317,7 @@ import inspect
 print([*inspect.signature(diagnose).parameters])
 print([kind.__name__ for kind in (Recipe, Recorder, Trace)])
 print(sorted({"torch", "jax"} & set(sys.modules)))
-"""
+"""  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "[]",
@@ -283,7 +330,9 @@ print(sorted({"torch", "jax"} & set(sys.modules)))
 
 
 def test_the_map_names_every_package_in_its_layer() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+) \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE
+    )
     places = {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
     unnamed = {"__main__", "__init__", "version"}
     layers = [[name for name in names if name not in unnamed] for names in LAYERS]

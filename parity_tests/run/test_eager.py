@@ -1,5 +1,5 @@
-"""A worker trains with torch.optim without the compiler that torch.optim loads: to the same bits, and no other process
-does without it."""
+"""A worker trains with torch.optim without the compiler that torch.optim loads: to the same bits,
+and no other process does without it."""
 
 import json
 import os
@@ -44,7 +44,9 @@ assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
 def python(code: str, *arguments: str, given: str = "") -> None:
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, input=given, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input=given, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -52,7 +54,11 @@ def python(code: str, *arguments: str, given: str = "") -> None:
 def spared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The traces of all optimizers, each by its name, from a process that spares the compiler."""
     folder: Path = tmp_path_factory.mktemp("spared")
-    python(SPARED, str(folder), given=json.dumps({name: asdict(recipe) for name, recipe in RECIPES.items()}))
+    python(
+        SPARED,
+        str(folder),
+        given=json.dumps({name: asdict(recipe) for name, recipe in RECIPES.items()}),
+    )
     return folder
 
 

@@ -17,14 +17,29 @@ from lockstep.run.workers import Job, Worker
 from lockstep.studies.upgrade.environments import releases
 from parity_tests.shared.recipes import small_recipe
 
-MODULES = ("queue", "random", "json", "numpy", "click", "torch", "jax", "benchmarks", "pt_impl", "sitecustomize")
+MODULES = (
+    "queue",
+    "random",
+    "json",
+    "numpy",
+    "click",
+    "torch",
+    "jax",
+    "benchmarks",
+    "pt_impl",
+    "sitecustomize",
+)
 
 
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The present folder, with modules that people might have in it; each writes a file and ends the process."""
+    """The present folder, with modules that people might have in it; each writes a file and ends
+    the process.
+    """
     for name in MODULES:
-        text = f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nimport os\nos._exit(9)\n"
+        text = (
+            f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nimport os\nos._exit(9)\n"
+        )
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,9 +78,13 @@ def test_a_worker_imports_nothing_from_the_present_folder(
     assert imported(poisoned) == ""
 
 
-def test_what_the_user_put_on_the_path_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_put_on_the_path_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "patch").mkdir()
-    (tmp_path / "patch/sitecustomize.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').write('patch')")
+    (tmp_path / "patch/sitecustomize.py").write_text(
+        f"open({str(tmp_path / 'imported')!r}, 'w').write('patch')"
+    )
     monkeypatch.chdir(tmp_path)
     for path in (str(tmp_path / "patch"), "patch", f"none{os.pathsep}{tmp_path / 'patch'}"):
         monkeypatch.setenv("PYTHONPATH", path)
@@ -75,12 +94,20 @@ def test_what_the_user_put_on_the_path_stays(tmp_path: Path, monkeypatch: pytest
 
 
 def lockstep(*arguments: str, safe: bool = False) -> "subprocess.CompletedProcess[str]":
-    command: Sequence[str] = [sys.executable, *(["-P"] if safe else []), "-m", "lockstep", *arguments]
+    command: Sequence[str] = [
+        sys.executable,
+        *(["-P"] if safe else []),
+        "-m",
+        "lockstep",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("safe", [False, True])
-def test_python_m_lockstep_imports_nothing_from_the_present_folder(safe: bool, poisoned: Path) -> None:
+def test_python_m_lockstep_imports_nothing_from_the_present_folder(
+    safe: bool, poisoned: Path
+) -> None:
     for module in ("sitecustomize",):  # which Python would import before any line of ours
         (poisoned / f"{module}.py").unlink()
     done = lockstep("curve", "--preset", "hf.cosine", "--out", "c.npz", safe=safe)
@@ -91,21 +118,27 @@ def test_python_m_lockstep_imports_nothing_from_the_present_folder(safe: bool, p
 def test_a_contender_of_a_benchmark_imports_nothing_from_the_present_folder(poisoned: Path) -> None:
     contender = Contender("numpy", 1)
     try:
-        answer = contender.ask({"contender": "numpy"})  # no work: it says so, and has not died before
+        answer = contender.ask(
+            {"contender": "numpy"}
+        )  # no work: it says so, and has not died before
     finally:
         contender.stop()
     assert "recipe" in answer["skipped"]
     assert imported(poisoned) == ""
 
 
-def test_pip_imports_nothing_from_the_present_folder(poisoned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_imports_nothing_from_the_present_folder(
+    poisoned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"file://{poisoned}/none")
     with pytest.raises(InputError):
         releases("none")
     assert imported(poisoned) == ""
 
 
-def test_a_checkout_that_is_not_installed_finds_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_that_is_not_installed_finds_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There lockstep lies in the present folder, or where a script says."""
     root = str(Path(__file__).parents[2])
     monkeypatch.delenv("PYTHONPATH", raising=False)

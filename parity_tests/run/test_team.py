@@ -28,7 +28,9 @@ def test_workers_of_one_backend_train_and_report_by_names_of_their_own(tmp_path:
     jobs = jobs_in(tmp_path, "a", "b")
     with Team(["oracle", "oracle"]) as team:
         assert team.names == ["oracle", "oracle 2"]
-        team.train(dict(zip(team.names, [[job] for job in jobs])), lambda name, done, total: told.add(name))
+        team.train(
+            dict(zip(team.names, [[job] for job in jobs])), lambda name, done, total: told.add(name)
+        )
     assert told == {"oracle", "oracle 2"}
     assert Trace.load(jobs[0].out).header == Trace.load(jobs[1].out).header
 
@@ -48,7 +50,9 @@ def test_every_worker_has_ended_however_the_block_is_left(error: type[BaseExcept
     assert all(worker.process.poll() is not None for worker in workers)
 
 
-def test_a_worker_has_ended_where_the_next_one_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_ended_where_the_next_one_cannot_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[Worker] = []
 
     def start(backend: str, *settings: object, **options: object) -> Worker:

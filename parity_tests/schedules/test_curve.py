@@ -58,7 +58,10 @@ def test_gap_names_where_two_curves_part_and_where_they_are_furthest_apart():
     found = gap(hf, optax)  # one climbs back at T+1, the other stays
     assert (found.same, found.first, found.largest) == (21, 21, 21)
     found = gap(curve("hf.linear"), torchtitan)
-    assert (found.first, found.largest) == (0, 0)  # 1/W apart all through the warmup: the first of them
+    assert (found.first, found.largest) == (
+        0,
+        0,
+    )  # 1/W apart all through the warmup: the first of them
     found = gap(hf, timm)
     assert found.first == 4
     assert 4 < found.largest < 20
@@ -86,7 +89,10 @@ def test_twins_apply_the_bits_of_the_table(backend):
 def test_npz_has_the_closed_form_and_what_each_twin_applied(tmp_path, capsys):
     out = tmp_path / "x.npz"
     presets = ("--preset", "hf.cosine", "--preset", "nanogpt.cosine,floor=0")
-    assert run("curve", *presets, "--peak", 3e-4, "--warmup", 100, "--updates", 1000, "--out", out) == 0
+    assert (
+        run("curve", *presets, "--peak", 3e-4, "--warmup", 100, "--updates", 1000, "--out", out)
+        == 0
+    )
     with np.load(out) as arrays:
         assert set(arrays) == {"oracle", "torch", "jax", "names"}
         assert arrays["names"].tolist() == ["hf.cosine", "nanogpt.cosine,floor=0"]
@@ -112,7 +118,9 @@ def test_arrays_of_one_curve_have_one_axis(tmp_path):
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_says_where_two_libraries_part(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    presets = [item for name in ("hf.cosine", "torch.cosine", "timm.cosine") for item in ("--preset", name)]
+    presets = [
+        item for name in ("hf.cosine", "torch.cosine", "timm.cosine") for item in ("--preset", name)
+    ]
     assert run("curve", *presets, "--peak", 3e-4, "--warmup", 1000, "--updates", 100_000) == 0
     printed = capsys.readouterr().out
     lines = printed.splitlines()
@@ -122,11 +130,14 @@ def test_the_table_says_where_two_libraries_part(width, capsys, monkeypatch):
     assert not any(line.strip().startswith("peak ") for line in lines)  # it is the same in all
     text = " ".join(printed.split())
     assert (
-        "a and b: the same float32 value at 99000 of 100000 updates (99.0 %); first apart at update 0: 0 and 3e-07, "
+        "a and b: the same float32 value at 99000 of 100000 updates (99.0 %); first apart "
+        "at update 0: 0 and 3e-07, "
         "0.1 % of the peak; furthest apart at update 0: 0 and 3e-07, 0.1 % of the peak." in text
     )
     assert "first apart at update 1000: 0.0003 and 0.000299926, 0.0247 % of the peak" in text
-    assert "furthest apart at update 35748: 0.000217683 and 0.000214939, 0.914 % of the peak." in text
+    assert (
+        "furthest apart at update 35748: 0.000217683 and 0.000214939, 0.914 % of the peak." in text
+    )
 
 
 def test_one_curve_is_shown_with_all_its_knobs(capsys):
@@ -134,7 +145,12 @@ def test_one_curve_is_shown_with_all_its_knobs(capsys):
     printed = capsys.readouterr().out
     assert "Learning rate: hf.cosine" in printed
     rows = {tuple(line.split()) for line in printed.splitlines()}
-    assert {("ramp", "t/W"), ("after_end", "continue"), ("length", "100"), ("10", "W", "0.01")} <= rows
+    assert {
+        ("ramp", "t/W"),
+        ("after_end", "continue"),
+        ("length", "100"),
+        ("10", "W", "0.01"),
+    } <= rows
 
 
 def test_a_recipe_beside_a_preset_gives_it_peak_warmup_and_length(capsys):
@@ -193,7 +209,9 @@ def test_html_opens_offline_and_holds_the_curves(tmp_path):
 
 def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"a \.png needs the package matplotlib\S*, which is not installed"):
+    with pytest.raises(
+        InputError, match=r"a \.png needs the package matplotlib\S*, which is not installed"
+    ):
         render(tmp_path / "x.png", [curve("noam")], {})
 
 
@@ -203,15 +221,32 @@ def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--preset", "hf.cosin"), "schedule.preset: no preset 'hf.cosin'; did you mean hf.cosine?"),
-        (("--preset", "hf.cosine,floor=0.1"),
-         "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves"),
-        (("--preset", "nanogpt.cosine,floor=2"), "nanogpt.cosine: schedule.floor: input should be less than or equal"),
-        (("--preset", "nanogpt.cosine,floor"), "--preset nanogpt.cosine,floor: 'floor' must be knob=value"),
-        (("--preset", "torch.one_cycle", "--warmup", "3"), "--warmup 3: none of these presets has a warmup"),
+        (
+            ("--preset", "hf.cosin"),
+            "schedule.preset: no preset 'hf.cosin'; did you mean hf.cosine?",
+        ),
+        (
+            ("--preset", "hf.cosine,floor=0.1"),
+            "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves",
+        ),
+        (
+            ("--preset", "nanogpt.cosine,floor=2"),
+            "nanogpt.cosine: schedule.floor: input should be less than or equal",
+        ),
+        (
+            ("--preset", "nanogpt.cosine,floor"),
+            "--preset nanogpt.cosine,floor: 'floor' must be knob=value",
+        ),
+        (
+            ("--preset", "torch.one_cycle", "--warmup", "3"),
+            "--warmup 3: none of these presets has a warmup",
+        ),
         (("--preset", "noam", "--length", "3"), "--length 3: none of these presets has a length"),
-        (("--preset", "hf.cosine", "--warmup", "11", "--updates", "10"),
-         "hf.cosine: schedule.warmup: 11 updates of warmup are longer than the run of 10 updates"),
+        (
+            ("--preset", "hf.cosine", "--warmup", "11", "--updates", "10"),
+            "hf.cosine: schedule.warmup: 11 updates of warmup are longer than the run of "
+            "10 updates",
+        ),
         (("--preset", "hf.cosine", "--peak", "0"), "Invalid value for '--peak'"),
         (("--preset", "hf.cosine", "--updates", "0"), "Invalid value for '--updates'"),
         (("--preset", "noam", "--out", "x.pdf"), "--out x.pdf: must end in .npz, .png, .html"),
@@ -220,7 +255,7 @@ def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
         (("seed", "--updates", "50"), "--updates 50: the schedule of seed counts epochs"),
         (("--preset", "noam") * 27, "--preset: at most 26 curves at a time, got 27"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(arguments, line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("curve", *arguments) == 2

@@ -1,4 +1,6 @@
-"""The float64 closed forms, rounded to float32, against 40-digit arithmetic of the textbook formulas."""
+"""The float64 closed forms, rounded to float32, against 40-digit arithmetic of the textbook
+formulas.
+"""
 
 import mpmath
 import numpy as np
@@ -23,7 +25,11 @@ def cosine(p):
 
 def warmup_share(s, t, W):
     if s.warmup_shape.endswith("exponential"):
-        return s.warmup_start + (1 - mpf(s.warmup_start)) * (1 - mpmath.exp(mpf(-(t + 1)) / W)) if W else mpf(1)
+        return (
+            s.warmup_start + (1 - mpf(s.warmup_start)) * (1 - mpmath.exp(mpf(-(t + 1)) / W))
+            if W
+            else mpf(1)
+        )
     if t >= W:
         return mpf(1)
     r = {"(t+1)/W": mpf(t + 1) / W, "t/W": mpf(t) / W, "(t+1)/(W+1)": mpf(t + 1) / (W + 1)}[s.ramp]
@@ -33,7 +39,11 @@ def warmup_share(s, t, W):
 
 
 def one_cycle_share(s, t, T):
-    early = [s.rise * T - 1, s.fall * T - 2, T - 1]  # in float64, as the library's own arguments are
+    early = [
+        s.rise * T - 1,
+        s.fall * T - 2,
+        T - 1,
+    ]  # in float64, as the library's own arguments are
     ends = early if s.decay_end == "T-1" else [int(s.rise * T), int(s.fall * T), T]
     values = [mpf(s.first), mpf(1), mpf(s.first), mpf(s.floor)]
     if not s.fall:
@@ -42,7 +52,9 @@ def one_cycle_share(s, t, T):
     for i, end in enumerate(ends):
         if t <= end:
             p = (t - begin) / (mpf(end) - begin)
-            return values[i + 1] + (values[i] - values[i + 1]) * (cosine(p) if s.anneal == "cosine" else 1 - p)
+            return values[i + 1] + (values[i] - values[i + 1]) * (
+                cosine(p) if s.anneal == "cosine" else 1 - p
+            )
         begin = mpf(end)
     return mpf(s.floor)
 
@@ -114,7 +126,9 @@ def exact_rates(recipe, t):
 
 
 def some_updates(T, W):
-    """Drawn updates and all of those where rounding is hardest: the beginning, W, the phases' ends and the end."""
+    """Drawn updates and all of those where rounding is hardest: the beginning, W, the phases' ends
+    and the end.
+    """
     around = [np.arange(c - 60, c + 60) for c in (0, W, T // 5, T // 2, T - T // 10, 8 * T // 10)]
     drawn = np.random.default_rng(0).integers(0, T, 800)
     t = np.unique(np.concatenate([*around, drawn, np.arange(T - 600, T)]))
@@ -149,7 +163,9 @@ def test_short_runs_equal_forty_digit_arithmetic_at_every_update(name, warmup):
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", schedules_over(MILLION))
 def test_closed_form_equals_forty_digit_arithmetic_at_every_one_of_a_million_updates(name):
-    assert_exact(recipe_of(schedules_over(MILLION)[name], MILLION, warmup=3_000), np.arange(MILLION))
+    assert_exact(
+        recipe_of(schedules_over(MILLION)[name], MILLION, warmup=3_000), np.arange(MILLION)
+    )
 
 
 # ---- so that the tests above are known to see it: the plain cosine fails them

@@ -1,5 +1,5 @@
-"""The float32 learning rate, as reported and as applied to a parameter, has the same bits in both frameworks however
-they run: those of the float64 closed form rounded once."""
+"""The float32 learning rate, as reported and as applied to a parameter, has the same bits in both
+frameworks however they run: those of the float64 closed form rounded once."""
 
 from typing import Any
 
@@ -19,7 +19,9 @@ from lockstep.recipe import Optimizer
 from lockstep.schedules.formulas import learning_rates
 from parity_tests.shared.schedules import WARMUPS, recipe_of, schedules_over
 
-PLAIN = Optimizer(name="sgd", momentum=0.0)  # over gradient 1, it takes the learning rate from a parameter at 0
+PLAIN = Optimizer(
+    name="sgd", momentum=0.0
+)  # over gradient 1, it takes the learning rate from a parameter at 0
 SHORT, MILLION = 200, 1_000_000
 
 
@@ -27,7 +29,9 @@ def torch_eager(table_T: Any) -> dict[str, Any]:
     """The twin's optimizer and scheduler, update by update."""
     p = torch.nn.Parameter(torch.zeros(()))
     schedule = pt_impl.schedule.make_schedule(table_T)
-    optimizer, scheduler = pt_impl.optimizer.make_optimizer(PLAIN, {0: schedule}, {"linear1.weight": p})
+    optimizer, scheduler = pt_impl.optimizer.make_optimizer(
+        PLAIN, {0: schedule}, {"linear1.weight": p}
+    )
     return _torch_run(len(table_T), p, optimizer, scheduler, optimizer.step, schedule)
 
 
@@ -35,11 +39,14 @@ COMPILED: list[Any] = []
 
 
 def torch_compiled(table_T: Any) -> dict[str, Any]:
-    """The same with the optimizer's step compiled. A Python number would be compiled anew for each value: the rate is
+    """The same with the optimizer's step compiled. A Python number would be compiled anew for each
+    value: the rate is
     a tensor, which the scheduler fills."""
     if not COMPILED:
         p = torch.nn.Parameter(torch.zeros(()))
-        optimizer = pt_impl.optimizer.make_optimizer(PLAIN, {0: lambda update: 1.0}, {"linear1.weight": p})[0]
+        optimizer = pt_impl.optimizer.make_optimizer(
+            PLAIN, {0: lambda update: 1.0}, {"linear1.weight": p}
+        )[0]
         COMPILED[:] = [p, optimizer, torch.compile(optimizer.step, fullgraph=False)]
     p, optimizer, step = COMPILED
     group = optimizer.param_groups[0]
@@ -48,7 +55,9 @@ def torch_compiled(table_T: Any) -> dict[str, Any]:
     return _torch_run(len(table_T), p, optimizer, LambdaLR(optimizer, schedule), step, schedule)
 
 
-def _torch_run(updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any, schedule: Any) -> dict[str, Any]:
+def _torch_run(
+    updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any, schedule: Any
+) -> dict[str, Any]:
     reported, applied = np.empty(updates, np.float32), np.empty(updates, np.float32)
     p.grad, seen = torch.ones_like(p), p.detach().numpy()  # the parameter's own memory
     for t in range(updates):
@@ -61,7 +70,9 @@ def _torch_run(updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any, 
 
 
 def jax_parts(schedule: Any) -> tuple[Any, Any]:
-    """The twin's optimizer around the schedule, and one update: state -> state, (reported, parameter)."""
+    """The twin's optimizer around the schedule, and one update: state -> state, (reported,
+    parameter).
+    """
     zero = jnp.zeros((), jnp.float32)
     transformation, state = jax_impl.optimizer.make_optimizer(PLAIN, {0: schedule}, zero)
 
@@ -129,13 +140,14 @@ def run_jax(mode: str, table_T: Any) -> dict[str, Any]:
 
 
 CASES = [
-    pytest.param({"name": "constant"} | knobs, id=f"constant, {name}") for name, knobs in WARMUPS.items()
+    pytest.param({"name": "constant"} | knobs, id=f"constant, {name}")
+    for name, knobs in WARMUPS.items()
 ] + [
     pytest.param(knobs | WARMUPS[ramp], id=f"{name}, {ramp}")
     for name, knobs in schedules_over(SHORT).items()
     for ramp in "ABC"
     if ramp == "A" or name in ("linear", "cosine", "inverse_sqrt", "wsd, 1-sqrt")
-]  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
@@ -180,8 +192,11 @@ def test_torch_has_the_bits_of_the_closed_form_over_a_million_updates(name: str,
 @pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 @pytest.mark.parametrize("mode", ["torch.compile", "jit"])
-def test_compiled_updates_have_the_bits_of_the_closed_form_over_a_million_updates(mode: str) -> None:
-    # one call an update; the table alone differs between the schedules, and what is compiled does not depend on it
+def test_compiled_updates_have_the_bits_of_the_closed_form_over_a_million_updates(
+    mode: str,
+) -> None:
+    # one call an update; the table alone differs between the schedules, and what is compiled does
+    # not depend on it
     table_T = table_of(schedules_over(MILLION)["cosine"], MILLION, 3_000)
     same_bits(torch_compiled(table_T) if mode in TORCH else run_jax(mode, table_T), table_T)
 
@@ -194,7 +209,9 @@ def test_native_optax_cosine_is_caught(mode: str) -> None:
     knobs = {"name": "cosine", "ramp": "t/W"}
     table_T = table_of(knobs, SHORT, 13)
     native = JAX[mode](optax.warmup_cosine_decay_schedule(0.0, 0.01, 13, SHORT), SHORT)
-    np.testing.assert_allclose(native["applied"], table_T, atol=3e-7 * 0.01, rtol=0)  # it is the same curve
+    np.testing.assert_allclose(
+        native["applied"], table_T, atol=3e-7 * 0.01, rtol=0
+    )  # it is the same curve
     with pytest.raises(AssertionError, match="Mismatched elements"):
         same_bits(native, table_T)
 
@@ -210,7 +227,9 @@ def test_a_recursive_torch_schedule_of_a_tensor_rate_is_caught() -> None:
     p = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([p], lr=torch.tensor(0.01), foreach=False)
     schedule = pt_impl.schedule.make_schedule(table_T)
-    found = _torch_run(SHORT, p, optimizer, CosineAnnealingLR(optimizer, SHORT), optimizer.step, schedule)
+    found = _torch_run(
+        SHORT, p, optimizer, CosineAnnealingLR(optimizer, SHORT), optimizer.step, schedule
+    )
     np.testing.assert_allclose(found["applied"], table_T, atol=3e-6 * 0.01, rtol=0)
     with pytest.raises(AssertionError, match="Mismatched elements"):
         same_bits(found, table_T)

@@ -26,7 +26,11 @@ A, B, C = "(t+1)/W", "t/W", "(t+1)/(W+1)"
 
 def rates(updates_per_epoch=1, *, epochs=20, peak=1.0, beta2=None, **schedule):
     optimizer = Optimizer() if beta2 is None else Optimizer(name="adamw", beta2=beta2)
-    recipe = Recipe(schedule=Schedule(peak=peak, **schedule), optimizer=optimizer, training=Training(epochs=epochs))
+    recipe = Recipe(
+        schedule=Schedule(peak=peak, **schedule),
+        optimizer=optimizer,
+        training=Training(epochs=epochs),
+    )
     return learning_rates(recipe, updates_per_epoch)
 
 
@@ -69,21 +73,71 @@ WSD6 = {"decay_length": 6}
 TABLE = [
     # name, ramp, knobs, t=0, t=W-1, t=W, t=T-1, t=T, t=T+1
     ("constant", A, {}, 0.25, 1, 1, 1, 1, 1),  # torch LinearLR(1/W, total_iters=W-1)
-    ("constant", B, {}, 0, 0.75, 1, 1, 1, 1),  # optax warmup_constant_schedule, HF constant_with_warmup
+    (
+        "constant",
+        B,
+        {},
+        0,
+        0.75,
+        1,
+        1,
+        1,
+        1,
+    ),  # optax warmup_constant_schedule, HF constant_with_warmup
     ("constant", C, {}, 0.2, 0.8, 1, 1, 1, 1),
     ("linear", B, {}, 0, 0.75, 1, 0.0625, 0, 0),  # HF, optax join
     ("linear", A, ON, 0.25, 1, 1, 0.0625, 0, -0.0625),  # torchtitan
     ("polynomial", B, {"power": 2.0}, 0, 0.75, 1, 0.0039, 0, 0),
     ("cosine", B, {}, 0, 0.75, 1, 0.0096, 0, 0),  # optax, timm prefix=True
     ("cosine", B, ON, 0, 0.75, 1, 0.0096, 0, 0.0096),  # HF
-    ("cosine", A, ON, 0.25, 1, 1, 0.0096, 0, 0.0096),  # torch SequentialLR([LinearLR, CosineAnnealingLR(T-W)], [W])
+    (
+        "cosine",
+        A,
+        ON,
+        0.25,
+        1,
+        1,
+        0.0096,
+        0,
+        0.0096,
+    ),  # torch SequentialLR([LinearLR, CosineAnnealingLR(T-W)], [W])
     ("cosine", C, {}, 0.2, 0.8, 1, 0.0096, 0, 0),  # nanoGPT
     ("cosine", B, {"decay_start": "0"}, 0, 0.75, 0.9045, 0.0062, 0, 0),  # timm default
     # HF cosine_warmup_with_min_lr
-    ("cosine", A, START_EARLY | EARLY_END | ON | {"floor": 0.1}, 0.25, 1, 0.9914, 0.1, 0.1086, 0.1343),
+    (
+        "cosine",
+        A,
+        START_EARLY | EARLY_END | ON | {"floor": 0.1},
+        0.25,
+        1,
+        0.9914,
+        0.1,
+        0.1086,
+        0.1343,
+    ),
     # torch ChainedScheduler(LinearLR, CosineAnnealingLR(T))
-    ("cosine", A, {"decay_start": "0", "warmup_of": "schedule"} | ON, 0.25, 0.9455, 0.9045, 0.0062, 0, 0.0062),
-    ("inverse_sqrt", B, {}, 0, 0.75, 1, 0.4588, 0.4472, 0.4364),  # HF, fairseq, T5X normalized, big_vision
+    (
+        "cosine",
+        A,
+        {"decay_start": "0", "warmup_of": "schedule"} | ON,
+        0.25,
+        0.9455,
+        0.9045,
+        0.0062,
+        0,
+        0.0062,
+    ),
+    (
+        "inverse_sqrt",
+        B,
+        {},
+        0,
+        0.75,
+        1,
+        0.4588,
+        0.4472,
+        0.4364,
+    ),  # HF, fairseq, T5X normalized, big_vision
     ("inverse_sqrt", A, START_EARLY, 0.25, 1, 0.8944, 0.4472, 0.4364, 0.4264),  # Noam, normalized
     ("wsd", B, WSD6, 0, 0.75, 1, 0.1667, 0, 0),  # HF, timm, Megatron
     ("wsd", A, WSD6 | ON, 0.25, 1, 1, 0.1667, 0, -0.1667),  # torchtitan
@@ -93,17 +147,33 @@ TABLE = [
     ("cosine_restarts", A, {"cycles": 2}, 0.25, 1, 1, 0.0381, 0, 0),
     ("cosine_restarts", A, {"cycles": 2} | ON, 0.25, 1, 1, 0.0381, 1, 0.9619),
     ("cosine_restarts", A, {"cycle": 17}, 0.25, 1, 1, 0.0338, 0.0085, 1),
-    ("cosine_restarts", A, {"cycle": 8, "cycle_decay": 0.5, "floor": 0.2}, 0.25, 1, 1, 0.2114, 0.2, 0.2),
-]  # fmt: skip
+    (
+        "cosine_restarts",
+        A,
+        {"cycle": 8, "cycle_decay": 0.5, "floor": 0.2},
+        0.25,
+        1,
+        1,
+        0.2114,
+        0.2,
+        0.2,
+    ),
+]
 
 
-@pytest.mark.parametrize(("name", "ramp", "knobs", "first", "before", "at", "last", "end", "after"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "ramp", "knobs", "first", "before", "at", "last", "end", "after"), TABLE
+)
 @pytest.mark.parametrize("unit", ["epoch", "update"])
-def test_table_of_four_warmup_steps_in_twenty(name, ramp, knobs, first, before, at, last, end, after, unit):
+def test_table_of_four_warmup_steps_in_twenty(
+    name, ramp, knobs, first, before, at, last, end, after, unit
+):
     length = {"length": 20} if "length" in Schedule.variants[name].knobs() else {}
     lr_T = rates(epochs=22, name=name, ramp=ramp, warmup=4, unit=unit, **knobs, **length)
     found = lr_T[[0, 3, 4, 19, 20, 21]]
-    np.testing.assert_allclose(found, [first, before, at, last, end, after], rtol=0, atol=5e-5)  # four digits
+    np.testing.assert_allclose(
+        found, [first, before, at, last, end, after], rtol=0, atol=5e-5
+    )  # four digits
     exact = [value in (0, 0.2, 0.25, 0.75, 0.8, 1) for value in (first, before)]
     assert (found[:2] == [first, before])[exact].all()
 
@@ -129,12 +199,19 @@ def test_table_of_one_cycle(knobs, first, third, fourth, last, end, after):
 def test_exponential_warmup_of_pytorch_warmup():
     # tau = 4, T = 20: t = 0, W-1, W, T-1, T, T+1
     found = rates(epochs=22, warmup=4, warmup_shape="exponential")[[0, 3, 4, 19, 20, 21]]
-    np.testing.assert_allclose(found, [0.2212, 0.6321, 0.7135, 0.9933, 0.9948, 0.9959], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(
+        found, [0.2212, 0.6321, 0.7135, 0.9933, 0.9948, 0.9959], rtol=0, atol=5e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "beta2", "W"),
-    [("linear", 0.999, 2000), ("linear", 0.95, 40), ("exponential", 0.999, 1000), ("exponential", 0.0, 1)],
+    [
+        ("linear", 0.999, 2000),
+        ("linear", 0.95, 40),
+        ("exponential", 0.999, 1000),
+        ("exponential", 0.0, 1),
+    ],
 )
 def test_untuned_warmups_take_their_rounded_length_from_beta2(shape, beta2, W):
     untuned = {"warmup": 0, "warmup_shape": f"untuned_{shape}"}
@@ -163,12 +240,16 @@ def test_every_step_of_a_ramp(ramp, expected):
 
 
 def test_examples_of_the_docstrings():
-    np.testing.assert_array_equal(linear_warmup(np.arange(6.0), 5, A), [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1])
+    np.testing.assert_array_equal(
+        linear_warmup(np.arange(6.0), 5, A), [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1]
+    )
     assert exponential_warmup(np.array([3.0]), 4)[0] == pytest.approx(0.632, abs=5e-4)
     found = phase(np.array([0.0, 4, 9]), 2, 6)
     np.testing.assert_array_equal([found.done, found.left], [[0, 2, 4], [4, 2, 0]])
     np.testing.assert_array_equal(linear_fall(phase(np.arange(5.0), 0, 4)), [1, 0.75, 0.5, 0.25, 0])
-    np.testing.assert_allclose(cosine_fall(phase(np.array([0.0, 2, 4]), 0, 4)), [1, 0.5, 0], atol=1e-15)
+    np.testing.assert_allclose(
+        cosine_fall(phase(np.array([0.0, 2, 4]), 0, 4)), [1, 0.5, 0], atol=1e-15
+    )
     assert sqrt_fall(phase(np.arange(5.0), 0, 4))[1] == 0.5
     np.testing.assert_array_equal(inverse_sqrt_decay(np.array([4.0, 16]), 4, 4), [1, 0.5])
     np.testing.assert_array_equal(exponential_decay(np.array([4.0, 6]), 2, 0.5, 2), [0.5, 0.25])
@@ -178,7 +259,9 @@ def test_examples_of_the_docstrings():
 
 def test_cosine_reaches_the_floor_at_the_end_and_stays():
     lr_T = rates(epochs=1000, name="cosine", warmup=4, length=20, floor=0.25)
-    np.testing.assert_allclose(lr_T[[3, 4, 12, 20, 21, 999]], [1, 1, 0.625, 0.25, 0.25, 0.25], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        lr_T[[3, 4, 12, 20, 21, 999]], [1, 1, 0.625, 0.25, 0.25, 0.25], rtol=0, atol=1e-15
+    )
     assert (lr_T[20:] == 0.25).all()
 
 
@@ -188,7 +271,9 @@ def test_cosine_halfway_is_half():
 
 def test_a_cosine_that_goes_on_repeats_itself():
     lr_T = rates(epochs=100, name="cosine", warmup=0, length=10, after_end="continue")
-    np.testing.assert_allclose(lr_T, (1 + np.cos(np.pi * np.arange(100) / 10)) / 2, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        lr_T, (1 + np.cos(np.pi * np.arange(100) / 10)) / 2, rtol=0, atol=1e-14
+    )
     np.testing.assert_array_equal(lr_T[::20], np.ones(5))
     np.testing.assert_array_equal(lr_T[10::20], np.zeros(5))
 
@@ -200,10 +285,20 @@ def test_floor_is_a_share_of_the_peak(name):
 
 
 def test_cycles_grow_and_restart():
-    lr_T = rates(epochs=32, name="cosine_restarts", warmup=2, cycle=2, cycle_growth=2, cycles=3, after_end="hold")
+    lr_T = rates(
+        epochs=32,
+        name="cosine_restarts",
+        warmup=2,
+        cycle=2,
+        cycle_growth=2,
+        cycles=3,
+        after_end="hold",
+    )
     assert [t for t in range(2, 32) if lr_T[t] == 1] == [2, 4, 8]  # cycles of 2, 4 and 8
     assert (lr_T[16:] == 0).all()
-    again = rates(epochs=32, name="cosine_restarts", warmup=2, cycle=2, cycle_growth=2, after_end="continue")
+    again = rates(
+        epochs=32, name="cosine_restarts", warmup=2, cycle=2, cycle_growth=2, after_end="continue"
+    )
     assert [t for t in range(2, 32) if again[t] == 1] == [2, 4, 8, 16]
 
 
@@ -212,13 +307,19 @@ def test_cycles_that_fill_the_run_may_begin_between_two_updates():
     T = 23
     progress = np.arange(T) / T
     expected = (1 + np.cos(np.pi * ((3 * progress) % 1))) / 2
-    np.testing.assert_allclose(rates(epochs=T, name="cosine_restarts", warmup=0, cycles=3), expected, atol=1e-14)
+    np.testing.assert_allclose(
+        rates(epochs=T, name="cosine_restarts", warmup=0, cycles=3), expected, atol=1e-14
+    )
 
 
 # ---- the edges of W
 
 FAMILIES = {
-    **{name: {} for name in Schedule.variants if name not in ("wsd", "inverse_sqrt", "cosine_restarts")},
+    **{
+        name: {}
+        for name in Schedule.variants
+        if name not in ("wsd", "inverse_sqrt", "cosine_restarts")
+    },
     "wsd": {"decay_length": 1},
     "inverse_sqrt": {"timescale": 3},
     "cosine_restarts": {"cycles": 1},
@@ -250,7 +351,8 @@ def test_a_warmup_of_one(ramp, first, name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "wsd"])
 @pytest.mark.parametrize(
-    ("ramp", "expected"), [(A, [1 / 3, 2 / 3, 1]), (B, [0, 1 / 3, 2 / 3]), (C, [1 / 4, 2 / 4, 3 / 4])]
+    ("ramp", "expected"),
+    [(A, [1 / 3, 2 / 3, 1]), (B, [0, 1 / 3, 2 / 3]), (C, [1 / 4, 2 / 4, 3 / 4])],
 )
 @pytest.mark.parametrize("unit", ["epoch", "update"])
 def test_a_warmup_as_long_as_the_run(name, ramp, expected, unit):
@@ -263,7 +365,15 @@ def test_a_warmup_as_long_as_the_run(name, ramp, expected, unit):
 @pytest.mark.parametrize("decay_start", ["W", "W-1", "0"])
 @pytest.mark.parametrize("name", ["linear", "cosine", "polynomial"])
 def test_a_decay_without_length_ends_at_once(name, decay_start, decay_end):
-    lr_T = rates(name=name, warmup=5, length=5, epochs=8, floor=0.5, decay_start=decay_start, decay_end=decay_end)
+    lr_T = rates(
+        name=name,
+        warmup=5,
+        length=5,
+        epochs=8,
+        floor=0.5,
+        decay_start=decay_start,
+        decay_end=decay_end,
+    )
     np.testing.assert_array_equal(lr_T, [0.2, 0.4, 0.6, 0.8, 1, 0.5, 0.5, 0.5])
 
 
@@ -271,7 +381,8 @@ def test_a_warmup_in_updates_longer_than_the_run_is_refused():
     with pytest.raises(InputError) as caught:
         rates(4, epochs=3, warmup=13, unit="update")
     assert str(caught.value) == (
-        "schedule.warmup: 13 updates of warmup are longer than the run of 12 updates (3 epochs of 4 updates)"
+        "schedule.warmup: 13 updates of warmup are longer than the run of 12 updates (3 "
+        "epochs of 4 updates)"
     )
     assert rates(4, epochs=3, warmup=12, unit="update")[-1] == 1
 
@@ -280,12 +391,15 @@ def test_an_untuned_warmup_longer_than_the_run_is_refused():
     with pytest.raises(InputError) as caught:
         rates(4, epochs=3, warmup=0, warmup_shape="untuned_linear", beta2=0.99, unit="update")
     assert str(caught.value) == (
-        "schedule.warmup_shape: 200 updates of warmup are longer than the run of 12 updates (3 epochs of 4 updates)"
+        "schedule.warmup_shape: 200 updates of warmup are longer than the run of 12 "
+        "updates (3 epochs of 4 updates)"
     )
 
 
 def test_a_decay_in_updates_longer_than_the_run_is_refused():
-    with pytest.raises(InputError, match=r"schedule\.decay_length: 3 \+ 10 updates of warmup and decay are longer"):
+    with pytest.raises(
+        InputError, match=r"schedule\.decay_length: 3 \+ 10 updates of warmup and decay are longer"
+    ):
         rates(4, epochs=3, name="wsd", warmup=3, decay_length=10, unit="update")
 
 
@@ -331,7 +445,9 @@ def test_the_contrast_has_a_warmup_where_the_recipe_has_none(name, unit, warmup)
     assert contrast.warmup == (0 if warmup else 3 if unit == "epoch" else 15)
     there, other = learning_rates(recipe, 5), learning_rates(contrast, 5)
     assert (there != other).any()
-    assert (other if warmup else there)[0] == recipe.schedule.peak * (0.04 if name == "one_cycle" else 1)
+    assert (other if warmup else there)[0] == recipe.schedule.peak * (
+        0.04 if name == "one_cycle" else 1
+    )
 
 
 # ---- what holds for every schedule
@@ -339,8 +455,13 @@ def test_the_contrast_has_a_warmup_where_the_recipe_has_none(name, unit, warmup)
 
 @st.composite
 def recipes_and_epochs(draw):
-    """A recipe of every schedule, whose decay ends within the run or after it, and its updates an epoch."""
-    name, unit = draw(st.sampled_from(sorted(Schedule.variants))), draw(st.sampled_from(["epoch", "update"]))
+    """A recipe of every schedule, whose decay ends within the run or after it, and its updates an
+    epoch.
+    """
+    name, unit = (
+        draw(st.sampled_from(sorted(Schedule.variants))),
+        draw(st.sampled_from(["epoch", "update"])),
+    )
     epochs, updates_per_epoch = draw(st.integers(1, 40)), draw(st.integers(1, 6))
     run = epochs if unit == "epoch" else epochs * updates_per_epoch
     length = draw(st.sampled_from([0, run, max(1, run // 2), run + 3]))
@@ -371,7 +492,9 @@ def recipes_and_epochs(draw):
         "cycle_growth": st.integers(1, 3),
         "cycle_decay": st.floats(0.1, 1),
     }
-    knobs = {knob: draw(choices[knob]) for knob in Schedule.variants[name].knobs() if knob in choices}
+    knobs = {
+        knob: draw(choices[knob]) for knob in Schedule.variants[name].knobs() if knob in choices
+    }
     if name == "wsd":
         knobs["warmup"] = min(knobs["warmup"], T - knobs["decay_length"])
     if "length" not in knobs:

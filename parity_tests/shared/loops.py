@@ -1,4 +1,5 @@
-"""One small training, written as its users would in five ways: in PyTorch, plain JAX, NNX, Linen and Equinox's manner.
+"""One small training, written as its users would in five ways: in PyTorch, plain JAX, NNX, Linen
+and Equinox's manner.
 
 All start from the same numbers. `fault` plants a bug in one of them.
 """
@@ -40,7 +41,9 @@ def rate_at(update: int, fault: str = "") -> float:
     return RATE / (1 + update) * (2 if fault == "rate" and update == 3 else 1)
 
 
-def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = "", watch: bool = False) -> Any:
+def torch_loop(
+    recorder: Any = None, start: Start | None = None, fault: str = "", watch: bool = False
+) -> Any:
     start = start or start_of()
     dtype = torch.from_numpy(start.x_TBD).dtype
     model = torch.nn.Sequential()
@@ -48,7 +51,9 @@ def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
     model.add_module("tanh1", torch.nn.Tanh())
     model.add_module("linear2", torch.nn.Linear(H, K, dtype=dtype))
     with torch.no_grad():
-        for parameter, value in zip(model.parameters(), (start.w1_DH.T, start.b1_H, start.w2_HK.T, start.b2_K)):
+        for parameter, value in zip(
+            model.parameters(), (start.w1_DH.T, start.b1_H, start.w2_HK.T, start.b2_K)
+        ):
             parameter.copy_(torch.from_numpy(value))
     decay = 1e-4 if fault == "decay" else DECAY
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=decay)
@@ -56,11 +61,15 @@ def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
         recorder.start(model)
         if watch:
             recorder.watch(model, optimizer)
-    for update, (x_BD, y_B) in enumerate(zip(torch.from_numpy(start.x_TBD), torch.from_numpy(start.y_TB))):
+    for update, (x_BD, y_B) in enumerate(
+        zip(torch.from_numpy(start.x_TBD), torch.from_numpy(start.y_TB))
+    ):
         optimizer.param_groups[0]["lr"] = rate_at(update, fault)
         h_BH = torch.tanh(model.linear1(x_BD)) if not watch else None
         logits_BK = model(x_BD) if watch else model.linear2(h_BH)
-        loss = torch.nn.functional.cross_entropy(logits_BK, y_B, reduction="sum" if fault == "sum" else "mean")
+        loss = torch.nn.functional.cross_entropy(
+            logits_BK, y_B, reduction="sum" if fault == "sum" else "mean"
+        )
         optimizer.zero_grad()
         loss.backward()
         if recorder and not watch:
@@ -71,8 +80,14 @@ def torch_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
         if recorder and watch:
             recorder.update(batch={"x": x_BD, "y": y_B}, loss=loss)
         elif recorder:
-            recorder.update(batch={"x": x_BD, "y": y_B}, forward={"tanh1": h_BH, "linear2": logits_BK}, loss=loss,
-                            clipped=model, moments=optimizer, parameters=model)  # fmt: skip
+            recorder.update(
+                batch={"x": x_BD, "y": y_B},
+                forward={"tanh1": h_BH, "linear2": logits_BK},
+                loss=loss,
+                clipped=model,
+                moments=optimizer,
+                parameters=model,
+            )
     return model
 
 
@@ -82,8 +97,16 @@ def clip(gradients: Any) -> Any:
     return jax.tree.map(lambda gradient: gradient * factor, gradients)
 
 
-def jax_loop(parameters: Any, logits_of: Any, recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
-    """The loop of everything that is a tree: plain, Linen's and Equinox's; `logits_of` gives tanh1 and logits."""
+def jax_loop(
+    parameters: Any,
+    logits_of: Any,
+    recorder: Any = None,
+    start: Start | None = None,
+    fault: str = "",
+) -> Any:
+    """The loop of everything that is a tree: plain, Linen's and Equinox's; `logits_of` gives tanh1
+    and logits.
+    """
     start = start or start_of()
     decay = 1e-4 if fault == "decay" else DECAY  # as Optax has it, where one says nothing
     optimizer = optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=decay)
@@ -106,9 +129,16 @@ def jax_loop(parameters: Any, logits_of: Any, recorder: Any = None, start: Start
         changes, state = optimizer.update(clipped, state, parameters)
         parameters = optax.apply_updates(parameters, changes)
         if recorder:
-            recorder.update(batch={"x": x_BD, "y": y_B}, forward={"tanh1": h_BH, "linear2": logits_BK}, loss=loss,
-                            gradients=gradients, clipped=clipped, lr=rate, moments=state,
-                            parameters=parameters)  # fmt: skip
+            recorder.update(
+                batch={"x": x_BD, "y": y_B},
+                forward={"tanh1": h_BH, "linear2": logits_BK},
+                loss=loss,
+                gradients=gradients,
+                clipped=clipped,
+                lr=rate,
+                moments=state,
+                parameters=parameters,
+            )
     return parameters
 
 
@@ -126,7 +156,9 @@ def plain_logits(parameters: Any, x_BD: Any) -> tuple[Any, Any]:
 
 def plain_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
-    return jax_loop(jax.tree.map(jnp.asarray, plain_parameters(start)), plain_logits, recorder, start, fault)
+    return jax_loop(
+        jax.tree.map(jnp.asarray, plain_parameters(start)), plain_logits, recorder, start, fault
+    )
 
 
 class Dense(flax.linen.Module):
@@ -143,7 +175,10 @@ def linen_loop(recorder: Any = None, start: Start | None = None, fault: str = ""
     layers = plain_parameters(start)
     variables = {
         "params": {
-            f"Dense_{i}": {"kernel": jnp.asarray(layer["weight"]), "bias": jnp.asarray(layer["bias"])}
+            f"Dense_{i}": {
+                "kernel": jnp.asarray(layer["weight"]),
+                "bias": jnp.asarray(layer["bias"]),
+            }
             for i, layer in enumerate(layers.values())
         }
     }
@@ -175,7 +210,9 @@ class Net:
 def equinox_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
     layers = plain_parameters(start).values()
-    net = Net([Affine(jnp.asarray(layer["weight"].T), jnp.asarray(layer["bias"])) for layer in layers])
+    net = Net(
+        [Affine(jnp.asarray(layer["weight"].T), jnp.asarray(layer["bias"])) for layer in layers]
+    )
     return jax_loop(net, lambda net, x_BD: net(x_BD), recorder, start, fault)
 
 
@@ -184,7 +221,10 @@ class Modules(nnx.Module):
         layers = plain_parameters(start)
         for name, layer in layers.items():
             linear = nnx.Linear(*layer["weight"].shape, rngs=nnx.Rngs(0))
-            linear.kernel[...], linear.bias[...] = jnp.asarray(layer["weight"]), jnp.asarray(layer["bias"])
+            linear.kernel[...], linear.bias[...] = (
+                jnp.asarray(layer["weight"]),
+                jnp.asarray(layer["bias"]),
+            )
             setattr(self, name, linear)
 
     def __call__(self, x_BD: Any) -> Any:
@@ -195,13 +235,18 @@ class Modules(nnx.Module):
 def nnx_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
     model = Modules(start)
-    optimizer = nnx.Optimizer(model, optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=DECAY), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(
+        model, optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=DECAY), wrt=nnx.Param
+    )
 
     @nnx.jit
     def gradient_of(model: Modules, x_BD: Any, y_B: Any) -> Any:
         def loss_of(model: Modules) -> Any:
             h_BH, logits_BK = model(x_BD)
-            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, y_B).mean(), (h_BH, logits_BK)
+            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, y_B).mean(), (
+                h_BH,
+                logits_BK,
+            )
 
         return nnx.value_and_grad(loss_of, has_aux=True)(model)
 
@@ -215,10 +260,23 @@ def nnx_loop(recorder: Any = None, start: Start | None = None, fault: str = "") 
         optimizer.opt_state.hyperparams["learning_rate"][...] = jnp.asarray(rate)
         optimizer.update(model, clipped)
         if recorder:
-            recorder.update(batch={"x": x_BD, "y": y_B}, forward={"tanh1": h_BH, "linear2": logits_BK}, loss=loss,
-                            gradients=gradients, clipped=clipped, lr=rate, moments=optimizer,
-                            parameters=model)  # fmt: skip
+            recorder.update(
+                batch={"x": x_BD, "y": y_B},
+                forward={"tanh1": h_BH, "linear2": logits_BK},
+                loss=loss,
+                gradients=gradients,
+                clipped=clipped,
+                lr=rate,
+                moments=optimizer,
+                parameters=model,
+            )
     return model
 
 
-LOOPS = {"torch": torch_loop, "plain": plain_loop, "linen": linen_loop, "equinox": equinox_loop, "nnx": nnx_loop}
+LOOPS = {
+    "torch": torch_loop,
+    "plain": plain_loop,
+    "linen": linen_loop,
+    "equinox": equinox_loop,
+    "nnx": nnx_loop,
+}

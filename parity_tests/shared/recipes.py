@@ -23,7 +23,9 @@ SMALL: dict[str, Any] = {
 
 def small_recipe(**values: Any) -> Recipe:
     """The small recipe with fields changed: `small_recipe(optimizer__name="adamw")`."""
-    return Recipe().with_values(SMALL | {name.replace("__", "."): value for name, value in values.items()})
+    return Recipe().with_values(
+        SMALL | {name.replace("__", "."): value for name, value in values.items()}
+    )
 
 
 @cache

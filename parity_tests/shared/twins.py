@@ -1,4 +1,6 @@
-"""The two twins, what each makes of a recipe, and a way to change a function wherever a twin uses it."""
+"""The two twins, what each makes of a recipe, and a way to change a function wherever a twin uses
+it.
+"""
 
 from functools import cache
 from importlib import import_module
@@ -42,7 +44,8 @@ def patch_pair(monkeypatch: pytest.MonkeyPatch, train: ModuleType, name: str, va
 def _users(train: ModuleType, name: str) -> list[ModuleType]:
     package, _, _ = train.__name__.partition(".")
     modules = [
-        import_module(f"{package}.{module}") for module in ("train", "update", "predict", "io.detail", "io.view")
+        import_module(f"{package}.{module}")
+        for module in ("train", "update", "predict", "io.detail", "io.view")
     ]
     return [module for module in modules if hasattr(module, name)]
 

@@ -41,12 +41,18 @@ FIGURE = re.compile(r"0|\d\.\de[-+]\d\d|below 1e-\d\d|not finite|raises \w+")
 
 
 def check_figures(page: Page) -> None:
-    """The page says what its code gives, and the naive port is a trap while the right one is none."""
+    """The page says what its code gives, and the naive port is a trap while the right one is
+    none.
+    """
     case = page.case_with(HERE)
     assert case is not None
     divergence, residual = measure(case)
-    assert states(case.divergence, divergence), f"{page.slug}: divergence {case.divergence}, found {divergence}"
-    assert states(case.residual, residual), f"{page.slug}: residual {case.residual}, found {residual}"
+    assert states(case.divergence, divergence), (
+        f"{page.slug}: divergence {case.divergence}, found {divergence}"
+    )
+    assert states(case.residual, residual), (
+        f"{page.slug}: residual {case.residual}, found {residual}"
+    )
     assert isinstance(residual, float), residual
     if isinstance(divergence, float):
         assert divergence >= max(1e-9, 100 * residual)
@@ -68,8 +74,12 @@ def check_case_structure(case: Case) -> None:
         assert len(snippet.code.splitlines()) <= 30, snippet.heading
         assert re.search(rf"^\s*{snippet.variable}\b", snippet.code, re.MULTILINE), snippet.heading
         sides = {"torch" if name == "torch" else "jax" for name in imported(snippet.code)}
-        assert len(sides) == 1, f"{snippet.heading}: each side runs alone, in an environment of its own"
-    side = {"PyTorch": {"torch"}, "JAX": {"jax", "optax", "flax"}}[re.split(r"\W", case.reference.heading)[0]]
+        assert len(sides) == 1, (
+            f"{snippet.heading}: each side runs alone, in an environment of its own"
+        )
+    side = {"PyTorch": {"torch"}, "JAX": {"jax", "optax", "flax"}}[
+        re.split(r"\W", case.reference.heading)[0]
+    ]
     assert imported(case.reference.code) <= side
 
 
@@ -81,14 +91,18 @@ def test_structure(page: Page) -> None:
     for text, address in page.threads:
         thread = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d+)", text)
         if thread:
-            assert re.fullmatch(rf"https://github\.com/{thread[1]}/(issues|pull|discussions)/{thread[2]}", address)
+            assert re.fullmatch(
+                rf"https://github\.com/{thread[1]}/(issues|pull|discussions)/{thread[2]}", address
+            )
         else:
             assert address.startswith("https://")
     for case in page.cases:
         check_case_structure(case)
     used = {name for case in page.cases for part in case.snippets for name in imported(part.code)}
     assert set(page.measured) == used | ({"jax"} if used & {"flax", "optax"} else set())
-    assert all(len(line) <= 120 for line in page.text.splitlines() if not line.startswith("**Group**"))
+    assert all(
+        len(line) <= 120 for line in page.text.splitlines() if not line.startswith("**Group**")
+    )
     assert page.text.endswith("\n")
 
 
@@ -204,7 +218,9 @@ def test_distance() -> None:
 )
 def test_a_page_of_another_shape_is_refused(old: str, new: str, message: str) -> None:
     assert old in MODEL.text
-    with pytest.raises(InputError, match=f"^adamw-default-weight-decay: {message}|must begin with a {message}"):
+    with pytest.raises(
+        InputError, match=f"^adamw-default-weight-decay: {message}|must begin with a {message}"
+    ):
         parse_page(MODEL.slug, MODEL.text.replace(old, new, 1))
 
 
@@ -225,7 +241,9 @@ def atlas(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 def test_without_a_word_all_pages_are_listed_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = atlas(capsys)
     assert (status, err) == (0, "")
-    firsts = [line.split()[0] for line in out.splitlines() if line.strip() and line[0] != " "]  # no wrapped titles
+    firsts = [
+        line.split()[0] for line in out.splitlines() if line.strip() and line[0] != " "
+    ]  # no wrapped titles
     shown = [first for first in firsts if first in {page.slug for page in PAGES}]
     assert shown == [page.slug for page in PAGES]
     groups = [group for group in GROUPS if any(page.group == group for page in PAGES)]
@@ -233,12 +251,18 @@ def test_without_a_word_all_pages_are_listed_by_group(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "word", ["adamw-default-weight-decay", "adamw_default weight-decay", "ADAMW-default-weight-decay"]
+    "word",
+    ["adamw-default-weight-decay", "adamw_default weight-decay", "ADAMW-default-weight-decay"],
 )
 def test_a_name_prints_its_page(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = atlas(capsys, *word.split())
     assert status == 0
-    for expected in (MODEL.title, "optax.adamw(1e-3, b1=0.9", f"Divergence: {MODEL_CASE.divergence}", "Residual:"):
+    for expected in (
+        MODEL.title,
+        "optax.adamw(1e-3, b1=0.9",
+        f"Divergence: {MODEL_CASE.divergence}",
+        "Residual:",
+    ):
         assert expected in out
 
 
@@ -252,7 +276,9 @@ def test_an_unknown_word_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
 
 def test_search_ranks_knob_then_title_then_text() -> None:
     def page(slug: str, **values: Any) -> Page:
-        return replace(MODEL, slug=slug, **{"knobs": (), "title": "", "lead": "", "text": "", **values})
+        return replace(
+            MODEL, slug=slug, **{"knobs": (), "title": "", "lead": "", "text": "", **values}
+        )
 
     pages = [
         page("d", text="on weight_decay"),
@@ -333,8 +359,12 @@ def test_each_version_has_the_case_that_holds_for_it() -> None:
 
 
 def test_a_figure_may_be_another_for_the_same_code() -> None:
-    text = RIGHT.replace("Divergence: 5.0e-01", "Divergence: 5.0e-01 (jax<0.10)\nDivergence: 0 (jax>=0.10)")
-    figures = {case.versions: (case.divergence, case.residual) for case in parse_page("trap", text).cases}
+    text = RIGHT.replace(
+        "Divergence: 5.0e-01", "Divergence: 5.0e-01 (jax<0.10)\nDivergence: 0 (jax>=0.10)"
+    )
+    figures = {
+        case.versions: (case.divergence, case.residual) for case in parse_page("trap", text).cases
+    }
     assert figures == {"jax<0.10": ("5.0e-01", "0"), "jax>=0.10": ("0", "0")}
 
 
@@ -345,8 +375,16 @@ def test_a_figure_may_be_another_for_the_same_code() -> None:
         ("(jax<0.10)", "(jax<0.9)", "0 cases for jax 0.9.2"),
         ("0.9.2 and 0.10.2", "0.10.2 and 0.9.2", "measured: .*the oldest first"),
         ("## The right port (jax<0.10)", "## The right port", "The right port: must be there once"),
-        ("Divergence: 5.0e-01", "Divergence: 5.0e-01\nDivergence: 0", "The naive port: two figures"),
-        ("Divergence: 5.0e-01", "Divergence: 5.0e-01 (jax<0.10)", "The naive port: .*with its figure"),
+        (
+            "Divergence: 5.0e-01",
+            "Divergence: 5.0e-01\nDivergence: 0",
+            "The naive port: two figures",
+        ),
+        (
+            "Divergence: 5.0e-01",
+            "Divergence: 5.0e-01 (jax<0.10)",
+            "The naive port: .*with its figure",
+        ),
     ],
 )
 def test_versions_that_do_not_fit_are_refused(old: str, new: str, message: str) -> None:
@@ -373,7 +411,9 @@ def test_a_figure_of_other_versions_is_not_overwritten() -> None:
         with_figures(page, moved, HERE)
 
 
-def test_every_page_names_the_versions_that_it_was_measured_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_page_names_the_versions_that_it_was_measured_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert {number for page in PAGES for number in page.measured["jax"]} == {"0.10.2"}
     _, out, _ = atlas(capsys, "clip-gradient-at-the-bound")
     told = " ".join(out.split())
@@ -457,7 +497,9 @@ def test_what_moved_decides_where_another_page_cannot_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = RIGHT.replace("5.0e-01", "4.0e-01")
-    write_pages(tmp_path / "pages", monkeypatch, moved=moved, gone=RIGHT.replace("right =", "right"))
+    write_pages(
+        tmp_path / "pages", monkeypatch, moved=moved, gone=RIGHT.replace("right =", "right")
+    )
     assert atlas(capsys, "--check")[0] == 1
 
 
@@ -468,12 +510,17 @@ def test_a_release_with_which_no_page_was_measured_is_named(
     monkeypatch.setattr(lockstep.studies.atlas.check, "version", {"jax": "0.11.0"}.__getitem__)
     status, out, _ = atlas(capsys, "--check")
     assert status == 0
-    assert "No page was measured with jax 0.11.0; the last version recorded is 0.10.2." in " ".join(out.split())
+    assert "No page was measured with jax 0.11.0; the last version recorded is 0.10.2." in " ".join(
+        out.split()
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_check_fits_the_terminal(
-    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     far = RIGHT.replace("right = [1.0, 1.0]", "raise ValueError('word ' * 50)\nright = [1.0, 1.0]")
@@ -483,12 +530,17 @@ def test_a_check_fits_the_terminal(
     assert out.count("word") == 50
 
 
-def test_code_imports_nothing_from_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_imports_nothing_from_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit(3)")
     (tmp_path / "trap_here.py").write_text("right = [1.0]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
-    codes = [Code("right", "import random\nright = [2.0]"), Code("right", "from trap_here import right")]
+    codes = [
+        Code("right", "import random\nright = [2.0]"),
+        Code("right", "from trap_here import right"),
+    ]
     ((value, fault),) = run_apart([codes], lambda done: None)
     assert isinstance(value, np.ndarray)
     assert value == [2.0]
@@ -497,7 +549,9 @@ def test_code_imports_nothing_from_the_present_folder(tmp_path: Path, monkeypatc
 
 def test_settings_of_one_section_do_not_reach_the_next() -> None:
     codes = [
-        Code("reference", "import jax\njax.config.update('jax_enable_x64', True)\nreference = [1.0]"),
+        Code(
+            "reference", "import jax\njax.config.update('jax_enable_x64', True)\nreference = [1.0]"
+        ),
         Code("right", "import jax.numpy as jnp\nright = jnp.ones(1).dtype.itemsize"),
     ]
     ((_, size),) = run_apart([codes], lambda done: None)
@@ -522,7 +576,9 @@ def test_a_trap_that_moves_with_other_versions_is_a_change_of_meaning(tmp_path: 
     slope = 0.0 if case.versions == "torch>=2.14" else 1.0
     here = [[np.array([0.0, slope, 1.0, slope, 0.0]), np.array([0.0, 0.5, 1.0, 0.5, 0.0])]]
     here[0].append(here[0][0])
-    other = replace(case.reference, code=f"import torch\nreference = [0.0, {1 - slope}, 1.0, {1 - slope}, 0.0]")
+    other = replace(
+        case.reference, code=f"import torch\nreference = [0.0, {1 - slope}, 1.0, {1 - slope}, 0.0]"
+    )
     changed = replace(case, reference=other)
     python = Path(sys.executable)
     (check,) = check_elsewhere([(page, changed)], here, "torch", python, lambda done: None)
@@ -530,7 +586,14 @@ def test_a_trap_that_moves_with_other_versions_is_a_change_of_meaning(tmp_path: 
 
 
 def test_traps_of_the_present_environment_are_as_they_are() -> None:
-    pages = [parse_page("trap", RIGHT), parse_page("gone", RIGHT.replace("right =", "import jaxx\nright ="))]
+    pages = [
+        parse_page("trap", RIGHT),
+        parse_page("gone", RIGHT.replace("right =", "import jaxx\nright =")),
+    ]
     checker = trap_checker(pages, lambda *_: None)
     (finding,) = checker("jax", None)
-    assert (finding.recipe, finding.stage, finding.change) == ("atlas trap", "atlas", Change.IDENTICAL)
+    assert (finding.recipe, finding.stage, finding.change) == (
+        "atlas trap",
+        "atlas",
+        Change.IDENTICAL,
+    )

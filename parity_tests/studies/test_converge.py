@@ -1,4 +1,6 @@
-"""Convergence over many seeds: the verdicts and their rates, the frameworks' own draws, and the command."""
+"""Convergence over many seeds: the verdicts and their rates, the frameworks' own draws, and the
+command.
+"""
 
 import json
 import re
@@ -38,7 +40,9 @@ DRAWS: dict[str, Callable[[Recipe, PreparedData, int], PreparedData]] = {
 
 
 def judged(a: Any, b: Any, margin: float = 1.0, **options: Any) -> Judgement:
-    return judge("loss", np.asarray(a), np.asarray(b), margin, **({"alpha": 0.05, "power": 0.9} | options))
+    return judge(
+        "loss", np.asarray(a), np.asarray(b), margin, **({"alpha": 0.05, "power": 0.9} | options)
+    )
 
 
 # --- the verdict
@@ -65,7 +69,8 @@ def test_the_tests_are_those_of_scipy() -> None:
         method="percentile",
         rng=np.random.default_rng(1),
     )
-    # a quantile q of n draws varies by sqrt(q (1 - q) / n) / density there: 0.012 each, 0.017 for two; four times that
+    # a quantile q of n draws varies by sqrt(q (1 - q) / n) / density there: 0.012 each, 0.017 for
+    # two; four times that
     density = stats.norm.pdf(stats.norm.ppf(0.05)) / stats.sem(b - a)
     atol = 4 * np.sqrt(2 * 0.05 * 0.95 / RESAMPLES) / density
     np.testing.assert_allclose(paired.bootstrap, resampled.confidence_interval, rtol=0, atol=atol)
@@ -73,7 +78,12 @@ def test_the_tests_are_those_of_scipy() -> None:
 
 @pytest.mark.parametrize(
     ("shift", "spread", "word"),
-    [(0.0, 0.3, "equivalent"), (3.0, 0.3, "different"), (-3.0, 0.3, "different"), (0.9, 2.0, "inconclusive")],
+    [
+        (0.0, 0.3, "equivalent"),
+        (3.0, 0.3, "different"),
+        (-3.0, 0.3, "different"),
+        (0.9, 2.0, "inconclusive"),
+    ],
 )
 def test_each_verdict_is_reached(shift: float, spread: float, word: str) -> None:
     a, b = np.random.default_rng(0).normal(0, spread, (2, 40))
@@ -110,7 +120,9 @@ def rates(shift: float, margin: float, **options: Any) -> dict[str, float]:
     return {word: words.count(word) / RUNS for word in ("equivalent", "different", "inconclusive")}
 
 
-def test_false_verdicts_at_the_edge_of_the_margin_have_the_declared_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_false_verdicts_at_the_edge_of_the_margin_have_the_declared_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("lockstep.studies.converge.judge.RESAMPLES", 500)
     found = rates(1.5, 1.5)
     least, most = stats.binom.interval(0.999, RUNS, 0.05)
@@ -137,7 +149,12 @@ def ensemble(loss: Any, accuracy: Any = None, **header: Any) -> Ensemble:
     loss_SE = np.asarray(loss, np.float64)
     accuracy_SE = 1 - loss_SE if accuracy is None else np.asarray(accuracy)
     updates = 10 * loss_SE.shape[1]
-    header = {"backend": "torch", "updates": updates, "updates_per_epoch": 10, "environment": {}} | header
+    header = {
+        "backend": "torch",
+        "updates": updates,
+        "updates_per_epoch": 10,
+        "environment": {},
+    } | header
     held_out = {"loss": loss_SE, "accuracy": accuracy_SE}
     return Ensemble(header, np.ones(updates), np.repeat(loss_SE, 10, axis=1), held_out, {})
 
@@ -161,7 +178,13 @@ SLOW = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "zeros")
 
 @pytest.mark.parametrize(
     "init",
-    ["torch", "flax", "kaiming_normal", "orthogonal", *(pytest.param(name, marks=pytest.mark.sweep) for name in SLOW)],
+    [
+        "torch",
+        "flax",
+        "kaiming_normal",
+        "orthogonal",
+        *(pytest.param(name, marks=pytest.mark.sweep) for name in SLOW),
+    ],
 )
 def test_own_initialisers_have_the_distribution_of_the_shared_ones(init: str) -> None:
     recipe = small_recipe(model__init=init, model__hidden=(40,))
@@ -170,7 +193,9 @@ def test_own_initialisers_have_the_distribution_of_the_shared_ones(init: str) ->
         members = [draw(recipe, data, seed).parameters for seed in range(12)]
         assert members[0].keys() == data.parameters.keys()
         assert all(members[0][name].shape == array.shape for name, array in data.parameters.items())
-        drawn[source] = {name: np.concatenate([m[name].ravel() for m in members]) for name in members[0]}
+        drawn[source] = {
+            name: np.concatenate([m[name].ravel() for m in members]) for name in members[0]
+        }
     for name in ("linear1.weight", "linear2.weight", "linear1.bias"):
         for source in ("torch", "jax"):
             found, expected = drawn[source][name], drawn["shared"][name]
@@ -182,7 +207,9 @@ def test_own_initialisers_have_the_distribution_of_the_shared_ones(init: str) ->
     if init == "zeros":
         return
     other = drawn["torch"]["linear2.weight"] * 1.6
-    assert stats.ks_2samp(other, drawn["shared"]["linear2.weight"]).pvalue < 1e-3  # such a fault is seen
+    assert (
+        stats.ks_2samp(other, drawn["shared"]["linear2.weight"]).pvalue < 1e-3
+    )  # such a fault is seen
 
 
 @pytest.mark.parametrize("source", DRAWS)
@@ -198,7 +225,9 @@ def test_orders_and_masks_are_drawn_anew(source: str) -> None:
     masks = [one.masks(0), one.masks(1), other.masks(0)]
     assert [mask.shape for mask in masks[0]] == [(3, 32, 6), (3, 32, 5)]
     assert len({mask[0].tobytes() for mask in masks}) == 3
-    assert np.mean([mask.mean() for drawn in masks for mask in drawn]) == pytest.approx(0.7, abs=0.03)
+    assert np.mean([mask.mean() for drawn in masks for mask in drawn]) == pytest.approx(
+        0.7, abs=0.03
+    )
 
 
 def test_a_member_of_own_draws_is_what_it_is_alone() -> None:
@@ -213,7 +242,10 @@ def test_a_member_of_own_draws_is_what_it_is_alone() -> None:
 def test_plain_trains_members_one_after_another() -> None:
     recipe = small_recipe(training__epochs=2, schedule__warmup=1)
     given: dict[str, Any] = {"seeds": range(2), "own": False, "device": "cpu", "progress": None}
-    plain, together = (member_trainer("torch", name)(recipe, prepared(recipe), **given) for name in ("plain", "auto"))
+    plain, together = (
+        member_trainer("torch", name)(recipe, prepared(recipe), **given)
+        for name in ("plain", "auto")
+    )
     assert plain.header["reason"] == "--engine plain"
     np.testing.assert_allclose(plain.loss_ST, together.loss_ST, rtol=1e-4)
 
@@ -244,8 +276,12 @@ def run(*arguments: Any) -> int:
     return ended.value.code
 
 
-def in_place_of_training(shift: float, spread: float, found: list[study.Key]) -> Callable[..., dict[study.Key, Any]]:
-    """Ensembles drawn at random; those of jax end higher by `shift`, and by 1 more where the recipe is another."""
+def in_place_of_training(
+    shift: float, spread: float, found: list[study.Key]
+) -> Callable[..., dict[study.Key, Any]]:
+    """Ensembles drawn at random; those of jax end higher by `shift`, and by 1 more where the recipe
+    is another.
+    """
 
     def train(jobs: study.Setups, *_: Any) -> Mapping[study.Key, Ensemble]:
         right = next(iter(jobs.values()))[0]
@@ -254,7 +290,9 @@ def in_place_of_training(shift: float, spread: float, found: list[study.Key]) ->
         for i, (key, (recipe, (begin, end), own)) in enumerate(jobs.items()):
             generator = np.random.default_rng((begin, i) if own else (begin,))
             loss_SE = np.linspace(1.2, 0.6, 4) + generator.normal(0, spread, (end - begin, 4))
-            higher = shift * (key[1] == "jax" and not key[0].startswith("repeat")) + (recipe != right)
+            higher = shift * (key[1] == "jax" and not key[0].startswith("repeat")) + (
+                recipe != right
+            )
             trained[key] = ensemble(loss_SE + higher, backend=key[1])
         return trained
 
@@ -266,12 +304,20 @@ def in_place_of_training(shift: float, spread: float, found: list[study.Key]) ->
     [(0.0, 0.02, "equivalent", 0), (0.4, 0.02, "different", 1), (0.0, 0.6, "inconclusive", 3)],
 )
 def test_the_exit_status_is_the_verdict(
-    shift: float, spread: float, word: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    shift: float,
+    spread: float,
+    word: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     found: list[study.Key] = []
     monkeypatch.setattr(study, "_train", in_place_of_training(shift, spread, found))
     out = tmp_path / "study"
-    assert run(recipe_file(tmp_path), "--seeds", 12, "--controls", "--repeat", 4, "--out", out) == code
+    assert (
+        run(recipe_file(tmp_path), "--seeds", 12, "--controls", "--repeat", 4, "--out", out) == code
+    )
     text = capsys.readouterr().out
     assert f"verdict: {word}" in text
     assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
@@ -285,7 +331,10 @@ def test_a_control_that_is_not_found_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unplanted(recipe: Recipe) -> list[Control]:
-        return [replace(control, recipe=recipe) if control.key == "rate" else control for control in controls(recipe)]
+        return [
+            replace(control, recipe=recipe) if control.key == "rate" else control
+            for control in controls(recipe)
+        ]
 
     monkeypatch.setattr(study, "controls", unplanted)
     monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, []))
@@ -297,7 +346,9 @@ def test_a_control_that_is_not_found_is_told_of(
     assert set(verdicts.values()) == {"different"}
 
 
-def test_both_frameworks_are_trained_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_frameworks_are_trained_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # short runs of few seeds: wide margins where each draws by itself, narrow ones for pairs
     wide = dict.fromkeys(("convergence__loss_margin", "convergence__score_margin"), 0.9)
     path = recipe_file(
@@ -310,7 +361,9 @@ def test_both_frameworks_are_trained_and_judged(tmp_path: Path, capsys: pytest.C
         training__epochs=3,
     )
     out = tmp_path / "study"
-    assert run(path, "--seeds", 6, "--controls", "--out", out, "--png", tmp_path / "curves.png") == 1
+    assert (
+        run(path, "--seeds", 6, "--controls", "--out", out, "--png", tmp_path / "curves.png") == 1
+    )
     text = capsys.readouterr().out
     assert "verdict: equivalent" in text
     # few seeds: pairs see what changes each of them alike, and not what another initialisation does
@@ -318,7 +371,11 @@ def test_both_frameworks_are_trained_and_judged(tmp_path: Path, capsys: pytest.C
     found = json.loads((out / "study.json").read_text())
     verdicts = {text: control["verdict"] for text, control in found["controls"].items()}
     assert len(verdicts) == 3
-    assert verdicts["learning rate 5 % too high"] == verdicts["momentum 0.88 instead of 0.9"] == "different"
+    assert (
+        verdicts["learning rate 5 % too high"]
+        == verdicts["momentum 0.88 instead of 0.9"]
+        == "different"
+    )
     torch, jax = (Ensemble.load(out / f"shared.{backend}.ensemble") for backend in ("torch", "jax"))
     assert np.abs(torch.loss_ST - jax.loss_ST).max() < 1e-5
     assert torch.lr_T.tobytes() == jax.lr_T.tobytes()
@@ -339,7 +396,9 @@ def test_a_pilot_proposes_what_a_recipe_takes(
     path = tmp_path / "declared.toml"
     path.write_text(proposed)
     declared = load_recipe(str(path)).convergence
-    assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)  # half of what each other recipe changes
+    assert declared.paired_loss_margin == pytest.approx(
+        0.5, abs=0.02
+    )  # half of what each other recipe changes
     assert declared.target == pytest.approx(0.9, abs=0.06)  # half-way
 
 
@@ -350,17 +409,34 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_training(
     monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, trained))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     out = tmp_path / "study"
-    assert run(recipe_file(tmp_path), "--seeds", 12, "--out", out, "--png", tmp_path / "curves.png") == 2
+    assert (
+        run(recipe_file(tmp_path), "--seeds", 12, "--out", out, "--png", tmp_path / "curves.png")
+        == 2
+    )
     assert capsys.readouterr().err.startswith("lockstep: --png: needs the package matplotlib")
     assert not trained
     assert not out.exists()
 
 
 @pytest.mark.parametrize("ended_by", ["SIGTERM", "SIGKILL"])
-def test_a_study_that_is_ended_leaves_no_worker_and_no_folder(tmp_path: Path, ended_by: str) -> None:
+def test_a_study_that_is_ended_leaves_no_worker_and_no_folder(
+    tmp_path: Path, ended_by: str
+) -> None:
     path = recipe_file(tmp_path, training__epochs=5000)
-    command = [sys.executable, "-m", "lockstep", "converge", str(path), "--seeds", "64", "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "lockstep",
+        "converge",
+        str(path),
+        "--seeds",
+        "64",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         if not children.exists():
             process.kill()
@@ -401,15 +477,25 @@ def test_ready_made_recipes_declare_their_margins(name: str) -> None:
     [
         (("nothing",), "no such recipe file"),
         (("--seeds", 1), "Invalid value for '--seeds'"),
-        (("--set", "convergence.loss_margin=0"), "convergence.loss_margin: not declared; lockstep converge --pilot"),
-        (("--set", "convergence.loss_margin=-1"), "convergence.loss_margin: input should be greater"),
+        (
+            ("--set", "convergence.loss_margin=0"),
+            "convergence.loss_margin: not declared; lockstep converge --pilot",
+        ),
+        (
+            ("--set", "convergence.loss_margin=-1"),
+            "convergence.loss_margin: input should be greater",
+        ),
         (("--out", "."), "--out .: exists already"),
         (("--png", "curves.svg"), "--png curves.svg: must end in .png"),
         (("--pilot", "--controls"), "--pilot: judges nothing"),
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: Any,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2

@@ -1,5 +1,5 @@
-"""The tests of the tests: every fault of the library, planted in each twin, is caught and placed; so is every fault of
-the checker; and no right run is called wrong."""
+"""The tests of the tests: every fault of the library, planted in each twin, is caught and placed;
+so is every fault of the checker; and no right run is called wrong."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,14 +41,19 @@ def everything() -> Proof:
 @pytest.fixture(scope="module")
 def proof(everything: Proof) -> Proof:
     """That of the library alone."""
-    return replace(everything, outcomes=tuple(o for o in everything.outcomes if FAULTS.get(o.fault.key) is o.fault))
+    return replace(
+        everything,
+        outcomes=tuple(o for o in everything.outcomes if FAULTS.get(o.fault.key) is o.fault),
+    )
 
 
 def outcome_of(fault: PlantedFault, found: Proof) -> Outcome:
     return next(outcome for outcome in found.outcomes if outcome.fault is fault)
 
 
-def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_twin(proof: Proof) -> None:
+def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_twin(
+    proof: Proof,
+) -> None:
     missed = [(o.fault.key, o.twin, o.first, o.cause) for o in proof.outcomes if not o.is_located]
     assert not missed
     assert len(proof.outcomes) == sum(len(fault.twins) for fault in FAULTS.values())
@@ -57,7 +62,11 @@ def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_
 
 def test_what_the_fast_engine_is_told_or_fed_wrongly_is_caught_in_it_too(proof: Proof) -> None:
     caught = [outcome for outcome in proof.outcomes if outcome.is_fast_caught]
-    assert len(caught) == sum(len(fault.twins) for fault in FAULTS.values() if not fault.is_in_code) >= 60
+    assert (
+        len(caught)
+        == sum(len(fault.twins) for fault in FAULTS.values() if not fault.is_in_code)
+        >= 60
+    )
 
 
 def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(proof: Proof) -> None:
@@ -102,17 +111,28 @@ def test_the_library_spans_all_stages_and_is_planted_as_it_says() -> None:
 
 
 def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_survives(
-    everything: Proof, proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    everything: Proof,
+    proof: Proof,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "prove.md"
     for found, status in ((proof, 0), (everything, 1)):
-        monkeypatch.setattr(lockstep.studies.prove.run, "prove", lambda faults, libraries, report, found=found: found)
-        assert run("prove", "--out", str(out)) == status
-        assert f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed" in capsys.readouterr().out
-        rows = out.read_text().splitlines()
-        assert sum(row.startswith("| `") for row in rows) == len({o.fault.key for o in found.outcomes}) + len(
-            CHECKER_FAULTS
+        monkeypatch.setattr(
+            lockstep.studies.prove.run,
+            "prove",
+            lambda faults, libraries, report, found=found: found,
         )
+        assert run("prove", "--out", str(out)) == status
+        assert (
+            f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed"
+            in capsys.readouterr().out
+        )
+        rows = out.read_text().splitlines()
+        assert sum(row.startswith("| `") for row in rows) == len(
+            {o.fault.key for o in found.outcomes}
+        ) + len(CHECKER_FAULTS)
         assert any(row.startswith("| `idle`") and "survives" in row for row in rows) == bool(status)
 
 
@@ -131,12 +151,16 @@ def test_right_runs_raise_no_alarm_and_one_that_is_called_wrong_does(
     wrong = Difference("loss", "loss", 0, (), 2.0, 1.0, 1.0, 0.0, np.inf)
     for found, status in ((runs, 0), ([runs[0], replace(runs[1], first=wrong)], 1)):
         monkeypatch.setattr(
-            lockstep.studies.prove.false_alarms, "right_runs", lambda number, report, found=found: found
+            lockstep.studies.prove.false_alarms,
+            "right_runs",
+            lambda number, report, found=found: found,
         )
         assert run("prove", "--unpatched", "2") == status
         printed = capsys.readouterr().out
         assert f"2 right runs, {status} false alarms" in printed
-        assert ("relu, float32, seed 0, jax: at update 0, loss, loss: 2.0 and 1.0" in printed) == bool(status)
+        assert (
+            "relu, float32, seed 0, jax: at update 0, loss, loss: 2.0 and 1.0" in printed
+        ) == bool(status)
 
 
 @pytest.mark.sweep

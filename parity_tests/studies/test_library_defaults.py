@@ -1,4 +1,6 @@
-"""Unpatched defaults of PyTorch and of Flax and Optax against each other: which part, which agree, and by how much."""
+"""Unpatched defaults of PyTorch and of Flax and Optax against each other: which part, which agree,
+and by how much.
+"""
 
 import re
 from typing import Any
@@ -12,19 +14,37 @@ from lockstep.diagnose.compare import SEMANTICS, compare
 from lockstep.records.run_recorder import Watch
 from parity_tests.shared.recipes import prepared, small_recipe
 from parity_tests.shared.twins import forget_compiled, patch_pair
-from tools.library_defaults import ALIKE, APART, INITS, OPTIMIZERS, PAGE, PAIRS, RATE, Pair, apart, distance, page
+from tools.library_defaults import (
+    ALIKE,
+    APART,
+    INITS,
+    OPTIMIZERS,
+    PAGE,
+    PAIRS,
+    RATE,
+    Pair,
+    apart,
+    distance,
+    page,
+)
 
 IDS = [f"{pair.group}: {pair.torch} and {pair.flax}" for pair in PAIRS]
 
 # --- what `lockstep compare` says of two twins that leave the optimizer to its library
 
 LEFT_TO_THE_LIBRARY = [
-    pair for pair in OPTIMIZERS if pair.torch in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop")
+    pair
+    for pair in OPTIMIZERS
+    if pair.torch in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop")
 ]
 
 
-@pytest.mark.parametrize("pair", LEFT_TO_THE_LIBRARY, ids=[pair.torch for pair in LEFT_TO_THE_LIBRARY])
-def test_lockstep_catches_an_optimizer_left_to_its_library(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "pair", LEFT_TO_THE_LIBRARY, ids=[pair.torch for pair in LEFT_TO_THE_LIBRARY]
+)
+def test_lockstep_catches_an_optimizer_left_to_its_library(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make_torch(_: Any, schedules: Any, parameters: Any) -> Any:
         made = pair.in_torch.optimizer(list(parameters.values()), lr=1.0)
         return made, lr_scheduler.LambdaLR(made, schedules[0])
@@ -66,4 +86,6 @@ def test_the_page_is_current() -> None:
     written, fresh = PAGE.read_text(), page()
     assert NUMBER.sub("x", written) == NUMBER.sub("x", fresh), "run `make pages`"
     for a, b in zip(NUMBER.findall(written), NUMBER.findall(fresh), strict=True):
-        assert float(a) == pytest.approx(float(b), rel=0.3)  # a last digit may be rounded elsewhere on another machine
+        assert float(a) == pytest.approx(
+            float(b), rel=0.3
+        )  # a last digit may be rounded elsewhere on another machine

@@ -1,5 +1,5 @@
-"""Faults of the libraries themselves, planted from outside, are found by `lockstep run`, under the name of the engine
-that comes by them; and `lockstep prove` says of each where."""
+"""Faults of the libraries themselves, planted from outside, are found by `lockstep run`, under the
+name of the engine that comes by them; and `lockstep prove` says of each where."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def quiet(name: str, done: int, total: int) -> None:
 
 
 def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of `lockstep run` of the fault's recipe, with the fault of that key in the library, "" for
-    none."""
+    """The exit status of `lockstep run` of the fault's recipe, with the fault of that key in the
+    library, "" for none."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fault.right.to_toml())
     planted = partial(train_everywhere, library_faults={fault.twin: key})
@@ -49,12 +49,19 @@ def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def checks_of(folder: Path) -> dict[str, dict[str, str]]:
-    """Engine -> what the verdict on the run in the folder says of its float64 run: "outcome" and "detail"."""
-    checks = {check["name"]: check for check in json.loads((folder / "summary.json").read_text())["checks"]}
+    """Engine -> what the verdict on the run in the folder says of its float64 run: "outcome" and
+    "detail".
+    """
+    checks = {
+        check["name"]: check
+        for check in json.loads((folder / "summary.json").read_text())["checks"]
+    }
     return {engine: checks[name] for engine, name in CHECKS.items()}
 
 
-@pytest.mark.parametrize("key", ["torch-sgd-momentum", "torch-softmax", "jax-trace-decay", "jax-linear-bias"])
+@pytest.mark.parametrize(
+    "key", ["torch-sgd-momentum", "torch-softmax", "jax-trace-decay", "jax-linear-bias"]
+)
 def test_run_finds_a_fault_of_a_library_under_the_name_of_the_engine_that_comes_by_it(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,15 +71,22 @@ def test_run_finds_a_fault_of_a_library_under_the_name_of_the_engine_that_comes_
         place = fault.places[engine]
         assert check["outcome"] == ("pass" if place is None else "fail")
         if place is not None:
-            assert f"{fault.twin} against oracle: at update {place.update}, {place.stage}" in check["detail"]
+            assert (
+                f"{fault.twin} against oracle: at update {place.update}, {place.stage}"
+                in check["detail"]
+            )
 
 
-def test_run_without_a_fault_in_the_same_processes_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_a_fault_in_the_same_processes_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(LIBRARY_FAULTS["torch-sgd-momentum"], "", tmp_path, monkeypatch) == 0
     assert all(check["outcome"] == "pass" for check in checks_of(tmp_path / "run").values())
 
 
-def test_the_table_has_faults_of_both_twins_that_reach_either_engine_and_all_can_be_planted() -> None:
+def test_the_table_has_faults_of_both_twins_that_reach_either_engine_and_all_can_be_planted() -> (
+    None
+):
     for twin, plants in PLANTS.items():
         mine = {key: fault for key, fault in LIBRARY_FAULTS.items() if fault.twin == twin}
         assert plants.keys() == mine.keys()
@@ -91,7 +105,9 @@ def test_a_fault_is_found_by_the_engines_that_come_by_it_and_changes_no_bit_in_t
 def test_what_cannot_be_planted_is_no_fault_that_is_caught() -> None:
     unknown = replace(LIBRARY_FAULTS["torch-zero-grad"], key="torch-unknown")
     outcomes = prove_libraries([unknown, LIBRARY_FAULTS["torch-zero-grad"]], report=quiet)
-    assert all("torch-unknown" in outcome.error and not outcome.is_right for outcome in outcomes[:2])
+    assert all(
+        "torch-unknown" in outcome.error and not outcome.is_right for outcome in outcomes[:2]
+    )
     assert all(outcome.is_right for outcome in outcomes[2:])
 
 
@@ -102,8 +118,8 @@ def test_a_fault_that_survives_or_is_found_elsewhere_fails_the_proof() -> None:
     proof = Proof((), {"": ()}, 0, (), {}, right)
     assert proof.holds
     assert (
-        "| `torch-zero-grad` | `torch.optim.Optimizer.zero_grad` | does nothing |  | 1 gradients | not reached |"
-        in (proof_markdown(proof))
+        "| `torch-zero-grad` | `torch.optim.Optimizer.zero_grad` | does nothing |  | 1 "
+        "gradients | not reached |" in (proof_markdown(proof))
     )
     for wrong, said in (
         (replace(right[0], first=None), "survives, not 1 gradients"),
@@ -114,7 +130,10 @@ def test_a_fault_that_survives_or_is_found_elsewhere_fails_the_proof() -> None:
         failed = replace(proof, libraries=(wrong, right[1]))
         assert not failed.holds
         assert f"| {said} |" in proof_markdown(failed)
-    assert "1 reach the plain engine, 1 caught, 1 at their place; 0 reach the fast engine" in summarise(proof)[0]
+    assert (
+        "1 reach the plain engine, 1 caught, 1 at their place; 0 reach the fast engine"
+        in summarise(proof)[0]
+    )
 
 
 def test_a_killed_worker_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -144,7 +163,9 @@ def processes_below(pid: int) -> set[int]:
     parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(name)] = int(
+                Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
+            )
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
     children = {child for child, parent in parents.items() if parent == pid}
@@ -165,7 +186,9 @@ def test_a_worker_says_why_a_fault_cannot_be_planted(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("key", LIBRARY_FAULTS)
-def test_run_finds_every_fault_of_a_library(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_finds_every_fault_of_a_library(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = LIBRARY_FAULTS[key]
     assert run(fault, key, tmp_path, monkeypatch) == 1
     for engine, check in checks_of(tmp_path / "run").items():

@@ -1,4 +1,6 @@
-"""The parity matrix: it leaves nothing out, and it does not hold where a twin is wrong or nothing is compared."""
+"""The parity matrix: it leaves nothing out, and it does not hold where a twin is wrong or nothing
+is compared.
+"""
 
 import re
 from dataclasses import asdict, replace
@@ -36,7 +38,9 @@ def named(group: str, name: str) -> Entry:
     return next(entry for entry in EVERY if (entry.group, entry.name) == (group, name))
 
 
-@pytest.mark.parametrize("section", ["model", "loss", "gradient", "optimizer", "average", "schedule"])
+@pytest.mark.parametrize(
+    "section", ["model", "loss", "gradient", "optimizer", "average", "schedule"]
+)
 def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
     found = {field: set() for field in field_infos(section)}
     for entry in EVERY:
@@ -45,7 +49,9 @@ def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
     # what is not set unless it is given has no row: it reaches the twins in the table of rates
     options = {option for having in OPTIONS.get(section, {}).values() for option in having}
     for field, info in field_infos(section).items():
-        if field in options - {knob for having in KNOBS.get(section, {}).values() for knob in having}:
+        if field in options - {
+            knob for having in KNOBS.get(section, {}).values() for knob in having
+        }:
             continue
         if field == "name" and variants_of(section):
             assert found[field] == set(variants_of(section))
@@ -58,7 +64,11 @@ def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
 @pytest.mark.parametrize("section", KNOBS)
 def test_every_name_has_a_row_of_its_own_and_one_for_each_choice_of_its_knobs(section: str) -> None:
     for name, knobs in KNOBS[section].items():
-        rows = [getattr(e.recipe, section) for e in EVERY if e.group == section and e.name.split(",")[0] == name]
+        rows = [
+            getattr(e.recipe, section)
+            for e in EVERY
+            if e.group == section and e.name.split(",")[0] == name
+        ]
         assert rows
         assert {row.name for row in rows} == {name}
         for knob in knobs:
@@ -84,12 +94,16 @@ def test_every_row_has_data_with_and_without_its_choice(group: str) -> None:
 def test_every_choice_of_a_schedule_changes_a_rate() -> None:
     for entry in EVERY:
         if entry.group == "schedule":
-            with_choice, without = (learning_rates(recipe, 3) for recipe in (entry.recipe, entry.without))
+            with_choice, without = (
+                learning_rates(recipe, 3) for recipe in (entry.recipe, entry.without)
+            )
             assert (with_choice != without).any(), entry.name
 
 
 def check_page(text: str) -> None:
-    """The page has every row of the catalogue in its order, and a figure that holds in every cell."""
+    """The page has every row of the catalogue in its order, and a figure that holds in every
+    cell.
+    """
     found = []
     for part in text.split("\n## ")[1:]:
         group, *lines = part.splitlines()
@@ -137,7 +151,9 @@ def test_a_row_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "sgd, nesterov true" in printed
     assert "1 of 1 hold" in printed
-    (row,) = [line for line in out.read_text().splitlines() if line.startswith("| sgd, nesterov true |")]
+    (row,) = [
+        line for line in out.read_text().splitlines() if line.startswith("| sgd, nesterov true |")
+    ]
     torch64, jax64 = (float(cell) for cell in row.split("|")[2:4])
     assert 0 < torch64 < 1e-12
     assert 0 < jax64 < 1e-12
@@ -155,7 +171,9 @@ def test_a_twin_that_differs_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> N
 
     def train_another(recipe: Any, data: Any, **options: Any) -> Any:
         momentum = recipe.optimizer.momentum + 1e-9
-        return train_oracle(replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options)
+        return train_oracle(
+            replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options
+        )
 
     monkeypatch.setattr(lockstep.run.oracles, "train", train_another)
     monkeypatch.setattr("lockstep.diagnose.compare.refuse_different_runs", lambda *_: None)
@@ -172,7 +190,9 @@ def test_a_choice_that_changes_nothing_does_not_hold() -> None:
     assert all("changes nothing" in cell.fault for cell in row.cells.values())
 
 
-def test_a_twin_that_dies_leaves_a_hole_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_twin_that_dies_leaves_a_hole_and_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     entry = named("optimizer", "sgd, nesterov true")
     save = lockstep.studies.matrix.PreparedData.save
 

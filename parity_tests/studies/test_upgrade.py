@@ -1,5 +1,5 @@
-"""Golden traces: each kind of change planted in a twin is told by its name, and golden files that cannot be used are
-refused."""
+"""Golden traces: each kind of change planted in a twin is told by its name, and golden files that
+cannot be used are refused."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -37,10 +37,13 @@ SOFTMAX = small_recipe(**NESTEROV, training__epochs=1, model__hidden=())  # JAX 
 
 
 def record_here(
-    recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], backends: Collection[str], **_: Any
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, PreparedData],
+    backends: Collection[str],
+    **_: Any,
 ) -> Recording:
-    """As `lockstep.studies.upgrade.bless.record`, in this process: a fault planted here is seen, and nothing is
-    imported again."""
+    """As `lockstep.studies.upgrade.bless.record`, in this process: a fault planted here is seen,
+    and nothing is imported again."""
     found = Recording({}, {})
     forget_compiled()
     for backend in backends:
@@ -48,7 +51,9 @@ def record_here(
             for dtype, form in recipe.forms.items():
                 train = TRAIN[backend].train if backend in TRAIN else train_oracle
                 try:
-                    found.traces[Key(name, dtype, backend)] = train(form, data[name], watch=Watch(parameters_every=1))
+                    found.traces[Key(name, dtype, backend)] = train(
+                        form, data[name], watch=Watch(parameters_every=1)
+                    )
                 except AttributeError as error:
                     found.faults[Key(name, dtype, backend)] = str(error)
     return found
@@ -77,7 +82,9 @@ def bless_here(folder: Path, recipe: Recipe, backend: str) -> Path:
     (folder / "sgd.toml").write_text(recipe.to_toml())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
-        assert run("bless", folder / "sgd.toml", "--out", folder / "golden", "--backend", backend) == 0
+        assert (
+            run("bless", folder / "sgd.toml", "--out", folder / "golden", "--backend", backend) == 0
+        )
     return folder / "golden"
 
 
@@ -116,13 +123,26 @@ def test_nothing_changed(blessed: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found.backends == ["data", "oracle", "torch"]
     stages = found.stages("torch")
     assert set(stages.values()) == {Change.IDENTICAL}
-    assert stages.keys() >= {"numeric mode", "init", "lr", "loss", "gradients", "update", "parameters", "metrics"}
+    assert stages.keys() >= {
+        "numeric mode",
+        "init",
+        "lr",
+        "loss",
+        "gradients",
+        "update",
+        "parameters",
+        "metrics",
+    }
 
 
 @pytest.mark.usefixtures("here")
-def test_another_order_of_summation_is_rounding(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_order_of_summation_is_rounding(
+    blessed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     linear = functional.linear
-    monkeypatch.setattr(functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b))
+    monkeypatch.setattr(
+        functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b)
+    )
     assert run("upgrade-check", blessed, "--backend", "torch") == 0
     stages = check(blessed, "torch").stages("torch")
     assert stages["loss"] == stages["parameters"] == Change.ROUNDING
@@ -131,7 +151,10 @@ def test_another_order_of_summation_is_rounding(blessed: Path, monkeypatch: pyte
 
 def other_momentum(optimizer: Any, *rest: Any, make: Callable[..., Any]) -> Any:
     values: dict[str, Any] = {"momentum": optimizer.momentum + 1e-9}
-    return make(type(optimizer)(**{k: v for k, v in (vars(optimizer) | values).items() if v is not None}), *rest)
+    return make(
+        type(optimizer)(**{k: v for k, v in (vars(optimizer) | values).items() if v is not None}),
+        *rest,
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
@@ -146,7 +169,12 @@ def test_a_change_of_meaning(
     """A momentum that is 1e-9 higher: nothing that float32 could show."""
     folder = request.getfixturevalue("blessed" if backend == "torch" else "blessed_jax")
     make = TRAIN[backend].make_optimizer
-    patch_pair(monkeypatch, TRAIN[backend], "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
+    patch_pair(
+        monkeypatch,
+        TRAIN[backend],
+        "make_optimizer",
+        lambda o, *rest: other_momentum(o, *rest, make=make),
+    )
     outs = [tmp_path / "report.md", tmp_path / "report.json"]
     options = [argument for out in outs for argument in ("--out", out)]
     assert run("upgrade-check", folder, "--backend", backend, *options) == 1
@@ -172,7 +200,9 @@ def test_products_in_another_precision(
     blessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     linear = functional.linear
-    monkeypatch.setattr(functional, "linear", lambda x, w, b=None: linear(in_bfloat16(x), in_bfloat16(w), b))
+    monkeypatch.setattr(
+        functional, "linear", lambda x, w, b=None: linear(in_bfloat16(x), in_bfloat16(w), b)
+    )
     assert run("upgrade-check", blessed, "--backend", "torch") == 1
     assert "keep 8 bits of the significand, and kept 24" in capsys.readouterr().out
     found = check(blessed, "torch")
@@ -183,7 +213,9 @@ def test_products_in_another_precision(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_flag_that_does_nothing_is_no_change_of_mode(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_that_does_nothing_is_no_change_of_mode(
+    blessed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     found = check(blessed, "torch")
     assert found.settings["torch"] == {"matmul_precision": ("highest", "medium")}
@@ -192,7 +224,9 @@ def test_a_flag_that_does_nothing_is_no_change_of_mode(blessed: Path, monkeypatc
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 @pytest.mark.usefixtures("here")
-def test_float64_that_is_computed_in_float32(blessed_jax: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_that_is_computed_in_float32(
+    blessed_jax: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jax, "enable_x64", lambda _: nullcontext())
     found = check(blessed_jax, "jax")
     assert found.change == Change.MODE
@@ -210,7 +244,9 @@ def test_a_change_of_float32_alone(blessed: Path, monkeypatch: pytest.MonkeyPatc
     patch_pair(monkeypatch, pt_impl.train, "mean_loss", scaled)
     found = check(blessed, "torch")
     assert found.change == Change.SEMANTICS
-    assert {f.note for f in found.findings if not f.change.holds} == {"in float32 alone: float64 agrees"}
+    assert {f.note for f in found.findings if not f.change.holds} == {
+        "in float32 alone: float64 agrees"
+    }
     assert next(f.first for f in found.findings if f.first).stage == "loss"
 
 
@@ -223,11 +259,14 @@ def test_a_name_that_is_gone(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("upgrade-check", blessed, "--backend", "torch") == 1
     found = check(blessed, "torch")
     assert found.stages("torch")["training"] == found.change == Change.FAILS
-    assert "float64: module 'torch.optim' has no attribute 'SGD'" in [f.note for f in found.findings]
+    assert "float64: module 'torch.optim' has no attribute 'SGD'" in [
+        f.note for f in found.findings
+    ]
 
 
 @pytest.mark.parametrize(
-    ("factor", "change"), [(1 + 1e-14, Change.ROUNDING), (1 + 1e-9, Change.SEMANTICS), (1.0, Change.IDENTICAL)]
+    ("factor", "change"),
+    [(1 + 1e-14, Change.ROUNDING), (1 + 1e-9, Change.SEMANTICS), (1.0, Change.IDENTICAL)],
 )
 @pytest.mark.usefixtures("here")
 def test_data_that_are_prepared_otherwise(
@@ -241,7 +280,9 @@ def test_data_that_are_prepared_otherwise(
     monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "prepare", prepare_otherwise)
     found = check(blessed, "oracle")
     assert found.stages("data") == {"data": change}
-    assert set(found.stages("oracle").values()) == {Change.IDENTICAL}, "it is trained on the golden data"
+    assert set(found.stages("oracle").values()) == {Change.IDENTICAL}, (
+        "it is trained on the golden data"
+    )
 
 
 # --- bless
@@ -250,7 +291,9 @@ def test_data_that_are_prepared_otherwise(
 @pytest.mark.usefixtures("here")
 def test_blessed_anew_after_a_change(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linear = functional.linear
-    monkeypatch.setattr(functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b))
+    monkeypatch.setattr(
+        functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b)
+    )
     assert check(golden, "torch").change == Change.ROUNDING
     assert run("upgrade-check", golden, "--bless") == 0
     assert check(golden, "torch").change == Change.IDENTICAL
@@ -262,9 +305,17 @@ def test_what_the_oracle_does_not_train_is_not_blessed(
 ) -> None:
     before = {path.name: path.read_bytes() for path in golden.iterdir()}
     make = of_pair(pt_impl.train, "make_optimizer")
-    patch_pair(monkeypatch, pt_impl.train, "make_optimizer", lambda o, *rest: other_momentum(o, *rest, make=make))
+    patch_pair(
+        monkeypatch,
+        pt_impl.train,
+        "make_optimizer",
+        lambda o, *rest: other_momentum(o, *rest, make=make),
+    )
     assert run("upgrade-check", golden, "--bless") == 1
-    assert "sgd, float64, torch is not what the oracle trains: at update 0, update" in capsys.readouterr().err
+    assert (
+        "sgd, float64, torch is not what the oracle trains: at update 0, update"
+        in capsys.readouterr().err
+    )
     assert {path.name: path.read_bytes() for path in golden.iterdir()} == before
 
 
@@ -284,7 +335,10 @@ def test_blessing_writes_all_or_nothing(golden: Path, monkeypatch: pytest.Monkey
 def test_somebody_elses_file_is_kept(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (golden / "notes.txt").write_text("mine")
     assert run("bless", "--out", golden) == 2
-    assert f"{golden / 'notes.txt'}: is none of the golden files, and is kept" in capsys.readouterr().err
+    assert (
+        f"{golden / 'notes.txt'}: is none of the golden files, and is kept"
+        in capsys.readouterr().err
+    )
     assert (golden / "notes.txt").read_text() == "mine"
 
 
@@ -318,13 +372,19 @@ def unknown_field(content: dict[str, Any]) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no folder": (lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(), "manifest.json: cannot be read"),
+    "no folder": (
+        lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(),
+        "manifest.json: cannot be read",
+    ),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "lockstep bless writes it"),
     "a truncated manifest": (
         lambda f: (f / "manifest.json").write_bytes((f / "manifest.json").read_bytes()[:-200]),
         "perhaps truncated",
     ),
-    "a manifest of something else": (lambda f: (f / "manifest.json").write_text("[1]"), "not a readable manifest"),
+    "a manifest of something else": (
+        lambda f: (f / "manifest.json").write_text("[1]"),
+        "not a readable manifest",
+    ),
     "an edited manifest": (
         lambda f: edit(f, lambda c: c["backends"]["torch"].update(torch="1.0"), sealed=False),
         "does not match its seal",
@@ -333,16 +393,32 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f, lambda c: c.update(schema="lockstep.golden/2"), sealed=True),
         "schema lockstep.golden/2; this lockstep reads lockstep.golden/1",
     ),
-    "no recipe": (lambda f: edit(f, lambda c: c["recipes"].clear(), sealed=True), "nothing to compare"),
-    "another recipe": (lambda f: edit(f, other_recipe, sealed=True), "reads it as another recipe; bless again"),
-    "a recipe of the future": (lambda f: edit(f, unknown_field, sealed=True), "recipe sgd: future: "),
-    "a missing trace": (lambda f: (f / "sgd.float32.torch.trace").unlink(), "sgd.float32.torch.trace: cannot be read"),
+    "no recipe": (
+        lambda f: edit(f, lambda c: c["recipes"].clear(), sealed=True),
+        "nothing to compare",
+    ),
+    "another recipe": (
+        lambda f: edit(f, other_recipe, sealed=True),
+        "reads it as another recipe; bless again",
+    ),
+    "a recipe of the future": (
+        lambda f: edit(f, unknown_field, sealed=True),
+        "recipe sgd: future: ",
+    ),
+    "a missing trace": (
+        lambda f: (f / "sgd.float32.torch.trace").unlink(),
+        "sgd.float32.torch.trace: cannot be read",
+    ),
     "a truncated trace": (
-        lambda f: (f / "sgd.float32.torch.trace").write_bytes((f / "sgd.float32.torch.trace").read_bytes()[:-1]),
+        lambda f: (f / "sgd.float32.torch.trace").write_bytes(
+            (f / "sgd.float32.torch.trace").read_bytes()[:-1]
+        ),
         "sgd.float32.torch.trace: is not the file that was blessed",
     ),
     "a trace in place of another": (
-        lambda f: (f / "sgd.float32.torch.trace").write_bytes((f / "sgd.float32.oracle.trace").read_bytes()),
+        lambda f: (f / "sgd.float32.torch.trace").write_bytes(
+            (f / "sgd.float32.oracle.trace").read_bytes()
+        ),
         "sgd.float32.torch.trace: is not the file that was blessed",
     ),
     "missing data": (lambda f: (f / "sgd.data").unlink(), "sgd.data: cannot be read"),
@@ -355,7 +431,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.usefixtures("here")
-def test_golden_files_that_cannot_be_used(damage: str, golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_golden_files_that_cannot_be_used(
+    damage: str, golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil, text = DAMAGE[damage]
     spoil(golden)
     assert run("upgrade-check", golden, "--backend", "oracle") == 2
@@ -366,12 +444,18 @@ def test_golden_files_that_cannot_be_used(damage: str, golden: Path, capsys: pyt
 
 
 @pytest.mark.usefixtures("here")
-def test_data_that_cannot_be_prepared_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_cannot_be_prepared_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = tmp_path / "table.csv"
     table.write_text("a,b\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(60)))
-    recipe = small_recipe(data__source="file", data__path=str(table), data__target="b", training__epochs=2)
+    recipe = small_recipe(
+        data__source="file", data__path=str(table), data__target="b", training__epochs=2
+    )
     (tmp_path / "own.toml").write_text(recipe.to_toml())
-    assert run("bless", tmp_path / "own.toml", "--out", tmp_path / "golden", "--backend", "torch") == 0
+    assert (
+        run("bless", tmp_path / "own.toml", "--out", tmp_path / "golden", "--backend", "torch") == 0
+    )
     table.unlink()
     assert run("upgrade-check", tmp_path / "golden") == 2
     assert "golden recipe own: its data cannot be prepared again" in capsys.readouterr().err
@@ -382,7 +466,9 @@ def test_a_backend_that_is_not_installed_is_skipped_and_all_of_them_is_an_error(
     blessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        lockstep.studies.upgrade.bless, "find_spec", lambda package: None if package == "optax" else "there"
+        lockstep.studies.upgrade.bless,
+        "find_spec",
+        lambda package: None if package == "optax" else "there",
     )
     assert run("upgrade-check", ROOT / "golden", "--recipe", "sgd") == 0
     assert "jax: skipped, it is not installed" in capsys.readouterr().out
@@ -413,9 +499,20 @@ def test_options_that_cannot_be_followed(
     assert text in capsys.readouterr().err
 
 
-def test_recipes_of_one_name_are_refused(blessed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_of_one_name_are_refused(
+    blessed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "sgd.toml").write_text(SGD.to_toml())
-    assert run("bless", tmp_path / "sgd.toml", blessed.parent / "sgd.toml", "--out", tmp_path / "golden") == 2
+    assert (
+        run(
+            "bless",
+            tmp_path / "sgd.toml",
+            blessed.parent / "sgd.toml",
+            "--out",
+            tmp_path / "golden",
+        )
+        == 2
+    )
     assert "there is another recipe sgd" in capsys.readouterr().err
 
 
@@ -445,7 +542,13 @@ def test_in_processes_of_their_own_as_a_user_does(capsys: pytest.CaptureFixture[
     assert heads == ["stage", "oracle", "torch", "jax"]
     manifest = json.loads((ROOT / "golden" / "manifest.json").read_text())
     assert manifest["host"].keys() == {"python", "platform", "processor"}
-    assert manifest["backends"]["torch"].keys() >= {"torch", "numpy", "device", "threads", "matmul_bits"}
+    assert manifest["backends"]["torch"].keys() >= {
+        "torch",
+        "numpy",
+        "device",
+        "threads",
+        "matmul_bits",
+    }
     assert manifest["backends"]["jax"].keys() >= {
         *("jax", "jaxlib", "flax", "optax", "numpy", "device", "threads"),
         *("matmul_precision", "matmul_bits", "subnormals", "x64", "xla_flags"),

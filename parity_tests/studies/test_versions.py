@@ -1,5 +1,5 @@
-"""Other versions: which combinations there are, what each is said to change, and the release that a change began
-with."""
+"""Other versions: which combinations there are, what each is said to change, and the release that a
+change began with."""
 
 import json
 import subprocess
@@ -25,7 +25,13 @@ from lockstep.run.team import Team
 from lockstep.run.workers import Interpreter, Job
 from lockstep.studies.upgrade.bless import Recording
 from lockstep.studies.upgrade.compare_releases import Change, Finding
-from lockstep.studies.upgrade.environments import WORKER, Combination, combinations, environment, releases
+from lockstep.studies.upgrade.environments import (
+    WORKER,
+    Combination,
+    combinations,
+    environment,
+    releases,
+)
 from lockstep.studies.upgrade.matrix import Row, bisect, find_origins
 from parity_tests.shared.recipes import prepared, small_recipe
 
@@ -58,12 +64,17 @@ def planted(truth: Truth, tried: list[Combination] | None = None) -> Callable[[C
         found = truth(dict(combination.versions))
         if found is None:
             return Row(combination, fault="no such version")
-        return Row(combination, tuple(Finding("jax", name, "update", change) for name, change in found.items()))
+        return Row(
+            combination,
+            tuple(Finding("jax", name, "update", change) for name, change in found.items()),
+        )
 
     return examine
 
 
-def origins(truth: Truth, chosen: Sequence[Combination], **options: Any) -> list[tuple[str, Change, Any]]:
+def origins(
+    truth: Truth, chosen: Sequence[Combination], **options: Any
+) -> list[tuple[str, Change, Any]]:
     examine = planted(truth)
     rows = [examine(combination) for combination in chosen]
     found = find_origins(rows, examine, list_releases=RELEASES.__getitem__, **options)
@@ -74,9 +85,13 @@ def origins(truth: Truth, chosen: Sequence[Combination], **options: Any) -> list
 
 
 @given(
-    st.integers(2, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n - 1), st.sets(st.integers(0, n - 1))))
+    st.integers(2, 40).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(1, n - 1), st.sets(st.integers(0, n - 1)))
+    )
 )
-def test_bisection_finds_the_step_and_leaves_out_what_cannot_be_tried(case: tuple[int, int, set[int]]) -> None:
+def test_bisection_finds_the_step_and_leaves_out_what_cannot_be_tried(
+    case: tuple[int, int, set[int]],
+) -> None:
     count, first, broken = case
     tried: list[int] = []
 
@@ -97,7 +112,10 @@ def test_bisection_finds_the_step_and_leaves_out_what_cannot_be_tried(case: tupl
 @pytest.mark.parametrize("release", RELEASES["optax"][1:])
 def test_a_change_is_traced_to_the_release_of_its_package(release: str) -> None:
     def truth(versions: dict[str, str]) -> dict[str, Change]:
-        return {"muon": Change.SEMANTICS if versions["optax"] >= release else Change.IDENTICAL, "sgd": Change.ROUNDING}
+        return {
+            "muon": Change.SEMANTICS if versions["optax"] >= release else Change.IDENTICAL,
+            "sgd": Change.ROUNDING,
+        }
 
     before = RELEASES["optax"][RELEASES["optax"].index(release) - 1]
     chosen = [jax("0.7.2", "0.11.2", "0.2.5"), jax("0.10.2", "0.12.8", "0.2.8")]
@@ -128,11 +146,15 @@ def test_each_recipe_has_an_origin_of_its_own() -> None:
 
 def test_rounding_is_traced_where_it_is_asked_for() -> None:
     def truth(versions: dict[str, str]) -> dict[str, Change]:
-        return {"sgd": Change.ROUNDING if versions["jax"] in ("0.10.0", "0.10.2") else Change.IDENTICAL}
+        return {
+            "sgd": Change.ROUNDING if versions["jax"] in ("0.10.0", "0.10.2") else Change.IDENTICAL
+        }
 
     chosen = [jax("0.7.2", "0.11.2", "0.2.5"), jax("0.10.2", "0.11.2", "0.2.5")]
     assert origins(truth, chosen) == []
-    assert origins(truth, chosen, least=Change.ROUNDING) == [("sgd", Change.ROUNDING, [("jax", "0.9.2", "0.10.0")])]
+    assert origins(truth, chosen, least=Change.ROUNDING) == [
+        ("sgd", Change.ROUNDING, [("jax", "0.9.2", "0.10.0")])
+    ]
 
 
 def test_a_version_known_to_be_at_fault_is_not_traced_again() -> None:
@@ -140,7 +162,9 @@ def test_a_version_known_to_be_at_fault_is_not_traced_again() -> None:
         faults = {"0.2.5": Change.FAILS, "0.2.6": Change.SEMANTICS}
         return {"muon": faults.get(versions["optax"], Change.IDENTICAL)}
 
-    rows = [(j, f, o) for j, f in (("0.10.2", "0.12.8"), ("0.7.2", "0.11.2")) for o in RELEASES["optax"]]
+    rows = [
+        (j, f, o) for j, f in (("0.10.2", "0.12.8"), ("0.7.2", "0.11.2")) for o in RELEASES["optax"]
+    ]
     tried: list[Combination] = []
     examined = [planted(truth)(jax(*row)) for row in rows]
     found = list(find_origins(examined, planted(truth, tried), list_releases=RELEASES.__getitem__))
@@ -157,7 +181,10 @@ def test_an_origin_that_is_not_exact_says_so_and_explains_nothing_else() -> None
             return None
         return {"muon": Change.SEMANTICS if versions["optax"] < "0.2.7" else Change.IDENTICAL}
 
-    chosen = [jax(j, "0.12.8", o) for j, o in (("0.10.2", "0.2.8"), ("0.10.2", "0.2.6"), ("0.9.2", "0.2.6"))]
+    chosen = [
+        jax(j, "0.12.8", o)
+        for j, o in (("0.10.2", "0.2.8"), ("0.10.2", "0.2.6"), ("0.9.2", "0.2.6"))
+    ]
     chosen.append(jax("0.9.2", "0.12.8", "0.2.7"))
     examine = planted(truth)
     rows = [examine(combination) for combination in chosen]
@@ -166,7 +193,9 @@ def test_an_origin_that_is_not_exact_says_so_and_explains_nothing_else() -> None
         ([("optax", "0.2.8", "0.2.6")], (jax("0.10.2", "0.12.8", "0.2.7"),)),
         ([("optax", "0.2.7", "0.2.6")], ()),
     ]
-    assert "in between, not to be tried: jax 0.10.2, flax 0.12.8, optax 0.2.7" in describe_origin(found[0])
+    assert "in between, not to be tried: jax 0.10.2, flax 0.12.8, optax 0.2.7" in describe_origin(
+        found[0]
+    )
 
 
 def test_packages_that_cannot_be_installed_apart_are_told_together() -> None:
@@ -182,7 +211,10 @@ def test_packages_that_cannot_be_installed_apart_are_told_together() -> None:
 
 
 def test_nothing_to_start_from_is_no_origin() -> None:
-    assert origins(lambda versions: {"sgd": Change.SEMANTICS}, [jax("0.10.2", "0.12.8", "0.2.8")]) == []
+    assert (
+        origins(lambda versions: {"sgd": Change.SEMANTICS}, [jax("0.10.2", "0.12.8", "0.2.8")])
+        == []
+    )
     assert origins(lambda versions: None, [jax("0.10.2", "0.12.8", "0.2.8")]) == []
 
 
@@ -198,26 +230,37 @@ def test_each_with_each_and_first_with_first() -> None:
         "jax 0.9.2, flax 0.12.8, optax 0.2.7",
         "jax 0.10.2, flax 0.12.8, optax 0.2.8",
     ]
-    both = combinations({"jax": ["0.9.2"], "flax": ["1"], "optax": ["2"], "torch": ["2.8.0"]}, together=False)
+    both = combinations(
+        {"jax": ["0.9.2"], "flax": ["1"], "optax": ["2"], "torch": ["2.8.0"]}, together=False
+    )
     assert [c.backend for c in both] == ["jax", "torch"]
 
 
 def test_a_package_that_is_not_named_is_as_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep.studies.upgrade.environments, "version", {"jax": "1.0", "flax": "2.0"}.__getitem__)
-    assert [c.label for c in combinations({"optax": ["3.0"]}, together=False)] == ["jax 1.0, flax 2.0, optax 3.0"]
+    monkeypatch.setattr(
+        lockstep.studies.upgrade.environments, "version", {"jax": "1.0", "flax": "2.0"}.__getitem__
+    )
+    assert [c.label for c in combinations({"optax": ["3.0"]}, together=False)] == [
+        "jax 1.0, flax 2.0, optax 3.0"
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ([], "name versions of jax, flax, optax, torch"),
-        (["--zip", "--jax", "1,2,3", "--optax", "1,2"], "--optax: 2 versions, and 3 of another package"),
+        (
+            ["--zip", "--jax", "1,2,3", "--optax", "1,2"],
+            "--optax: 2 versions, and 3 of another package",
+        ),
         (["--optax", "1", "--recipe", "nothing"], "nothing: no golden recipe of that name"),
         (["--optax", "1", "--golden", "nowhere"], "nowhere/manifest.json: cannot be read"),
         (["--optax", "1", "--out", "table.csv"], "must end in .md or .json"),
     ],
 )
-def test_options_that_cannot_be_followed(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_cannot_be_followed(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("matrix-versions", *arguments) == 2
     assert text in capsys.readouterr().err
 
@@ -235,8 +278,12 @@ def test_the_releases_of_a_package_are_read_from_pip(monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_installed_is_said_and_not_kept(tmp_path: Path) -> None:
-    nothing = Combination((("jax", "0.0.0.no.such.release"), ("flax", "0.12.8"), ("optax", "0.2.8")))
-    expected = pytest.raises(InputError, match=r"jax 0\.0\.0\.no\.such\.release, .*: cannot be installed: ")
+    nothing = Combination(
+        (("jax", "0.0.0.no.such.release"), ("flax", "0.12.8"), ("optax", "0.2.8"))
+    )
+    expected = pytest.raises(
+        InputError, match=r"jax 0\.0\.0\.no\.such\.release, .*: cannot be installed: "
+    )
     with expected, environment(nothing, tmp_path):
         pass
     assert not list(tmp_path.iterdir())
@@ -288,12 +335,16 @@ class NotInstalled:
 sys.meta_path.insert(0, NotInstalled())
 from lockstep.cli import main
 main(["worker", "oracle"])
-"""
+"""  # noqa: E501
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
-        said = worker.stdout.readline()  # a worker ends where its stdin does, so that stays open until it is ready
+        said = (
+            worker.stdout.readline()
+        )  # a worker ends where its stdin does, so that stays open until it is ready
         rest, errors = worker.communicate()
     assert (worker.returncode, rest, errors) == (0, "", "")
     assert json.loads(said) == {"lockstep": "ready"}
@@ -304,12 +355,15 @@ main(["worker", "oracle"])
 
 @pytest.fixture
 def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Releases of optax that train with another momentum from 0.2.7 on, and cannot at all before 0.2.6; recorded by
+    """Releases of optax that train with another momentum from 0.2.7 on, and cannot at all before
+    0.2.6; recorded by
     the oracle, in no environment."""
     recipe = small_recipe(training__epochs=1, schedule__warmup=1)
     monkeypatch.setattr(lockstep.studies.upgrade.bless, "golden_recipes", lambda: {"sgd": recipe})
 
-    def record(recipes: Any, data: Any, backends: list[str], interpreter: Any = None, **_: Any) -> Recording:
+    def record(
+        recipes: Any, data: Any, backends: list[str], interpreter: Any = None, **_: Any
+    ) -> Recording:
         found = Recording({}, {})
         optax = "0.2.6" if interpreter is None else interpreter.python.parts[-3].rpartition("-")[2]
         for backend in backends:
@@ -320,7 +374,9 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
                     continue
                 trace = train_oracle(form, prepared(recipe), watch=Watch(parameters_every=1))
                 if optax >= "0.2.7" and backend == "jax":
-                    trace.arrays["updates/update_norm"] = trace.arrays["updates/update_norm"] * (1 + 1e-6)
+                    trace.arrays["updates/update_norm"] = trace.arrays["updates/update_norm"] * (
+                        1 + 1e-6
+                    )
                 trace.header["environment"]["optax"] = optax
                 found.traces[key] = trace
         return found
@@ -332,17 +388,26 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lockstep.studies.upgrade.matrix, "record", record)
     monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
     monkeypatch.setattr(lockstep.studies.upgrade.matrix, "releases", RELEASES.__getitem__)
-    monkeypatch.setattr(find_origins, "__kwdefaults__", {"least": Change.MODE, "list_releases": RELEASES.__getitem__})
+    monkeypatch.setattr(
+        find_origins,
+        "__kwdefaults__",
+        {"least": Change.MODE, "list_releases": RELEASES.__getitem__},
+    )
 
 
 @pytest.mark.usefixtures("planted_releases")
-def test_a_planted_release_is_found_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_release_is_found_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outs = [tmp_path / "versions.md", tmp_path / "versions.json"]
     options = [argument for out in outs for argument in ("--out", out)]
     chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8,0.2.5,9"]
     assert run("matrix-versions", *chosen, *options) == 1
     printed = capsys.readouterr().out
-    assert "sgd: semantics changed with optax 0.2.7 (not 0.2.6), beside jax 0.10.2, flax 0.12.8" in printed
+    assert (
+        "sgd: semantics changed with optax 0.2.7 (not 0.2.6), beside jax 0.10.2, flax 0.12.8"
+        in printed
+    )
     assert "sgd: fails with optax 0.2.5 (not 0.2.6)" in printed
     assert "optax 9: cannot be installed: no such version" in printed
     found = json.loads(outs[1].read_text())
@@ -404,13 +469,18 @@ def test_a_trap_that_moves_is_traced_to_its_release(
 
     monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
     monkeypatch.setattr(
-        lockstep.studies.atlas.pages, "load_atlas", lambda: (lockstep.studies.atlas.pages.parse_page("trap", TRAP),)
+        lockstep.studies.atlas.pages,
+        "load_atlas",
+        lambda: (lockstep.studies.atlas.pages.parse_page("trap", TRAP),),
     )
     out = tmp_path / "versions.json"
     chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8"]
     assert run("matrix-versions", *chosen, "--atlas", "--out", out) == 1
     printed = capsys.readouterr().out
-    assert "atlas trap: semantics changed: residual 2.5e-01, recorded 0: the right port is off" in printed
+    assert (
+        "atlas trap: semantics changed: residual 2.5e-01, recorded 0: the right port is off"
+        in printed
+    )
     assert "atlas trap: semantics changed with optax 0.2.7 (not 0.2.6)" in printed
     stages = [row["stages"]["atlas"] for row in json.loads(out.read_text())["combinations"]]
     assert stages == ["identical", "semantics changed"]
@@ -420,7 +490,18 @@ def test_a_trap_that_moves_is_traced_to_its_release(
 def test_a_real_release_of_optax_that_let_a_scheduled_decay_stand_still(tmp_path: Path) -> None:
     """optax 0.2.6 never counts the updates of `add_decayed_weights` with a schedule; 0.2.7 does."""
     out = tmp_path / "versions.json"
-    chosen = ["--jax", "0.9.2", "--flax", "0.12.6", "--optax", "0.2.7,0.2.6", "--recipe", "muon", "--recipe", "sgd"]
+    chosen = [
+        "--jax",
+        "0.9.2",
+        "--flax",
+        "0.12.6",
+        "--optax",
+        "0.2.7,0.2.6",
+        "--recipe",
+        "muon",
+        "--recipe",
+        "sgd",
+    ]
     assert run("matrix-versions", *chosen, "--out", out) == 1
     found = json.loads(out.read_text())
     assert [origin["recipe"] for origin in found["origins"]] == ["muon"]

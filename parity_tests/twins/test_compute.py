@@ -34,11 +34,18 @@ FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
 MIXED = {"training__compute": "bfloat16"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MIXED,
-    "adamw, tanh": MIXED | {"optimizer__name": "adamw", "model__activation": "tanh", "schedule__peak": 0.005},
+    "adamw, tanh": MIXED
+    | {"optimizer__name": "adamw", "model__activation": "tanh", "schedule__peak": 0.005},
     "layer norm, gelu": MIXED | {"model__norm": "layer", "model__activation": "gelu"},
-    "batch norm, dropout": MIXED | {"model__norm": "batch", "model__dropout": 0.2, "model__hidden": (12, 10)},
+    "batch norm, dropout": MIXED
+    | {"model__norm": "batch", "model__dropout": 0.2, "model__hidden": (12, 10)},
     "accumulate, clip, average": MIXED
-    | {"gradient__accumulate": 2, "gradient__clip": "norm", "gradient__clip_at": 0.2, "average__decay": 0.9},
+    | {
+        "gradient__accumulate": 2,
+        "gradient__clip": "norm",
+        "gradient__clip_at": 0.2,
+        "average__decay": 0.9,
+    },
     "binary": MIXED | {"loss__name": "binary_cross_entropy", "data__classes": 2},
     "sixty updates": MIXED | {"training__epochs": 20},
 }
@@ -57,7 +64,11 @@ def test_both_twins_stay_within_rounding(variant: str) -> None:
     bounds = bounds_of(oracle)
     assert bounds
     traces = {backend: trace_of(backend, recipe) for backend in TWINS}
-    for a, b in ((traces["torch"], oracle), (traces["jax"], oracle), (traces["torch"], traces["jax"])):
+    for a, b in (
+        (traces["torch"], oracle),
+        (traces["jax"], oracle),
+        (traces["torch"], traces["jax"]),
+    ):
         found = compare(a, b, bounds)
         assert found.verdict == "rounding", found.first and describe_difference(found.first)
 
@@ -71,7 +82,9 @@ def test_the_fast_engines_stay_within_rounding_too(backend: str, variant: str) -
     found = compare(trace, oracle, bounds_of(oracle))
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
     # as far from float32 as plain: it did compute in bfloat16
-    exact = trace_of("torch", small_recipe(**VARIANTS[variant] | {"training__compute": "same"})).series("loss")
+    exact = trace_of(
+        "torch", small_recipe(**VARIANTS[variant] | {"training__compute": "same"})
+    ).series("loss")
     plain = trace_of(backend, recipe).series("loss")
     assert 0.2 < np.abs(trace.series("loss") - exact).max() / np.abs(plain - exact).max() < 5
 
@@ -80,22 +93,28 @@ def test_the_rate_and_what_is_kept_are_of_the_recipes_dtype(backend: str) -> Non
     recipe = small_recipe(**VARIANTS["batch norm, dropout"])
     trace = trace_of(backend, recipe)
     np.testing.assert_array_equal(trace.series("lr"), learning_rates(recipe, 3).astype(np.float32))
-    assert {array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")} == {
-        np.dtype(np.float32)
-    }
+    assert {
+        array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")
+    } == {np.dtype(np.float32)}
 
 
 def test_products_are_in_bfloat16(backend: str) -> None:
-    """The logits of the first forward pass are sums that bfloat16 can hold; in float32 they are not."""
+    """The logits of the first forward pass are sums that bfloat16 can hold; in float32 they are
+    not.
+    """
     for compute, expected in (("bfloat16", True), ("same", False)):
         recipe = small_recipe(training__compute=compute)
         data = prepared(recipe).cast(np.float32)
         if backend == "torch":
-            logits = pt_impl.model.build_model(recipe, data, torch.device("cpu"))(torch.from_numpy(data.train_x_ND))
+            logits = pt_impl.model.build_model(recipe, data, torch.device("cpu"))(
+                torch.from_numpy(data.train_x_ND)
+            )
             assert logits.dtype == torch.float32
             found = logits.detach().numpy()
         else:
-            logits = jax_impl.model.build_model(recipe, data, jax.devices("cpu")[0])(jnp.asarray(data.train_x_ND))
+            logits = jax_impl.model.build_model(recipe, data, jax.devices("cpu")[0])(
+                jnp.asarray(data.train_x_ND)
+            )
             assert logits.dtype == jnp.float32
             found = np.asarray(logits)
         assert (found == _to_bfloat16(found)).all() == expected
@@ -107,7 +126,9 @@ def test_the_features_are_rounded_as_both_frameworks_do() -> None:
     seen = rows_of(recipe, data).train_x_ND
     x_ND = data.cast(np.float32).train_x_ND
     np.testing.assert_array_equal(torch.from_numpy(x_ND).to(torch.bfloat16).double().numpy(), seen)
-    np.testing.assert_array_equal(np.asarray(jnp.asarray(x_ND).astype(jnp.bfloat16).astype(jnp.float32)), seen)
+    np.testing.assert_array_equal(
+        np.asarray(jnp.asarray(x_ND).astype(jnp.bfloat16).astype(jnp.float32)), seen
+    )
     assert not np.array_equal(x_ND, seen)
 
 
@@ -122,7 +143,10 @@ def test_casts_are_rounded_once_and_nothing_else_is() -> None:
     ones = np.ones((5, 3, 2))
     assert plain.compute is plain
     assert plain.cast(ones) is ones
-    first, again = mixed.compute.cast(ones, "linear1.weight"), mixed.compute.cast(ones, "linear1.weight")
+    first, again = (
+        mixed.compute.cast(ones, "linear1.weight"),
+        mixed.compute.cast(ones, "linear1.weight"),
+    )
     np.testing.assert_array_equal(first, again)
     assert set(np.abs(first[1:] - 1).ravel()) == {BFLOAT16}
     np.testing.assert_array_equal(first[0], 1)
@@ -140,7 +164,12 @@ def test_float64_computes_in_float64() -> None:
 def halved_logits(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = TWINS[twin]
     original = of_pair(module, "mean_loss")
-    patch_pair(monkeypatch, module, "mean_loss", lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest))
+    patch_pair(
+        monkeypatch,
+        module,
+        "mean_loss",
+        lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest),
+    )
 
 
 def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +190,9 @@ def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         optax,
         "apply_updates",
-        lambda p, steps: jax.tree.map(lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), original(p, steps)),
+        lambda p, steps: jax.tree.map(
+            lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), original(p, steps)
+        ),
     )
 
 
@@ -172,7 +203,9 @@ FAULTS: dict[str, tuple[Callable[[str, pytest.MonkeyPatch], None], str, int]] = 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_is_caught_at_its_place(
+    fault: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant, stage, update = FAULTS[fault]
     recipe = small_recipe(schedule__peak=0.002, **MIXED)
     oracle = oracle_trace(recipe)
@@ -180,7 +213,11 @@ def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pyt
     assert bounds
     plant(backend, monkeypatch)
     forget_compiled()
-    found = compare(TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle, bounds)
+    found = compare(
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle,
+        bounds,
+    )
     forget_compiled()
     assert found.first is not None
     assert (found.first.stage, found.first.update) == (stage, update)

@@ -1,5 +1,6 @@
-"""At the edges of the numbers both engines of both twins do the same, and what the oracle does: logits of -inf, batches
-of which no row counts, saturated and dead units, masks that keep all or nothing, tiny and huge rates and norms."""
+"""At the edges of the numbers both engines of both twins do the same, and what the oracle does:
+logits of -inf, batches of which no row counts, saturated and dead units, masks that keep all or
+nothing, tiny and huge rates and norms."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,13 +26,20 @@ from parity_tests.shared.recipes import prepared, small_recipe
 TORCH: dict[str, Any] = {"torch plain": pt_impl.train, "torch fast": pt_impl.fast.train}
 JAX: dict[str, Any] = {"jax plain": jax_impl.train, "jax fast": jax_impl.fast.train}
 ENGINES = TORCH | JAX
-ONE = {"training__epochs": 1, "model__hidden": (), "schedule__warmup": 0, "schedule__name": "constant"}
+ONE = {
+    "training__epochs": 1,
+    "model__hidden": (),
+    "schedule__warmup": 0,
+    "schedule__name": "constant",
+}
 
 Edit = Callable[[PreparedData], PreparedData]
 
 
 def below_all(data: PreparedData) -> PreparedData:
-    """The last class has a logit of -inf in every row: a sum of finite products that leaves float32. No row is its."""
+    """The last class has a logit of -inf in every row: a sum of finite products that leaves
+    float32. No row is its.
+    """
     parameters = {name: array.copy() for name, array in data.parameters.items()}
     parameters["linear1.weight"][:, -1], parameters["linear1.bias"][-1] = -2e38, -3e38
     last = data.outputs - 2
@@ -75,19 +83,47 @@ def test_cross_entropy_at_the_edge_is_the_oracles(case: str, engine: str) -> Non
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(trace.series(name), truth.series(name), rtol=1e-5, err_msg=name)
     for name, array in truth.parameters(data.updates).items():
-        np.testing.assert_allclose(trace.parameters(data.updates)[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            trace.parameters(data.updates)[name], array, rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 # --- drawn
 
 
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "radam", "adamax", "adadelta", "lamb")
+ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "elu",
+    "softplus",
+    "mish",
+)
+OPTIMIZERS = (
+    "sgd",
+    "adam",
+    "adamw",
+    "rmsprop",
+    "adagrad",
+    "nadam",
+    "radam",
+    "adamax",
+    "adadelta",
+    "lamb",
+)
 LOSSES: dict[str, dict[str, Any]] = {
     "cross entropy": {},
     "smoothed, weighted": {"loss__label_smoothing": 0.2, "loss__class_weights": (1.0, 3.0, 0.1)},
     "ignored": {"loss__ignored_class": "1"},
-    "one logit": {"loss__name": "binary_cross_entropy", "data__classes": 2, "loss__positive_weight": 30.0},
+    "one logit": {
+        "loss__name": "binary_cross_entropy",
+        "data__classes": 2,
+        "loss__positive_weight": 30.0,
+    },
     "squares": {"loss__name": "mse"},
     "huber": {"loss__name": "huber", "loss__delta": 1e-3},
 }
@@ -107,7 +143,10 @@ def edges(draw: st.DrawFn) -> tuple[Recipe, float]:
     """A recipe of a few updates, and the scale of its initial parameters."""
     values = draw(st.sampled_from(list(LOSSES.values()))) | draw(st.sampled_from(CLIPS))
     name = draw(st.sampled_from(OPTIMIZERS))
-    values |= {"optimizer__name": name, "optimizer__weight_decay": draw(st.sampled_from([0.0, 1e-8, 10.0]))}
+    values |= {
+        "optimizer__name": name,
+        "optimizer__weight_decay": draw(st.sampled_from([0.0, 1e-8, 10.0])),
+    }
     if name == "radam":
         values["optimizer__weight_decay"] = 0.0
     recipe = small_recipe(
@@ -127,7 +166,9 @@ def edges(draw: st.DrawFn) -> tuple[Recipe, float]:
 def follows(engine: str, recipe: Recipe, scale: float) -> None:
     """Each update of the engine lies within the oracle's bounds, as far as these are numbers."""
     data = prepare(recipe)
-    data = replace(data, parameters={name: scale * array for name, array in data.parameters.items()})
+    data = replace(
+        data, parameters={name: scale * array for name, array in data.parameters.items()}
+    )
     truth = train_oracle(recipe, data, watch=Watch(parameters_every=1))
     trace = ENGINES[engine].train(recipe, data, watch=Watch(parameters_every=1))
     found = compare(trace, truth, bounds_of(truth) or {})

@@ -1,4 +1,6 @@
-"""The fast engine climbs the ladder: the same mathematics as plain, and planted faults in it are seen."""
+"""The fast engine climbs the ladder: the same mathematics as plain, and planted faults in it are
+seen.
+"""
 
 import os
 import subprocess
@@ -54,7 +56,9 @@ EACH: dict[str, dict[str, Any]] = {
     "dampening, decay": {"optimizer__dampening": 0.3, "optimizer__weight_decay": 0.01},
     "adam, decay": optimizer("adam", weight_decay=0.01),
     "adamw": optimizer("adamw", weight_decay=0.05),
-    "adamw by step, eps in the root": optimizer("adamw", weight_decay=0.05, decay_form="step", eps_in_root=True),
+    "adamw by step, eps in the root": optimizer(
+        "adamw", weight_decay=0.05, decay_form="step", eps_in_root=True
+    ),
     "amsgrad, raw": optimizer("adam", amsgrad="raw"),
     "amsgrad, corrected": optimizer("adam", amsgrad="corrected"),
     "nadam": optimizer("nadam"),
@@ -66,18 +70,26 @@ EACH: dict[str, dict[str, Any]] = {
     "adagrad": optimizer("adagrad", eps_in_root=True, lr_decay=0.1, initial_accumulator=0.1),
     "rmsprop": optimizer("rmsprop"),
     "rmsprop, momentum": RMSPROP,
-    "rmsprop, rate in the momentum": RMSPROP | {"optimizer__rate_in_momentum": True, "optimizer__eps_in_root": True},
+    "rmsprop, rate in the momentum": RMSPROP
+    | {"optimizer__rate_in_momentum": True, "optimizer__eps_in_root": True},
     "adadelta": optimizer("adadelta"),
     "rprop": optimizer("rprop"),
     "lamb": optimizer("lamb", weight_decay=0.1, decay_on="weights"),
     "lamb, rates by layer": optimizer("lamb", weight_decay=0.0, multipliers=(1.0, 0.5, 2.0)),
     "adafactor": optimizer("adafactor", weight_decay=0.1),
     "adafactor as in optax": OPTAX_ADAFACTOR | {"optimizer__min_factored": 6},
-    "adafactor, rates by layer": optimizer("adafactor", clip_threshold=0.3, multipliers=(1.0, 0.5, 2.0)),
+    "adafactor, rates by layer": optimizer(
+        "adafactor", clip_threshold=0.3, multipliers=(1.0, 0.5, 2.0)
+    ),
     "muon": optimizer("muon"),
     "muon as in optax": OPTAX_MUON | {"optimizer__adjust": "match_rms_adamw"},
-    "muon, rates by layer": optimizer("muon", nesterov=False, multipliers=(1.0, 0.5, 2.0), decay_on="weights"),
-    **{name: {"model__activation": name} for name in ("leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")},
+    "muon, rates by layer": optimizer(
+        "muon", nesterov=False, multipliers=(1.0, 0.5, 2.0), decay_on="weights"
+    ),
+    **{
+        name: {"model__activation": name}
+        for name in ("leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+    },
     **{name: {"model__activation": name} for name in ("elu", "softplus", "mish", "softsign")},
     "clipped": {"gradient__clip": "norm", "gradient__clip_at": 0.3, "gradient__clip_eps": 1e-6},
     "clipped by value": {"gradient__clip": "value", "gradient__clip_at": 0.02},
@@ -89,10 +101,17 @@ EACH: dict[str, dict[str, Any]] = {
     "batch norm": {"model__norm": "batch", "model__bias": False},
     "batch norm, biased": {"model__norm": "batch", "model__norm_variance": "biased"},
     "dropout": {"model__dropout": 0.3},
-    "dropout after layer norm": {"model__dropout": 0.3, "model__norm": "layer", "model__activation": "tanh"},
+    "dropout after layer norm": {
+        "model__dropout": 0.3,
+        "model__norm": "layer",
+        "model__activation": "tanh",
+    },
     "no bias": {"model__bias": False},
     "no hidden layer": {"model__hidden": ()},
-    "eleven layers": {"model__hidden": (6,) * 10, "schedule__peak": 0.005},  # linear10 sorts before linear2
+    "eleven layers": {
+        "model__hidden": (6,) * 10,
+        "schedule__peak": 0.005,
+    },  # linear10 sorts before linear2
     "smoothing": {"loss__label_smoothing": 0.1, "loss__class_weights": (1.0, 2.0, 0.5)},
     "ignored": {"loss__ignored_class": "1", "loss__class_weights": (1.0, 2.0)},
     "one logit": BCE,
@@ -100,28 +119,50 @@ EACH: dict[str, dict[str, Any]] = {
     "huber": {"loss__name": "huber", "loss__delta": 0.5},
     "rates by layer": LAYERS | {"optimizer__weight_decay": 0.1},
     "rates by layer, adamw": LAYERS | optimizer("adamw", weight_decay=0.1),
-    "decay on weights, by step": optimizer("adamw", weight_decay=0.1, decay_form="step", decay_on="weights"),
-    "cosine by update": {"schedule__name": "cosine", "schedule__unit": "update", "schedule__ramp": "t/W"},
+    "decay on weights, by step": optimizer(
+        "adamw", weight_decay=0.1, decay_form="step", decay_on="weights"
+    ),
+    "cosine by update": {
+        "schedule__name": "cosine",
+        "schedule__unit": "update",
+        "schedule__ramp": "t/W",
+    },
     "one batch": {"training__batch": 90},
 }
 
 # every choice of the table once: a compilation takes seconds
 TOGETHER: dict[str, dict[str, Any]] = {
-    "sgd": EACH["dampening, decay"] | EACH["clipped"] | EACH["smoothing"] | EACH["dropout after layer norm"],
-    "adamw": EACH["rates by layer, adamw"] | EACH["clipped by value"] | EACH["huber"] | EACH["silu"],
-    "adam": EACH["amsgrad, raw"] | EACH["accumulated by rows"] | EACH["average from zero"] | EACH["batch norm"],
+    "sgd": EACH["dampening, decay"]
+    | EACH["clipped"]
+    | EACH["smoothing"]
+    | EACH["dropout after layer norm"],
+    "adamw": EACH["rates by layer, adamw"]
+    | EACH["clipped by value"]
+    | EACH["huber"]
+    | EACH["silu"],
+    "adam": EACH["amsgrad, raw"]
+    | EACH["accumulated by rows"]
+    | EACH["average from zero"]
+    | EACH["batch norm"],
     "nadam": EACH["nadam"],  # remembers a number for each tensor
     "rprop": EACH["rprop"],  # remembers two arrays of each tensor by name
     "muon": EACH["muon"] | EACH["one logit"] | EACH["elu"] | EACH["cosine by update"],
 }
 CASES = [pytest.param("torch", values, id=f"torch-{name}") for name, values in EACH.items()]
-CASES += [pytest.param("jax", values, id=f"jax-together-{name}") for name, values in TOGETHER.items()]
-CASES += [pytest.param("jax", values, id=f"jax-{name}", marks=pytest.mark.sweep) for name, values in EACH.items()]
+CASES += [
+    pytest.param("jax", values, id=f"jax-together-{name}") for name, values in TOGETHER.items()
+]
+CASES += [
+    pytest.param("jax", values, id=f"jax-{name}", marks=pytest.mark.sweep)
+    for name, values in EACH.items()
+]
 
 
 @cache
 def fast_trace(backend: str, recipe: Recipe, every: int = 1) -> Trace:
-    trace: Trace = FAST[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=every))
+    trace: Trace = FAST[backend].train(
+        recipe, prepared(recipe), watch=Watch(parameters_every=every)
+    )
     return trace
 
 
@@ -131,20 +172,28 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize(("backend", "values"), CASES)
-def test_float64_training_follows_the_oracle_at_every_update(backend: str, values: dict[str, Any]) -> None:
+def test_float64_training_follows_the_oracle_at_every_update(
+    backend: str, values: dict[str, Any]
+) -> None:
     recipe = small_recipe(training__dtype="float64", **(SHORT | values))
     trace, oracle = fast_trace(backend, recipe), oracle_trace(recipe)
     judged = {name for name in oracle.arrays if not name.startswith("bounds/")}
     assert trace.arrays.keys() == judged
     assert trace.header["layers"] == oracle.header["layers"]
     found = compare(trace, oracle, {})  # without bounds: 1e-12, and the bits of the learning rate
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     for name, array in oracle.prediction.items():
-        np.testing.assert_allclose(trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1))
+        np.testing.assert_allclose(
+            trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1)
+        )
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_layers_in_jax_follow_the_oracle_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = small_recipe(training__dtype="float64", **(SHORT | TOGETHER[name]))
     monkeypatch.setattr("jax_impl.fast.network.WIDE", 6)
     assert jax_impl.fast.network.Network(recipe).by_rows
@@ -156,7 +205,9 @@ def test_wide_layers_in_jax_follow_the_oracle_too(name: str, monkeypatch: pytest
     found = compare(trace, oracle_trace(recipe), {})
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
     for name, array in oracle_trace(recipe).prediction.items():
-        np.testing.assert_allclose(trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1))
+        np.testing.assert_allclose(
+            trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1)
+        )
 
 
 def clear_compiled() -> None:
@@ -168,7 +219,9 @@ FLOAT32 = ("momentum", "adamw", "batch norm", "one logit", "squares", "accumulat
 
 
 @pytest.mark.parametrize("name", FLOAT32)
-def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(backend: str, name: str) -> None:
+def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(
+    backend: str, name: str
+) -> None:
     recipe = small_recipe(**(SHORT | EACH[name]))
     trace, oracle = fast_trace(backend, recipe), oracle_trace(recipe)
     bounds = bounds_of(oracle)
@@ -177,7 +230,9 @@ def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(backe
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
     plain = PLAIN[backend].train(recipe, prepared(recipe))
     assert trace.series("lr").dtype == plain.series("lr").dtype == np.float32
-    np.testing.assert_array_equal(trace.series("lr").view(np.uint32), plain.series("lr").view(np.uint32))
+    np.testing.assert_array_equal(
+        trace.series("lr").view(np.uint32), plain.series("lr").view(np.uint32)
+    )
 
 
 def test_more_updates_than_a_stretch_has_room_for() -> None:
@@ -195,7 +250,9 @@ def test_what_is_loaded_at_once_changes_no_bit(monkeypatch: pytest.MonkeyPatch) 
     assert_same_bits(pt_impl.fast.train.train(recipe, prepared(recipe)), whole)
 
 
-def test_a_large_network_keeps_no_updates_and_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_network_keeps_no_updates_and_trains_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recipe = small_recipe(model__dropout=0.2, training__epochs=50)
     whole = fast_trace("torch", recipe, 0)
     assert prepared(recipe).updates > pt_impl.fast.network.SLOTS
@@ -203,8 +260,11 @@ def test_a_large_network_keeps_no_updates_and_trains_the_same(monkeypatch: pytes
     found = pt_impl.fast.train.train(recipe, prepared(recipe))
     for name, array in whole.arrays.items():
         if name.endswith("_norm"):
-            # two ways to a sum of n squares; their rounding errors are below n eps / 2 each, of the square
-            np.testing.assert_allclose(found.arrays[name], array, rtol=500 * np.finfo(np.float32).eps, err_msg=name)
+            # two ways to a sum of n squares; their rounding errors are below n eps / 2 each, of the
+            # square
+            np.testing.assert_allclose(
+                found.arrays[name], array, rtol=500 * np.finfo(np.float32).eps, err_msg=name
+            )
         else:
             np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
 
@@ -226,7 +286,11 @@ def test_jax_compiles_an_update_once(name: str, caplog: pytest.LogCaptureFixture
     jax_impl.fast.train.make_segment.cache_clear()
     with jax.log_compiles():
         jax_impl.fast.train.train(recipe, prepared(recipe))
-    compiled = [str(record.args[0]) for record in caplog.records if record.args and "Compiling" in record.msg]
+    compiled = [
+        str(record.args[0])
+        for record in caplog.records
+        if record.args and "Compiling" in record.msg
+    ]
     assert compiled.count("jit(segment)") == 1
 
 
@@ -244,7 +308,9 @@ def test_one_engine_goes_on_where_the_other_stopped(name: str, first: str, backe
     recipe = small_recipe(training__dtype="float64", **(SHORT | RESUMED[name]))
     data, written = prepared(recipe), list[Checkpoint]()
     engines = {"fast": FAST[backend], "plain": PLAIN[backend]}
-    engines.pop(first).train(recipe, data, watch=Watch(checkpoints=Checkpoints(1, "batch", written.append)))
+    engines.pop(first).train(
+        recipe, data, watch=Watch(checkpoints=Checkpoints(1, "batch", written.append))
+    )
     (other,) = engines.values()
     # in the midst of an accumulation, and between two updates
     for checkpoint in (written[0], written[2]):
@@ -300,22 +366,35 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_in_torch_is_caught_at_its_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_torch_is_caught_at_its_place(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant, values, stage, update = FAULTS[name]
     recipe = small_recipe(training__dtype="float64", **values)
-    assert compare(pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).verdict == "rounding"
+    assert (
+        compare(
+            pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
+        ).verdict
+        == "rounding"
+    )
     plant(monkeypatch)
-    found = compare(pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
+    found = compare(
+        pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
+    ).first
     assert found is not None
     assert (found.stage, found.update) == (stage, update)
 
 
 def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", model__activation="tanh", **SHORT)
-    monkeypatch.setitem(jax_impl.fast.network.ACTIVATIONS, "tanh", lambda z: jnp.tanh(z * (1 + 1e-9)))
+    monkeypatch.setitem(
+        jax_impl.fast.network.ACTIVATIONS, "tanh", lambda z: jnp.tanh(z * (1 + 1e-9))
+    )
     clear_compiled()
     try:
-        found = compare(jax_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}).first
+        found = compare(
+            jax_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
+        ).first
     finally:
         clear_compiled()
     assert found is not None
@@ -336,7 +415,9 @@ def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) 
         ("auto", {"training__compute": "bfloat16"}, (), "fast", ""),
     ],
 )
-def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, chosen: str, why: str) -> None:
+def test_the_engine_is_chosen_and_said(
+    asked: str, values: Any, detail: Any, chosen: str, why: str
+) -> None:
     recipe = small_recipe(**(SHORT | values))
     name, reason = choose_engine(asked, Watch(detail=detail))
     assert (name, bool(reason)) == (chosen, bool(why))
@@ -350,14 +431,25 @@ def test_the_engine_is_chosen_and_said(asked: str, values: Any, detail: Any, cho
 def test_fast_is_refused_where_it_has_no_form() -> None:
     with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
         choose_engine("fast", Watch(detail=(3,)))
-    with pytest.raises(InputError, match="--engine fast: every update begins from a state that is given"):
+    with pytest.raises(
+        InputError, match="--engine fast: every update begins from a state that is given"
+    ):
         choose_engine("fast", Watch(synchronise=iter(())))
 
 
 def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        small = ["--set", "data.rows=64", "--set", "training.epochs=1", "--set", "schedule.warmup=0"]
-        done = CliRunner().invoke(record, ["--out", str(tmp_path / "t"), *small, *arguments], standalone_mode=False)
+        small = [
+            "--set",
+            "data.rows=64",
+            "--set",
+            "training.epochs=1",
+            "--set",
+            "schedule.warmup=0",
+        ]
+        done = CliRunner().invoke(
+            record, ["--out", str(tmp_path / "t"), *small, *arguments], standalone_mode=False
+        )
         if done.exception:
             raise done.exception
         return done.output
@@ -370,7 +462,9 @@ def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:
         run("--backend", "oracle", "--engine", "fast")
 
 
-def test_what_the_user_set_of_the_cache_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_set_of_the_cache_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     keep_compiled()
@@ -384,7 +478,9 @@ def test_what_the_user_set_of_the_cache_stays(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("backend", "slow"), [("torch", "torch._dynamo"), ("jax", "flax")])
-def test_the_fast_engine_loads_no_more_than_it_needs(backend: str, slow: str, tmp_path: Path) -> None:
+def test_the_fast_engine_loads_no_more_than_it_needs(
+    backend: str, slow: str, tmp_path: Path
+) -> None:
     code = f"""
 import sys
 from lockstep.cli import main
@@ -392,11 +488,16 @@ try:
     main(["record", "--backend", "{backend}", "--out", "t", "--set", "training.epochs=1", "--set", "schedule.warmup=0"])
 except SystemExit as end:
     print(end.code, "{backend}" in sys.modules, "{slow}" in sys.modules)
-"""
+"""  # noqa: E501
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.splitlines()[-1] == "0 True False", done.stderr
     # what JAX compiled is kept for the next process

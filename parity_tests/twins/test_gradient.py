@@ -31,14 +31,24 @@ ACCUMULATE = {"training__batch": 16, "gradient__accumulate": 4}
 ADAMW = {"optimizer__name": "adamw", "optimizer__eps": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "norm": {"gradient__clip": "norm", "gradient__clip_at": 0.2},
-    "norm, eps of PyTorch": {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 1e-6},
-    "norm, large eps": {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 0.01} | ADAMW,
+    "norm, eps of PyTorch": {
+        "gradient__clip": "norm",
+        "gradient__clip_at": 0.2,
+        "gradient__clip_eps": 1e-6,
+    },
+    "norm, large eps": {
+        "gradient__clip": "norm",
+        "gradient__clip_at": 0.2,
+        "gradient__clip_eps": 0.01,
+    }
+    | ADAMW,
     "norm, seldom": {"gradient__clip": "norm", "gradient__clip_at": 0.25},
     "value": {"gradient__clip": "value", "gradient__clip_at": 0.03},
     "accumulate": ACCUMULATE,
     "accumulate, by rows": ACCUMULATE | {"gradient__accumulate_mean": "rows"} | ADAMW,
     "accumulate, all": {"training__batch": 16, "gradient__accumulate": 100},
-    "accumulate, clip": ACCUMULATE | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "schedule__unit": "update"},
+    "accumulate, clip": ACCUMULATE
+    | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "schedule__unit": "update"},
 }
 
 
@@ -52,9 +62,15 @@ def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) 
         TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
         oracle_trace(recipe),
     )
-    assert trace.recorded_updates == list(range(trace.header["updates"] + 1)) == oracle.recorded_updates
+    assert (
+        trace.recorded_updates
+        == list(range(trace.header["updates"] + 1))
+        == oracle.recorded_updates
+    )
     found = compare(trace, oracle, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -71,8 +87,14 @@ def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
 
 
 def test_two_hundred_updates(backend: str) -> None:
-    values = ACCUMULATE | {"gradient__clip": "norm", "gradient__clip_at": 0.2, "gradient__clip_eps": 1e-6}
-    recipe = small_recipe(training__dtype="float64", training__epochs=100, average__decay=0.9, **values)
+    values = ACCUMULATE | {
+        "gradient__clip": "norm",
+        "gradient__clip_at": 0.2,
+        "gradient__clip_eps": 1e-6,
+    }
+    recipe = small_recipe(
+        training__dtype="float64", training__epochs=100, average__decay=0.9, **values
+    )
     trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=20))
     assert trace.header["updates"] == 200
     found = compare(trace, oracle_trace(recipe, parameters_every=20), {})
@@ -85,7 +107,9 @@ def test_clipping_is_at_work_where_it_is_tested() -> None:
         free = small_recipe(training__dtype="float64")
         clipped, plain = (oracle_trace(r).series("update_norm") for r in (recipe, free))
         assert (clipped != plain).any(), variant
-    norms = oracle_trace(small_recipe(training__dtype="float64", **VARIANTS["norm, seldom"])).series("grad_norm")
+    norms = oracle_trace(
+        small_recipe(training__dtype="float64", **VARIANTS["norm, seldom"])
+    ).series("grad_norm")
     assert (norms > 0.25).any()
     assert (norms < 0.25).any()
 
@@ -101,8 +125,12 @@ def test_clipping_is_at_work_where_it_is_tested() -> None:
     drop_last=st.booleans(),
 )
 @settings(deadline=None, max_examples=40)
-def test_shares_of_an_update_add_up_to_one(rows: int, batch: int, many: int, mean: str, drop_last: bool) -> None:
-    recipe = small_recipe(data__rows=rows, data__classes=2, training__batch=batch, training__epochs=2)
+def test_shares_of_an_update_add_up_to_one(
+    rows: int, batch: int, many: int, mean: str, drop_last: bool
+) -> None:
+    recipe = small_recipe(
+        data__rows=rows, data__classes=2, training__batch=batch, training__epochs=2
+    )
     data = prepare(recipe)
     data = replace(data, accumulate=many, accumulate_mean=mean, drop_last=drop_last)
     found = data.batches(0)
@@ -122,10 +150,13 @@ def test_accumulating_by_rows_is_a_larger_batch(backend: str) -> None:
     small = small_recipe(training__dtype="float64", gradient__accumulate_mean="rows", **ACCUMULATE)
     large = small_recipe(training__dtype="float64", training__batch=64)
     traces = [
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)) for recipe in (small, large)
+        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+        for recipe in (small, large)
     ]
     for name, values in traces[0].arrays.items():
-        np.testing.assert_allclose(values, traces[1].arrays[name], rtol=1e-10, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            values, traces[1].arrays[name], rtol=1e-10, atol=1e-13, err_msg=name
+        )
 
 
 def test_the_rate_counts_updates_not_batches(backend: str) -> None:
@@ -145,9 +176,14 @@ def clipped_by(backend: str, gradient: Gradient, arrays: dict[str, Any]) -> dict
         import jax
 
         with jax.enable_x64(True):
-            found = jax_impl.gradient.clip(gradient, {name: jnp.asarray(a) for name, a in arrays.items()})
+            found = jax_impl.gradient.clip(
+                gradient, {name: jnp.asarray(a) for name, a in arrays.items()}
+            )
             return {name: np.asarray(array) for name, array in found.items()}
-    parameters = {name: torch.nn.Parameter(torch.zeros(a.shape, dtype=torch.float64)) for name, a in arrays.items()}
+    parameters = {
+        name: torch.nn.Parameter(torch.zeros(a.shape, dtype=torch.float64))
+        for name, a in arrays.items()
+    }
     for name, parameter in parameters.items():
         parameter.grad = torch.tensor(arrays[name])
     pt_impl.gradient.clip(gradient, list(parameters.values()))
@@ -162,7 +198,9 @@ def clipped_by(backend: str, gradient: Gradient, arrays: dict[str, Any]) -> dict
     backend=st.sampled_from(["torch", "jax"]),
 )
 @settings(deadline=None, max_examples=150)
-def test_clip_is_the_formula(values: list[float], at: float, eps: float, kind: Any, backend: str) -> None:
+def test_clip_is_the_formula(
+    values: list[float], at: float, eps: float, kind: Any, backend: str
+) -> None:
     arrays = {"a": np.array(values[:4]).reshape(2, 2), "b": np.array(values[4:]).reshape(1, 2)}
     gradient = Gradient(clip=kind, clip_at=at, clip_eps=eps)
     flat = np.array(values)
@@ -194,7 +232,9 @@ def test_the_oracle_accumulates_shares() -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What to put in place of which name of a twin's `train` module, and the stage and update of 8 it is found at."""
+    """What to put in place of which name of a twin's `train` module, and the stage and update of 8
+    it is found at.
+    """
 
     put: dict[str, Callable[[Any], Any]]
     stage: str
@@ -269,7 +309,9 @@ def summed(module: Any) -> Any:
 
 def by_rows(module: Any) -> Any:
     original = module.load_batches
-    return lambda data, epoch, device: original(replace(data, accumulate_mean="rows"), epoch, device)
+    return lambda data, epoch, device: original(
+        replace(data, accumulate_mean="rows"), epoch, device
+    )
 
 
 def counted_in_batches(module: Any) -> Any:
@@ -279,24 +321,36 @@ def counted_in_batches(module: Any) -> Any:
 
 FAULTS = {
     "clip eps of PyTorch": Fault(other_clip(clip_eps=1e-6), "update", 0, CLIPPED),
-    "clip eps of Optax": Fault(other_clip(clip_eps=0.0), "update", 0, CLIPPED | {"gradient__clip_eps": 1e-6}),
+    "clip eps of Optax": Fault(
+        other_clip(clip_eps=0.0), "update", 0, CLIPPED | {"gradient__clip_eps": 1e-6}
+    ),
     "not clipped": Fault({"clip": not_clipped}, "update", 0, CLIPPED),
     "value for norm": Fault(other_clip(clip="value"), "update", 0, CLIPPED),
-    "clip after the optimizer": Fault({"clip": not_clipped, "make_optimizer": clip_after}, "update", 0, CLIPPED),
+    "clip after the optimizer": Fault(
+        {"clip": not_clipped, "make_optimizer": clip_after}, "update", 0, CLIPPED
+    ),
     "accumulation summed": Fault({"load_batches": summed}, "loss", 0, {}),
     "rows for batches": Fault({"load_batches": by_rows}, "loss", 1, {}),
-    "W counted in batches": Fault({"rate_tables": counted_in_batches}, "lr", 2, {"schedule__warmup": 2}),
+    "W counted in batches": Fault(
+        {"rate_tables": counted_in_batches}, "lr", 2, {"schedule__warmup": 2}
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_caught_at_its_place(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_is_caught_at_its_place(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault, module = FAULTS[name], TWINS[backend]
     recipe = small_recipe(training__dtype="float64", **ACCUMULATE, **fault.recipe)
     for attribute, put in fault.put.items():
         patch_pair(monkeypatch, module, attribute, put(module))
     forget_compiled()
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
+    )
     forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None

@@ -52,16 +52,31 @@ BATCHES: dict[str, dict[str, Any]] = {
     "one": {"training__batch": 90},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "cosine by update": {"schedule__name": "cosine", "schedule__unit": "update", "schedule__ramp": "t/W"},
+    "cosine by update": {
+        "schedule__name": "cosine",
+        "schedule__unit": "update",
+        "schedule__ramp": "t/W",
+    },
     "constant": {"schedule__warmup": 0},
     "C": {"schedule__ramp": "(t+1)/(W+1)"},
 }
 VARIANTS = {
-    **{f"{o}-{a}": values | {"model__activation": a} for o, values in OPTIMIZERS.items() for a in ("relu", "tanh")},
-    **{f"{o}-{b}": OPTIMIZERS[o] | values for o in ("momentum", "adamw") for b, values in BATCHES.items()},
+    **{
+        f"{o}-{a}": values | {"model__activation": a}
+        for o, values in OPTIMIZERS.items()
+        for a in ("relu", "tanh")
+    },
+    **{
+        f"{o}-{b}": OPTIMIZERS[o] | values
+        for o in ("momentum", "adamw")
+        for b, values in BATCHES.items()
+    },
     **SCHEDULES,
     "no hidden layer": {"model__hidden": ()},
-    "eleven layers": {"model__hidden": (6,) * 10, "schedule__peak": 0.005},  # linear10 sorts before linear2
+    "eleven layers": {
+        "model__hidden": (6,) * 10,
+        "schedule__peak": 0.005,
+    },  # linear10 sorts before linear2
 }
 
 
@@ -76,7 +91,11 @@ def relative(a: Any, b: Any) -> float:
 
 
 def test_same_data_hash_in_every_trace(backend: str) -> None:
-    assert twin_trace(backend, F64).header["data_hash"] == prepared(F64).hash == oracle_trace(F64).header["data_hash"]
+    assert (
+        twin_trace(backend, F64).header["data_hash"]
+        == prepared(F64).hash
+        == oracle_trace(F64).header["data_hash"]
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -93,7 +112,10 @@ def test_initial_parameters_are_the_same_bits_in_both_layouts(dtype: str) -> Non
         np.testing.assert_array_equal(
             torch_model.linear2.weight.detach().numpy().T, np.asarray(jax_model.linear2.kernel)
         )
-        for export in (pt_impl.model.export_parameters(torch_model), jax_impl.model.export_parameters(jax_model)):
+        for export in (
+            pt_impl.model.export_parameters(torch_model),
+            jax_impl.model.export_parameters(jax_model),
+        ):
             assert export.keys() == data.parameters.keys()
             for name, array in data.parameters.items():
                 assert export[name].dtype == dtype
@@ -104,13 +126,17 @@ def test_initial_parameters_are_the_same_bits_in_both_layouts(dtype: str) -> Non
 
 
 def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
-    """What an SGD update over gradient 1 takes from a parameter at 0: the learning rate, as applied."""
+    """What an SGD update over gradient 1 takes from a parameter at 0: the learning rate, as
+    applied.
+    """
     table_T = learning_rates(recipe, updates_per_epoch).astype(recipe.dtype)
     plain = Optimizer(name="sgd", momentum=0.0)
     if backend == "torch":
         p = torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, recipe.training.dtype)))
         schedules = {0: pt_impl.schedule.make_schedule(table_T)}
-        optimizer, scheduler = pt_impl.optimizer.make_optimizer(plain, schedules, {"linear1.weight": p})
+        optimizer, scheduler = pt_impl.optimizer.make_optimizer(
+            plain, schedules, {"linear1.weight": p}
+        )
         found = []
         for _ in table_T:
             with torch.no_grad():
@@ -129,13 +155,17 @@ def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
             change, state = transformation.update(jnp.ones_like(zero), state, zero)
             return state, -optax.apply_updates(zero, change)
 
-        return np.asarray(jax.jit(lambda state: jax.lax.scan(step, state, None, length=len(table_T)))(state)[1])
+        return np.asarray(
+            jax.jit(lambda state: jax.lax.scan(step, state, None, length=len(table_T)))(state)[1]
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("ramp", ["(t+1)/W", "t/W", "(t+1)/(W+1)"])
 @pytest.mark.parametrize("name", ["constant", "cosine"])
-def test_applied_rate_is_the_closed_form_bit_for_bit(backend: str, name: str, ramp: str, dtype: str) -> None:
+def test_applied_rate_is_the_closed_form_bit_for_bit(
+    backend: str, name: str, ramp: str, dtype: str
+) -> None:
     recipe = small_recipe(
         schedule__name=name,
         schedule__ramp=ramp,
@@ -151,7 +181,9 @@ def test_applied_rate_is_the_closed_form_bit_for_bit(backend: str, name: str, ra
 
 def test_reported_rates_are_the_same_bits_everywhere(backend: str) -> None:
     for dtype in ("float32", "float64"):
-        recipe = small_recipe(training__dtype=dtype, schedule__name="cosine", schedule__unit="update")
+        recipe = small_recipe(
+            training__dtype=dtype, schedule__name="cosine", schedule__unit="update"
+        )
         found = twin_trace(backend, recipe).series("lr")
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, learning_rates(recipe, 3).astype(dtype))
@@ -174,7 +206,9 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
         found_logits = model(torch.from_numpy(x_BD))
         found_loss = pt_impl.loss.mean_loss(recipe.loss, found_logits, torch.from_numpy(y_B), count)
         found_loss.backward()
-        found_gradients = {name: p.grad.numpy().T for name, p in model.named_parameters() if p.grad is not None}
+        found_gradients = {
+            name: p.grad.numpy().T for name, p in model.named_parameters() if p.grad is not None
+        }
         found = (found_logits.detach().numpy(), found_loss.item())
     else:
         with jax.enable_x64(True):
@@ -182,9 +216,13 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
 
             def loss_of(state: Any) -> Any:
                 logits_BK = nnx.merge(graph, state)(jnp.asarray(x_BD))
-                return jax_impl.loss.mean_loss(recipe.loss, logits_BK, jnp.asarray(y_B), count), logits_BK
+                return jax_impl.loss.mean_loss(
+                    recipe.loss, logits_BK, jnp.asarray(y_B), count
+                ), logits_BK
 
-            (jax_loss, jax_logits), jax_gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state)
+            (jax_loss, jax_logits), jax_gradients = jax.jit(
+                jax.value_and_grad(loss_of, has_aux=True)
+            )(state)
             found_gradients = jax_impl.model.export_parameters(jax_gradients)
             found = (np.asarray(jax_logits), float(jax_loss))
     assert relative(found[0], logits) < SEMANTICS
@@ -206,7 +244,9 @@ def test_oracle_gradients_against_finite_differences() -> None:
         *_, logits_BK = forward(recipe.model, moved, x_BD, Exact()).outputs.values()
         return float(loss_and_slope(recipe.loss, logits_BK, y_B, Exact())[0])
 
-    h = 1e-5  # central differences: error h^2 ~ 1e-10 of the third derivative, and 1e-16 / h ~ 1e-11 of rounding
+    # central differences: error h^2 ~ 1e-10 of the third derivative, and 1e-16 / h ~ 1e-11 of
+    # rounding
+    h = 1e-5
     for name, gradient in gradients.items():
         for index in np.ndindex(gradient.shape):
             slope = (loss_at(name, index, h) - loss_at(name, index, -h)) / (2 * h)
@@ -228,9 +268,15 @@ def test_one_update(optimizer: str, backend: str) -> None:
 def test_float64_training_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
-    assert trace.recorded_updates == list(range(trace.header["updates"] + 1)) == oracle.recorded_updates
+    assert (
+        trace.recorded_updates
+        == list(range(trace.header["updates"] + 1))
+        == oracle.recorded_updates
+    )
     found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     for name, values in oracle.prediction.items():
         assert relative(trace.prediction[name], values) < SEMANTICS, name
 
@@ -252,7 +298,9 @@ def test_the_torch_and_jax_float32_runs_agree() -> None:
         bounds = bounds_of(oracle_trace(recipe))
         assert bounds
         found = compare(twin_trace("torch", recipe), twin_trace("jax", recipe), bounds)
-        assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+        assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+            found.first
+        )
 
 
 def test_each_backend_gives_the_same_bits_twice(backend: str) -> None:
@@ -289,13 +337,17 @@ def test_ready_made_recipes_converge_alike(name: str) -> None:
         # held-out rows were never trained on: a chance classifier would score 1/K
         assert trace.metric("held_out_accuracy")[-1] > 0.88
     right = [trace.metric("held_out_accuracy")[-1] * len(data.held_out_y_N) for trace in traces]
-    assert abs(right[0] - right[1]) <= 1  # at most one held-out row lies within rounding of the decision
+    assert (
+        abs(right[0] - right[1]) <= 1
+    )  # at most one held-out row lies within rounding of the decision
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_training_that_blows_up_is_recorded_as_it_is(dtype: str, backend: str) -> None:
     peak = {"float32": 1e30, "float64": 1e250}[dtype]
-    recipe = small_recipe(schedule__peak=peak, training__epochs=2, schedule__warmup=0, training__dtype=dtype)
+    recipe = small_recipe(
+        schedule__peak=peak, training__epochs=2, schedule__warmup=0, training__dtype=dtype
+    )
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     assert not np.isfinite(trace.series("loss")).all()
     assert np.isfinite(trace.series("loss")[0])
@@ -313,7 +365,10 @@ def test_gpu_training_stays_within_rounding(backend: str) -> None:
         pytest.skip(f"{backend} sees no GPU on this machine")
     for dtype in ("float64", "float32"):
         recipe = small_recipe(training__dtype=dtype, optimizer__name="adamw")
-        trace, oracle = TWINS[backend].train(recipe, prepared(recipe), device="gpu"), oracle_trace(recipe)
+        trace, oracle = (
+            TWINS[backend].train(recipe, prepared(recipe), device="gpu"),
+            oracle_trace(recipe),
+        )
         bounds = bounds_of(oracle)
         assert bounds
         assert compare(trace, oracle, bounds).verdict == "rounding"

@@ -1,4 +1,6 @@
-"""Activations, normalisation, dropout, biases and initial weights: both twins against the oracle."""
+"""Activations, normalisation, dropout, biases and initial weights: both twins against the
+oracle.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -40,8 +42,16 @@ ACTIVATIONS = tuple(pt_impl.model.ACTIVATIONS)
 LONG = {"training__epochs": 67}  # of 3 updates: 201
 VARIANTS: dict[str, dict[str, Any]] = {
     "layer norm": {"model__norm": "layer", **LONG},
-    "layer norm, eps of Flax, no bias": {"model__norm": "layer", "model__norm_eps": 1e-6, "model__bias": False},
-    "layer norm of one unit": {"model__norm": "layer", "model__hidden": (1,), "model__activation": "leaky_relu"},
+    "layer norm, eps of Flax, no bias": {
+        "model__norm": "layer",
+        "model__norm_eps": 1e-6,
+        "model__bias": False,
+    },
+    "layer norm of one unit": {
+        "model__norm": "layer",
+        "model__hidden": (1,),
+        "model__activation": "leaky_relu",
+    },
     "batch norm": {"model__norm": "batch", **LONG},
     "batch norm of Flax": {
         "model__norm": "batch",
@@ -112,21 +122,29 @@ def evaluated(backend: str, name: str, z: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_and_slope_in_float64(name: str, backend: str) -> None:
-    z = np.concatenate([np.linspace(-50, 50, 20_001), [-1e5, -750, -100, -1e-9, -0.0, 0.0, 1e-9, 100, 750, 1e5]])
+    z = np.concatenate(
+        [np.linspace(-50, 50, 20_001), [-1e5, -750, -100, -1e-9, -0.0, 0.0, 1e-9, 100, 750, 1e5]]
+    )
     value, slope = evaluated(backend, name, z)
-    assert (np.abs(value - activate(name, z, Exact())) <= SEMANTICS * np.maximum(1, np.abs(value))).all()
+    assert (
+        np.abs(value - activate(name, z, Exact())) <= SEMANTICS * np.maximum(1, np.abs(value))
+    ).all()
     assert np.abs(slope - slope_of(name, z, Exact())).max() <= SEMANTICS
 
 
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation_and_slope_in_float32_are_within_what_the_bounds_allow(name: str, backend: str) -> None:
+def test_activation_and_slope_in_float32_are_within_what_the_bounds_allow(
+    name: str, backend: str
+) -> None:
     z = np.linspace(-30, 30, 20_001).astype(np.float32)
     for found, expected_of in zip(evaluated(backend, name, z), (activate, slope_of)):
         sized = Sized()
         expected = expected_of(name, z.astype(np.float64), sized)
         # 0.01 is rounded too; below the range of float32 both flush to 0
-        allowed = SAFETY * unit_roundoff(np.float32) * np.maximum(sized.size, np.abs(expected)) + 1e-37
+        allowed = (
+            SAFETY * unit_roundoff(np.float32) * np.maximum(sized.size, np.abs(expected)) + 1e-37
+        )
         assert (np.abs(found - expected) <= allowed).all()
 
 
@@ -136,8 +154,8 @@ def test_slope_is_the_derivative(name: str, z: float) -> None:
     if name in ("relu", "leaky_relu") and abs(z) <= h:
         return
     up, down = (activate(name, np.array([z + step]), Exact())[0] for step in (h, -h))
-    # h^2 of the third derivative, and rounding of a value as large as z over h; where the second derivative jumps at 0,
-    # as much as half of it times h: elu's is 1, softsign's 2 on either side
+    # h^2 of the third derivative, and rounding of a value as large as z over h; where the second
+    # derivative jumps at 0, as much as half of it times h: elu's is 1, softsign's 2 on either side
     allowed = h if name in ("elu", "softsign") else 1e-8
     assert abs((up - down) / (2 * h) - slope_of(name, np.array([z]), Exact())[0]) < allowed
 
@@ -152,7 +170,9 @@ def test_slope_is_the_derivative(name: str, z: float) -> None:
         ("relu", jax_impl, lambda z: jnp.maximum(z, 0.0)),  # slope 0.5 at 0
     ],
 )
-def test_a_librarys_other_default_is_caught(name: str, twin: Any, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_librarys_other_default_is_caught(
+    name: str, twin: Any, put: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(twin.model.ACTIVATIONS, name, put)
     with pytest.raises(AssertionError):
         test_activation_and_slope_in_float64(name, "torch" if twin is pt_impl else "jax")
@@ -164,15 +184,17 @@ def test_a_librarys_other_default_is_caught(name: str, twin: Any, put: Any, monk
 @pytest.mark.parametrize("norm", ["none", "layer", "batch"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_oracle_gradients_against_finite_differences(norm: str, dropout: float) -> None:
-    recipe = small_recipe(model__norm=norm, model__dropout=dropout, model__activation="silu", model__init="flax")
+    recipe = small_recipe(
+        model__norm=norm, model__dropout=dropout, model__activation="silu", model__init="flax"
+    )
     data = prepared(recipe)
     x_BD, y_B, parameters = data.train_x_ND[:8], data.train_y_N[:8], start(data)
     masks = [mask_TBH[0, :8] for mask_TBH in data.masks(0)]
     assert len(masks) == (2 if dropout else 0)
     for name in parameters:  # off their initial 0 and 1
-        parameters[name] = parameters[name] + 0.1 * np.cos(np.arange(parameters[name].size)).reshape(
-            parameters[name].shape
-        )
+        parameters[name] = parameters[name] + 0.1 * np.cos(
+            np.arange(parameters[name].size)
+        ).reshape(parameters[name].shape)
     _, gradients, _ = loss_and_gradients(recipe, parameters, x_BD, y_B, Exact(), masks=masks)
     assert gradients.keys() == parameters.keys()
 
@@ -201,10 +223,14 @@ def test_float64_training_follows_the_oracle_at_every_update(variant: str, backe
     assert arrays == set(trace.arrays)
     assert trace.recorded_updates == list(range(trace.header["updates"] + 1))
     found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     assert list(trace.prediction) == list(oracle.prediction)
     for name, values in oracle.prediction.items():
-        assert np.abs(trace.prediction[name] - values).max() <= SEMANTICS * np.abs(values).max(), name
+        assert np.abs(trace.prediction[name] - values).max() <= SEMANTICS * np.abs(values).max(), (
+            name
+        )
 
 
 @pytest.mark.parametrize("backend", TWINS)
@@ -214,9 +240,9 @@ def test_float32_training_stays_within_rounding(variant: str, backend: str) -> N
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     bounds = bounds_of(oracle)
     assert bounds
-    assert {array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")} == {
-        np.dtype(np.float32)
-    }
+    assert {
+        array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")
+    } == {np.dtype(np.float32)}
     found = compare(trace, oracle, bounds)
     assert found.verdict == "rounding", found.first and describe_difference(found.first)
 
@@ -224,10 +250,24 @@ def test_float32_training_stays_within_rounding(variant: str, backend: str) -> N
 def test_layers_stand_in_order() -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS["everything"])
     assert list(oracle_trace(recipe).prediction) == [
-        *("input", "linear1", "norm1", "gelu_tanh1", "linear2", "norm2", "gelu_tanh2", "linear3", "softmax")
+        *(
+            "input",
+            "linear1",
+            "norm1",
+            "gelu_tanh1",
+            "linear2",
+            "norm2",
+            "gelu_tanh2",
+            "linear3",
+            "softmax",
+        )
     ]
     passed = forward(
-        recipe.model, start(prepared(recipe)), prepared(recipe).train_x_ND[:4], Exact(), masks=_masks(recipe, 4)
+        recipe.model,
+        start(prepared(recipe)),
+        prepared(recipe).train_x_ND[:4],
+        Exact(),
+        masks=_masks(recipe, 4),
     )
     assert list(passed.outputs)[1:5] == ["linear1", "norm1", "gelu_tanh1", "dropout1"]
 
@@ -243,15 +283,23 @@ def _masks(recipe: Recipe, rows: int) -> Any:
 @pytest.mark.parametrize("variance", ["unbiased", "biased"])
 def test_running_statistics_are_those_of_the_rows_that_count(variance: str, backend: str) -> None:
     """Against the definition: the last batch of an epoch has 26 rows of 32."""
-    recipe = small_recipe(training__dtype="float64", model__norm="batch", model__norm_variance=variance)
-    trace, data, batches = twin_trace(backend, recipe), prepared(recipe), prepared(recipe).batches(0)
+    recipe = small_recipe(
+        training__dtype="float64", model__norm="batch", model__norm_variance=variance
+    )
+    trace, data, batches = (
+        twin_trace(backend, recipe),
+        prepared(recipe),
+        prepared(recipe).batches(0),
+    )
     mean, var = np.zeros(6), np.ones(6)
     for update, (rows_B, count) in enumerate(zip(batches.rows_TB, batches.count_T)):
         before = trace.parameters(update)
         z = data.train_x_ND[rows_B[:count]] @ before["linear1.weight"] + before["linear1.bias"]
         mean = 0.9 * mean + 0.1 * z.mean(axis=0)
         var = 0.9 * var + 0.1 * z.var(axis=0, ddof=variance == "unbiased")
-        np.testing.assert_allclose(trace.parameters(update + 1)["norm1.mean"], mean, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            trace.parameters(update + 1)["norm1.mean"], mean, rtol=1e-12, atol=1e-14
+        )
         np.testing.assert_allclose(trace.parameters(update + 1)["norm1.var"], var, rtol=1e-12)
     assert count == 26
 
@@ -272,20 +320,33 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them(backend: str) ->
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_a_variance_beyond_the_dtypes_range_raises_no_alarm(norm: str, backend: str) -> None:
-    """Its power of -3/2 underflows in JAX's gradient, and the gradient is then no longer what cancels."""
-    recipe = small_recipe(model__norm=norm, schedule__peak=1e3, schedule__warmup=0, training__epochs=2)
+    """Its power of -3/2 underflows in JAX's gradient, and the gradient is then no longer what
+    cancels.
+    """
+    recipe = small_recipe(
+        model__norm=norm, schedule__peak=1e3, schedule__warmup=0, training__epochs=2
+    )
     bounds = bounds_of(oracle_trace(recipe))
     assert bounds
     assert np.isfinite(bounds["parameters/2/linear1.weight"])  # and not from the start
-    assert compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds).verdict == "inconclusive"
+    assert (
+        compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds).verdict == "inconclusive"
+    )
 
 
 def test_flax_statistics_would_be_float32() -> None:
     """Why the twin sets them itself."""
     with jax.enable_x64(True):
-        assert nnx.BatchNorm(3, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)).mean.dtype == np.float32
+        assert (
+            nnx.BatchNorm(
+                3, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+            ).mean.dtype
+            == np.float32
+        )
         model = jax_impl.model.build_model(
-            recipe := small_recipe(training__dtype="float64", model__norm="batch"), prepared(recipe), CPU["jax"]
+            recipe := small_recipe(training__dtype="float64", model__norm="batch"),
+            prepared(recipe),
+            CPU["jax"],
         )
         assert model.norm1.mean.dtype == np.float64
 
@@ -304,7 +365,9 @@ def test_a_bias_without_a_gradient_is_warned_of() -> None:
     found = prepare(small_recipe(model__norm="batch", optimizer__name="adam")).warnings
     assert [warning.partition(":")[0] for warning in found] == ["model.bias"]
     for other in ({"model__bias": False}, {"optimizer__name": "sgd"}, {"model__norm": "layer"}):
-        assert not prepare(small_recipe(**{"model__norm": "batch", "optimizer__name": "adam"} | other)).warnings
+        assert not prepare(
+            small_recipe(**{"model__norm": "batch", "optimizer__name": "adam"} | other)
+        ).warnings
 
 
 # --- dropout
@@ -327,7 +390,9 @@ def test_both_twins_are_fed_the_masks_of_the_data(backend: str) -> None:
 
 @given(dropout=st.floats(0.01, 0.99))
 def test_masks_drop_the_share(dropout: float) -> None:
-    data = replace(prepared(small_recipe(model__hidden=(40,))), dropout=dropout, hidden=(40, 40), epochs=2)
+    data = replace(
+        prepared(small_recipe(model__hidden=(40,))), dropout=dropout, hidden=(40, 40), epochs=2
+    )
     drawn = [mask for epoch in (0, 1) for mask in data.masks(epoch)]
     share = np.mean([1 - mask.mean() for mask in drawn])
     assert abs(share - dropout) < 6 * np.sqrt(dropout * (1 - dropout) / (4 * 3 * 32 * 40))
@@ -346,7 +411,9 @@ def test_masks_stand_in_the_hash() -> None:
 def test_dropout_keeps_the_mean() -> None:
     recipe = small_recipe(model__dropout=0.75, model__hidden=(4000,), model__activation="softplus")
     data = prepare(recipe)
-    outputs = forward(recipe.model, start(data), data.train_x_ND[:8], Exact(), masks=[data.masks(0)[0][0, :8]]).outputs
+    outputs = forward(
+        recipe.model, start(data), data.train_x_ND[:8], Exact(), masks=[data.masks(0)[0][0, :8]]
+    ).outputs
     assert abs(outputs["dropout1"].mean() / outputs["softplus1"].mean() - 1) < 0.05
 
 
@@ -367,8 +434,12 @@ TORCH_INITS: dict[str, Any] = {
     "torch": lambda w: torch.nn.Linear(w.shape[1], w.shape[0]).weight.detach(),
     "xavier_uniform": torch.nn.init.xavier_uniform_,
     "xavier_normal": torch.nn.init.xavier_normal_,
-    "kaiming_uniform": lambda w: torch.nn.init.kaiming_uniform_(w, mode="fan_in", nonlinearity="relu"),
-    "kaiming_normal": lambda w: torch.nn.init.kaiming_normal_(w, mode="fan_in", nonlinearity="relu"),
+    "kaiming_uniform": lambda w: torch.nn.init.kaiming_uniform_(
+        w, mode="fan_in", nonlinearity="relu"
+    ),
+    "kaiming_normal": lambda w: torch.nn.init.kaiming_normal_(
+        w, mode="fan_in", nonlinearity="relu"
+    ),
     "orthogonal": torch.nn.init.orthogonal_,
 }
 
@@ -393,20 +464,30 @@ def alike(a: Any, b: Any) -> bool:
     a, b = a.ravel(), b.ravel()
     error = np.sqrt(a.var() / a.size + b.var() / b.size)
     same_mean = abs(a.mean() - b.mean()) < 4 * error
-    return bool(same_mean and abs(a.std() / b.std() - 1) < 0.02 and stats.ks_2samp(a, b).pvalue > 1e-3)
+    return bool(
+        same_mean and abs(a.std() / b.std() - 1) < 0.02 and stats.ks_2samp(a, b).pvalue > 1e-3
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("init", "library"), [(i, "jax") for i in JAX_INITS] + [(i, "torch") for i in TORCH_INITS])
-def test_weights_are_drawn_as_the_library_draws_them(init: str, library: str, shape: tuple[int, int]) -> None:
-    theirs = of_jax(JAX_INITS[init], shape) if library == "jax" else of_torch(TORCH_INITS[init], shape)
+@pytest.mark.parametrize(
+    ("init", "library"), [(i, "jax") for i in JAX_INITS] + [(i, "torch") for i in TORCH_INITS]
+)
+def test_weights_are_drawn_as_the_library_draws_them(
+    init: str, library: str, shape: tuple[int, int]
+) -> None:
+    theirs = (
+        of_jax(JAX_INITS[init], shape) if library == "jax" else of_torch(TORCH_INITS[init], shape)
+    )
     assert theirs.shape == ours(init, shape).shape
     assert alike(ours(init, shape), theirs)
 
 
 def test_flax_draws_its_default_so() -> None:
     layers = [nnx.Linear(30, 20, rngs=nnx.Rngs(seed)) for seed in range(DRAWS)]
-    assert alike(ours("flax", (30, 20)), np.stack([np.asarray(layer.kernel[...]) for layer in layers]))
+    assert alike(
+        ours("flax", (30, 20)), np.stack([np.asarray(layer.kernel[...]) for layer in layers])
+    )
     assert not any(np.asarray(layer.bias[...]).any() for layer in layers)
 
 
@@ -436,7 +517,12 @@ def test_orthogonal_weights_are(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("init", [*JAX_INITS, "zeros"])
 def test_initial_parameters_of_every_init(init: str) -> None:
     data = prepared(small_recipe(model__init=init, model__norm="layer"))
-    assert list(data.parameters)[:4] == ["linear1.weight", "linear1.bias", "norm1.weight", "norm1.bias"]
+    assert list(data.parameters)[:4] == [
+        "linear1.weight",
+        "linear1.bias",
+        "norm1.weight",
+        "norm1.bias",
+    ]
     assert (data.parameters["norm1.weight"] == 1).all()
     assert not data.parameters["norm1.bias"].any()
     assert not any(name.startswith("norm3") for name in data.parameters)
@@ -448,7 +534,9 @@ def test_initial_parameters_of_every_init(init: str) -> None:
 
 def test_torch_draws_keep_their_bits_and_a_bias_changes_no_weight() -> None:
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((0, 2))))
-    with_bias, without = (prepared(small_recipe(model__bias=bias)).parameters for bias in (True, False))
+    with_bias, without = (
+        prepared(small_recipe(model__bias=bias)).parameters for bias in (True, False)
+    )
     for i, (fan_in, fan_out) in enumerate(((6, 6), (6, 5), (5, 3)), start=1):
         weight = generator.uniform(-(fan_in**-0.5), fan_in**-0.5, (fan_in, fan_out))
         np.testing.assert_array_equal(with_bias[f"linear{i}.weight"], weight)
@@ -475,18 +563,27 @@ def test_presets_are_the_librarys_defaults(name: str) -> None:
         assert (layer[1].momentum, model.norm_variance) == (model.norm_momentum, "unbiased")
     else:
         assert model.init == "flax"
-        assert model.norm == {"layer_norm": "layer", "gelu_layer_norm": "layer", "batch_norm": "batch"}.get(
-            name.partition(".")[2], "none"
-        )
+        assert model.norm == {
+            "layer_norm": "layer",
+            "gelu_layer_norm": "layer",
+            "batch_norm": "batch",
+        }.get(name.partition(".")[2], "none")
     if model.norm == "layer":
         assert nnx.LayerNorm(3, rngs=nnx.Rngs(0)).epsilon == model.norm_eps
     if model.norm == "batch":
-        assert (batch.epsilon, batch.momentum) == (model.norm_eps, pytest.approx(1 - model.norm_momentum))
+        assert (batch.epsilon, batch.momentum) == (
+            model.norm_eps,
+            pytest.approx(1 - model.norm_momentum),
+        )
         assert model.norm_variance == "biased"
     if "gelu" in name:
         z = np.linspace(-4, 4, 101)
         with jax.enable_x64(True):
-            theirs = nn.GELU()(torch.tensor(z)).numpy() if name.startswith("torch") else np.asarray(nnx.gelu(z))
+            theirs = (
+                nn.GELU()(torch.tensor(z)).numpy()
+                if name.startswith("torch")
+                else np.asarray(nnx.gelu(z))
+            )
         np.testing.assert_allclose(activate(model.activation, z, Exact()), theirs, atol=1e-14)
         with pytest.raises(InputError, match=r"model\.activation: .* has no such knob"):
             of_preset(name, activation="relu")
@@ -545,7 +642,11 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, tuple[str, int]]] = {
     "eps of 1e-3": (BATCH, other_model(norm_eps=1e-3), ("loss", 0)),
     "momentum of Flax's meaning": (BATCH, other_model(norm_momentum=0.9), ("parameters", 0)),
     "biased": (BATCH, other_model(norm_variance="biased"), ("parameters", 0)),
-    "unbiased": (BATCH | {"model__norm_variance": "biased"}, other_model(norm_variance="unbiased"), ("parameters", 0)),
+    "unbiased": (
+        BATCH | {"model__norm_variance": "biased"},
+        other_model(norm_variance="unbiased"),
+        ("parameters", 0),
+    ),
     "tanh gelu": ({"model__activation": "gelu"}, other_model(activation="gelu_tanh"), ("loss", 0)),
     "dropout not scaled": ({"model__dropout": 0.2}, other_model(dropout=0.0), ("loss", 0)),
     "mask of another update": ({"model__dropout": 0.2}, masks_one_update_late, ("loss", 0)),
@@ -554,12 +655,18 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, tuple[str, int]]] = {
 
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_is_caught_at_its_place(fault: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_is_caught_at_its_place(
+    fault: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values, put, place = FAULTS[fault]
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **values)
     module = TWINS[backend]
     patch_pair(monkeypatch, module, *put(module))
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
+    )
     assert found.first is not None
     assert (found.first.stage, found.first.update) == place
 
@@ -568,19 +675,27 @@ def test_statistics_over_padding_are_caught(monkeypatch: pytest.MonkeyPatch) -> 
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **BATCH)
     patch_pair(monkeypatch, jax_impl.train, *statistics_of_padding(jax_impl.train))
     found = compare(
-        jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {}
+        jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
     )
     assert found.first is not None
     assert found.first.update == 2  # the short batch
 
 
 def test_fast_variance_is_caught() -> None:
-    """Flax's default, the mean of the squares less the square of the mean, loses the variance beside a large mean."""
+    """Flax's default, the mean of the squares less the square of the mean, loses the variance
+    beside a large mean.
+    """
     z = np.random.default_rng(0).normal(1e3, 1.0, (4, 8))
     with jax.enable_x64(True):
         errors = []
         for fast in (False, True):
-            layer = nnx.LayerNorm(8, epsilon=1e-5, use_fast_variance=fast, dtype=jnp.float64, rngs=nnx.Rngs(0))
-            right = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+            layer = nnx.LayerNorm(
+                8, epsilon=1e-5, use_fast_variance=fast, dtype=jnp.float64, rngs=nnx.Rngs(0)
+            )
+            right = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(
+                z.var(axis=1, keepdims=True) + 1e-5
+            )
             errors.append(np.abs(np.asarray(layer(z)) - right).max())
     assert errors[0] < SEMANTICS < errors[1]

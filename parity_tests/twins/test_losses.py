@@ -1,5 +1,5 @@
-"""Every loss and knob: the twins against the oracle at every update, the oracle against finite differences and the
-frameworks' own classes, planted faults, and what data_prep makes of targets."""
+"""Every loss and knob: the twins against the oracle at every update, the oracle against finite
+differences and the frameworks' own classes, planted faults, and what data_prep makes of targets."""
 
 import io
 import re
@@ -57,7 +57,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "mse": {"loss__name": "mse"},
     "huber": {"loss__name": "huber"},
     "huber, delta 0.3": {"loss__name": "huber", "loss__delta": 0.3},
-    "huber, adamw": {"loss__name": "huber", "loss__delta": 0.7, "optimizer__name": "adamw", "schedule__peak": 0.01},
+    "huber, adamw": {
+        "loss__name": "huber",
+        "loss__delta": 0.7,
+        "optimizer__name": "adamw",
+        "schedule__peak": 0.01,
+    },
 }
 
 
@@ -77,10 +82,14 @@ def test_float64_training_follows_the_oracle_at_every_update(variant: str, backe
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     assert trace.recorded_updates == list(range(13)) == oracle.recorded_updates
     found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
     assert trace.prediction.keys() == oracle.prediction.keys()
     for name, values in oracle.prediction.items():
-        np.testing.assert_allclose(trace.prediction[name], values, rtol=0, atol=1e-12 * np.abs(values).max())
+        np.testing.assert_allclose(
+            trace.prediction[name], values, rtol=0, atol=1e-12 * np.abs(values).max()
+        )
 
 
 @pytest.mark.parametrize("variant", LOSSES)
@@ -99,7 +108,9 @@ def test_float32_training_stays_within_rounding(variant: str, backend: str) -> N
 # --- the oracle against finite differences, and all three on hard values
 
 ROWS = st.lists(
-    st.tuples(*[st.floats(-30, 30).map(lambda value: round(value, 6))] * 3, st.integers(-1, 2)), min_size=1, max_size=6
+    st.tuples(*[st.floats(-30, 30).map(lambda value: round(value, 6))] * 3, st.integers(-1, 2)),
+    min_size=1,
+    max_size=6,
 )
 KNOBS = st.sampled_from(
     [
@@ -123,17 +134,23 @@ def targets(loss: Loss, rows: list[tuple[float, float, float, int]]) -> tuple[An
     if loss.name == "cross_entropy":
         labels_B[0] = max(labels_B[0], 0)  # a batch has a row that counts
         return outputs_BK, labels_B
-    return outputs_BK[:, :1], (labels_B > 0).astype(np.int64) if not loss.predicts_number else outputs_BK[:, 1].copy()
+    return outputs_BK[:, :1], (labels_B > 0).astype(
+        np.int64
+    ) if not loss.predicts_number else outputs_BK[:, 1].copy()
 
 
 @partial(jax.jit, static_argnums=0)
 def jax_value_and_slope(loss: Loss, outputs: Any, y: Any, count: Any) -> Any:
-    return jax.value_and_grad(lambda outputs: jax_impl.loss.mean_loss(loss, outputs, y, count))(outputs)
+    return jax.value_and_grad(lambda outputs: jax_impl.loss.mean_loss(loss, outputs, y, count))(
+        outputs
+    )
 
 
 @given(KNOBS, ROWS)
 @settings(max_examples=150, deadline=None)
-def test_all_three_agree_on_any_outputs(loss: Loss, rows: list[tuple[float, float, float, int]]) -> None:
+def test_all_three_agree_on_any_outputs(
+    loss: Loss, rows: list[tuple[float, float, float, int]]
+) -> None:
     outputs_BK, y_B = targets(loss, rows)
     mean, slope_BK = loss_and_slope(loss, outputs_BK, y_B, Exact())
     tensor = torch.tensor(outputs_BK, requires_grad=True)
@@ -147,7 +164,10 @@ def test_all_three_agree_on_any_outputs(loss: Loss, rows: list[tuple[float, floa
         padded_B = np.append(y_B, np.zeros(7 - len(y_B), y_B.dtype))
         value, gradient = jax_value_and_slope(loss, padded_BK, padded_B, len(y_B))
     assert (np.asarray(gradient)[len(y_B) :] == 0).all()
-    for other, slopes in ((found.item(), tensor.grad.numpy()), (float(value), np.asarray(gradient)[: len(y_B)])):
+    for other, slopes in (
+        (found.item(), tensor.grad.numpy()),
+        (float(value), np.asarray(gradient)[: len(y_B)]),
+    ):
         # a framework's loss may err by roundings of the largest output
         assert abs(other - mean) <= 1e-14 * (abs(mean) + np.abs(outputs_BK).max())
         scale = max(np.abs(slope_BK).max(), 1 / len(y_B) if not loss.predicts_number else 0)
@@ -156,7 +176,9 @@ def test_all_three_agree_on_any_outputs(loss: Loss, rows: list[tuple[float, floa
 
 @given(KNOBS, ROWS)
 @settings(max_examples=100, deadline=None)
-def test_slopes_against_finite_differences(loss: Loss, rows: list[tuple[float, float, float, int]]) -> None:
+def test_slopes_against_finite_differences(
+    loss: Loss, rows: list[tuple[float, float, float, int]]
+) -> None:
     outputs_BK, y_B = targets(loss, [(a / 6, b / 6, c / 6, y) for a, b, c, y in rows])
     _, slope_BK = loss_and_slope(loss, outputs_BK, y_B, Exact())
     h = 1e-5
@@ -164,9 +186,13 @@ def test_slopes_against_finite_differences(loss: Loss, rows: list[tuple[float, f
         up, down = outputs_BK.copy(), outputs_BK.copy()
         up[index] += h
         down[index] -= h
-        at_up, at_down = (float(loss_and_slope(loss, moved, y_B, Exact())[0]) for moved in (up, down))
+        at_up, at_down = (
+            float(loss_and_slope(loss, moved, y_B, Exact())[0]) for moved in (up, down)
+        )
         # across a Huber's knee, whose second derivative jumps, the difference errs by up to h / 2
-        assert abs((at_up - at_down) / (2 * h) - slope_BK[index]) < (1e-8 if loss.name != "huber" else h)
+        assert abs((at_up - at_down) / (2 * h) - slope_BK[index]) < (
+            1e-8 if loss.name != "huber" else h
+        )
 
 
 def test_numbers_by_hand() -> None:
@@ -199,10 +225,15 @@ def instead(other: Loss) -> Callable[[Any], Any]:
 def half(module: Any) -> Any:
     """`optax.l2_loss` for the squared error."""
     if module is pt_impl.train:
-        return lambda loss, outputs, y, count: (0.5 * (outputs[:count, 0] - y[:count]).square()).mean()
+        return lambda loss, outputs, y, count: (
+            0.5 * (outputs[:count, 0] - y[:count]).square()
+        ).mean()
 
     def jax_loss(loss: Any, outputs: Any, y: Any, count: Any) -> Any:
-        return jnp.sum(jnp.where(jnp.arange(len(y)) < count, optax.l2_loss(outputs[:, 0], y), 0.0)) / count
+        return (
+            jnp.sum(jnp.where(jnp.arange(len(y)) < count, optax.l2_loss(outputs[:, 0], y), 0.0))
+            / count
+        )
 
     return jax_loss
 
@@ -213,7 +244,11 @@ def by_count(module: Any) -> Any:
 
     def fault(loss: Any, outputs: Any, y: Any, count: Any) -> Any:
         right = original(loss, outputs, y, count)
-        weights = torch.tensor(loss.class_weights) if module is pt_impl.train else jnp.asarray(loss.class_weights)
+        weights = (
+            torch.tensor(loss.class_weights)
+            if module is pt_impl.train
+            else jnp.asarray(loss.class_weights)
+        )
         counts = (torch if module is pt_impl.train else jnp).arange(len(y)) < count
         return right * (weights[y] * counts).sum() / count
 
@@ -224,7 +259,9 @@ def ignored_counts(module: Any) -> Any:
     """A label of -1 taken for the last class, as Optax takes it."""
     original = of_pair(module, "mean_loss")
     where = torch.where if module is pt_impl.train else jnp.where
-    return lambda loss, outputs, y, count: original(loss, outputs, where(y < 0, outputs.shape[-1] - 1, y), count)
+    return lambda loss, outputs, y, count: original(
+        loss, outputs, where(y < 0, outputs.shape[-1] - 1, y), count
+    )
 
 
 def with_padding(module: Any) -> Any:
@@ -239,7 +276,11 @@ FAULTS: dict[str, tuple[str, Callable[[Any], Any], int]] = {
     "smoothing left out": ("smoothing", instead(Loss()), 0),
     "smoothing 0.11": ("smoothing", instead(Loss(label_smoothing=0.11)), 0),
     "ignored class counted": ("ignored", ignored_counts, 0),
-    "positive weight left out": ("binary, positive weight", instead(Loss(name="binary_cross_entropy")), 0),
+    "positive weight left out": (
+        "binary, positive weight",
+        instead(Loss(name="binary_cross_entropy")),
+        0,
+    ),
     "delta 1 for 0.3": ("huber, delta 0.3", instead(Loss(name="huber")), 0),
     "delta 0.301": ("huber, delta 0.3", instead(Loss(name="huber", delta=0.301)), 0),
     "squared for huber": ("huber", instead(Loss(name="mse")), 0),
@@ -249,7 +290,9 @@ CASES = [
     pytest.param(name, twin, id=f"{name}-{twin}")
     for name in FAULTS
     for twin in TWINS
-    if not (name == "padding counted" and twin == "torch")  # there, batches are cut to the rows that count
+    if not (
+        name == "padding counted" and twin == "torch"
+    )  # there, batches are cut to the rows that count
 ]
 
 
@@ -262,12 +305,20 @@ def nothing_compiled_is_shared() -> Any:
 
 @pytest.mark.usefixtures("nothing_compiled_is_shared")
 @pytest.mark.parametrize(("name", "twin"), CASES)
-def test_fault_is_caught_at_its_place(name: str, twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_is_caught_at_its_place(
+    name: str, twin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variant, put, update = FAULTS[name]
-    recipe = small_recipe(training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant])
+    recipe = small_recipe(
+        training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant]
+    )
     module = TWINS[twin]
     patch_pair(monkeypatch, module, "mean_loss", put(module))
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
+    )
     assert found.first is not None
     assert (found.first.stage, found.first.update) == ("loss", update)
 
@@ -285,11 +336,15 @@ def test_wrong_metrics_are_caught(twin: str, monkeypatch: pytest.MonkeyPatch) ->
         return found
 
     for variant, stage in (("mse", "held_out_r2"), ("ignored", "train_accuracy")):
-        recipe = small_recipe(training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant])
+        recipe = small_recipe(
+            training__dtype="float64", training__epochs=1, schedule__warmup=1, **LOSSES[variant]
+        )
         patch_pair(monkeypatch, module, "sums", fault)
         forget_compiled()
         found = compare(
-            module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {}
+            module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+            oracle_trace(recipe),
+            {},
         )
         assert found.first is not None
         assert (found.first.stage, found.first.update) == ("metrics", 2)
@@ -315,7 +370,9 @@ def test_metrics_of_a_number_by_hand() -> None:
     recipe = small_recipe(training__dtype="float64", **LOSSES["huber, delta 0.3"])
     data, trace = prepared(recipe), oracle_trace(recipe)
     found = _outputs(trace, data.held_out_x_ND)
-    np.testing.assert_allclose(trace.metric("held_out_r2")[-1], r2_score(data.held_out_y_N, found), rtol=1e-12)
+    np.testing.assert_allclose(
+        trace.metric("held_out_r2")[-1], r2_score(data.held_out_y_N, found), rtol=1e-12
+    )
     expected = mean_absolute_error(data.held_out_y_N, found)
     np.testing.assert_allclose(trace.metric("held_out_mae")[-1], expected, rtol=1e-12)
     assert "held_out_accuracy" not in {name.partition("/")[2] for name in trace.arrays}
@@ -331,8 +388,8 @@ def test_binary_answers_are_those_of_the_sign_of_the_logit(backend: str) -> None
 
 
 def test_two_softmax_outputs_and_one_logit_have_the_same_loss() -> None:
-    """Binary cross entropy of x is cross entropy of the logits (0, x), and a positive weight is its class weight but
-    for the mean's divisor."""
+    """Binary cross entropy of x is cross entropy of the logits (0, x), and a positive weight is its
+    class weight but for the mean's divisor."""
     x_B1, y_B = np.linspace(-3, 4, 8)[:, None], np.arange(8) % 2
     logits_BK = np.hstack([np.zeros((8, 1)), x_B1])
     one = loss_and_slope(Loss(name="binary_cross_entropy", positive_weight=3.0), x_B1, y_B, Exact())
@@ -350,14 +407,19 @@ def test_targets_are_standardised_by_the_training_rows(source: str) -> None:
     assert abs(data.held_out_y_N.mean()) > 1e-6  # scaled alike, not by its own
     if source == "diabetes":
         assert data.target == "progression"
-        y_N = np.concatenate([data.train_y_N, data.held_out_y_N]) * data.target_scale + data.target_mean
+        y_N = (
+            np.concatenate([data.train_y_N, data.held_out_y_N]) * data.target_scale
+            + data.target_mean
+        )
         np.testing.assert_allclose([y_N.min(), y_N.max(), len(y_N)], [25, 346, 442], rtol=1e-12)
         assert data.cast("float32").train_y_N.dtype == np.float32
 
 
 def test_the_noise_of_a_drawn_number_has_its_share_and_its_own_stream() -> None:
     rows = {"data.rows": 4000, "loss.name": "mse"}
-    quiet, loud = (prepare(Recipe().with_values(rows | {"data.noise": noise})) for noise in (0.0, 0.5))
+    quiet, loud = (
+        prepare(Recipe().with_values(rows | {"data.noise": noise})) for noise in (0.0, 0.5)
+    )
     np.testing.assert_array_equal(quiet.train_x_ND, loud.train_x_ND)
     y, z = (data.train_y_N * data.target_scale for data in (quiet, loud))
     np.testing.assert_allclose((z - y).std() / y.std(), 0.5, rtol=0.05)
@@ -366,7 +428,8 @@ def test_the_noise_of_a_drawn_number_has_its_share_and_its_own_stream() -> None:
 
 def test_another_loss_of_classes_leaves_the_rows_as_they_are() -> None:
     plain, binary = (
-        prepare(Recipe().with_values({"loss.name": name})) for name in ("cross_entropy", BINARY["loss__name"])
+        prepare(Recipe().with_values({"loss.name": name}))
+        for name in ("cross_entropy", BINARY["loss__name"])
     )
     np.testing.assert_array_equal(plain.train_y_N, binary.train_y_N)
     np.testing.assert_array_equal(plain.train_x_ND, binary.train_x_ND)
@@ -382,14 +445,24 @@ def test_an_ignored_class_has_a_label_but_no_output() -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"loss__name": "binary_cross_entropy"}, "loss.name: binary_cross_entropy needs 2 classes, but the data has 3"),
+        (
+            {"loss__name": "binary_cross_entropy"},
+            "loss.name: binary_cross_entropy needs 2 classes, but the data has 3",
+        ),
         ({"loss__class_weights": (1.0, 2.0)}, "loss.class_weights: 2 weights for 3 classes"),
-        ({"loss__class_weights": (0.0, 0.0, 0.0)}, "loss.class_weights: all are 0, so no row counts"),
+        (
+            {"loss__class_weights": (0.0, 0.0, 0.0)},
+            "loss.class_weights: all are 0, so no row counts",
+        ),
         ({"loss__ignored_class": "3"}, "loss.ignored_class: no class '3'; classes: '0', '1', '2'"),
-        ({"data__classes": 2, "loss__ignored_class": "1"}, "loss.ignored_class: without '1' a single class is left"),
+        (
+            {"data__classes": 2, "loss__ignored_class": "1"},
+            "loss.ignored_class: without '1' a single class is left",
+        ),
         (
             {"training__batch": 1, "loss__ignored_class": "1"},
-            "loss.ignored_class: no row counts in batch 1 of epoch 1, update 0; a larger training.batch would help",
+            "loss.ignored_class: no row counts in batch 1 of epoch 1, update 0; a larger "
+            "training.batch would help",
         ),
         (
             {
@@ -398,7 +471,8 @@ def test_an_ignored_class_has_a_label_but_no_output() -> None:
                 "loss__class_weights": (1.0, 0.0, 1.0),
                 "gradient__accumulate": 2,
             },
-            "loss.class_weights: no row counts in batch 3 of epoch 1, update 1; a larger training.batch would help",
+            "loss.class_weights: no row counts in batch 3 of epoch 1, update 1; a larger "
+            "training.batch would help",
         ),
         (
             {"loss__name": "mse", "data__source": "digits"},
@@ -406,11 +480,17 @@ def test_an_ignored_class_has_a_label_but_no_output() -> None:
         ),
         (
             {"data__source": "diabetes"},
-            'loss.name: cross_entropy needs classes, but data.source "diabetes" has a number to predict '
+            'loss.name: cross_entropy needs classes, but data.source "diabetes" has a '
+            "number to predict "
             "(loss.name = mse or huber)",
         ),
         (
-            {"loss__name": "mse", "data__held_out": 0.9, "data__source": "diabetes", "training__batch": 45},
+            {
+                "loss__name": "mse",
+                "data__held_out": 0.9,
+                "data__source": "diabetes",
+                "training__batch": 45,
+            },
             "training.batch: 45 rows are more than the 44 training rows",
         ),
     ],
@@ -442,11 +522,17 @@ def test_a_bad_target_is_named(cells: list[str], line: str, tmp_path: Any) -> No
 def test_a_number_in_a_file_is_trained_on(tmp_path: Any) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y\n" + "".join(f"{i},{0.5 * i}\n" for i in range(40)))
-    values = {"data.source": "file", "data.path": str(path), "data.target": "y", "loss.name": "huber"}
+    values = {
+        "data.source": "file",
+        "data.path": str(path),
+        "data.target": "y",
+        "loss.name": "huber",
+    }
     data = prepare(Recipe().with_values(values | {"training.batch": 8}))
     assert (data.target, data.classes, data.columns) == ("y", (), ("a",))
     np.testing.assert_allclose(
-        np.sort(np.append(data.train_y_N, data.held_out_y_N) * data.target_scale)[-1] * 2, 39 - 2 * data.target_mean
+        np.sort(np.append(data.train_y_N, data.held_out_y_N) * data.target_scale)[-1] * 2,
+        39 - 2 * data.target_mean,
     )
 
 
@@ -454,7 +540,11 @@ def test_save_and_load_keep_the_target(tmp_path: Any) -> None:
     data = prepare(Recipe().with_values({"data.source": "diabetes", "loss.name": "mse"}))
     data.save(tmp_path / "data")
     found = type(data).load(tmp_path / "data")
-    assert (found.target, found.target_mean, found.target_scale) == (data.target, data.target_mean, data.target_scale)
+    assert (found.target, found.target_mean, found.target_scale) == (
+        data.target,
+        data.target_mean,
+        data.target_scale,
+    )
     assert found.hash == data.hash
     np.testing.assert_array_equal(found.train_y_N, data.train_y_N)
 
@@ -464,7 +554,11 @@ def test_save_and_load_keep_the_target(tmp_path: Any) -> None:
 
 def told(**values: Any) -> tuple[Story, dict[str, Trace]]:
     recipe = small_recipe(**values)
-    traces = {"torch": twin_trace("torch", recipe), "jax": twin_trace("jax", recipe), "oracle": oracle_trace(recipe)}
+    traces = {
+        "torch": twin_trace("torch", recipe),
+        "jax": twin_trace("jax", recipe),
+        "oracle": oracle_trace(recipe),
+    }
     verdict = Verdict("rounding", (), {"lr": 0.0, "loss": 0.0, "parameters": 0.0})
     return build_story(prepared(recipe), load_table(recipe), traces, traces, verdict), traces
 
@@ -489,10 +583,14 @@ def test_a_number_is_told_in_its_unit(width: int) -> None:
     assert "classes" not in text.partition("Quiz")[0]
     assert "right answers" not in text
     (predicted,) = re.findall(r"Predicted by torch: ([^;]+);", text)
-    expected = float(traces["torch"].prediction["linear3"][0]) * data.target_scale + data.target_mean
+    expected = (
+        float(traces["torch"].prediction["linear3"][0]) * data.target_scale + data.target_mean
+    )
     assert predicted == f"{expected:.4g}"
     row = story.training[-1]
-    assert row.held_out_score == tuple(traces[key].metric("held_out_r2")[-1] for key in ("torch", "jax"))
+    assert row.held_out_score == tuple(
+        traces[key].metric("held_out_r2")[-1] for key in ("torch", "jax")
+    )
     page = render_html(story)
     assert "train R²" in page
     assert "R² per epoch" in page
@@ -531,7 +629,8 @@ def test_the_diabetes_recipe_converges_alike() -> None:
     recipe = load_recipe("diabetes")
     for trace in (twin_trace(backend, recipe) for backend in TWINS):
         assert trace.metric("train_r2")[-1] > 0.5
-        # a mean of the training rows would score 0; a linear least squares fit scores 0.33 on these rows
+        # a mean of the training rows would score 0; a linear least squares fit scores 0.33 on these
+        # rows
         assert trace.metric("held_out_r2")[-1] > 0.3
         assert trace.metric("held_out_loss")[-1] < 0.7 * trace.metric("held_out_loss")[0]
 

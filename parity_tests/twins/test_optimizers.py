@@ -1,4 +1,6 @@
-"""SGD, Adam and their kin: both twins against the oracle, against the libraries' own classes, and faults planted."""
+"""SGD, Adam and their kin: both twins against the oracle, against the libraries' own classes, and
+faults planted.
+"""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -89,17 +91,37 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nadam quick ramp": {"name": "nadam", "momentum_decay": 0.5},
     "nadamw": {"name": "nadamw", "weight_decay": 0.05},
     "nadamw step": {"name": "nadamw", "weight_decay": 0.05, "decay_form": "step"},
-    "nadamw step, no ramp": {"name": "nadamw", "weight_decay": 0.05, "decay_form": "step", "momentum_ramp": False},
+    "nadamw step, no ramp": {
+        "name": "nadamw",
+        "weight_decay": 0.05,
+        "decay_form": "step",
+        "momentum_ramp": False,
+    },
     "radam": {"name": "radam"},
-    "radam eps corrected L2": {"name": "radam", "eps_corrected": True, "eps": 1e-3, "weight_decay": 0.05},
+    "radam eps corrected L2": {
+        "name": "radam",
+        "eps_corrected": True,
+        "eps": 1e-3,
+        "weight_decay": 0.05,
+    },
     "radam eps": {"name": "radam", "eps": 1e-3},
     "radam beta2 0.9999": {"name": "radam", "beta2": 0.9999},
     "adamax": {"name": "adamax"},
     "adamax L2": {"name": "adamax", "weight_decay": 0.05, "beta2": 0.9},
     "lamb": {"name": "lamb"},
     "lion": {"name": "lion"},
-    "adamw groups": {"name": "adamw", "weight_decay": 0.5, "decay_on": "weights", "multipliers": (0.5, 2.0)},
-    "adam L2 groups": {"name": "adam", "weight_decay": 0.05, "decay_on": "weights", "multipliers": (0.0, 1.0)},
+    "adamw groups": {
+        "name": "adamw",
+        "weight_decay": 0.5,
+        "decay_on": "weights",
+        "multipliers": (0.5, 2.0),
+    },
+    "adam L2 groups": {
+        "name": "adam",
+        "weight_decay": 0.05,
+        "decay_on": "weights",
+        "multipliers": (0.0, 1.0),
+    },
     "lamb weights": {"name": "lamb", "weight_decay": 0.5, "decay_on": "weights"},
     "nadamw factor, weights": {"name": "nadamw", "weight_decay": 0.5, "decay_on": "weights"},
 }
@@ -121,7 +143,9 @@ def test_200_updates_in_float64_follow_the_oracle(variant: str, backend: str) ->
     trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
     assert trace.recorded_updates == list(range(201)) == oracle.recorded_updates
     found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -152,13 +176,18 @@ def test_both_twins_take_the_oracles_steps_over_any_gradients(
     rates = list(np.random.default_rng([seed, 2]).uniform(0, 0.1, updates))
     expected = drive_oracle(optimizer, rates, start, gradients)
     for twin in TWINS:
-        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, twin
+        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, (
+            twin
+        )
 
 
 def test_the_sign_of_what_rounding_could_turn_is_drawn_and_no_other() -> None:
     arithmetic = Perturbed(64, 2.0**-24, 0)
     # member 0, then 64 that err by 1e-7: safely positive, safely negative, undecided, and 0 in all
-    errors = np.where(np.arange(65)[:, None, None] % 2 == 1, 1e-7, -1e-7) * (np.arange(65) > 0)[:, None, None]
+    errors = (
+        np.where(np.arange(65)[:, None, None] % 2 == 1, 1e-7, -1e-7)
+        * (np.arange(65) > 0)[:, None, None]
+    )
     value = np.array([[1.0, -1e-5, 3e-7, 0.0]]) + errors * np.array([[1.0, 1.0, 1.0, 0.0]])
     signs = arithmetic.sign(value)
     np.testing.assert_array_equal(signs[0], [[1.0, -1.0, 1.0, 0.0]])
@@ -168,7 +197,9 @@ def test_the_sign_of_what_rounding_could_turn_is_drawn_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["radam", "nadam"])
-def test_past_the_tables_of_early_updates_jax_goes_on_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_the_tables_of_early_updates_jax_goes_on_alike(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jax_impl.optimizers.parts, "EARLY", 8)
     optimizer, rates = Optimizer(name=name, beta2=0.9), [0.01] * 20
     start = start_of(3, 2, 0)
@@ -184,13 +215,21 @@ def test_past_the_tables_of_early_updates_jax_goes_on_alike(name: str, monkeypat
 def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, backend: str) -> None:
     recipe = recipe_of({"name": "sgd", "momentum": 0.0, "multipliers": (0.3, 1.7)}, dtype)
     tables = rate_tables(recipe, 50)
-    assert {layer: table_T.dtype for layer, table_T in tables.items()} == dict.fromkeys((0, 1, 2), np.dtype(dtype))
+    assert {layer: table_T.dtype for layer, table_T in tables.items()} == dict.fromkeys(
+        (0, 1, 2), np.dtype(dtype)
+    )
     names = ("linear1.weight", "norm1.bias", "linear2.bias")
     found: dict[str, list[Any]] = {name: [] for name in names}
     if backend == "torch":
-        parameters = {name: torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, dtype))) for name in names}
-        schedules = {layer: pt_impl.schedule.make_schedule(table_T) for layer, table_T in tables.items()}
-        optimizer, scheduler = pt_impl.optimizer.make_optimizer(recipe.optimizer, schedules, parameters)
+        parameters = {
+            name: torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, dtype))) for name in names
+        }
+        schedules = {
+            layer: pt_impl.schedule.make_schedule(table_T) for layer, table_T in tables.items()
+        }
+        optimizer, scheduler = pt_impl.optimizer.make_optimizer(
+            recipe.optimizer, schedules, parameters
+        )
         for update in range(200):
             assert pt_impl.optimizer.learning_rate(optimizer, schedules[0]) == tables[0][update]
             for parameter in parameters.values():
@@ -204,7 +243,10 @@ def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, bac
         with jax.enable_x64(dtype == "float64"):
             zeros = {"linear1": {"kernel": 0.0}, "norm1": {"bias": 0.0}, "linear2": {"bias": 0.0}}
             zeros = jax.tree.map(lambda zero: jnp.asarray(zero, dtype), zeros)
-            schedules = {layer: jax_impl.schedule.make_schedule(jnp.asarray(t)) for layer, t in tables.items()}
+            schedules = {
+                layer: jax_impl.schedule.make_schedule(jnp.asarray(t))
+                for layer, t in tables.items()
+            }
             made, state = jax_impl.optimizer.make_optimizer(recipe.optimizer, schedules, zeros)
 
             def step(state: Any, _: None) -> Any:
@@ -212,9 +254,15 @@ def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, bac
                 changes, state = made.update(jax.tree.map(jnp.ones_like, zeros), state, zeros)
                 return state, (rate, changes)
 
-            _, (rates, changes) = jax.jit(lambda state: jax.lax.scan(step, state, None, length=200))(state)
+            _, (rates, changes) = jax.jit(
+                lambda state: jax.lax.scan(step, state, None, length=200)
+            )(state)
             np.testing.assert_array_equal(rates, tables[0])
-            leaves = (changes["linear1"]["kernel"], changes["norm1"]["bias"], changes["linear2"]["bias"])
+            leaves = (
+                changes["linear1"]["kernel"],
+                changes["norm1"]["bias"],
+                changes["linear2"]["bias"],
+            )
             found = {name: list(-np.asarray(leaf)) for name, leaf in zip(names, leaves)}
     for name, layer in zip(names, (1, 1, 2)):
         np.testing.assert_array_equal(np.array(found[name], dtype), tables[layer])
@@ -229,7 +277,9 @@ def test_multipliers_must_be_one_a_layer() -> None:
 
 
 def decay_kept(backend: str, form: str, rate: float) -> float:
-    """Share of its weight decay that AdamW does in float32, over 2000 updates with random gradients."""
+    """Share of its weight decay that AdamW does in float32, over 2000 updates with random
+    gradients.
+    """
     generator = np.random.default_rng(0)
     starts = generator.uniform(0.5, 1.0, size=(200, 5)).astype(np.float32)
     noise = generator.normal(size=(2000, 200, 5)).astype(np.float32)
@@ -238,18 +288,24 @@ def decay_kept(backend: str, form: str, rate: float) -> float:
         optimizer = Optimizer(name="adamw", decay_form=form, weight_decay=decay)
         if backend == "torch":
             parameter = torch.nn.Parameter(torch.from_numpy(starts.copy()))
-            made, _ = pt_impl.optimizer.make_optimizer(optimizer, {0: lambda _: rate}, {"linear1.weight": parameter})
+            made, _ = pt_impl.optimizer.make_optimizer(
+                optimizer, {0: lambda _: rate}, {"linear1.weight": parameter}
+            )
             for gradient in noise:
                 parameter.grad = torch.from_numpy(gradient)
                 made.step()
             ends[decay] = parameter.detach().numpy().astype(np.float64)
         else:
             tree = {"linear1": {"kernel": jnp.asarray(starts)}}
-            transformation, state = jax_impl.optimizer.make_optimizer(optimizer, {0: lambda _: jnp.float32(rate)}, tree)
+            transformation, state = jax_impl.optimizer.make_optimizer(
+                optimizer, {0: lambda _: jnp.float32(rate)}, tree
+            )
 
             def step(carry: Any, gradient: Any, transformation: Any = transformation) -> Any:
                 tree, state = carry
-                changes, state = transformation.update({"linear1": {"kernel": gradient}}, state, tree)
+                changes, state = transformation.update(
+                    {"linear1": {"kernel": gradient}}, state, tree
+                )
                 return (optax.apply_updates(tree, changes), state), None
 
             run = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, noise)[0])
@@ -259,7 +315,8 @@ def decay_kept(backend: str, form: str, rate: float) -> float:
 
 def test_float32_loses_the_decay_as_a_factor_and_keeps_it_as_a_step(backend: str) -> None:
     assert decay_kept(backend, "factor", 1e-6) == 0
-    # in the mean: what is less than half a last bit of the parameter turns the rounding of some steps
+    # in the mean: what is less than half a last bit of the parameter turns the rounding of some
+    # steps
     assert 0.97 < decay_kept(backend, "step", 1e-6) < 1.03
     assert 0.99 < decay_kept(backend, "factor", 1e-3) < 1.01
 
@@ -272,13 +329,17 @@ def test_lost_decay_is_told_with_its_updates_and_share() -> None:
 
     for name in ("adamw", "nadamw"):
         (line,) = told({"name": name}, 1e-6)
-        assert "rounds to 1 at 200 of 200 updates (0 to 199): 100 % of the run's decay is lost" in line
+        assert (
+            "rounds to 1 at 200 of 200 updates (0 to 199): 100 % of the run's decay is lost" in line
+        )
         assert told({"name": name, "decay_form": "step"}, 1e-6) == []
         assert told({"name": name, "weight_decay": 0.0}, 1e-6) == []
         assert told({"name": name}, 1e-6, "float64") == []
     assert told({"name": "adamw"}, 1e-2) == []
     assert told({"name": "adam", "weight_decay": 0.01}, 1e-6) == []
-    (line,) = told({"name": "adamw"}, 2e-5)  # lr weight_decay is 2e-7: 3.4 steps of 2^-24, rounded to 3
+    (line,) = told(
+        {"name": "adamw"}, 2e-5
+    )  # lr weight_decay is 2e-7: 3.4 steps of 2^-24, rounded to 3
     assert "rounds to 1 at 2 of 200 updates (0 to 1): 9.89 % of the run's decay is lost" in line
     (line,) = told({"name": "adamw", "multipliers": (1.0, 1e-4)}, 1e-2)
     assert "of 200 updates" in line
@@ -349,16 +410,38 @@ def test_a_preset_is_the_library_at_its_defaults(preset: str) -> None:
             {"momentum": 0.8, "nesterov": True},
             whole(torch.optim.SGD, momentum=0.8, nesterov=True),
         ),
-        ("torch.adamw", {"weight_decay": 0.2, "eps": 1e-3}, whole(torch.optim.AdamW, weight_decay=0.2, eps=1e-3)),
-        ("torch.radam", {"eps": 1e-2, "weight_decay": 0.1}, whole(torch.optim.RAdam, eps=1e-2, weight_decay=0.1)),
+        (
+            "torch.adamw",
+            {"weight_decay": 0.2, "eps": 1e-3},
+            whole(torch.optim.AdamW, weight_decay=0.2, eps=1e-3),
+        ),
+        (
+            "torch.radam",
+            {"eps": 1e-2, "weight_decay": 0.1},
+            whole(torch.optim.RAdam, eps=1e-2, weight_decay=0.1),
+        ),
         ("optax.radam", {"eps": 1e-2}, partial(optax.radam, eps=1e-2)),
-        ("optax.sgd", {"momentum": 0.8, "nesterov": True}, partial(optax.sgd, momentum=0.8, nesterov=True)),
-        ("optax.adamw", {"weight_decay": 0.2, "beta2": 0.9}, partial(optax.adamw, weight_decay=0.2, b2=0.9)),
+        (
+            "optax.sgd",
+            {"momentum": 0.8, "nesterov": True},
+            partial(optax.sgd, momentum=0.8, nesterov=True),
+        ),
+        (
+            "optax.adamw",
+            {"weight_decay": 0.2, "beta2": 0.9},
+            partial(optax.adamw, weight_decay=0.2, b2=0.9),
+        ),
         ("optax.lamb", {"weight_decay": 0.2}, partial(optax.lamb, weight_decay=0.2)),
-        ("optax.lion", {"weight_decay": 0.2, "beta1": 0.5}, partial(optax.lion, weight_decay=0.2, b1=0.5)),
+        (
+            "optax.lion",
+            {"weight_decay": 0.2, "beta1": 0.5},
+            partial(optax.lion, weight_decay=0.2, b1=0.5),
+        ),
     ],
 )
-def test_a_preset_takes_the_librarys_own_arguments(preset: str, knobs: dict[str, Any], library: Any) -> None:
+def test_a_preset_takes_the_librarys_own_arguments(
+    preset: str, knobs: dict[str, Any], library: Any
+) -> None:
     if preset.startswith("torch"):
         found = drive_torch(library, START, GRADIENTS)
     else:
@@ -413,7 +496,11 @@ def test_fault_is_caught(
     original = of_pair(module, "make_optimizer")
     patch_pair(monkeypatch, module, "make_optimizer", lambda _, *rest: original(faulty, *rest))
     forget_compiled()
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), exact_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        exact_trace(recipe),
+        {},
+    )
     forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None

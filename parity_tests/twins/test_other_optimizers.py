@@ -1,5 +1,6 @@
-"""Adagrad, RMSprop, Adadelta, Rprop, Adafactor and Muon: the twins against the oracle at every update, the libraries'
-own classes against it where the twins do without them, and planted faults."""
+"""Adagrad, RMSprop, Adadelta, Rprop, Adafactor and Muon: the twins against the oracle at every
+update, the libraries' own classes against it where the twins do without them, and planted
+faults."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,9 +40,21 @@ OPTAX_MUON: dict[str, Any] = {
     "eps_norm": 1e-8,
     "eps_norm_added": True,
 }
-OPTAX_ADAFACTOR: dict[str, Any] = {"eps": 1e-30, "eps_in_root": True, "rate_cap": False, "min_factored": 128}
+OPTAX_ADAFACTOR: dict[str, Any] = {
+    "eps": 1e-30,
+    "eps_in_root": True,
+    "rate_cap": False,
+    "min_factored": 128,
+}
 # the highest learning rate at which each trains: higher ones are chaos, in which no two runs agree
-PEAKS = {"adagrad": 0.02, "rmsprop": 0.003, "adadelta": 1.0, "rprop": 0.01, "adafactor": 0.05, "muon": 0.02}
+PEAKS = {
+    "adagrad": 0.02,
+    "rmsprop": 0.003,
+    "adadelta": 1.0,
+    "rprop": 0.01,
+    "adafactor": 0.05,
+    "muon": 0.02,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adagrad": {},
     "adagrad, all knobs": {
@@ -51,21 +64,46 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "lr_decay": 0.01,
         "weight_decay": 0.01,
     },
-    "adagrad, groups": {"lr_decay": 0.01, "weight_decay": 0.01, "decay_on": "weights", "multipliers": (1.0, 0.0, 2.0)},
+    "adagrad, groups": {
+        "lr_decay": 0.01,
+        "weight_decay": 0.01,
+        "decay_on": "weights",
+        "multipliers": (1.0, 0.0, 2.0),
+    },
     "rmsprop": {},
     "rmsprop, centered": {"centered": True, "momentum": 0.8, "weight_decay": 0.01},
     "rmsprop, eps in the root": {"centered": True, "eps_in_root": True},
-    "rmsprop, Optax": {"decay": 0.9, "eps_in_root": True, "rate_in_momentum": True, "momentum": 0.8},
+    "rmsprop, Optax": {
+        "decay": 0.9,
+        "eps_in_root": True,
+        "rate_in_momentum": True,
+        "momentum": 0.8,
+    },
     "adadelta": {"weight_decay": 0.01},
     "rprop": {},
-    "rprop, all knobs": {"shrink": 0.4, "grow": 1.3, "step_min": 1e-3, "step_max": 0.02, "multipliers": (1, 0.5, 2)},
+    "rprop, all knobs": {
+        "shrink": 0.4,
+        "grow": 1.3,
+        "step_min": 1e-3,
+        "step_max": 0.02,
+        "multipliers": (1, 0.5, 2),
+    },
     "adafactor": {"weight_decay": 0.01},
     "adafactor, Optax": OPTAX_ADAFACTOR | {"weight_decay": 0.01},
-    "adafactor, some factored": {"eps_in_root": True, "min_factored": 6, "clip_threshold": 0.5, "decay_on": "weights"},
+    "adafactor, some factored": {
+        "eps_in_root": True,
+        "min_factored": 6,
+        "clip_threshold": 0.5,
+        "decay_on": "weights",
+    },
     "muon": {},
     "muon, Optax": OPTAX_MUON | {"decay_on": "weights"},
     "muon, plain": {"nesterov": False, "adjust": "match_rms_adamw", "multipliers": (1.0, 0.5, 0.1)},
-    "muon, plain, corrected": {"nesterov": False, "momentum_correction": True, "orthogonalisations": 3},
+    "muon, plain, corrected": {
+        "nesterov": False,
+        "momentum_correction": True,
+        "orthogonalisations": 3,
+    },
 }
 
 
@@ -77,7 +115,11 @@ def recipe_of(variant: str, **values: Any) -> Recipe:
     name = variant.partition(",")[0]
     knobs = {f"optimizer__{knob}": value for knob, value in VARIANTS[variant].items()}
     return small_recipe(
-        optimizer__name=name, model__activation="tanh", schedule__peak=PEAKS.get(name, 0.01), **knobs, **values
+        optimizer__name=name,
+        model__activation="tanh",
+        schedule__peak=PEAKS.get(name, 0.01),
+        **knobs,
+        **values,
     )
 
 
@@ -85,12 +127,16 @@ def recipe_of(variant: str, **values: Any) -> Recipe:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_float64_training_follows_the_oracle_at_each_of_200_updates(variant: str, backend: str) -> None:
+def test_float64_training_follows_the_oracle_at_each_of_200_updates(
+    variant: str, backend: str
+) -> None:
     recipe = recipe_of(variant, training__dtype="float64", training__epochs=67)
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     assert trace.recorded_updates == list(range(202)) == oracle.recorded_updates
     found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(found.first)
+    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
+        found.first
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -137,14 +183,23 @@ def gradients_of(start: Tensors, updates: int, seed: int, zeros: float = 0.0) ->
     ]
 
 
-def drive_oracle(optimizer: Optimizer, rates: Sequence[float], start: Tensors, gradients: list[Tensors]) -> Any:
+def drive_oracle(
+    optimizer: Optimizer, rates: Sequence[float], start: Tensors, gradients: list[Tensors]
+) -> Any:
     """The parameters after each update."""
     moments: dict[str, Moments] = {name: {} for name in start}
     parameters, found = {name: np.atleast_2d(array) for name, array in start.items()}, []
     for update, (rate, gradient) in enumerate(zip(rates, gradients)):
         parameters = {
             name: update_parameter(
-                name, optimizer, rate, update, array, np.atleast_2d(gradient[name]), moments[name], Exact()
+                name,
+                optimizer,
+                rate,
+                update,
+                array,
+                np.atleast_2d(gradient[name]),
+                moments[name],
+                Exact(),
             )
             for name, array in parameters.items()
         }
@@ -152,27 +207,37 @@ def drive_oracle(optimizer: Optimizer, rates: Sequence[float], start: Tensors, g
     return found
 
 
-def drive_torch(make: Callable[[dict[str, Any]], Any], start: Tensors, gradients: list[Tensors]) -> list[Tensors]:
+def drive_torch(
+    make: Callable[[dict[str, Any]], Any], start: Tensors, gradients: list[Tensors]
+) -> list[Tensors]:
     """`make`: parameters -> what has to be stepped at each update."""
-    parameters = {name: torch.nn.Parameter(torch.from_numpy(array.T.copy())) for name, array in start.items()}
+    parameters = {
+        name: torch.nn.Parameter(torch.from_numpy(array.T.copy())) for name, array in start.items()
+    }
     stepped, found = make(parameters), []
     for gradient in gradients:
         for name, parameter in parameters.items():
             parameter.grad = torch.from_numpy(gradient[name].T.copy())
         for one in stepped:
             one.step()
-        found.append({name: parameter.detach().numpy().T.copy() for name, parameter in parameters.items()})
+        found.append(
+            {name: parameter.detach().numpy().T.copy() for name, parameter in parameters.items()}
+        )
     return found
 
 
-def drive_optax(make: Callable[[Any], Any], start: Tensors, gradients: list[Tensors]) -> list[Tensors]:
+def drive_optax(
+    make: Callable[[Any], Any], start: Tensors, gradients: list[Tensors]
+) -> list[Tensors]:
     """`make`: parameters -> a transformation."""
 
     def tree(tensors: Tensors) -> Any:
         layers: dict[str, dict[str, Any]] = {}
         for name, array in tensors.items():
             layer, _, kind = name.partition(".")
-            layers.setdefault(layer, {})["kernel" if name == "linear1.weight" else kind] = jnp.asarray(array)
+            layers.setdefault(layer, {})["kernel" if name == "linear1.weight" else kind] = (
+                jnp.asarray(array)
+            )
         return layers
 
     with jax.enable_x64(True):
@@ -185,15 +250,34 @@ def drive_optax(make: Callable[[Any], Any], start: Tensors, gradients: list[Tens
             parameters = optax.apply_updates(parameters, change)
             return (parameters, state), parameters
 
-        stacked = jax.tree.map(lambda *each: jnp.stack(each), *(tree(gradient) for gradient in gradients))
-        _, after = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked))((parameters, made.init(parameters)))
-        names = {name: (layer, kind) for layer in after for kind in after[layer] for name in [f"{layer}.{kind}"]}
-        arrays = {name.replace("kernel", "weight"): np.asarray(after[k][v]) for name, (k, v) in names.items()}
-        return [{name: array[update] for name, array in arrays.items()} for update in range(len(gradients))]
+        stacked = jax.tree.map(
+            lambda *each: jnp.stack(each), *(tree(gradient) for gradient in gradients)
+        )
+        _, after = jax.jit(lambda carry: jax.lax.scan(step, carry, stacked))(
+            (parameters, made.init(parameters))
+        )
+        names = {
+            name: (layer, kind)
+            for layer in after
+            for kind in after[layer]
+            for name in [f"{layer}.{kind}"]
+        }
+        arrays = {
+            name.replace("kernel", "weight"): np.asarray(after[k][v])
+            for name, (k, v) in names.items()
+        }
+        return [
+            {name: array[update] for name, array in arrays.items()}
+            for update in range(len(gradients))
+        ]
 
 
 def drive_twin(
-    backend: str, optimizer: Optimizer, rates: Sequence[float], start: Tensors, gradients: list[Tensors]
+    backend: str,
+    optimizer: Optimizer,
+    rates: Sequence[float],
+    start: Tensors,
+    gradients: list[Tensors],
 ) -> list[Tensors]:
     if backend == "torch":
 
@@ -201,10 +285,16 @@ def drive_twin(
             return float(rates[min(update, len(rates) - 1)])
 
         return drive_torch(
-            lambda parameters: pt_impl.optimizer.make_optimizer(optimizer, {0: schedule}, parameters), start, gradients
+            lambda parameters: pt_impl.optimizer.make_optimizer(
+                optimizer, {0: schedule}, parameters
+            ),
+            start,
+            gradients,
         )
     return drive_optax(
-        lambda parameters: jax_impl.optimizer.make_optimizer(optimizer, {0: table_schedule(rates)}, parameters)[0],
+        lambda parameters: jax_impl.optimizer.make_optimizer(
+            optimizer, {0: table_schedule(rates)}, parameters
+        )[0],
         start,
         gradients,
     )
@@ -217,13 +307,17 @@ def table_schedule(rates: Sequence[float]) -> Callable[[Any], Any]:
 def apart(a: list[Tensors], b: list[Tensors]) -> float:
     """The largest difference of any tensor after any update, over its largest value."""
     return max(
-        float(np.abs(x[name] - y[name]).max() / np.abs(y[name]).max()) for x, y in zip(a, b, strict=True) for name in y
+        float(np.abs(x[name] - y[name]).max() / np.abs(y[name]).max())
+        for x, y in zip(a, b, strict=True)
+        for name in y
     )
 
 
 @settings(max_examples=20)
 @given(
-    variant=st.sampled_from([v for v in VARIANTS if "groups" not in v and "multipliers" not in VARIANTS[v]]),
+    variant=st.sampled_from(
+        [v for v in VARIANTS if "groups" not in v and "multipliers" not in VARIANTS[v]]
+    ),
     inputs=st.integers(1, 5),
     outputs=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
@@ -238,7 +332,9 @@ def test_both_twins_take_the_oracles_steps_over_any_gradients(
     rates = list(np.random.default_rng([seed, 2]).uniform(0, 0.1, updates))
     expected = drive_oracle(optimizer, rates, start, gradients)
     for twin in TWINS:
-        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, twin
+        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, (
+            twin
+        )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -252,11 +348,15 @@ def test_the_exact_member_of_the_perturbed_arithmetic_is_exact(variant: str) -> 
             g = np.atleast_2d(gradient[name])
             exact = update_parameter(name, optimizer, 0.1, update, exact, g, one, Exact())
             stacked = np.repeat(g[None], members + 1, axis=0)
-            spread = update_parameter(name, optimizer, 0.1, update, spread, stacked, many, perturbed)
+            spread = update_parameter(
+                name, optimizer, 0.1, update, spread, stacked, many, perturbed
+            )
             assert np.abs(spread[0] - exact).max() < 1e-13 * np.abs(exact).max()
         assert many.keys() == one.keys()
         # every slot has its parameter's shape, or that of its rows or columns
-        assert all(np.broadcast_shapes(moment.shape, exact.shape) == exact.shape for moment in one.values())
+        assert all(
+            np.broadcast_shapes(moment.shape, exact.shape) == exact.shape for moment in one.values()
+        )
         # a step of Rprop by +-1 times a power of its factors: only its sizes are rounded
         assert np.abs(spread - spread[0]).max() > 0
 
@@ -276,11 +376,15 @@ def test_rprop_sees_only_the_signs(scale: float, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 1000), eps_in_root=st.booleans())
-def test_adafactor_factors_a_second_moment_of_rank_one_exactly(seed: int, eps_in_root: bool) -> None:
+def test_adafactor_factors_a_second_moment_of_rank_one_exactly(
+    seed: int, eps_in_root: bool
+) -> None:
     generator = np.random.default_rng(seed)
     start = start_of(4, 3, seed)
     outer = np.outer(generator.normal(size=4), generator.normal(size=3))
-    gradients = [{name: np.zeros_like(array) for name, array in start.items()} | {"linear1.weight": outer}] * 4
+    gradients = [
+        {name: np.zeros_like(array) for name, array in start.items()} | {"linear1.weight": outer}
+    ] * 4
     optimizer = Optimizer(name="adafactor", eps=1e-30, eps_in_root=eps_in_root)
     whole = drive_oracle(replace(optimizer, min_factored=128), [0.01] * 4, start, gradients)
     assert apart(drive_oracle(optimizer, [0.01] * 4, start, gradients), whole) < 1e-13
@@ -291,7 +395,9 @@ def test_rmsprop_with_a_constant_rate_may_take_it_into_the_momentum(seed: int) -
     start = start_of(3, 2, seed)
     gradients, optimizer = gradients_of(start, 8, seed), Optimizer(name="rmsprop", momentum=0.9)
     inside = replace(optimizer, rate_in_momentum=True)
-    assert apart(*(drive_oracle(o, [0.01] * 8, start, gradients) for o in (inside, optimizer))) < 1e-13
+    assert (
+        apart(*(drive_oracle(o, [0.01] * 8, start, gradients) for o in (inside, optimizer))) < 1e-13
+    )
     warm = list(np.linspace(0.001, 0.01, 8))
     assert apart(*(drive_oracle(o, warm, start, gradients) for o in (inside, optimizer))) > 1e-5
 
@@ -301,7 +407,9 @@ def test_rmsprop_with_a_constant_rate_may_take_it_into_the_momentum(seed: int) -
     shape=st.sampled_from([(3, 3), (5, 3), (3, 5)]),
     singular=st.lists(st.floats(0.1, 1.0), min_size=3, max_size=3),
 )
-def test_muon_drives_the_singular_values_towards_1(seed: int, shape: tuple[int, int], singular: list[float]) -> None:
+def test_muon_drives_the_singular_values_towards_1(
+    seed: int, shape: tuple[int, int], singular: list[float]
+) -> None:
     generator = np.random.default_rng(seed)
     left, right = (np.linalg.qr(generator.normal(size=(size, 3)))[0] for size in shape)
     gradient = left * singular @ right.T
@@ -332,7 +440,9 @@ def torch_muon(parameters: dict[str, Any]) -> list[Any]:
     return [muon, torch.optim.AdamW(rest, lr=RATE, weight_decay=0.1)]
 
 
-def test_torch_muon_differs_by_its_bfloat16_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_muon_differs_by_its_bfloat16_and_by_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     truth = expected(Optimizer(name="muon"))
     assert 1e-4 < apart(drive_torch(torch_muon, START, GRADIENTS), truth) < 2e-2
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
@@ -341,7 +451,13 @@ def test_torch_muon_differs_by_its_bfloat16_and_by_nothing_else(monkeypatch: pyt
 
 def test_optax_muon_is_the_recipes() -> None:
     truth = expected(Optimizer(name="muon", decay_on="weights", **OPTAX_MUON))
-    assert apart(drive_optax(lambda _: optax.contrib.muon(RATE, weight_decay=0.1), START, GRADIENTS), truth) < SEMANTICS
+    assert (
+        apart(
+            drive_optax(lambda _: optax.contrib.muon(RATE, weight_decay=0.1), START, GRADIENTS),
+            truth,
+        )
+        < SEMANTICS
+    )
 
 
 def test_torch_adafactor_is_the_recipes_with_its_eps_of_the_dtype() -> None:
@@ -359,7 +475,8 @@ def test_optax_adafactor_differs_by_its_float32_decay_rate_and_by_nothing_else()
     def exact(_: Any) -> Any:
         return optax.chain(
             optax.scale_by_factored_rms(
-                min_dim_size_to_factor=2, decay_rate_fn=lambda count, power: 1 - (count + 1.0) ** -power
+                min_dim_size_to_factor=2,
+                decay_rate_fn=lambda count, power: 1 - (count + 1.0) ** -power,
             ),
             optax.clip_by_block_rms(1.0),
             optax.scale_by_learning_rate(RATE, flip_sign=False),
@@ -384,12 +501,16 @@ def test_optax_rprop_takes_each_step_one_update_late() -> None:
 
 
 def test_optax_rmsprop_has_the_rate_in_its_momentum() -> None:
-    optimizer = Optimizer(name="rmsprop", decay=0.9, momentum=0.8, centered=True, rate_in_momentum=True)
+    optimizer = Optimizer(
+        name="rmsprop", decay=0.9, momentum=0.8, centered=True, rate_in_momentum=True
+    )
     rates = list(np.linspace(0.001, 0.01, len(GRADIENTS)))
     truth = drive_oracle(optimizer, rates, START, GRADIENTS)
 
     def make(_: Any) -> Any:
-        return optax.rmsprop(table_schedule(rates), decay=0.9, momentum=0.8, centered=True, eps_in_sqrt=False)
+        return optax.rmsprop(
+            table_schedule(rates), decay=0.9, momentum=0.8, centered=True, eps_in_sqrt=False
+        )
 
     assert apart(drive_optax(make, START, GRADIENTS), truth) < SEMANTICS
 
@@ -407,7 +528,9 @@ TORCH: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
     "torch.rmsprop": whole(torch.optim.RMSprop),
     "torch.adadelta": whole(torch.optim.Adadelta),
     "torch.rprop": whole(torch.optim.Rprop),
-    "torch.adafactor": whole(torch.optim.Adafactor, eps=(2.0**-23, 1e-3)),  # as float32 has it, in float64
+    "torch.adafactor": whole(
+        torch.optim.Adafactor, eps=(2.0**-23, 1e-3)
+    ),  # as float32 has it, in float64
     "torch.muon_full_precision": torch_muon,
 }
 OPTAX: dict[str, Callable[..., Any]] = {
@@ -420,7 +543,9 @@ OPTAX: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("preset", [*TORCH, *OPTAX])
-def test_a_preset_is_the_library_at_its_defaults(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_is_the_library_at_its_defaults(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     optimizer = Recipe.from_dict({"optimizer": {"preset": preset}}).optimizer
     if preset in TORCH:
         monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # of Muon
@@ -428,14 +553,18 @@ def test_a_preset_is_the_library_at_its_defaults(preset: str, monkeypatch: pytes
     else:
         found = drive_optax(lambda _: OPTAX[preset](RATE), START, GRADIENTS)
     # Optax computes Adafactor's decay rate in float32
-    assert apart(found, expected(optimizer)) < (1e-6 if preset == "optax.adafactor_full_precision" else SEMANTICS)
+    assert apart(found, expected(optimizer)) < (
+        1e-6 if preset == "optax.adafactor_full_precision" else SEMANTICS
+    )
 
 
 def test_a_preset_takes_the_librarys_own_arguments() -> None:
     def optimizer(preset: str, **knobs: Any) -> Optimizer:
         return Recipe.from_dict({"optimizer": {"preset": preset, **knobs}}).optimizer
 
-    muon = optimizer("optax.muon", nesterov=False, eps=1e-4, adjust="match_rms_adamw", weight_decay=0.2)
+    muon = optimizer(
+        "optax.muon", nesterov=False, eps=1e-4, adjust="match_rms_adamw", weight_decay=0.2
+    )
     assert (muon.nesterov_rest, muon.eps_norm) == (False, 1e-4)
     made = optax.contrib.muon(RATE, nesterov=False, eps=1e-4, consistent_rms=0.2, weight_decay=0.2)
     assert apart(drive_optax(lambda _: made, START, GRADIENTS), expected(muon)) < SEMANTICS
@@ -443,12 +572,26 @@ def test_a_preset_takes_the_librarys_own_arguments() -> None:
     for eps_in_root in (True, False):
         rmsprop = partial(optax.rmsprop, RATE, eps_in_sqrt=eps_in_root, **centered)
         truth = expected(optimizer("optax.rmsprop", eps_in_root=eps_in_root, **centered))
-        assert apart(drive_optax(lambda _, make=rmsprop: make(), START, GRADIENTS), truth) < SEMANTICS
-    adagrad = whole(torch.optim.Adagrad, lr_decay=0.1, initial_accumulator_value=0.3, weight_decay=0.1)
-    truth = expected(optimizer("torch.adagrad", lr_decay=0.1, initial_accumulator=0.3, weight_decay=0.1))
+        assert (
+            apart(drive_optax(lambda _, make=rmsprop: make(), START, GRADIENTS), truth) < SEMANTICS
+        )
+    adagrad = whole(
+        torch.optim.Adagrad, lr_decay=0.1, initial_accumulator_value=0.3, weight_decay=0.1
+    )
+    truth = expected(
+        optimizer("torch.adagrad", lr_decay=0.1, initial_accumulator=0.3, weight_decay=0.1)
+    )
     assert apart(drive_torch(adagrad, START, GRADIENTS), truth) < SEMANTICS
-    adafactor = whole(torch.optim.Adafactor, beta2_decay=-0.6, d=2.0, weight_decay=0.1, eps=(1e-4, 1e-2))
-    knobs = {"decay_power": 0.6, "clip_threshold": 2.0, "weight_decay": 0.1, "eps": 1e-4, "eps_scale": 1e-2}
+    adafactor = whole(
+        torch.optim.Adafactor, beta2_decay=-0.6, d=2.0, weight_decay=0.1, eps=(1e-4, 1e-2)
+    )
+    knobs = {
+        "decay_power": 0.6,
+        "clip_threshold": 2.0,
+        "weight_decay": 0.1,
+        "eps": 1e-4,
+        "eps_scale": 1e-2,
+    }
     truth = expected(optimizer("torch.adafactor", **knobs))
     assert apart(drive_torch(adafactor, START, GRADIENTS), truth) < SEMANTICS
 
@@ -494,10 +637,17 @@ def test_fault_is_caught(
     module = TWINS[backend]
     original = of_pair(module, "make_optimizer")
     patch_pair(
-        monkeypatch, module, "make_optimizer", lambda optimizer, *rest: original(replace(optimizer, **fault), *rest)
+        monkeypatch,
+        module,
+        "make_optimizer",
+        lambda optimizer, *rest: original(replace(optimizer, **fault), *rest),
     )
     forget_compiled()
-    found = compare(module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)), oracle_trace(recipe), {})
+    found = compare(
+        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
+        oracle_trace(recipe),
+        {},
+    )
     forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None

@@ -1,4 +1,6 @@
-"""The engines as contenders: each trains a whole run from its start, everything already on the device."""
+"""The engines as contenders: each trains a whole run from its start, everything already on the
+device.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +28,9 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
-    batches = [batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)]
+    batches = [
+        batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)
+    ]
     update = make_update(recipe)
     last: list[State] = []
 
@@ -40,7 +44,12 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
             state, _ = update(state, batch)
         devices.synchronise(state)
 
-    return Prepared(reset, run, lambda: [model.export_parameters(last[0].model)], devices.describe_environment(place))
+    return Prepared(
+        reset,
+        run,
+        lambda: [model.export_parameters(last[0].model)],
+        devices.describe_environment(place),
+    )
 
 
 def fast(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -76,14 +85,21 @@ def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepar
         segment(last[0], batches)
         devices.synchronise(last)
 
-    return Prepared(reset, run, lambda: [engine.parameters_of(recipe, last[0])], devices.describe_environment(place))
+    return Prepared(
+        reset,
+        run,
+        lambda: [engine.parameters_of(recipe, last[0])],
+        devices.describe_environment(place),
+    )
 
 
 def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
     import torch
 
-    return _functional(recipe, members, device, partial(torch.compile, fullgraph=True, dynamic=False))
+    return _functional(
+        recipe, members, device, partial(torch.compile, fullgraph=True, dynamic=False)
+    )
 
 
 def graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -96,7 +112,8 @@ def graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
 
 
 def _captured(updates: Any) -> Any:
-    """The same function, from a CUDA graph for each size; arguments and results are copied to and from the graph's
+    """The same function, from a CUDA graph for each size; arguments and results are copied to and
+    from the graph's
     own memory. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs"""
     import torch
 
@@ -104,7 +121,11 @@ def _captured(updates: Any) -> Any:
 
     def unpacked(*arguments: Any) -> list[torch.Tensor]:
         parameters, moments, *rest = arguments
-        return [*parameters.values(), *(moment for kept in moments.values() for moment in kept), *rest]
+        return [
+            *parameters.values(),
+            *(moment for kept in moments.values() for moment in kept),
+            *rest,
+        ]
 
     def capture(parameters: Any, moments: Any, *batches: Any) -> Any:
         own = (
@@ -151,7 +172,9 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
     from pt_impl.io import device as devices
 
     if recipe.loss != Loss():
-        raise Unable(f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it")
+        raise Unable(
+            f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it"
+        )
     if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
         raise Unable("has neither clipping, accumulation, averages nor mixed precision")
     optimizer = recipe.optimizer
@@ -160,28 +183,41 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     network = model.build_model(recipe, data, place)
-    x_ND, y_N = torch.from_numpy(data.train_x_ND).to(place), torch.from_numpy(data.train_y_N).to(place)
+    x_ND, y_N = (
+        torch.from_numpy(data.train_x_ND).to(place),
+        torch.from_numpy(data.train_y_N).to(place),
+    )
     epochs = [data.batches(epoch) for epoch in range(data.epochs)]
     rows_TB = torch.cat([torch.from_numpy(epoch.rows_TB) for epoch in epochs]).to(place)
-    weight_TB = torch.cat([torch.from_numpy(epoch.weight_TB) for epoch in epochs]).to(place, x_ND.dtype)
+    weight_TB = torch.cat([torch.from_numpy(epoch.weight_TB) for epoch in epochs]).to(
+        place, x_ND.dtype
+    )
     x_TBD, y_TB = x_ND[rows_TB], y_N[rows_TB]
-    lr_T = torch.from_numpy(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)).to(place)
+    lr_T = torch.from_numpy(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)).to(
+        place
+    )
     update_T = torch.arange(1, len(lr_T) + 1, device=place, dtype=x_ND.dtype)
 
     def loss_of(parameters: Any, x_BD: Any, y_B: Any, weight_B: Any) -> Any:
-        loss_B = torch.nn.functional.cross_entropy(functional_call(network, parameters, (x_BD,)), y_B, reduction="none")
+        loss_B = torch.nn.functional.cross_entropy(
+            functional_call(network, parameters, (x_BD,)), y_B, reduction="none"
+        )
         return (loss_B * weight_B).sum() / weight_B.sum()
 
     def norm(tensors: Any) -> Any:
         return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
 
-    def updates(parameters: Any, moments: Any, x: Any, y: Any, weight: Any, lr: Any, number: Any) -> Any:
+    def updates(
+        parameters: Any, moments: Any, x: Any, y: Any, weight: Any, lr: Any, number: Any
+    ) -> Any:
         scalars: list[Any] = []
         for t in range(len(x)):
             before = parameters
             gradients, loss = grad_and_value(loss_of)(parameters, x[t], y[t], weight[t])
             after = {
-                name: update_parameter(optimizer, lr[t], number[t], parameters[name], gradient, moments[name])
+                name: update_parameter(
+                    optimizer, lr[t], number[t], parameters[name], gradient, moments[name]
+                )
                 for name, gradient in gradients.items()
             }
             parameters = {name: pair[0] for name, pair in after.items()}

@@ -11,7 +11,9 @@ from lockstep.records.ensemble import blocks_of, default_chunk, stack, stretches
 __all__ = ["many_seeds"]
 
 
-def many_seeds(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
+def many_seeds(
+    recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
+) -> Prepared:
     """PyTorch, the products of many members at once, blocks of them side by side in threads."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -48,5 +50,8 @@ def many_seeds(recipe: Recipe, members: Sequence[PreparedData], device: str, thr
     def exported() -> list[dict[str, Any]]:
         return members_of([fast.parameters_of(recipe, state) for state in last], len(members))
 
-    environment = devices.describe_environment(place) | {"members at once": len(blocks[0]), "workers": workers}
+    environment = devices.describe_environment(place) | {
+        "members at once": len(blocks[0]),
+        "workers": workers,
+    }
     return Prepared(reset, run, exported, environment, trained=len(members))

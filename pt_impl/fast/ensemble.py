@@ -1,4 +1,6 @@
-"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout masks alone."""
+"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout
+masks alone.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,16 @@ from numpy.typing import NDArray
 
 from lockstep.data_prep import Batches, PreparedData
 from lockstep.recipe import Recipe
-from lockstep.records.ensemble import Block, Ensemble, Tally, blocks_of, default_chunk, gather, stack, stretches
+from lockstep.records.ensemble import (
+    Block,
+    Ensemble,
+    Tally,
+    blocks_of,
+    default_chunk,
+    gather,
+    stack,
+    stretches,
+)
 from lockstep.records.trace import Metrics, Progress, metrics_of
 from pt_impl.fast import batches as fast_batches
 from pt_impl.fast import train as fast
@@ -28,12 +39,15 @@ __all__ = [
 ]
 
 CHUNK, THREADS = 128, 2
-"""Members trained at once, and blocks: two threads share no operation, which costs more than it saves. 256 members of
-W1 take in blocks of 128 0.9 of their time in blocks of 64: there are fewer calls."""
+"""Members trained at once, and blocks: two threads share no operation, which costs more than it
+saves. 256 members of W1 take in blocks of 128 0.9 of their time in blocks of 64: there are fewer
+calls."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> fast.State:
-    """The state of S members before the first update; `data` is a `lockstep.records.ensemble.stack`."""
+    """The state of S members before the first update; `data` is a
+    `lockstep.records.ensemble.stack`.
+    """
     return fast.initial_state(recipe, data, device)
 
 
@@ -49,8 +63,8 @@ def load_batches(
 
 
 def make_segment(recipe: Recipe) -> Any:
-    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of each; `recipe` is an
-    `update_rule`."""
+    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of
+    each; `recipe` is an `update_rule`."""
     return fast.make_segment(recipe, ("lr", "loss"))
 
 
@@ -62,7 +76,10 @@ def make_evaluation(recipe: Recipe) -> Any:
         x_ND, y_N = held_out
         *_, outputs_SNK = state.network.outputs(x_ND).values()
         return [
-            metrics_of(mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N))
+            metrics_of(
+                mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)),
+                sums(recipe.loss, outputs_NK, y_N),
+            )
             for outputs_NK in outputs_SNK
         ]
 
@@ -95,7 +112,9 @@ def train_ensemble(
     blocks = blocks_of(members, chunk or default_chunk(members, CHUNK), workers)
     threads = min(workers, len(blocks))
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, THREADS // threads),)) as pool:
+    with ThreadPoolExecutor(
+        threads, initializer=torch.set_num_threads, initargs=(max(1, THREADS // threads),)
+    ) as pool:
         try:
             found = list(pool.map(partial(_train_block, recipe, place, tally), blocks))
         finally:
@@ -103,14 +122,25 @@ def train_ensemble(
     return gather(recipe, members, found, backend="torch", environment=environment)
 
 
-def _train_block(recipe: Recipe, place: torch.device, tally: Tally, block: Sequence[PreparedData]) -> Block:
+def _train_block(
+    recipe: Recipe, place: torch.device, tally: Tally, block: Sequence[PreparedData]
+) -> Block:
     data, rule = stack(recipe, block), recipe.update_rule
     held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, place)
-    state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+    state, segment, evaluate = (
+        initial_state(recipe, data, place),
+        make_segment(rule),
+        make_evaluation(rule),
+    )
     scalars, metrics = [], []
     for batches, masks, ends in stretches(block):
         state, found = segment(state, load_batches(recipe, data, batches, masks, place))
-        scalars.append({name: values[torch.from_numpy(batches.last_T)].cpu().numpy() for name, values in found.items()})
+        scalars.append(
+            {
+                name: values[torch.from_numpy(batches.last_T)].cpu().numpy()
+                for name, values in found.items()
+            }
+        )
         tally.add(len(block) * int(batches.last_T.sum()))
         if ends:
             metrics.append(evaluate(state, held_out))

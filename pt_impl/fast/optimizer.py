@@ -20,9 +20,11 @@ Tensor = torch.Tensor
 
 
 def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
-    """What the optimizer remembers, before the first update: of every parameter (n,), or one number for all.
+    """What the optimizer remembers, before the first update: of every parameter (n,), or one number
+    for all.
 
-    What is remembered of the rows and columns of a weight joins it in the first update, by slot and name.
+    What is remembered of the rows and columns of a weight joins it in the first update, by slot and
+    name.
     """
     optimizer, file = recipe.optimizer, _file(recipe.optimizer)
     if file is None:
@@ -46,7 +48,8 @@ def _plain(optimizer: Optimizer) -> FromRule:
     """The optimizer of the plain engine, whose rule is applied to the vectors."""
     if optimizer.spec.by_tensor:
         raise InputError(
-            f"--engine fast: {optimizer.name} treats each tensor as a whole, and has no rule for this engine; plain "
+            f"--engine fast: {optimizer.name} treats each tensor as a whole, and has no "
+            "rule for this engine; plain "
             "trains it"
         )
     made = MAKERS[optimizer.name](optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1))]}])
@@ -55,7 +58,9 @@ def _plain(optimizer: Optimizer) -> FromRule:
 
 
 def make_step(recipe: Recipe) -> Any:
-    """(state, slot): the parameters after the update of the slot, from those before it; in place."""
+    """(state, slot): the parameters after the update of the slot, from those before it; in
+    place.
+    """
     optimizer, gradients = recipe.optimizer, recipe.gradient
     file, decay = _file(optimizer), optimizer.decay_rate
     rule: Rule = plain_rule(_plain(optimizer).rule) if file is None else file.rule
@@ -66,7 +71,9 @@ def make_step(recipe: Recipe) -> Any:
 
     def move(state: Any, lr: Rate, before: Tensor, after: Tensor, gradient: Tensor) -> None:
         work, room = state.work, Room(state.work[1], state.decayed, state.network)
-        step, root, scale, has_rate, form = rule(optimizer, lr, state.done[0], before, gradient, state.moments, room)
+        step, root, scale, has_rate, form = rule(
+            optimizer, lr, state.done[0], before, gradient, state.moments, room
+        )
         if is_decoupled and form == "factor":
             before = torch.mul(before, _factor(lr, decay, state.decayed, before), out=work[2])
         elif is_decoupled and form == "step":
@@ -120,8 +127,14 @@ def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor)
     parts = [(gradient[None], out[None])]
     if network.lead:
         # of each layer what the members have (S, parameters)
-        places = [slice(begin, begin + prod((*network.lead, *shape))) for begin, shape in network.places.values()]
-        parts = [(gradient[place].view(*network.lead, -1), out[place].view(*network.lead, -1)) for place in places]
+        places = [
+            slice(begin, begin + prod((*network.lead, *shape)))
+            for begin, shape in network.places.values()
+        ]
+        parts = [
+            (gradient[place].view(*network.lead, -1), out[place].view(*network.lead, -1))
+            for place in places
+        ]
     norms = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part, _ in parts]
     norm_S1 = norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
     factor_S1 = (gradients.clip_at / (norm_S1 + gradients.clip_eps)).clamp_(max=1.0)

@@ -38,11 +38,13 @@ ROOM = 2**23
 
 
 class State(NamedTuple):
-    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in `Network.stretch`.
+    """What an update changes: here in place. Vectors (n,) have a place for every parameter, as in
+    `Network.stretch`.
 
-    `rates` has the learning rate of every update: a number, or with multipliers a vector with one for each layer, and
-    `layers` then the layer of every parameter; `decayed` is 1 where weight decay acts, None where it acts on all;
-    `loss` is that of the batches accumulated so far, `done` counts the updates, `counter` and `work` are room for
+    `rates` has the learning rate of every update: a number, or with multipliers a vector with one
+    for each layer, and `layers` then the layer of every parameter; `decayed` is 1 where weight
+    decay acts, None where it acts on all; `loss` is that of the batches accumulated so far, `done`
+    counts the updates, `counter` and `work` are room for
     that number and for vectors.
     """
 
@@ -61,11 +63,14 @@ class State(NamedTuple):
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
-    """The state before the first update; `data` is of the recipe's dtype, or a `lockstep.records.ensemble.stack`."""
+    """The state before the first update; `data` is of the recipe's dtype, or a
+    `lockstep.records.ensemble.stack`.
+    """
     network = Network(recipe, data, device)
     parameters = network.rows[0]
     tables = {
-        layer: torch.from_numpy(table_T) for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
+        layer: torch.from_numpy(table_T)
+        for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
     }
     lr_T = tables.pop(0)
     rates, layers = lr_T.tolist(), None
@@ -77,7 +82,9 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     if recipe.optimizer.decay_on == "weights":
         decayed = _filled(network, lambda name: float(decays(recipe.optimizer, name)))
     if recipe.average.decay:
-        average = torch.zeros_like(parameters) if recipe.average.start == "zero" else parameters.clone()
+        average = (
+            torch.zeros_like(parameters) if recipe.average.start == "zero" else parameters.clone()
+        )
     return State(
         network,
         start_moments(recipe, parameters),
@@ -103,12 +110,14 @@ def _filled(network: Network, value: Any) -> torch.Tensor:
 
 
 def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
-    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an `update_rule`, and `series` says
-    which scalars."""
+    """Consecutive batches: (state, batches) -> state, scalars of each; `recipe` is an
+    `update_rule`, and `series` says which scalars."""
     step, has_norms = make_step(recipe), "grad_norm" in series
 
     def stretch(state: State, batches: list[Batch]) -> list[torch.Tensor]:
-        """As many batches as there is room for; the scalars of each update but its learning rate."""
+        """As many batches as there is room for; the scalars of each update but its learning
+        rate.
+        """
         network, done = state.network, 0
         squares: list[torch.Tensor] = []
         for place, batch in enumerate(batches):
@@ -134,7 +143,9 @@ def make_segment(recipe: Recipe, series: Sequence[str] = UPDATE_SERIES) -> Any:
     @torch.inference_mode()
     def segment(state: State, batches: list[Batch]) -> tuple[State, dict[str, torch.Tensor]]:
         many, begun = len(state.network.slots), state.done[0]
-        parts = [stretch(state, batches[begin : begin + many]) for begin in range(0, len(batches), many)]
+        parts = [
+            stretch(state, batches[begin : begin + many]) for begin in range(0, len(batches), many)
+        ]
         found = [torch.cat(updates) for updates in zip(*parts)]
         scalars = dict(zip(series, (state.lr_T[begun : state.done[0]], *found)))
         if state.accumulated is None:
@@ -159,18 +170,26 @@ def _squares(network: Network, slot: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _norms(network: Network, done: int, squares: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Norms of the gradient and of the change of each update of a stretch, from their squares or from what it keeps."""
+    """Norms of the gradient and of the change of each update of a stretch, from their squares or
+    from what it keeps.
+    """
     if not network.keeps:
         both = torch.stack(squares).view(-1, 2) if squares else network.stretch.new_zeros(0, 2)
         return list(both.sqrt_().unbind(1))
-    before, after, gradients = network.stretch[:done], network.stretch[1 : done + 1], network.gradient[:done]
+    before, after, gradients = (
+        network.stretch[:done],
+        network.stretch[1 : done + 1],
+        network.gradient[:done],
+    )
     grad_norms = torch.linalg.vector_norm(gradients, dim=1)
     # the gradients are done with, as above
     return [grad_norms, torch.linalg.vector_norm(torch.sub(after, before, out=gradients), dim=1)]
 
 
 def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
-    """The loss of each update that these batches complete; what is left over goes into the state."""
+    """The loss of each update that these batches complete; what is left over goes into the
+    state.
+    """
     parts, end = [], 0
     for _, run in groupby(batches, key=lambda batch: id(batch.all_y_TB)):
         first, *rest = run
@@ -189,15 +208,25 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> torch.Tensor:
     return torch.stack(complete) if complete else found[:0]
 
 
-def _mean_losses(loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: slice) -> torch.Tensor:
-    """The loss of consecutive batches (T,), which are those places of all that were loaded with the one given."""
+def _mean_losses(
+    loss: Loss, outputs_TKB: torch.Tensor, batch: Batch, together: slice
+) -> torch.Tensor:
+    """The loss of consecutive batches (T,), which are those places of all that were loaded with the
+    one given.
+    """
     if isinstance(loss, CrossEntropy):
-        # the shift of a slope is what each class is to be, times -1: the sum is the mean cross entropy
+        # the shift of a slope is what each class is to be, times -1: the sum is the mean cross
+        # entropy
         shift_TKB = batch.all_shift_TKB[together]
         loss_TKB = torch.log_softmax(outputs_TKB, -2).mul_(shift_TKB)
-        # a class that is not to be counts for nothing, also where its logit is -inf, as in PyTorch's cross entropy
+        # a class that is not to be counts for nothing, also where its logit is -inf, as in
+        # PyTorch's cross entropy
         loss_T = loss_TKB.masked_fill_(shift_TKB == 0, 0.0).sum(dim=(-2, -1))
-        return loss_T if batch.all_empty_T is None else loss_T.masked_fill_(batch.all_empty_T[together], torch.nan)
+        return (
+            loss_T
+            if batch.all_empty_T is None
+            else loss_T.masked_fill_(batch.all_empty_T[together], torch.nan)
+        )
     loss_TB = _row_losses(loss, outputs_TKB, batch.all_y_TB[together])
     if batch.all_used_TB is not None:
         loss_TB = torch.where(batch.all_used_TB[together], loss_TB, 0.0)
@@ -219,7 +248,8 @@ def _row_losses(loss: Loss, outputs_T1B: torch.Tensor, y_TB: torch.Tensor) -> to
 
 
 def make_evaluation(recipe: Recipe) -> Any:
-    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row becomes in each
+    """(state, train rows, held-out rows) -> the metrics of each, and what the first held-out row
+    becomes in each
     layer; `recipe` is an `update_rule`."""
 
     @torch.inference_mode()
@@ -228,19 +258,26 @@ def make_evaluation(recipe: Recipe) -> Any:
         for x_ND, y_N in (train, held_out):
             *_, outputs_NK = state.network.outputs(x_ND).values()
             found.append(
-                metrics_of(mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(recipe.loss, outputs_NK, y_N))
+                metrics_of(
+                    mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)),
+                    sums(recipe.loss, outputs_NK, y_N),
+                )
             )
         layer_by_layer = state.network.outputs(held_out[0][:1])
         *_, outputs_1K = layer_by_layer.values()
         layer_by_layer |= link(recipe.loss, outputs_1K)
         dtype = outputs_1K.dtype
-        return *found, {name: values_1H[0].to(dtype).cpu().numpy() for name, values_1H in layer_by_layer.items()}
+        return *found, {
+            name: values_1H[0].to(dtype).cpu().numpy() for name, values_1H in layer_by_layer.items()
+        }
 
     return evaluation
 
 
 def parameters_of(recipe: Recipe, state: State) -> Parameters:
-    """The parameters, and running statistics where there are any, in canonical names and layout, in NumPy."""
+    """The parameters, and running statistics where there are any, in canonical names and layout, in
+    NumPy.
+    """
     found = state.network.named(state.network.rows[0])
     for name, (mean, variance) in state.network.statistics.items():
         found |= {f"{name}.mean": mean, f"{name}.var": variance}
@@ -282,37 +319,59 @@ class View:
         return prediction
 
 
-def train(recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()) -> Trace:
-    """Train on the recipe's data and record the run; arguments and errors are those of `train.train`.
+def train(
+    recipe: Recipe, data: PreparedData, *, device: str = "cpu", watch: Watch = Watch()
+) -> Trace:
+    """Train on the recipe's data and record the run; arguments and errors are those of
+    `train.train`.
 
     `watch` asks for neither detail nor statistics, nor are updates synchronised.
     """
     place = select_device(device)
-    recorder = RunRecorder(recipe, data, watch, backend="torch", environment=describe_environment(place))
+    recorder = RunRecorder(
+        recipe, data, watch, backend="torch", environment=describe_environment(place)
+    )
     data = data.cast(recipe.dtype)
     rows = tuple(
         load_rows(recipe.loss, x_ND, y_N, place)
-        for x_ND, y_N in ((data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N))
+        for x_ND, y_N in (
+            (data.train_x_ND, data.train_y_N),
+            (data.held_out_x_ND, data.held_out_y_N),
+        )
     )
     rule = recipe.update_rule
-    state, segment, evaluate = initial_state(recipe, data, place), make_segment(rule), make_evaluation(rule)
+    state, segment, evaluate = (
+        initial_state(recipe, data, place),
+        make_segment(rule),
+        make_evaluation(rule),
+    )
     if watch.resume is not None:
         _import_state(recipe, state, watch.resume)
     view = View(recipe, state, rows, evaluate)
     recorder.begin(view)
     drawn = lru_cache(maxsize=1)(lambda epoch: (data.batches(epoch), data.masks(epoch)))
-    many = max(1, ROOM // (data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(recipe.model.hidden))))
+    many = max(
+        1,
+        ROOM // (data.batch * (data.train_x_ND.shape[1] + data.outputs + sum(recipe.model.hidden))),
+    )
     for part in recorder.segments():
         batches, masks = drawn(part.epoch)
         parts = []
         for begin in range(part.start, part.stop, many):
             cut = slice(begin, min(begin + many, part.stop))
-            chosen = Batches._make(array[cut] for array in batches), [mask_TBH[cut] for mask_TBH in masks]
+            chosen = (
+                Batches._make(array[cut] for array in batches),
+                [mask_TBH[cut] for mask_TBH in masks],
+            )
             state, scalars = segment(state, load_batches(recipe, data, *chosen, place))
             parts.append(scalars)
         view = View(recipe, state, rows, evaluate)
         recorder.record(
-            {name: np.concatenate([scalars[name].cpu().numpy() for scalars in parts]) for name in UPDATE_SERIES}, view
+            {
+                name: np.concatenate([scalars[name].cpu().numpy() for scalars in parts])
+                for name in UPDATE_SERIES
+            },
+            view,
         )
     return recorder.finish(view)
 
@@ -330,8 +389,8 @@ def _canonical(state: State, vector: torch.Tensor) -> Parameters:
 
 
 def _vectors(state: State) -> dict[str, torch.Tensor]:
-    """What is kept of each parameter, by the section of a checkpoint: a vector, one number for all, or of a weight its
-    rows or columns."""
+    """What is kept of each parameter, by the section of a checkpoint: a vector, one number for all,
+    or of a weight its rows or columns."""
     found = {f"optimizer/{slot}": vector for slot, vector in state.moments.items()}
     kept = {"average": state.average, "accumulated": state.accumulated}
     return found | {section: vector for section, vector in kept.items() if vector is not None}
@@ -348,7 +407,9 @@ def _export_state(recipe: Recipe, state: State) -> Parameters:
         if vector.ndim > 1:  # of one weight, by name
             found[section] = vector.cpu().numpy()
         elif vector.ndim:
-            found |= {f"{section}/{name}": array for name, array in _canonical(state, vector).items()}
+            found |= {
+                f"{section}/{name}": array for name, array in _canonical(state, vector).items()
+            }
         else:
             found |= {f"{section}/{name}": vector.numpy().astype(recipe.dtype) for name in trained}
     if state.accumulated is not None:
@@ -375,7 +436,9 @@ def _import_state(recipe: Recipe, state: State, checkpoint: Checkpoint) -> None:
     # of the rows and columns of a weight, which a fresh state has not yet
     for path, array in checkpoint.below("optimizer").items():
         if path.partition("/")[0] not in state.moments:
-            state.moments[path] = torch.tensor(array, dtype=network.stretch.dtype, device=network.stretch.device)
+            state.moments[path] = torch.tensor(
+                array, dtype=network.stretch.dtype, device=network.stretch.device
+            )
     if checkpoint.accumulated:
         state.loss[0] = float(checkpoint.arrays["accumulated/loss"])
     state.done[0] = checkpoint.update

@@ -14,7 +14,9 @@ __all__ = ["export_state", "import_state"]
 
 
 def _slot_of(recipe: Recipe, key: str) -> str:
-    """What a checkpoint calls what an optimizer remembers: PyTorch has names of its own, rules have the canonical."""
+    """What a checkpoint calls what an optimizer remembers: PyTorch has names of its own, rules have
+    the canonical.
+    """
     return recipe.optimizer.spec.torch_slots.get(key, key)
 
 
@@ -22,9 +24,15 @@ def export_state(recipe: Recipe, state: Any) -> Parameters:
     """Every array of the state, named as in a checkpoint."""
     found = _model_arrays("parameters", state.model)
     if state.average is not None:
-        found |= {name: a for name, a in _model_arrays("average", state.average.module).items() if "average/" in name}
+        found |= {
+            name: a
+            for name, a in _model_arrays("average", state.average.module).items()
+            if "average/" in name
+        }
     for name, parameter in state.model.named_parameters():
-        for key, value in state.optimizer.state[parameter].items() if parameter in state.optimizer.state else ():
+        for key, value in (
+            state.optimizer.state[parameter].items() if parameter in state.optimizer.state else ()
+        ):
             if key != "step" and value is not None:
                 found[f"optimizer/{_slot_of(recipe, key)}/{name}"] = _canonical(value)
         if state.loss is not None and parameter.grad is not None:
@@ -54,8 +62,8 @@ def import_state(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Any:
 
 
 def _begin(state: Any) -> None:
-    """Let the optimizer make its state, as PyTorch does in the first step; what that does to the parameters is to be
-    replaced."""
+    """Let the optimizer make its state, as PyTorch does in the first step; what that does to the
+    parameters is to be replaced."""
     for parameter in state.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step()
@@ -75,8 +83,11 @@ def _import_optimizer(recipe: Recipe, state: Any, checkpoint: Checkpoint) -> Non
             elif path in slots:
                 remembered[key] = _own(slots[path], parameter).to(value)
             elif _slot_of(recipe, key) == "momentum_product":
-                # without a ramp a power of beta1, which no checkpoint holds; multiplied as the optimizer does
-                factors = torch.full((checkpoint.update + 1,), recipe.optimizer.get("beta1"), dtype=value.dtype)
+                # without a ramp a power of beta1, which no checkpoint holds; multiplied as the
+                # optimizer does
+                factors = torch.full(
+                    (checkpoint.update + 1,), recipe.optimizer.get("beta1"), dtype=value.dtype
+                )
                 factors[0] = 1
                 remembered[key] = factors.cumprod(0)[-1].to(value)
     scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})
@@ -88,7 +99,9 @@ def _model_arrays(section: str, model: Any) -> Parameters:
     """Parameters under the section's name, running statistics under their own."""
     trained = {name for name, _ in model.named_parameters()}
     exported = export_parameters(model).items()
-    return {f"{section if name in trained else 'statistics'}/{name}": array for name, array in exported}
+    return {
+        f"{section if name in trained else 'statistics'}/{name}": array for name, array in exported
+    }
 
 
 def _canonical(tensor: torch.Tensor) -> Any:

@@ -29,7 +29,8 @@ PREFIXES = ("module.", "_orig_mod.")
 def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, int | None]:
     """The arrays of a file, named as in a checkpoint, and the updates done, where the file says.
 
-    A `state_dict` of the model, in .pt or .safetensors, or in .pt {"model": ..., "optimizer": ..., "average": ...}.
+    A `state_dict` of the model, in .pt or .safetensors, or in .pt {"model": ..., "optimizer": ...,
+    "average": ...}.
 
     Raises:
         InputError: not readable, or names or groups that are not the recipe's.
@@ -50,12 +51,15 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
     if "optimizer" in found:
         arrays |= _optimizer_arrays(path, recipe, data, found["optimizer"], steps)
     if len(steps) > 1:
-        raise InputError(f"{path}: parameters of different ages: {', '.join(map(str, sorted(steps)))} updates")
+        raise InputError(
+            f"{path}: parameters of different ages: {', '.join(map(str, sorted(steps)))} updates"
+        )
     return arrays, steps.pop() if steps else None
 
 
 def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint) -> None:
-    """Write {"model", "optimizer", "update"}, with "average" where one is kept, or of a model alone its `state_dict`;
+    """Write {"model", "optimizer", "update"}, with "average" where one is kept, or of a model alone
+    its `state_dict`;
     a .safetensors always holds the model alone.
 
     Raises:
@@ -63,12 +67,18 @@ def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
     """
     state = initial_state(recipe, data.cast(recipe.dtype), torch.device("cpu"))
     if checkpoint.header.get("model_only"):
-        import_parameters(state.model, checkpoint.below("parameters") | checkpoint.below("statistics"))
+        import_parameters(
+            state.model, checkpoint.below("parameters") | checkpoint.below("statistics")
+        )
     else:
         state = import_state(recipe, state, checkpoint)
     content: dict[str, Any] = {"model": state.model.state_dict()}
     if path.suffix == ".safetensors":
-        write_file(path, save({name: tensor.contiguous() for name, tensor in content["model"].items()}), NEW)
+        write_file(
+            path,
+            save({name: tensor.contiguous() for name, tensor in content["model"].items()}),
+            NEW,
+        )
         return
     if state.average is not None:
         content["average"] = state.average.module.state_dict()
@@ -88,14 +98,20 @@ def _load(path: Path, largest: int) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # whatever the content leads to; the text may be advice to load it unsafely
-        raise InputError(f"{path}: not a readable .pt file: damaged, or truncated ({type(error).__name__})") from None
+    except (
+        Exception
+    ) as error:  # whatever the content leads to; the text may be advice to load it unsafely
+        raise InputError(
+            f"{path}: not a readable .pt file: damaged, or truncated ({type(error).__name__})"
+        ) from None
 
 
 def _model_arrays(path: Path, section: str, state_dict: Any) -> Parameters:
     if not isinstance(state_dict, dict):
         part = "model" if section == "parameters" else section
-        raise InputError(f"{path}: {part}: a {type(state_dict).__name__}, not a state_dict of names and tensors")
+        raise InputError(
+            f"{path}: {part}: a {type(state_dict).__name__}, not a state_dict of names and tensors"
+        )
     found: Parameters = {}
     origin: dict[str, str] = {}
     for name, tensor in state_dict.items():
@@ -105,29 +121,46 @@ def _model_arrays(path: Path, section: str, state_dict: Any) -> Parameters:
         layer, _, kind = short.rpartition(".")
         if kind == "num_batches_tracked":
             continue
-        key = f"statistics/{layer}.{STATISTICS[kind]}" if kind in STATISTICS else f"{section}/{short}"
+        key = (
+            f"statistics/{layer}.{STATISTICS[kind]}" if kind in STATISTICS else f"{section}/{short}"
+        )
         if key in origin:
-            raise InputError(f"{path}: ambiguous: {origin[key]} and {name} are both {key.partition('/')[2]}")
+            raise InputError(
+                f"{path}: ambiguous: {origin[key]} and {name} are both {key.partition('/')[2]}"
+            )
         found[key], origin[key] = _array(path, str(name), tensor), str(name)
     return found
 
 
-def _optimizer_arrays(path: Path, recipe: Recipe, data: PreparedData, saved: Any, steps: set[int]) -> Parameters:
-    """PyTorch numbers the parameters, group by group, in the order in which the optimizer was given them."""
+def _optimizer_arrays(
+    path: Path, recipe: Recipe, data: PreparedData, saved: Any, steps: set[int]
+) -> Parameters:
+    """PyTorch numbers the parameters, group by group, in the order in which the optimizer was given
+    them.
+    """
     groups = _numbered_groups(path, saved)
     state = initial_state(recipe, data.cast(recipe.dtype), torch.device("cpu"))
     names = {id(parameter): name for name, parameter in state.model.named_parameters()}
-    mine = [[names[id(parameter)] for parameter in group["params"]] for group in state.optimizer.param_groups]
+    mine = [
+        [names[id(parameter)] for parameter in group["params"]]
+        for group in state.optimizer.param_groups
+    ]
     if [len(group) for group in mine] != [len(group) for group in groups]:
         sizes = " and ".join(str([len(group) for group in numbers]) for numbers in (groups, mine))
-        raise InputError(f"{path}: optimizer: groups of other sizes than the recipe's: {sizes} parameters")
+        raise InputError(
+            f"{path}: optimizer: groups of other sizes than the recipe's: {sizes} parameters"
+        )
     _begin(state)
     expected = expected_shapes(recipe, data, 1, 0)
     found: Parameters = {}
-    numbered = [(i, name) for numbers, group in zip(groups, mine) for i, name in zip(numbers, group)]
+    numbered = [
+        (i, name) for numbers, group in zip(groups, mine) for i, name in zip(numbers, group)
+    ]
     extra = saved["state"].keys() - {i for i, _ in numbered}
     if extra:
-        raise InputError(f"{path}: optimizer: extra: parameters {', '.join(sorted(map(str, extra)))}")
+        raise InputError(
+            f"{path}: optimizer: extra: parameters {', '.join(sorted(map(str, extra)))}"
+        )
     for i, name in numbered:
         own = state.optimizer.state[dict(state.model.named_parameters())[name]]
         for key, value in saved["state"].get(i, {}).items():
@@ -136,7 +169,10 @@ def _optimizer_arrays(path: Path, recipe: Recipe, data: PreparedData, saved: Any
             elif value is not None:
                 slot = _slot_of(recipe, key)
                 if key not in own:
-                    raise InputError(f"{path}: optimizer: extra: {key} of {name}; {recipe.optimizer.name} has none")
+                    raise InputError(
+                        f"{path}: optimizer: extra: {key} of {name}; "
+                        f"{recipe.optimizer.name} has none"
+                    )
                 # what an optimizer keeps and never reads is left behind
                 if f"optimizer/{slot}/{name}" in expected:
                     found[f"optimizer/{slot}/{name}"] = _array(path, f"{key} of {name}", value)
@@ -151,7 +187,8 @@ def _numbered_groups(path: Path, saved: Any) -> list[list[int]]:
     numbers = [group.get("params") for group in groups or ()]
     if not _is_all(states, dict, dict) or not all(_is_all(group, list, int) for group in numbers):
         raise InputError(
-            f'{path}: optimizer: no state_dict of an optimizer, {{"state": {{0: {{...}}}}, "param_groups": [...]}}'
+            f'{path}: optimizer: no state_dict of an optimizer, {{"state": {{0: {{...}}}}, '
+            f'"param_groups": [...]}}'
         )
     return numbers
 
@@ -163,11 +200,15 @@ def _is_all(value: Any, kind: type, of: type) -> bool:
 
 
 def _array(path: Path, name: str, tensor: Any) -> Any:
-    """The tensor in NumPy, a view: nothing is copied before its shape is known to be the recipe's."""
+    """The tensor in NumPy, a view: nothing is copied before its shape is known to be the
+    recipe's.
+    """
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{path}: {name}: a {type(tensor).__name__}, not a tensor")
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_neg():
-        raise InputError(f"{path}: {name}: sparse, or a view that holds no numbers of its own; must be dense")
+        raise InputError(
+            f"{path}: {name}: sparse, or a view that holds no numbers of its own; must be dense"
+        )
     if tensor.dtype not in (torch.float32, torch.float64):
         raise InputError(f"{path}: {name}: {tensor.dtype}, must be float32 or float64")
     # [out, in] -> [in, out]

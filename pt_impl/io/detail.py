@@ -13,12 +13,16 @@ from pt_impl.update import Batch, State
 __all__ = ["Detail", "watching"]
 
 Detail = dict[str, list[torch.Tensor]]
-"""Name as in a trace -> a tensor for each batch; of gradients, one for each time that they are ready."""
+"""Name as in a trace -> a tensor for each batch; of gradients, one for each time that they are
+ready.
+"""
 
 
 @contextmanager
 def watching(recipe: Recipe, state: State, batches: Sequence[Batch]) -> Iterator[Detail]:
-    """The detail of the batches that are trained until the block ends, by hooks on the model and its optimizer."""
+    """The detail of the batches that are trained until the block ends, by hooks on the model and
+    its optimizer.
+    """
     detail: Detail = {}
     gradients: dict[str, torch.Tensor] = {}
     clipped: dict[str, torch.Tensor] = {}
@@ -30,15 +34,28 @@ def watching(recipe: Recipe, state: State, batches: Sequence[Batch]) -> Iterator
             )
             hooks.callback(hook.remove)
         hook = state.optimizer.register_step_pre_hook(
-            lambda *_: clipped.update({name: _gradient(p) for name, p in state.model.named_parameters()})
+            lambda *_: clipped.update(
+                {name: _gradient(p) for name, p in state.model.named_parameters()}
+            )
         )
         hooks.callback(hook.remove)
         for batch in batches:
             _add(detail, _rows(batch))
         yield detail
-    kinds = {"gradients": gradients} if recipe.gradient.clip == "none" else {"gradients": gradients, "clip": clipped}
+    kinds = (
+        {"gradients": gradients}
+        if recipe.gradient.clip == "none"
+        else {"gradients": gradients, "clip": clipped}
+    )
     for kind, tensors in kinds.items():
-        _add(detail, {f"{kind}/{name}": tensors[name] for name, _ in state.model.named_parameters() if name in tensors})
+        _add(
+            detail,
+            {
+                f"{kind}/{name}": tensors[name]
+                for name, _ in state.model.named_parameters()
+                if name in tensors
+            },
+        )
 
 
 @contextmanager
@@ -46,7 +63,9 @@ def _watched(model: MLP, detail: Detail) -> Iterator[None]:
     """The model's layers are seen by `detail`, until the block ends."""
     outputs = model.outputs
 
-    def outputs_seen(x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()) -> dict[str, torch.Tensor]:
+    def outputs_seen(
+        x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()
+    ) -> dict[str, torch.Tensor]:
         layers = outputs(x_BD, masks)
         _add(detail, _forward(layers))
         return layers
@@ -72,7 +91,11 @@ def _rows(batch: Batch) -> dict[str, torch.Tensor]:
 def _forward(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What every layer made of the rows, in the dtype of the last."""
     *_, outputs_BK = outputs.values()
-    return {f"forward/{name}": h_BH.to(outputs_BK.dtype) for name, h_BH in outputs.items() if name != "input"}
+    return {
+        f"forward/{name}": h_BH.to(outputs_BK.dtype)
+        for name, h_BH in outputs.items()
+        if name != "input"
+    }
 
 
 def _gradient(parameter: Any) -> torch.Tensor:

@@ -11,12 +11,20 @@ from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
 from lockstep.records.matmul_precision import Precision, measure_precision
 
-__all__ = ["describe_environment", "effective_precision", "few_threads", "select_device", "synchronise"]
+__all__ = [
+    "describe_environment",
+    "effective_precision",
+    "few_threads",
+    "select_device",
+    "synchronise",
+]
 
 
 @contextmanager
 def few_threads(data: PreparedData) -> Iterator[None]:
-    """One thread for what is small, as `PreparedData.is_small` says; afterwards as many as before."""
+    """One thread for what is small, as `PreparedData.is_small` says; afterwards as many as
+    before.
+    """
     before = torch.get_num_threads()
     if data.is_small:
         torch.set_num_threads(1)
@@ -27,13 +35,18 @@ def few_threads(data: PreparedData) -> Iterator[None]:
 
 
 def select_device(name: str) -> torch.device:
-    """The device for "cpu", "gpu" or "auto" (a GPU where there is one), with float32 products in full precision.
+    """The device for "cpu", "gpu" or "auto" (a GPU where there is one), with float32 products in
+    full precision.
 
     Raises:
         InputError: "gpu" where PyTorch sees none.
     """
-    torch.set_float32_matmul_precision("highest")  # no TF32: both frameworks multiply in the recipe's dtype
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # no TF32: both frameworks multiply in the recipe's dtype
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (
+        False  # sums of bfloat16 products in float32
+    )
     found = torch.cuda.is_available()
     if name == "gpu" and not found:
         raise InputError(f"--device gpu: PyTorch {torch.__version__} sees no GPU on this machine")
@@ -51,7 +64,9 @@ def effective_precision(device: torch.device) -> Precision:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are measured."""
+    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are
+    measured.
+    """
     gpu, precision = device.type == "cuda", effective_precision(device)
     return {
         "torch": str(torch.__version__),

@@ -17,14 +17,20 @@ __all__ = ["INITIALISERS", "draw_member"]
 
 def _flax(weight: torch.Tensor, generator: torch.Generator) -> None:
     deviation = weight.shape[1] ** -0.5 / TRUNCATED
-    nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
+    nn.init.trunc_normal_(
+        weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator
+    )
 
 
 INITIALISERS: dict[str, Callable[..., Any]] = {
     # what nn.Linear calls
-    "torch": lambda weight, generator: nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator),
+    "torch": lambda weight, generator: nn.init.kaiming_uniform_(
+        weight, a=5**0.5, generator=generator
+    ),
     "flax": _flax,
-    "xavier_uniform": lambda weight, generator: nn.init.xavier_uniform_(weight, generator=generator),
+    "xavier_uniform": lambda weight, generator: nn.init.xavier_uniform_(
+        weight, generator=generator
+    ),
     "xavier_normal": lambda weight, generator: nn.init.xavier_normal_(weight, generator=generator),
     "kaiming_uniform": lambda weight, generator: nn.init.kaiming_uniform_(
         weight, nonlinearity="relu", generator=generator
@@ -35,15 +41,20 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": lambda weight, generator: nn.init.orthogonal_(weight, generator=generator),
     "zeros": lambda weight, generator: nn.init.zeros_(weight),
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see `lockstep.data_prep.initialise`."""
+"""`model.init` -> the framework's own initialiser of that distribution; see
+`lockstep.data_prep.initialise`.
+"""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
-    """The rows of `data` with initial parameters, order and masks that the framework draws; a stream of random
+    """The rows of `data` with initial parameters, order and masks that the framework draws; a
+    stream of random
     numbers for each of them."""
     model, parameters = recipe.model, {}
     generator = _generator(seed, 0)
-    for i, (name, fan_in, fan_out) in enumerate(layer_sizes(len(data.columns), model.hidden, data.outputs), start=1):
+    for i, (name, fan_in, fan_out) in enumerate(
+        layer_sizes(len(data.columns), model.hidden, data.outputs), start=1
+    ):
         weight, bias = torch.empty(fan_out, fan_in), torch.zeros(fan_out)
         INITIALISERS[model.init](weight, generator)
         if model.init == "torch":
@@ -53,16 +64,23 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
         if model.bias:
             parameters[f"{name}.bias"] = bias.numpy().astype(np.float64)
         if model.norm != "none" and i <= len(model.hidden):
-            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = np.ones(fan_out), np.zeros(fan_out)
+            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = (
+                np.ones(fan_out),
+                np.zeros(fan_out),
+            )
     generator = _generator(seed, 1)
-    orders = [torch.randperm(len(data.train_y_N), generator=generator).numpy() for _ in range(data.epochs)]
+    orders = [
+        torch.randperm(len(data.train_y_N), generator=generator).numpy() for _ in range(data.epochs)
+    ]
 
     def draw_masks(epoch: int) -> list[NDArray[np.bool_]]:
         generator = _generator(seed, 2 + epoch)
         sizes = [(data.batches_per_epoch, data.batch, units) for units in model.hidden]
         return [(torch.rand(size, generator=generator) >= model.dropout).numpy() for size in sizes]
 
-    return OwnDraws.of(data, parameters=parameters, seed=seed, orders_EN=np.stack(orders), draw_masks=draw_masks)
+    return OwnDraws.of(
+        data, parameters=parameters, seed=seed, orders_EN=np.stack(orders), draw_masks=draw_masks
+    )
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

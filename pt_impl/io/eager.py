@@ -16,9 +16,10 @@ COMPILER = "torch._dynamo"
 def spare_compiler() -> None:
     """Keep `torch.optim` from loading `torch._dynamo` in a process that compiles nothing.
 
-    torch 2.13.0 loads it at the first optimizer, which takes almost as long as all the rest of torch:
-    `torch/_compile.py` for `disable` and `torch/optim/optimizer.py` for `graph_break`. Outside `torch.compile` a
-    disabled function is the function itself, and a graph break does nothing. Whatever else is asked of the module
+    torch 2.13.0 loads it at the first optimizer, which takes almost as long as all the rest of
+    torch: `torch/_compile.py` for `disable` and `torch/optim/optimizer.py` for `graph_break`.
+    Outside `torch.compile` a disabled function is the function itself, and a graph break does
+    nothing. Whatever else is asked of the module
     loads it.
     """
     if COMPILER not in sys.modules:
@@ -26,7 +27,9 @@ def spare_compiler() -> None:
 
 
 class _Eager(ModuleType):
-    def disable(self, function: Callable[..., Any], recursive: bool = True, *, wrapping: bool = True) -> Any:
+    def disable(
+        self, function: Callable[..., Any], recursive: bool = True, *, wrapping: bool = True
+    ) -> Any:
         return function
 
     def graph_break(self) -> None:

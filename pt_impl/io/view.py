@@ -15,7 +15,9 @@ __all__ = ["View"]
 
 
 class View(NamedTuple):
-    """A `lockstep.records.run_recorder.View` of this twin; `seen` is the detail of the segment before it."""
+    """A `lockstep.records.run_recorder.View` of this twin; `seen` is the detail of the segment
+    before it.
+    """
 
     recipe: Recipe
     run: Any

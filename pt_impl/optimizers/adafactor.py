@@ -29,9 +29,16 @@ def make(optimizer: Adafactor, groups: Groups) -> torch.optim.Optimizer:
 
 
 def _rule(
-    optimizer: Adafactor, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    optimizer: Adafactor,
+    lr: float,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """Adafactor in the details in which `optax.adafactor` (0.2.8) differs from `torch.optim.Adafactor`."""
+    """Adafactor in the details in which `optax.adafactor` (0.2.8) differs from
+    `torch.optim.Adafactor`.
+    """
     share = (update + 1) ** -optimizer.decay_power
     added, least = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
     square = gradient**2 + added

@@ -33,7 +33,12 @@ def _start(optimizer: Adagrad, parameter: Tensor) -> Moments:
 
 
 def _rule(
-    optimizer: Adagrad, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    optimizer: Adagrad,
+    lr: float,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
 ) -> tuple[Tensor, Moments]:
     """Adagrad with eps inside the root (`optax.scale_by_rss` 0.2.8)."""
     second = moments["second"] + gradient**2

@@ -33,9 +33,16 @@ def make(optimizer: Adam | AdamW, groups: Groups) -> torch.optim.Optimizer:
 
 
 def _rule(
-    optimizer: Adam | AdamW, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    optimizer: Adam | AdamW,
+    lr: float,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """Adam with eps inside the root, AMSGrad of the corrected moment, or a decay by step (`optax` 0.2.8)."""
+    """Adam with eps inside the root, AMSGrad of the corrected moment, or a decay by step (`optax`
+    0.2.8).
+    """
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
     second = after["second"]
@@ -44,7 +51,9 @@ def _rule(
     second = second / bias2
     if optimizer.amsgrad == "corrected":
         second = after["largest_second"] = torch.maximum(moments["largest_second"], second)
-    root = (second + optimizer.eps).sqrt() if optimizer.eps_in_root else second.sqrt() + optimizer.eps
+    root = (
+        (second + optimizer.eps).sqrt() if optimizer.eps_in_root else second.sqrt() + optimizer.eps
+    )
     direction: Tensor = after["first"] / bias1 / root
     if isinstance(optimizer, AdamW):
         direction = direction.add(parameter, alpha=optimizer.weight_decay)

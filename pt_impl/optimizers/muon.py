@@ -1,7 +1,7 @@
 """Muon for the weights of linear layers, AdamW for all else.
 
-By its rule: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another optimizer;
-`optax.contrib.muon` corrects the bias of the momentum.
+By its rule: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another
+optimizer; `optax.contrib.muon` corrects the bias of the momentum.
 """
 
 import torch
@@ -23,7 +23,9 @@ def make(optimizer: Muon, groups: Groups) -> torch.optim.Optimizer:
 def _rule(
     optimizer: Muon, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
 ) -> tuple[Tensor, Moments]:
-    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon` 0.2.8), else AdamW."""
+    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon`
+    0.2.8), else AdamW.
+    """
     decayed = lr * optimizer.weight_decay * parameter
     if parameter.ndim != 2:
         beta1, beta2, looks = optimizer.beta1, optimizer.beta2, optimizer.nesterov_rest
@@ -32,7 +34,9 @@ def _rule(
         root = torch.sqrt(second / (1 - beta2 ** (update + 1))) + optimizer.eps
         return lr * ahead / root + decayed, {"first": first, "second": second}
     beta, corrects = optimizer.momentum, optimizer.momentum_correction
-    momentum, ahead = _momentum(beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"])
+    momentum, ahead = _momentum(
+        beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"]
+    )
     outputs, inputs = parameter.shape
     scale = max(1.0, outputs / inputs) ** 0.5
     if optimizer.adjust == "match_rms_adamw":
@@ -55,7 +59,11 @@ def _momentum(
 def _orthogonalised(optimizer: Muon, weight: Tensor) -> Tensor:
     """Newton-Schulz iterations on the weight over its norm; coefficients: Jordan, Muon, 2024."""
     norm = torch.sqrt((weight**2).sum())
-    x = weight / (norm + optimizer.eps_norm if optimizer.eps_norm_added else norm.clamp(min=optimizer.eps_norm))
+    x = weight / (
+        norm + optimizer.eps_norm
+        if optimizer.eps_norm_added
+        else norm.clamp(min=optimizer.eps_norm)
+    )
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(optimizer.orthogonalisations):

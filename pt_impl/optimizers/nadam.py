@@ -32,7 +32,8 @@ def make(optimizer: NAdam | NAdamW, groups: Groups) -> torch.optim.Optimizer:
         capturable=False,
     )
     for parameter in (parameter for group in groups for parameter in group["params"]):
-        # PyTorch would keep the product of the momenta in float32, 7e-10 off after 200 updates in float64
+        # PyTorch would keep the product of the momenta in float32, 7e-10 off after 200 updates in
+        # float64
         product = torch.ones((), dtype=parameter.dtype)
         zeros = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         library.state[parameter] = {"step": torch.tensor(0.0), "mu_product": product, **zeros}
@@ -44,13 +45,23 @@ def _start(optimizer: NAdam | NAdamW, parameter: Tensor) -> Moments:
 
 
 def _rule(
-    optimizer: NAdam | NAdamW, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    optimizer: NAdam | NAdamW,
+    lr: float,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
 ) -> tuple[Tensor, Moments]:
     """NAdamW with a decay by step (`optax.nadamw` 0.2.8)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     pace = optimizer.momentum_decay if optimizer.momentum_ramp else NO_RAMP
-    now, following = (optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2))
+    now, following = (
+        optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2)
+    )
     product = after["momentum_product"] = moments["momentum_product"] * now
-    ahead = following / (1 - product * following) * after["first"] + (1 - now) / (1 - product) * gradient
+    ahead = (
+        following / (1 - product * following) * after["first"]
+        + (1 - now) / (1 - product) * gradient
+    )
     root = (after["second"] / bias(optimizer.beta2, update)).sqrt() + optimizer.eps
     return lr * (ahead / root + optimizer.weight_decay * parameter), after

@@ -31,16 +31,25 @@ def make(optimizer: RMSprop, groups: Groups) -> torch.optim.Optimizer:
 
 
 def _rule(
-    optimizer: RMSprop, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    optimizer: RMSprop,
+    lr: float,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """RMSprop with eps inside the root, or the learning rate inside the momentum (`optax.rmsprop` 0.2.8)."""
+    """RMSprop with eps inside the root, or the learning rate inside the momentum (`optax.rmsprop`
+    0.2.8).
+    """
     decay, eps = optimizer.decay, optimizer.eps
     variance = decay * moments["second"] + (1 - decay) * gradient**2
     after = {"second": variance}
     if optimizer.centered:
         after["first"] = decay * moments["first"] + (1 - decay) * gradient
         variance = variance - after["first"] ** 2
-    step = gradient / (torch.sqrt(variance + eps) if optimizer.eps_in_root else torch.sqrt(variance) + eps)
+    step = gradient / (
+        torch.sqrt(variance + eps) if optimizer.eps_in_root else torch.sqrt(variance) + eps
+    )
     before_momentum, after_momentum = (lr, 1.0) if optimizer.rate_in_momentum else (1.0, lr)
     step = before_momentum * step
     if optimizer.momentum:

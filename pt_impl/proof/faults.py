@@ -26,11 +26,15 @@ BATCH = 32
 
 @contextmanager
 def planted(key: str) -> Iterator[None]:
-    """The twin with a fault in it, until the block ends; without one for a key that is none of `PLANTS`."""
+    """The twin with a fault in it, until the block ends; without one for a key that is none of
+    `PLANTS`.
+    """
     changes = PLANTS.get(key, {})
     with ExitStack() as stack:
         for target, change in changes.items():
-            stack.enter_context(patch(f"pt_impl.{target}", change(resolve_name(f"pt_impl.{target}"))))
+            stack.enter_context(
+                patch(f"pt_impl.{target}", change(resolve_name(f"pt_impl.{target}")))
+            )
         yield
 
 
@@ -56,13 +60,17 @@ def _masked_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
     """Other dropout masks than those recorded."""
 
     def put(original: Any) -> Any:
-        return lambda self, x_BD, masks=(), *rest: original(self, x_BD, [change(mask) for mask in masks], *rest)
+        return lambda self, x_BD, masks=(), *rest: original(
+            self, x_BD, [change(mask) for mask in masks], *rest
+        )
 
     return put
 
 
 class _LowProduct(torch.autograd.Function):
-    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded to bfloat16."""
+    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded
+    to bfloat16.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_BD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -87,7 +95,9 @@ def _in_bfloat16(original: Any) -> Any:
 
 
 def _traced(original: Any) -> Any:
-    """Layers compute with the parameters that they first had; gradients pass as if with those they have."""
+    """Layers compute with the parameters that they first had; gradients pass as if with those they
+    have.
+    """
     first: dict[Any, list[torch.Tensor]] = {}
 
     def linear(layer: Any, x_BD: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
@@ -102,7 +112,9 @@ def _unbiased(original: Any) -> Any:
     def forward(self: Any, z_BH: torch.Tensor) -> torch.Tensor:
         centred_BH = z_BH - z_BH.mean(-1, keepdim=True)
         variance_B1 = z_BH.var(-1, correction=1, keepdim=True)
-        normalised_BH: torch.Tensor = centred_BH / torch.sqrt(variance_B1 + self.eps) * self.weight + self.bias
+        normalised_BH: torch.Tensor = (
+            centred_BH / torch.sqrt(variance_B1 + self.eps) * self.weight + self.bias
+        )
         return normalised_BH
 
     return forward
@@ -119,7 +131,9 @@ def _evaluating(original: Any) -> Any:
 
 def _loss_times(factor: Callable[[Any], Any]) -> Change:
     """The mean loss times factor(rows that count)."""
-    return lambda original: lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B, count) * factor(count)
+    return lambda original: (
+        lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B, count) * factor(count)
+    )
 
 
 def _gradient_times(factor: float) -> Change:
@@ -146,7 +160,9 @@ def _by_rows(original: Any) -> Any:
 
 
 def _last_class(original: Any) -> Any:
-    return lambda loss, outputs_BK, y_B, count: original(loss, outputs_BK, y_B % outputs_BK.shape[-1], count)
+    return lambda loss, outputs_BK, y_B, count: original(
+        loss, outputs_BK, y_B % outputs_BK.shape[-1], count
+    )
 
 
 def _cut_off(activations: Any) -> Any:
@@ -154,11 +170,15 @@ def _cut_off(activations: Any) -> Any:
 
 
 def _clipped_as(**other: Any) -> Change:
-    return lambda original: lambda gradient, parameters: original(replace(gradient, **other), parameters)
+    return lambda original: (
+        lambda gradient, parameters: original(replace(gradient, **other), parameters)
+    )
 
 
 def _each_clipped(original: Any) -> Any:
-    return lambda gradient, parameters: [original(gradient, [parameter]) for parameter in parameters]
+    return lambda gradient, parameters: [
+        original(gradient, [parameter]) for parameter in parameters
+    ]
 
 
 def _shifted(shift: Callable[[Any], Any]) -> Change:
@@ -176,27 +196,36 @@ def _shifted(shift: Callable[[Any], Any]) -> Change:
 
 def _rounded(original: Any) -> Any:
     return lambda *arguments: {
-        layer: table_T.astype(np.float32).astype(table_T.dtype) for layer, table_T in original(*arguments).items()
+        layer: table_T.astype(np.float32).astype(table_T.dtype)
+        for layer, table_T in original(*arguments).items()
     }
 
 
 def _half_applied(original: Any) -> Any:
     def make_optimizer(*arguments: Any) -> Any:
         made, scheduler = original(*arguments)
-        made.register_step_pre_hook(lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] / 2))
-        made.register_step_post_hook(lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] * 2))
+        made.register_step_pre_hook(
+            lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] / 2)
+        )
+        made.register_step_post_hook(
+            lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] * 2)
+        )
         return made, scheduler
 
     return make_optimizer
 
 
 def _sgd(rule: Callable[..., Any]) -> Change:
-    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
+    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step,
+    momentum.
+    """
 
     def start(optimizer: Sgd, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"momentum": torch.zeros_like(parameter)}
 
-    def step(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(
+        optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
+    ) -> Any:
         taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
         return taken, {"momentum": momentum}
 
@@ -206,27 +235,37 @@ def _sgd(rule: Callable[..., Any]) -> Change:
     return lambda makers: makers | {"sgd": make}
 
 
-def _ascending(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _ascending(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return -lr * momentum, momentum
 
 
-def _forgetting(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _forgetting(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before * (update % 3 != 0) + gradient
     return lr * momentum, momentum
 
 
-def _skipping(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _skipping(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum * (update != 5), momentum
 
 
-def _not_a_number(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _not_a_number(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     momentum = optimizer.momentum * before + gradient
     return lr * momentum + torch.where(torch.tensor(update == 5), torch.nan, 0.0), momentum
 
 
-def _decaying_late(optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any) -> Any:
+def _decaying_late(
+    optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
+) -> Any:
     decay = optimizer.weight_decay * parameter  # the gradient comes with it
     momentum = optimizer.momentum * before + (gradient - decay)
     return lr * (momentum + decay), momentum
@@ -238,7 +277,9 @@ def _uncorrected(makers: Any) -> Any:
     def start(optimizer: Adam, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"first": torch.zeros_like(parameter), "second": torch.zeros_like(parameter)}
 
-    def step(optimizer: Adam, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any) -> Any:
+    def step(
+        optimizer: Adam, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
+    ) -> Any:
         first = optimizer.beta1 * moments["first"] + (1 - optimizer.beta1) * gradient
         second = optimizer.beta2 * moments["second"] + (1 - optimizer.beta2) * gradient**2
         return lr * first / (torch.sqrt(second) + optimizer.eps), {"first": first, "second": second}
@@ -260,7 +301,9 @@ def _in_training_mode(original: Any) -> Any:
 def _mean_of_means(original: Any) -> Any:
     def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
         starts = range(0, len(rows.y_N), BATCH)
-        parts = [original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts]
+        parts = [
+            original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts
+        ]
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -279,7 +322,9 @@ PLANTS: dict[str, dict[str, Change]] = {
     "kernel-transposed": {"model._linear": _transposed},
     "bias-missing": {"model._linear": _biasless},
     "activation-leaky": {"model.ACTIVATIONS": lambda every: every | {"relu": every["leaky_relu"]}},
-    "activation-gelu-tanh": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}},
+    "activation-gelu-tanh": {
+        "model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}
+    },
     "activation-silu": {"model.ACTIVATIONS": lambda every: every | {"gelu": every["silu"]}},
     "norm-unbiased": {"norm.nn.LayerNorm.forward": _unbiased},
     "norm-evaluating": {"model.make_norm": _evaluating},
@@ -296,8 +341,12 @@ PLANTS: dict[str, dict[str, Change]] = {
     "gradients-negated": _of_loss(_gradient_times(-1.0)),
     "gradients-missing": {"model.ACTIVATIONS": _cut_off},
     "gradients-summed": _of_loss(_gradient_times(2.0)),
-    "gradients-not-cleared": {"update.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None},
-    "gradients-at-the-kink": {"model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}},
+    "gradients-not-cleared": {
+        "update.torch.optim.SGD.zero_grad": lambda original: lambda self, set_to_none: None
+    },
+    "gradients-at-the-kink": {
+        "model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}
+    },
     "gradients-relu-flipped": {"model._linear": _nudged},
     "clip-missing": {"update.clip": _clipped_as(clip="none")},
     "clip-by-value": {"update.clip": _clipped_as(clip="value")},

@@ -8,7 +8,14 @@ import torch
 import torch._dynamo  # torch.optim loads it, for two seconds: so it is loaded once for all faults
 
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
-from lockstep.studies.prove.patches import Change, argument, by_name, called_with, patch_library, result
+from lockstep.studies.prove.patches import (
+    Change,
+    argument,
+    by_name,
+    called_with,
+    patch_library,
+    result,
+)
 
 __all__ = ["PLANTS", "hasten", "plant"]
 
@@ -33,7 +40,9 @@ def _in_float32(original: Any) -> Any:
 
     def computed(*arguments: Any, **named: Any) -> Any:
         values = [*arguments, *named.values()]
-        is_wide = any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in values)
+        is_wide = any(
+            isinstance(value, Tensor) and value.dtype == torch.float64 for value in values
+        )
         low = [_low(value) for value in arguments]
         found = original(*low, **{name: _low(value) for name, value in named.items()})
         return found.double() if is_wide else found
@@ -64,7 +73,11 @@ def _out_times(factor: float) -> Change:
 
     def change(original: Any) -> Any:
         def computed(*arguments: Any, out: Any = None, **named: Any) -> Any:
-            return original(*arguments, **named) if out is None else original(*arguments, out=out, **named).mul_(factor)
+            return (
+                original(*arguments, **named)
+                if out is None
+                else original(*arguments, out=out, **named).mul_(factor)
+            )
 
         return computed
 
@@ -72,11 +85,15 @@ def _out_times(factor: float) -> Change:
 
 
 def _in_place_times(factor: float) -> Change:
-    return lambda original: lambda self, *arguments, **named: original(self, *arguments, **named).mul_(factor)
+    return lambda original: (
+        lambda self, *arguments, **named: original(self, *arguments, **named).mul_(factor)
+    )
 
 
 def _shifted_steps(shift: float) -> Change:
-    """Adam and its kin with another count of the updates done, which they take as the sixth list."""
+    """Adam and its kin with another count of the updates done, which they take as the sixth
+    list.
+    """
 
     def change(original: Any) -> Any:
         def stepped(*lists: Any, **named: Any) -> None:
@@ -123,7 +140,10 @@ def _of_first_group(original: Any) -> Any:
 def _rate(change: Callable[[Any, Any], Any]) -> Change:
     """`LambdaLR.get_lr` as change(lambda, updates done)."""
     return lambda original: (
-        lambda self: [base * change(rate, self.last_epoch) for rate, base in zip(self.lr_lambdas, self.base_lrs)]
+        lambda self: [
+            base * change(rate, self.last_epoch)
+            for rate, base in zip(self.lr_lambdas, self.base_lrs)
+        ]
     )
 
 
@@ -134,7 +154,9 @@ def _first_rate(original: Any) -> Any:
 def _without_eps(original: Any) -> Any:
     def clip(parameters: Any, max_norm: float, **named: Any) -> Tensor:
         gradients = [parameter.grad for parameter in parameters]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        norm: Tensor = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+        )
         for gradient in gradients:
             gradient.mul_(torch.clamp(max_norm / norm, max=1.0))
         return norm
@@ -143,15 +165,21 @@ def _without_eps(original: Any) -> Any:
 
 
 def _each_clipped(original: Any) -> Any:
-    return lambda parameters, *rest, **named: [original([parameter], *rest, **named) for parameter in parameters]
+    return lambda parameters, *rest, **named: [
+        original([parameter], *rest, **named) for parameter in parameters
+    ]
 
 
 def _wider(original: Any) -> Any:
-    return lambda parameters, value, *rest, **named: original(parameters, value * SLIGHTLY, *rest, **named)
+    return lambda parameters, value, *rest, **named: original(
+        parameters, value * SLIGHTLY, *rest, **named
+    )
 
 
 def _biasless(original: Any) -> Any:
-    return lambda x_BD, weight, bias=None: original(x_BD, weight, None if bias is None else 0 * bias)
+    return lambda x_BD, weight, bias=None: original(
+        x_BD, weight, None if bias is None else 0 * bias
+    )
 
 
 def _gradient_slightly(original: Any) -> Any:
@@ -172,7 +200,9 @@ def _leaky(original: Any) -> Any:
 
 
 def _unbiased(original: Any) -> Any:
-    def layer_norm(z_BH: Tensor, shape: Any, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    def layer_norm(
+        z_BH: Tensor, shape: Any, weight: Tensor, bias: Tensor, eps: float = 1e-5
+    ) -> Tensor:
         variance_B1 = z_BH.var(-1, correction=1, keepdim=True)
         normalised_BH: Tensor = (z_BH - z_BH.mean(-1, keepdim=True)) / torch.sqrt(variance_B1 + eps)
         return normalised_BH * weight + bias
@@ -191,7 +221,9 @@ def _always_training(original: Any) -> Any:
 
 
 def _last_class(original: Any) -> Any:
-    return lambda outputs_BK, y_B, **named: original(outputs_BK, y_B % outputs_BK.shape[-1], **named)
+    return lambda outputs_BK, y_B, **named: original(
+        outputs_BK, y_B % outputs_BK.shape[-1], **named
+    )
 
 
 def _over_rows(original: Any) -> Any:
@@ -334,7 +366,9 @@ PLANTS: dict[str, Change] = {
     "torch-mm": _out_times(SLIGHTLY),
     "torch-mm-float32": _out_in_float32,
     "torch-relu-in-place": _in_place_times(SLIGHTLY),
-    "torch-threshold-backward": _operator(argument("grad_input", lambda slope: slope.mul_(SLIGHTLY))),
+    "torch-threshold-backward": _operator(
+        argument("grad_input", lambda slope: slope.mul_(SLIGHTLY))
+    ),
     "torch-gelu-out": _operator(called_with(approximate="tanh")),
     "torch-gelu-backward": _operator(called_with(approximate="tanh")),
     "torch-tanh-backward": _operator(_out_in_float32),

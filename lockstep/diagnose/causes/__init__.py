@@ -1,4 +1,6 @@
-"""Why two trainings part: the suspect stage recomputed under the known alternatives, until one gives the numbers."""
+"""Why two trainings part: the suspect stage recomputed under the known alternatives, until one
+gives the numbers.
+"""
 
 from lockstep.diagnose.causes.find import find_cause, needed_detail
 from lockstep.diagnose.causes.judge import Cause

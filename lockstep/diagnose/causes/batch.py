@@ -92,7 +92,8 @@ class _Source:
         epoch = update // self.data.updates_per_epoch
         masks = self.data.masks(epoch)
         return tuple(
-            np.concatenate([mask_TBH[t, : len(rows)] for rows, t in self._numbered(update)]) for mask_TBH in masks
+            np.concatenate([mask_TBH[t, : len(rows)] for rows, t in self._numbered(update)])
+            for mask_TBH in masks
         )
 
     def shifted_labels(self, update: int) -> dict[int, NDArray[Any]]:
@@ -103,11 +104,18 @@ class _Source:
         return {shift: np.roll(self.data.train_y_N, shift)[rows] for shift in (1, -1)}
 
     def updates(self, update: int) -> range:
-        """The updates of which there are rows, no further than `EPOCHS` away, and past the end of the run too."""
+        """The updates of which there are rows, no further than `EPOCHS` away, and past the end of
+        the run too.
+        """
         if self.data is not None:
             reach = EPOCHS * self.data.updates_per_epoch
             return range(max(update - reach, 0), update + reach + 1)
-        held = [int(name.split("/")[1]) for trace in self.others for name in trace.arrays if name.startswith("detail/")]
+        held = [
+            int(name.split("/")[1])
+            for trace in self.others
+            for name in trace.arrays
+            if name.startswith("detail/")
+        ]
         return range(min(held, default=0), max(held, default=-1) + 1)
 
     def _numbered(self, update: int) -> list[tuple[NDArray[np.int64], int]]:
@@ -121,7 +129,9 @@ class _Source:
         return [(batches.rows_TB[t, : batches.count_T[t]], t) for t in places]
 
 
-def _other_updates(side: Side, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _other_updates(
+    side: Side, source: _Source, masks: tuple[NDArray[np.bool_], ...]
+) -> Iterator[Alternative]:
     """The rows of another update."""
     wanted = source.rows(side.update)
     for update in sorted(source.updates(side.update), key=lambda update: abs(update - side.update)):
@@ -145,14 +155,18 @@ def _keys(rows: Rows) -> list[bytes]:
     return [row.tobytes() for row in np.column_stack([flat, rows.y.astype(np.float64)])]
 
 
-def _matched(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _matched(
+    fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]
+) -> Iterator[Alternative]:
     """What was fed, where its rows are known ones."""
     if fed.x.shape[1:] != wanted.x.shape[1:]:
         return
     mine, its = _keys(fed), _keys(wanted)
     as_fed = _tensors(fed, masks)
     if len(mine) == len(its) and sorted(mine) == sorted(its):
-        yield Alternative("other-order", "{side} is fed the right rows in another order", "", as_fed)
+        yield Alternative(
+            "other-order", "{side} is fed the right rows in another order", "", as_fed
+        )
     if len(mine) > len(its) and mine[: len(its)] == its:
         rest = fed.x[len(its) :]
         told = "rows of zeros" if not rest.any() else "more rows"
@@ -163,7 +177,9 @@ def _matched(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> I
         yield Alternative("other-rows", text, "", as_fed)
 
 
-def _known(fed: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _known(
+    fed: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]
+) -> Iterator[Alternative]:
     """What was fed, where its rows are some of the data's."""
     mine = _keys(fed)
     if source.data is None:
@@ -177,8 +193,14 @@ def _known(fed: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> 
         places = [known[key] for key in mine if key in known]
         if len(places) == len(mine):
             ordered = told.startswith("other") and all(b - a == 1 for a, b in pairwise(places))
-            text = "{side} does not shuffle: it is fed the rows as they lie" if ordered else f"{{side}} is fed {told}"
-            yield Alternative("other-order" if ordered else "other-rows", text, "", _tensors(fed, masks), rank=1)
+            text = (
+                "{side} does not shuffle: it is fed the rows as they lie"
+                if ordered
+                else f"{{side}} is fed {told}"
+            )
+            yield Alternative(
+                "other-order" if ordered else "other-rows", text, "", _tensors(fed, masks), rank=1
+            )
 
 
 def _labels(
@@ -186,33 +208,56 @@ def _labels(
 ) -> Iterator[Alternative]:
     """The right features with other labels."""
     for shift, y in shifted.items():
-        text = f"{{side}}'s rows have the labels of the rows {abs(shift)} {'before' if shift > 0 else 'after'} them"
+        text = (
+            f"{{side}}'s rows have the labels of the rows {abs(shift)} "
+            f"{'before' if shift > 0 else 'after'} them"
+        )
         yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, y), masks))
     for shift in range(1, len(wanted.y)):
-        text = f"{{side}}'s labels are shifted against the rows by {min(shift, len(wanted.y) - shift)}"
-        yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, np.roll(wanted.y, shift)), masks))
+        text = (
+            f"{{side}}'s labels are shifted against the rows by {min(shift, len(wanted.y) - shift)}"
+        )
+        yield Alternative(
+            "labels-shifted", text, "", _tensors(Rows(wanted.x, np.roll(wanted.y, shift)), masks)
+        )
     for step in (-1, 1):
         text = f"{{side}}'s labels are numbered from {step} on, not from 0"
-        yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, wanted.y + step), masks))
+        yield Alternative(
+            "labels-shifted", text, "", _tensors(Rows(wanted.x, wanted.y + step), masks)
+        )
     if fed.y.shape == wanted.y.shape and (np.sort(fed.y) == np.sort(wanted.y)).all():
         text = "{side}'s labels are in another order than the rows"
         yield Alternative("labels-shifted", text, "", _tensors(Rows(wanted.x, fed.y), masks))
 
 
-def _features(wanted: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
+def _features(
+    wanted: Rows, source: _Source, masks: tuple[NDArray[np.bool_], ...]
+) -> Iterator[Alternative]:
     """The right rows with their features scaled or rounded otherwise."""
-    options = [("features-rounded", f"rounded to {name}", rounded_to(name, wanted.x)) for name in FORMATS]
+    options = [
+        ("features-rounded", f"rounded to {name}", rounded_to(name, wanted.x)) for name in FORMATS
+    ]
     data = source.data
     if data is not None:
         n = len(data.train_y_N)
         options += [
             ("features-scaled", "not standardised", wanted.x * data.scale_D + data.mean_D),
             ("features-scaled", "centred but not scaled", wanted.x * data.scale_D),
-            ("features-scaled", "scaled by the deviation over n - 1", wanted.x * np.sqrt((n - 1) / n)),
-            ("features-scaled", "standardised twice", wanted.x / data.scale_D - data.mean_D / data.scale_D),
+            (
+                "features-scaled",
+                "scaled by the deviation over n - 1",
+                wanted.x * np.sqrt((n - 1) / n),
+            ),
+            (
+                "features-scaled",
+                "standardised twice",
+                wanted.x / data.scale_D - data.mean_D / data.scale_D,
+            ),
         ]
     for key, told, x in options:
-        yield Alternative(key, f"{{side}}'s features are {told}", "", _tensors(Rows(x, wanted.y), masks))
+        yield Alternative(
+            key, f"{{side}}'s features are {told}", "", _tensors(Rows(x, wanted.y), masks)
+        )
 
 
 def _scaled(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> Iterator[Alternative]:
@@ -228,7 +273,11 @@ def _scaled(fed: Rows, wanted: Rows, masks: tuple[NDArray[np.bool_], ...]) -> It
     is_one = most - least <= 1e-3 * min(abs(most), max(abs(most - 1), ROUNDING))
     told = factor(most) if is_one else f"{factor(least)} to {factor(most)}, by column"
     is_shifted = max(abs(least - 1), abs(most - 1)) <= ROUNDING
-    text = "{side}'s features are shifted" if is_shifted else f"{{side}}'s features are scaled by {told}"
+    text = (
+        "{side}'s features are shifted"
+        if is_shifted
+        else f"{{side}}'s features are scaled by {told}"
+    )
     yield Alternative("features-scaled", text, "", _tensors(Rows(x, wanted.y), masks), rank=2)
 
 

@@ -40,21 +40,39 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     yield Alternative("clip-missing", "{side} does not clip the gradient", "", _named(gradients))
     if rule.clip == "norm":
         for eps in (0.0, 1e-6):
-            text = f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says {written(rule.clip_eps)}"
-            yield Alternative("clip-eps", text, "clip-grad-norm-eps", _clipped(replace(rule, clip_eps=eps), gradients))
+            text = (
+                f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says "
+                f"{written(rule.clip_eps)}"
+            )
+            yield Alternative(
+                "clip-eps",
+                text,
+                "clip-grad-norm-eps",
+                _clipped(replace(rule, clip_eps=eps), gradients),
+            )
         for key, told in (("tensor", "each tensor alone"), ("layer", "each layer alone")):
             groups = {
-                name: name if key == "tensor" else name.partition(".")[0].lstrip("abcdefghijklmnopqrstuvwxyz")
+                name: name
+                if key == "tensor"
+                else name.partition(".")[0].lstrip("abcdefghijklmnopqrstuvwxyz")
                 for name in gradients
             }
             text = f"{{side}} clips {told}; the recipe clips by the norm of all"
-            yield Alternative("clip-per-tensor", text, "clip-inside-partition", _in_groups(rule, gradients, groups))
+            yield Alternative(
+                "clip-per-tensor",
+                text,
+                "clip-inside-partition",
+                _in_groups(rule, gradients, groups),
+            )
         size = np.sqrt(sum(float(np.square(array).sum()) for array in gradients.values()))
         always = {name: array * (rule.clip_at / size) for name, array in gradients.items()}
         text = "{side} scales the gradient to the norm even where it is shorter"
         yield Alternative("clip-always", text, "", _named(always))
     yield from other_choices(
-        "gradient", rule, ["clip"], lambda other: None if other.clip == "none" else _clipped(other, gradients)
+        "gradient",
+        rule,
+        ["clip"],
+        lambda other: None if other.clip == "none" else _clipped(other, gradients),
     )
     yield from _each_batch(side)
     decay = recipe.optimizer.decay_rate if side.declares("optimizer") else None
@@ -63,9 +81,13 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
         summed = {name: array + decay * decays(recipe.optimizer, name) * parameters[name]
                   for name, array in gradients.items()}  # fmt: skip
         text = "{side} adds weight decay before it clips; the recipe after"
-        yield Alternative("decay-before-clip", text, "weight-decay-before-clip", _clipped(rule, summed))
+        yield Alternative(
+            "decay-before-clip", text, "weight-decay-before-clip", _clipped(rule, summed)
+        )
     knobs = ["clip_at", "clip_eps"] if rule.clip == "norm" else ["clip_at"]
-    yield from fitted_knobs("gradient", rule, knobs, lambda other: _clipped(other, gradients), found)
+    yield from fitted_knobs(
+        "gradient", rule, knobs, lambda other: _clipped(other, gradients), found
+    )
 
 
 def _named(tensors: Tensors) -> Tensors:
@@ -79,7 +101,9 @@ def _clipped(rule: Gradient, gradients: Tensors) -> Tensors:
 def _in_groups(rule: Gradient, gradients: Tensors, groups: dict[str, str]) -> Tensors:
     found: Tensors = {}
     for group in set(groups.values()):
-        found |= _clipped(rule, {name: array for name, array in gradients.items() if groups[name] == group})
+        found |= _clipped(
+            rule, {name: array for name, array in gradients.items() if groups[name] == group}
+        )
     return found
 
 
@@ -90,8 +114,14 @@ def _each_batch(side: Side) -> Iterator[Alternative]:
         return
     summed: Tensors = {}
     for rows, share in parts(variant):
-        alone = {name.removeprefix("gradients/"): array for name, array in compute(variant, [(rows, 1.0)]).items()
-                 if name.startswith("gradients/")}  # fmt: skip
+        alone = {
+            name.removeprefix("gradients/"): array
+            for name, array in compute(variant, [(rows, 1.0)]).items()
+            if name.startswith("gradients/")
+        }
         summed = accumulate(summed, _clipped(variant.recipe.gradient, alone), share, Exact())
-    text = "{side} clips the gradient of each batch before it accumulates them; the recipe clips their mean"
+    text = (
+        "{side} clips the gradient of each batch before it accumulates them; the recipe clips "
+        "their mean"
+    )
     yield Alternative("clip-each-batch", text, "clip-each-micro-batch", summed)

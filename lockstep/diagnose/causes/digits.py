@@ -17,12 +17,14 @@ BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 """Format -> bits of its significand, the coarsest first."""
 
 CHANCE = 28
-"""Bits that would have to be 0 by chance: a right run looks like one of lower precision once in 2^28 times."""
+"""Bits that would have to be 0 by chance: a right run looks like one of lower precision once in
+2^28 times.
+"""
 
 ROUNDINGS = 64.0
-"""Unit roundoffs of the lower format within which its result lies of the right one, relative to the tensor: a product
-of some hundred terms, or a function of a rounded argument, comes to a tenth of that. What is farther off is wrong in
-another way too."""
+"""Unit roundoffs of the lower format within which its result lies of the right one, relative to the
+tensor: a product of some hundred terms, or a function of a rounded argument, comes to a tenth of
+that. What is farther off is wrong in another way too."""
 
 OFF = 2.0**9
 """Unit roundoffs of the run's own precision beyond which a tensor is off, relative."""
@@ -33,8 +35,8 @@ NOUNS = {"gradients": "gradient of", "clip": "clipped gradient of", "update": "o
 
 
 class Digits(NamedTuple):
-    """The coarsest format that has all digits of a tensor, "" where that is no coarser than the run's, and how many
-    bits of the tensor it leaves at 0 that the right values need."""
+    """The coarsest format that has all digits of a tensor, "" where that is no coarser than the
+    run's, and how many bits of the tensor it leaves at 0 that the right values need."""
 
     format_name: str
     bits: float
@@ -55,7 +57,11 @@ def low_precision(
     Returns:
         None where the digits do not say so, or where something else is off too.
     """
-    if side.recipe is not None and side.declares("training") and side.recipe.training.compute != "same":
+    if (
+        side.recipe is not None
+        and side.declares("training")
+        and side.recipe.training.compute != "same"
+    ):
         return None  # as the recipe says
     if first.stage not in STAGES:
         return None
@@ -65,7 +71,10 @@ def low_precision(
             word, gap = next(iter(low.values())).format_name, _gap(its, mine, list(low))
             is_reported = first.stage == "loss" and _has_right_gradients(side, recorded, null)
             does = "reported" if is_reported else "computed"
-            text = f"{side.name}'s {_named(list(low))} {does} in {word}: the values have {word}'s digits, "
+            text = (
+                f"{side.name}'s {_named(list(low))} {does} in {word}: the values have {word}'s "
+                "digits, "
+            )
             text += f"{right} have more"
             return Cause("low-precision", text, "", side.name, 0.0, gap)
     return None
@@ -74,14 +83,20 @@ def low_precision(
 def _ways(
     first: Difference, side: Side, recorded: Tensors, null: Tensors
 ) -> list[tuple[Tensors, Tensors, Mapping[str, Array]]]:
-    """The tensors that may have been computed so: recorded, right, and what storing may have done to each element."""
+    """The tensors that may have been computed so: recorded, right, and what storing may have done
+    to each element.
+    """
     if first.stage in ("update", "parameters"):
         return _ways_of_update(side, recorded, null)
     names = [name for name in recorded if name.startswith(f"{first.stage}/") and name in null]
     own = [name for name in names if first.stage != "forward" or name == f"forward/{first.tensor}"]
     mine, its = ({name: tensors[name] for name in own} for tensors in (recorded, null))
     ways: list[tuple[Tensors, Tensors, Mapping[str, Array]]] = [(mine, its, {})]
-    bias = side.parameters(side.update).get(f"{first.tensor}.bias") if first.stage == "forward" else None
+    bias = (
+        side.parameters(side.update).get(f"{first.tensor}.bias")
+        if first.stage == "forward"
+        else None
+    )
     if bias is not None and own and bias.shape[-1] == mine[own[0]].shape[-1]:
         # a product in low precision, to which the bias was added in the run's
         size = np.abs(mine[own[0]]) + np.abs(bias)
@@ -90,12 +105,17 @@ def _ways(
     return ways
 
 
-def _ways_of_update(side: Side, recorded: Tensors, null: Tensors) -> list[tuple[Tensors, Tensors, Mapping[str, Array]]]:
-    """The step, which the parameters store with their own rounding, or the parameters themselves."""
+def _ways_of_update(
+    side: Side, recorded: Tensors, null: Tensors
+) -> list[tuple[Tensors, Tensors, Mapping[str, Array]]]:
+    """The step, which the parameters store with their own rounding, or the parameters
+    themselves.
+    """
     before, after = side.parameters(side.update), side.parameters(side.update + 1)
     names = [name for name in after if f"update/{name}" in recorded.keys() & null.keys()]
     steps, right_steps = (
-        {f"update/{name}": tensors[f"update/{name}"] for name in names} for tensors in (recorded, null)
+        {f"update/{name}": tensors[f"update/{name}"] for name in names}
+        for tensors in (recorded, null)
     )
     noise = {f"update/{name}": 2 * _unit(side.precision) * np.abs(after[name]) for name in names}
     stored = {f"parameters/{name}": after[name] for name in names}
@@ -103,11 +123,19 @@ def _ways_of_update(side: Side, recorded: Tensors, null: Tensors) -> list[tuple[
     return [(stored, right_stored, {}), (steps, right_steps, noise)]
 
 
-def _low(first: Difference, side: Side, mine: Tensors, its: Tensors, noise: Mapping[str, Array]) -> dict[str, Digits]:
-    """The tensors that have the digits of one lower format, where they explain what is off; else none."""
+def _low(
+    first: Difference, side: Side, mine: Tensors, its: Tensors, noise: Mapping[str, Array]
+) -> dict[str, Digits]:
+    """The tensors that have the digits of one lower format, where they explain what is off; else
+    none.
+    """
     precision, low = side.precision, dict[str, Digits]()
     least = OFF * _unit(precision)
-    off = [name for name in mine if mine[name].shape == its[name].shape and _gap(its, mine, [name]) > least]
+    off = [
+        name
+        for name in mine
+        if mine[name].shape == its[name].shape and _gap(its, mine, [name]) > least
+    ]
     for name in off:
         digits = _digits(mine[name], its[name], precision, noise.get(name, np.zeros(1)))
         if digits.format_name:
@@ -122,7 +150,9 @@ def _low(first: Difference, side: Side, mine: Tensors, its: Tensors, noise: Mapp
     is_near = _gap(its, mine, list(low)) <= ROUNDINGS * _unit(word)
     if bits < CHANCE or not is_near:
         return {}
-    return {name: low[name] for name in (*begins, *(name for name in sorted(low) if name not in begins))}
+    return {
+        name: low[name] for name in (*begins, *(name for name in sorted(low) if name not in begins))
+    }
 
 
 def _losses_in(side: Side, format_name: str) -> int:
@@ -162,7 +192,9 @@ def _unit(format_name: str) -> float:
 
 
 def _named(names: list[str]) -> str:
-    """The tensors, by what they are of, and the verb: "tanh1 is", "gradient of linear1.weight is"."""
+    """The tensors, by what they are of, and the verb: "tanh1 is", "gradient of linear1.weight
+    is".
+    """
     family = names[0].partition("/")[0]
     shown = [name.partition("/")[2] for name in names]
     if family == "loss":

@@ -5,7 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lockstep.diagnose.causes import batch, clip, evaluation, gradient, passes, rate, start, step, update
+from lockstep.diagnose.causes import (
+    batch,
+    clip,
+    evaluation,
+    gradient,
+    passes,
+    rate,
+    start,
+    step,
+    update,
+)
 from lockstep.diagnose.causes.digits import low_precision
 from lockstep.diagnose.causes.judge import BETTER, Alternative, Cause, Tensors, choose, residual
 from lockstep.diagnose.causes.layers import layer_cause
@@ -18,8 +28,8 @@ __all__ = ["find_cause", "needed_detail"]
 
 
 class Stage(NamedTuple):
-    """How a stage is recomputed: what was recorded of it, what the recipe gives (None where its inputs were not
-    recorded), and the known alternatives."""
+    """How a stage is recomputed: what was recorded of it, what the recipe gives (None where its
+    inputs were not recorded), and the known alternatives."""
 
     recorded: Callable[[Side], Tensors]
     null: Callable[[Side], Tensors | None]
@@ -28,7 +38,9 @@ class Stage(NamedTuple):
 
 PASS = Stage(passes.recorded, passes.null, gradient.alternatives)
 UPDATE = Stage(step.recorded, step.null, update.alternatives)
-STATISTICS = Stage(evaluation.statistics_recorded, evaluation.statistics_null, evaluation.statistics_alternatives)
+STATISTICS = Stage(
+    evaluation.statistics_recorded, evaluation.statistics_null, evaluation.statistics_alternatives
+)
 STAGES: dict[str, Stage] = {
     "init": Stage(start.recorded, start.null, start.alternatives),
     "batch": Stage(batch.recorded, batch.null, batch.alternatives),
@@ -40,8 +52,12 @@ STAGES: dict[str, Stage] = {
     "moments": UPDATE,
     "update": UPDATE,
     "parameters": UPDATE,
-    "average": Stage(evaluation.average_recorded, evaluation.average_null, evaluation.average_alternatives),
-    "metrics": Stage(evaluation.metric_recorded, evaluation.metric_null, evaluation.metric_alternatives),
+    "average": Stage(
+        evaluation.average_recorded, evaluation.average_null, evaluation.average_alternatives
+    ),
+    "metrics": Stage(
+        evaluation.metric_recorded, evaluation.metric_null, evaluation.metric_alternatives
+    ),
 }
 DETAILED = ("batch", "forward", "loss", "gradients", "clip", "moments", "update", "parameters")
 
@@ -49,9 +65,10 @@ DETAILED = ("batch", "forward", "loss", "gradients", "clip", "moments", "update"
 def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = None) -> Cause | None:
     """What explains the first difference of two traces.
 
-    The stage is recomputed on each side from that side's own recorded inputs: as the recipe has it, and under every
-    known alternative. Where a side is not what the recipe gives and an alternative gives just that, it is the cause.
-    Where there is no recipe, or no alternative holds, the two sides' tensors are held against each other.
+    The stage is recomputed on each side from that side's own recorded inputs: as the recipe has it,
+    and under every known alternative. Where a side is not what the recipe gives and an alternative
+    gives just that, it is the cause. Where there is no recipe, or no alternative holds, the two
+    sides' tensors are held against each other.
 
     Args:
         first: where the traces part, as `lockstep.diagnose.compare` found it.
@@ -66,7 +83,12 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
         return None
     moment = first.update if _is_average(first) else max(first.update, 0)
     sides = [
-        Side(name, trace, moment, tuple(other for other in (oracle, rest) if other is not None and other is not trace))
+        Side(
+            name,
+            trace,
+            moment,
+            tuple(other for other in (oracle, rest) if other is not None and other is not trace),
+        )
         for name, trace, rest in (("b", b, a), ("a", a, b))
     ]
     with np.errstate(all="ignore"):
@@ -85,14 +107,21 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
 
 
 def needed_detail(first: Difference, a: Trace, b: Trace) -> tuple[int, ...]:
-    """The updates that both traces must hold in detail for the causes of a difference to be tested, and do not."""
+    """The updates that both traces must hold in detail for the causes of a difference to be tested,
+    and do not.
+    """
     if first.stage not in DETAILED:
         return ()
-    wanted = (first.update - 1, first.update) if first.stage in ("moments", "update", "parameters") else (first.update,)
+    wanted = (
+        (first.update - 1, first.update)
+        if first.stage in ("moments", "update", "parameters")
+        else (first.update,)
+    )
     return tuple(
         update
         for update in wanted
-        if update >= 0 and not all(any(k.startswith(f"detail/{update}/") for k in t.arrays) for t in (a, b))
+        if update >= 0
+        and not all(any(k.startswith(f"detail/{update}/") for k in t.arrays) for t in (a, b))
     )
 
 
@@ -129,6 +158,7 @@ def _not_a_number(first: Difference) -> Cause | None:
     value = first.a if broken == ["a"] else first.b
     when = f"at update {first.update}" if first.update >= 0 else "before training"
     text = (
-        f"{broken[0]} leaves the numbers {when}: {first.tensor or first.stage} is {value}, and the other side's is not"
+        f"{broken[0]} leaves the numbers {when}: {first.tensor or first.stage} is {value}, and "
+        "the other side's is not"
     )
     return Cause("not-a-number", text, "", broken[0], 0.0, np.inf)

@@ -1,4 +1,6 @@
-"""The forward pass's alternatives: kernels, biases, activation, normalisation, dropout, precision, stale parameters."""
+"""The forward pass's alternatives: kernels, biases, activation, normalisation, dropout, precision,
+stale parameters.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,7 +38,9 @@ def alternatives(side: Side, variant: Variant) -> Iterator[Alternative]:
 def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
     """Those that say little, and those with a number to find."""
     model = variant.recipe.model
-    seen = tuple(_kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1))
+    seen = tuple(
+        _kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1)
+    )
     if any((mine != its).any() for mine, its in zip(seen, variant.masks)):
         text = "{side} drops other units than its mask says"
         yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)), rank=1)
@@ -46,12 +50,24 @@ def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
         return None if other is None else compute(_with_model(variant, other))
 
     if model.norm != "none":
-        text = f"{{side}} adds an eps of {{value}} to the variance; the recipe says {written(model.norm_eps)}"
-        yield from fitted("norm-eps", text, "layernorm-eps", lambda eps: with_model(norm_eps=eps), found,
-                          model.norm_eps, (1e-12, 1.0), log=True)  # fmt: skip
+        text = (
+            f"{{side}} adds an eps of {{value}} to the variance; the recipe says "
+            f"{written(model.norm_eps)}"
+        )
+        yield from fitted(
+            "norm-eps",
+            text,
+            "layernorm-eps",
+            lambda eps: with_model(norm_eps=eps),
+            found,
+            model.norm_eps,
+            (1e-12, 1.0),
+            log=True,
+        )
     if variant.masks:
         text = (
-            f"{{side}} scales what dropout keeps as for a rate of {{value}}; the recipe says {written(model.dropout)}"
+            f"{{side}} scales what dropout keeps as for a rate of {{value}}; the recipe says "
+            f"{written(model.dropout)}"
         )
         yield from fitted("dropout-scale", text, "", lambda rate: with_model(dropout=rate), found,
                           model.dropout, (0.0, 0.999))  # fmt: skip
@@ -67,21 +83,30 @@ def _some(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _parameters(side: Side, variant: Variant) -> Iterator[Alternative]:
-    kernels = [name for name, p in variant.parameters.items()
-               if name.startswith("linear") and name.endswith(".weight") and p.shape[0] == p.shape[1] > 1]  # fmt: skip
+    kernels = [
+        name
+        for name, p in variant.parameters.items()
+        if name.startswith("linear") and name.endswith(".weight") and p.shape[0] == p.shape[1] > 1
+    ]
     for names in _some(kernels):
         text = f"{{side}} uses {' and '.join(names)} transposed"
         tensors = compute(replace(variant, bends=dict.fromkeys(names, SWAPPED)))
         yield Alternative("kernel-transposed", text, "kernel-layout", tensors)
-    biases = [name for name in variant.parameters if name.startswith("linear") and name.endswith(".bias")]
+    biases = [
+        name for name in variant.parameters if name.startswith("linear") and name.endswith(".bias")
+    ]
     for names in _some(biases):
         text = f"{{side}} leaves out {' and '.join(names)}"
-        yield Alternative("bias-missing", text, "", compute(replace(variant, bends=dict.fromkeys(names, ABSENT))))
+        yield Alternative(
+            "bias-missing", text, "", compute(replace(variant, bends=dict.fromkeys(names, ABSENT)))
+        )
     for done, told in {side.update - 1: "of the update before", 0: "of the start"}.items():
         old = side.parameters(done) if 0 <= done < side.update else {}
         if old.keys() == variant.parameters.keys():
             text = f"{{side}} computes with the parameters {told}"
-            yield Alternative("stale-parameters", text, "", compute(replace(variant, parameters=old)))
+            yield Alternative(
+                "stale-parameters", text, "", compute(replace(variant, parameters=old))
+            )
 
 
 def _model(variant: Variant) -> Iterator[Alternative]:
@@ -92,8 +117,15 @@ def _model(variant: Variant) -> Iterator[Alternative]:
             is_gelu = {name, model.activation} == {"gelu", "gelu_tanh"}
             text = f"{{side}} has the activation {name}; the recipe says {model.activation}"
             tensors = compute(_with_model(variant, replace(model, activation=name)))
-            tensors = {k.replace(f"forward/{name}", f"forward/{model.activation}"): v for k, v in tensors.items()}
-            key, page = ("gelu-approximation", "gelu-is-approximate") if is_gelu else ("other-activation", "")
+            tensors = {
+                k.replace(f"forward/{name}", f"forward/{model.activation}"): v
+                for k, v in tensors.items()
+            }
+            key, page = (
+                ("gelu-approximation", "gelu-is-approximate")
+                if is_gelu
+                else ("other-activation", "")
+            )
             yield Alternative(key, text, page, tensors)
 
 

@@ -1,4 +1,6 @@
-"""The backward pass's alternatives: scale, sign, stale or missing gradients, accumulation, kinks, flipped units."""
+"""The backward pass's alternatives: scale, sign, stale or missing gradients, accumulation, kinks,
+flipped units.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +37,9 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
 
 def _scaled(tensors: Tensors, factor: float, *, loss_too: bool = False) -> Tensors:
     return {
-        name: factor * array if name.startswith("gradients/") or (loss_too and name == "loss/mean") else array
+        name: factor * array
+        if name.startswith("gradients/") or (loss_too and name == "loss/mean")
+        else array
         for name, array in tensors.items()
     }
 
@@ -48,9 +52,15 @@ def _plus(tensors: Tensors, others: Tensors, factor: float = 1.0) -> Tensors:
     }
 
 
-def _gradients(side: Side, variant: Variant, null: Tensors, found: Tensors) -> Iterator[Alternative]:
-    yield Alternative("gradient-sign", "{side}'s gradient has the wrong sign", "", _scaled(null, -1.0))
-    zero = [name for name, array in found.items() if name.startswith("gradients/") and not array.any()]
+def _gradients(
+    side: Side, variant: Variant, null: Tensors, found: Tensors
+) -> Iterator[Alternative]:
+    yield Alternative(
+        "gradient-sign", "{side}'s gradient has the wrong sign", "", _scaled(null, -1.0)
+    )
+    zero = [
+        name for name, array in found.items() if name.startswith("gradients/") and not array.any()
+    ]
     if zero:
         told = ", ".join(name.removeprefix("gradients/") for name in zero)
         tensors = null | {name: np.zeros_like(found[name]) for name in zero}
@@ -59,26 +69,50 @@ def _gradients(side: Side, variant: Variant, null: Tensors, found: Tensors) -> I
     rows, batches = len(variant.y), len(parts(variant))
     before = side.detail("gradients", side.update - 1)
     if before:
-        text = "{side} adds this gradient to that of the update before: it is not set to zero in between"
+        text = (
+            "{side} adds this gradient to that of the update before: it is not set to zero in "
+            "between"
+        )
         yield Alternative("gradient-stale", text, "forgotten-zero-grad", _plus(null, before))
         text = "{side} has the gradient of the update before"
-        yield Alternative("gradient-stale", text, "", null | {f"gradients/{k}": v for k, v in before.items()})
+        yield Alternative(
+            "gradient-stale", text, "", null | {f"gradients/{k}": v for k, v in before.items()}
+        )
     for share, told in ((0.5, "half"), (1.0, "all")):
-        text = f"{{side}} passes {told} of the gradient where the input of ReLU is 0; the recipe none"
+        text = (
+            f"{{side}} passes {told} of the gradient where the input of ReLU is 0; the recipe none"
+        )
         tensors = compute(replace(variant, arithmetic=Kink(share)))
         yield Alternative("gradient-at-the-kink", text, "gradient-at-the-kink", tensors)
     decay = side.recipe.optimizer.decay_rate if side.recipe and side.declares("optimizer") else None
     if decay:
-        text = f"{{side}} has the weight decay of {decay:.4g} in the gradient already, before clipping"
-        yield Alternative("l2-in-gradient", text, "weight-decay-before-clip", _plus(null, variant.parameters, decay))
-    for count, told in ((rows, "rows"), (variant.recipe.training.batch, "rows of a full batch"), (batches, "batches")):
+        text = (
+            f"{{side}} has the weight decay of {decay:.4g} in the gradient already, before clipping"
+        )
+        yield Alternative(
+            "l2-in-gradient",
+            text,
+            "weight-decay-before-clip",
+            _plus(null, variant.parameters, decay),
+        )
+    for count, told in (
+        (rows, "rows"),
+        (variant.recipe.training.batch, "rows of a full batch"),
+        (batches, "batches"),
+    ):
         if count > 1:
             for factor, text in (
                 (float(count), f"{count}, the number of {told}"),
                 (1 / count, f"1 / {count} ({told})"),
             ):
                 text = f"{{side}}'s gradient is multiplied by {text}"
-                yield Alternative("gradient-scaled", text, "optax-losses-do-not-reduce", _scaled(null, factor), rank=1)
+                yield Alternative(
+                    "gradient-scaled",
+                    text,
+                    "optax-losses-do-not-reduce",
+                    _scaled(null, factor),
+                    rank=1,
+                )
 
 
 def _accumulation(variant: Variant, batches: int) -> Iterator[Alternative]:
@@ -89,11 +123,18 @@ def _accumulation(variant: Variant, batches: int) -> Iterator[Alternative]:
     page = "accumulation-sum-or-mean"
     for scale_loss, told in ((True, ""), (False, ", and reports the mean of their losses")):
         kept = summed if scale_loss else summed | {"loss/mean": compute(variant)["loss/mean"]}
-        text = f"{{side}} sums the gradients of an update's {batches} batches; the recipe takes their mean{told}"
+        text = (
+            f"{{side}} sums the gradients of an update's {batches} batches; the recipe takes "
+            f"their mean{told}"
+        )
         yield Alternative("accumulation-sum", text, page, kept)
     mean = variant.recipe.gradient.accumulate_mean
-    other = replace(variant.recipe.gradient, accumulate_mean="rows" if mean == "batches" else "batches")
-    text = f"{{side}} weighs the batches of an update by {other.accumulate_mean}; the recipe by {mean}"
+    other = replace(
+        variant.recipe.gradient, accumulate_mean="rows" if mean == "batches" else "batches"
+    )
+    text = (
+        f"{{side}} weighs the batches of an update by {other.accumulate_mean}; the recipe by {mean}"
+    )
     tensors = compute(replace(variant, recipe=replace(variant.recipe, gradient=other)))
     yield Alternative("accumulation-mean", text, "accumulation-short-last-micro-batch", tensors)
     full = replace(variant.recipe.gradient, accumulate_mean="batches")
@@ -102,8 +143,11 @@ def _accumulation(variant: Variant, batches: int) -> Iterator[Alternative]:
     tensors = compute(variant, [(rows, share) for rows, _ in cuts])
     yield Alternative("accumulation-mean", text, "accumulation-short-last-micro-batch", tensors)
     for place, told in ((0, "first"), (-1, "last")):
-        tensors = {name: array for name, array in compute(variant, [(cuts[place][0], 1.0)]).items()
-                   if not name.startswith("forward/")}  # fmt: skip
+        tensors = {
+            name: array
+            for name, array in compute(variant, [(cuts[place][0], 1.0)]).items()
+            if not name.startswith("forward/")
+        }
         text = f"{{side}} takes the gradient of the {told} batch of the update only"
         yield Alternative("accumulation-dropped", text, "forgotten-zero-grad", tensors)
 
@@ -112,46 +156,80 @@ def _fits(variant: Variant, null: Tensors, found: Tensors) -> Iterator[Alternati
     text = "{side}'s gradient is multiplied by {value}"
     yield from fitted(
         "gradient-scaled", text, "", lambda c: _scaled(null, c), found, 1.0, (-1e12, 1e12)
-    )  # fmt: skip
+    )
     text = "{side}'s loss and gradient are multiplied by {value}"
     yield from fitted(
-        "gradient-scaled", text, "", lambda c: _scaled(null, c, loss_too=True), found, 1.0, (-1e12, 1e12)
-    )  # fmt: skip
+        "gradient-scaled",
+        text,
+        "",
+        lambda c: _scaled(null, c, loss_too=True),
+        found,
+        1.0,
+        (-1e12, 1e12),
+    )
     text = "{side} has a weight decay of {value} in the gradient, before clipping"
     yield from fitted(
-        "l2-in-gradient", text, "weight-decay-before-clip",
-        lambda wd: _plus(null, variant.parameters, wd), found, 0.0, (-1e6, 1e6),
-    )  # fmt: skip
+        "l2-in-gradient",
+        text,
+        "weight-decay-before-clip",
+        lambda wd: _plus(null, variant.parameters, wd),
+        found,
+        0.0,
+        (-1e6, 1e6),
+    )
 
 
 def relu_flip(a: Side, b: Side) -> Cause | None:
-    """Units whose input of ReLU has another sign on the other side, where these explain the gradients: each side's are
-    right for its own signs, and not for the other's."""
-    variants, forwards = [variant_of(side) for side in (a, b)], [side.detail("forward") for side in (a, b)]
+    """Units whose input of ReLU has another sign on the other side, where these explain the
+    gradients: each side's are right for its own signs, and not for the other's."""
+    variants, forwards = (
+        [variant_of(side) for side in (a, b)],
+        [side.detail("forward") for side in (a, b)],
+    )
     mine, its = variants
     if mine is None or its is None or "relu" not in mine.recipe.model.activation:
         return None
     kind = "linear" if mine.recipe.model.norm == "none" else "norm"
     layers = [f"{kind}{i}" for i in range(1, len(mine.recipe.model.hidden) + 1)]
-    if not all(name in found and len(found[name]) == len(mine.y) for name in layers for found in forwards):
+    if not all(
+        name in found and len(found[name]) == len(mine.y) for name in layers for found in forwards
+    ):
         return None
-    flips = [(name, int(row), int(unit)) for name in layers
-             for row, unit in np.argwhere((forwards[0][name] > 0) != (forwards[1][name] > 0))]  # fmt: skip
+    flips = [
+        (name, int(row), int(unit))
+        for name in layers
+        for row, unit in np.argwhere((forwards[0][name] > 0) != (forwards[1][name] > 0))
+    ]
     if not flips:
         return None
-    recorded = [{f"gradients/{name}": array for name, array in side.detail("gradients").items()} for side in (a, b)]
-    found = max(residual(_with_signs(v, f, layers), g) for v, f, g in zip((mine, its), forwards, recorded))
-    without = min(residual(_with_signs(v, f, layers), g) for v, f, g in zip((mine, its), forwards[::-1], recorded))
+    recorded = [
+        {f"gradients/{name}": array for name, array in side.detail("gradients").items()}
+        for side in (a, b)
+    ]
+    found = max(
+        residual(_with_signs(v, f, layers), g) for v, f, g in zip((mine, its), forwards, recorded)
+    )
+    without = min(
+        residual(_with_signs(v, f, layers), g)
+        for v, f, g in zip((mine, its), forwards[::-1], recorded)
+    )
     tolerance = max(a.tolerance, b.tolerance)
     if found > tolerance or without <= tolerance or found * BETTER > without:
         return None
     name, row, unit = flips[0]
     more = f" and {len(flips) - 1} more" if len(flips) > 1 else ""
-    text = f"rounding turned the sign in front of a ReLU: unit {unit} of {name} in row {row} of the batch{more}"
-    return Cause("relu-flip", f"{text}; neither side is wrong", "gradient-at-the-kink", "", found, without)
+    text = (
+        f"rounding turned the sign in front of a ReLU: unit {unit} of {name} in row {row} of "
+        f"the batch{more}"
+    )
+    return Cause(
+        "relu-flip", f"{text}; neither side is wrong", "gradient-at-the-kink", "", found, without
+    )
 
 
 def _with_signs(variant: Variant, forward_tensors: Tensors, layers: list[str]) -> Tensors:
     """The pass with each unit on the side of 0 that was recorded."""
-    masks = (forward_tensors[name][cut] > 0 for cut, _ in parts(variant) for name in reversed(layers))
+    masks = (
+        forward_tensors[name][cut] > 0 for cut, _ in parts(variant) for name in reversed(layers)
+    )
     return compute(replace(variant, arithmetic=Signs(masks)))

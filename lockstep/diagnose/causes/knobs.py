@@ -1,4 +1,6 @@
-"""The knobs of a recipe as alternatives: which values a knob could have had instead, and what that is called."""
+"""The knobs of a recipe as alternatives: which values a knob could have had instead, and what that
+is called.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,14 +15,23 @@ __all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices"]
 
 Part = TypeVar("Part")
 Make = Callable[[Any], Tensors | None]
-"""What a stage gives with another part of the recipe in its place; None where that cannot be computed."""
+"""What a stage gives with another part of the recipe in its place; None where that cannot be
+computed.
+"""
 
 KEYS = {
-    "clip_eps": "clip-eps", "clip": "clip-by-value", "norm_eps": "norm-eps", "dropout": "dropout-scale",
-    "norm_variance": "norm-variance", "activation": "other-activation",
-    "accumulate_mean": "accumulation-mean", "clip_at": "other-clip",
-}  # fmt: skip
-"""Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the knob."""
+    "clip_eps": "clip-eps",
+    "clip": "clip-by-value",
+    "norm_eps": "norm-eps",
+    "dropout": "dropout-scale",
+    "norm_variance": "norm-variance",
+    "activation": "other-activation",
+    "accumulate_mean": "accumulation-mean",
+    "clip_at": "other-clip",
+}
+"""Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the
+knob.
+"""
 WHOLE = ("loss", "schedule")
 
 PAGES = {
@@ -31,7 +42,9 @@ PAGES = {
 }  # fmt: skip
 
 SHARE = (0.0, 1 - 1e-9)
-SPANS: Mapping[str, tuple[float, float]] = dict.fromkeys(("label_smoothing", "dropout", "norm_momentum"), SHARE) | {
+SPANS: Mapping[str, tuple[float, float]] = dict.fromkeys(
+    ("label_smoothing", "dropout", "norm_momentum"), SHARE
+) | {
     **dict.fromkeys(("floor", "first", "rise", "fall", "warmup_start"), (0.0, 1.0)),
     "factor": (1e-6, 1.0),
 }
@@ -63,7 +76,9 @@ def choices(part: Any, knob: str) -> tuple[Any, ...]:
     return tuple(choices_of(annotation))
 
 
-def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], make: Make) -> Iterator[Alternative]:
+def other_choices(
+    section: str, part: Any, knobs: Iterator[str] | list[str], make: Make
+) -> Iterator[Alternative]:
     """Every knob of words or flags with each other value that it can have."""
     for knob in knobs:
         mine = getattr(part, knob)
@@ -72,7 +87,9 @@ def other_choices(section: str, part: Any, knobs: Iterator[str] | list[str], mak
             tensors = make(other) if other is not None else None
             if tensors is not None:
                 cause = _cause(section, part, knob)
-                yield Alternative(cause.key, _told(section, knob, _written(value), mine), cause.page, tensors)
+                yield Alternative(
+                    cause.key, _told(section, knob, _written(value), mine), cause.page, tensors
+                )
 
 
 def fitted_knobs(
@@ -91,9 +108,15 @@ def fitted_knobs(
         cause = _cause(section, part, knob)
         span, by_magnitude = _span(part, knob)
         yield from fitted(
-            cause.key, _told(section, knob, "{value}", mine), cause.page, with_value, recorded, mine,
-            span, log=by_magnitude,
-        )  # fmt: skip
+            cause.key,
+            _told(section, knob, "{value}", mine),
+            cause.page,
+            with_value,
+            recorded,
+            mine,
+            span,
+            log=by_magnitude,
+        )
 
 
 def _cause(section: str, part: Any, knob: str) -> Cause:

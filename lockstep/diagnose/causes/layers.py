@@ -1,4 +1,6 @@
-"""Layers of somebody's own loop, where no recipe says what they are: told by their parameters and their outputs."""
+"""Layers of somebody's own loop, where no recipe says what they are: told by their parameters and
+their outputs.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -20,8 +22,9 @@ STRIDES = (1, 2, 3, 4)
 
 
 def layer_cause(first: Difference, a: Side, b: Side) -> Cause | None:
-    """How a layer of b is another than a's: its activation, the padding of a convolution, the eps of a norm, or how it
-    moves its running statistics. Axes are (B, C, H, W) and kernels (out, in, h, w), or these are not recognised."""
+    """How a layer of b is another than a's: its activation, the padding of a convolution, the eps
+    of a norm, or how it moves its running statistics. Axes are (B, C, H, W) and kernels (out, in,
+    h, w), or these are not recognised."""
     name = first.tensor
     if first.stage == "forward":
         mine, its = (side.detail("forward").get(name) for side in (b, a))
@@ -48,7 +51,9 @@ def layer_cause(first: Difference, a: Side, b: Side) -> Cause | None:
     else:
         return None
     found = choose({name: mine}, {name: its}, alternatives, max(a.tolerance, b.tolerance), "b")
-    return found and Cause(found.key, found.text, found.page, "", found.residual, found.null_residual)
+    return found and Cause(
+        found.key, found.text, found.page, "", found.residual, found.null_residual
+    )
 
 
 def _activations(side: Side, name: str) -> dict[str, float]:
@@ -63,24 +68,39 @@ def _activations(side: Side, name: str) -> dict[str, float]:
 
 
 def _paddings(side: Side, name: str) -> dict[str, float]:
-    """The paddings, in words and with their residuals, with which a convolution gives the output."""
+    """The paddings, in words and with their residuals, with which a convolution gives the
+    output.
+    """
     parameters = side.below(f"parameters/{side.update}/", agreed=True)
-    kernels = [w for other, w in parameters.items() if other.rpartition(".")[0] == name and w.ndim == 4]
+    kernels = [
+        w for other, w in parameters.items() if other.rpartition(".")[0] == name and w.ndim == 4
+    ]
     biases = [v for other, v in parameters.items() if other == f"{name}.bias"]
     outputs = side.detail("forward")
-    inputs = [x for other, x in (outputs | side.detail("batch")).items() if other != name and x.ndim == 4]
+    inputs = [
+        x for other, x in (outputs | side.detail("batch")).items() if other != name and x.ndim == 4
+    ]
     found: dict[str, float] = {}
     y = outputs[name][:ROWS]
     for w, x, stride in product(kernels, inputs, STRIDES):
         size = w.shape[-1]
-        if y.ndim != 4 or w.shape[2] != size or x.shape[1] != w.shape[1] or y.shape[1] != w.shape[0]:
+        if (
+            y.ndim != 4
+            or w.shape[2] != size
+            or x.shape[1] != w.shape[1]
+            or y.shape[1] != w.shape[0]
+        ):
             continue
         # the same on both sides first: with a stride what is added after may not be seen
-        for before, after in sorted(product(range(size), repeat=2), key=lambda pads: pads[0] != pads[1]):
+        for before, after in sorted(
+            product(range(size), repeat=2), key=lambda pads: pads[0] != pads[1]
+        ):
             padded = np.pad(x[:ROWS], ((0, 0), (0, 0), (before, after), (before, after)))
             if any((padded.shape[axis] - size) // stride + 1 != y.shape[axis] for axis in (2, 3)):
                 continue
-            windows = sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+            windows = sliding_window_view(padded, (size, size), axis=(2, 3))[
+                :, :, ::stride, ::stride
+            ]
             made = np.einsum("bchwij,ocij->bohw", windows, w)
             made = made + biases[0].reshape(1, -1, 1, 1) if biases else made
             left = residual({name: made}, {name: y})
@@ -111,10 +131,15 @@ def _norms(name: str, mine: Array, its: Array, a: Side) -> Iterator[Alternative]
 
 
 def _another_eps(
-    name: str, mine: Array, its: Array, affine: tuple[Array, Array], over: tuple[int, ...], tolerance: float
+    name: str,
+    mine: Array,
+    its: Array,
+    affine: tuple[Array, Array],
+    over: tuple[int, ...],
+    tolerance: float,
 ) -> Iterator[Alternative]:
-    """What is normalised has the mean square v / (v + eps), v being its variance: one output gives eps / v, and so the
-    output with any other eps."""
+    """What is normalised has the mean square v / (v + eps), v being its variance: one output gives
+    eps / v, and so the output with any other eps."""
     gamma, beta = affine
     normed = (its - beta) / gamma
     square = np.square(normed).mean(axis=over, keepdims=True)
@@ -126,11 +151,15 @@ def _another_eps(
         return {name: normed / np.sqrt(inside) * gamma + beta} if (inside > 0).all() else None
 
     text = f"{{side}}'s {name} has an eps of {{value}} times a's"
-    yield from fitted("norm-eps", text, "layernorm-eps", with_eps, {name: mine}, 1.0, (1e-9, 1e9), log=True)
+    yield from fitted(
+        "norm-eps", text, "layernorm-eps", with_eps, {name: mine}, 1.0, (1e-9, 1e9), log=True
+    )
 
 
 def _statistics(name: str, mine: Array, its: Array, before: Array) -> Iterator[Alternative]:
-    """Running statistics that move by another share, or by the other variance: m v n / (n - 1) in place of m v."""
+    """Running statistics that move by another share, or by the other variance: m v n / (n - 1) in
+    place of m v.
+    """
     text = f"{{side}}'s {name} moves {{value}} times as far as a's: another momentum"
     yield from fitted(
         "norm-momentum", text, "batchnorm-momentum",

@@ -1,4 +1,6 @@
-"""The loss's alternatives: sum for mean, other sizes, labels, weights, another loss, or a loss reported otherwise."""
+"""The loss's alternatives: sum for mean, other sizes, labels, weights, another loss, or a loss
+reported otherwise.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +27,9 @@ def alternatives(side: Side, variant: Variant, null: Tensors) -> Iterator[Altern
 def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
     """The numbers of the recipe's loss."""
     loss = variant.recipe.loss
-    yield from fitted_knobs("loss", loss, list(loss.knobs()), lambda other: _with_loss(variant, other), found)
+    yield from fitted_knobs(
+        "loss", loss, list(loss.knobs()), lambda other: _with_loss(variant, other), found
+    )
 
 
 def _with_loss(variant: Variant, loss: Loss) -> Tensors:
@@ -49,18 +53,34 @@ def _factors(variant: Variant) -> Iterator[Alternative]:
     recipe, size, outputs = variant.recipe, variant.recipe.training.batch, _outputs(variant)
     of = f"a mean over {'the rows' if len(parts(variant)) == 1 else 'the rows of each batch'}"
     options = [
-        ("sum-for-mean", f"{{side}} sums the loss over the rows; the recipe takes {of}", "optax-losses-do-not-reduce",
-         lambda y_B: _total(variant, y_B)),
-        ("full-size-mean", f"{{side}} divides a short batch by the full size of {size} rows; the recipe takes {of}",
-         "padded-batch-in-the-mean", lambda y_B: len(y_B) / size),
+        (
+            "sum-for-mean",
+            f"{{side}} sums the loss over the rows; the recipe takes {of}",
+            "optax-losses-do-not-reduce",
+            lambda y_B: _total(variant, y_B),
+        ),
+        (
+            "full-size-mean",
+            f"{{side}} divides a short batch by the full size of {size} rows; the recipe "
+            f"takes {of}",
+            "padded-batch-in-the-mean",
+            lambda y_B: len(y_B) / size,
+        ),
         ("half-loss", "{side} takes half of the loss", "l2-loss-is-half", lambda y_B: 0.5),
         ("half-loss", "{side} takes twice the loss", "l2-loss-is-half", lambda y_B: 2.0),
-    ]  # fmt: skip
+    ]
     if outputs > 1:
-        text = f"{{side}} divides the loss by the {outputs} outputs as well: a mean over all elements"
-        options.append(("mean-over-elements", text, "kl-div-mean-over-elements", lambda y_B: 1 / outputs))
+        text = (
+            f"{{side}} divides the loss by the {outputs} outputs as well: a mean over all elements"
+        )
+        options.append(
+            ("mean-over-elements", text, "kl-div-mean-over-elements", lambda y_B: 1 / outputs)
+        )
     if recipe.loss.class_weights:
-        text = "{side} divides the weighted loss by the number of rows; the recipe by the sum of their weights"
+        text = (
+            "{side} divides the weighted loss by the number of rows; the recipe by the sum of "
+            "their weights"
+        )
         by_rows = ("weighted-mean", text, "weighted-cross-entropy-mean")
         options.append((*by_rows, lambda y_B: _total(variant, y_B) / np.count_nonzero(y_B >= 0)))
     if isinstance(recipe.loss, Huber):
@@ -88,9 +108,16 @@ def _labels(variant: Variant) -> Iterator[Alternative]:
             tensors = compute(replace(variant, labels=put))
             yield Alternative("ignored-label", text, "ignored-label-minus-one", tensors)
     if isinstance(loss, SquaredError):
-        text = "{side} subtracts a row of targets from a column of outputs: each output meets every target"
-        broadcast = replace(variant, labels=lambda y_B: np.full_like(y_B, y_B.mean()), offset=lambda y_B: y_B.var())
-        yield Alternative("mse-broadcast", text, "mse-broadcasts-column-and-row", compute(broadcast))
+        text = (
+            "{side} subtracts a row of targets from a column of outputs: each output meets "
+            "every target"
+        )
+        broadcast = replace(
+            variant, labels=lambda y_B: np.full_like(y_B, y_B.mean()), offset=lambda y_B: y_B.var()
+        )
+        yield Alternative(
+            "mse-broadcast", text, "mse-broadcasts-column-and-row", compute(broadcast)
+        )
 
 
 def _other_losses(variant: Variant) -> Iterator[Alternative]:
@@ -100,11 +127,15 @@ def _other_losses(variant: Variant) -> Iterator[Alternative]:
     if loss.predicts_number:
         other = Huber() if isinstance(loss, SquaredError) else SquaredError()
         text = f"{{side}} has the loss {other.name}; the recipe says {loss.name}"
-        yield Alternative("other-loss", text, "huber-delta-or-smooth-l1-beta", _with_loss(variant, other))
+        yield Alternative(
+            "other-loss", text, "huber-delta-or-smooth-l1-beta", _with_loss(variant, other)
+        )
     else:
         squash = loss.spec.link
         text = f"{{side}} puts the outputs through a {squash} before a loss that has its own"
-        yield Alternative("softmax-twice", text, "sigmoid-then-log", compute(replace(variant, squash=squash)))
+        yield Alternative(
+            "softmax-twice", text, "sigmoid-then-log", compute(replace(variant, squash=squash))
+        )
 
 
 def _other_labels(variant: Variant, loss: CrossEntropy) -> Iterator[Alternative]:
@@ -112,15 +143,22 @@ def _other_labels(variant: Variant, loss: CrossEntropy) -> Iterator[Alternative]
     outputs = _outputs(variant)
     if loss.label_smoothing:
         text = f"{{side}} leaves out the label smoothing of {loss.label_smoothing:.4g}"
-        yield Alternative("label-smoothing", text, "", _with_loss(variant, replace(loss, label_smoothing=0.0)))
+        yield Alternative(
+            "label-smoothing", text, "", _with_loss(variant, replace(loss, label_smoothing=0.0))
+        )
         spread = changed(loss, label_smoothing=loss.label_smoothing * outputs / (outputs - 1))
         if spread is not None:
-            text = "{side} spreads the label smoothing over the K - 1 other classes; the recipe over all K"
+            text = (
+                "{side} spreads the label smoothing over the K - 1 other classes; the recipe "
+                "over all K"
+            )
             page = "label-smoothing-over-k-or-k-minus-1"
             yield Alternative("label-smoothing", text, page, _with_loss(variant, spread))
     if loss.class_weights:
         text = "{side} leaves out the class weights"
-        yield Alternative("weighted-mean", text, "", _with_loss(variant, replace(loss, class_weights=())))
+        yield Alternative(
+            "weighted-mean", text, "", _with_loss(variant, replace(loss, class_weights=()))
+        )
 
 
 def _reported(side: Side, variant: Variant, null: Tensors) -> Iterator[Alternative]:
@@ -132,14 +170,19 @@ def _reported(side: Side, variant: Variant, null: Tensors) -> Iterator[Alternati
     values = {
         "{side} reports the sum of the loss over the rows and trains on the mean": mean * total,
         "{side} reports half of the loss that it trains on": mean / 2,
-        "{side} reports the loss plus the penalty of the weight decay": mean + (decay or 0.0) / 2 * squares,
+        "{side} reports the loss plus the penalty of the weight decay": mean
+        + (decay or 0.0) / 2 * squares,
     }
     if len(parts(variant)) > 1:
         for place, told in ((0, "first"), (-1, "last")):
             rows, _ = parts(variant)[place]
             alone = compute(variant, [(rows, 1.0)])["loss/mean"]
-            values[f"{{side}} reports the loss of the {told} batch of an update only"] = float(alone[0, 0])
-        values["{side} reports the sum of the losses of an update's batches"] = mean * len(parts(variant))
+            values[f"{{side}} reports the loss of the {told} batch of an update only"] = float(
+                alone[0, 0]
+            )
+        values["{side} reports the sum of the losses of an update's batches"] = mean * len(
+            parts(variant)
+        )
     after, before = side.parameters(side.update + 1), side.series("loss", side.update - 1)
     if after.keys() == variant.parameters.keys():
         later = compute(replace(variant, parameters=after))["loss/mean"]

@@ -1,4 +1,6 @@
-"""One forward and backward pass over the batches of an update, recomputed with the oracle's functions."""
+"""One forward and backward pass over the batches of an update, recomputed with the oracle's
+functions.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,9 +34,9 @@ class Bend:
 class Variant:
     """One pass as it may have been done.
 
-    `factor` and `offset` act on the loss of a batch, given its labels; `labels` changes these first; `squash` is what
-    the outputs go through before the loss: "", "softmax" or "sigmoid". With `statistics` normalisation is that of
-    evaluation, and there are no gradients.
+    `factor` and `offset` act on the loss of a batch, given its labels; `labels` changes these
+    first; `squash` is what the outputs go through before the loss: "", "softmax" or "sigmoid". With
+    `statistics` normalisation is that of evaluation, and there are no gradients.
     """
 
     recipe: Recipe
@@ -52,13 +54,21 @@ class Variant:
 
 
 def variant_of(side: Side) -> Variant | None:
-    """The pass as the recipe has it; None where its inputs were not recorded, or the model is not known."""
+    """The pass as the recipe has it; None where its inputs were not recorded, or the model is not
+    known.
+    """
     recipe, batch, parameters = side.recipe, side.batch(), side.parameters(side.update)
     if recipe is None or batch is None or not parameters or not side.declares("model", "loss"):
         return None
     x, y, masks = batch
-    outputs = parameters.get(f"linear{len(recipe.model.hidden) + 1}.weight", np.zeros((0, 0))).shape[-1]
-    if x.ndim != 2 or not outputs or parameters.keys() != initial_parameters(recipe, x.shape[-1], outputs).keys():
+    outputs = parameters.get(
+        f"linear{len(recipe.model.hidden) + 1}.weight", np.zeros((0, 0))
+    ).shape[-1]
+    if (
+        x.ndim != 2
+        or not outputs
+        or parameters.keys() != initial_parameters(recipe, x.shape[-1], outputs).keys()
+    ):
         return None
     y = y.astype(np.float64 if recipe.loss.predicts_number else np.int64)
     return Variant(recipe=recipe, parameters=parameters, x=x, y=y, masks=masks)
@@ -75,7 +85,9 @@ def parts(variant: Variant) -> list[tuple[slice, float]]:
 
 
 def compute(variant: Variant, cuts: list[tuple[slice, float]] | None = None) -> Tensors:
-    """The outputs of every layer, the mean loss and the mean gradients; `cuts` in the place of the recipe's."""
+    """The outputs of every layer, the mean loss and the mean gradients; `cuts` in the place of the
+    recipe's.
+    """
     layers: dict[str, list[Array]] = {}
     summed: Tensors = {}
     seen = {name: variant.bends[name].there(p) if name in variant.bends else p
@@ -84,19 +96,29 @@ def compute(variant: Variant, cuts: list[tuple[slice, float]] | None = None) -> 
     with np.errstate(all="ignore"):
         for cut, share in cuts or parts(variant):
             masks = [mask[cut] for mask in variant.masks]
-            passed = forward(recipe.model, seen, variant.x[cut], exact, statistics=variant.statistics, masks=masks)
+            passed = forward(
+                recipe.model,
+                seen,
+                variant.x[cut],
+                exact,
+                statistics=variant.statistics,
+                masks=masks,
+            )
             for name, values in list(passed.outputs.items())[1:]:
                 layers.setdefault(name, []).append(values)
             y_B = variant.labels(variant.y[cut])
             *_, outputs_BK = passed.outputs.values()
-            mean, slope = loss_and_slope(recipe.loss, _squash(variant.squash, outputs_BK), y_B, exact)
+            mean, slope = loss_and_slope(
+                recipe.loss, _squash(variant.squash, outputs_BK), y_B, exact
+            )
             factor = variant.factor(variant.y[cut])
             terms = {"loss/mean": np.atleast_2d(mean * factor + variant.offset(variant.y[cut]))}
             if variant.statistics is None:
                 slope = factor * _unsquash(variant.squash, outputs_BK, slope)
                 found = backward(recipe.model, seen, passed, slope, exact, masks=masks)
                 terms |= {
-                    f"gradients/{k}": variant.bends[k].back(g) if k in variant.bends else g for k, g in found.items()
+                    f"gradients/{k}": variant.bends[k].back(g) if k in variant.bends else g
+                    for k, g in found.items()
                 }
             summed = {name: summed.get(name, 0.0) + share * array for name, array in terms.items()}
     return {f"forward/{name}": np.concatenate(values) for name, values in layers.items()} | summed
@@ -107,8 +129,16 @@ def statistics(variant: Variant, before: Tensors) -> Tensors:
     found = before
     for cut, _ in parts(variant):
         masks = [mask[cut] for mask in variant.masks]
-        passed = forward(variant.recipe.model, variant.parameters, variant.x[cut], variant.arithmetic, masks=masks)
-        found = running_statistics(variant.recipe.model, found, passed, cut.stop - cut.start, variant.arithmetic)
+        passed = forward(
+            variant.recipe.model,
+            variant.parameters,
+            variant.x[cut],
+            variant.arithmetic,
+            masks=masks,
+        )
+        found = running_statistics(
+            variant.recipe.model, found, passed, cut.stop - cut.start, variant.arithmetic
+        )
     return {f"statistics/{name}": array for name, array in found.items()}
 
 

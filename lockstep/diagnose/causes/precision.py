@@ -1,4 +1,6 @@
-"""Arithmetics that err on purpose: the oracle's functions run in them as a side may have computed."""
+"""Arithmetics that err on purpose: the oracle's functions run in them as a side may have
+computed.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,9 +14,14 @@ __all__ = ["FORMATS", "Kink", "LowProducts", "NoCorrection", "Signs", "WideVaria
 
 
 def _mantissa(bits: int, *, nearest: bool = True) -> Callable[[Array], Array]:
-    """Rounds to so many bits behind the point, to nearest (ties to even) or towards 0, in float32's range."""
+    """Rounds to so many bits behind the point, to nearest (ties to even) or towards 0, in float32's
+    range.
+    """
     drop = np.uint32(23 - bits)
-    half, keep = np.uint32((1 << (23 - bits - 1)) - 1), np.uint32(0xFFFFFFFF ^ ((1 << (23 - bits)) - 1))
+    half, keep = (
+        np.uint32((1 << (23 - bits - 1)) - 1),
+        np.uint32(0xFFFFFFFF ^ ((1 << (23 - bits)) - 1)),
+    )
 
     def rounded(values: Array) -> Array:
         found = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
@@ -32,8 +39,8 @@ FORMATS: dict[str, Callable[[Array], Array]] = {
     "bfloat16, cut off": _mantissa(7, nearest=False),
     "float16": lambda values: values.astype(np.float16).astype(np.float64),
 }
-"""Name -> rounding. TF32 has float32's exponent and 10 bits behind the point, bfloat16 7; some hardware rounds the
-factors of a product to nearest, some cuts them off."""
+"""Name -> rounding. TF32 has float32's exponent and 10 bits behind the point, bfloat16 7; some
+hardware rounds the factors of a product to nearest, some cuts them off."""
 
 
 def rounded_to(name: str, values: Array) -> Array:
@@ -87,7 +94,9 @@ class Signs(Exact):
 
 
 class WideVariance(Exact):
-    """Normalises by variances over n - 1: one n for each normalisation; right in a forward pass only."""
+    """Normalises by variances over n - 1: one n for each normalisation; right in a forward pass
+    only.
+    """
 
     def __init__(self, sizes: Iterator[int]) -> None:
         self.sizes = sizes

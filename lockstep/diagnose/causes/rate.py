@@ -1,4 +1,6 @@
-"""The learning rate's alternatives: the whole series against the schedule's closed form, changed in known ways."""
+"""The learning rate's alternatives: the whole series against the schedule's closed form, changed in
+known ways.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
@@ -17,7 +19,8 @@ from lockstep.schedules.rate_tables import rate_tables
 __all__ = ["ROUNDING", "alternatives", "null", "recorded", "rounded"]
 
 ROUNDING = {"float64": 1e-9, "float32": 2e-6}
-"""Relative size of what a schedule computed in float32 may be off by, a few units of the last place; less than that
+"""Relative size of what a schedule computed in float32 may be off by, a few units of the last
+place; less than that
 is not a schedule of another meaning."""
 
 
@@ -43,16 +46,35 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     accumulate = recipe.gradient.accumulate
     shifts = [
         ("lr-late", "{side}'s learning rate comes one update late", "", places - 1),
-        ("lr-early", "{side}'s learning rate comes one update early", "last-lr-is-the-next-lr", places + 1),
-        ("lr-early", "{side}'s schedule counts every batch; the recipe every update", "", places * accumulate),
-        ("state-forgotten", "{side}'s schedule begins again where the run went on", "scheduler-state-forgotten",
-         places - begun),
-    ]  # fmt: skip
+        (
+            "lr-early",
+            "{side}'s learning rate comes one update early",
+            "last-lr-is-the-next-lr",
+            places + 1,
+        ),
+        (
+            "lr-early",
+            "{side}'s schedule counts every batch; the recipe every update",
+            "",
+            places * accumulate,
+        ),
+        (
+            "state-forgotten",
+            "{side}'s schedule begins again where the run went on",
+            "scheduler-state-forgotten",
+            places - begun,
+        ),
+    ]
     for key, text, page, moved in shifts:
         yield Alternative(key, text, page, _cut(side, table_T[np.clip(moved, 0, last)]))
     for name in FORMATS:
         text = f"{{side}}'s learning rate is rounded to {name}"
-        yield Alternative("lr-rounded", text, "schedule-in-float32-under-jit", _cut(side, rounded_to(name, table_T)))
+        yield Alternative(
+            "lr-rounded",
+            text,
+            "schedule-in-float32-under-jit",
+            _cut(side, rounded_to(name, table_T)),
+        )
     yield from _schedules(side, recipe)
     for key, word, offset in (("lr-late", "late", -length), ("lr-early", "early", length)):
         text = f"{{side}}'s learning rate comes one epoch {word}"
@@ -66,7 +88,10 @@ def rounded(side: Side, found: Tensors, wanted: Tensors) -> Cause | None:
     gap = residual(wanted, found)
     if not gap:
         return None
-    text = f"{side.name}'s learning rate is the scheduled one up to rounding: not computed in float64 and rounded once"
+    text = (
+        f"{side.name}'s learning rate is the scheduled one up to rounding: not computed in "
+        "float64 and rounded once"
+    )
     return Cause("lr-rounded", text, "schedule-in-float32-under-jit", side.name, gap, gap)
 
 
@@ -119,8 +144,11 @@ def _schedules(side: Side, recipe: Recipe) -> Iterator[Alternative]:
     mine, make, knobs = recipe.schedule, _maker(side, recipe), _knobs(recipe.schedule)
     yield from other_choices("schedule", mine, knobs, make)
     counts = {knob: getattr(mine, knob) for knob in knobs if type(getattr(mine, knob)) is int}
-    options = [(f"schedule.{knob} = {n + step}; the recipe says {n}", changed(mine, **{knob: n + step}))
-               for knob, n in counts.items() for step in (-1, 1)]  # fmt: skip
+    options = [
+        (f"schedule.{knob} = {n + step}; the recipe says {n}", changed(mine, **{knob: n + step}))
+        for knob, n in counts.items()
+        for step in (-1, 1)
+    ]
     if mine.warmup:
         options.insert(0, ("no warmup", changed(mine, warmup=0)))
     values = asdict(mine)

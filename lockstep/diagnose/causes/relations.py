@@ -16,21 +16,47 @@ from lockstep.records.trace import Trace
 
 __all__ = ["relation"]
 
-FAMILIES = {"batch": "batch", "forward": "forward", "gradients": "gradients", "clip": "clip", "moments": "moments"}
+FAMILIES = {
+    "batch": "batch",
+    "forward": "forward",
+    "gradients": "gradients",
+    "clip": "clip",
+    "moments": "moments",
+}
 KEYS = {
-    ("gradients", "scaled"): "gradient-scaled", ("gradients", "sign"): "gradient-sign",
-    ("gradients", "zero"): "gradient-missing", ("gradients", "stale"): "gradient-stale",
-    ("gradients", "transposed"): "kernel-transposed", ("forward", "rounded"): "low-precision-matmul",
-    ("init", "transposed"): "init-transposed", ("init", "scaled"): "init-scaled", ("init", "rounded"): "init-rounded",
-    ("batch", "permuted"): "other-order", ("batch", "scaled"): "features-scaled", ("update", "sign"): "ascent",
-    ("update", "zero"): "update-skipped", ("update", "decayed"): "other-decay", ("update", "scaled"): "lr-scaled",
-    ("gradients", "decayed"): "l2-in-gradient", ("moments", "zero"): "state-forgotten",
-}  # fmt: skip
+    ("gradients", "scaled"): "gradient-scaled",
+    ("gradients", "sign"): "gradient-sign",
+    ("gradients", "zero"): "gradient-missing",
+    ("gradients", "stale"): "gradient-stale",
+    ("gradients", "transposed"): "kernel-transposed",
+    ("forward", "rounded"): "low-precision-matmul",
+    ("init", "transposed"): "init-transposed",
+    ("init", "scaled"): "init-scaled",
+    ("init", "rounded"): "init-rounded",
+    ("batch", "permuted"): "other-order",
+    ("batch", "scaled"): "features-scaled",
+    ("update", "sign"): "ascent",
+    ("update", "zero"): "update-skipped",
+    ("update", "decayed"): "other-decay",
+    ("update", "scaled"): "lr-scaled",
+    ("gradients", "decayed"): "l2-in-gradient",
+    ("moments", "zero"): "state-forgotten",
+}
 """Stage and relation -> key of the cause; of the others it is the relation."""
 
-PAGES = {"transposed": "kernel-layout", "stale": "forgotten-zero-grad", "decayed": "l2-is-not-decoupled-decay",
-         "zero": "parameters-without-gradient", "scaled": "optax-losses-do-not-reduce"}  # fmt: skip
-NOUNS = {"update": "step of", "parameters": "step of", "gradients": "gradient of", "init": "initial"}
+PAGES = {
+    "transposed": "kernel-layout",
+    "stale": "forgotten-zero-grad",
+    "decayed": "l2-is-not-decoupled-decay",
+    "zero": "parameters-without-gradient",
+    "scaled": "optax-losses-do-not-reduce",
+}
+NOUNS = {
+    "update": "step of",
+    "parameters": "step of",
+    "gradients": "gradient of",
+    "init": "initial",
+}
 MANY = 2048  # rows that are matched with one another
 
 
@@ -42,7 +68,9 @@ def relation(first: Difference, a: Side, b: Side, oracle: Trace | None) -> Cause
     known = bool(truth)
     if known and residual(its, truth) > residual(mine, truth):
         (mine, its), (off, right) = (its, mine), (a, b)
-    differing = [k for k in its if k in mine and its[k].shape == mine[k].shape and (its[k] != mine[k]).any()]
+    differing = [
+        k for k in its if k in mine and its[k].shape == mine[k].shape and (its[k] != mine[k]).any()
+    ]
     if not differing:
         return None
     name = next((name for name in differing if name.endswith(tensor)), differing[0])
@@ -77,7 +105,9 @@ def _family(side: Side, stage: str, update: int | None = None) -> Tensors:
     return {f"{stage}/{k}": v for k, v in side.detail(FAMILIES.get(stage, stage), update).items()}
 
 
-def _alternatives(stage: str, mine: Tensors, its: Tensors, off: Side, right: Side) -> Iterator[Alternative]:
+def _alternatives(
+    stage: str, mine: Tensors, its: Tensors, off: Side, right: Side
+) -> Iterator[Alternative]:
     """Simplest first. `mine` is what is off, `its` the other side's."""
     names = [name.partition("/")[2] for name in mine]
     what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -90,7 +120,9 @@ def _alternatives(stage: str, mine: Tensors, its: Tensors, off: Side, right: Sid
 
     yield told("zero", f"is 0; {other}'s is not", {k: np.zeros_like(v) for k, v in its.items()})
     yield told("sign", f"is {other}'s with the other sign", {k: -v for k, v in its.items()})
-    yield from (told(kind, text.format(other=other), found) for kind, text, found in _layouts(mine, its))
+    yield from (
+        told(kind, text.format(other=other), found) for kind, text, found in _layouts(mine, its)
+    )
     for name in FORMATS if off.precision == "float64" else list(FORMATS)[1:]:
         low = {k: rounded_to(name, v) for k, v in its.items()}
         yield told("rounded", f"is {other}'s rounded to {name}", low)
@@ -113,7 +145,9 @@ def _alternatives(stage: str, mine: Tensors, its: Tensors, off: Side, right: Sid
 
 def _fits(tensors: Tensors, mine: Tensors) -> bool:
     """Whether all of mine are there, of their shapes."""
-    return all(name in tensors and tensors[name].shape == array.shape for name, array in mine.items())
+    return all(
+        name in tensors and tensors[name].shape == array.shape for name, array in mine.items()
+    )
 
 
 def _layouts(mine: Tensors, its: Tensors) -> Iterator[tuple[str, str, Tensors]]:
@@ -122,7 +156,11 @@ def _layouts(mine: Tensors, its: Tensors) -> Iterator[tuple[str, str, Tensors]]:
     if len(ranks) == 1 and (rank := ranks.pop()) <= 5:
         for axes in list(permutations(range(rank)))[1:]:
             moved = {k: v.transpose(axes) if min(v.shape) > 1 else v for k, v in its.items()}
-            text = "is {other}'s transposed" if rank == 2 else f"is {{other}}'s with its axes in the order {axes}"
+            text = (
+                "is {other}'s transposed"
+                if rank == 2
+                else f"is {{other}}'s with its axes in the order {axes}"
+            )
             yield ("transposed" if rank == 2 else "axes"), text, moved
     for axis, word in ((-1, "last axis"), (0, "first axis")):
         flipped = {k: np.flip(v, axis) for k, v in its.items()}
@@ -139,7 +177,9 @@ def _matched(mine: Array, its: Array, axis: int) -> Array:
     """The other side's slices along an axis, each the nearest to mine, where that is one to one."""
     if mine.shape != its.shape or not 1 < its.shape[axis] <= MANY:
         return its
-    left, right = (np.moveaxis(array, axis, 0).reshape(its.shape[axis], -1) for array in (mine, its))
+    left, right = (
+        np.moveaxis(array, axis, 0).reshape(its.shape[axis], -1) for array in (mine, its)
+    )
     squares = np.square(left).sum(1)[:, None] + np.square(right).sum(1)[None] - 2 * left @ right.T
     order = squares.argmin(axis=1)
     if len(set(order.tolist())) < len(order):
@@ -147,24 +187,41 @@ def _matched(mine: Array, its: Array, axis: int) -> Array:
     return np.asarray(np.take(its, order, axis=axis))
 
 
-def _recognised(its: Tensors, told: Callable[..., Alternative], other: str, off: Side) -> Iterator[Alternative]:
+def _recognised(
+    its: Tensors, told: Callable[..., Alternative], other: str, off: Side
+) -> Iterator[Alternative]:
     """A factor that has a name."""
     batch, settings = off.batch(), off.trace.header.get("settings", {})
     named = {"the rows of the batch": len(batch[1])} if batch is not None else {}
     named |= {key: value for key, value in settings.items() if type(value) is int and value > 1}
     for word, count in named.items():
-        yield told("scaled", f"is {count} times {other}'s: {word}", {k: count * v for k, v in its.items()})
-        yield told("scaled", f"is {other}'s divided by {count}: {word}", {k: v / count for k, v in its.items()})
+        yield told(
+            "scaled", f"is {count} times {other}'s: {word}", {k: count * v for k, v in its.items()}
+        )
+        yield told(
+            "scaled",
+            f"is {other}'s divided by {count}: {word}",
+            {k: v / count for k, v in its.items()},
+        )
 
 
-def _decayed(stage: str, mine: Tensors, its: Tensors, head: str, other: str, off: Side) -> Iterator[Alternative]:
+def _decayed(
+    stage: str, mine: Tensors, its: Tensors, head: str, other: str, off: Side
+) -> Iterator[Alternative]:
     """The other side's plus a multiple of the parameters."""
     parameters = off.parameters(off.update)
     names = {k: k.partition("/")[2] for k in its}
-    if stage not in ("update", "parameters", "gradients", "clip") or not parameters.keys() >= set(names.values()):
+    if stage not in ("update", "parameters", "gradients", "clip") or not parameters.keys() >= set(
+        names.values()
+    ):
         return
     key = KEYS.get(("update" if stage == "parameters" else stage, "decayed"), "decayed")
     yield from fitted(
-        key, f"{head} is {other}'s plus {{value}} times the parameter: another weight decay", PAGES["decayed"],
-        lambda c: {k: v + c * parameters[names[k]] for k, v in its.items()}, mine, 0.0, (-1e6, 1e6),
-    )  # fmt: skip
+        key,
+        f"{head} is {other}'s plus {{value}} times the parameter: another weight decay",
+        PAGES["decayed"],
+        lambda c: {k: v + c * parameters[names[k]] for k, v in its.items()},
+        mine,
+        0.0,
+        (-1e6, 1e6),
+    )

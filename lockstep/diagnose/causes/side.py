@@ -1,4 +1,6 @@
-"""What a trace holds about one update: the inputs that a stage is recomputed from, and what the stage gave."""
+"""What a trace holds about one update: the inputs that a stage is recomputed from, and what the
+stage gave.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,8 +26,8 @@ NAMED = ("optimizer", "loss", "schedule")  # sections that say nothing without a
 
 @dataclass(frozen=True)
 class Side:
-    """One of two traces at one update, counted from 0. `others` are traces that agree with it up to this update: what
-    this one did not record of the time before is taken from them."""
+    """One of two traces at one update, counted from 0. `others` are traces that agree with it up to
+    this update: what this one did not record of the time before is taken from them."""
 
     name: str
     trace: Trace
@@ -34,7 +36,9 @@ class Side:
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """What is trained; of a loop what it declared, the rest being defaults; None where that is no recipe."""
+        """What is trained; of a loop what it declared, the rest being defaults; None where that is
+        no recipe.
+        """
         return declared(self.trace)[0]
 
     def declares(self, *sections: str) -> bool:
@@ -49,7 +53,11 @@ class Side:
     @cached_property
     def precision(self) -> str:
         """The dtype of what was recorded."""
-        kinds = [array.dtype for array in self.trace.arrays.values() if array.dtype.kind == "f" and array.ndim]
+        kinds = [
+            array.dtype
+            for array in self.trace.arrays.values()
+            if array.dtype.kind == "f" and array.ndim
+        ]
         known = self.trace.header.get("dtype")
         return str(known or min(kinds, key=lambda dtype: dtype.itemsize, default="float64"))
 
@@ -59,18 +67,28 @@ class Side:
         return TOLERANCE.get(self.precision, TOLERANCE["bfloat16"])
 
     def below(self, prefix: str, *, agreed: bool = False) -> Tensors:
-        """Name -> array in float64, a vector as a single row; `agreed` looks at the other traces too."""
+        """Name -> array in float64, a vector as a single row; `agreed` looks at the other traces
+        too.
+        """
         traces = (self.trace, *self.others) if agreed else (self.trace,)
-        if agreed and self.trace.header.get("synchronised"):  # every update began from the oracle's state
+        if agreed and self.trace.header.get(
+            "synchronised"
+        ):  # every update began from the oracle's state
             traces = tuple(trace for trace in traces if trace.header.get("backend") == "oracle")
         for trace in traces:
-            found = {k.removeprefix(prefix): rows(v) for k, v in trace.arrays.items() if k.startswith(prefix)}
+            found = {
+                k.removeprefix(prefix): rows(v)
+                for k, v in trace.arrays.items()
+                if k.startswith(prefix)
+            }
             if found:
                 return found
         return {}
 
     def detail(self, family: str, update: int | None = None) -> Tensors:
-        """The tensors of "gradients", "forward", "moments", ... at this or another update; empty if not recorded."""
+        """The tensors of "gradients", "forward", "moments", ... at this or another update; empty if
+        not recorded.
+        """
         return self.below(f"detail/{self.update if update is None else update}/{family}/")
 
     def series(self, name: str, update: int | None = None) -> float | None:
@@ -80,7 +98,9 @@ class Side:
         return float(values[place]) if values is not None and 0 <= place < len(values) else None
 
     def parameters(self, done: int) -> Tensors:
-        """The parameters after so many updates, without running statistics; of the time before from either trace."""
+        """The parameters after so many updates, without running statistics; of the time before from
+        either trace.
+        """
         found = self.below(f"parameters/{done}/", agreed=done <= self.update)
         return {name: array for name, array in found.items() if name not in self._statistics}
 
@@ -91,11 +111,13 @@ class Side:
 
     @cached_property
     def _statistics(self) -> frozenset[str]:
-        return frozenset(initial_statistics(self.recipe.model) if self.recipe and self.declares("model") else ())
+        return frozenset(
+            initial_statistics(self.recipe.model) if self.recipe and self.declares("model") else ()
+        )
 
     def batch(self) -> tuple[Array, NDArray[Any], tuple[NDArray[np.bool_], ...]] | None:
-        """x (B, ...) in float64, y (B,), whose whole numbers can be negated, and the dropout masks of this update; None
-        if not recorded."""
+        """x (B, ...) in float64, y (B,), whose whole numbers can be negated, and the dropout masks
+        of this update; None if not recorded."""
         prefix = f"detail/{self.update}/batch/"
         x, y = (self.trace.arrays.get(prefix + name) for name in "xy")
         if x is None or y is None:
@@ -103,10 +125,16 @@ class Side:
         names = [name for name in self.trace.arrays if name.startswith(prefix + "mask")]
         masks = sorted(names, key=lambda name: (len(name), name))
         y = y.astype(np.int64) if y.dtype.kind in "bu" else y
-        return x.astype(np.float64), y, tuple(self.trace.arrays[name].astype(bool) for name in masks)
+        return (
+            x.astype(np.float64),
+            y,
+            tuple(self.trace.arrays[name].astype(bool) for name in masks),
+        )
 
     def moments_before(self) -> dict[str, Moments] | None:
-        """Parameter -> what the optimizer remembered of it before this update; None if not recorded."""
+        """Parameter -> what the optimizer remembered of it before this update; None if not
+        recorded.
+        """
         if self.update == 0:
             return {}
         found: dict[str, Moments] = {}
@@ -116,7 +144,9 @@ class Side:
         return found or None
 
     def rate(self, name: str, offset: int = 0) -> float | None:
-        """The learning rate of a parameter at this update, or so many later; of a loop the recorded one."""
+        """The learning rate of a parameter at this update, or so many later; of a loop the recorded
+        one.
+        """
         if self.recipe and "recipe" in self.trace.header:
             table_T = rate_tables(self.recipe, self.trace.header["updates_per_epoch"])[
                 rate_of(self.recipe.optimizer, name)
@@ -124,7 +154,11 @@ class Side:
             return float(table_T[min(max(self.update + offset, 0), len(table_T) - 1)])
         found = self.series("lr", max(self.update + offset, 0))
         settings = self.trace.header.get("settings", {}).get("optimizer", {})
-        fixed = settings.get("lr", settings.get("learning_rate")) if isinstance(settings, Mapping) else None
+        fixed = (
+            settings.get("lr", settings.get("learning_rate"))
+            if isinstance(settings, Mapping)
+            else None
+        )
         return found if found is not None or not isinstance(fixed, int | float) else float(fixed)
 
 
@@ -141,7 +175,9 @@ def declared(trace: Trace) -> tuple[Recipe | None, frozenset[str]]:
     given = {
         section: {name: values[name] for name in field_infos(section) if name in values}
         for section, values in settings.items()
-        if section in SECTIONS and isinstance(values, Mapping) and ("name" in values or section not in NAMED)
+        if section in SECTIONS
+        and isinstance(values, Mapping)
+        and ("name" in values or section not in NAMED)
     }
     try:
         return Recipe.from_dict(given), frozenset(given)
@@ -150,7 +186,9 @@ def declared(trace: Trace) -> tuple[Recipe | None, frozenset[str]]:
 
 
 def prepared_data(recipe: Recipe, data_hash: str) -> PreparedData | None:
-    """The rows, batches and initial parameters of a recipe; None where they cannot be had, or have changed."""
+    """The rows, batches and initial parameters of a recipe; None where they cannot be had, or have
+    changed.
+    """
     try:
         data = _prepare(recipe)
     except InputError:

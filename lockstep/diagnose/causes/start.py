@@ -25,7 +25,11 @@ def recorded(side: Side) -> Tensors:
 
 def null(side: Side) -> Tensors | None:
     """As the recipe draws them, or else as the other traces have them."""
-    if side.recipe is not None and side.declares("model", "training") and "recipe" in side.trace.header:
+    if (
+        side.recipe is not None
+        and side.declares("model", "training")
+        and "recipe" in side.trace.header
+    ):
         drawn = _drawn(side, side.recipe)
         if drawn is not None:
             return drawn
@@ -45,7 +49,9 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     for names in [[name] for name in square] + [square] * (len(square) > 1):
         told = " and ".join(name.removeprefix("init/") for name in names)
         tensors = wanted | {name: wanted[name].T for name in names}
-        yield Alternative("init-transposed", f"{{side}} starts with {told} transposed", "kernel-layout", tensors)
+        yield Alternative(
+            "init-transposed", f"{{side}} starts with {told} transposed", "kernel-layout", tensors
+        )
     for name in FORMATS:
         tensors = {key: rounded_to(name, array) for key, array in wanted.items()}
         text = f"{{side}}'s initial parameters are rounded to {name}"
@@ -54,7 +60,9 @@ def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
     if zero:
         told = ", ".join(name.removeprefix("init/") for name in zero)
         tensors = wanted | {name: np.zeros_like(wanted[name]) for name in zero}
-        yield Alternative("other-init", f"{{side}} starts with {told} at 0", "linear-initialisation", tensors)
+        yield Alternative(
+            "other-init", f"{{side}} starts with {told} at 0", "linear-initialisation", tensors
+        )
     if recipe is not None and "recipe" in side.trace.header:
         yield from _drawn_otherwise(side, recipe)
     yield _scaled(wanted, found)
@@ -74,13 +82,19 @@ def _drawn_otherwise(side: Side, recipe: Recipe) -> Iterator[Alternative]:
     for init in choices(recipe.model, "init"):
         other = _drawn(side, replace(recipe, model=replace(recipe.model, init=init)))
         if other is not None and init != recipe.model.init:
-            text = f"{{side}} draws its initial parameters as {init}; the recipe says {recipe.model.init}"
+            text = (
+                f"{{side}} draws its initial parameters as {init}; the recipe says "
+                f"{recipe.model.init}"
+            )
             yield Alternative("other-init", text, "linear-initialisation", other)
     for seed in dict.fromkeys((recipe.training.seed + 1, recipe.training.seed - 1, *SEEDS)):
         training = changed(recipe.training, seed=seed)
         other = None if training is None else _drawn(side, replace(recipe, training=training))
         if other is not None and seed != recipe.training.seed:
-            text = f"{{side}}'s initial parameters are those of seed {seed}; the recipe says {recipe.training.seed}"
+            text = (
+                f"{{side}}'s initial parameters are those of seed {seed}; the recipe says "
+                f"{recipe.training.seed}"
+            )
             yield Alternative("other-init", text, "", other)
 
 

@@ -1,4 +1,6 @@
-"""One optimizer update recomputed: from the gradient, the moments before and the rate, as a side recorded them."""
+"""One optimizer update recomputed: from the gradient, the moments before and the rate, as a side
+recorded them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +20,8 @@ __all__ = ["Step", "attempt", "compute", "null", "recorded", "rounding", "step_o
 class Step:
     """One update as it may have been done, parameter by parameter.
 
-    `decay` has what is taken off a parameter apart from the optimizer: rate x decay x parameter. `names` has the
-    canonical name under which the optimizer sees each parameter.
+    `decay` has what is taken off a parameter apart from the optimizer: rate x decay x parameter.
+    `names` has the canonical name under which the optimizer sees each parameter.
     """
 
     optimizer: Optimizer
@@ -74,7 +76,9 @@ def compute(step: Step) -> Tensors:
                 moments,
                 step.arithmetic,
             )
-        found[f"update/{name}"] = after - step.rates[name] * step.decay.get(name, 0.0) * before - before
+        found[f"update/{name}"] = (
+            after - step.rates[name] * step.decay.get(name, 0.0) * before - before
+        )
         found |= {f"moments/{slot}/{name}": np.atleast_2d(array) for slot, array in moments.items()}
     return found
 
@@ -104,11 +108,15 @@ def rounding(side: Side) -> dict[str, float]:
     """The 2-norm of what storing the parameters before and after may do to their change."""
     unit = unit_roundoff("float64" if side.precision == "float64" else "float32")
     after = side.parameters(side.update + 1)
-    return {f"update/{name}": 2 * unit * float(np.linalg.norm(array)) for name, array in after.items()}
+    return {
+        f"update/{name}": 2 * unit * float(np.linalg.norm(array)) for name, array in after.items()
+    }
 
 
 def _canonical(side: Side, name: str, parameter: Array) -> str:
-    """Of a loop's own names, which say nothing about what decays, a weight has more than one row."""
+    """Of a loop's own names, which say nothing about what decays, a weight has more than one
+    row.
+    """
     if "recipe" in side.trace.header:
         return name
     return "linear1.weight" if min(parameter.shape[-2:]) > 1 else "linear1.bias"

@@ -1,4 +1,6 @@
-"""The optimizer's alternatives: decay, memory, rate as applied, knobs, and the gradient it is given."""
+"""The optimizer's alternatives: decay, memory, rate as applied, knobs, and the gradient it is
+given.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -47,16 +49,26 @@ def _decay(step: Step) -> Iterator[Alternative]:
         text = "{side} adds weight decay to the gradient (L2); the recipe has it decoupled"
         yield Alternative("l2-for-decoupled", text, PAGE, compute(_with_l2(bare, shares)))
     elif optimizer.get("momentum"):
-        text = "{side} adds weight decay after the momentum; the recipe adds it to the gradient before"
+        text = (
+            "{side} adds weight decay after the momentum; the recipe adds it to the gradient before"
+        )
         after = compute(replace(bare, decay=shares))
         yield Alternative("decay-after-momentum", text, "decay-before-the-momentum", after)
     else:
-        text = "{side} decays the parameters themselves (decoupled); the recipe adds the decay to the gradient (L2)"
+        text = (
+            "{side} decays the parameters themselves (decoupled); the recipe adds the decay to "
+            "the gradient (L2)"
+        )
         yield Alternative("decoupled-for-l2", text, PAGE, compute(replace(bare, decay=shares)))
-    whole = {name: share / step.rates[name] if step.rates[name] else 0.0 for name, share in shares.items()}
+    whole = {
+        name: share / step.rates[name] if step.rates[name] else 0.0
+        for name, share in shares.items()
+    }
     text = f"{{side}} subtracts weight decay ({wd:.4g}) x parameter without the learning rate"
     yield Alternative("decay-without-rate", text, PAGE, compute(replace(bare, decay=whole)))
-    others = "biases and normalisations too" if optimizer.decay_on == "weights" else "only the weights"
+    others = (
+        "biases and normalisations too" if optimizer.decay_on == "weights" else "only the weights"
+    )
     other = changed(optimizer, decay_on="all" if optimizer.decay_on == "weights" else "weights")
     if other is not None:
         text = f"{{side}} decays {others}; the recipe says decay_on = {optimizer.decay_on}"
@@ -71,7 +83,9 @@ def _undecayed(step: Step, wd: float) -> tuple[Step, dict[str, float]]:
 
 
 def _with_l2(bare: Step, shares: Mapping[str, float]) -> Step:
-    return replace(bare, gradients={k: g + shares[k] * bare.parameters[k] for k, g in bare.gradients.items()})
+    return replace(
+        bare, gradients={k: g + shares[k] * bare.parameters[k] for k, g in bare.gradients.items()}
+    )
 
 
 def _state(side: Side, step: Step) -> Iterator[Alternative]:
@@ -82,48 +96,78 @@ def _state(side: Side, step: Step) -> Iterator[Alternative]:
         for count in (side.update, 0):
             forgotten = replace(step, moments=empty, count=count)
             yield Alternative("state-forgotten", text, "opt-state-forgotten", compute(forgotten))
-        text = "{side} counts this update as its first: the optimizer's count was forgotten, its moments were not"
-        yield Alternative("state-forgotten", text, "count-forgotten", compute(replace(step, count=0)))
+        text = (
+            "{side} counts this update as its first: the optimizer's count was forgotten, its "
+            "moments were not"
+        )
+        yield Alternative(
+            "state-forgotten", text, "count-forgotten", compute(replace(step, count=0))
+        )
     moments = {f"moments/{slot}/{name}": np.atleast_2d(array) for name in step.moments
                for slot, array in step.moments[name].items()}  # fmt: skip
     still = {f"update/{name}": np.zeros_like(array) for name, array in step.parameters.items()}
     yield Alternative("update-skipped", "{side} skips this update", "", still | moments)
     moved = {name: array for name, array in compute(step).items() if name.startswith("moments/")}
-    yield Alternative("update-skipped", "{side} does not apply this update to the parameters", "", still | moved)
-    betas = [name for name in ("beta1", "beta2", "momentum") if step.optimizer.get(name) is not None]
+    yield Alternative(
+        "update-skipped", "{side} does not apply this update to the parameters", "", still | moved
+    )
+    betas = [
+        name for name in ("beta1", "beta2", "momentum") if step.optimizer.get(name) is not None
+    ]
     for names in (betas, *([beta] for beta in betas if len(betas) > 1)):
         which = " and ".join(names)
         corrected = compute(replace(step, arithmetic=NoCorrection(*names)))
         text = f"{{side}} does not correct the moments for their start at 0 ({which})"
         yield Alternative("no-bias-correction", text, "bias-correction-in-float32", corrected)
-        mirrored = changed(step.optimizer, **{name: 1 - getattr(step.optimizer, name) for name in names})
+        mirrored = changed(
+            step.optimizer, **{name: 1 - getattr(step.optimizer, name) for name in names}
+        )
         if mirrored is not None:
             values = ", ".join(f"{name} = {getattr(mirrored, name):.4g}" for name in names)
             text = f"{{side}} keeps 1 minus the recipe's share: {values}"
-            yield Alternative("momentum-complement", text, "", compute(replace(step, optimizer=mirrored)))
+            yield Alternative(
+                "momentum-complement", text, "", compute(replace(step, optimizer=mirrored))
+            )
 
 
 def _rates(side: Side, step: Step) -> Iterator[Alternative]:
     """The rate as it is applied, where the one that is reported is right."""
     for offset, word in ((-1, "before"), (1, "after")):
-        rates = {k: rate for k in step.rates if (rate := side.rate(step.names[k], offset)) is not None}
+        rates = {
+            k: rate for k in step.rates if (rate := side.rate(step.names[k], offset)) is not None
+        }
         if len(rates) == len(step.rates):
-            text = f"{{side}} applies the learning rate of the update {word} this one, and reports the right one"
+            text = (
+                f"{{side}} applies the learning rate of the update {word} this one, and reports "
+                "the right one"
+            )
             found = compute(replace(step, rates=rates))
             yield Alternative("lr-not-applied", text, "last-lr-is-the-next-lr", found)
     recipe = side.recipe
-    fixed = {1.0: "1"} | ({recipe.schedule.peak: "the schedule's peak"} if recipe and side.declares("schedule") else {})
+    fixed = {1.0: "1"} | (
+        {recipe.schedule.peak: "the schedule's peak"}
+        if recipe and side.declares("schedule")
+        else {}
+    )
     for rate, told in fixed.items():
         text = f"{{side}} applies the learning rate {told} ({rate:.4g}), not the scheduled one"
         found = compute(replace(step, rates=dict.fromkeys(step.rates, rate)))
         yield Alternative("lr-not-applied", text, "", found)
     factors = step.optimizer.multipliers
     if factors and all(factors):
-        rates = {name: rate / factors[layer_of(step.names[name]) - 1] for name, rate in step.rates.items()}
+        rates = {
+            name: rate / factors[layer_of(step.names[name]) - 1]
+            for name, rate in step.rates.items()
+        }
         text = "{side} leaves out the multipliers of the layers' learning rates"
         yield Alternative("lr-not-applied", text, "", compute(replace(step, rates=rates)))
     against = {name: -rate for name, rate in step.rates.items()}
-    yield Alternative("ascent", "{side} climbs: its step has the wrong sign", "", compute(replace(step, rates=against)))
+    yield Alternative(
+        "ascent",
+        "{side} climbs: its step has the wrong sign",
+        "",
+        compute(replace(step, rates=against)),
+    )
     turned = {name: -gradient for name, gradient in step.gradients.items()}
     text = "{side} gives the optimizer the gradient with the wrong sign"
     yield Alternative("ascent", text, "", compute(replace(step, gradients=turned)))
@@ -133,7 +177,9 @@ def _knobs(step: Step) -> Iterator[Alternative]:
     """Flags and words of the recipe's optimizer."""
     mine = step.optimizer
     knobs = [knob for knob in mine.knobs() if knob != "weight_decay"]
-    yield from other_choices("optimizer", mine, knobs, lambda other: attempt(replace(step, optimizer=other)))
+    yield from other_choices(
+        "optimizer", mine, knobs, lambda other: attempt(replace(step, optimizer=other))
+    )
     dampening = mine.get("dampening")
     if dampening and step.count == 0:
         damped = {name: (1 - dampening) * gradient for name, gradient in step.gradients.items()}
@@ -151,10 +197,14 @@ def _gradients(side: Side, step: Step) -> Iterator[Alternative]:
         yield Alternative("clip-missing", text, "", compute(replace(step, gradients=raw)))
     if before.keys() >= step.gradients.keys():
         text = "{side} gives the optimizer the gradient of the update before"
-        yield Alternative("gradient-stale", text, "forgotten-zero-grad", compute(replace(step, gradients=before)))
+        yield Alternative(
+            "gradient-stale", text, "forgotten-zero-grad", compute(replace(step, gradients=before))
+        )
         both = {name: step.gradients[name] + before[name] for name in step.gradients}
         text = "{side} gives the optimizer this gradient plus that of the update before"
-        yield Alternative("gradient-stale", text, "forgotten-zero-grad", compute(replace(step, gradients=both)))
+        yield Alternative(
+            "gradient-stale", text, "forgotten-zero-grad", compute(replace(step, gradients=both))
+        )
 
 
 def _untouched(found: Tensors, step: Step) -> Iterator[Alternative]:
@@ -172,7 +222,9 @@ def _rounded(step: Step) -> Iterator[Alternative]:
     """Moments kept in fewer bits."""
     tensors = compute(step)
     for name in ("float32", "float16", "bfloat16"):
-        low = {k: rounded_to(name, v) if k.startswith("moments/") else v for k, v in tensors.items()}
+        low = {
+            k: rounded_to(name, v) if k.startswith("moments/") else v for k, v in tensors.items()
+        }
         yield Alternative("moments-rounded", f"{{side}} keeps its moments in {name}", "", low)
 
 
@@ -202,16 +254,25 @@ def _fits(step: Step, found: Tensors) -> Iterator[Alternative]:
         return lambda value: attempt(make(value))
 
     if mine.spec.decoupled:
-        text = "{side} adds a weight decay of {value} to the gradient (L2); the recipe has it decoupled"
+        text = (
+            "{side} adds a weight decay of {value} to the gradient (L2); the recipe has it "
+            "decoupled"
+        )
         l2 = with_number(lambda wd: _with_l2(*_undecayed(step, wd)))
         yield from fitted("l2-for-decoupled", text, PAGE, l2, found, mine.decay_rate, (0.0, 1e3))
     elif mine.get("weight_decay") is not None:
         text = "{side} decays the parameters themselves by {value} (decoupled); the recipe has L2"
-        apart = with_number(lambda wd: replace(_undecayed(step, wd)[0], decay=_undecayed(step, wd)[1]))
+        apart = with_number(
+            lambda wd: replace(_undecayed(step, wd)[0], decay=_undecayed(step, wd)[1])
+        )
         yield from fitted("decoupled-for-l2", text, PAGE, apart, found, 0.0, (0.0, 1e3))
     text = "{side}'s step is {value} times what the learning rate that it reports gives"
-    scaled = with_number(lambda c: replace(step, rates={name: c * rate for name, rate in step.rates.items()}))
+    scaled = with_number(
+        lambda c: replace(step, rates={name: c * rate for name, rate in step.rates.items()})
+    )
     yield from fitted("lr-not-applied", text, "", scaled, found, 1.0, (-1e6, 1e6))
     text = "{side} gives the optimizer {value} times the gradient"
-    scaled = with_number(lambda c: replace(step, gradients={name: c * g for name, g in step.gradients.items()}))
+    scaled = with_number(
+        lambda c: replace(step, gradients={name: c * g for name, g in step.gradients.items()})
+    )
     yield from fitted("gradient-scaled", text, "", scaled, found, 1.0, (-1e6, 1e6))

@@ -17,7 +17,9 @@ def size_of(z: Array) -> Array:
 
 def sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z))."""
-    from scipy import special  # takes longer to import than everything else here, and most recipes do without
+    from scipy import (
+        special,
+    )  # takes longer to import than everything else here, and most recipes do without
 
     return np.asarray(special.expit(z))
 

@@ -1,9 +1,11 @@
 """Adafactor: a second moment in as many numbers as a weight has rows and columns.
 
-At update t, counted from 1, share = t^-decay_power; row and column <- (1 - share) of themselves + share of the mean of
-g^2 along the other axis; v = row column / mean(row). The step is lr max(eps_scale, rms(parameter)) d with
-d = g / sqrt(v), scaled to a root mean square of at most clip_threshold. Sources: Shazeer & Stern, arXiv:1804.04235,
-algorithm 4; the details are the libraries' (`torch.optim.Adafactor` 2.13, `optax.adafactor` 0.2.8).
+At update t, counted from 1, share = t^-decay_power; row and column <- (1 - share) of themselves +
+share of the mean of g^2 along the other axis; v = row column / mean(row). The step is lr
+max(eps_scale, rms(parameter)) d with
+d = g / sqrt(v), scaled to a root mean square of at most clip_threshold. Sources: Shazeer & Stern,
+arXiv:1804.04235, algorithm 4; the details are the libraries' (`torch.optim.Adafactor` 2.13,
+`optax.adafactor` 0.2.8).
 """
 
 from typing import Any
@@ -18,7 +20,13 @@ __all__ = ["rule", "weight_rule"]
 
 
 def rule(
-    optimizer: Adafactor, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Adafactor,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """Of a bias, a normalisation or a small weight: the second moment is whole."""
     square, share = _square(optimizer, gradient, exact), _share(optimizer, update, exact)
@@ -27,7 +35,13 @@ def rule(
 
 
 def weight_rule(
-    optimizer: Adafactor, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Adafactor,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """Of a weight of enough rows and columns: the second moment is factored."""
     if min(gradient.shape[-2:]) < optimizer.min_factored:
@@ -57,11 +71,19 @@ def _share(optimizer: Adafactor, update: int, exact: Exact) -> Any:
 
 def _mix(before: Array | None, value: Array, share: Any, exact: Exact) -> Array:
     """(1 - share) before + share value; at the first update the share is 1."""
-    return exact.round(value) if before is None else exact.round((1 - share) * before + share * value)
+    return (
+        exact.round(value) if before is None else exact.round((1 - share) * before + share * value)
+    )
 
 
 def _after(
-    optimizer: Adafactor, lr: float, update: int, parameter: Array, gradient: Array, second: Array, exact: Exact
+    optimizer: Adafactor,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    second: Array,
+    exact: Exact,
 ) -> Array:
     """The parameter after the update."""
     if not optimizer.eps_in_root:
@@ -71,6 +93,8 @@ def _after(
     excess = exact.round(root_mean_square(direction, exact) / threshold)
     direction = exact.round(direction / np.maximum(excess, 1.0))
     rate = exact.round(np.asarray(min(lr, (update + 1) ** -0.5))) if optimizer.rate_cap else lr
-    scale = np.maximum(root_mean_square(parameter, exact), exact.constant("eps_scale", optimizer.eps_scale))
+    scale = np.maximum(
+        root_mean_square(parameter, exact), exact.constant("eps_scale", optimizer.eps_scale)
+    )
     step = exact.round(exact.round(scale * rate) * direction)
     return exact.round(decayed(optimizer.weight_decay, lr, parameter, exact) - step)

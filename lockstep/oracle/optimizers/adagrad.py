@@ -1,7 +1,7 @@
 """Adagrad: every element has a learning rate that falls with its squared gradients so far.
 
-v <- v + g^2; the step is lr / (1 + t lr_decay) g / (sqrt(v) + eps). Source: Duchi, Hazan & Singer, JMLR 12 (2011), the
-diagonal form.
+v <- v + g^2; the step is lr / (1 + t lr_decay) g / (sqrt(v) + eps). Source: Duchi, Hazan & Singer,
+JMLR 12 (2011), the diagonal form.
 """
 
 import numpy as np
@@ -14,7 +14,13 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: Adagrad, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Adagrad,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, and the sum of its squared gradients."""
     start = exact.constant("initial_accumulator", optimizer.initial_accumulator)

@@ -1,8 +1,9 @@
 """Adam and AdamW.
 
-m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, both divided by 1 - beta^t for their start at 0; the step
-is lr m / (sqrt(v) + eps). amsgrad divides by the largest v so far. Sources: Kingma & Ba, arXiv:1412.6980, algorithm 1;
-Reddi, Kale & Kumar, arXiv:1904.09237, algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, algorithm 2.
+m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, both divided by 1 - beta^t for their
+start at 0; the step is lr m / (sqrt(v) + eps). amsgrad divides by the largest v so far. Sources:
+Kingma & Ba, arXiv:1412.6980, algorithm 1; Reddi, Kale & Kumar, arXiv:1904.09237, algorithm 2;
+Loshchilov & Hutter, arXiv:1711.05101, algorithm 2.
 """
 
 import numpy as np
@@ -16,9 +17,17 @@ __all__ = ["rule", "stepped"]
 
 
 def rule(
-    optimizer: Adam | AdamW, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Adam | AdamW,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
-    """The parameter after the update, and both moments, with the largest second one where amsgrad needs it."""
+    """The parameter after the update, and both moments, with the largest second one where amsgrad
+    needs it.
+    """
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)
     after = {"first": first, "second": second}
     first = exact.round(first / bias("beta1", optimizer.beta1, update, exact))
@@ -33,8 +42,12 @@ def rule(
     return stepped(optimizer, lr, parameter, exact.round(first / root), exact), after
 
 
-def stepped(optimizer: Optimizer, lr: float, parameter: Array, direction: Array, exact: Exact) -> Array:
-    """The parameter less lr direction; a decoupled decay is a factor on it, or a part of the direction."""
+def stepped(
+    optimizer: Optimizer, lr: float, parameter: Array, direction: Array, exact: Exact
+) -> Array:
+    """The parameter less lr direction; a decoupled decay is a factor on it, or a part of the
+    direction.
+    """
     decay, form = optimizer.decay_rate, optimizer.get("decay_form")
     if decay and form == "factor":
         parameter = decayed(decay, lr, parameter, exact)

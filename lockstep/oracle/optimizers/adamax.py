@@ -1,7 +1,7 @@
 """Adamax: Adam whose second moment is an infinity norm.
 
-u <- max(beta2 u, |g| + eps); the step is lr m / (1 - beta1^t) / u. Sources: Kingma & Ba, arXiv:1412.6980, algorithm 2;
-`torch.optim.Adamax` 2.13, which adds eps to |g|.
+u <- max(beta2 u, |g| + eps); the step is lr m / (1 - beta1^t) / u. Sources: Kingma & Ba,
+arXiv:1412.6980, algorithm 2; `torch.optim.Adamax` 2.13, which adds eps to |g|.
 """
 
 import numpy as np
@@ -14,7 +14,13 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: Adamax, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Adamax,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, its first moment and infinity norm."""
     first = average("beta1", optimizer.beta1, moments.get("first"), gradient, exact)

@@ -1,7 +1,8 @@
 """LAMB: Adam whose step has, in every tensor, a length in proportion to that of the parameter.
 
-r = m / (sqrt(v) + eps) + weight_decay parameter, both moments corrected; the step is lr |parameter| / |r| r. A tensor
-or a step of norm 0 has the ratio 1. Source: You et al., arXiv:1904.00962, algorithm 2, with phi the identity.
+r = m / (sqrt(v) + eps) + weight_decay parameter, both moments corrected; the step is lr |parameter|
+/ |r| r. A tensor or a step of norm 0 has the ratio 1. Source: You et al., arXiv:1904.00962,
+algorithm 2, with phi the identity.
 """
 
 import numpy as np
@@ -14,7 +15,13 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: Lamb, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Lamb,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, and both moments."""
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)

@@ -1,7 +1,7 @@
 """Lion: a step by the sign of the momentum.
 
-c = beta1 m + (1 - beta1) g, m <- beta2 m + (1 - beta2) g; the step is lr (sign(c) + weight_decay parameter). Source:
-Chen et al., arXiv:2302.06675, program 1.
+c = beta1 m + (1 - beta1) g, m <- beta2 m + (1 - beta2) g; the step is lr (sign(c) + weight_decay
+parameter). Source: Chen et al., arXiv:2302.06675, program 1.
 """
 
 import numpy as np
@@ -14,7 +14,13 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: Lion, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Lion,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, and its first moment."""
     before = moments.get("first", np.zeros_like(gradient))

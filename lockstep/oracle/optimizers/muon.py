@@ -1,8 +1,10 @@
 """Muon for the weights of linear layers, AdamW for all else.
 
-Of a weight: m <- momentum m + (1 - momentum) g, its singular values driven towards 1 by Newton-Schulz iterations
-X <- a X + (b A + c A A) X with A = X X^T; the step is lr scale X. Sources: Jordan, Muon (2024); the scale is "original"
-or that of Liu et al., arXiv:2502.16982, which matches the size of AdamW's steps.
+Of a weight: m <- momentum m + (1 - momentum) g, its singular values driven towards 1 by
+Newton-Schulz iterations
+X <- a X + (b A + c A A) X with A = X X^T; the step is lr scale X. Sources: Jordan, Muon (2024); the
+scale is "original" or that of Liu et al., arXiv:2502.16982, which matches the size of AdamW's
+steps.
 """
 
 from typing import Any
@@ -20,11 +22,19 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def rule(
-    optimizer: Muon, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Muon,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """Of all but the weights: AdamW, which may look ahead as `optax.adamw(nesterov=True)` does."""
     beta1, looks = optimizer.beta1, optimizer.nesterov_rest
-    first, ahead = _ahead("beta1", beta1, looks, True, update, gradient, moments.get("first"), exact)
+    first, ahead = _ahead(
+        "beta1", beta1, looks, True, update, gradient, moments.get("first"), exact
+    )
     second = average("beta2", optimizer.beta2, moments.get("second"), gradient**2, exact)
     corrected = exact.round(second / bias("beta2", optimizer.beta2, update, exact))
     step = exact.round(lr * exact.round(ahead / (np.sqrt(corrected) + optimizer.eps)))
@@ -33,7 +43,13 @@ def rule(
 
 
 def weight_rule(
-    optimizer: Muon, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: Muon,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """Of the weight of a linear layer."""
     before, beta = moments.get("momentum"), optimizer.momentum
@@ -59,8 +75,8 @@ def _ahead(
     before: Array | None,
     exact: Exact,
 ) -> tuple[Array, Array]:
-    """The moving average of the gradient, and what is stepped along: it, or with a look ahead its next value for the
-    same gradient; either may be corrected for its start at 0."""
+    """The moving average of the gradient, and what is stepped along: it, or with a look ahead its
+    next value for the same gradient; either may be corrected for its start at 0."""
     after = average(name, beta, before, gradient, exact)
     ahead = after
     if corrects:
@@ -72,7 +88,11 @@ def _ahead(
 def _orthogonalised(optimizer: Muon, weight: Array, exact: Exact) -> Array:
     """Newton-Schulz iterations on the weight over its norm."""
     norm: Any = exact.round(np.sqrt((weight**2).sum(axis=(-2, -1), keepdims=True)))
-    norm = norm + optimizer.eps_norm if optimizer.eps_norm_added else np.maximum(norm, optimizer.eps_norm)
+    norm = (
+        norm + optimizer.eps_norm
+        if optimizer.eps_norm_added
+        else np.maximum(norm, optimizer.eps_norm)
+    )
     x = exact.round(weight / norm)
     tall = x.shape[-2] > x.shape[-1]
     x = x.swapaxes(-1, -2) if tall else x

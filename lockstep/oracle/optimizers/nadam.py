@@ -1,8 +1,8 @@
 """NAdam and NAdamW: Adam that looks ahead along its momentum.
 
-mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2), or beta1 without a ramp; with M the product of all mu so far, the step
-is lr (mu_{t+1} / (1 - M mu_{t+1}) m + (1 - mu_t) / (1 - M) g) / (sqrt(v / (1 - beta2^t)) + eps). Sources: Dozat, ICLR
-workshop 2016; `torch.optim.NAdam` 2.13.
+mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2), or beta1 without a ramp; with M the product of all
+mu so far, the step is lr (mu_{t+1} / (1 - M mu_{t+1}) m + (1 - mu_t) / (1 - M) g) / (sqrt(v / (1 -
+beta2^t)) + eps). Sources: Dozat, ICLR workshop 2016; `torch.optim.NAdam` 2.13.
 """
 
 import numpy as np
@@ -16,19 +16,37 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: NAdam | NAdamW, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: NAdam | NAdamW,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
-    """The parameter after the update, both moments, and with a ramp the product of all momenta so far."""
+    """The parameter after the update, both moments, and with a ramp the product of all momenta so
+    far.
+    """
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)
     after = {"first": first, "second": second}
-    now, following = (exact.constant(f"momentum {i}", _ramped(optimizer, update + 1 + i)) for i in range(2))
-    before = moments.get("momentum_product", np.ones(())) if optimizer.momentum_ramp else np.asarray(now**update)
+    now, following = (
+        exact.constant(f"momentum {i}", _ramped(optimizer, update + 1 + i)) for i in range(2)
+    )
+    before = (
+        moments.get("momentum_product", np.ones(()))
+        if optimizer.momentum_ramp
+        else np.asarray(now**update)
+    )
     product = exact.round(np.atleast_2d(before) * now)
     if optimizer.momentum_ramp:  # else a power, which nobody need remember
-        after["momentum_product"] = product if product.ndim > 2 else product[0, 0]  # a number, or one a member
+        after["momentum_product"] = (
+            product if product.ndim > 2 else product[0, 0]
+        )  # a number, or one a member
     ahead = exact.round(following / (1 - product * following) * first)
     here = exact.round((1 - now) / (1 - product) * gradient)
-    root = np.sqrt(exact.round(second / bias("beta2", optimizer.beta2, update, exact))) + optimizer.eps
+    root = (
+        np.sqrt(exact.round(second / bias("beta2", optimizer.beta2, update, exact))) + optimizer.eps
+    )
     direction = exact.near((ahead + here) / root, (np.abs(ahead) + np.abs(here)) / root)
     return stepped(optimizer, lr, parameter, direction, exact), after
 

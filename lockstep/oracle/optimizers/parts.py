@@ -1,4 +1,6 @@
-"""What the rules of several optimizers share: moving averages, bias corrections, roots, norms and decay."""
+"""What the rules of several optimizers share: moving averages, bias corrections, roots, norms and
+decay.
+"""
 
 from typing import Any
 
@@ -22,7 +24,9 @@ def bias(name: str, beta: float, update: int, exact: Exact) -> Any:
     return 1 - exact.constant(f"{name} power", power)
 
 
-def two_moments(beta1: float, beta2: float, gradient: Array, moments: Moments, exact: Exact) -> tuple[Array, Array]:
+def two_moments(
+    beta1: float, beta2: float, gradient: Array, moments: Moments, exact: Exact
+) -> tuple[Array, Array]:
     """Moving averages of the gradient and of its square."""
     first = average("beta1", beta1, moments.get("first"), gradient, exact)
     second = average("beta2", beta2, moments.get("second"), gradient**2, exact)

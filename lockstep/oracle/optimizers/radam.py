@@ -1,8 +1,9 @@
 """RAdam: Adam without its second moment until that is worth something.
 
-With rho = 2 / (1 - beta2) - 1 - 2 t beta2^t / (1 - beta2^t), the step is lr m / (1 - beta1^t) up to rho = 5, and from
-there on Adam's times a factor that grows to 1. Source: Liu et al., arXiv:1908.03265, algorithm 2; `torch.optim.RAdam`
-2.13 adds eps to the root of the raw second moment, Optax 0.2.8 to that of the corrected one.
+With rho = 2 / (1 - beta2) - 1 - 2 t beta2^t / (1 - beta2^t), the step is lr m / (1 - beta1^t) up to
+rho = 5, and from there on Adam's times a factor that grows to 1. Source: Liu et al.,
+arXiv:1908.03265, algorithm 2; `torch.optim.RAdam` 2.13 adds eps to the root of the raw second
+moment, Optax 0.2.8 to that of the corrected one.
 """
 
 import numpy as np
@@ -15,7 +16,13 @@ __all__ = ["rule"]
 
 
 def rule(
-    optimizer: RAdam, lr: float, update: int, parameter: Array, gradient: Array, moments: Moments, exact: Exact
+    optimizer: RAdam,
+    lr: float,
+    update: int,
+    parameter: Array,
+    gradient: Array,
+    moments: Moments,
+    exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, and both moments."""
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)

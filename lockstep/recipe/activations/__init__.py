@@ -7,7 +7,18 @@ from lockstep.recipe.activations.base import ActivationSpec
 
 __all__ = ["ACTIVATIONS", "ActivationSpec"]
 
-FIRST = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu", "softplus", "mish")
+FIRST = (
+    "relu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "elu",
+    "softplus",
+    "mish",
+)
 """The order in which they are listed; others follow by name."""
 
 

@@ -6,7 +6,9 @@ __all__ = ["ActivationSpec"]
 
 
 class ActivationSpec(NamedTuple):
-    """What stands beside an activation's implementations, which oracle and twins have in files of its name."""
+    """What stands beside an activation's implementations, which oracle and twins have in files of
+    its name.
+    """
 
     title: str
     """Its name in the report."""

@@ -6,5 +6,6 @@ __all__ = ["SPEC"]
 
 SPEC = ActivationSpec(
     title="GELU",
-    formula="z Phi(z), Phi being the normal distribution function (Hendrycks & Gimpel, arXiv:1606.08415)",
+    formula="z Phi(z), Phi being the normal distribution function (Hendrycks & Gimpel, "
+    "arXiv:1606.08415)",
 )

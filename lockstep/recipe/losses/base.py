@@ -18,7 +18,9 @@ class LossSpec(Spec):
     predicts_number: bool = False
     """The target is a number and not a class."""
     link: str = ""
-    """What makes a prediction of the outputs, and is a part of the loss: "softmax", "sigmoid", or "" for nothing."""
+    """What makes a prediction of the outputs, and is a part of the loss: "softmax", "sigmoid", or
+    "" for nothing.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

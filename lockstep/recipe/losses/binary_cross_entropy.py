@@ -1,7 +1,8 @@
 """The cross entropy of 2 classes by one logit.
 
-A row with the logit x and the class y, 0 or 1, has the loss -w y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)), w being
-`positive_weight`. The mean divides by the number of rows. Source: torch 2.13, `torch.nn.BCEWithLogitsLoss`.
+A row with the logit x and the class y, 0 or 1, has the loss -w y log sigmoid(x) - (1 - y) log(1 -
+sigmoid(x)), w being `positive_weight`. The mean divides by the number of rows. Source: torch 2.13,
+`torch.nn.BCEWithLogitsLoss`.
 """
 
 from typing import Any, Literal

@@ -1,8 +1,8 @@
 """The cross entropy of K classes.
 
-A row with logits z and class y has the loss -sum_k w_k q_k log softmax(z)_k with q_k = (1 - s) [k = y] + s / K, s being
-`label_smoothing` and w `class_weights`. The mean divides by the sum of the rows' w_y. Source: torch 2.13,
-`torch.nn.CrossEntropyLoss`.
+A row with logits z and class y has the loss -sum_k w_k q_k log softmax(z)_k with q_k = (1 - s) [k =
+y] + s / K, s being `label_smoothing` and w `class_weights`. The mean divides by the sum of the
+rows' w_y. Source: torch 2.13, `torch.nn.CrossEntropyLoss`.
 """
 
 from typing import Annotated, Any, Literal
@@ -30,7 +30,8 @@ class CrossEntropy(Loss):
     label_smoothing: Decay = 0.0
     """Share of each label spread evenly over all classes."""
     class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
-    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of the weights. []
+    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of
+    the weights. []
     is 1 for each."""
     ignored_class: Annotated[str, BeforeValidator(_named)] = ""
     """Name of a class whose rows do not count in the loss; "" is none."""

@@ -1,6 +1,7 @@
 """The squared error of small errors and the absolute error of large ones.
 
-e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2). Sources: Huber, 1964; torch 2.13, `torch.nn.HuberLoss`.
+e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2). Sources: Huber, 1964; torch 2.13,
+`torch.nn.HuberLoss`.
 """
 
 from typing import Any, Literal

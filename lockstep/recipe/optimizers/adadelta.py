@@ -16,8 +16,8 @@ __all__ = ["Adadelta"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Adadelta(Optimizer):
-    """The gradient times the root of past steps over that of past gradients; weight decay is added to the gradient
-    (L2)."""
+    """The gradient times the root of past steps over that of past gradients; weight decay is added
+    to the gradient (L2)."""
 
     name: Literal["adadelta"] = "adadelta"
     weight_decay: WeightDecay = 0.0
@@ -34,7 +34,9 @@ Adadelta.spec = OptimizerSpec(
     causes={"decay": Cause("other-beta", "rmsprop-decay")},
     presets={
         "torch.adadelta": Preset(
-            "torch 2.13 Adadelta(rho=decay)", {"name": "adadelta"}, DECAYED | {"decay": 0.9, "eps": 1e-6}
+            "torch 2.13 Adadelta(rho=decay)",
+            {"name": "adadelta"},
+            DECAYED | {"decay": 0.9, "eps": 1e-6},
         ),
         "optax.adadelta": Preset(
             "optax 0.2.8 adadelta(learning_rate, rho=decay); without a learning rate it ascends",

@@ -1,4 +1,6 @@
-"""Adagrad: rates that fall with the squared gradients so far. Source: Duchi, Hazan & Singer, JMLR 12 (2011)."""
+"""Adagrad: rates that fall with the squared gradients so far. Source: Duchi, Hazan & Singer, JMLR
+12 (2011).
+"""
 
 from typing import Literal
 
@@ -16,7 +18,9 @@ __all__ = ["Adagrad"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Adagrad(Optimizer):
-    """The gradient over the root of the sum of its squares; weight decay is added to the gradient (L2)."""
+    """The gradient over the root of the sum of its squares; weight decay is added to the gradient
+    (L2).
+    """
 
     name: Literal["adagrad"] = "adagrad"
     weight_decay: WeightDecay = 0.0
@@ -35,7 +39,9 @@ Adagrad.spec = OptimizerSpec(
     torch_slots={"sum": "second"},
     optax_slots={"sum_of_squares": "second"},
     others={"initial_accumulator": 0.1, "lr_decay": 0.01},
-    causes={"initial_accumulator": Cause("other-initial-accumulator", "adagrad-initial-accumulator")},
+    causes={
+        "initial_accumulator": Cause("other-initial-accumulator", "adagrad-initial-accumulator")
+    },
     presets={
         "torch.adagrad": Preset(
             "torch 2.13 Adagrad",

@@ -1,4 +1,6 @@
-"""Adam and AdamW. Sources: arXiv:1412.6980, arXiv:1904.09237 (AMSGrad), arXiv:1711.05101 (decoupled decay)."""
+"""Adam and AdamW. Sources: arXiv:1412.6980, arXiv:1904.09237 (AMSGrad), arXiv:1711.05101 (decoupled
+decay).
+"""
 
 from typing import Literal
 
@@ -22,7 +24,9 @@ OPTAX_SLOTS = {"mu": "first", "nu": "second", "nu_max": "largest_second"}
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Adam(Optimizer):
-    """Both moments of the gradient, corrected for their start at 0; weight decay is added to the gradient (L2)."""
+    """Both moments of the gradient, corrected for their start at 0; weight decay is added to the
+    gradient (L2).
+    """
 
     name: Literal["adam"] = "adam"
     weight_decay: WeightDecay = 0.0
@@ -32,7 +36,9 @@ class Adam(Optimizer):
     eps_in_root: bool = False
     """eps is added inside the root."""
     amsgrad: Amsgrad = "off"
-    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
+    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected
+    one (Optax).
+    """
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -48,11 +54,15 @@ class AdamW(Optimizer):
     eps_in_root: bool = False
     """eps is added inside the root."""
     amsgrad: Amsgrad = "off"
-    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected one (Optax)."""
+    """Divide by the largest second moment so far: of the raw one (PyTorch) or of the bias-corrected
+    one (Optax).
+    """
 
 
 def _slots(optimizer: Adam | AdamW, shape: Shape) -> dict[str, Shape]:
-    slots = ("first", "second") if optimizer.amsgrad == "off" else ("first", "second", "largest_second")
+    slots = (
+        ("first", "second") if optimizer.amsgrad == "off" else ("first", "second", "largest_second")
+    )
     return dict.fromkeys(slots, shape)
 
 
@@ -63,15 +73,23 @@ Adam.spec = OptimizerSpec(
     optax_slots=OPTAX_SLOTS,
     causes=AMSGRAD,
     presets={
-        "torch.adam": Preset("torch 2.13 Adam", {"name": "adam", "amsgrad": "off"} | OUTSIDE, BETAS_DECAYED),
+        "torch.adam": Preset(
+            "torch 2.13 Adam", {"name": "adam", "amsgrad": "off"} | OUTSIDE, BETAS_DECAYED
+        ),
         "optax.adam": Preset(
-            f"optax 0.2.8 adam{AFTER_DECAY}", {"name": "adam", "amsgrad": "off"} | OUTSIDE, BETAS_DECAYED
+            f"optax 0.2.8 adam{AFTER_DECAY}",
+            {"name": "adam", "amsgrad": "off"} | OUTSIDE,
+            BETAS_DECAYED,
         ),
         "torch.amsgrad": Preset(
-            "torch 2.13 Adam(amsgrad=True)", {"name": "adam", "amsgrad": "raw"} | OUTSIDE, BETAS_DECAYED
+            "torch 2.13 Adam(amsgrad=True)",
+            {"name": "adam", "amsgrad": "raw"} | OUTSIDE,
+            BETAS_DECAYED,
         ),
         "optax.amsgrad": Preset(
-            f"optax 0.2.8 amsgrad{AFTER_DECAY}", {"name": "adam", "amsgrad": "corrected"} | OUTSIDE, BETAS_DECAYED
+            f"optax 0.2.8 amsgrad{AFTER_DECAY}",
+            {"name": "adam", "amsgrad": "corrected"} | OUTSIDE,
+            BETAS_DECAYED,
         ),
     },
 )

@@ -32,6 +32,8 @@ Adamax.spec = OptimizerSpec(
     optax_slots={"mu": "first", "nu": "infinity"},
     presets={
         "torch.adamax": Preset("torch 2.13 Adamax", {"name": "adamax"}, BETAS_DECAYED),
-        "optax.adamax": Preset(f"optax 0.2.8 adamax{AFTER_DECAY}", {"name": "adamax"}, BETAS_DECAYED),
+        "optax.adamax": Preset(
+            f"optax 0.2.8 adamax{AFTER_DECAY}", {"name": "adamax"}, BETAS_DECAYED
+        ),
     },
 )

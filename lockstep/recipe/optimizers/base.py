@@ -15,7 +15,8 @@ __all__ = ["Optimizer", "OptimizerSpec", "Shape", "Slots", "like"]
 
 Shape = tuple[int, ...]
 Slots = Callable[[Any, Shape], dict[str, Shape]]
-"""(optimizer, shape of a parameter) -> slot -> shape of what the optimizer remembers of that parameter.
+"""(optimizer, shape of a parameter) -> slot -> shape of what the optimizer remembers of that
+parameter.
 
 A weight is (in, out), all else a vector."""
 
@@ -47,7 +48,9 @@ def like(*slots: str) -> Slots:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
-    """What checkpoint, fast engine, matrix, report and diagnosis know of an optimizer beside its rule."""
+    """What checkpoint, fast engine, matrix, report and diagnosis know of an optimizer beside its
+    rule.
+    """
 
     slots: Slots
     """What it remembers of a parameter."""
@@ -73,28 +76,41 @@ class OptimizerSpec(Spec):
     """What a library has and no preset says -> the line that says so."""
 
     def __post_init__(self) -> None:
-        for field, of_all in (("others", OTHERS), ("causes", CAUSES), ("knob_needs", NEEDS), ("spans", SPANS)):
+        for field, of_all in (
+            ("others", OTHERS),
+            ("causes", CAUSES),
+            ("knob_needs", NEEDS),
+            ("spans", SPANS),
+        ):
             object.__setattr__(self, field, {**of_all, **getattr(self, field)})
         object.__setattr__(self, "by_magnitude", ("eps", *self.by_magnitude))
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Optimizer(NamedSection):
-    """What turns a gradient into an update. Every knob is passed on explicitly, in both frameworks."""
+    """What turns a gradient into an update. Every knob is passed on explicitly, in both
+    frameworks.
+    """
 
     name: str = "sgd"
     """What turns a gradient into an update."""
     decay_on: Literal["all", "weights"] = "all"
-    """What decays: all parameters, or only the weights of the linear layers (not biases, not normalisation)."""
+    """What decays: all parameters, or only the weights of the linear layers (not biases, not
+    normalisation).
+    """
     multipliers: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
-    """Factor on the learning rate of each linear layer, with its normalisation; [] is 1 for each."""
+    """Factor on the learning rate of each linear layer, with its normalisation; [] is 1 for
+    each.
+    """
 
     spec: ClassVar[OptimizerSpec]
     common: ClassVar[tuple[str, ...]] = ("name", "decay_on", "multipliers")
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """The fields in the order in which they are written: the name, the knobs, what all optimizers have."""
+        """The fields in the order in which they are written: the name, the knobs, what all
+        optimizers have.
+        """
         names = super().field_names()
         return ["name", *(name for name in names if name not in cls.common), *cls.common[1:]]
 
@@ -116,10 +132,14 @@ class Optimizer(NamedSection):
         return dataclasses.replace(self, **knobs)
 
     def slots(self, shape: Shape) -> dict[str, Shape]:
-        """Slot -> shape of what it remembers of a parameter of that shape: (in, out) of a weight, (n,) of all else."""
+        """Slot -> shape of what it remembers of a parameter of that shape: (in, out) of a weight,
+        (n,) of all else.
+        """
         return self.spec.slots(self, shape)
 
     @classmethod
     def file_name(cls) -> str:
-        """The module that implements it in the oracle and in each twin: that of its definition, without the package."""
+        """The module that implements it in the oracle and in each twin: that of its definition,
+        without the package.
+        """
         return cls.__module__.rpartition(".")[2]

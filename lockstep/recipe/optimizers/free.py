@@ -1,4 +1,6 @@
-"""What presets of several optimizers leave free: knob -> the library's own default, None where the recipe's stays."""
+"""What presets of several optimizers leave free: knob -> the library's own default, None where the
+recipe's stays.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""LAMB: Adam whose step is as long, in every tensor, as the parameter is large. Source: arXiv:1904.00962."""
+"""LAMB: Adam whose step is as long, in every tensor, as the parameter is large. Source:
+arXiv:1904.00962.
+"""
 
 from typing import Literal
 
@@ -15,7 +17,9 @@ __all__ = ["Lamb"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Lamb(Optimizer):
-    """Adam whose step has a length in proportion to the parameter's; weight decay is decoupled, within that length."""
+    """Adam whose step has a length in proportion to the parameter's; weight decay is decoupled,
+    within that length.
+    """
 
     name: Literal["lamb"] = "lamb"
     weight_decay: WeightDecay = 0.01
@@ -33,5 +37,7 @@ Lamb.spec = OptimizerSpec(
     optax_slots={"mu": "first", "nu": "second"},
     # each step is a share of the parameter's norm, and 2 % of it makes rounding grow
     needs={"schedule.peak": 0.005},
-    presets={"optax.lamb": Preset("optax 0.2.8 lamb", {"name": "lamb"}, BETAS_DECAYED | {"eps": 1e-6})},
+    presets={
+        "optax.lamb": Preset("optax 0.2.8 lamb", {"name": "lamb"}, BETAS_DECAYED | {"eps": 1e-6})
+    },
 )

@@ -31,7 +31,9 @@ Lion.spec = OptimizerSpec(
     optax_slots={"mu": "first"},
     presets={
         "optax.lion": Preset(
-            "optax 0.2.8 lion", {"name": "lion"}, TRAINED | {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3}
+            "optax 0.2.8 lion",
+            {"name": "lion"},
+            TRAINED | {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1e-3},
         )
     },
 )

@@ -13,13 +13,20 @@ from lockstep.recipe.values import CONFIG, Count, Positive
 
 __all__ = ["Muon"]
 
-FREE = {"momentum": 0.95, "nesterov": True, "beta1": 0.9, "beta2": 0.999, "orthogonalisations": 5, "adjust": "original"}
+FREE = {
+    "momentum": 0.95,
+    "nesterov": True,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "orthogonalisations": 5,
+    "adjust": "original",
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Muon(Optimizer):
-    """The momentum of a weight, orthogonalised, and AdamW for all else; weight decay acts on the parameters
-    (decoupled)."""
+    """The momentum of a weight, orthogonalised, and AdamW for all else; weight decay acts on the
+    parameters (decoupled)."""
 
     name: Literal["muon"] = "muon"
     momentum: Momentum = 0.95
@@ -64,20 +71,32 @@ Muon.spec = OptimizerSpec(
     by_magnitude=("eps_norm",),
     presets={
         "torch.muon_full_precision": Preset(
-            "torch 2.13 Muon for the weights, but in the recipe's dtype where PyTorch iterates in bfloat16, beside "
+            "torch 2.13 Muon for the weights, but in the recipe's dtype where PyTorch "
+            "iterates in bfloat16, beside "
             "AdamW with the same weight decay",
-            {"name": "muon", "momentum_correction": False, "nesterov_rest": False, "eps_norm_added": False},
+            {
+                "name": "muon",
+                "momentum_correction": False,
+                "nesterov_rest": False,
+                "eps_norm_added": False,
+            },
             TRAINED | FREE | {"eps": 1e-8, "eps_norm": 1e-7, "weight_decay": 0.1},
         ),
         "optax.muon": Preset(
             "optax 0.2.8 contrib.muon; adjust match_rms_adamw is consistent_rms=0.2",
-            {"name": "muon", "momentum_correction": True, "eps_norm_added": True, "decay_on": "weights"},
+            {
+                "name": "muon",
+                "momentum_correction": True,
+                "eps_norm_added": True,
+                "decay_on": "weights",
+            },
             FREE | {"eps": 1e-8, "weight_decay": 0.0, "multipliers": None},
             {"nesterov_rest": "nesterov", "eps_norm": "eps"},
         ),
     },
     unsaid={
-        "torch.muon": "PyTorch iterates in bfloat16, which no recipe says; in the recipe's dtype it is "
+        "torch.muon": "PyTorch iterates in bfloat16, which no recipe says; in the recipe's dtype "
+        "it is "
         "torch.muon_full_precision"
     },
 )

@@ -6,7 +6,15 @@ from pydantic.dataclasses import dataclass
 
 from lockstep.recipe.optimizers.base import Optimizer, OptimizerSpec, Shape
 from lockstep.recipe.optimizers.free import AFTER_DECAY, BETAS, BETAS_DECAYED
-from lockstep.recipe.optimizers.knobs import Beta1, Beta2, DecayForm, Eps, MomentumDecay, MomentumRamp, WeightDecay
+from lockstep.recipe.optimizers.knobs import (
+    Beta1,
+    Beta2,
+    DecayForm,
+    Eps,
+    MomentumDecay,
+    MomentumRamp,
+    WeightDecay,
+)
 from lockstep.recipe.preset import Preset
 from lockstep.recipe.values import CONFIG
 
@@ -16,9 +24,13 @@ TORCH_SLOTS = {"exp_avg": "first", "exp_avg_sq": "second", "mu_product": "moment
 OPTAX_SLOTS = {"mu": "first", "nu": "second"}
 OTHERS = {"momentum_decay": 0.5}
 BY_MAGNITUDE = ("momentum_decay",)
-WITHOUT_RAMP = {"momentum_ramp": False, "momentum_decay": 0.004}  # without a ramp its pace is no matter
+WITHOUT_RAMP = {
+    "momentum_ramp": False,
+    "momentum_decay": 0.004,
+}  # without a ramp its pace is no matter
 UNSAID = (
-    "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe says; in the recipe's dtype "
+    "PyTorch keeps the product of its momenta in float32, in float64 too, which no recipe "
+    "says; in the recipe's dtype "
     "it is {}, the same in a float32 recipe"
 )
 
@@ -65,11 +77,14 @@ NAdam.spec = OptimizerSpec(
     by_magnitude=BY_MAGNITUDE,
     presets={
         "torch.nadam_full_precision": Preset(
-            "torch 2.13 NAdam, but with its mu_product in the recipe's dtype where PyTorch has float32",
+            "torch 2.13 NAdam, but with its mu_product in the recipe's dtype where PyTorch "
+            "has float32",
             {"name": "nadam", "momentum_ramp": True},
             BETAS_DECAYED | {"momentum_decay": 0.004},
         ),
-        "optax.nadam": Preset(f"optax 0.2.8 nadam{AFTER_DECAY}", {"name": "nadam"} | WITHOUT_RAMP, BETAS_DECAYED),
+        "optax.nadam": Preset(
+            f"optax 0.2.8 nadam{AFTER_DECAY}", {"name": "nadam"} | WITHOUT_RAMP, BETAS_DECAYED
+        ),
     },
     unsaid={"torch.nadam": UNSAID.format("torch.nadam_full_precision")},
 )
@@ -83,7 +98,8 @@ NAdamW.spec = OptimizerSpec(
     by_magnitude=BY_MAGNITUDE,
     presets={
         "torch.nadamw_full_precision": Preset(
-            "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the recipe's dtype where "
+            "torch 2.13 NAdam(decoupled_weight_decay=True), but with its mu_product in the "
+            "recipe's dtype where "
             "PyTorch has float32",
             {"name": "nadamw", "momentum_ramp": True, "decay_form": "factor"},
             BETAS_DECAYED | {"momentum_decay": 0.004},

@@ -15,7 +15,9 @@ __all__ = ["RAdam"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class RAdam(Optimizer):
-    """Adam, rectified while its second moment is of few gradients; weight decay is added to the gradient (L2)."""
+    """Adam, rectified while its second moment is of few gradients; weight decay is added to the
+    gradient (L2).
+    """
 
     name: Literal["radam"] = "radam"
     weight_decay: WeightDecay = 0.0
@@ -23,7 +25,9 @@ class RAdam(Optimizer):
     beta2: Beta2 = 0.999
     eps: Eps = 1e-8
     eps_corrected: bool = False
-    """eps is added to the root of the bias-corrected second moment (Optax), or of the raw one (PyTorch)."""
+    """eps is added to the root of the bias-corrected second moment (Optax), or of the raw one
+    (PyTorch).
+    """
 
 
 RAdam.spec = OptimizerSpec(
@@ -31,9 +35,13 @@ RAdam.spec = OptimizerSpec(
     slots=like("first", "second"),
     torch_slots={"exp_avg": "first", "exp_avg_sq": "second"},
     presets={
-        "torch.radam": Preset("torch 2.13 RAdam", {"name": "radam", "eps_corrected": False}, BETAS_DECAYED),
+        "torch.radam": Preset(
+            "torch 2.13 RAdam", {"name": "radam", "eps_corrected": False}, BETAS_DECAYED
+        ),
         "optax.radam": Preset(
-            f"optax 0.2.8 radam{AFTER_DECAY}", {"name": "radam", "eps_corrected": True}, BETAS_DECAYED
+            f"optax 0.2.8 radam{AFTER_DECAY}",
+            {"name": "radam", "eps_corrected": True},
+            BETAS_DECAYED,
         ),
     },
 )

@@ -1,4 +1,6 @@
-"""RMSprop: the gradient over the root of its mean square. Sources: Tieleman & Hinton (2012); arXiv:1308.0850."""
+"""RMSprop: the gradient over the root of its mean square. Sources: Tieleman & Hinton (2012);
+arXiv:1308.0850.
+"""
 
 from typing import Literal
 
@@ -29,7 +31,9 @@ class RMSprop(Optimizer):
     centered: bool = False
     """Divide by the root of the variance, not of the second moment."""
     rate_in_momentum: bool = False
-    """The momentum sums steps that their learning rates have scaled (Optax), or is scaled itself (PyTorch)."""
+    """The momentum sums steps that their learning rates have scaled (Optax), or is scaled itself
+    (PyTorch).
+    """
 
 
 def _slots(optimizer: RMSprop, shape: Shape) -> dict[str, Shape]:
@@ -51,9 +55,11 @@ RMSprop.spec = OptimizerSpec(
             DECAYED | {"decay": 0.99, "eps": 1e-8, "centered": False, "momentum": 0.0},
         ),
         "optax.rmsprop": Preset(
-            "optax 0.2.8 rmsprop without bias correction or nesterov; with a weight decay after add_decayed_weights",
+            "optax 0.2.8 rmsprop without bias correction or nesterov; with a weight decay "
+            "after add_decayed_weights",
             {"name": "rmsprop", "rate_in_momentum": True},
-            DECAYED | {"decay": 0.9, "eps": 1e-8, "eps_in_root": True, "centered": False, "momentum": 0.0},
+            DECAYED
+            | {"decay": 0.9, "eps": 1e-8, "eps_in_root": True, "centered": False, "momentum": 0.0},
         ),
     },
 )

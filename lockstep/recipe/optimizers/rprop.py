@@ -1,4 +1,6 @@
-"""Rprop: step sizes that follow the signs of the gradient. Source: Riedmiller & Braun, ICNN 1993."""
+"""Rprop: step sizes that follow the signs of the gradient. Source: Riedmiller & Braun, ICNN
+1993.
+"""
 
 from typing import Annotated, Literal
 
@@ -15,7 +17,9 @@ __all__ = ["Rprop"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Rprop(Optimizer):
-    """A step size for every element, which grows while its gradient keeps its sign; there is no weight decay."""
+    """A step size for every element, which grows while its gradient keeps its sign; there is no
+    weight decay.
+    """
 
     name: Literal["rprop"] = "rprop"
     shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -23,7 +27,9 @@ class Rprop(Optimizer):
     grow: Annotated[float, Field(gt=1)] = 1.2
     """Factor on a step size whose gradient has kept its sign."""
     step_min: Positive = 1e-6
-    """Smallest step size. The first is the learning rate of the first update; the later ones do nothing."""
+    """Smallest step size. The first is the learning rate of the first update; the later ones do
+    nothing.
+    """
     step_max: Positive = 50.0
     """Largest step size."""
 

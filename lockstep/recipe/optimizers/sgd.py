@@ -24,7 +24,9 @@ class Sgd(Optimizer):
     name: Literal["sgd"] = "sgd"
     momentum: Momentum = 0.9
     dampening: Decay = 0.0
-    """The gradient enters the momentum times 1 - dampening, but at the first update whole, as in PyTorch."""
+    """The gradient enters the momentum times 1 - dampening, but at the first update whole, as in
+    PyTorch.
+    """
     nesterov: bool = False
     """Look ahead along the momentum."""
     weight_decay: WeightDecay = 0.0
@@ -51,6 +53,8 @@ Sgd.spec = OptimizerSpec(
     spans={"dampening": (0.0, 1 - 1e-9)},
     presets={
         "torch.sgd": Preset("torch 2.13 SGD", {"name": "sgd"}, FREE | {"dampening": 0.0}),
-        "optax.sgd": Preset(f"optax 0.2.8 sgd{AFTER_DECAY}", {"name": "sgd", "dampening": 0.0}, FREE),
+        "optax.sgd": Preset(
+            f"optax 0.2.8 sgd{AFTER_DECAY}", {"name": "sgd", "dampening": 0.0}, FREE
+        ),
     },
 )

@@ -1,4 +1,6 @@
-"""What all schedules have: a peak, a unit of time and a warmup; and the fields that several of them share."""
+"""What all schedules have: a peak, a unit of time and a warmup; and the fields that several of them
+share.
+"""
 
 import dataclasses
 from dataclasses import replace
@@ -33,11 +35,15 @@ __all__ = [
 WarmupOf = Annotated[
     Literal["peak", "schedule"],
     Field(
-        description="The warmup is a share of the peak, or of the schedule that is under way meanwhile "
+        description="The warmup is a share of the peak, or of the schedule that is under way "
+        "meanwhile "
         '(decay_start = "0").'
     ),
 ]
-Length = Annotated[int, Field(ge=0, description="T, where the schedule ends, in `unit`s; 0 is the length of the run.")]
+Length = Annotated[
+    int,
+    Field(ge=0, description="T, where the schedule ends, in `unit`s; 0 is the length of the run."),
+]
 DecayStart = Annotated[
     Literal["W", "W-1", "0"],
     Field(description="The t at which what follows the warmup begins, still at the peak."),
@@ -48,19 +54,24 @@ Floor = Annotated[
     Field(
         ge=0,
         le=1,
-        description="Share of the peak that a decay ends at; in inverse_sqrt and exponential, that it does not go "
+        description="Share of the peak that a decay ends at; in inverse_sqrt and exponential, that "
+        "it does not go "
         "below.",
     ),
 ]
 AfterEnd = Annotated[
     Literal["hold", "continue"],
     Field(
-        description="After the end: stay at the floor, or go on by the formula: a line below the floor, a cosine up "
+        description="After the end: stay at the floor, or go on by the formula: a line below the "
+        "floor, a cosine up "
         "again, or another cycle."
     ),
 ]
 KDecay = Annotated[
-    float, Field(gt=0, description="Exponent of the share done (Zhang & Li, arXiv:2004.05909); 1 unless set.")
+    float,
+    Field(
+        gt=0, description="Exponent of the share done (Zhang & Li, arXiv:2004.05909); 1 unless set."
+    ),
 ]
 Factor = Annotated[
     float,
@@ -72,9 +83,14 @@ Delay = Annotated[int, Field(ge=0, description="`unit`s at the peak before the d
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleSpec(Spec):
-    """What stands beside the fields of a schedule; `title` is what it does after the warmup: "falls along a cosine"."""
+    """What stands beside the fields of a schedule; `title` is what it does after the warmup: "falls
+    along a cosine".
+    """
 
-    alone: str = "This recipe has no warmup; its learning rate is {peak} from the first update, then {title}."
+    alone: str = (
+        "This recipe has no warmup; its learning rate is {peak} from the first update, "
+        "then {title}."
+    )
     """The report's sentence for a schedule without a warmup."""
     counts: bool = False
     """It counts lengths of its own in `unit`s beside its warmup and its end."""
@@ -82,28 +98,34 @@ class ScheduleSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Schedule(NamedSection):
-    """The learning rate of every update: a warmup, times what follows it. t counts from 0; W is `warmup`, T `length`.
-    `share` of each schedule has its formula, `lockstep.schedules.formulas` those of the warmups."""
+    """The learning rate of every update: a warmup, times what follows it. t counts from 0; W is
+    `warmup`, T `length`. `share` of each schedule has its formula, `lockstep.schedules.formulas`
+    those of the warmups."""
 
     name: str = "constant"
     """What follows the warmup."""
     peak: Positive = 0.01
     """The highest learning rate; of a `factor` above 1 the first after the warmup."""
     unit: Literal["epoch", "update"] = "epoch"
-    """What t, W, T and every other length count: whole epochs (the rate is held within one) or optimizer updates."""
+    """What t, W, T and every other length count: whole epochs (the rate is held within one) or
+    optimizer updates.
+    """
     warmup: Annotated[int, Field(ge=0)] = 5
-    """Length W of the warmup, in `unit`s; 0 is no warmup. An exponential warmup has W as its time constant and never
-    quite ends; an untuned one takes W from `optimizer.beta2`, and this must be 0."""
-    warmup_shape: Literal["linear", "cosine", "exponential", "untuned_linear", "untuned_exponential"] = "linear"
-    """exponential: 1 - exp(-(t+1)/W). untuned: W = 2 / (1 - beta2) updates for a linear one, 1 / (1 - beta2) for an
-    exponential one, rounded."""
+    """Length W of the warmup, in `unit`s; 0 is no warmup. An exponential warmup has W as its time
+    constant and never quite ends; an untuned one takes W from `optimizer.beta2`, and this must be
+    0."""
+    warmup_shape: Literal[
+        "linear", "cosine", "exponential", "untuned_linear", "untuned_exponential"
+    ] = "linear"
+    """exponential: 1 - exp(-(t+1)/W). untuned: W = 2 / (1 - beta2) updates for a linear one, 1 / (1
+    - beta2) for an exponential one, rounded."""
     ramp: Literal["(t+1)/W", "t/W", "(t+1)/(W+1)"] = "(t+1)/W"
     """Share of the way up at t during a linear or cosine warmup."""
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the peak from which the warmup rises."""
     warmup_curve: Literal["1-sqrt", "log", "constant"] | None = None
-    """Shape of a linear warmup in the place of its ramp r: 1 - sqrt(1 - r), the logarithm of the ramp's numerator over
-    that of its denominator, or `warmup_start` until W."""
+    """Shape of a linear warmup in the place of its ramp r: 1 - sqrt(1 - r), the logarithm of the
+    ramp's numerator over that of its denominator, or `warmup_start` until W."""
     warmup_top: Literal["W-1"] | None = None
     """The t at which the ramp t/W is at the peak; W unless set."""
     least_rate: Positive | None = None
@@ -124,8 +146,8 @@ class Schedule(NamedSection):
         ]
         | None
     ) = None
-    """The library whose way it is where a phase has no length (W = 0, W >= T) or a factor is 1: its rates, or refused
-    where it raises. Not set, such a phase is over at once. Presets set it."""
+    """The library whose way it is where a phase has no length (W = 0, W >= T) or a factor is 1: its
+    rates, or refused where it raises. Not set, such a phase is over at once. Presets set it."""
 
     spec: ClassVar[ScheduleSpec]
     common = ("name", "peak", "unit")
@@ -142,7 +164,9 @@ class Schedule(NamedSection):
 
     @property
     def length(self) -> int | None:
-        """T, where the schedule ends, in `unit`s; None for one without an end, 0 for the length of the run."""
+        """T, where the schedule ends, in `unit`s; None for one without an end, 0 for the length of
+        the run.
+        """
         return None
 
     @property
@@ -179,16 +203,21 @@ class Schedule(NamedSection):
         return changes_rates(self, warmup)
 
     def refusal(self, warmup: int, length: int) -> str:
-        """The reason of the library of `edges` not to take W = `warmup` with T = `length`, or ""."""
+        """The reason of the library of `edges` not to take W = `warmup` with T = `length`, or
+        "".
+        """
         return refusal(self, warmup, length)
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
-        """Why warmup and decay do not fit into T = `length`, called `what`, as "field: reason"; "" where they do."""
+        """Why warmup and decay do not fit into T = `length`, called `what`, as "field: reason"; ""
+        where they do.
+        """
         knob = "warmup_shape" if self.untuned else "warmup"
         reason = self.refusal(warmup, length)
         if reason:
             return f"{knob}: {reason}"
-        # a library that goes on beyond T is followed there, but not where the run would be all warmup
+        # a library that goes on beyond T is followed there, but not where the run would be all
+        # warmup
         beyond = bool(self.length) and takes_a_long_warmup(self)
         if warmup > length and not beyond:
             return f"{knob}: {warmup} {self.unit}s of warmup are longer than {what}"
@@ -199,7 +228,9 @@ class Schedule(NamedSection):
         if self.untuned and self.warmup:
             return f"warmup: must be 0 with warmup_shape = {self.warmup_shape}, got {self.warmup}"
         if self.untuned and self.unit != "update":
-            return f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}'
+            return (
+                f'unit: must be "update" with warmup_shape = {self.warmup_shape}, got {self.unit}'
+            )
         reason = "" if self.untuned else warmup_refusal(self)
         if reason:
             return f"warmup: {self.warmup} {self.unit}s: {reason}"
@@ -219,7 +250,9 @@ class Schedule(NamedSection):
     def without_warmup(self, warmup: int) -> Self:
         """The schedule without its warmup of W = `warmup`, to hold it against."""
         # to a library a warmup of no length may be another schedule, or none
-        return replace(self, edges=None, warmup_curve=None, warmup_top=None, warmup=0, warmup_shape="linear")
+        return replace(
+            self, edges=None, warmup_curve=None, warmup_top=None, warmup=0, warmup_shape="linear"
+        )
 
     def with_warmup(self, warmup: int, end: int) -> Self:
         """The schedule with a linear warmup of W = `warmup`, where it ends at T = `end`."""
@@ -246,7 +279,9 @@ def decay_end_of(decay_end: str, T: int) -> int:
 
 
 def decay(schedule: Schedule, t: Float64, start: int, end: int, *, hold: bool) -> Phase:
-    """The phase from `start` to `end`; where it has no length, as the library of `schedule.edges` has it."""
+    """The phase from `start` to `end`; where it has no length, as the library of `schedule.edges`
+    has it.
+    """
     if end <= start and schedule.edges in ("optax", "torchtitan"):
         return Phase(0 * t, 0 * t + 1, 1.0)  # the decay never begins
     return phase(t, start, end, hold=hold)

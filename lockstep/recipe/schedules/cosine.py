@@ -1,4 +1,6 @@
-"""Half a cosine from the peak to the floor. Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5."""
+"""Half a cosine from the peak to the floor. Source: Loshchilov & Hutter, arXiv:1608.03983, eq.
+5.
+"""
 
 from typing import Literal
 

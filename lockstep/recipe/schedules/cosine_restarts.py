@@ -1,4 +1,6 @@
-"""Half cosines one after the other (warm restarts). Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5."""
+"""Half cosines one after the other (warm restarts). Source: Loshchilov & Hutter, arXiv:1608.03983,
+eq. 5.
+"""
 
 from typing import Annotated, Literal
 
@@ -24,12 +26,21 @@ __all__ = ["CosineRestarts", "cosine_restarts"]
 
 
 def cosine_restarts(
-    t: Float64, first: int, growth: int, cycles: int | None, *, parts: int = 1, floor: float = 0.0, decay: float = 1.0
+    t: Float64,
+    first: int,
+    growth: int,
+    cycles: int | None,
+    *,
+    parts: int = 1,
+    floor: float = 0.0,
+    decay: float = 1.0,
 ) -> Float64:
-    """Half cosines from decay^k to `floor`, one after the other; the cycle k has the length first growth^k / parts.
+    """Half cosines from decay^k to `floor`, one after the other; the cycle k has the length first
+    growth^k / parts.
 
-    After the last of `cycles` the floor holds; None is cycles without end. Source: Loshchilov & Hutter,
-    arXiv:1608.03983, eq. 5; torch 2.13 `CosineAnnealingWarmRestarts` has no end, timm 1.0 `CosineLRScheduler` has.
+    After the last of `cycles` the floor holds; None is cycles without end. Source: Loshchilov &
+    Hutter, arXiv:1608.03983, eq. 5; torch 2.13 `CosineAnnealingWarmRestarts` has no end, timm 1.0
+    `CosineLRScheduler` has.
 
     Example: `cosine_restarts(np.array([0.0, 2, 4, 6, 8]), 4, 1, 2)` is 1, 0.5, 1, 0.5, 0.
     """
@@ -42,7 +53,9 @@ def cosine_restarts(
     k = np.minimum(np.searchsorted(edges, t, side="right") - 1, len(edges) - 2)
     done, left, lengths = t - edges[k], edges[k + 1] - t, np.diff(edges)[k]
     quarter = np.pi / (2 * lengths)
-    falling = np.where(done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * np.maximum(left, 0)) ** 2)
+    falling = np.where(
+        done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * np.maximum(left, 0)) ** 2
+    )
     return floor + (np.power(decay, k) - floor) * falling
 
 
@@ -79,7 +92,9 @@ class CosineRestarts(Schedule):
         if not first:  # the cycles share what is left until T
             first, parts = max(T - start, 1), sum(growth**k for k in range(cycles))
         limit = cycles if self.after_end == "hold" else None
-        return cosine_restarts(t - start, first, growth, limit, parts=parts, floor=self.floor, decay=self.cycle_decay)
+        return cosine_restarts(
+            t - start, first, growth, limit, parts=parts, floor=self.floor, decay=self.cycle_decay
+        )
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
         """The first cycle is at least one unit long."""
@@ -87,7 +102,10 @@ class CosineRestarts(Schedule):
         short = self.cycle == 0 and self.cycle_units > length - warmup > 0
         if reason or not short or self.edges == "hf":
             return reason
-        return f"cycles: the first of {self.cycles} cycles would be shorter than one {self.unit} in {what}"
+        return (
+            f"cycles: the first of {self.cycles} cycles would be shorter than one {self.unit} "
+            f"in {what}"
+        )
 
     @property
     def cycle_units(self) -> int:

@@ -22,8 +22,11 @@ from lockstep.recipe.values import CONFIG
 __all__ = ["Exponential", "exponential_decay"]
 
 
-def exponential_decay(t: Float64, start: int, factor: float, every: int, *, staircase: bool = False) -> Float64:
-    """1 until `start`, then factor^((t - start) / every), with the quotient rounded down where `staircase`.
+def exponential_decay(
+    t: Float64, start: int, factor: float, every: int, *, staircase: bool = False
+) -> Float64:
+    """1 until `start`, then factor^((t - start) / every), with the quotient rounded down where
+    `staircase`.
 
     Sources: torch 2.13 `ExponentialLR`, `StepLR`; optax 0.2.8 `exponential_decay`.
 

@@ -7,7 +7,15 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lockstep.recipe.schedules.base import DecayStart, Floor, Length, Schedule, ScheduleSpec, WarmupOf, decay_start_of
+from lockstep.recipe.schedules.base import (
+    DecayStart,
+    Floor,
+    Length,
+    Schedule,
+    ScheduleSpec,
+    WarmupOf,
+    decay_start_of,
+)
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG
 
@@ -17,8 +25,8 @@ __all__ = ["InverseSqrt", "inverse_sqrt_decay"]
 def inverse_sqrt_decay(t: Float64, start: float, timescale: float) -> Float64:
     """1 until `start`, then sqrt(timescale / (timescale + t - start)).
 
-    Sources: Vaswani et al., arXiv:1706.03762, section 5.3, where timescale = W and start = W-1; Raffel et al.,
-    arXiv:1910.10683, section 3.1.2.
+    Sources: Vaswani et al., arXiv:1706.03762, section 5.3, where timescale = W and start = W-1;
+    Raffel et al., arXiv:1910.10683, section 3.1.2.
 
     Example: `inverse_sqrt_decay(np.array([4.0, 16]), 4, 4)` is 1, 0.5.
     """

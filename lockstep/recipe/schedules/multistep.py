@@ -6,7 +6,14 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lockstep.recipe.schedules.base import DecayStart, Factor, Schedule, ScheduleSpec, WarmupOf, decay_start_of
+from lockstep.recipe.schedules.base import (
+    DecayStart,
+    Factor,
+    Schedule,
+    ScheduleSpec,
+    WarmupOf,
+    decay_start_of,
+)
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG, Count, NonNegative
 from lockstep.recipe.variants import Cause
@@ -41,7 +48,9 @@ class Multistep(Schedule):
         milestones = np.array(self.milestones, dtype=np.int64)[order]
         passed = np.searchsorted(milestones, t - decay_start_of(self, W), side="right")
         if self.edges == "timm":
-            passed = np.where(t > 0, passed, 0)  # nothing has called step_update before the first update
+            passed = np.where(
+                t > 0, passed, 0
+            )  # nothing has called step_update before the first update
         share = np.power(self.factor, passed)
         if self.factors is not None:
             factors = np.array(self.factors, dtype=np.float64)[order]

@@ -1,7 +1,7 @@
 """Up to the peak and down to the floor, in two phases or, by way of `first`, in three.
 
-Sources: Smith & Topin, arXiv:1708.07120; torch 2.13 `OneCycleLR`; optax 0.2.8 `cosine_onecycle_schedule`,
-`linear_onecycle_schedule`.
+Sources: Smith & Topin, arXiv:1708.07120; torch 2.13 `OneCycleLR`; optax 0.2.8
+`cosine_onecycle_schedule`, `linear_onecycle_schedule`.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,12 @@ class OneCycle(Schedule):
     first: Annotated[float, Field(ge=0, le=1)] = 0.04
     """Share of the peak at which it begins."""
     rise: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with "T-1"."""
+    """Share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with
+    "T-1".
+    """
     fall: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with "T-1". 0 is two
-    phases: from the peak straight to the floor."""
+    """Share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with
+    "T-1". 0 is two phases: from the peak straight to the floor."""
 
     spec = ScheduleSpec(
         title="goes through one cycle, up and down again",
@@ -46,7 +48,9 @@ class OneCycle(Schedule):
     )
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
-        """From `first` to 1, then to `floor`; the phases end at rise T, fall T and T, counted from W."""
+        """From `first` to 1, then to `floor`; the phases end at rise T, fall T and T, counted from
+        W.
+        """
         t, T = t - W, T - W
         ends = self._ends(T)
         values = [self.first, 1.0, self.first, self.floor]
@@ -55,7 +59,9 @@ class OneCycle(Schedule):
         share = np.full_like(t, self.floor)
         for i in reversed(range(len(ends))):
             start = ends[i - 1] if i else 0.0
-            annealed = _anneal(phase(t, start, ends[i]), values[i], values[i + 1], FALLS[self.anneal])
+            annealed = _anneal(
+                phase(t, start, ends[i]), values[i], values[i + 1], FALLS[self.anneal]
+            )
             share = np.where(t <= ends[i], annealed, share)
         return share
 
@@ -69,12 +75,21 @@ class OneCycle(Schedule):
         T = length - warmup
         rise, fall = self.rise * T, self.fall * T
         if self.edges == "torch" and self.fall and self.fall != 2 * self.rise:
-            return f"PyTorch's second phase is as long as its first: fall is 2 rise = {2 * self.rise:g}"
+            return (
+                "PyTorch's second phase is as long as its first: fall is 2 rise = "
+                f"{2 * self.rise:g}"
+            )
         if self.edges == "torch" and rise == 1:
-            return f"PyTorch divides by pct_start T - 1 = 0 (ZeroDivisionError): rise = {self.rise:g}, T = {T}"
+            return (
+                "PyTorch divides by pct_start T - 1 = 0 (ZeroDivisionError): rise = "
+                f"{self.rise:g}, T = {T}"
+            )
         ends = [int(rise), *([int(fall)] if fall else []), T]
         if self.edges == "optax" and len(set(ends)) < len(ends):
-            return f"the phases end at {ends}, and of two that end together Optax keeps the last factor alone"
+            return (
+                f"the phases end at {ends}, and of two that end together Optax keeps the last "
+                "factor alone"
+            )
         return ""
 
     def misfit(self, warmup: int, length: int, what: str) -> str:

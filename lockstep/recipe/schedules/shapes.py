@@ -1,7 +1,7 @@
 """The shapes that schedules are made of: phases of time, and falls from 1 to 0 within one.
 
-`t` counts from 0. Every function takes a `t` of any shape. What is left until a phase's end is taken from whole numbers
-and not as 1 minus what is done: so the last updates keep all their digits.
+`t` counts from 0. Every function takes a `t` of any shape. What is left until a phase's end is
+taken from whole numbers and not as 1 minus what is done: so the last updates keep all their digits.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,8 @@ class Phase(NamedTuple):
 def phase(t: Float64, start: float, end: float, *, hold: bool = True) -> Phase:
     """The phase from `start` to `end`; `hold`: it stays at its end, else it goes on.
 
-    A phase without length is over at `end`. Example: `phase(np.array([0.0, 4, 9]), 2, 6)` has done 0, 2, 4 and left
+    A phase without length is over at `end`. Example: `phase(np.array([0.0, 4, 9]), 2, 6)` has done
+    0, 2, 4 and left
     4, 2, 0.
     """
     if end <= start:
@@ -61,8 +62,9 @@ def linear_fall(p: Phase) -> Float64:
 def cosine_fall(p: Phase) -> Float64:
     """(1 + cos(pi done/length)) / 2; up and down again after the end of a phase that goes on.
 
-    In its half-angle form: cos^2(pi/2 done/length), and in the second half sin^2(pi/2 left/length). The plain form
-    loses the tail to cancellation. Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5.
+    In its half-angle form: cos^2(pi/2 done/length), and in the second half sin^2(pi/2 left/length).
+    The plain form loses the tail to cancellation. Source: Loshchilov & Hutter, arXiv:1608.03983,
+    eq. 5.
 
     Example: `cosine_fall(phase(np.array([0.0, 2, 4]), 0, 4))` is 1, 0.5, 0.
     """
@@ -71,13 +73,16 @@ def cosine_fall(p: Phase) -> Float64:
         done = np.abs(np.fmod(done + p.length, 2 * p.length) - p.length)
         left = p.length - done
     quarter = np.pi / (2 * p.length)
-    return np.asarray(np.where(done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * left) ** 2))
+    return np.asarray(
+        np.where(done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * left) ** 2)
+    )
 
 
 def sqrt_fall(p: Phase) -> Float64:
     """1 - sqrt(done/length), as left/length / (1 + sqrt(done/length)).
 
-    Source: Hägele et al., arXiv:2405.18392. Example: `sqrt_fall(phase(np.arange(5.0), 0, 4))[1]` is 0.5.
+    Source: Hägele et al., arXiv:2405.18392. Example: `sqrt_fall(phase(np.arange(5.0), 0, 4))[1]` is
+    0.5.
     """
     return np.asarray(p.left / p.length / (1 + np.sqrt(p.done / p.length)))
 
@@ -94,8 +99,8 @@ def power_fall(p: Phase, power: float = 0.5) -> Float64:
 def exponential_fall(p: Phase, ratio: float = 0.5) -> Float64:
     """(ratio^(done/length) - ratio) / (1 - ratio): exponential, and 0 at the end.
 
-    With a ratio of 1/2 it is 2 * 2^-(done/length) - 1. Sources: Megatron-LM `OptimizerParamScheduler`, timm 1.0
-    `WSDLRScheduler`.
+    With a ratio of 1/2 it is 2 * 2^-(done/length) - 1. Sources: Megatron-LM
+    `OptimizerParamScheduler`, timm 1.0 `WSDLRScheduler`.
 
     Example: `exponential_fall(phase(np.array([0.0, 2, 4]), 0, 4))` is 1, 0.414, 0.
     """
@@ -118,7 +123,8 @@ def cosine_waves(p: Phase, waves: float) -> Float64:
 def stretched(p: Phase, k: float) -> Phase:
     """The phase in which (done/length)^k is done.
 
-    Source: Zhang & Li, arXiv:2004.05909. Example: `stretched(phase(np.array([2.0]), 0, 4), 2).done` is 1.
+    Source: Zhang & Li, arXiv:2004.05909. Example: `stretched(phase(np.array([2.0]), 0, 4), 2).done`
+    is 1.
     """
     return Phase(p.length * (p.done / p.length) ** k, p.length * power_fall(p, k), p.length)
 

@@ -6,8 +6,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lockstep.recipe.schedules.base import AfterEnd, DecayEnd, Floor, Length, Schedule, ScheduleSpec, decay_end_of
-from lockstep.recipe.schedules.shapes import FALLS, Float64, between, exponential_fall, phase, power_fall
+from lockstep.recipe.schedules.base import (
+    AfterEnd,
+    DecayEnd,
+    Floor,
+    Length,
+    Schedule,
+    ScheduleSpec,
+    decay_end_of,
+)
+from lockstep.recipe.schedules.shapes import (
+    FALLS,
+    Float64,
+    between,
+    exponential_fall,
+    phase,
+    power_fall,
+)
 from lockstep.recipe.values import CONFIG, Count, Positive
 
 __all__ = ["Wsd"]
@@ -27,7 +42,8 @@ class Wsd(Schedule):
     decay_length: Count = 2
     """Length of the decay, in `unit`s."""
     decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = "linear"
-    """A line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2 unless set), or
+    """A line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2
+    unless set), or
     (r^p - r) / (1 - r) with r = `decay_ratio`."""
     decay_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """r of an exponential decay; 1/2 unless set."""
@@ -53,11 +69,17 @@ class Wsd(Schedule):
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
         """Warmup and decay fit into T beside each other."""
-        under_way = self.edges in ("hf", "megatron")  # their decay may be under way when the warmup ends
+        under_way = self.edges in (
+            "hf",
+            "megatron",
+        )  # their decay may be under way when the warmup ends
         reason = super().misfit(warmup, length, what)
         if reason or warmup + self.decay_length <= length or under_way:
             return reason
-        return f"decay_length: {warmup} + {self.decay_length} {self.unit}s of warmup and decay are longer than {what}"
+        return (
+            f"decay_length: {warmup} + {self.decay_length} {self.unit}s of warmup and decay are "
+            f"longer than {what}"
+        )
 
     def with_warmup(self, warmup: int, end: int) -> Self:
         """A decay that fits behind the warmup."""

@@ -22,7 +22,9 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; `dashed` lets it be seen on top of an equal one, `role` picks its colour."""
+    """One line of a chart; `dashed` lets it be seen on top of an equal one, `role` picks its
+    colour.
+    """
 
     name: str
     x: Float64
@@ -45,7 +47,9 @@ class Chart:
 
 
 def thin(y: NDArray[Any], points: int = POINTS) -> NDArray[np.int64]:
-    """Which points to draw: all up to `points`, else the least and the greatest of each of points/2 stretches."""
+    """Which points to draw: all up to `points`, else the least and the greatest of each of points/2
+    stretches.
+    """
     if len(y) <= points:
         return np.arange(len(y))
     edges = np.linspace(0, len(y), points // 2, dtype=np.int64)
@@ -77,9 +81,15 @@ def build_charts(
     )
 
 
-def _curve(name: str, y: NDArray[Any], role: str, *, x: Any = None, dashed: bool = False, first: int = 0) -> Curve:
+def _curve(
+    name: str, y: NDArray[Any], role: str, *, x: Any = None, dashed: bool = False, first: int = 0
+) -> Curve:
     y = np.asarray(y, dtype=np.float64)
-    x = np.arange(first, len(y) + first, dtype=np.float64) if x is None else np.asarray(x, dtype=np.float64)
+    x = (
+        np.arange(first, len(y) + first, dtype=np.float64)
+        if x is None
+        else np.asarray(x, dtype=np.float64)
+    )
     kept = thin(y)
     return Curve(name, x[kept], y[kept], role, dashed)
 
@@ -87,10 +97,14 @@ def _curve(name: str, y: NDArray[Any], role: str, *, x: Any = None, dashed: bool
 def _thinned(updates: int) -> str:
     if updates <= POINTS:
         return ""
-    return f" {updates} updates are thinned to about {POINTS} points a curve; the extremes are kept."
+    return (
+        f" {updates} updates are thinned to about {POINTS} points a curve; the extremes are kept."
+    )
 
 
-def _lr(traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Chart:
+def _lr(
+    traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
+) -> Chart:
     other = without if traces is with_warmup else with_warmup
     label = "contrast, without warmup" if other is without else "contrast, with warmup"
     rates = {backend: traces[backend].series("lr") for backend in BACKENDS}
@@ -99,13 +113,21 @@ def _lr(traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: 
         _curve("jax", rates["jax"], "jax", dashed=True),
         _curve(label, other["torch"].series("lr"), "contrast", dashed=True),
     ]
-    caption = "What each update used, as recorded by the two frameworks." + _thinned(len(rates["torch"]))
-    return Chart("lr", "Learning rate per update", caption, "update", "learning rate", tuple(curves))
+    caption = "What each update used, as recorded by the two frameworks." + _thinned(
+        len(rates["torch"])
+    )
+    return Chart(
+        "lr", "Learning rate per update", caption, "update", "learning rate", tuple(curves)
+    )
 
 
 def _loss_per_update(traces: Mapping[str, Trace], present: list[str]) -> Chart:
-    curves = [_curve(name, traces[name].series("loss"), name, dashed=name != "torch") for name in present]
-    caption = "Mean loss of each batch, before its update." + _thinned(len(traces["torch"].series("loss")))
+    curves = [
+        _curve(name, traces[name].series("loss"), name, dashed=name != "torch") for name in present
+    ]
+    caption = "Mean loss of each batch, before its update." + _thinned(
+        len(traces["torch"].series("loss"))
+    )
     return Chart("loss", "Loss per update", caption, "update", "batch loss", tuple(curves))
 
 
@@ -124,7 +146,9 @@ def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str,
     epochs = len(traces["torch"].metric("train_loss"))
     caption = "Over all rows of a part, at the end of each epoch."
     if epochs > POINTS:
-        caption += f" {epochs} epochs are thinned to about {POINTS} points a curve; the extremes are kept."
+        caption += (
+            f" {epochs} epochs are thinned to about {POINTS} points a curve; the extremes are kept."
+        )
     return Chart(f"epoch-{key}", title, caption, "epoch", label, tuple(curves))
 
 
@@ -134,7 +158,9 @@ def _apart(first: NDArray[Any], second: NDArray[Any]) -> Float64:
 
 
 def _equal(curves: list[Curve], counts: dict[str, tuple[int, int]]) -> str:
-    equal = [f"{curve.name} at {counts[curve.name][0]} of {counts[curve.name][1]}" for curve in curves]
+    equal = [
+        f"{curve.name} at {counts[curve.name][0]} of {counts[curve.name][1]}" for curve in curves
+    ]
     return f"Exactly equal, and so not drawn on a logarithmic axis: {'; '.join(equal)}."
 
 
@@ -147,7 +173,13 @@ def _loss_difference(traces: Mapping[str, Trace], present: list[str]) -> Chart:
         counts[label] = (int((apart == 0).sum()), len(apart))
     caption = _equal(curves, counts) + _thinned(len(traces["torch"].series("loss")))
     return Chart(
-        "loss-difference", "How far the losses are apart", caption, "update", "|difference|", tuple(curves), True
+        "loss-difference",
+        "How far the losses are apart",
+        caption,
+        "update",
+        "|difference|",
+        tuple(curves),
+        True,
     )
 
 
@@ -155,13 +187,21 @@ def _parameter_difference(traces: Mapping[str, Trace], present: list[str]) -> Ch
     curves, counts = [], {}
     for first, second in combinations(present, 2):
         label = f"|{first} \u2212 {second}|"
-        recorded = sorted(set(traces[first].recorded_updates) & set(traces[second].recorded_updates))
-        apart = np.array([_parameters_apart(traces[first], traces[second], update) for update in recorded])
+        recorded = sorted(
+            set(traces[first].recorded_updates) & set(traces[second].recorded_updates)
+        )
+        apart = np.array(
+            [_parameters_apart(traces[first], traces[second], update) for update in recorded]
+        )
         curves.append(_curve(label, apart, f"{first}-{second}", x=recorded))
         counts[label] = (int((apart == 0).sum()), len(apart))
-    caption = "The largest difference of any parameter, where parameters were recorded. " + _equal(curves, counts)
+    caption = "The largest difference of any parameter, where parameters were recorded. " + _equal(
+        curves, counts
+    )
     title = "How far the parameters are apart"
-    return Chart("parameter-difference", title, caption, "updates done", "|difference|", tuple(curves), True)
+    return Chart(
+        "parameter-difference", title, caption, "updates done", "|difference|", tuple(curves), True
+    )
 
 
 def _parameters_apart(first: Trace, second: Trace, update: int) -> float:
@@ -176,7 +216,14 @@ def _update_size(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace])
         _curve("without warmup", without["torch"].series("update_norm"), "without"),
     )
     caption = "2-norm of the change of all parameters (torch)." + _thinned(updates)
-    return Chart("update-size", "Update size, with and without warmup", caption, "update", "update size", curves)
+    return Chart(
+        "update-size",
+        "Update size, with and without warmup",
+        caption,
+        "update",
+        "update size",
+        curves,
+    )
 
 
 def _held_out(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Chart:
@@ -185,4 +232,11 @@ def _held_out(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) ->
         _curve("without warmup", without["torch"].metric("held_out_loss"), "without", first=1),
     )
     caption = "Over all held-out rows, at the end of each epoch (torch)."
-    return Chart("warmup-loss", "Held-out loss, with and without warmup", caption, "epoch", "held-out loss", curves)
+    return Chart(
+        "warmup-loss",
+        "Held-out loss, with and without warmup",
+        caption,
+        "epoch",
+        "held-out loss",
+        curves,
+    )

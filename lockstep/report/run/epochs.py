@@ -20,8 +20,8 @@ __all__ = ["EpochRow", "epoch_rates", "epoch_rows", "pair", "rates_by_epoch", "s
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update, a score the accuracy or
-    R^2."""
+    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update, a
+    score the accuracy or R^2."""
 
     epoch: int
     lr: float
@@ -45,14 +45,24 @@ def epoch_rows(recipe: Recipe, traces: Mapping[str, Trace]) -> tuple[EpochRow, .
     rows = []
     for epoch, (rate, observation) in enumerate(zip(rates, observations)):
         pairs = {metric: pair(traces, metric, epoch) for metric in metric_names(recipe.loss)}
-        apart = difference([pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()])
-        train, held_out = ((pairs[f"{part}_loss"], pairs[f"{part}_{score}"]) for part in ("train", "held_out"))
-        rows.append(EpochRow(epoch + 1, float(rate), *train, *held_out, difference=apart, observation=observation))
+        apart = difference(
+            [pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()]
+        )
+        train, held_out = (
+            (pairs[f"{part}_loss"], pairs[f"{part}_{score}"]) for part in ("train", "held_out")
+        )
+        rows.append(
+            EpochRow(
+                epoch + 1, float(rate), *train, *held_out, difference=apart, observation=observation
+            )
+        )
     return tuple(rows)
 
 
 def select_rows(rows: Sequence[EpochRow], limit: int) -> list[EpochRow]:
-    """At most `limit` epochs: the first and last, those where something happens, and some evenly between."""
+    """At most `limit` epochs: the first and last, those where something happens, and some evenly
+    between.
+    """
     if len(rows) <= limit:
         return list(rows)
     kept = {0, 1, 2, len(rows) - 2, len(rows) - 1}
@@ -81,8 +91,16 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
     peak = int(at_peak[0]) if len(at_peak) else int(rates_ET.argmax())
     if not len(at_peak) and peak >= rates_ET.size - rates_ET.shape[1]:
         peak = rates_ET.size  # still rising at the end
-    start, stop = np.arange(len(rates_ET)) * rates_ET.shape[1], (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1]
-    losses = np.array([[*pair(traces, "train_loss", e), *pair(traces, "held_out_loss", e)] for e in range(len(start))])
+    start, stop = (
+        np.arange(len(rates_ET)) * rates_ET.shape[1],
+        (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1],
+    )
+    losses = np.array(
+        [
+            [*pair(traces, "train_loss", e), *pair(traces, "held_out_loss", e)]
+            for e in range(len(start))
+        ]
+    )
     before, best = float(traces["torch"].series("loss")[0]), math.inf
     observations = []
     for epoch, row in enumerate(losses):

@@ -18,7 +18,8 @@ __all__ = ["new_run_folder", "write_reports"]
 
 @contextmanager
 def new_run_folder(wanted: Path) -> Iterator[NewFolder]:
-    """A folder to fill; renamed to `wanted`, or to `wanted`-2, -3, ... where that exists, once the block ends well.
+    """A folder to fill; renamed to `wanted`, or to `wanted`-2, -3, ... where that exists, once the
+    block ends well.
 
     What a killed process left of it is settled first.
 

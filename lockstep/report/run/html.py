@@ -47,7 +47,9 @@ def render_page(template: str, chart_data: Mapping[str, Any], **content: Any) ->
 
 
 def _shown(value: Any) -> Any:
-    """What a place of a template is filled with; what the template says is safe, a script, stays as it is."""
+    """What a place of a template is filled with; what the template says is safe, a script, stays as
+    it is.
+    """
     return printable(value, LAYOUT) if type(value) is str else value
 
 
@@ -73,7 +75,13 @@ def _plain(chart: Chart) -> dict[str, Any]:
         }
         for curve in chart.curves
     ]
-    return {"title": chart.title, "x": chart.x_label, "y": chart.y_label, "log": chart.log, "curves": curves}
+    return {
+        "title": chart.title,
+        "x": chart.x_label,
+        "y": chart.y_label,
+        "log": chart.log,
+        "curves": curves,
+    }
 
 
 def _embedded(content: Any) -> str:

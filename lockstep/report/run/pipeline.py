@@ -79,7 +79,9 @@ def describe_optimizer(recipe: Recipe) -> str:
 
 
 def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
-    texts = [name(value, 24) if isinstance(value, str) else number(value) for value in values[:limit]]
+    texts = [
+        name(value, 24) if isinstance(value, str) else number(value) for value in values[:limit]
+    ]
     shown = [f"{name(column, 24)} = {text}" for column, text in zip(columns, texts)]
     return ", ".join(shown + ["..."] * (len(columns) > limit))
 
@@ -93,7 +95,11 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
         Fact("first row", _cells(raw.columns, raw.row(0))),
         Fact(*first_target(raw)),
     )
-    return Stage("Data loading", "The rows are read and split once; both frameworks are fed the same bits.", facts)
+    return Stage(
+        "Data loading",
+        "The rows are read and split once; both frameworks are fed the same bits.",
+        facts,
+    )
 
 
 def _preprocessing(data: PreparedData, raw: Table) -> Stage:
@@ -104,7 +110,10 @@ def _preprocessing(data: PreparedData, raw: Table) -> Stage:
         Fact("shape in, out", f"{(len(x_ND), len(raw.columns))} -> {x_ND.shape}"),
         Fact("before", _cells(raw.columns, raw.row(data.first_row))),
         Fact("after", _cells(data.columns, x_ND[0])),
-        Fact("mean achieved", f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column"),
+        Fact(
+            "mean achieved",
+            f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column",
+        ),
         Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
         *(Fact(*described) for described in target_before_and_after(data)),
     ]
@@ -130,7 +139,11 @@ def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
     for i, key in enumerate(weights, start=1):
         inputs, outputs = torch[key].shape
         layers.append(f"Linear({inputs}\u2192{outputs})")
-        plus, size = (f" + {outputs}", (inputs + 1) * outputs) if recipe.model.bias else ("", inputs * outputs)
+        plus, size = (
+            (f" + {outputs}", (inputs + 1) * outputs)
+            if recipe.model.bias
+            else ("", inputs * outputs)
+        )
         counts.append(f"linear{i} {inputs} x {outputs}{plus} = {size}")
         if f"norm{i}.weight" in torch:
             counts.append(f"norm{i} 2 x {outputs} = {2 * outputs}")
@@ -165,7 +178,10 @@ def _clipping(recipe: Recipe) -> tuple[Fact, ...]:
     gradient = recipe.gradient
     if gradient.clip == "none":
         return ()
-    how = {"norm": f"all together, to a norm of {gradient.clip_at:g}", "value": f"each to +-{gradient.clip_at:g}"}
+    how = {
+        "norm": f"all together, to a norm of {gradient.clip_at:g}",
+        "value": f"each to +-{gradient.clip_at:g}",
+    }
     eps = f", eps {gradient.clip_eps:g}" if gradient.clip == "norm" else ""
     return (Fact("gradients clipped", how[gradient.clip] + eps),)
 
@@ -175,11 +191,17 @@ def _average(recipe: Recipe) -> tuple[Fact, ...]:
     if average.decay == 0:
         return ()
     start = "a copy of the initial parameters" if average.start == "copy" else "0"
-    return (Fact("average kept", f"decay {average.decay:g}, from {start}" + ", debiased" * average.debias),)
+    return (
+        Fact(
+            "average kept", f"decay {average.decay:g}, from {start}" + ", debiased" * average.debias
+        ),
+    )
 
 
 def _engines(traces: Mapping[str, Trace]) -> tuple[Fact, ...]:
-    used = {name: traces[backend].engine for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))}
+    used = {
+        name: traces[backend].engine for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))
+    }
     said = [f"{name} {engine}" for name, engine in used.items() if engine]
     return (Fact("engine", ", ".join(said)),) if said else ()
 

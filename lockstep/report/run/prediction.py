@@ -27,14 +27,18 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One held-out sample through the trained model: each layer, what it means in both, and the truth."""
+    """One held-out sample through the trained model: each layer, what it means in both, and the
+    truth.
+    """
 
     layers: tuple[LayerRow, ...]
     predicted: str
     true: str
 
 
-def predict_first_held_out(recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]) -> Prediction:
+def predict_first_held_out(
+    recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]
+) -> Prediction:
     """The first held-out row, as both traces recorded it."""
     torch, jax = traces["torch"].prediction, traces["jax"].prediction
     layers = [
@@ -50,19 +54,30 @@ def predict_first_held_out(recipe: Recipe, data: PreparedData, traces: Mapping[s
     return Prediction(tuple(layers), *_predicted_sentence(recipe, data, *zip(*predicted)))
 
 
-def _predict(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) -> tuple[str, float | None]:
-    """The class and its probability, or the number in the target's unit, that the last layer means."""
+def _predict(
+    recipe: Recipe, data: PreparedData, last_layer: Sequence[float]
+) -> tuple[str, float | None]:
+    """The class and its probability, or the number in the target's unit, that the last layer
+    means.
+    """
     if any(math.isnan(value) for value in last_layer):
         return "none (not a number)", math.nan if data.classes else None
     if not data.classes:
         return number(in_its_unit(data, last_layer[0])), None
-    shares = (1 - last_layer[0], last_layer[0]) if recipe.loss.spec.link == "sigmoid" else tuple(last_layer)
+    shares = (
+        (1 - last_layer[0], last_layer[0])
+        if recipe.loss.spec.link == "sigmoid"
+        else tuple(last_layer)
+    )
     best = int(np.argmax(shares))
     return name(data.classes[best]), shares[best]
 
 
 def _predicted_sentence(
-    recipe: Recipe, data: PreparedData, predicted: Sequence[str], probability: Sequence[float | None]
+    recipe: Recipe,
+    data: PreparedData,
+    predicted: Sequence[str],
+    probability: Sequence[float | None],
 ) -> tuple[str, str]:
     """What both frameworks predict for the first held-out row, and the truth."""
 
@@ -78,5 +93,9 @@ def _predicted_sentence(
     elif label != IGNORED:
         true = f"True class: {name(data.classes[int(label)])}."
     torch, jax = (f"{text}{share(value)}" for text, value in zip(predicted, probability))
-    unit = "" if data.classes else f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
+    unit = (
+        ""
+        if data.classes
+        else f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
+    )
     return f"Predicted by torch: {torch}; by jax: {jax}{unit}.", true

@@ -13,7 +13,9 @@ from lockstep.records.trace import Trace
 __all__ = ["Question", "build_quiz"]
 
 CHOICES = 4
-SAME = 0.01  # final losses this close, as a share of the one without warmup, count as about the same
+SAME = (
+    0.01  # final losses this close, as a share of the one without warmup, count as about the same
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,14 @@ class Question:
 
 
 def build_quiz(
-    recipe: Recipe, traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
+    recipe: Recipe,
+    traces: Mapping[str, Trace],
+    with_warmup: Mapping[str, Trace],
+    without: Mapping[str, Trace],
 ) -> tuple[Question, ...]:
-    """Why start low, what the learning rate is at some point, and what happens without the warmup."""
+    """Why start low, what the learning rate is at some point, and what happens without the
+    warmup.
+    """
     return (
         _why_start_low(with_warmup, without),
         _which_rate(recipe, traces["torch"]),
@@ -39,8 +46,13 @@ def build_quiz(
 
 def _why_start_low(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Question:
     warm, cold = (side["torch"].series("update_norm") for side in (with_warmup, without))
-    right = "The first gradients come from untrained parameters; a low rate keeps the first updates small"
-    explanation = f"The first update had size {number(warm[0])} with warmup and {number(cold[0])} without."
+    right = (
+        "The first gradients come from untrained parameters; a low rate keeps the first "
+        "updates small"
+    )
+    explanation = (
+        f"The first update had size {number(warm[0])} with warmup and {number(cold[0])} without."
+    )
     if warm[0] == 0:
         explanation += " This ramp begins at 0, so its first update changes nothing."
     elif not cold[0] > 1.01 * warm[0]:
@@ -77,7 +89,10 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
         reason = f"It begins at {schedule.first:g} of its peak, {number(rate)}"
     elif warmup:
         formula = schedule.ramp.replace("t", str(t)).replace("W", str(warmup))
-        reason = f"t = {t} and W = {warmup}, so it is {number(schedule.peak)} x {formula} = {number(rate)}"
+        reason = (
+            f"t = {t} and W = {warmup}, so it is {number(schedule.peak)} x {formula} = "
+            f"{number(rate)}"
+        )
     else:
         reason = f"The recipe has no warmup: it starts at its peak of {number(schedule.peak)}"
     return Question(
@@ -97,7 +112,9 @@ def _which_rate(recipe: Recipe, trace: Trace) -> Question:
 
 
 def _plausible(recipe: Recipe, rate: float, t: int) -> Iterable[float]:
-    """Wrong answers that come from a slip: a neighbour on the ramp, another ramp, no ramp; then any others."""
+    """Wrong answers that come from a slip: a neighbour on the ramp, another ramp, no ramp; then any
+    others.
+    """
     peak, span = recipe.schedule.peak, recipe.warmup
     if span:
         yield from (peak * share / span for share in (t, t + 1, t + 2))
@@ -117,18 +134,29 @@ def _distinct(rate: float, candidates: Iterable[float]) -> list[str]:
     return found
 
 
-def _without_warmup(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Question:
-    warm, cold = (float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without))
+def _without_warmup(
+    recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
+) -> Question:
+    warm, cold = (
+        float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)
+    )
     text = "What happens to the final held-out loss when this recipe is trained without its warmup?"
     if not recipe.warmup:
-        text = "The recipe has no warmup. How does its final held-out loss compare with that of a run with one?"
+        text = (
+            "The recipe has no warmup. How does its final held-out loss compare with that of a "
+            "run with one?"
+        )
     numbers = f"{number(cold)} without warmup, {number(warm)} with it"
-    jax_warm, jax_cold = (float(side["jax"].metric("held_out_loss")[-1]) for side in (with_warmup, without))
+    jax_warm, jax_cold = (
+        float(side["jax"].metric("held_out_loss")[-1]) for side in (with_warmup, without)
+    )
     if (number(warm), number(cold)) != (number(jax_warm), number(jax_cold)):
         numbers += f" (jax: {number(jax_cold)} and {number(jax_warm)})"
     if not math.isfinite(cold):
         right = 3
-        numbers += "; with warmup it " + ("stays finite" if math.isfinite(warm) else "is not finite either")
+        numbers += "; with warmup it " + (
+            "stays finite" if math.isfinite(warm) else "is not finite either"
+        )
     elif not math.isfinite(warm):
         right = 0
         numbers += "; only the run without warmup stays finite"

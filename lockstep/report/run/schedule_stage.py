@@ -26,7 +26,9 @@ RISES = {
 }
 
 
-def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]) -> Stage:
+def describe_schedule(
+    recipe: Recipe, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]
+) -> Stage:
     """The schedule of the recipe; where it has no warmup, that of the contrast too."""
     schedule = recipe.schedule
     peak, rates = number(schedule.peak), epoch_rates(traces["torch"])
@@ -40,8 +42,12 @@ def describe_schedule(recipe: Recipe, traces: Mapping[str, Trace], contrast: Map
     else:
         what = schedule.spec.alone.format(peak=peak, title=schedule.spec.title)
     varies = bool((np.ptp(rates_by_epoch(traces["torch"]), axis=1) > 0).any())
-    facts.append(Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1)))
-    facts.append(Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ"))
+    facts.append(
+        Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1))
+    )
+    facts.append(
+        Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ")
+    )
     facts += _other_unit(recipe, traces["torch"])
     if not recipe.warmup:
         other = contrast["torch"]
@@ -67,8 +73,14 @@ def _formula(recipe: Recipe) -> str:
         ramp = f"({schedule.warmup_start:g} + {1 - schedule.warmup_start:g} {ramp})"
     top = schedule.peak * schedule.first
     if schedule.warmup_curve == "constant":
-        return f"{number(top * schedule.warmup_start)} until t = W = {warmup_span(recipe)}, counted from 0"
-    return f"{number(top)} x {ramp} with W = {warmup_span(recipe)} and t = the {schedule.unit}, counted from 0"
+        return (
+            f"{number(top * schedule.warmup_start)} until t = W = {warmup_span(recipe)}, "
+            "counted from 0"
+        )
+    return (
+        f"{number(top)} x {ramp} with W = {warmup_span(recipe)} and t = the {schedule.unit}, "
+        "counted from 0"
+    )
 
 
 def warmup_span(recipe: Recipe) -> str:
@@ -91,8 +103,12 @@ def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
     if unit == "epoch":
         yield Fact(label, f"W = {span}: {_runs(rates[length - 1 :: length], 'epoch', 1)}")
         return
-    shown = sorted({0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1} & set(range(len(rates))))
-    yield Fact(label, f"W = {span}: " + ", ".join(f"{number(rates[i])} (update {i})" for i in shown))
+    shown = sorted(
+        {0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1} & set(range(len(rates)))
+    )
+    yield Fact(
+        label, f"W = {span}: " + ", ".join(f"{number(rates[i])} (update {i})" for i in shown)
+    )
 
 
 def _same_rates(traces: Mapping[str, Trace]) -> bool:
@@ -106,5 +122,7 @@ def _runs(rates: Any, unit: str, first: int) -> str:
         end = at + len(list(group)) - 1
         runs.append((value, f"{at}" if end == at else f"{at} to {end}"))
         at = end + 1
-    texts = [f"{value} ({unit + ' ' if i == 0 else ''}{where})" for i, (value, where) in enumerate(runs)]
+    texts = [
+        f"{value} ({unit + ' ' if i == 0 else ''}{where})" for i, (value, where) in enumerate(runs)
+    ]
     return ", ".join(cut(texts, LISTED + 2))

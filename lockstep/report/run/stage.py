@@ -24,4 +24,8 @@ class Stage:
 
 def cut(items: list[str], limit: int) -> list[str]:
     """At most `limit` items: the first ones, how many are left out, and the last."""
-    return items if len(items) <= limit else [*items[: limit - 1], f"... {len(items) - limit} more ...", items[-1]]
+    return (
+        items
+        if len(items) <= limit
+        else [*items[: limit - 1], f"... {len(items) - limit} more ...", items[-1]]
+    )

@@ -104,21 +104,36 @@ def _subtitle(recipe: Recipe, data: PreparedData) -> str:
 
 
 def _insight(
-    traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace], verdict: Verdict
+    traces: Mapping[str, Trace],
+    with_warmup: Mapping[str, Trace],
+    without: Mapping[str, Trace],
+    verdict: Verdict,
 ) -> str:
     updates = traces["torch"].header["updates"]
     apart = verdict.max_difference.get("parameters", math.nan)
-    agreement = f"After {updates} updates no parameter of the two frameworks is further apart than {number(apart, 2)}"
+    agreement = (
+        f"After {updates} updates no parameter of the two frameworks is further apart than "
+        f"{number(apart, 2)}"
+    )
     if math.isnan(apart):
-        agreement = "The parameters of the two frameworks cannot be compared in full, as some are not a number"
+        agreement = (
+            "The parameters of the two frameworks cannot be compared in full, as some are "
+            "not a number"
+        )
     elif apart == 0:
-        agreement = f"Over {updates} updates every recorded parameter is the same, bit for bit, in both frameworks"
+        agreement = (
+            f"Over {updates} updates every recorded parameter is the same, bit for bit, in "
+            "both frameworks"
+        )
     if np.array_equal(with_warmup["torch"].series("lr"), without["torch"].series("lr")):
         return f"This warmup leaves every learning rate as it is. {agreement}."
     warm, cold = (float(side["torch"].series("update_norm")[0]) for side in (with_warmup, without))
     ends = [float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)]
     score = score_of(traces["torch"].recipe.loss)
-    scored = [score.text(float(side["torch"].metric(f"held_out_{score.key}")[-1])) for side in (with_warmup, without)]
+    scored = [
+        score.text(float(side["torch"].metric(f"held_out_{score.key}")[-1]))
+        for side in (with_warmup, without)
+    ]
     ended = (
         f"The run ended at a held-out loss of {number(ends[0])} ({scored[0]}) with warmup "
         f"and {number(ends[1])} ({scored[1]}) without."

@@ -23,9 +23,16 @@ def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.word,
         "judged_updates": _judged_updates(verdict, first["updates"]),
         **{backend: _final(trace) for backend, trace in traces.items()},
-        "max_difference": {name: json_number(value) for name, value in verdict.max_difference.items()},
+        "max_difference": {
+            name: json_number(value) for name, value in verdict.max_difference.items()
+        },
         "checks": [
-            {"name": check.name, "passed": check.passed, "outcome": check.outcome, "detail": check.detail}
+            {
+                "name": check.name,
+                "passed": check.passed,
+                "outcome": check.outcome,
+                "detail": check.detail,
+            }
             for check in verdict.checks
         ],
         "recipe_hash": first["recipe_hash"],
@@ -40,7 +47,15 @@ def _judged_updates(verdict: Verdict, updates: int) -> int:
 
 
 def _final(trace: Trace) -> dict[str, float | None]:
-    """The last metrics, those of the training rows without their prefix; "mae" in the target's unit."""
+    """The last metrics, those of the training rows without their prefix; "mae" in the target's
+    unit.
+    """
     unit = trace.header["target"]["scale"]
-    found = {name.removeprefix("train_"): trace.metric(name)[-1] for name in metric_names(trace.recipe.loss)}
-    return {name: json_number(value * unit if name.endswith("mae") else value) for name, value in found.items()}
+    found = {
+        name.removeprefix("train_"): trace.metric(name)[-1]
+        for name in metric_names(trace.recipe.loss)
+    }
+    return {
+        name: json_number(value * unit if name.endswith("mae") else value)
+        for name, value in found.items()
+    }

@@ -1,4 +1,6 @@
-"""What the report says of the target: classes and the share of right answers, or a number and how well it fits."""
+"""What the report says of the target: classes and the share of right answers, or a number and how
+well it fits.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ LISTED = 8  # classes, layers or learning rates that a list names before it is c
 
 @dataclass(frozen=True)
 class Score:
-    """The metric beside the loss: its key in a trace, the head of its column, what a note calls it, the title and
+    """The metric beside the loss: its key in a trace, the head of its column, what a note calls it,
+    the title and
     axis of its chart."""
 
     key: str
@@ -45,7 +48,11 @@ class Score:
         if self.key == "accuracy":
             return percent(value)
         fitting = (f"{value:.{digits}f}" for digits in (2, 1, 0))
-        return next((text for text in fitting if len(text) <= 4), short(value, 5)) if narrow else short(value, 5)
+        return (
+            next((text for text in fitting if len(text) <= 4), short(value, 5))
+            if narrow
+            else short(value, 5)
+        )
 
     def text(self, value: float) -> str:
         """The value in a sentence."""
@@ -57,7 +64,9 @@ def score_of(loss: Loss) -> Score:
     if loss.predicts_number:
         note = "R²: share of the target's variance that is explained"
         return Score("r2", "R²", note, "R² per epoch", "share of the variance explained")
-    return Score("accuracy", "%", "%: right answers", "Accuracy per epoch", "share of right answers")
+    return Score(
+        "accuracy", "%", "%: right answers", "Accuracy per epoch", "share of right answers"
+    )
 
 
 def named(names: Sequence[str], limit: int = LISTED) -> str:
@@ -131,13 +140,16 @@ def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
 
     errors = {
         part: " and ".join(
-            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})" for key in BACKENDS
+            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})"
+            for key in BACKENDS
         )
         for part in ("train", "held_out")
     }
     return (
-        f"At the end {name(data.target)} is missed on average by {errors['train']} in the training rows and by "
-        f"{errors['held_out']} in the held-out rows; it deviates from its mean by {number(data.target_scale)}. "
+        f"At the end {name(data.target)} is missed on average by {errors['train']} in the "
+        "training rows and by "
+        f"{errors['held_out']} in the held-out rows; it deviates from its mean by "
+        f"{number(data.target_scale)}. "
         "Losses are those of the standardised target."
     )
 

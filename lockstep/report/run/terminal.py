@@ -1,4 +1,6 @@
-"""The report in the terminal: tables and a loss chart; plain text where the output is no terminal."""
+"""The report in the terminal: tables and a loss chart; plain text where the output is no
+terminal.
+"""
 
 from collections.abc import Sequence
 
@@ -25,7 +27,11 @@ EPOCHS = 40
 LAYERS = 12
 WIDEST = 120
 COLOURS = {"identical": "green", "rounding": "green", "diverged": "red", "inconclusive": "yellow"}
-OUTCOMES = {"pass": ("pass", "green"), "inconclusive": ("open", "bold yellow"), "fail": ("FAIL", "bold red")}
+OUTCOMES = {
+    "pass": ("pass", "green"),
+    "inconclusive": ("open", "bold yellow"),
+    "fail": ("FAIL", "bold red"),
+}
 DRAWN = 1e30  # the chart leaves out a loss beyond this
 
 
@@ -49,7 +55,10 @@ def _print(story: Story, console: Console) -> None:
     console.print(_verdict(story), width=width)
     _heading(console, "Pipeline")
     for i, stage in enumerate(story.pipeline, start=1):
-        console.print(Text(f"{i}. {stage.name}", style="bold").append(f": {stage.what}", style="not bold"), width=width)
+        console.print(
+            Text(f"{i}. {stage.name}", style="bold").append(f": {stage.what}", style="not bold"),
+            width=width,
+        )
         console.print(_facts(stage), width=width)
     _heading(console, "Training trace")
     console.print(_training(story.training, story.score, width), width=width)
@@ -73,7 +82,10 @@ def _print(story: Story, console: Console) -> None:
         console.print(Text(f"{i}. {question.text}"), width=width)
         console.print(_choices(question), width=width)
     for i, question in enumerate(story.quiz, start=1):
-        console.print(Text(f"Answer {i}: {_letter(question.right)}) {question.explanation}", style="dim"), width=width)
+        console.print(
+            Text(f"Answer {i}: {_letter(question.right)}) {question.explanation}", style="dim"),
+            width=width,
+        )
     console.print()
     console.print(Panel(Text(story.insight), title="Key insight", title_align="left"), width=width)
 
@@ -95,7 +107,9 @@ def _verdict(story: Story) -> Panel:
     text = Text(f"{verdict.word.upper()}  ", style=f"bold {COLOURS.get(verdict.word, 'yellow')}")
     text.append(story.verdict_sentence, style="default not bold")
     text.append(f"\n{story.subtitle}", style="default not bold")
-    largest = ", ".join(f"{key} {number(value, 3)}" for key, value in verdict.max_difference.items())
+    largest = ", ".join(
+        f"{key} {number(value, 3)}" for key, value in verdict.max_difference.items()
+    )
     text.append(f"\nLargest difference, torch against jax: {largest}", style="default not bold")
     for check in verdict.checks:
         word, style = OUTCOMES[check.outcome]
@@ -113,7 +127,9 @@ def _facts(stage: Stage) -> Table:
 
 def _training(rows: Sequence[EpochRow], score: Score, width: int) -> Table:
     roomy = width >= 100
-    table = Table(box=box.SIMPLE_HEAD if roomy else None, pad_edge=False, padding=(0, 2 if roomy else 1, 0, 0))
+    table = Table(
+        box=box.SIMPLE_HEAD if roomy else None, pad_edge=False, padding=(0, 2 if roomy else 1, 0, 0)
+    )
     pair = "torch  jax"
     table.add_column("\nep", justify="right", no_wrap=True)
     table.add_column("\nLR", justify="left", no_wrap=True)
@@ -175,7 +191,11 @@ def _chart(story: Story, width: int) -> list[Text]:
     figure.plot_size(width, 15)
     figure.theme("colorless")
     legend, drawn = [], False
-    looks = {"torch": ("braille", 12), "torch-train": ("braille", 12), "torch-held_out": ("braille", 10)}
+    looks = {
+        "torch": ("braille", 12),
+        "torch-train": ("braille", 12),
+        "torch-held_out": ("braille", 10),
+    }
     looks |= {"jax": ("x", 9), "jax-train": ("x", 9), "jax-held_out": ("o", 11)}
     for curve in chart.curves:
         if curve.role not in looks:
@@ -186,7 +206,9 @@ def _chart(story: Story, width: int) -> list[Text]:
         if not seen.any():
             continue
         x, y = curve.x[seen], curve.y[seen]
-        if marker != "braille" and len(x) > width // 4:  # a marker now and then keeps the line below in sight
+        if (
+            marker != "braille" and len(x) > width // 4
+        ):  # a marker now and then keeps the line below in sight
             kept = np.linspace(0, len(x) - 1, width // 4, dtype=int)
             x, y = x[kept], y[kept]
         symbol = plotext.marker(marker, plotext.pixel(colour))
@@ -207,7 +229,12 @@ def _chart(story: Story, width: int) -> list[Text]:
     lines = [Text.from_ansi(row) for row in figure.build().string().splitlines()]
     for line in lines:
         line.rstrip()
-    return [Text(chart.title, style="bold"), key, *lines, Text(chart.x_label.center(width).rstrip(), style="dim")]
+    return [
+        Text(chart.title, style="bold"),
+        key,
+        *lines,
+        Text(chart.x_label.center(width).rstrip(), style="dim"),
+    ]
 
 
 def _prediction(prediction: Prediction, width: int) -> Table:

@@ -1,4 +1,6 @@
-"""What warmup changes in this run: the same numbers with and without, and the sentence that they make."""
+"""What warmup changes in this run: the same numbers with and without, and the sentence that they
+make.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,7 +37,9 @@ class WarmupEffect:
     sentence: str
 
 
-def warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> WarmupEffect:
+def warmup_effect(
+    recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
+) -> WarmupEffect:
     """Hold the run with warmup against the one without.
 
     Args:
@@ -46,15 +50,24 @@ def warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Map
     warm = with_warmup["torch"].recipe
     length_of_warmup = warmup_span(warm)
     if recipe.warmup:
-        note = f"The recipe has a warmup of {length_of_warmup}; the contrast is the same recipe without it."
+        note = (
+            f"The recipe has a warmup of {length_of_warmup}; the contrast is the same recipe "
+            "without it."
+        )
     else:
-        note = f"The recipe has no warmup; the contrast is the same recipe with one of {length_of_warmup}."
+        note = (
+            "The recipe has no warmup; the contrast is the same recipe with one of "
+            f"{length_of_warmup}."
+        )
     length = int(with_warmup["torch"].header["updates_per_epoch"])
 
     def updates(what: str, reduce: Any) -> EffectRow:
         found = []
         for side in (with_warmup, without):
-            norms = [np.asarray(side[key].series("update_norm")[:length], dtype=np.float64) for key in BACKENDS]
+            norms = [
+                np.asarray(side[key].series("update_norm")[:length], dtype=np.float64)
+                for key in BACKENDS
+            ]
             found.append((float(reduce(norms[0])), float(reduce(norms[1]))))
         return EffectRow(what, *found)
 
@@ -73,9 +86,13 @@ def warmup_effect(recipe: Recipe, with_warmup: Mapping[str, Trace], without: Map
     return WarmupEffect(note, rows, _effect_sentence(rows, with_warmup, without))
 
 
-def _effect_sentence(rows: Sequence[EffectRow], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> str:
+def _effect_sentence(
+    rows: Sequence[EffectRow], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
+) -> str:
     if np.array_equal(with_warmup["torch"].series("lr"), without["torch"].series("lr")):
-        return "Both runs have the same learning rate at every update, so this warmup changes nothing."
+        return (
+            "Both runs have the same learning rate at every update, so this warmup changes nothing."
+        )
     first, early, late = rows[0], rows[5], rows[6]
     return (
         f"{first_update(first.with_warmup[0], first.without[0])} "
@@ -88,7 +105,10 @@ def first_update(warm: float, cold: float) -> str:
     if not math.isfinite(warm) or not math.isfinite(cold):
         return f"The first update had size {number(warm)} with warmup and {number(cold)} without."
     if warm == 0:
-        return f"With warmup the first update left the parameters as they were; without, it had size {number(cold)}."
+        return (
+            "With warmup the first update left the parameters as they were; without, it had "
+            f"size {number(cold)}."
+        )
     if abs(cold - warm) <= 0.01 * warm:
         return f"The first update had the same size with warmup as without ({number(warm)})."
     factor = ratio(cold, warm) + " as large" if cold > warm else ratio(warm, cold) + " smaller"
@@ -96,7 +116,9 @@ def first_update(warm: float, cold: float) -> str:
 
 
 def _compared(row: EffectRow) -> str:
-    """The with side of a row against the other, in words, each printed as far as it is told apart."""
+    """The with side of a row against the other, in words, each printed as far as it is told
+    apart.
+    """
     warm, cold = row.with_warmup[0], row.without[0]
     numbers = f"({number(warm)} with, {number(cold)} without)"
     if not math.isfinite(warm) or not math.isfinite(cold):

@@ -1,4 +1,6 @@
-"""Whether the pages of the atlas still hold: each runs in a process of its own, and its figures are compared."""
+"""Whether the pages of the atlas still hold: each runs in a process of its own, and its figures are
+compared.
+"""
 
 import json
 import os
@@ -88,7 +90,9 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def check_pages(pages: Sequence[Page], versions: Mapping[str, str], report: Callable[[int], None]) -> list[Check]:
+def check_pages(
+    pages: Sequence[Page], versions: Mapping[str, str], report: Callable[[int], None]
+) -> list[Check]:
     """Run pages with what is installed, as many at once as there are cores.
 
     Args:
@@ -97,7 +101,9 @@ def check_pages(pages: Sequence[Page], versions: Mapping[str, str], report: Call
         report: told how many pages are done.
     """
     cases = [page.case_with(versions) for page in pages]
-    codes = [[Code(part.variable, part.code) for part in case.snippets] if case else [] for case in cases]
+    codes = [
+        [Code(part.variable, part.code) for part in case.snippets] if case else [] for case in cases
+    ]
     outcomes = run_apart(codes, report)
     checks = []
     for page, case, outcome in zip(pages, cases, outcomes):
@@ -126,13 +132,21 @@ def check_elsewhere(
     """
     theirs = [[_side(part.code) == backend for part in case.snippets] for _, case in cases]
     codes = [
-        [Code(part.variable, part.code) for part, is_theirs in zip(case.snippets, chosen) if is_theirs]
+        [
+            Code(part.variable, part.code)
+            for part, is_theirs in zip(case.snippets, chosen)
+            if is_theirs
+        ]
         for (_, case), chosen in zip(cases, theirs)
     ]
     checks = []
-    for (page, case), chosen, known, there in zip(cases, theirs, here, run_apart(codes, report, python=python)):
+    for (page, case), chosen, known, there in zip(
+        cases, theirs, here, run_apart(codes, report, python=python)
+    ):
         fresh = iter(there)
-        outcomes = [next(fresh) if is_theirs else outcome for is_theirs, outcome in zip(chosen, known)]
+        outcomes = [
+            next(fresh) if is_theirs else outcome for is_theirs, outcome in zip(chosen, known)
+        ]
         checks.append(check_case(page, case, *outcomes))
     return checks
 
@@ -147,7 +161,11 @@ def _imports(code: str, package: str) -> bool:
 
 
 def check_case(
-    page: Page, case: Case, reference: Outcome | Fault, naive: Outcome | Fault, right: Outcome | Fault
+    page: Page,
+    case: Case,
+    reference: Outcome | Fault,
+    naive: Outcome | Fault,
+    right: Outcome | Fault,
 ) -> Check:
     """Compare what the code of a page gave with the figures on it."""
     for outcome in (reference, naive, right):
@@ -155,7 +173,10 @@ def check_case(
             return Check(page, case, fault=outcome.text)
     assert isinstance(reference, np.ndarray)
     moved = []
-    for label, figure, outcome in (("divergence", case.divergence, naive), ("residual", case.residual, right)):
+    for label, figure, outcome in (
+        ("divergence", case.divergence, naive),
+        ("residual", case.residual, right),
+    ):
         assert not isinstance(outcome, Fault)
         value = distance(outcome, reference)
         if not states(figure, value):
@@ -186,7 +207,8 @@ def run_apart(
     *,
     python: Path = Path(sys.executable),
 ) -> list[list[Outcome | Fault]]:
-    """What the code of each page gives: a process for each, not from the present folder, and within a time.
+    """What the code of each page gives: a process for each, not from the present folder, and within
+    a time.
 
     Args:
         pages: the code of each, in the order to run it.
@@ -201,7 +223,10 @@ def run_apart(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "pages").write_text(json.dumps(pages))
-        with (folder / "pages").open() as stdin, (folder / "errors").open("w+", errors="replace") as stderr:
+        with (
+            (folder / "pages").open() as stdin,
+            (folder / "errors").open("w+", errors="replace") as stderr,
+        ):
             process = subprocess.Popen(
                 [str(python), "-P", str(script), str(folder), str(LIMIT_S), *packages],
                 stdin=stdin,
@@ -226,12 +251,16 @@ def run_apart(
 
 
 def _outcomes(folder: Path, number: int, count: int, words: str) -> list[Outcome | Fault]:
-    """What a page's process left: its outcomes, how it died, or nothing, where `words` are the last of its parent."""
+    """What a page's process left: its outcomes, how it died, or nothing, where `words` are the last
+    of its parent.
+    """
     died = folder / f"{number}.died"
     if died.exists():
         status = int(died.read_text())
         took_too_long = status == -signal.SIGALRM
-        return [Fault(f"took more than {LIMIT_S} s" if took_too_long else _last_words(status, ""))] * count
+        return [
+            Fault(f"took more than {LIMIT_S} s" if took_too_long else _last_words(status, ""))
+        ] * count
     if not (folder / str(number)).exists():
         return [Fault(words)] * count
     return [_outcome(outcome) for outcome in json.loads((folder / str(number)).read_text())]

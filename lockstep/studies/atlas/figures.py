@@ -1,6 +1,7 @@
 """Runs the code of atlas pages, and measures how far two ports are from their reference.
 
-As a script it runs each page in a process of its own, in any environment: it needs NumPy, and nothing else of lockstep.
+As a script it runs each page in a process of its own, in any environment: it needs NumPy, and
+nothing else of lockstep.
 """
 
 import json
@@ -54,7 +55,9 @@ def settings_restored(*, strict: bool) -> Iterator[None]:
 
 
 def _settings() -> tuple[bool, Any, Any]:
-    """Of what is imported: JAX's x64, PyTorch's default dtype and random state; else its default, or None."""
+    """Of what is imported: JAX's x64, PyTorch's default dtype and random state; else its default,
+    or None.
+    """
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     x64 = bool(jax.config.jax_enable_x64) if jax else False
     return (x64, torch.get_default_dtype(), torch.get_rng_state()) if torch else (x64, None, None)
@@ -71,14 +74,16 @@ def _set(x64: bool, dtype: Any, random_state: Any) -> None:
 
 
 def run_code(code: Code, *, strict: bool = False) -> np.ndarray | str:
-    """What code assigns, in float64, any shape; for a naive port that raises an error, `raises NAME`.
+    """What code assigns, in float64, any shape; for a naive port that raises an error,
+    `raises NAME`.
 
     Args:
         code: of one section of a page.
         strict: a warning that something is going away is an error.
 
     Raises:
-        CannotRunError: a package is not installed, or code other than a naive port's raises an error.
+        CannotRunError: a package is not installed, or code other than a naive port's raises an
+        error.
     """
     namespace: dict[str, Any] = {"__name__": "atlas"}
     try:
@@ -99,7 +104,9 @@ def _as_float64(value: Any) -> np.ndarray:
 
 
 def distance(value: np.ndarray | str, reference: np.ndarray) -> float | str:
-    """max |value - reference| / max |reference|, absolute where the reference is 0; or why there is none."""
+    """max |value - reference| / max |reference|, absolute where the reference is 0; or why there is
+    none.
+    """
     if isinstance(value, str):
         return value
     if value.shape != reference.shape:
@@ -112,7 +119,9 @@ def distance(value: np.ndarray | str, reference: np.ndarray) -> float | str:
 
 
 def states(figure: str, value: float | str) -> bool:
-    """Whether a figure, as written on a page, says what was measured: to its two digits, or below its bound."""
+    """Whether a figure, as written on a page, says what was measured: to its two digits, or below
+    its bound.
+    """
     if isinstance(value, str) or value == 0:
         return figure == str(value) or (value == 0 and figure in ("0", f"below {SMALLEST:.0e}"))
     bound = re.fullmatch(r"below (1e-\d\d)", figure)
@@ -120,7 +129,9 @@ def states(figure: str, value: float | str) -> bool:
         largest = float(bound[1])
         return value < largest and (largest == SMALLEST or value > largest / 1000)
     # a figure on the edge between two must not hinge on the last bits
-    return value >= SMALLEST and figure in {f"{value * edge:.1e}" for edge in (1 - 1e-4, 1, 1 + 1e-4)}
+    return value >= SMALLEST and figure in {
+        f"{value * edge:.1e}" for edge in (1 - 1e-4, 1, 1 + 1e-4)
+    }
 
 
 def write_figure(figure: str, value: float | str) -> str:
@@ -135,11 +146,13 @@ def write_figure(figure: str, value: float | str) -> str:
 def main(folder: str, limit_s: str, *packages: str) -> None:
     """Run pages, as many at once as there are cores; print the number of each that is done.
 
-    The packages are imported once, and every page runs in a fork of that process: none of them has begun a thread.
+    The packages are imported once, and every page runs in a fork of that process: none of them has
+    begun a thread.
 
     Args:
-        folder: `N` is written there: what page N of stdin, a JSON list of lists of [variable, text], gives; a page
-            whose process dies leaves the number of the signal, or of the exit status, in `N.died`.
+        folder: `N` is written there: what page N of stdin, a JSON list of lists of [variable,
+            text], gives; a page whose process dies leaves the number of the signal, or of the exit
+            status, in `N.died`.
         limit_s: whole seconds that a page, or the imports, may take.
         packages: those that are not installed are left out.
     """

@@ -1,4 +1,6 @@
-"""The porting atlas: one page a trap, each with code that runs and the figures that it gave; parse, search, index."""
+"""The porting atlas: one page a trap, each with code that runs and the figures that it gave; parse,
+search, index.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +46,8 @@ SECTIONS = {
     "naive": ("The naive port", "Divergence: "),
     "right": ("The right port", "Residual: "),
 }
-# A word of a search may be written with any of these between its parts: weight_decay, weight-decay, weight decay.
+# A word of a search may be written with any of these between its parts: weight_decay, weight-decay,
+# weight decay.
 SEPARATORS = re.compile(r"[-_\s]+")
 
 
@@ -96,7 +99,9 @@ class Page:
     group: str
     """One of `GROUPS`."""
     knobs: tuple[str, ...]
-    """Recipe fields (`optimizer.eps`) or commands (`lockstep convert`) that make the choice explicit; may be empty."""
+    """Recipe fields (`optimizer.eps`) or commands (`lockstep convert`) that make the choice
+    explicit; may be empty.
+    """
     threads: tuple[tuple[str, str], ...]
     """Where people met it in public: text and address."""
     measured: dict[str, tuple[str, ...]] = field(hash=False)
@@ -104,7 +109,9 @@ class Page:
     lead: str
     """What goes wrong, in a sentence or two."""
     cases: tuple[Case, ...]
-    """One for each range of versions for which the page has other code or other figures; most pages have one."""
+    """One for each range of versions for which the page has other code or other figures; most pages
+    have one.
+    """
     why: str
     text: str
     """The whole page, Markdown."""
@@ -129,7 +136,8 @@ def atlas_folder() -> Path:
 
 
 def load_atlas(folder: Path | None = None) -> tuple[Page, ...]:
-    """Every page of a folder (default: the atlas that comes with lockstep), by group, then by title.
+    """Every page of a folder (default: the atlas that comes with lockstep), by group, then by
+    title.
 
     Raises:
         InputError: a page that does not have the shape of one; names file and part.
@@ -150,13 +158,19 @@ def parse_page(slug: str, text: str) -> Page:
         InputError: a part is missing or has another shape; names it.
     """
     head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    titled = re.fullmatch(r"# (?P<title>[^\n]+)\n\n(?P<facts>[^\n]+)\n\n(?P<lead>.+?)\s*", head, re.DOTALL)
+    titled = re.fullmatch(
+        r"# (?P<title>[^\n]+)\n\n(?P<facts>[^\n]+)\n\n(?P<lead>.+?)\s*", head, re.DOTALL
+    )
     if titled is None:
-        raise InputError(f"{slug}: must begin with a title, the facts and the lead, an empty line between")
+        raise InputError(
+            f"{slug}: must begin with a title, the facts and the lead, an empty line between"
+        )
     facts = FACTS.fullmatch(titled["facts"])
     if facts is None or facts["group"] not in GROUPS:
         groups = ", ".join(GROUPS)
-        raise InputError(f"{slug}: facts must be **Group** ({groups}) · **Knob** · **Threads** · **Measured**")
+        raise InputError(
+            f"{slug}: facts must be **Group** ({groups}) · **Knob** · **Threads** · **Measured**"
+        )
     knobs = re.findall(r"`([^`]+)`", facts["knob"])
     threads = re.findall(r"\[([^]]+)\]\(([^)]+)\)", facts["threads"])
     for name, values in (("knob", knobs), ("threads", threads)):
@@ -165,7 +179,9 @@ def parse_page(slug: str, text: str) -> Page:
     *parts, why = sections or [""]
     title, _, why = why.partition("\n")
     if title != "Why":
-        raise InputError(f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why")
+        raise InputError(
+            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
+        )
     if not why.strip():
         raise InputError(f"{slug}: Why: must not be empty")
     measured = _parse_measured(slug, facts["measured"])
@@ -195,7 +211,9 @@ def _parse_measured(slug: str, text: str) -> dict[str, tuple[str, ...]]:
     if None in parts or text != describe_versions(measured):
         raise InputError(f"{slug}: measured: must be as in 'torch 2.13.0 and 2.14.1, jax 0.10.2'")
     if any(list(numbers) != sorted(set(numbers), key=Version) for numbers in measured.values()):
-        raise InputError(f"{slug}: measured: the versions of a package must be each once, the oldest first")
+        raise InputError(
+            f"{slug}: measured: the versions of a package must be each once, the oldest first"
+        )
     return measured
 
 
@@ -208,12 +226,21 @@ class _Section:
     figures: dict[str, str]
 
 
-def _parse_cases(slug: str, parts: Sequence[str], measured: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
+def _parse_cases(
+    slug: str, parts: Sequence[str], measured: Mapping[str, Sequence[str]]
+) -> tuple[Case, ...]:
     sections = [_parse_section(slug, part) for part in parts]
     order = [section.snippet.variable for section in sections]
     if order != sorted(order, key=list(SECTIONS).index) or set(order) != set(SECTIONS):
-        raise InputError(f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why")
-    named = [versions for section in sections for versions in (section.versions, *section.figures) if versions]
+        raise InputError(
+            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
+        )
+    named = [
+        versions
+        for section in sections
+        for versions in (section.versions, *section.figures)
+        if versions
+    ]
     cases = tuple(_case(slug, sections, versions) for versions in dict.fromkeys(named or [""]))
     for numbers in product(*measured.values()):
         versions = dict(zip(measured, numbers))
@@ -230,11 +257,17 @@ def _parse_section(slug: str, part: str) -> _Section:
     names = {"The naive port": "naive", "The right port": "right"}
     variable = names.get(title, "reference" if title.startswith(("PyTorch", "JAX")) else "")
     if not variable:
-        raise InputError(f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why")
+        raise InputError(
+            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
+        )
     label = SECTIONS[variable][1]
     block = CODE.fullmatch(body)
     lines = block["figures"].splitlines() if block else []
-    if block is None or bool(lines) != bool(label) or not all(line.startswith(label) for line in lines):
+    if (
+        block is None
+        or bool(lines) != bool(label)
+        or not all(line.startswith(label) for line in lines)
+    ):
         follows = f", then the line '{label.strip()}'" if label else " alone"
         raise InputError(f"{slug}: {heading}: must be one block of python{follows}")
     pairs = [_with_versions(slug, line.removeprefix(label)) for line in lines]
@@ -300,20 +333,27 @@ def find_pages(pages: Sequence[Page], words: Iterable[str]) -> list[Page]:
 def index_of(pages: Sequence[Page]) -> str:
     """The index as Markdown: a table for each group, a row for each case of a page."""
     measured = {
-        package: sorted({number for page in pages for number in page.measured.get(package, ())}, key=Version)
+        package: sorted(
+            {number for page in pages for number in page.measured.get(package, ())}, key=Version
+        )
         for package in FRAMEWORKS
     }
     lines = [
         "# The porting atlas",
         "",
-        f"{len(pages)} traps between PyTorch and JAX/Flax/Optax. A page shows the code on one side, the port that one "
+        f"{len(pages)} traps between PyTorch and JAX/Flax/Optax. A page shows the code on "
+        "one side, the port that one "
         "would write",
-        "first, and the port that does the same. All code on it runs in the tests, and the figures are what it gave:",
-        "*divergence* and *residual* are the largest difference from the reference, relative to the reference's "
+        "first, and the port that does the same. All code on it runs in the tests, and the "
+        "figures are what it gave:",
+        "*divergence* and *residual* are the largest difference from the reference, "
+        "relative to the reference's "
         "largest value.",
         f"They were measured with {describe_versions(measured)};",
-        "a page names those of its own packages, and a trap that is not the same in all of them has a row for each.",
-        "`lockstep atlas [WORD]` finds and prints a page; `lockstep atlas --check` runs them with what is installed.",
+        "a page names those of its own packages, and a trap that is not the same in all of "
+        "them has a row for each.",
+        "`lockstep atlas [WORD]` finds and prints a page; `lockstep atlas --check` runs "
+        "them with what is installed.",
     ]
     for group in GROUPS:
         rows = [page for page in pages if page.group == group]
@@ -328,7 +368,9 @@ def index_of(pages: Sequence[Page]) -> str:
         for page in rows:
             knobs = ", ".join(f"`{knob}`" for knob in page.knobs)
             for case in page.cases:
-                name = f"[{page.title}]({page.slug}.md)" + (f", {case.versions}" if case.versions else "")
+                name = f"[{page.title}]({page.slug}.md)" + (
+                    f", {case.versions}" if case.versions else ""
+                )
                 lines.append(f"| {name} | {knobs} | {case.divergence} | {case.residual} |")
     return "\n".join(lines) + "\n"
 
@@ -338,7 +380,9 @@ def _plain(text: str) -> str:
 
 
 def _score(page: Page, word: str) -> int:
-    """How well a page answers to a word: by its knob or group, its title, its lead, or somewhere in its text."""
+    """How well a page answers to a word: by its knob or group, its title, its lead, or somewhere in
+    its text.
+    """
     names = {page.group, *page.knobs, *(knob.rpartition(".")[2] for knob in page.knobs)}
     if word in {_plain(name) for name in names}:
         return 4

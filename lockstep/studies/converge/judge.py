@@ -1,16 +1,20 @@
-"""Are two samples of a metric the same but for less than a margin? Two one-sided Welch tests and a bootstrap.
+"""Are two samples of a metric the same but for less than a margin? Two one-sided Welch tests and a
+bootstrap.
 
-With d the difference of the means (of pairs: the mean difference), se its standard error and M the margin:
+With d the difference of the means (of pairs: the mean difference), se its standard error and M the
+margin:
 
-- *equivalent*: d is shown to lie within -M and M. Both one-sided tests, of d <= -M and of d >= M, reject at level
-  alpha (Schuirmann, 1987), which is to say that the 1 - 2 alpha Welch interval lies within the margins; and the
-  bootstrap interval of that level does too.
-- *different*: d is shown to lie beyond a margin. A one-sided test of d <= M or of d >= -M rejects at alpha / m, where m
-  counts the metrics judged together (Bonferroni); and the bootstrap interval of that level lies beyond it too.
+- *equivalent*: d is shown to lie within -M and M. Both one-sided tests, of d <= -M and of d >= M,
+  reject at level
+  alpha (Schuirmann, 1987), which is to say that the 1 - 2 alpha Welch interval lies within the
+  margins; and the bootstrap interval of that level does too.
+- *different*: d is shown to lie beyond a margin. A one-sided test of d <= M or of d >= -M rejects
+  at alpha / m, where m counts the metrics judged together (Bonferroni); and the bootstrap interval
+  of that level lies beyond it too.
 - *inconclusive*: neither is shown.
 
-Each false verdict has at most probability alpha: *equivalent* where |d| is M or more, and *different*, of any of the m
-metrics, where every |d| is M or less.
+Each false verdict has at most probability alpha: *equivalent* where |d| is M or more, and
+*different*, of any of the m metrics, where every |d| is M or less.
 """
 
 from collections.abc import Sequence
@@ -44,8 +48,9 @@ class Power:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one metric. `interval` and `bootstrap` are those of the level 1 - 2 alpha; `p_equivalent` is the
-    larger p of the two tests within the margins, `p_different` the smaller of the two beyond them."""
+    """The verdict on one metric. `interval` and `bootstrap` are those of the level 1 - 2 alpha;
+    `p_equivalent` is the larger p of the two tests within the margins, `p_different` the smaller of
+    the two beyond them."""
 
     metric: str
     word: str
@@ -84,7 +89,9 @@ def judge(
         paired: judge the differences of pairs.
     """
     both = (np.asarray(a_S, np.float64), np.asarray(b_S, np.float64))
-    means, deviations = (tuple(float(f(x)) for x in both) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    means, deviations = (
+        tuple(float(f(x)) for x in both) for f in (np.mean, lambda x: np.std(x, ddof=1))
+    )
     shared: dict[str, Any] = {
         "metric": metric,
         "means": means,
@@ -156,7 +163,9 @@ def _tail(excess: float, error: float, freedom: float) -> float:
 
 
 def _bootstrap(samples: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The sum of the means of samples drawn again with replacement, many times; always the same draws."""
+    """The sum of the means of samples drawn again with replacement, many times; always the same
+    draws.
+    """
     generator = np.random.default_rng(0)
     found = np.zeros(RESAMPLES)
     for x in samples:
@@ -169,7 +178,9 @@ def _quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _power(margin: float, error: float, freedom: float, alpha: float, each: float, power: float) -> Power:
+def _power(
+    margin: float, error: float, freedom: float, alpha: float, each: float, power: float
+) -> Power:
     if error == 0:
         return Power(1.0, 1.0, margin, 1.0)
     t, t_each, t_two = (float(stats.t.isf(tail, freedom)) for tail in (alpha, each, alpha / 2))

@@ -13,7 +13,9 @@ from lockstep.records.ensemble import Ensemble
 __all__ = ["METRICS", "Band", "bands", "blown_up", "margins", "measure", "reached", "score_name"]
 
 METRICS = ("loss", "score", "updates")
-"""The final held-out loss; the final held-out accuracy, or R2 of a number; the updates to the target."""
+"""The final held-out loss; the final held-out accuracy, or R2 of a number; the updates to the
+target.
+"""
 
 QUANTILES = (0.05, 0.5, 0.95)
 POINTS = 200
@@ -39,7 +41,9 @@ def score_name(recipe: Recipe) -> str:
 def margins(recipe: Recipe, *, paired: bool) -> dict[str, float]:
     """Metric -> its declared margin, for own draws or for pairs; 0 if none is declared."""
     kind = "paired_" if paired else ""
-    return {metric: float(getattr(recipe.convergence, f"{kind}{metric}_margin")) for metric in METRICS}
+    return {
+        metric: float(getattr(recipe.convergence, f"{kind}{metric}_margin")) for metric in METRICS
+    }
 
 
 def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
@@ -84,4 +88,6 @@ def bands(recipe: Recipe, found: Ensemble) -> Mapping[str, Band]:
     edges = np.unique(np.linspace(0, found.loss_ST.shape[1], POINTS + 1).astype(int))
     means = np.add.reduceat(found.loss_ST.astype(np.float64), edges[:-1], axis=1) / np.diff(edges)
     drawn["batch"] = ((edges[:-1] + edges[1:] - 1) / 2, means)
-    return {name: Band(x, *np.quantile(array, QUANTILES, axis=0)) for name, (x, array) in drawn.items()}
+    return {
+        name: Band(x, *np.quantile(array, QUANTILES, axis=0)) for name, (x, array) in drawn.items()
+    }

@@ -1,4 +1,6 @@
-"""A study: train many seeds in both frameworks, with their own draws and with shared ones, and judge."""
+"""A study: train many seeds in both frameworks, with their own draws and with shared ones, and
+judge.
+"""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,9 @@ PILOT_SEEDS = 10**6
 Key = tuple[str, str]
 """A set-up and the backend that trains it."""
 Setups = Mapping[Key, tuple[Recipe, tuple[int, int], bool]]
-"""Of each what is trained, the first seed and the last (exclusive), and whether the backend draws by itself."""
+"""Of each what is trained, the first seed and the last (exclusive), and whether the backend draws
+by itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Study:
     @property
     def missed(self) -> list[Control]:
         """The controls that were not found different."""
-        return [control for control, judgements in self.controls if overall(judgements) != "different"]
+        return [
+            control for control, judgements in self.controls if overall(judgements) != "different"
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,15 @@ class Pilot:
 
 def check_declared(recipe: Recipe) -> None:
     """Raise InputError if a margin or the target is not declared."""
-    missing = [field.name for field in fields(recipe.convergence) if not getattr(recipe.convergence, field.name)]
+    missing = [
+        field.name
+        for field in fields(recipe.convergence)
+        if not getattr(recipe.convergence, field.name)
+    ]
     if missing:
         raise InputError(
-            f"convergence.{missing[0]}: not declared; lockstep converge --pilot proposes it, to be put into the recipe "
+            f"convergence.{missing[0]}: not declared; lockstep converge --pilot proposes "
+            "it, to be put into the recipe "
             "before the study"
         )
 
@@ -100,7 +111,8 @@ def converge(
         seeds: S, how many of each set-up.
         first_seed: the first of them.
         with_controls: train the controls in jax too.
-        repeats: how many studies of a framework against itself, with other seeds each, the first half in torch.
+        repeats: how many studies of a framework against itself, with other seeds each, the first
+        half in torch.
         device: "cpu", "gpu" or "auto".
         engine: "auto" for many members at once, "plain" for one after another as people write it.
         report: told of each backend's progress.
@@ -153,7 +165,9 @@ def converge(
     )
 
 
-def pilot(recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "auto", report: Report) -> Pilot:
+def pilot(
+    recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "auto", report: Report
+) -> Pilot:
     """Propose margins and a target, from seeds that no study uses, in torch, from shared draws.
 
     margin = max(half the smallest effect of any control, the smallest margin that as many seeds
@@ -182,7 +196,9 @@ def pilot(recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "aut
             _decided(least_S.std(ddof=1), seeds - 1, seeds, recipe),
         )
     chosen = {
-        f"convergence.{kind}{metric}_margin": float(f"{max(_half_of_least(effects[metric]), decided[metric][i]):.2g}")
+        f"convergence.{kind}{metric}_margin": float(
+            f"{max(_half_of_least(effects[metric]), decided[metric][i]):.2g}"
+        )
         for i, kind in enumerate(("", "paired_"))
         for metric in METRICS
     }
@@ -219,14 +235,18 @@ def _judge(recipe: Recipe, a: Ensemble, b: Ensemble, *, paired: bool) -> tuple[J
     )
 
 
-def _train(jobs: Setups, data: PreparedData, device: str, engine: str, report: Report) -> dict[Key, Ensemble]:
+def _train(
+    jobs: Setups, data: PreparedData, device: str, engine: str, report: Report
+) -> dict[Key, Ensemble]:
     """An ensemble for each set-up, trained by one process for each backend."""
     backends = [backend for backend in BACKENDS if any(key[1] == backend for key in jobs)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data.save(folder / "data")
         with Team(backends, device, members=True, engine=engine) as team:
-            team.train({backend: list(_jobs(jobs, backend, folder)) for backend in backends}, report)
+            team.train(
+                {backend: list(_jobs(jobs, backend, folder)) for backend in backends}, report
+            )
         return {key: Ensemble.load(folder / file_of(key)) for key in jobs}
 
 

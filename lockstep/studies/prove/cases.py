@@ -29,7 +29,8 @@ def _as_it_is(trace: Trace) -> Trace:
 class Case:
     """A right run against itself, edited: `both` is done to both sides, `edit` to the second.
 
-    Where it is `rewritten`, the second file was compared before it was edited; where it is `cut`, it lacks its end.
+    Where it is `rewritten`, the second file was compared before it was edited; where it is `cut`,
+    it lacks its end.
     """
 
     text: str
@@ -56,10 +57,14 @@ def written(case: Case, folder: Path) -> Pair:
     folder.mkdir()
     right = case.both(_right_run(case.dtype))
     one = {
-        name: _stored(name, array, case.dtype) for name, array in right.arrays.items() if not name.startswith("bounds/")
+        name: _stored(name, array, case.dtype)
+        for name, array in right.arrays.items()
+        if not name.startswith("bounds/")
     }
     a, b = folder / "a.trace", folder / "b.trace"
-    replace(right, header=right.header | {"backend": "torch", "dtype": case.dtype}, arrays=one).save(a)
+    replace(
+        right, header=right.header | {"backend": "torch", "dtype": case.dtype}, arrays=one
+    ).save(a)
     case.edit(right).save(b)
     after = b.read_bytes()
     right.save(b)
@@ -75,13 +80,22 @@ def _stored(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
 @cache
 def _right_run(dtype: str) -> Trace:
     """The oracle's of 6 updates of one layer, with bounds in float32, and one update in detail."""
-    small = {"model.hidden": (), "training.epochs": 2, "training.dtype": dtype, "average.decay": 0.9}
+    small = {
+        "model.hidden": (),
+        "training.epochs": 2,
+        "training.dtype": dtype,
+        "average.decay": 0.9,
+    }
     recipe = Recipe().with_values(BASE | small)
-    return train_oracle(recipe, prepare(recipe), watch=Watch(detail=(3,)), bounds=dtype == "float32")
+    return train_oracle(
+        recipe, prepare(recipe), watch=Watch(detail=(3,)), bounds=dtype == "float32"
+    )
 
 
 def _array(name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Edit:
-    return lambda trace: replace(trace, arrays=trace.arrays | {name: change(trace.arrays[name].copy())})
+    return lambda trace: replace(
+        trace, arrays=trace.arrays | {name: change(trace.arrays[name].copy())}
+    )
 
 
 def _element(name: str, change: Callable[[Any], Any], place: Any = (0, 0)) -> Edit:
@@ -131,21 +145,34 @@ CASES = (
     Case("the same NaN on both sides", both=NAN, are_equal=True),
     Case("an element above by 1e-9", _element(WEIGHT, _more(1e-9))),
     Case("an element below by 1e-9", _element(WEIGHT, _more(-1e-9))),
-    Case("an element of a tensor of size 1e-10 by a thousandth", _element(WEIGHT, lambda value: value * 1.001),
-         both=_array(WEIGHT, lambda array: array * 1e-10)),
+    Case(
+        "an element of a tensor of size 1e-10 by a thousandth",
+        _element(WEIGHT, lambda value: value * 1.001),
+        both=_array(WEIGHT, lambda array: array * 1e-10),
+    ),
     Case("an element beyond its float32 bound", _beyond_bound, dtype="float32"),
     Case("two elements by opposite amounts", _array(WEIGHT, _opposite)),
     Case("two rows swapped", _array(WEIGHT, _swapped)),
     Case("all signs turned", _array(WEIGHT, np.negative)),
     Case("NaN for a number", NAN),
     Case("infinity for a number", _element(WEIGHT, _put(np.inf))),
-    Case("another element beside a NaN that is the same", _element(WEIGHT, _more(1e-3), (1, 1)), both=NAN),
+    Case(
+        "another element beside a NaN that is the same",
+        _element(WEIGHT, _more(1e-3), (1, 1)),
+        both=NAN,
+    ),
     Case("an initial parameter by one bit", _element("parameters/0/linear1.weight", _next)),
     Case("a learning rate by one bit", _element("updates/lr", _next, 2)),
     Case("the loss of the first update", _element("updates/loss", _more(1e-9), 0)),
     Case("the loss of the last update", _element("updates/loss", _more(1e-9), -1)),
-    Case("a parameter after the first epoch alone", _element("parameters/3/linear1.weight", _more(1e-9))),
-    Case("a parameter after the last update alone", _element("parameters/6/linear1.weight", _more(1e-9))),
+    Case(
+        "a parameter after the first epoch alone",
+        _element("parameters/3/linear1.weight", _more(1e-9)),
+    ),
+    Case(
+        "a parameter after the last update alone",
+        _element("parameters/6/linear1.weight", _more(1e-9)),
+    ),
     Case("the moving average alone", _element("average/4/linear1.weight", _more(1e-9))),
     Case("a metric alone", _element("epochs/held_out_loss", _more(1e-9), 0)),
     Case("a gradient alone", _element("detail/3/gradients/linear1.weight", _more(1e-9))),
@@ -154,7 +181,11 @@ CASES = (
     Case("a tensor of another shape", _array(WEIGHT, lambda array: array[:, :1])),
     Case("no name in common", _renamed),
     Case("other data", lambda trace: replace(trace, header=trace.header | {"data_hash": "0" * 64})),
-    Case("a file that changed since it was last compared", _element(WEIGHT, _more(1e-3)), rewritten=True),
+    Case(
+        "a file that changed since it was last compared",
+        _element(WEIGHT, _more(1e-3)),
+        rewritten=True,
+    ),
     Case("a file without its end", cut=True),
-)  # fmt: skip
+)
 """What every right comparison gets right."""

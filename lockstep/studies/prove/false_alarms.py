@@ -22,7 +22,11 @@ __all__ = ["CHAOTIC", "RightRun", "chaotic_recipe", "right_runs"]
 RECIPES: dict[str, dict[str, Any]] = {
     "SGD with momentum, relu": {},
     "AdamW, relu": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.01},
-    "AdamW, tanh, cosine": {"optimizer.name": "adamw", "model.activation": "tanh", "schedule.name": "cosine"},
+    "AdamW, tanh, cosine": {
+        "optimizer.name": "adamw",
+        "model.activation": "tanh",
+        "schedule.name": "cosine",
+    },
     "Nesterov and weight decay, relu, two hidden layers": {
         "optimizer.nesterov": True,
         "model.hidden": (24, 16),
@@ -64,15 +68,17 @@ CHAOTIC: dict[str, tuple[dict[str, Any], tuple[float, float]]] = {
     ),
     "Adam at a high rate": ({"optimizer.name": "adam", "training.epochs": 20}, (0.03, 2.5)),
 }
-"""Fields that differ from `SMALL`, and the range of the rate: trainings that amplify rounding without end."""
+"""Fields that differ from `SMALL`, and the range of the rate: trainings that amplify rounding
+without end.
+"""
 GOLDEN_RATIO = 0.6180339887498949
 DTYPES: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
 
 
 @dataclass(frozen=True)
 class RightRun:
-    """One run without a fault against the oracle: its largest error over bound, where it was called wrong, and where
-    judging ends."""
+    """One run without a fault against the oracle: its largest error over bound, where it was called
+    wrong, and where judging ends."""
 
     recipe: str
     dtype: str
@@ -104,7 +110,8 @@ def right_runs(number: int, *, report: Report) -> list[RightRun]:
         jobs: dict[str, list[Job]] = {}
         for twin in BACKENDS:
             jobs[twin] = [
-                Job(recipe, folder / f"{i}.data", folder / f"{i}.{twin}.trace") for i, recipe in enumerate(recipes)
+                Job(recipe, folder / f"{i}.data", folder / f"{i}.{twin}.trace")
+                for i, recipe in enumerate(recipes)
             ]
         team.begin(jobs, report)
         oracles = [train_oracle(recipe, prepared) for recipe, prepared in zip(recipes, data)]
@@ -120,7 +127,12 @@ def chaotic_recipe(name: str, seed: int, dtype: Literal["float32", "float64"]) -
     """One of `CHAOTIC`; its rates are spread over their range, evenly in their logarithm."""
     values, (lowest, highest) = CHAOTIC[name]
     peak = lowest * (highest / lowest) ** ((seed + 1) * GOLDEN_RATIO % 1)
-    drawn = {"schedule.peak": peak, "data.seed": seed, "training.seed": seed, "training.dtype": dtype}
+    drawn = {
+        "schedule.peak": peak,
+        "data.seed": seed,
+        "training.seed": seed,
+        "training.dtype": dtype,
+    }
     return Recipe().with_values(SMALL | values | drawn)
 
 

@@ -1,4 +1,6 @@
-"""The planted faults: what goes wrong in a twin, on which recipe, and where and as what it must be found."""
+"""The planted faults: what goes wrong in a twin, on which recipe, and where and as what it must be
+found.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,8 +31,9 @@ BASE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedFault:
-    """One fault, planted in one twin at a time: by the recipe that the twin takes for the right one (`wrong`), by the
-    data that it is fed (`feed`), or in its code, under this key in `pt_impl.proof.faults` and `jax_impl.proof.faults`.
+    """One fault, planted in one twin at a time: by the recipe that the twin takes for the right one
+    (`wrong`), by the data that it is fed (`feed`), or in its code, under this key in
+    `pt_impl.proof.faults` and `jax_impl.proof.faults`.
 
     `update` counts from 0; -1 is before training.
     """
@@ -51,7 +54,9 @@ class PlantedFault:
     feed: Feed | None = None
     """What the twin is fed in place of the data."""
     is_bounded: bool = True
-    """Whether the oracle has a say, and its bounds: these let a ReLU fall on either side of its kink."""
+    """Whether the oracle has a say, and its bounds: these let a ReLU fall on either side of its
+    kink.
+    """
     twins: tuple[str, ...] = BACKENDS
 
     @property
@@ -81,7 +86,9 @@ def _scaled_by_n_minus_1(data: Any, x_ND: Any) -> Any:
 SQUARE = {"model.hidden": (6,), "data.classes": 6, "data.rows": 120}
 DROPOUT = {"model.dropout": 0.25}
 AT_THE_KINK = {"model.hidden": (3, 5), "model.dropout": 0.75, "model.init": "flax"}
-"""A row of which the first layer keeps no unit, and biases that begin at 0: exactly 0 in front of the second ReLU."""
+"""A row of which the first layer keeps no unit, and biases that begin at 0: exactly 0 in front of
+the second ReLU.
+"""
 LAYER_NORM = {"model.norm": "layer"}
 BATCH_NORM = {"model.norm": "batch"}
 GELU = {"model.activation": "gelu"}
@@ -129,117 +136,183 @@ BATCH = (
     PlantedFault(
         key="batch-with-replacement",
         text="rows drawn with replacement",
-        stage="batch", update=0, cause="other-rows", feed=wrong_feeds.drawn_anew,
+        stage="batch",
+        update=0,
+        cause="other-rows",
+        feed=wrong_feeds.drawn_anew,
     ),
     PlantedFault(
         key="batch-other-order",
         text="the order of the next epoch",
-        stage="batch", update=0, cause="other-order", feed=wrong_feeds.order_of_next_epoch,
+        stage="batch",
+        update=0,
+        cause="other-order",
+        feed=wrong_feeds.order_of_next_epoch,
     ),
     PlantedFault(
         key="batch-dropped-last",
         text="the short last batch dropped",
-        stage="batch", update=2, cause="dropped-last-batch", feed=wrong_feeds.dropped_last,
+        stage="batch",
+        update=2,
+        cause="dropped-last-batch",
+        feed=wrong_feeds.dropped_last,
     ),
     PlantedFault(
         key="batch-padding-counts",
         text="the padding of the short last batch counts",
-        stage="batch", update=2, cause="padded-batch", feed=wrong_feeds.padding_counts,
+        stage="batch",
+        update=2,
+        cause="padded-batch",
+        feed=wrong_feeds.padding_counts,
     ),
     PlantedFault(
         key="batch-labels-shifted",
         text="each row has the label of the one before",
-        stage="batch", update=0, cause="labels-shifted", feed=wrong_feeds.shifted_labels,
+        stage="batch",
+        update=0,
+        cause="labels-shifted",
+        feed=wrong_feeds.shifted_labels,
     ),
     PlantedFault(
         key="batch-not-standardised",
         text="features not standardised",
-        stage="batch", update=0, cause="features-scaled", feed=wrong_feeds.features_by(_raw),
+        stage="batch",
+        update=0,
+        cause="features-scaled",
+        feed=wrong_feeds.features_by(_raw),
     ),
     PlantedFault(
         key="batch-scaled-by-n-minus-1",
         text="features standardised by the deviation over n - 1",
-        stage="batch", update=0, cause="features-scaled", feed=wrong_feeds.features_by(_scaled_by_n_minus_1),
+        stage="batch",
+        update=0,
+        cause="features-scaled",
+        feed=wrong_feeds.features_by(_scaled_by_n_minus_1),
     ),
     PlantedFault(
         key="batch-not-a-number",
         text="one feature of one row is NaN",
-        stage="batch", update=1, cause="not-a-number", feed=wrong_feeds.one_not_a_number,
+        stage="batch",
+        update=1,
+        cause="not-a-number",
+        feed=wrong_feeds.one_not_a_number,
     ),
-)  # fmt: skip
+)
 
 FORWARD = (
     PlantedFault(
         key="kernel-transposed",
         text="square kernels multiply transposed",
-        stage="forward", update=0, cause="kernel-transposed", recipe=SQUARE,
+        stage="forward",
+        update=0,
+        cause="kernel-transposed",
+        recipe=SQUARE,
     ),
     PlantedFault(
         key="bias-missing",
         text="linear layers add no bias",
-        stage="forward", update=0, cause="bias-missing",
+        stage="forward",
+        update=0,
+        cause="bias-missing",
     ),
     PlantedFault(
         key="activation-leaky",
         text="leaky ReLU for ReLU",
-        stage="forward", update=0, cause="other-activation",
+        stage="forward",
+        update=0,
+        cause="other-activation",
     ),
     PlantedFault(
         key="activation-gelu-tanh",
         text="GELU by its tanh formula for the error function",
-        stage="forward", update=0, cause="gelu-approximation", recipe=GELU,
+        stage="forward",
+        update=0,
+        cause="gelu-approximation",
+        recipe=GELU,
     ),
     PlantedFault(
         key="activation-silu",
         text="SiLU for GELU",
-        stage="forward", update=0, cause="other-activation", recipe=GELU,
+        stage="forward",
+        update=0,
+        cause="other-activation",
+        recipe=GELU,
     ),
     PlantedFault(
         key="norm-eps",
         text="layer normalisation with Flax's eps, 1e-6 for 1e-5",
-        stage="forward", update=0, cause="norm-eps", recipe=LAYER_NORM, wrong={"model.norm_eps": 1e-6},
+        stage="forward",
+        update=0,
+        cause="norm-eps",
+        recipe=LAYER_NORM,
+        wrong={"model.norm_eps": 1e-6},
     ),
     PlantedFault(
         key="norm-unbiased",
         text="layer normalisation by the variance over n - 1",
-        stage="forward", update=0, cause="norm-variance", recipe=LAYER_NORM,
+        stage="forward",
+        update=0,
+        cause="norm-variance",
+        recipe=LAYER_NORM,
     ),
     PlantedFault(
         key="norm-evaluating",
         text="batch normalisation trains in evaluation mode",
-        stage="forward", update=0, cause="norm-evaluation-mode", recipe=BATCH_NORM,
+        stage="forward",
+        update=0,
+        cause="norm-evaluation-mode",
+        recipe=BATCH_NORM,
     ),
     PlantedFault(
         key="dropout-not-scaled",
         text="units that stay are not scaled by 1 / (1 - dropout)",
-        stage="forward", update=0, cause="dropout-scale", recipe=DROPOUT, wrong={"model.dropout": 0.0},
+        stage="forward",
+        update=0,
+        cause="dropout-scale",
+        recipe=DROPOUT,
+        wrong={"model.dropout": 0.0},
     ),
     PlantedFault(
         key="dropout-missing",
         text="no unit is dropped",
-        stage="forward", update=0, cause="dropout-missing", recipe=DROPOUT, wrong={"model.dropout": 0.0},
+        stage="forward",
+        update=0,
+        cause="dropout-missing",
+        recipe=DROPOUT,
+        wrong={"model.dropout": 0.0},
     ),
     PlantedFault(
         key="dropout-inverted",
         text="the mask taken for the units to drop",
-        stage="forward", update=0, cause="other-mask", recipe=DROPOUT,
+        stage="forward",
+        update=0,
+        cause="other-mask",
+        recipe=DROPOUT,
     ),
     PlantedFault(
         key="dropout-other-masks",
         text="the dropout masks of the next epoch",
-        stage="batch", update=0, cause="other-mask", recipe=DROPOUT, feed=wrong_feeds.masks_of_next_epoch,
+        stage="batch",
+        update=0,
+        cause="other-mask",
+        recipe=DROPOUT,
+        feed=wrong_feeds.masks_of_next_epoch,
     ),
     PlantedFault(
         key="products-in-bfloat16",
         text="factors of products rounded to bfloat16",
-        stage="forward", update=0, cause="low-precision-matmul",
+        stage="forward",
+        update=0,
+        cause="low-precision-matmul",
     ),
     PlantedFault(
         key="parameters-stale",
         text="the forward pass keeps the parameters that it was traced with",
-        stage="forward", update=1, cause="stale-parameters",
+        stage="forward",
+        update=1,
+        cause="stale-parameters",
     ),
-)  # fmt: skip
+)
 
 LOSS = (
     PlantedFault(
@@ -288,62 +361,95 @@ GRADIENTS = (
     PlantedFault(
         key="gradients-doubled",
         text="gradients twice as large",
-        stage="gradients", update=0, cause="gradient-scaled",
+        stage="gradients",
+        update=0,
+        cause="gradient-scaled",
     ),
     PlantedFault(
         key="gradients-negated",
         text="gradients with the wrong sign",
-        stage="gradients", update=0, cause="gradient-sign",
+        stage="gradients",
+        update=0,
+        cause="gradient-sign",
     ),
     PlantedFault(
         key="gradients-missing",
         text="no gradient reaches the first layer",
-        stage="gradients", update=0, cause="gradient-missing",
+        stage="gradients",
+        update=0,
+        cause="gradient-missing",
     ),
     PlantedFault(
         key="gradients-summed",
         text="accumulated gradients summed, not averaged",
-        stage="gradients", update=0, cause="accumulation-sum", recipe=ACCUMULATING,
+        stage="gradients",
+        update=0,
+        cause="accumulation-sum",
+        recipe=ACCUMULATING,
     ),
     PlantedFault(
         key="gradients-not-cleared",
         text="gradients not cleared between updates",
-        stage="gradients", update=1, cause="gradient-stale", twins=("torch",),
+        stage="gradients",
+        update=1,
+        cause="gradient-stale",
+        twins=("torch",),
     ),
     PlantedFault(
         key="gradients-at-the-kink",
         text="the slope 1 for ReLU where its input is 0",
-        stage="gradients", update=0, cause="gradient-at-the-kink", recipe=AT_THE_KINK, is_bounded=False,
+        stage="gradients",
+        update=0,
+        cause="gradient-at-the-kink",
+        recipe=AT_THE_KINK,
+        is_bounded=False,
     ),
     PlantedFault(
         key="gradients-relu-flipped",
         text="rounding of a 0 in front of a ReLU to 1e-20",
-        stage="gradients", update=0, cause="relu-flip", recipe=AT_THE_KINK, is_bounded=False,
+        stage="gradients",
+        update=0,
+        cause="relu-flip",
+        recipe=AT_THE_KINK,
+        is_bounded=False,
     ),
-)  # fmt: skip
+)
 
 CLIP = (
     PlantedFault(
         key="clip-eps",
         text="clipping with PyTorch's eps, 1e-6 for 0",
-        stage="clip", update=0, cause="clip-eps", recipe=CLIPPING, wrong={"gradient.clip_eps": 1e-6},
+        stage="clip",
+        update=0,
+        cause="clip-eps",
+        recipe=CLIPPING,
+        wrong={"gradient.clip_eps": 1e-6},
     ),
     PlantedFault(
         key="clip-missing",
         text="no clipping",
-        stage="clip", update=0, cause="clip-missing", recipe=CLIPPING,
+        stage="clip",
+        update=0,
+        cause="clip-missing",
+        recipe=CLIPPING,
     ),
     PlantedFault(
         key="clip-by-value",
         text="clipping by value for by norm",
-        stage="clip", update=0, cause="clip-by-value", recipe=CLIPPING,
+        stage="clip",
+        update=0,
+        cause="clip-by-value",
+        recipe=CLIPPING,
     ),
     PlantedFault(
         key="clip-per-tensor",
         text="each tensor clipped by its own norm",
-        stage="clip", update=0, cause="clip-per-tensor", recipe=CLIPPING,
+        stage="clip",
+        update=0,
+        cause="clip-per-tensor",
+        recipe=CLIPPING,
     ),
-)  # fmt: skip
+)
 
 LR = (
     PlantedFault(
@@ -392,158 +498,253 @@ UPDATE = (
     PlantedFault(
         key="momentum-complement",
         text="momentum 0.1 for 0.9, as the share of the new",
-        stage="moments", update=1, cause="momentum-complement", wrong={"optimizer.momentum": 1 - 0.9},
+        stage="moments",
+        update=1,
+        cause="momentum-complement",
+        wrong={"optimizer.momentum": 1 - 0.9},
     ),
     PlantedFault(
         key="momentum-other",
         text="momentum 0.89 for 0.9",
-        stage="moments", update=1, cause="other-momentum", wrong={"optimizer.momentum": 0.89},
+        stage="moments",
+        update=1,
+        cause="other-momentum",
+        wrong={"optimizer.momentum": 0.89},
     ),
     PlantedFault(
         key="momentum-nesterov",
         text="Nesterov's momentum for the plain one",
-        stage="update", update=0, cause="nesterov", wrong={"optimizer.nesterov": True},
+        stage="update",
+        update=0,
+        cause="nesterov",
+        wrong={"optimizer.nesterov": True},
     ),
     PlantedFault(
         key="momentum-dampened",
         text="dampening of 0.1",
-        stage="moments", update=1, cause="dampening", wrong={"optimizer.dampening": 0.1},
+        stage="moments",
+        update=1,
+        cause="dampening",
+        wrong={"optimizer.dampening": 0.1},
     ),
     PlantedFault(
         key="momentum-forgotten",
         text="the optimizer made anew in each epoch",
-        stage="moments", update=3, cause="state-forgotten",
+        stage="moments",
+        update=3,
+        cause="state-forgotten",
     ),
     PlantedFault(
         key="update-ascends",
         text="updates go up the gradient",
-        stage="parameters", update=0, cause="ascent",
+        stage="parameters",
+        update=0,
+        cause="ascent",
     ),
     PlantedFault(
         key="update-skipped",
         text="update 5 not applied",
-        stage="update", update=5, cause="update-skipped",
+        stage="update",
+        update=5,
+        cause="update-skipped",
     ),
     PlantedFault(
         key="update-not-a-number",
         text="update 5 is NaN",
-        stage="update", update=5, cause="not-a-number",
+        stage="update",
+        update=5,
+        cause="not-a-number",
     ),
     PlantedFault(
         key="decay-missing-sgd",
         text="no weight decay for 1e-4 (L2)",
-        stage="moments", update=0, cause="decay-missing",
-        recipe={"optimizer.weight_decay": 1e-4}, wrong={"optimizer.weight_decay": 0.0},
+        stage="moments",
+        update=0,
+        cause="decay-missing",
+        recipe={"optimizer.weight_decay": 1e-4},
+        wrong={"optimizer.weight_decay": 0.0},
     ),
     PlantedFault(
         key="decay-after-momentum",
         text="L2 decay added after the momentum",
-        stage="moments", update=0, cause="decay-after-momentum", recipe=DECAYING,
+        stage="moments",
+        update=0,
+        cause="decay-after-momentum",
+        recipe=DECAYING,
     ),
     PlantedFault(
         key="decay-missing",
         text="AdamW without its decay",
-        stage="update", update=0, cause="decay-missing", recipe=ADAMW, wrong={"optimizer.weight_decay": 0.0},
+        stage="update",
+        update=0,
+        cause="decay-missing",
+        recipe=ADAMW,
+        wrong={"optimizer.weight_decay": 0.0},
     ),
     PlantedFault(
         key="decay-of-torch",
         text="weight decay of PyTorch's default, 0.01 for 0.05",
-        stage="update", update=0, cause="other-decay", recipe=ADAMW, wrong={"optimizer.weight_decay": 0.01},
+        stage="update",
+        update=0,
+        cause="other-decay",
+        recipe=ADAMW,
+        wrong={"optimizer.weight_decay": 0.01},
     ),
     PlantedFault(
         key="decay-of-optax",
         text="weight decay of Optax's default, 1e-4 for 0.05",
-        stage="update", update=0, cause="other-decay", recipe=ADAMW, wrong={"optimizer.weight_decay": 1e-4},
+        stage="update",
+        update=0,
+        cause="other-decay",
+        recipe=ADAMW,
+        wrong={"optimizer.weight_decay": 1e-4},
     ),
     PlantedFault(
         key="decay-on-bias",
         text="biases decay too",
-        stage="update", update=0, cause="decay-on-bias",
-        recipe=ADAMW | {"optimizer.decay_on": "weights"}, wrong={"optimizer.decay_on": "all"},
+        stage="update",
+        update=0,
+        cause="decay-on-bias",
+        recipe=ADAMW | {"optimizer.decay_on": "weights"},
+        wrong={"optimizer.decay_on": "all"},
     ),
     PlantedFault(
         key="decay-l2",
         text="L2 for decoupled weight decay",
-        stage="moments", update=0, cause="l2-for-decoupled", recipe=ADAMW, wrong={"optimizer.name": "adam"},
+        stage="moments",
+        update=0,
+        cause="l2-for-decoupled",
+        recipe=ADAMW,
+        wrong={"optimizer.name": "adam"},
     ),
     PlantedFault(
         key="decay-decoupled",
         text="decoupled weight decay for L2",
-        stage="moments", update=0, cause="decoupled-for-l2", recipe=ADAM_L2, wrong={"optimizer.name": "adamw"},
+        stage="moments",
+        update=0,
+        cause="decoupled-for-l2",
+        recipe=ADAM_L2,
+        wrong={"optimizer.name": "adamw"},
     ),
     PlantedFault(
         key="adam-no-bias-correction",
         text="Adam without bias correction",
-        stage="update", update=0, cause="no-bias-correction", recipe=ADAM,
+        stage="update",
+        update=0,
+        cause="no-bias-correction",
+        recipe=ADAM,
     ),
     PlantedFault(
         key="adam-eps",
         text="eps 1e-7 for 1e-8",
-        stage="update", update=0, cause="other-eps", recipe=ADAM, wrong={"optimizer.eps": 1e-7},
+        stage="update",
+        update=0,
+        cause="other-eps",
+        recipe=ADAM,
+        wrong={"optimizer.eps": 1e-7},
     ),
     PlantedFault(
         key="adam-eps-in-root",
         text="eps inside the root",
-        stage="update", update=0, cause="eps-in-root", recipe=ADAM, wrong={"optimizer.eps_in_root": True},
+        stage="update",
+        update=0,
+        cause="eps-in-root",
+        recipe=ADAM,
+        wrong={"optimizer.eps_in_root": True},
     ),
     PlantedFault(
         key="adam-beta1",
         text="beta1 0.95 for 0.9",
-        stage="moments", update=0, cause="other-beta", recipe=ADAM, wrong={"optimizer.beta1": 0.95},
+        stage="moments",
+        update=0,
+        cause="other-beta",
+        recipe=ADAM,
+        wrong={"optimizer.beta1": 0.95},
     ),
     PlantedFault(
         key="adam-beta2",
         text="beta2 0.99 for 0.999",
-        stage="moments", update=0, cause="other-beta", recipe=ADAM, wrong={"optimizer.beta2": 0.99},
+        stage="moments",
+        update=0,
+        cause="other-beta",
+        recipe=ADAM,
+        wrong={"optimizer.beta2": 0.99},
     ),
     PlantedFault(
         key="adam-amsgrad",
         text="AMSGrad for Adam",
-        stage="update", update=3, cause="amsgrad", recipe=ADAM, wrong={"optimizer.amsgrad": "raw"},
+        stage="update",
+        update=3,
+        cause="amsgrad",
+        recipe=ADAM,
+        wrong={"optimizer.amsgrad": "raw"},
     ),
-)  # fmt: skip
+)
 
 AFTER = (
     PlantedFault(
         key="norm-running-variance",
         text="running variance over n for n - 1",
-        stage="parameters", update=0, cause="norm-variance",
-        recipe=BATCH_NORM, wrong={"model.norm_variance": "biased"},
+        stage="parameters",
+        update=0,
+        cause="norm-variance",
+        recipe=BATCH_NORM,
+        wrong={"model.norm_variance": "biased"},
     ),
     PlantedFault(
         key="norm-running-share",
         text="running statistics keep 0.1 for 0.9 (PyTorch's momentum in Flax)",
-        stage="parameters", update=0, cause="momentum-complement",
-        recipe=BATCH_NORM, wrong={"model.norm_momentum": 0.9},
+        stage="parameters",
+        update=0,
+        cause="momentum-complement",
+        recipe=BATCH_NORM,
+        wrong={"model.norm_momentum": 0.9},
     ),
     PlantedFault(
         key="average-from-0",
         text="the average begins at 0, not as a copy",
-        stage="init", update=-1, cause="average-start", recipe=AVERAGING, wrong={"average.start": "zero"},
+        stage="init",
+        update=-1,
+        cause="average-start",
+        recipe=AVERAGING,
+        wrong={"average.start": "zero"},
     ),
     PlantedFault(
         key="average-decay",
         text="the average keeps 0.99 for 0.9",
-        stage="average", update=0, cause="average-decay", recipe=AVERAGING, wrong={"average.decay": 0.99},
+        stage="average",
+        update=0,
+        cause="average-decay",
+        recipe=AVERAGING,
+        wrong={"average.decay": 0.99},
     ),
     PlantedFault(
         key="metrics-in-training-mode",
         text="evaluated in training mode",
-        stage="metrics", update=2, cause="metrics-in-training-mode", recipe=BATCH_NORM,
+        stage="metrics",
+        update=2,
+        cause="metrics-in-training-mode",
+        recipe=BATCH_NORM,
     ),
     PlantedFault(
         key="metrics-mean-of-means",
         text="the mean of the batches' mean losses",
-        stage="metrics", update=2, cause="mean-of-means",
+        stage="metrics",
+        update=2,
+        cause="mean-of-means",
     ),
     PlantedFault(
         key="metrics-threshold",
         text="a logit taken for a probability: above 0.5 for above 0",
-        stage="metrics", update=2, cause="accuracy-other", recipe=BINARY,
+        stage="metrics",
+        update=2,
+        cause="accuracy-other",
+        recipe=BINARY,
     ),
-)  # fmt: skip
+)
 
 FAULTS: dict[str, PlantedFault] = {
-    fault.key: fault for fault in (*INIT, *BATCH, *FORWARD, *LOSS, *GRADIENTS, *CLIP, *LR, *UPDATE, *AFTER)
+    fault.key: fault
+    for fault in (*INIT, *BATCH, *FORWARD, *LOSS, *GRADIENTS, *CLIP, *LR, *UPDATE, *AFTER)
 }
 """Every planted fault by its key, in causal order."""

@@ -1,4 +1,6 @@
-"""Plant every fault in its library, train as `lockstep run` does with either engine, and see what is found."""
+"""Plant every fault in its library, train as `lockstep run` does with either engine, and see what
+is found.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,8 +30,9 @@ PROCESSES = {"torch": 1, "jax": 2}
 
 @dataclass(frozen=True)
 class LibraryOutcome:
-    """What was found of one library's fault in the float64 run of one engine: the first difference from the oracle,
-    whether any bit is another than without the fault, and why the run could not be made, "" where it could."""
+    """What was found of one library's fault in the float64 run of one engine: the first difference
+    from the oracle, whether any bit is another than without the fault, and why the run could not be
+    made, "" where it could."""
 
     fault: LibraryFault
     engine: str
@@ -39,7 +42,9 @@ class LibraryOutcome:
 
     @property
     def is_right(self) -> bool:
-        """Where the engine comes by the fault it is found at its place, and elsewhere it changes no bit."""
+        """Where the engine comes by the fault it is found at its place, and elsewhere it changes no
+        bit.
+        """
         place = self.fault.places[self.engine]
         if self.error or self.is_reached != (place is not None):
             return False
@@ -48,15 +53,17 @@ class LibraryOutcome:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A recipe to plant faults on: its data, and the oracle's float64 trace, with what bounds the rounding around
-    it."""
+    """A recipe to plant faults on: its data, and the oracle's float64 trace, with what bounds the
+    rounding around it."""
 
     data: PreparedData
     oracle: Trace
     derive_bounds: DeriveBounds
 
 
-def prove_libraries(faults: Sequence[LibraryFault], *, report: Report) -> tuple[LibraryOutcome, ...]:
+def prove_libraries(
+    faults: Sequence[LibraryFault], *, report: Report
+) -> tuple[LibraryOutcome, ...]:
     """An outcome for each fault and engine.
 
     Args:
@@ -66,7 +73,9 @@ def prove_libraries(faults: Sequence[LibraryFault], *, report: Report) -> tuple[
     Raises:
         InputError: a framework that is not installed, or runs without a fault that cannot be made.
     """
-    settings = {recipe: _setting(recipe) for recipe in dict.fromkeys(fault.right for fault in faults)}
+    settings = {
+        recipe: _setting(recipe) for recipe in dict.fromkeys(fault.right for fault in faults)
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for i, setting in enumerate(settings.values()):
@@ -75,13 +84,19 @@ def prove_libraries(faults: Sequence[LibraryFault], *, report: Report) -> tuple[
         for twin in BACKENDS:
             processes = list(_jobs(faults, list(settings), twin, folder))
             many = PROCESSES[twin]
-            shares += [(twin, list(chain.from_iterable(processes[i::many]))) for i in range(many) if processes[i:]]
+            shares += [
+                (twin, list(chain.from_iterable(processes[i::many])))
+                for i in range(many)
+                if processes[i:]
+            ]
         with Team([twin for twin, _ in shares], threads=1, plants="library") as team:
             team.begin({name: jobs for name, (_, jobs) in zip(team.names, shares)}, report)
             errors = team.finish()
         places = list(settings)
         return tuple(
-            _outcome(fault, engine, settings[fault.right], places.index(fault.right), folder, errors)
+            _outcome(
+                fault, engine, settings[fault.right], places.index(fault.right), folder, errors
+            )
             for fault in faults
             for engine in ENGINES
         )
@@ -92,14 +107,27 @@ def _setting(recipe: Recipe) -> _Setting:
     return _Setting(data, train_oracle(exact, data, bounds=False), float64_bounds(exact, data))
 
 
-def _jobs(faults: Sequence[LibraryFault], recipes: Sequence[Recipe], twin: str, folder: Path) -> Iterator[list[Job]]:
-    """The trainings of each process of a twin: a recipe without a fault, then each fault, with both engines."""
+def _jobs(
+    faults: Sequence[LibraryFault], recipes: Sequence[Recipe], twin: str, folder: Path
+) -> Iterator[list[Job]]:
+    """The trainings of each process of a twin: a recipe without a fault, then each fault, with both
+    engines.
+    """
     mine = [fault for fault in faults if fault.twin == twin]
-    right = [(_name(recipes.index(recipe), twin), "", recipe) for recipe in dict.fromkeys(f.right for f in mine)]
+    right = [
+        (_name(recipes.index(recipe), twin), "", recipe)
+        for recipe in dict.fromkeys(f.right for f in mine)
+    ]
     for name, key, recipe in right + [(fault.key, fault.key, fault.right) for fault in mine]:
         data = folder / f"{recipes.index(recipe)}.data"
         yield [
-            Job(recipe.with_dtype("float64"), data, _place(folder, name, engine), fault=key, engine=engine)
+            Job(
+                recipe.with_dtype("float64"),
+                data,
+                _place(folder, name, engine),
+                fault=key,
+                engine=engine,
+            )
             for engine in ENGINES
         ]
 
@@ -113,12 +141,19 @@ def _place(folder: Path, name: str, engine: str) -> Path:
 
 
 def _outcome(
-    fault: LibraryFault, engine: str, setting: _Setting, i: int, folder: Path, errors: dict[Path, str]
+    fault: LibraryFault,
+    engine: str,
+    setting: _Setting,
+    i: int,
+    folder: Path,
+    errors: dict[Path, str],
 ) -> LibraryOutcome:
     place = _place(folder, fault.key, engine)
     if place in errors:
         return LibraryOutcome(fault, engine, None, True, errors[place])
-    trace, right = (Trace.load_unchecked(path) for path in (place, _place(folder, _name(i, fault.twin), engine)))
+    trace, right = (
+        Trace.load_unchecked(path) for path in (place, _place(folder, _name(i, fault.twin), engine))
+    )
     first = compare_exactly(trace, setting.oracle, setting.derive_bounds).first
     return LibraryOutcome(fault, engine, first, not _same_bits(trace, right))
 

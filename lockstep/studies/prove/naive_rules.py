@@ -14,11 +14,15 @@ MEANS_RTOL = 1e-3
 
 
 def _final_loss_within(rtol: float) -> Callable[[Trace, Trace], bool]:
-    return lambda a, b: bool(np.isclose(a.series("loss")[-1], b.series("loss")[-1], rtol=rtol, atol=0.0))
+    return lambda a, b: bool(
+        np.isclose(a.series("loss")[-1], b.series("loss")[-1], rtol=rtol, atol=0.0)
+    )
 
 
 def _similar_parameters(a: Trace, b: Trace) -> bool:
-    """The cosine of the angle between all final parameters, as one vector each, is above `SIMILAR`."""
+    """The cosine of the angle between all final parameters, as one vector each, is above
+    `SIMILAR`.
+    """
     u, v = (_final(trace) for trace in (a, b))
     u_P, v_P = (np.concatenate([found[name].ravel() for name in sorted(u)]) for found in (u, v))
     with np.errstate(all="ignore"):
@@ -28,7 +32,9 @@ def _similar_parameters(a: Trace, b: Trace) -> bool:
 def _equal_means(a: Trace, b: Trace) -> bool:
     """The mean of every final parameter tensor agrees within `MEANS_RTOL`."""
     u, v = (_final(trace) for trace in (a, b))
-    return all(bool(np.isclose(u[name].mean(), v[name].mean(), rtol=MEANS_RTOL, atol=0.0)) for name in u)
+    return all(
+        bool(np.isclose(u[name].mean(), v[name].mean(), rtol=MEANS_RTOL, atol=0.0)) for name in u
+    )
 
 
 def _final(trace: Trace) -> dict[str, NDArray[np.float64]]:
@@ -44,4 +50,6 @@ JUDGES: dict[str, Callable[[Trace, Trace], bool]] = {
     "cosine above 0.99": _similar_parameters,
     "equal tensor means": _equal_means,
 }
-"""Rule -> whether it calls two trainings equal. Relative differences; of the parameters after the last update."""
+"""Rule -> whether it calls two trainings equal. Relative differences; of the parameters after the
+last update.
+"""

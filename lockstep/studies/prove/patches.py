@@ -1,4 +1,6 @@
-"""How a library is made to do something else, from outside: what is put in the place of a function of it."""
+"""How a library is made to do something else, from outside: what is put in the place of a function
+of it.
+"""
 
 import sys
 from collections.abc import Callable
@@ -12,8 +14,8 @@ Change = Callable[[Any], Any]
 
 
 def patch_library(function: str, change: Change) -> None:
-    """Change a function for as long as this process lives, wherever its library holds it: `optax.trace` stands in four
-    modules.
+    """Change a function for as long as this process lives, wherever its library holds it:
+    `optax.trace` stands in four modules.
 
     Args:
         function: its dotted name; one of a class or of an operator too.
@@ -25,7 +27,9 @@ def patch_library(function: str, change: Change) -> None:
     changed = change(original)
     setattr(owner, name, changed)
     library = function.partition(".")[0]
-    for module in [module for key, module in sys.modules.items() if key.partition(".")[0] == library]:
+    for module in [
+        module for key, module in sys.modules.items() if key.partition(".")[0] == library
+    ]:
         for held in [held for held, value in vars(module).items() if value is original]:
             setattr(module, held, changed)
 
@@ -55,7 +59,9 @@ def by_name(names: str, **fixed: Any) -> Change:
         names: of the arguments, in order.
         fixed: what is given in their place.
     """
-    return lambda original: lambda *arguments, **named: original(**dict(zip(names.split(), arguments)) | named | fixed)
+    return lambda original: (
+        lambda *arguments, **named: original(**dict(zip(names.split(), arguments)) | named | fixed)
+    )
 
 
 def result(change: Callable[[Any], Any]) -> Change:

@@ -47,8 +47,8 @@ def planting(
 def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
     """A twin's `train` that takes the key of a library's fault too, "" for none.
 
-    Every fault has a process of its own, which plants it before it imports the twin. Where the system can, it is forked
-    from one that has loaded the library and no more.
+    Every fault has a process of its own, which plants it before it imports the twin. Where the
+    system can, it is forked from one that has loaded the library and no more.
 
     Args:
         package: of the twin.
@@ -66,9 +66,15 @@ def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
         if fault not in pools:
             while pools:
                 pools.popitem()[1].shutdown()
-            pools[fault] = ProcessPoolExecutor(1, context, initializer=_plant, initargs=(package, fault))
+            pools[fault] = ProcessPoolExecutor(
+                1, context, initializer=_plant, initargs=(package, fault)
+            )
         training = pools[fault].submit(
-            _train, package, recipe, data, {"engine": engine, "watch": replace(watch, progress=None)} | options
+            _train,
+            package,
+            recipe,
+            data,
+            {"engine": engine, "watch": replace(watch, progress=None)} | options,
         )
         try:
             trace = training.result()
@@ -99,5 +105,7 @@ def _end_with_parent() -> None:
 
 def _train(package: str, recipe: Recipe, data: PreparedData, options: dict[str, Any]) -> Trace:
     # loaded after the fault is planted, with the twin
-    trace: Trace = import_module("lockstep.run.engine").train(recipe, data, package=package, **options)
+    trace: Trace = import_module("lockstep.run.engine").train(
+        recipe, data, package=package, **options
+    )
     return trace

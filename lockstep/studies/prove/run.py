@@ -1,4 +1,6 @@
-"""Plant every fault in every twin that can have it, and in the libraries, and see what is made of the traces."""
+"""Plant every fault in every twin that can have it, and in the libraries, and see what is made of
+the traces.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,12 +30,13 @@ __all__ = ["Outcome", "Proof", "prove"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of one fault planted in one twin: the first difference, the key of its cause, and whether the
+    """What was found of one fault planted in one twin: the first difference, the key of its cause,
+    and whether the
     twin was named as the side that is off.
 
-    `fooled` holds the simple rules that call the fault's float32 run equal to the oracle; None where it had none.
-    `is_fast_caught` says whether the fast engine's float64 run with the fault parts from the oracle; None for a fault
-    in the plain engine's code.
+    `fooled` holds the simple rules that call the fault's float32 run equal to the oracle; None
+    where it had none. `is_fast_caught` says whether the fast engine's float64 run with the fault
+    parts from the oracle; None for a fault in the plain engine's code.
     """
 
     fault: PlantedFault
@@ -46,7 +49,9 @@ class Outcome:
 
     @property
     def right(self) -> dict[str, bool]:
-        """What is right of what was found: "caught", "update", "stage", "cause" and "side"; and "fast"."""
+        """What is right of what was found: "caught", "update", "stage", "cause" and "side"; and
+        "fast".
+        """
         first, fault = self.first, self.fault
         return {
             "caught": first is not None,
@@ -65,9 +70,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Proof:
-    """An outcome for each fault and twin; what `prove_checker` gives; the controls: how many recipes were trained
-    without a fault, what was said where the twins were then found to differ all the same, and how many of these runs
-    each simple rule calls equal to the oracle; and an outcome for each library's fault and engine."""
+    """An outcome for each fault and twin; what `prove_checker` gives; the controls: how many
+    recipes were trained without a fault, what was said where the twins were then found to differ
+    all the same, and how many of these runs each simple rule calls equal to the oracle; and an
+    outcome for each library's fault and engine."""
 
     outcomes: tuple[Outcome, ...]
     checker: dict[str, tuple[str, ...]]
@@ -78,15 +84,20 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Every fault is located, every checker fault exposed, every right case and run called right."""
+        """Every fault is located, every checker fault exposed, every right case and run called
+        right.
+        """
         exposed = all(cases for key, cases in self.checker.items() if key)
         located = all(outcome.is_located for outcome in self.outcomes)
         located = located and all(outcome.is_right for outcome in self.libraries)
         return located and exposed and not self.checker[""] and not self.alarms
 
 
-def prove(faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = (), *, report: Report) -> Proof:
-    """Train every fault in float64 and, in the first of its twins, in float32, and judge what was recorded.
+def prove(
+    faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = (), *, report: Report
+) -> Proof:
+    """Train every fault in float64 and, in the first of its twins, in float32, and judge what was
+    recorded.
 
     Args:
         faults: from `lockstep.studies.prove.faults`.
@@ -118,19 +129,30 @@ def prove(faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = ()
         outcomes = []
         for fault in faults:
             i = recipes.index(fault.right)
-            outcomes += [_judge(fault, twin, i, oracles[i], data[i], folder) for twin in fault.twins]
+            outcomes += [
+                _judge(fault, twin, i, oracles[i], data[i], folder) for twin in fault.twins
+            ]
         controls = _without_faults(recipes, data, oracles, folder)
     return Proof(tuple(outcomes), checker, *controls, prove_libraries(libraries, report=report))
 
 
 def _jobs(
-    faults: Sequence[PlantedFault], recipes: Sequence[Recipe], data: Sequence[PreparedData], twin: str, folder: Path
+    faults: Sequence[PlantedFault],
+    recipes: Sequence[Recipe],
+    data: Sequence[PreparedData],
+    twin: str,
+    folder: Path,
 ) -> Iterator[Job]:
-    """A twin's trainings: every recipe without a fault, then every fault; those in its code, for which JAX throws away
-    what it has compiled, come last. In float64 with all detail, in float32 where the simple rules are asked, and by the
-    fast engine where that has the fault."""
-    mine = sorted((fault for fault in faults if twin in fault.twins), key=lambda fault: fault.is_in_code)
-    runs = [(_place(folder, str(i), twin), "", i, twin == BACKENDS[0], True) for i in range(len(recipes))]
+    """A twin's trainings: every recipe without a fault, then every fault; those in its code, for
+    which JAX throws away what it has compiled, come last. In float64 with all detail, in float32
+    where the simple rules are asked, and by the fast engine where that has the fault."""
+    mine = sorted(
+        (fault for fault in faults if twin in fault.twins), key=lambda fault: fault.is_in_code
+    )
+    runs = [
+        (_place(folder, str(i), twin), "", i, twin == BACKENDS[0], True)
+        for i in range(len(recipes))
+    ]
     for fault in mine:
         i, place = recipes.index(fault.right), _place(folder, fault.key, twin)
         runs.append((place, fault.key, i, twin == fault.twins[0], not fault.is_in_code))
@@ -160,8 +182,12 @@ def _fooled(place: Path, oracle: Trace) -> tuple[str, ...]:
     return tuple(rule for rule, holds in JUDGES.items() if holds(rounded, oracle))
 
 
-def _judge(fault: PlantedFault, twin: str, i: int, oracle: Trace, data: PreparedData, folder: Path) -> Outcome:
-    """Hold the twin with the fault against the other one without, and its fast engine against the oracle."""
+def _judge(
+    fault: PlantedFault, twin: str, i: int, oracle: Trace, data: PreparedData, folder: Path
+) -> Outcome:
+    """Hold the twin with the fault against the other one without, and its fast engine against the
+    oracle.
+    """
     (other,) = set(BACKENDS) - {twin}
     place = _place(folder, fault.key, twin)
     traces = Trace.load_unchecked(place), Trace.load_unchecked(_place(folder, str(i), other))
@@ -186,7 +212,9 @@ def _without_faults(
         a, b = (_place(folder, str(i), twin) for twin in BACKENDS)
         parted = [diagnose(Trace.load_unchecked(a), Trace.load_unchecked(b), oracle).first]
         parted += [_fast_difference(place, oracle, data[i]) for place in (a, b)]
-        alarms += [describe_difference(difference) for difference in parted if difference is not None]
+        alarms += [
+            describe_difference(difference) for difference in parted if difference is not None
+        ]
         for rule in _fooled(a, oracle):
             accepted[rule] += 1
     return len(oracles), tuple(alarms), accepted

@@ -1,4 +1,6 @@
-"""What a twin may wrongly be fed: other rows, labels, masks or initial parameters than those prepared."""
+"""What a twin may wrongly be fed: other rows, labels, masks or initial parameters than those
+prepared.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -36,7 +38,9 @@ class _Fed(PreparedData):
     """Data whose batches and masks are changed once they are drawn."""
 
     change_batches: Callable[[DrawnBatches, int], Batches] = lambda drawn, epoch: drawn(epoch)
-    change_masks: Callable[[DrawnMasks, int], list[NDArray[np.bool_]]] = lambda drawn, epoch: drawn(epoch)
+    change_masks: Callable[[DrawnMasks, int], list[NDArray[np.bool_]]] = lambda drawn, epoch: drawn(
+        epoch
+    )
 
     def batches(self, epoch: int) -> Batches:
         """The changed batches of an epoch, counted from 0."""
@@ -60,10 +64,17 @@ def _content(data: PreparedData) -> dict[str, Any]:
 
 
 def _without_last(drawn: DrawnBatches, epoch: int) -> Batches:
-    """Only full batches; an epoch goes on with those of the next, so that there are as many updates."""
+    """Only full batches; an epoch goes on with those of the next, so that there are as many
+    updates.
+    """
     length, full = len(drawn(0).count_T), int((drawn(0).count_T == drawn(0).rows_TB.shape[1]).sum())
     places = [divmod(update, full) for update in range(epoch * length, (epoch + 1) * length)]
-    return Batches(*(np.stack([drawn(e)[field][t] for e, t in places]) for field in range(len(Batches._fields))))
+    return Batches(
+        *(
+            np.stack([drawn(e)[field][t] for e, t in places])
+            for field in range(len(Batches._fields))
+        )
+    )
 
 
 def _all_count(drawn: DrawnBatches, epoch: int) -> Batches:
@@ -75,7 +86,9 @@ def _all_count(drawn: DrawnBatches, epoch: int) -> Batches:
 def _with_replacement(drawn: DrawnBatches, epoch: int) -> Batches:
     found = drawn(epoch)
     rows = int((found.count_T).sum())
-    return found._replace(rows_TB=np.random.default_rng(epoch).integers(rows, size=found.rows_TB.shape))
+    return found._replace(
+        rows_TB=np.random.default_rng(epoch).integers(rows, size=found.rows_TB.shape)
+    )
 
 
 order_of_next_epoch: Feed = _with_batches(lambda drawn, epoch: drawn(epoch + 1))
@@ -94,7 +107,9 @@ def shifted_labels(recipe: Recipe, data: PreparedData) -> PreparedData:
 def features_by(change: Callable[[PreparedData, NDArray[np.float64]], NDArray[np.float64]]) -> Feed:
     """All features changed: (data, x) -> x."""
     return lambda recipe, data: replace(
-        data, train_x_ND=change(data, data.train_x_ND), held_out_x_ND=change(data, data.held_out_x_ND)
+        data,
+        train_x_ND=change(data, data.train_x_ND),
+        held_out_x_ND=change(data, data.held_out_x_ND),
     )
 
 
@@ -107,7 +122,9 @@ def one_not_a_number(recipe: Recipe, data: PreparedData) -> PreparedData:
 
 def parameters_by(change: Callable[[str, NDArray[np.float64]], NDArray[np.float64]]) -> Feed:
     """All initial parameters changed: (name, array) -> array."""
-    return lambda recipe, data: replace(data, parameters={n: change(n, array) for n, array in data.parameters.items()})
+    return lambda recipe, data: replace(
+        data, parameters={n: change(n, array) for n, array in data.parameters.items()}
+    )
 
 
 def other_seed(recipe: Recipe, data: PreparedData) -> PreparedData:

@@ -38,25 +38,66 @@ BASE: dict[str, Any] = {
     "training.epochs": 3,
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "sgd": {"optimizer.nesterov": True, "optimizer.weight_decay": 0.05, "gradient.clip": "norm",
-            "gradient.clip_at": 0.5, "model.activation": "relu"},
-    "adamw": {"optimizer.name": "adamw", "schedule.name": "cosine", "model.norm": "layer", "model.activation": "gelu",
-              "optimizer.decay_on": "weights", "loss.label_smoothing": 0.1},
-    "amsgrad": {"optimizer.name": "adam", "optimizer.amsgrad": "corrected", "schedule.name": "one_cycle",
-                "loss.class_weights": (0.5, 1.0, 2.0), "model.dropout": 0.2},
-    "nadam": {"optimizer.name": "nadam", "optimizer.momentum_ramp": False, "gradient.accumulate": 2,
-              "schedule.warmup": 2},
+    "sgd": {
+        "optimizer.nesterov": True,
+        "optimizer.weight_decay": 0.05,
+        "gradient.clip": "norm",
+        "gradient.clip_at": 0.5,
+        "model.activation": "relu",
+    },
+    "adamw": {
+        "optimizer.name": "adamw",
+        "schedule.name": "cosine",
+        "model.norm": "layer",
+        "model.activation": "gelu",
+        "optimizer.decay_on": "weights",
+        "loss.label_smoothing": 0.1,
+    },
+    "amsgrad": {
+        "optimizer.name": "adam",
+        "optimizer.amsgrad": "corrected",
+        "schedule.name": "one_cycle",
+        "loss.class_weights": (0.5, 1.0, 2.0),
+        "model.dropout": 0.2,
+    },
+    "nadam": {
+        "optimizer.name": "nadam",
+        "optimizer.momentum_ramp": False,
+        "gradient.accumulate": 2,
+        "schedule.warmup": 2,
+    },
     "lamb": {"optimizer.name": "lamb", "schedule.name": "inverse_sqrt", "average.decay": 0.9},
-    "lion": {"optimizer.name": "lion", "optimizer.multipliers": (0.5, 1.0, 2.0), "schedule.name": "linear"},
-    "rmsprop": {"optimizer.name": "rmsprop", "optimizer.centered": True, "optimizer.momentum": 0.8,
-                "schedule.peak": 0.005, "data.classes": 2, "loss.name": "binary_cross_entropy"},
-    "adadelta": {"optimizer.name": "adadelta", "model.norm": "batch", "model.bias": False, "schedule.peak": 1.0},
+    "lion": {
+        "optimizer.name": "lion",
+        "optimizer.multipliers": (0.5, 1.0, 2.0),
+        "schedule.name": "linear",
+    },
+    "rmsprop": {
+        "optimizer.name": "rmsprop",
+        "optimizer.centered": True,
+        "optimizer.momentum": 0.8,
+        "schedule.peak": 0.005,
+        "data.classes": 2,
+        "loss.name": "binary_cross_entropy",
+    },
+    "adadelta": {
+        "optimizer.name": "adadelta",
+        "model.norm": "batch",
+        "model.bias": False,
+        "schedule.peak": 1.0,
+    },
     "adagrad": {"optimizer.name": "adagrad", "optimizer.eps_in_root": True, "loss.name": "huber"},
-    "adafactor": {"optimizer.name": "adafactor", "optimizer.weight_decay": 0.05, "loss.name": "mse"},
+    "adafactor": {
+        "optimizer.name": "adafactor",
+        "optimizer.weight_decay": 0.05,
+        "loss.name": "mse",
+    },
     "muon": {"optimizer.name": "muon", "schedule.name": "wsd"},
     "mixed": {"training.compute": "bfloat16", "model.activation": "relu"},
-}  # fmt: skip
-"""What `lockstep bless` records where no recipe is named: short, and each with a choice of everything."""
+}
+"""What `lockstep bless` records where no recipe is named: short, and each with a choice of
+everything.
+"""
 
 
 class Recording(NamedTuple):
@@ -99,7 +140,10 @@ def record(
         InputError: a twin that cannot be imported there, or a device that is not there.
     """
     recording = Recording({}, {})
-    keys = {b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms] for b in backends}
+    keys = {
+        b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms]
+        for b in backends
+    }
     twins = [backend for backend in backends if backend != "oracle"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -107,7 +151,12 @@ def record(
             prepared.save(folder / f"{name}.data")
 
         def job(key: Key) -> Job:
-            return Job(recipes[key.recipe].forms[key.dtype], folder / f"{key.recipe}.data", folder / key.file, EVERY)
+            return Job(
+                recipes[key.recipe].forms[key.dtype],
+                folder / f"{key.recipe}.data",
+                folder / key.file,
+                EVERY,
+            )
 
         with Team(twins, device, interpreter=interpreter) as team:
             team.begin({backend: [job(key) for key in keys[backend]] for backend in twins}, report)
@@ -123,7 +172,10 @@ def record(
 
 
 def _train_oracles(
-    recipes: Mapping[str, Recipe], data: Mapping[str, PreparedData], keys: Sequence[Key], report: Report
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, PreparedData],
+    keys: Sequence[Key],
+    report: Report,
 ) -> dict[Key, Trace]:
     jobs: list[OracleJob] = []
     for key in keys:
@@ -139,7 +191,12 @@ def _horizon(oracle: Trace) -> Limit | None:
 
 
 def bless(
-    folder: Path, recipes: Mapping[str, Recipe], backends: Collection[str], *, device: str, report: Report
+    folder: Path,
+    recipes: Mapping[str, Recipe],
+    backends: Collection[str],
+    *,
+    device: str,
+    report: Report,
 ) -> dict[Key, str]:
     """Train the recipes with the oracle and these backends, and write a golden folder, whole or not
     at all.
@@ -148,13 +205,16 @@ def bless(
         what diverges from the oracle, in one line each; then nothing is written.
 
     Raises:
-        InputError: a backend that is not installed, a recipe that cannot be trained or of which not every update can be
-            judged, or a folder that is no golden one or holds files of somebody else.
+        InputError: a backend that is not installed, a recipe that cannot be trained or of which not
+            every update can be judged, or a folder that is no golden one or holds files of somebody
+            else.
     """
     refuse_other_folder(folder)
     for backend in backends:
         if not is_installed(backend):
-            raise InputError(f"{backend} is not installed: pip install 'lockstep[{backend}]', or leave it out")
+            raise InputError(
+                f"{backend} is not installed: pip install 'lockstep[{backend}]', or leave it out"
+            )
     data = {name: prepare(recipe) for name, recipe in recipes.items()}
     found = record(recipes, data, ["oracle", *backends], device=device, report=report)
     for key, fault in found.faults.items():
@@ -175,7 +235,10 @@ def bless(
             continue
         limit = comparison.limit or _horizon(truth)
         if limit is not None and limit.reason != AMPLIFIED:
-            raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: cannot be blessed")
+            raise InputError(
+                f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: cannot "
+                "be blessed"
+            )
     if not diverged:
         write_golden(folder, recipes, data, found.traces)
     return diverged

@@ -46,9 +46,14 @@ class Change(IntEnum):
     @property
     def words(self) -> str:
         """The words for people."""
-        return ("identical", "rounding only", "numeric mode changed", "inconclusive", "semantics changed", "fails")[
-            self
-        ]
+        return (
+            "identical",
+            "rounding only",
+            "numeric mode changed",
+            "inconclusive",
+            "semantics changed",
+            "fails",
+        )[self]
 
     @property
     def holds(self) -> bool:
@@ -67,9 +72,10 @@ class Change(IntEnum):
 class Finding:
     """One stage of one recipe in one backend.
 
-    `worst` is the difference that decided, in `dtype`, the golden trace being a; None where there is none, or where it
-    fails. `first` is where the recipe first parts in that dtype, on its stage's finding alone. `nearer` says which of
-    the two runs agrees with the oracle: "golden", "present", "both", "neither", or "" where nothing parts.
+    `worst` is the difference that decided, in `dtype`, the golden trace being a; None where there
+    is none, or where it fails. `first` is where the recipe first parts in that dtype, on its
+    stage's finding alone. `nearer` says which of the two runs agrees with the oracle: "golden",
+    "present", "both", "neither", or "" where nothing parts.
     """
 
     backend: str
@@ -107,11 +113,15 @@ class Upgrade:
         found: dict[str, Change] = {}
         for finding in self.findings:
             if finding.backend == backend:
-                found[finding.stage] = max(finding.change, found.get(finding.stage, Change.IDENTICAL))
+                found[finding.stage] = max(
+                    finding.change, found.get(finding.stage, Change.IDENTICAL)
+                )
         return found
 
 
-def check_upgrade(golden: Golden, backends: Collection[str], *, device: str, report: Report) -> Upgrade:
+def check_upgrade(
+    golden: Golden, backends: Collection[str], *, device: str, report: Report
+) -> Upgrade:
     """Train every golden recipe in the present environment, from the golden data, and judge it.
 
     Args:
@@ -121,11 +131,15 @@ def check_upgrade(golden: Golden, backends: Collection[str], *, device: str, rep
         report: told of each backend's progress.
 
     Raises:
-        InputError: nothing to check, data that cannot be prepared again, or a twin that cannot be imported.
+        InputError: nothing to check, data that cannot be prepared again, or a twin that cannot be
+        imported.
     """
     for backend in backends:
         if backend not in golden.backends:
-            raise InputError(f"--backend {backend}: no golden traces of it (there are: {', '.join(golden.backends)})")
+            raise InputError(
+                f"--backend {backend}: no golden traces of it (there are: "
+                f"{', '.join(golden.backends)})"
+            )
     chosen = [backend for backend in golden.backends if backend in backends or not backends]
     present = [backend for backend in chosen if is_installed(backend)]
     skipped = tuple(backend for backend in chosen if backend not in present)
@@ -143,7 +157,14 @@ def check_upgrade(golden: Golden, backends: Collection[str], *, device: str, rep
 def changed_settings(golden: Golden, found: Recording, backend: str) -> dict[str, tuple[Any, Any]]:
     """Version or setting -> its old and its new value, if they differ."""
     before = golden.environment(backend)
-    after = next((trace.header["environment"] for key, trace in found.traces.items() if key.backend == backend), before)
+    after = next(
+        (
+            trace.header["environment"]
+            for key, trace in found.traces.items()
+            if key.backend == backend
+        ),
+        before,
+    )
     names = list(dict.fromkeys([*before, *after]))
     return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
 
@@ -156,10 +177,14 @@ def judge(golden: Golden, found: Recording, backend: str) -> list[Finding]:
     """
     modes = _changed_modes(golden, found, backend)
     note = "; ".join(dict.fromkeys(text for texts in modes.values() for text in texts))
-    findings = [Finding(backend, "", "numeric mode", Change.MODE if note else Change.IDENTICAL, note=note)]
+    findings = [
+        Finding(backend, "", "numeric mode", Change.MODE if note else Change.IDENTICAL, note=note)
+    ]
     for name in golden.recipes:
         faults = [
-            f"{k.dtype}: {fault}" for k, fault in found.faults.items() if (k.recipe, k.backend) == (name, backend)
+            f"{k.dtype}: {fault}"
+            for k, fault in found.faults.items()
+            if (k.recipe, k.backend) == (name, backend)
         ]
         if faults:
             findings.append(Finding(backend, name, "training", Change.FAILS, note=faults[0]))
@@ -174,7 +199,9 @@ def _changed_modes(golden: Golden, found: Recording, backend: str) -> dict[str, 
     modes: dict[str, list[str]] = {"float64": [], "float32": []}
     for name, (before, after) in changed_settings(golden, found, backend).items():
         if name in MODES:
-            modes["float32"].append(MODES[name].format(words.get(after, after), words.get(before, before)))
+            modes["float32"].append(
+                MODES[name].format(words.get(after, after), words.get(before, before))
+            )
     for key, trace in found.traces.items():
         if key.backend == backend:
             before, after = (t.series("loss").dtype.name for t in (golden.traces[key], trace))
@@ -189,11 +216,15 @@ def _judge_recipe(
     recipe = golden.recipes[name]
     bounds = bounds_of(golden.traces[Key(name, "float32", "oracle")])
     if bounds is None:
-        raise InputError(f"golden recipe {name}: its oracle's trace has no rounding bounds; bless again")
+        raise InputError(
+            f"golden recipe {name}: its oracle's trace has no rounding bounds; bless again"
+        )
     exact = float64_bounds(recipe.with_dtype("float64"), golden.data[name], parameters_every=EVERY)
     compared: dict[str, Comparison] = {}
     for dtype in recipe.forms:
-        if backend != "oracle" or dtype == "float64":  # it computes in float64 whatever the recipe's dtype
+        if (
+            backend != "oracle" or dtype == "float64"
+        ):  # it computes in float64 whatever the recipe's dtype
             key = Key(name, dtype, backend)
             _refuse_missing(name, golden.traces[key], found.traces[key])
             compared[dtype] = _compare(golden.traces[key], found.traces[key], bounds, exact)
@@ -201,18 +232,29 @@ def _judge_recipe(
     if any(comparison.first is not None for comparison in compared.values()):
         nearer = _nearer(golden, found, Key(name, next(iter(compared)), backend), bounds, exact)
     stages = dict.fromkeys(stage for comparison in compared.values() for stage in comparison.worst)
-    findings = [replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name) for stage in stages]
+    findings = [
+        replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name)
+        for stage in stages
+    ]
     for dtype, comparison in compared.items():
         if comparison.limit is not None:
-            of_float64 = [compared["float64"].limit] if dtype == "float32" and "float64" in compared else []
-            change = Change.ROUNDING if settles(comparison.limit, *of_float64) else Change.INCONCLUSIVE
+            of_float64 = (
+                [compared["float64"].limit] if dtype == "float32" and "float64" in compared else []
+            )
+            change = (
+                Change.ROUNDING if settles(comparison.limit, *of_float64) else Change.INCONCLUSIVE
+            )
             note = describe_limit(comparison.limit)
             findings.append(Finding(backend, name, "horizon", change, dtype, note=note))
     return findings
 
 
 def _compare(a: Trace, b: Trace, bounds: Bounds, exact: DeriveBounds) -> Comparison:
-    return compare_exactly(a, b, exact) if a.recipe.training.dtype == "float64" else compare(a, b, bounds)
+    return (
+        compare_exactly(a, b, exact)
+        if a.recipe.training.dtype == "float64"
+        else compare(a, b, bounds)
+    )
 
 
 def _judge_stage(
@@ -237,7 +279,9 @@ def _judge_stage(
         worst=worst[dtype],
         first=first if first is not None and first.stage == stage else None,
         nearer=nearer,
-        note="in float32 alone: float64 agrees" if unexplained and "float64" in worst and beyond == ["float32"] else "",
+        note="in float32 alone: float64 agrees"
+        if unexplained and "float64" in worst and beyond == ["float32"]
+        else "",
     )
 
 
@@ -255,7 +299,10 @@ def _nearer(golden: Golden, found: Recording, key: Key, bounds: Bounds, exact: D
 def _refuse_missing(name: str, before: Trace, after: Trace) -> None:
     missing = [n for n in before.arrays if n.startswith(JUDGED) and n not in after.arrays]
     if missing:
-        raise InputError(f"golden recipe {name}: {missing[0]} is no longer recorded by this lockstep; bless again")
+        raise InputError(
+            f"golden recipe {name}: {missing[0]} is no longer recorded by this lockstep; "
+            "bless again"
+        )
 
 
 def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
@@ -263,7 +310,9 @@ def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
     try:
         fresh = prepare(golden.recipes[name])
     except InputError as error:
-        raise InputError(f"golden recipe {name}: its data cannot be prepared again: {error}") from None
+        raise InputError(
+            f"golden recipe {name}: its data cannot be prepared again: {error}"
+        ) from None
     if fresh.hash == blessed.hash:
         return Finding("data", name, "data", Change.IDENTICAL)
     largest = 0.0
@@ -274,7 +323,10 @@ def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
     for epoch in range(blessed.epochs):
         largest = max(largest, _apart(blessed.batches(epoch).rows_TB, fresh.batches(epoch).rows_TB))
     same = largest <= SEMANTICS
-    note = f"prepared otherwise than before: apart by {largest:.2g}, relative; the golden data are used"
+    note = (
+        f"prepared otherwise than before: apart by {largest:.2g}, relative; the golden data are "
+        "used"
+    )
     return Finding("data", name, "data", Change.ROUNDING if same else Change.SEMANTICS, note=note)
 
 
@@ -286,4 +338,6 @@ def _apart(a: Any, b: Any) -> float:
     if a.dtype.kind != "f":
         return 0.0 if np.array_equal(a, b) else float("inf")
     size = float(np.abs(a).max(initial=0.0))
-    return float(np.abs(a - b).max(initial=0.0)) / size if size else float(np.abs(b).max(initial=0.0))
+    return (
+        float(np.abs(a - b).max(initial=0.0)) / size if size else float(np.abs(b).max(initial=0.0))
+    )

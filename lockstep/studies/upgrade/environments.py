@@ -21,7 +21,14 @@ from lockstep.run.workers import Interpreter
 __all__ = ["Combination", "combinations", "environment", "releases"]
 
 PINNED = {"jax": ("jax", "jaxlib")}  # released together
-WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")  # what `lockstep worker` imports
+WORKER = (
+    "click",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "tomlkit",
+)  # what `lockstep worker` imports
 ROOMS = ("lockstep", *TWINS.values())
 HERE = Path(__file__).resolve().parents[3]  # they lie side by side, installed or not
 BEGUN, READY = "begun", "ready"  # files in an environment
@@ -36,7 +43,9 @@ class Combination:
     @property
     def backend(self) -> str:
         """The backend of these packages: torch or jax."""
-        return next(backend for backend, packages in PACKAGES.items() if self.versions[0][0] in packages)
+        return next(
+            backend for backend, packages in PACKAGES.items() if self.versions[0][0] in packages
+        )
 
     @property
     def label(self) -> str:
@@ -45,7 +54,9 @@ class Combination:
 
     def with_version(self, package: str, number: str) -> "Combination":
         """The same with one package at another version."""
-        return Combination(tuple((name, number if name == package else old) for name, old in self.versions))
+        return Combination(
+            tuple((name, number if name == package else old) for name, old in self.versions)
+        )
 
 
 def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list[Combination]:
@@ -54,10 +65,12 @@ def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list
 
     Args:
         wanted: package -> its versions, without those that are not asked for.
-        together: the first of each package with the first of the others, the second with the second, ...
+        together: the first of each package with the first of the others, the second with the
+        second, ...
 
     Raises:
-        InputError: nothing wanted, a package that is not installed and not named, or lists that are not of one length.
+        InputError: nothing wanted, a package that is not installed and not named, or lists that are
+        not of one length.
     """
     found = []
     for backend in sorted(PACKAGES):
@@ -67,15 +80,21 @@ def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list
         lists = [wanted.get(package) or [_installed(package)] for package in packages]
         if together:
             longest = max(map(len, lists))
-            lists = [numbers * longest if len(numbers) == 1 else numbers for numbers in map(list, lists)]
+            lists = [
+                numbers * longest if len(numbers) == 1 else numbers for numbers in map(list, lists)
+            ]
             for package, numbers in zip(packages, lists):
                 if len(numbers) != longest:
-                    raise InputError(f"--{package}: {len(numbers)} versions, and {longest} of another package (--zip)")
+                    raise InputError(
+                        f"--{package}: {len(numbers)} versions, and {longest} of another "
+                        "package (--zip)"
+                    )
         choices = zip(*lists) if together else product(*lists)
         found += [Combination(tuple(zip(packages, numbers))) for numbers in choices]
     if not found:
         raise InputError(
-            f"name versions of {', '.join(chain.from_iterable(PACKAGES[backend] for backend in sorted(PACKAGES)))}"
+            "name versions of "
+            f"{', '.join(chain.from_iterable(PACKAGES[backend] for backend in sorted(PACKAGES)))}"
         )
     return list(dict.fromkeys(found))
 
@@ -102,7 +121,8 @@ def releases(package: str) -> list[str]:
 
 @contextmanager
 def environment(combination: Combination, keep: Path | None) -> Iterator[Interpreter | None]:
-    """An environment with these versions: built, unless it was kept; None, the present one, for its own PyTorch.
+    """An environment with these versions: built, unless it was kept; None, the present one, for its
+    own PyTorch.
 
     Args:
         combination: what to install.
@@ -111,7 +131,11 @@ def environment(combination: Combination, keep: Path | None) -> Iterator[Interpr
     Raises:
         InputError: it cannot be built.
     """
-    if combination.backend == "torch" and find_spec("torch") and combination.versions == (("torch", version("torch")),):
+    if (
+        combination.backend == "torch"
+        and find_spec("torch")
+        and combination.versions == (("torch", version("torch")),)
+    ):
         yield None
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +152,11 @@ def environment(combination: Combination, keep: Path | None) -> Iterator[Interpr
 
 
 def _build(combination: Combination, folder: Path, python: Path) -> None:
-    pins = [f"{name}=={number}" for package, number in combination.versions for name in PINNED.get(package, (package,))]
+    pins = [
+        f"{name}=={number}"
+        for package, number in combination.versions
+        for name in PINNED.get(package, (package,))
+    ]
     try:
         if os.path.lexists(folder):
             _remove_unfinished(folder)
@@ -153,7 +181,9 @@ def _remove_unfinished(folder: Path) -> None:
         InputError: it is anything else.
     """
     if folder.is_symlink() or not (folder / BEGUN).is_file():
-        raise InputError(f"{folder} exists already, is no environment begun by lockstep, and is kept")
+        raise InputError(
+            f"{folder} exists already, is no environment begun by lockstep, and is kept"
+        )
     shutil.rmtree(folder)
 
 
@@ -164,7 +194,9 @@ def _pip(*arguments: str) -> str:
         InputError: its first error.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=child_environment()
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]

@@ -58,7 +58,9 @@ class Row:
         found: dict[str, Change] = {}
         for finding in self.findings:
             if finding.recipe:
-                found[finding.recipe] = max(finding.change, found.get(finding.recipe, Change.IDENTICAL))
+                found[finding.recipe] = max(
+                    finding.change, found.get(finding.recipe, Change.IDENTICAL)
+                )
         return found
 
 
@@ -84,7 +86,9 @@ Examine = Callable[[Combination], Row]
 """Records a combination and judges it."""
 
 
-def golden_of(recipes: dict[str, Recipe], first: Sequence[Combination], keep: Path | None, report: Report) -> Golden:
+def golden_of(
+    recipes: dict[str, Recipe], first: Sequence[Combination], keep: Path | None, report: Report
+) -> Golden:
     """The traces of the first combination of each backend, in place of golden ones.
 
     Raises:
@@ -94,14 +98,25 @@ def golden_of(recipes: dict[str, Recipe], first: Sequence[Combination], keep: Pa
     traces = record(recipes, data, ["oracle"], device="cpu", report=report).traces
     for combination in first:
         with environment(combination, keep) as interpreter:
-            found = record(recipes, data, [combination.backend], device="cpu", report=report, interpreter=interpreter)
+            found = record(
+                recipes,
+                data,
+                [combination.backend],
+                device="cpu",
+                report=report,
+                interpreter=interpreter,
+            )
         for key, fault in found.faults.items():
-            raise InputError(f"{combination.label}: {key.recipe} cannot be trained, to compare with: {fault}")
+            raise InputError(
+                f"{combination.label}: {key.recipe} cannot be trained, to compare with: {fault}"
+            )
         traces |= found.traces
     return Golden(recipes, data, traces, {})
 
 
-def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[Page] = ()) -> Examine:
+def examiner(
+    golden: Golden, keep: Path | None, report: Report, pages: Sequence[Page] = ()
+) -> Examine:
     """A function that examines a combination against golden traces and pages of the atlas, each
     once."""
     check_traps = trap_checker(pages, report) if pages else None
@@ -112,7 +127,12 @@ def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[
         try:
             with environment(combination, keep) as interpreter:
                 found = record(
-                    golden.recipes, golden.data, [backend], device="cpu", report=report, interpreter=interpreter
+                    golden.recipes,
+                    golden.data,
+                    [backend],
+                    device="cpu",
+                    report=report,
+                    interpreter=interpreter,
                 )
                 traps = check_traps(backend, interpreter) if check_traps else []
         except InputError as error:
@@ -122,7 +142,9 @@ def examiner(golden: Golden, keep: Path | None, report: Report, pages: Sequence[
     return examine
 
 
-def trap_checker(pages: Sequence[Page], report: Report) -> Callable[[str, Interpreter | None], list[Finding]]:
+def trap_checker(
+    pages: Sequence[Page], report: Report
+) -> Callable[[str, Interpreter | None], list[Finding]]:
     """A function that runs the code of pages for one backend in another environment; None is the
     present one.
 
@@ -141,14 +163,20 @@ def trap_checker(pages: Sequence[Page], report: Report) -> Callable[[str, Interp
     here = [check_case(page, case, *known) for (page, case), known in zip(cases, outcomes)]
 
     def check(backend: str, interpreter: Interpreter | None) -> list[Finding]:
-        there = here if interpreter is None else check_elsewhere(cases, outcomes, backend, interpreter.python, tell)
+        there = (
+            here
+            if interpreter is None
+            else check_elsewhere(cases, outcomes, backend, interpreter.python, tell)
+        )
         return [_trap(check, backend) for check, known in zip(there, here) if not known.fault]
 
     return check
 
 
 def _trap(check: Check, backend: str) -> Finding:
-    change = {"holds": Change.IDENTICAL, "moved": Change.SEMANTICS, "cannot run": Change.FAILS}[check.status]
+    change = {"holds": Change.IDENTICAL, "moved": Change.SEMANTICS, "cannot run": Change.FAILS}[
+        check.status
+    ]
     note = "; ".join(describe_check(check))
     return Finding(backend, f"atlas {check.page.slug}", "atlas", change, note=note)
 
@@ -178,9 +206,13 @@ def find_origins(
     """
     found: set[Origin] = set()
     explained: set[tuple[str, Change, str, str]] = set()
-    for recipe, good, row in sorted(_pairs(rows, least), key=lambda pair: _apart(pair[1], pair[2].combination)):
+    for recipe, good, row in sorted(
+        _pairs(rows, least), key=lambda pair: _apart(pair[1], pair[2].combination)
+    ):
         change, with_it = row.recipes[recipe], row.combination
-        if any((recipe, change, package, number) in explained for package, number in with_it.versions):
+        if any(
+            (recipe, change, package, number) in explained for package, number in with_it.versions
+        ):
             continue
         origin = _find_origin(recipe, good, with_it, examine, change, list_releases)
         if len(origin.packages) == 1 and not origin.untried:
@@ -192,13 +224,16 @@ def find_origins(
 
 
 def _pairs(rows: Sequence[Row], least: Change) -> Iterator[tuple[str, Combination, Row]]:
-    """Each changed recipe of each row, after the nearest combination of the same backend that changes it less."""
+    """Each changed recipe of each row, after the nearest combination of the same backend that
+    changes it less.
+    """
     for row in rows:
         for recipe, change in row.recipes.items():
             good = [
                 other.combination
                 for other in rows
-                if other.combination.backend == row.combination.backend and _is_changed(other, recipe, change) is False
+                if other.combination.backend == row.combination.backend
+                and _is_changed(other, recipe, change) is False
             ]
             if change >= least and good:
                 yield recipe, min(good, key=lambda other: _apart(other, row.combination)), row
@@ -224,7 +259,9 @@ def _find_origin(
     if len(origin.packages) == 1:
         ((package, before, after),) = origin.packages
         numbers = _between(list_releases(package), before, after)
-        low, *untried, high = bisect([low.with_version(package, number) for number in numbers], changed)
+        low, *untried, high = bisect(
+            [low.with_version(package, number) for number in numbers], changed
+        )
     return Origin(recipe, examine(high).recipes[recipe], low, high, tuple(untried))
 
 
@@ -264,4 +301,6 @@ def _between(numbers: Sequence[str], before: str, after: str) -> list[str]:
     if before not in numbers or after not in numbers:
         return [before, after]
     first, last = numbers.index(before), numbers.index(after)
-    return list(numbers[first : last + 1]) if first < last else list(numbers[last : first + 1])[::-1]
+    return (
+        list(numbers[first : last + 1]) if first < last else list(numbers[last : first + 1])[::-1]
+    )

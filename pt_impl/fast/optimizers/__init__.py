@@ -1,1 +1,3 @@
-"""The optimizers of the fast engine, named as the recipe's; one that has no file here goes by its plain rule."""
+"""The optimizers of the fast engine, named as the recipe's; one that has no file here goes by its
+plain rule.
+"""

@@ -11,7 +11,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Adadelta, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Adadelta,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The gradient times the root of past steps over that of past gradients."""
     decay, eps = optimizer.decay, optimizer.eps

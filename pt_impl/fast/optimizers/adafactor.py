@@ -12,7 +12,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Adafactor, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Adafactor,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The gradient over its factored second moment, in proportion to the parameter."""
     share, second = (update + 1) ** -optimizer.decay_power, moments["second"]

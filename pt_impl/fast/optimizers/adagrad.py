@@ -16,7 +16,13 @@ def start(optimizer: Adagrad, moments: Moments) -> None:
 
 
 def rule(
-    optimizer: Adagrad, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Adagrad,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The gradient over the root of the sum of its squares."""
     second = moments["second"].addcmul_(gradient, gradient)

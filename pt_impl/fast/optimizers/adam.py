@@ -12,18 +12,29 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Adam | AdamW, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Adam | AdamW,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The first moment over the root of the second, or of the largest second one."""
     decay = optimizer.decay_form if isinstance(optimizer, AdamW) else "step"
     if optimizer.amsgrad == "off" and not optimizer.eps_in_root:
         return step_of_moments(optimizer, update, gradient, moments, room)._replace(decay=decay)
-    first, second, bias1, bias2 = two_moments(optimizer.beta1, optimizer.beta2, update, gradient, moments)
+    first, second, bias1, bias2 = two_moments(
+        optimizer.beta1, optimizer.beta2, update, gradient, moments
+    )
     if optimizer.amsgrad == "raw":
         second = torch.maximum(moments["largest_second"], second, out=moments["largest_second"])
     elif optimizer.amsgrad == "corrected":
         largest = moments["largest_second"]
-        second, bias2 = torch.maximum(largest, torch.div(second, bias2, out=room.work), out=largest), 1.0
+        second, bias2 = (
+            torch.maximum(largest, torch.div(second, bias2, out=room.work), out=largest),
+            1.0,
+        )
     # a factor of the root goes into the scale
     if optimizer.eps_in_root:
         root = torch.add(second, optimizer.eps * bias2, out=room.work).sqrt_()
@@ -36,25 +47,46 @@ def step_of_moments(
     optimizer: Adam | AdamW | Lamb, update: int, gradient: Tensor, moments: Moments, room: Room
 ) -> Step:
     """Adam's step without its variants."""
-    first, second, bias1, bias2 = two_moments(optimizer.beta1, optimizer.beta2, update, gradient, moments)
+    first, second, bias1, bias2 = two_moments(
+        optimizer.beta1, optimizer.beta2, update, gradient, moments
+    )
     root = torch.sqrt(second, out=room.work).add_(optimizer.eps * bias2**0.5)
     return Step(first, root, bias2**0.5 / bias1)
 
 
 def fuses(optimizer: Adam | AdamW) -> bool:
     """Whether PyTorch has this Adam in one pass over the vectors."""
-    by_step = isinstance(optimizer, AdamW) and bool(optimizer.weight_decay) and optimizer.decay_form == "step"
+    by_step = (
+        isinstance(optimizer, AdamW)
+        and bool(optimizer.weight_decay)
+        and optimizer.decay_form == "step"
+    )
     return optimizer.amsgrad != "corrected" and not optimizer.eps_in_root and not by_step
 
 
 def fused(
-    optimizer: Adam | AdamW, lr: float, decay: float, counter: Tensor, parameter: Tensor, gradient: Tensor,
+    optimizer: Adam | AdamW,
+    lr: float,
+    decay: float,
+    counter: Tensor,
+    parameter: Tensor,
+    gradient: Tensor,
     moments: Moments,
-) -> None:  # fmt: skip
+) -> None:
     """The whole update in place, by the kernel of `torch.optim.AdamW(fused=True)`, PyTorch 2.13."""
     largest = [moments["largest_second"]] if optimizer.amsgrad == "raw" else []
     torch._fused_adamw_(
-        [parameter], [gradient], [moments["first"]], [moments["second"]], largest, [counter],
-        lr=lr, beta1=optimizer.beta1, beta2=optimizer.beta2, weight_decay=decay, eps=optimizer.eps,
-        amsgrad=bool(largest), maximize=False,
-    )  # fmt: skip
+        [parameter],
+        [gradient],
+        [moments["first"]],
+        [moments["second"]],
+        largest,
+        [counter],
+        lr=lr,
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        weight_decay=decay,
+        eps=optimizer.eps,
+        amsgrad=bool(largest),
+        maximize=False,
+    )

@@ -11,7 +11,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Adamax, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Adamax,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The first moment over the infinity norm."""
     first = moments["first"].lerp_(gradient, 1 - optimizer.beta1)

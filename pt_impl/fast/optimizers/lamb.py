@@ -12,7 +12,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Lamb, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Lamb,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """Adam's step, decayed, then as long in each tensor as the parameter is large."""
     first, root, scale, *_ = step_of_moments(optimizer, update, gradient, moments, room)

@@ -11,10 +11,20 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Lion, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Lion,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The sign of a mean of momentum and gradient."""
     first = moments["first"]
-    sign = torch.mul(first, optimizer.beta1, out=room.work).add_(gradient, alpha=1 - optimizer.beta1).sign_()
+    sign = (
+        torch.mul(first, optimizer.beta1, out=room.work)
+        .add_(gradient, alpha=1 - optimizer.beta1)
+        .sign_()
+    )
     first.mul_(optimizer.beta2).add_(gradient, alpha=1 - optimizer.beta2)
     return Step(sign)

@@ -12,10 +12,18 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Muon, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Muon,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """AdamW everywhere, then the orthogonalised momentum in the places of the weights."""
-    first, second, _, bias2 = two_moments(optimizer.beta1, optimizer.beta2, update, gradient, moments)
+    first, second, _, bias2 = two_moments(
+        optimizer.beta1, optimizer.beta2, update, gradient, moments
+    )
     root = torch.sqrt(second, out=room.work).add_(optimizer.eps * bias2**0.5)
     ahead = _ahead(optimizer.beta1, optimizer.nesterov_rest, True, update, gradient, first)
     step = torch.div(ahead, root, out=room.work).mul_(bias2**0.5)
@@ -33,7 +41,9 @@ def rule(
     return Step(step, decay="factor")
 
 
-def _ahead(beta: float, looks: bool, corrects: bool, update: int, gradient: Tensor, average: Tensor) -> Tensor:
+def _ahead(
+    beta: float, looks: bool, corrects: bool, update: int, gradient: Tensor, average: Tensor
+) -> Tensor:
     """What is stepped along: a moving average, or its next value for the same gradient."""
     bias, next_bias = (1 - beta ** (update + t) if corrects else 1.0 for t in (1, 2))
     if not looks:

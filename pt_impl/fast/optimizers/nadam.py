@@ -26,7 +26,9 @@ def rule(
     room: Room,
 ) -> Step:
     """A look ahead along the momentum."""
-    first, second, _, bias2 = two_moments(optimizer.beta1, optimizer.beta2, update, gradient, moments)
+    first, second, _, bias2 = two_moments(
+        optimizer.beta1, optimizer.beta2, update, gradient, moments
+    )
     now, following = (optimizer.beta1 * _ramp(optimizer, t) for t in (update + 1, update + 2))
     product = now ** (update + 1)
     if optimizer.momentum_ramp:
@@ -39,4 +41,6 @@ def rule(
 
 def _ramp(optimizer: NAdam | NAdamW, t: int) -> float:
     """beta1 at update t, counted from 1, over beta1."""
-    return float(1 - 0.5 * 0.96 ** (t * optimizer.momentum_decay)) if optimizer.momentum_ramp else 1.0
+    return (
+        float(1 - 0.5 * 0.96 ** (t * optimizer.momentum_decay)) if optimizer.momentum_ramp else 1.0
+    )

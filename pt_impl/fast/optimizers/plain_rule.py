@@ -1,4 +1,6 @@
-"""A rule of the plain engine as one of the fast engine, for an optimizer that treats all elements alike."""
+"""A rule of the plain engine as one of the fast engine, for an optimizer that treats all elements
+alike.
+"""
 
 from typing import Any
 
@@ -13,10 +15,18 @@ Tensor = torch.Tensor
 
 
 def plain_rule(rule: PlainRule) -> Rule:
-    """The rule on vectors with a place for every parameter. Where only some decay, it is computed with and without."""
+    """The rule on vectors with a place for every parameter. Where only some decay, it is computed
+    with and without.
+    """
 
     def step(
-        optimizer: Any, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+        optimizer: Any,
+        lr: Rate,
+        update: int,
+        parameter: Tensor,
+        gradient: Tensor,
+        moments: Moments,
+        room: Room,
     ) -> Step:
         taken, after = rule(optimizer, lr, update, parameter, gradient, moments)
         if optimizer.decay_rate and optimizer.spec.decoupled and room.decayed is not None:

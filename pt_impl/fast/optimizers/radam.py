@@ -11,14 +11,24 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: RAdam, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: RAdam,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The first moment alone until the second is of enough gradients."""
-    first, second, bias1, bias2 = two_moments(optimizer.beta1, optimizer.beta2, update, gradient, moments)
+    first, second, bias1, bias2 = two_moments(
+        optimizer.beta1, optimizer.beta2, update, gradient, moments
+    )
     t, longest = update + 1, 2 / (1 - optimizer.beta2) - 1
     length = longest - 2 * t * optimizer.beta2**t / bias2
     if length <= 5:
         return Step(first, scale=1 / bias1)
-    shrunk = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
+    shrunk = (
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    ) ** 0.5
     eps = optimizer.eps * bias2**0.5 if optimizer.eps_corrected else optimizer.eps
     return Step(first, torch.sqrt(second, out=room.work).add_(eps), shrunk * bias2**0.5 / bias1)

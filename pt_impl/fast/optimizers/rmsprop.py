@@ -11,7 +11,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: RMSprop, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: RMSprop,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The gradient over the root of its mean square, or the momentum of that."""
     decay = optimizer.decay

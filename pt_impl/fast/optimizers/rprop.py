@@ -11,7 +11,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Rprop, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Rprop,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The step sizes by the signs of the gradient."""
     size, previous = moments["step_size"], moments["previous"]

@@ -11,7 +11,13 @@ Tensor = torch.Tensor
 
 
 def rule(
-    optimizer: Sgd, lr: Rate, update: int, parameter: Tensor, gradient: Tensor, moments: Moments, room: Room
+    optimizer: Sgd,
+    lr: Rate,
+    update: int,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: Moments,
+    room: Room,
 ) -> Step:
     """The gradient, or its momentum."""
     if not optimizer.momentum:

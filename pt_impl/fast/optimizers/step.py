@@ -1,7 +1,8 @@
 """What a rule of the fast engine is given and gives back.
 
-A rule is (optimizer, lr, update, parameter, gradient, moments, room) -> `Step`. Vectors (n,) have a place for every
-parameter of the network; `lr` is a number, or one for each place; the moments are changed in place.
+A rule is (optimizer, lr, update, parameter, gradient, moments, room) -> `Step`. Vectors (n,) have a
+place for every parameter of the network; `lr` is a number, or one for each place; the moments are
+changed in place.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-__all__ = ["Moments", "Rate", "Room", "Rule", "Step", "add_decay", "norm", "root", "root_mean_square", "two_moments"]
+__all__ = [
+    "Moments",
+    "Rate",
+    "Room",
+    "Rule",
+    "Step",
+    "add_decay",
+    "norm",
+    "root",
+    "root_mean_square",
+    "two_moments",
+]
 
 Tensor = torch.Tensor
 Moments = dict[str, Tensor]
@@ -41,12 +53,15 @@ class Room(NamedTuple):
     """The network of the fast engine."""
 
     def tensors(self, vector: Tensor) -> dict[str, Tensor]:
-        """Canonical name -> its part of a vector that lives as long as the network, as (rows, columns); of a bias one
-        row."""
+        """Canonical name -> its part of a vector that lives as long as the network, as (rows,
+        columns); of a bias one row."""
         place, cache = vector.data_ptr(), self.network.tensors
         if place not in cache:
             parts, axes = self.network.named(vector), 2 + len(self.network.lead)
-            cache[place] = {name: part if part.ndim == axes else part.unsqueeze(-2) for name, part in parts.items()}
+            cache[place] = {
+                name: part if part.ndim == axes else part.unsqueeze(-2)
+                for name, part in parts.items()
+            }
         tensors: dict[str, Tensor] = cache[place]
         return tensors
 
@@ -54,7 +69,9 @@ class Room(NamedTuple):
 Rule = Callable[[Any, Rate, int, Tensor, Tensor, Moments, Room], Step]
 
 
-def add_decay(vector: Tensor, parameter: Tensor, decay: float, decayed: Tensor | None, out: Tensor) -> Tensor:
+def add_decay(
+    vector: Tensor, parameter: Tensor, decay: float, decayed: Tensor | None, out: Tensor
+) -> Tensor:
     """vector + decay parameter, where it decays."""
     if decayed is None:
         return torch.add(vector, parameter, alpha=decay, out=out)
@@ -64,7 +81,9 @@ def add_decay(vector: Tensor, parameter: Tensor, decay: float, decayed: Tensor |
 def two_moments(
     beta1: float, beta2: float, update: int, gradient: Tensor, moments: Moments
 ) -> tuple[Tensor, Tensor, float, float]:
-    """Moving averages of the gradient and of its square, and what they lack for having begun at 0."""
+    """Moving averages of the gradient and of its square, and what they lack for having begun at
+    0.
+    """
     first = moments["first"].lerp_(gradient, 1 - beta1)
     second = moments["second"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     return first, second, 1 - beta1 ** (update + 1), 1 - beta2 ** (update + 1)
