@@ -17,11 +17,20 @@ from lockstep.errors import InputError
 from lockstep.files.input_file import input_size, kind_of_content, parsing, read_input
 from lockstep.files.outputs import tensor_kind, write_file
 
-__all__ = ["hash_arrays", "read_tensors", "write_tensors"]
+__all__ = ["arrays_below", "hash_arrays", "read_tensors", "write_tensors"]
 
 HEADER = 100_000_000
 """Bytes of the longest header that safetensors reads."""
 RECORD = "; record a training loop of your own with lockstep.Recorder (docs/own_loop.md)"
+
+
+def arrays_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin with `prefix`, in their order, named by what follows it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]]) -> str:

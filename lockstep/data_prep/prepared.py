@@ -14,7 +14,7 @@ from lockstep.data_prep.table import Note
 from lockstep.errors import InputError
 from lockstep.files import headers
 from lockstep.files.headers import check_header
-from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
+from lockstep.tensor_file import arrays_below, hash_arrays, read_tensors, write_tensors
 
 __all__ = ["IGNORED", "Batches", "OwnDraws", "PreparedData", "updates_per_epoch"]
 
@@ -218,10 +218,7 @@ class PreparedData:
             k: tuple(v) if isinstance(v, list) else v for k, v in header.items()
         }
         content |= {name: arrays[name] for name in ARRAY_FIELDS}
-        names = [name for name in arrays if name.startswith("parameters/")]
-        content["parameters"] = {
-            name.removeprefix("parameters/"): arrays[name] for name in sorted(names)
-        }
+        content["parameters"] = arrays_below(arrays, "parameters/")
         return PreparedData(**content)
 
 

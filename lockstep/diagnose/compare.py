@@ -13,6 +13,7 @@ from lockstep.errors import InputError
 from lockstep.recipe.wording import differing_fields
 from lockstep.records.tensor_statistics import STATISTICS
 from lockstep.records.trace import UPDATE_SERIES, Trace
+from lockstep.tensor_file import arrays_below
 
 __all__ = [
     "SEMANTICS",
@@ -134,9 +135,7 @@ def bounds_of(*traces: Trace) -> OracleBounds | None:
     bound.
     """
     for trace in traces:
-        arrays = {
-            k.removeprefix("bounds/"): v for k, v in trace.arrays.items() if k.startswith("bounds/")
-        }
+        arrays = arrays_below(trace.arrays, "bounds/")
         if arrays:
             bounds = OracleBounds(arrays)
             bounds.reason = (trace.header.get("horizon") or {}).get("reason", "")

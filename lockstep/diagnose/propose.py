@@ -20,6 +20,7 @@ from lockstep.data_prep import Parameters
 from lockstep.diagnose.names import Layout, NameMap
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
+from lockstep.tensor_file import arrays_below
 
 __all__ = ["propose"]
 
@@ -309,12 +310,7 @@ def _by_value(
 
 def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
     """The arrays of a family at the first update."""
-    prefix = f"detail/0/{family}/"
-    return {
-        key.removeprefix(prefix): array
-        for key, array in trace.arrays.items()
-        if key.startswith(prefix)
-    }
+    return arrays_below(trace.arrays, f"detail/0/{family}/")
 
 
 def _changes(trace: Trace) -> tuple[Parameters, Parameters]:

@@ -28,7 +28,7 @@ from lockstep.files.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.recipe.wording import differing_fields
 from lockstep.records.contents import check_checkpoint, checkpoint_shapes, without_row_axis
-from lockstep.tensor_file import read_tensors, write_tensors
+from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
 from lockstep.version import __version__
 
 __all__ = [
@@ -86,12 +86,7 @@ class Checkpoint:
 
     def below(self, prefix: str) -> Parameters:
         """Name -> array, of "parameters", "optimizer/momentum", ..."""
-        prefix += "/"
-        return {
-            name.removeprefix(prefix): a
-            for name, a in self.arrays.items()
-            if name.startswith(prefix)
-        }
+        return arrays_below(self.arrays, f"{prefix}/")
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; an old file of that name stays whole if that fails.

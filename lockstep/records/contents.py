@@ -19,6 +19,7 @@ from lockstep.files.headers import check_header
 from lockstep.recipe import Loss, Recipe
 from lockstep.records.bounds import SAFETY
 from lockstep.records.tensor_statistics import STATISTICS
+from lockstep.tensor_file import arrays_below
 
 __all__ = [
     "PARTS",
@@ -577,11 +578,7 @@ def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays:
     and not of all of the run. Of a series' neighbours each lends its bound to the next, so that one
     may be infinite some updates earlier.
     """
-    bounds = {
-        name.removeprefix("bounds/"): array
-        for name, array in arrays.items()
-        if name.startswith("bounds/")
-    }
+    bounds = arrays_below(arrays, "bounds/")
     largest, length = float(np.finfo(recipe.dtype).max), header["updates_per_epoch"]
     begins: list[int] = []
     ends: list[int] = []

@@ -16,7 +16,7 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.contents import check_ensemble
 from lockstep.records.trace import Metrics, Progress, Trace, metric_names
-from lockstep.tensor_file import read_tensors, write_tensors
+from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
 
 __all__ = [
     "Block",
@@ -80,14 +80,8 @@ class Ensemble:
         """
         header, arrays = read_tensors(path, SCHEMA)
         check_ensemble(str(path), header, arrays)
-        held_out, parameters = (
-            {
-                name.removeprefix(kind): array
-                for name, array in arrays.items()
-                if name.startswith(kind)
-            }
-            for kind in ("held_out/", "parameters/")
-        )
+        held_out = arrays_below(arrays, "held_out/")
+        parameters = arrays_below(arrays, "parameters/")
         return Ensemble(header, arrays["lr"], arrays["loss"], held_out, parameters)
 
 

@@ -52,7 +52,7 @@ from lockstep.data_prep import Parameters
 from lockstep.files.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.records.contents import UPDATE_SERIES, check_loop, check_trace, metric_names
-from lockstep.tensor_file import read_tensors, write_tensors
+from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
 
 __all__ = [
     "UPDATE_SERIES",
@@ -144,22 +144,15 @@ class Trace:
 
     def parameters(self, update: int) -> Parameters:
         """Canonical name -> array, after that many updates."""
-        return self._below(f"parameters/{update}/")
+        return arrays_below(self.arrays, f"parameters/{update}/")
 
     @property
     def prediction(self) -> Parameters:
         """Layer -> its values for one held-out sample, in order: from "input" to the last, then
         softmax or sigmoid.
         """
-        found = self._below("prediction/")
-        return {name: found[name] for name in self.header["layers"]}
-
-    def _below(self, prefix: str) -> Parameters:
-        return {
-            name.removeprefix(prefix): self.arrays[name]
-            for name in self.arrays
-            if name.startswith(prefix)
-        }
+        outputs = arrays_below(self.arrays, "prediction/")
+        return {name: outputs[name] for name in self.header["layers"]}
 
     def save(self, path: Path) -> None:
         """Write the trace; an old file of that name stays whole if that fails.

@@ -14,6 +14,7 @@ from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip
 from lockstep.recipe import Gradient
 from lockstep.schedules.rate_tables import decays
+from lockstep.tensor_file import arrays_below
 
 __all__ = ["alternatives", "null", "recorded"]
 
@@ -114,11 +115,7 @@ def _each_batch(side: Side) -> Iterator[Alternative]:
         return
     summed: Tensors = {}
     for rows, share in parts(variant):
-        alone = {
-            name.removeprefix("gradients/"): array
-            for name, array in compute(variant, [(rows, 1.0)]).items()
-            if name.startswith("gradients/")
-        }
+        alone = arrays_below(compute(variant, [(rows, 1.0)]), "gradients/")
         summed = accumulate(summed, _clipped(variant.recipe.gradient, alone), share, Exact())
     text = (
         "{side} clips the gradient of each batch before it accumulates them; the recipe clips "

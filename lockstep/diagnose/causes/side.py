@@ -17,6 +17,7 @@ from lockstep.oracle.arithmetic import Array, Moments
 from lockstep.recipe import Recipe, field_infos
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_of, rate_tables
+from lockstep.tensor_file import arrays_below
 
 __all__ = ["Side", "declared", "prepared_data", "rows"]
 
@@ -76,13 +77,9 @@ class Side:
         ):  # every update began from the oracle's state
             traces = tuple(trace for trace in traces if trace.header.get("backend") == "oracle")
         for trace in traces:
-            found = {
-                k.removeprefix(prefix): rows(v)
-                for k, v in trace.arrays.items()
-                if k.startswith(prefix)
-            }
-            if found:
-                return found
+            arrays = arrays_below(trace.arrays, prefix)
+            if arrays:
+                return {name: rows(array) for name, array in arrays.items()}
         return {}
 
     def detail(self, family: str, update: int | None = None) -> Tensors:
