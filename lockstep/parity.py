@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lockstep.diagnose.engine import Diagnosis, Unequal, diagnose, unequal_settings
+from lockstep.diagnose.diagnosis import Diagnosis, Unequal, diagnose, unequal_settings
 from lockstep.diagnose.loops import align, sides_of
 from lockstep.diagnose.names import NameMap, load_names, save_names
 from lockstep.diagnose.noise import loop_bounds

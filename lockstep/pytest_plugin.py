@@ -15,7 +15,7 @@ import pytest
 from lockstep.errors import ParityError
 
 if TYPE_CHECKING:
-    from lockstep.diagnose.engine import Diagnosis
+    from lockstep.diagnose.diagnosis import Diagnosis
 
 __all__ = ["parity", "pytest_runtest_makereport"]
 

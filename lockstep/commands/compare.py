@@ -64,7 +64,7 @@ def compare(
     where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose import compare as diagnose
-    from lockstep.diagnose.engine import unequal_settings
+    from lockstep.diagnose.diagnosis import unequal_settings
     from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console, print_comparison

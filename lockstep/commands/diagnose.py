@@ -48,7 +48,7 @@ def diagnose(
     have it. Exits with 0 where the traces are equal, 1 where they diverge, 2 where they cannot be
     compared, 3 where nothing diverges but not all can be judged.
     """
-    from lockstep.diagnose.engine import diagnose as explain
+    from lockstep.diagnose.diagnosis import diagnose as explain
     from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console

@@ -13,8 +13,8 @@ from lockstep.diagnose.compare import (
     refuse_unbounded,
 )
 from lockstep.diagnose.compare import compare as compare_arrays
-from lockstep.diagnose.engine import Diagnosis
-from lockstep.diagnose.engine import diagnose as diagnose_arrays
+from lockstep.diagnose.diagnosis import Diagnosis
+from lockstep.diagnose.diagnosis import diagnose as diagnose_arrays
 from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
 from lockstep.diagnose.names import NameMap, load_names
 from lockstep.diagnose.noise import loop_bounds

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from lockstep.diagnose.compare import Difference
-from lockstep.diagnose.engine import HORIZON, Diagnosis
+from lockstep.diagnose.diagnosis import HORIZON, Diagnosis
 from lockstep.numbers import factor
 from lockstep.printable import printable
 from lockstep.report.console import print_stages, print_verdict

@@ -17,7 +17,7 @@ import pt_impl.train
 from lockstep.cli import main
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import bounds_of
-from lockstep.diagnose.engine import diagnose, unequal_settings
+from lockstep.diagnose.diagnosis import diagnose, unequal_settings
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle
 from lockstep.recipe import Recipe

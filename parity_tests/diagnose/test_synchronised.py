@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.diagnosis import diagnose
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle

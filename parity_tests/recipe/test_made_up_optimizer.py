@@ -19,7 +19,7 @@ import pt_impl.optimizers.parts
 import pt_impl.train
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.diagnosis import diagnose
 from lockstep.errors import InputError
 from lockstep.oracle.optimizers.parts import average
 from lockstep.oracle.train import train as train_oracle

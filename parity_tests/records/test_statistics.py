@@ -18,7 +18,7 @@ import jax_impl.train
 import pt_impl.train
 from lockstep.cli import main
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.diagnosis import diagnose
 from lockstep.errors import InputError
 from lockstep.oracle.train import states
 from lockstep.oracle.train import train as train_oracle

@@ -10,7 +10,7 @@ from pathlib import Path
 from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import Difference
-from lockstep.diagnose.engine import diagnose
+from lockstep.diagnose.diagnosis import diagnose
 from lockstep.diagnose.exact import compare_exactly, float64_bounds
 from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.train import train as train_oracle
