@@ -1,5 +1,6 @@
 """Judge two traces, of one recipe or of aligned loops: identical, rounding, diverged or
-inconclusive, and where they first part."""
+inconclusive, and where they first part.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ __all__ = [
 ]
 
 SEMANTICS = 1e-12
-"""Largest relative difference between two float64 runs of one meaning: relative to a tensor's
-largest value, or to a scalar's own at its update. Right ones differ by some 1e-14 after hundreds of
-updates; of the wrong ones tried, the nearest (a rate rounded to float32) by 2.5e-8
+"""Largest relative difference between two float64 runs of one meaning. It is relative to a tensor's
+largest value, or to a scalar's own at its update. Right runs differ by some 1e-14 after hundreds of
+updates; the nearest of the wrong ones tried, a rate rounded to float32, differs by 2.5e-8
 (docs/equality.md)."""
 
 STAGES = (
@@ -49,7 +50,7 @@ STAGES = (
     "average",
     "metrics",
 )
-"""In the order in which one update causes the next."""
+"""The stages in the order in which one update causes the next."""
 SERIES_STAGE = dict(zip(UPDATE_SERIES, ("lr", "loss", "gradients", "update")))
 SERIES_WORDS = {
     "loss": "the loss",
@@ -58,14 +59,11 @@ SERIES_WORDS = {
 }
 JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statistics/")
 FED = ("batch", "forward")
-"""Families in which a value that is not finite may be meant: a missing value, a score that is
-masked.
-"""
+"""Families in which a value that is not finite may be meant: a missing value, a masked score."""
 
 Bounds = Mapping[str, NDArray[np.float64]]
-"""Name of an array -> absolute bounds on how far rounding may carry it; what is not finite bounds
-nothing.
-"""
+"""Name of an array -> absolute bounds on how far rounding may carry it. A bound that is not finite
+bounds nothing."""
 
 
 class OracleBounds(dict[str, NDArray[np.float64]]):
@@ -77,7 +75,7 @@ class OracleBounds(dict[str, NDArray[np.float64]]):
 
 
 class Limit(NamedTuple):
-    """From where on nothing was judged: the first such update, counted from 0 (-1: before
+    """Where judging ends: the first update that was not judged, counted from 0 (-1: before
     training), and why.
     """
 
@@ -90,9 +88,9 @@ class Difference:
     """The worst element of one tensor at one update.
 
     `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before
-    training. `share` is that of the tensor's elements, or of the series' updates, that are beyond
-    the bound; `rank` the tensor's place in its stage, in the order of cause: layers forward, their
-    gradients backward. `array` is its name in the traces.
+    training. `share` is the share of the tensor's elements, or of the series' updates, that are
+    beyond the bound. `rank` is the tensor's place in its stage in the order of cause: layers
+    forward, their gradients backward. `array` is its name in the traces.
     """
 
     stage: str
@@ -111,11 +109,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The outcome of a comparison.
 
-    `worst` has the largest ratio of each stage that was judged; `parted` what is beyond its bound,
-    in causal order, empty unless `verdict` is "diverged"; `limit` is where judging ends, None where
-    everything was judged.
+    `worst` has the largest ratio of each stage that was judged. `parted` has what is beyond its
+    bound, in causal order; it is empty unless `verdict` is "diverged". `compared` counts the arrays
+    that were compared. `limit` is where judging ends, None where everything was judged.
     """
 
     verdict: str
@@ -126,13 +124,13 @@ class Comparison:
 
     @property
     def first(self) -> Difference | None:
-        """Where the traces part."""
+        """Where the traces part; None where they do not."""
         return self.parted[0] if self.parted else None
 
 
 def bounds_of(*traces: Trace) -> OracleBounds | None:
     """The rounding bounds that an oracle's trace among these carries, named as the arrays they
-    bound.
+    bound; None where no trace carries any.
     """
     for trace in traces:
         arrays = arrays_below(trace.arrays, "bounds/")
@@ -144,15 +142,14 @@ def bounds_of(*traces: Trace) -> OracleBounds | None:
 
 
 def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
-    """Judge every array that both traces hold; of a run that went on from a checkpoint, the updates
-    it holds.
+    """Judge every array that both traces hold. A run that went on from a checkpoint is judged over
+    the updates that it holds.
 
     Initial parameters and learning rates must be the same bits, rounded to the lower of both
-    precisions. All else
-    must agree within the sum of both sides' bounds, an oracle's being 0; between float64 runs
-    within `SEMANTICS` of
-    the tensor's largest value, or of a scalar's own, where that is more. Of two loops (see
-    `lockstep.diagnose.loops.align`) learning rates and batches too may have bounds.
+    precisions. All else must agree within the sum of both sides' bounds, an oracle's being 0.
+    Between float64 runs it must agree within `SEMANTICS` of the tensor's largest value, or of a
+    scalar's own, where that is more. Of two loops (see `lockstep.diagnose.loops.align`) learning
+    rates and batches too may have bounds.
 
     Values that are finite on neither side are not judged, but for infinities of opposite signs; nor
     are values that differ under a bound that is not finite. Where these are all that differ, the
@@ -180,28 +177,32 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
                 worst[difference.stage] = difference
             if not difference.ratio <= 1:
                 parted.append(difference)
-    # a tensor says more than its statistics
-    parted.sort(
-        key=lambda f: (f.update, STAGES.index(f.stage), f.rank, f.array.startswith("statistics/"))
-    )
-    limit = min(limits, key=lambda limit: limit.update, default=None)
-    same = all(found.difference == 0 for found in worst.values())
+    parted.sort(key=_causal_order)
+    first_limit = min(limits, key=lambda limit: limit.update, default=None)
     if parted:
         verdict = "diverged"
-    elif limit is not None:
+    elif first_limit is not None:
         verdict = "inconclusive"
+    elif all(difference.difference == 0 for difference in worst.values()):
+        verdict = "identical"
     else:
-        verdict = "identical" if same else "rounding"
+        verdict = "rounding"
     ordered = {stage: worst[stage] for stage in STAGES if stage in worst}
-    return Comparison(verdict, ordered, tuple(parted), len(names), limit)
+    return Comparison(verdict, ordered, tuple(parted), len(names), first_limit)
+
+
+def _causal_order(difference: Difference) -> tuple[int, int, int, bool]:
+    """The sort key of differences: at one place a tensor says more than its statistics."""
+    is_summary = difference.array.startswith("statistics/")
+    return difference.update, STAGES.index(difference.stage), difference.rank, is_summary
 
 
 def refuse_different_runs(a: Trace, b: Trace) -> None:
-    """Nothing, for traces of one recipe and data, or of two loops.
+    """Raise InputError unless the traces are of one recipe and data, or of two loops.
 
     Raises:
         InputError: traces of different recipes or data, names what differs; a loop's beside a
-        recipe's.
+            recipe's.
     """
     if is_loop(a) != is_loop(b):
         raise InputError(
@@ -210,10 +211,8 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
     if is_loop(a):
         return
     if a.header["recipe_hash"] != b.header["recipe_hash"]:
-        raise InputError(
-            "traces of different recipes: "
-            f"{differing_fields(a.recipe.as_dict(), b.recipe.as_dict())}"
-        )
+        fields = differing_fields(a.recipe.as_dict(), b.recipe.as_dict())
+        raise InputError(f"traces of different recipes: {fields}")
     if a.header.get("synchronised", False) != b.header.get("synchronised", False):
         raise InputError(
             "one trace began every update from the oracle's state and the other did not: "
@@ -222,26 +221,24 @@ def refuse_different_runs(a: Trace, b: Trace) -> None:
     if a.header["data_hash"] != b.header["data_hash"]:
         raise InputError(
             f"traces of different data: hash {a.header['data_hash'][:12]} and "
-            f"{b.header['data_hash'][:12]}; "
-            "same recipe, but other rows, initial parameters or order"
+            f"{b.header['data_hash'][:12]}; same recipe, but other rows, initial parameters or "
+            "order"
         )
 
 
 def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
-    """Nothing, where the oracle's trace of a recipe has recorded what both traces hold, and so
-    bounds it.
+    """Raise InputError unless the oracle's trace of a recipe holds, and so bounds, what both traces
+    hold.
 
     Raises:
         InputError: it lacks an array of theirs, or has it in another shape.
     """
-    lacking = [
-        k for k in a.arrays if k.startswith(JUDGED) and k in b.arrays and k not in oracle.arrays
-    ]
+    common = [name for name in a.arrays if name.startswith(JUDGED) and name in b.arrays]
+    lacking = [name for name in common if name not in oracle.arrays]
     if lacking:
         raise InputError(
-            f"the oracle's trace has no {lacking[0]}, which both traces hold: record it "
-            "with the same --detail, "
-            "--statistics and --parameters-every"
+            f"the oracle's trace has no {lacking[0]}, which both traces hold: record it with the "
+            "same --detail, --statistics and --parameters-every"
         )
     tensors = [
         name
@@ -250,10 +247,12 @@ def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
     ]
     for trace in (a, b):
         for name in tensors:
-            if name in trace.arrays and trace.arrays[name].shape != oracle.arrays[name].shape:
+            if name not in trace.arrays:
+                continue
+            shape = trace.arrays[name].shape
+            if shape != oracle.arrays[name].shape:
                 raise InputError(
-                    f"{name}: shape {trace.arrays[name].shape} in the trace of "
-                    f"{trace.backend}, and "
+                    f"{name}: shape {shape} in the trace of {trace.backend}, and "
                     f"{oracle.arrays[name].shape} by the recipe's data"
                 )
 
@@ -261,10 +260,12 @@ def refuse_unbounded(a: Trace, b: Trace, oracle: Trace) -> None:
 def differences(
     a: Trace, b: Trace, name: str, bounds: Bounds, at: Difference | None = None
 ) -> list[Difference]:
-    """How an array that both traces hold differs: the worst element of a tensor; of a series the
-    update, or epoch, that differs most (by ratio) and the first that is beyond its bound, or with
-    `at` the one of that difference. Rows of a batch that one side lacks are NaN there. Empty where
-    nothing of the array is judged.
+    """Where an array that both traces hold differs most.
+
+    Of a tensor this is the worst element. Of a series it is the update, or epoch, that differs most
+    (by ratio) and the first that is beyond its bound, or with `at` the update of that difference.
+    Rows of a batch that one side lacks are NaN there. The list is empty where nothing of the array
+    is judged.
 
     Raises:
         InputError: the shapes differ.
@@ -272,10 +273,16 @@ def differences(
     return _worst_places(a, name, _gap(a, b, name, bounds), at)
 
 
+# ---- two arrays held against one another
+
+
 class _Gap(NamedTuple):
-    """Two arrays held against one another: the update, or epoch, of their first row; both in
+    """Two arrays held against one another.
+
+    `begin` is the update, or epoch, of their first row. All arrays have one shape: both sides in
     float64, their distance, the bound on it, the distance over the bound, and where nothing is
-    judged, all of one shape."""
+    judged.
+    """
 
     begin: int
     a: NDArray[np.float64]
@@ -287,34 +294,21 @@ class _Gap(NamedTuple):
 
 
 def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
-    begin, (values_a, values_b) = _common(a, b, name)
+    begin, values_a, values_b = _common(a, b, name)
     if "/batch/" in name or "/forward/" in name:
         values_a, values_b = _of_as_many_rows(values_a, values_b)
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
-    exact = (
-        name == "updates/lr"
-        or name.startswith(("parameters/0/", "average/0/"))
-        or "/batch/" in name
-    )
-    exact = exact and not (is_loop(a) and name in bounds)
     bound: NDArray[Any] = np.zeros(())
-    if (
-        exact and values_a.dtype.kind == values_b.dtype.kind == "f"
-    ):  # an integer or a flag would lose its value
+    if not _must_be_equal(a, name, bounds):
+        bound = _bound(a, b, name, bounds, begin, values_b)
+    elif values_a.dtype.kind == values_b.dtype.kind == "f":
+        # an integer or a flag would lose its value
         lower = min(values_a.dtype, values_b.dtype, key=lambda dtype: dtype.itemsize)
-        values_a, values_b = values_a.astype(lower), values_b.astype(lower)
-    if not exact:
-        bound = np.asarray(bounds.get(name, np.zeros(())))
-        with np.errstate(invalid="ignore"):  # of two oracles' traces, where the bound is infinite
-            bound = (bound[begin:] if bound.ndim else bound) * sum(
-                trace.backend != "oracle" for trace in (a, b)
-            )
-        if a.header.get("recipe", {}).get("training", a.header)[
-            "dtype"
-        ] == "float64" and not name.endswith("accuracy"):
-            bound = np.maximum(bound, SEMANTICS * _sizes(name, values_b))
-    wide_a, wide_b = values_a.astype(np.float64), values_b.astype(np.float64)
+        values_a = values_a.astype(lower)
+        values_b = values_b.astype(lower)
+    wide_a = values_a.astype(np.float64)
+    wide_b = values_b.astype(np.float64)
     with np.errstate(all="ignore"):
         distance = np.abs(wide_a - wide_b)
         same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
@@ -325,15 +319,43 @@ def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
             unjudged |= ~np.isfinite(wide_a) & ~np.isfinite(wide_b) & ~opposite
         ratio = np.where(same | unjudged, 0.0, distance / bound)
     distance = np.where(unjudged, 0.0, distance)
-    return _Gap(
-        begin, wide_a, wide_b, distance, np.broadcast_to(bound, distance.shape), ratio, unjudged
-    )
+    bound = np.broadcast_to(bound, distance.shape)
+    return _Gap(begin, wide_a, wide_b, distance, bound, ratio, unjudged)
+
+
+def _must_be_equal(trace: Trace, name: str, bounds: Bounds) -> bool:
+    """Whether an array must be the same bits: learning rates, initial parameters and batches; of a
+    loop only those without a bound.
+    """
+    is_given = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/"))
+    if not is_given and "/batch/" not in name:
+        return False
+    return not (is_loop(trace) and name in bounds)
+
+
+def _bound(
+    a: Trace, b: Trace, name: str, bounds: Bounds, begin: int, values: NDArray[Any]
+) -> NDArray[Any]:
+    """The bound on the distance of both sides, from the update or epoch `begin` on; `values` are
+    one side's.
+    """
+    bound = np.asarray(bounds.get(name, np.zeros(())))
+    if bound.ndim:
+        bound = bound[begin:]
+    sides = sum(trace.backend != "oracle" for trace in (a, b))
+    with np.errstate(invalid="ignore"):  # of two oracles' traces, where the bound is infinite
+        bound = bound * sides
+    dtype = a.header.get("recipe", {}).get("training", a.header)["dtype"]
+    if dtype == "float64" and not name.endswith("accuracy"):
+        bound = np.maximum(bound, SEMANTICS * _sizes(name, values))
+    return bound
 
 
 def _sizes(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """How large the values are to which a float64 difference is relative: of a tensor its largest
-    value, of a series each scalar, of statistics the tensor's largest value at each update. What is
-    not finite counts as 0."""
+    """The sizes to which a float64 difference is relative: a tensor's largest value, each scalar of
+    a series, and for statistics the tensor's largest value at each update. A value that is not
+    finite counts as 0.
+    """
     size = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0.0)
     kind = name.partition("/")[0]
     if name.endswith("_r2"):  # 1 - a share: near 0 it keeps the rounding of what cancels
@@ -346,8 +368,9 @@ def _sizes(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _may_be_infinite(trace: Trace, name: str) -> bool:
-    """Whether a value that is not finite may be meant, and is then compared as any other: of a
-    loop's statistics NaN stands for an update that has none."""
+    """Whether a value that is not finite may be meant, and is then compared as any other. In a
+    loop's statistics NaN stands for an update that has none.
+    """
     kind, _, rest = name.partition("/")
     if kind == "statistics":
         return is_loop(trace) or rest.startswith(FED)
@@ -355,125 +378,152 @@ def _may_be_infinite(trace: Trace, name: str) -> bool:
 
 
 def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
-    """The first update of which an array was not judged."""
+    """The first update of which an array was not judged; None where all of it was."""
     if not gap.unjudged.any():
         return None
     kind, _, rest = name.partition("/")
-    is_series = kind in ("updates", "statistics", "epochs")
-    unjudged, bound = gap.unjudged, gap.bound
-    if is_series:
+    unjudged = gap.unjudged
+    bound = gap.bound
+    if kind in ("updates", "statistics", "epochs"):
         row = int(unjudged.reshape(len(unjudged), -1).any(axis=1).argmax())
-        unjudged, bound = unjudged[row], bound[row]
+        unjudged = unjudged[row]
+        bound = bound[row]
         length = trace.header["updates_per_epoch"] if kind == "epochs" else 1
         update = (gap.begin + row + 1) * length - 1
     else:
         update = int(rest.split("/")[0]) - (kind != "detail")
     if np.isfinite(bound[unjudged]).all():
-        return Limit(
-            update, f"{SERIES_WORDS.get(rest, rest.rpartition('/')[2])} is finite on neither side"
-        )
+        noun = SERIES_WORDS.get(rest, rest.rpartition("/")[2])
+        return Limit(update, f"{noun} is finite on neither side")
     return Limit(update, getattr(bounds, "reason", "") or "no bound on rounding is finite")
+
+
+def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both arrays, the shorter one with rows of NaN at its end; as they are where they differ in
+    more than their rows.
+    """
+    if a.ndim != b.ndim or a.shape == b.shape or a.shape[1:] != b.shape[1:]:
+        return a, b
+    rows = max(len(a), len(b))
+    return _filled_up(a, rows), _filled_up(b, rows)
+
+
+def _filled_up(array: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The array with rows of NaN at its end."""
+    # an integer or a flag cannot be NaN
+    wide = array.astype(np.result_type(array, np.float16))
+    missing = np.full((rows - len(wide), *wide.shape[1:]), np.nan, wide.dtype)
+    return np.concatenate([wide, missing])
+
+
+def _common(a: Trace, b: Trace, name: str) -> tuple[int, NDArray[Any], NDArray[Any]]:
+    """The first update, or epoch, of which both traces hold the array, and both from there on."""
+    kind = name.partition("/")[0]
+    if kind == "statistics":
+        first_a, first_b = (trace.header.get("statistics") or 0 for trace in (a, b))
+    elif kind in ("updates", "epochs"):
+        length = a.header["updates_per_epoch"] if kind == "epochs" else 1
+        first_a = a.first_update // length
+        first_b = b.first_update // length
+    else:
+        return 0, a.arrays[name], b.arrays[name]
+    begin = max(first_a, first_b)
+    return begin, a.arrays[name][begin - first_a :], b.arrays[name][begin - first_b :]
+
+
+# ---- the worst places
 
 
 def _worst_places(a: Trace, name: str, gap: _Gap, at: Difference | None = None) -> list[Difference]:
     """As `differences`."""
     if gap.unjudged.all() and gap.unjudged.size:
         return []
-    kind, _, rest = name.partition("/")
-    length = a.header["updates_per_epoch"]
-    ratio, begin = gap.ratio, gap.begin
-    is_tensor = kind in ("parameters", "average", "detail")
-    if is_tensor:
-        places = (
-            [int(ratio.argmax()) if ratio.max(initial=0) > 0 else int(gap.distance.argmax())]
-            if ratio.size
-            else []
-        )
-    elif at is not None:
-        row = (at.update // length if kind == "epochs" else at.update) - begin
-        places = [row * ratio[row].size + int(ratio[row].argmax())]
-    else:
-        places = sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
-    found = []
+    ratio = gap.ratio
     share = float(np.mean(~(ratio <= 1))) if ratio.size else 0.0
-    for place in places:
-        element, statistic = tuple(int(i) for i in np.unravel_index(place, ratio.shape)), ""
-        if kind in ("parameters", "average"):
-            done, _, tensor = rest.partition("/")
-            stage, update = ("init" if done == "0" else kind), int(done) - 1
-        elif kind == "detail":
-            number, stage, tensor = rest.split("/", 2)
-            update = int(number)
-        elif kind == "updates":
-            stage, tensor, update, element = SERIES_STAGE.get(rest, "lr"), rest, begin + place, ()
-        elif kind == "statistics":
-            stage, _, tensor = rest.partition("/")
-            update, statistic, element = begin + element[0], f"{STATISTICS[element[1]]} of ", ()
-        else:
-            stage, tensor, update, element = "metrics", rest, (begin + place + 1) * length - 1, ()
-        found.append(
-            Difference(
-                stage=stage,
-                tensor=statistic + tensor,
-                update=update,
-                element=element,
-                a=float(gap.a.flat[place]),
-                b=float(gap.b.flat[place]),
-                difference=float(gap.distance.flat[place]),
-                bound=float(gap.bound.flat[place]),
-                ratio=float(ratio.flat[place]),
-                share=share,
-                rank=_rank(a, stage, tensor),
-                array=name,
-            )
+    places = []
+    for index in _worst_indices(name, gap, at, a.header["updates_per_epoch"]):
+        place = _place(a, name, gap, index)
+        difference = Difference(
+            stage=place.stage,
+            tensor=place.statistic + place.tensor,
+            update=place.update,
+            element=place.element,
+            a=float(gap.a.flat[index]),
+            b=float(gap.b.flat[index]),
+            difference=float(gap.distance.flat[index]),
+            bound=float(gap.bound.flat[index]),
+            ratio=float(ratio.flat[index]),
+            share=share,
+            rank=_rank(a, place.stage, place.tensor),
+            array=name,
         )
-    return found
+        places.append(difference)
+    return places
 
 
-def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> list[NDArray[Any]]:
-    """Both, the shorter one with rows of NaN; as they are where they differ otherwise."""
-    if a.ndim != b.ndim or a.shape == b.shape or a.shape[1:] != b.shape[1:]:
-        return [a, b]
-    # an integer or a flag cannot be NaN
-    wide = [array.astype(np.result_type(array, np.float16)) for array in (a, b)]
-    missing = [max(len(a), len(b)) - len(array) for array in wide]
-    return [
-        np.concatenate([array, np.full((rows, *array.shape[1:]), np.nan, array.dtype)])
-        for array, rows in zip(wide, missing)
-    ]
+def _worst_indices(name: str, gap: _Gap, at: Difference | None, epoch_length: int) -> list[int]:
+    """The flat indices of the worst places, ascending."""
+    ratio = gap.ratio
+    kind = name.partition("/")[0]
+    if kind in ("parameters", "average", "detail"):
+        if not ratio.size:
+            return []
+        # where nothing is beyond 0 of its bound, distances without a bound still differ
+        worst = ratio if ratio.max(initial=0) > 0 else gap.distance
+        return [int(worst.argmax())]
+    if at is not None:
+        row = (at.update // epoch_length if kind == "epochs" else at.update) - gap.begin
+        return [row * ratio[row].size + int(ratio[row].argmax())]
+    return sorted({int(ratio.argmax()), int((ratio > 1).argmax())})
 
 
-def _common(a: Trace, b: Trace, name: str) -> tuple[int, list[NDArray[Any]]]:
-    """The first update, or epoch, of which both traces hold the array, and both from there on."""
-    kind, length = name.partition("/")[0], a.header["updates_per_epoch"]
+class _Place(NamedTuple):
+    """An element of an array in the words of a `Difference`; `statistic` stands before the tensor's
+    name, as in "mean of ".
+    """
+
+    stage: str
+    tensor: str
+    update: int
+    element: tuple[int, ...] = ()
+    statistic: str = ""
+
+
+def _place(trace: Trace, name: str, gap: _Gap, index: int) -> _Place:
+    """The place of a flat index into an array."""
+    kind, _, rest = name.partition("/")
+    element = tuple(int(i) for i in np.unravel_index(index, gap.ratio.shape))
+    if kind in ("parameters", "average"):
+        done, _, tensor = rest.partition("/")
+        return _Place("init" if done == "0" else kind, tensor, int(done) - 1, element)
+    if kind == "detail":
+        update, stage, tensor = rest.split("/", 2)
+        return _Place(stage, tensor, int(update), element)
+    if kind == "updates":
+        return _Place(SERIES_STAGE.get(rest, "lr"), rest, gap.begin + index)
     if kind == "statistics":
-        firsts = [trace.header.get("statistics") or 0 for trace in (a, b)]
-    elif kind in ("updates", "epochs"):
-        firsts = [trace.first_update // (length if kind == "epochs" else 1) for trace in (a, b)]
-    else:
-        return 0, [a.arrays[name], b.arrays[name]]
-    return max(firsts), [
-        trace.arrays[name][max(firsts) - first :] for trace, first in zip((a, b), firsts)
-    ]
+        stage, _, tensor = rest.partition("/")
+        row, column = element
+        return _Place(stage, tensor, gap.begin + row, statistic=f"{STATISTICS[column]} of ")
+    epochs = gap.begin + index + 1
+    return _Place("metrics", rest, epochs * trace.header["updates_per_epoch"] - 1)
 
 
 def _rank(trace: Trace, stage: str, tensor: str) -> int:
-    """A tensor's place within its stage. Layers are numbered; of one number they stand as they are
-    applied, in somebody else's trace as it lists them."""
+    """A tensor's place within its stage. A recipe's layers are numbered, and of one number they
+    stand as they are applied; a loop's layers stand as its trace lists them.
+    """
     layer = tensor.rpartition("/")[2]
     layers = trace.header.get("layers", [])
-    module = layer.rpartition(".")[0] if is_loop(trace) else layer.partition(".")[0]
-    layer = layer if layer in layers else module
-    kinds = (
-        "linear",
-        "norm",
-        (trace.header.get("recipe") or {}).get("model", {}).get("activation", ""),
-        "dropout",
-    )
-    name, number = layer.rstrip("0123456789"), layer[len(layer.rstrip("0123456789")) :]
-    if name in kinds and number and not is_loop(trace):
-        place = int(number) * len(kinds) + kinds.index(name)
+    if layer not in layers:
+        layer = layer.rpartition(".")[0] if is_loop(trace) else layer.partition(".")[0]
+    activation = (trace.header.get("recipe") or {}).get("model", {}).get("activation", "")
+    kinds = ("linear", "norm", activation, "dropout")
+    kind = layer.rstrip("0123456789")
+    number = layer[len(kind) :]
+    if kind in kinds and number and not is_loop(trace):
+        place = int(number) * len(kinds) + kinds.index(kind)
     else:
         place = layers.index(layer) if layer in layers else 0
-    # a tensor after the loss or the norm that is made of them all
+    # the loss and the norms, which are of no layer, are at place 0
     return 1 - place if stage in ("gradients", "clip") else 1 + place

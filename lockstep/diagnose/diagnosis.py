@@ -2,7 +2,7 @@
 and why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
 
 HORIZON = 0.1
 """Share of the loss by which two right runs may differ before comparing their trajectories means
-nothing: beyond it a bound lets pass what a wrong recipe does too (the nearest planted ones change a
-loss by some per cent in an epoch)."""
-
+nothing. Beyond it a bound lets pass what a wrong recipe does too: the nearest planted ones change a
+loss by some per cent in an epoch."""
 
 WORDS = ("identical", "rounding", "inconclusive", "diverged")
 """Verdicts, the gravest last."""
+GRAVE = WORDS[2:]
 
 
 class Unequal(NamedTuple):
@@ -43,20 +43,26 @@ class Unequal(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """The comparison of two traces, and what explains their first divergence.
 
-    `comparison` is of all arrays of a and b, `against` of each with the oracle's, where neither is
-    that: two sides may be wrong alike. `first` is the first divergence of them all in causal order,
-    with the values of a and b and, where there is an oracle, its value `truth`. `unequal` settings
-    come first: what follows may be their doing. `off` is who is off at the first divergence, "a",
-    "b", "both", or "" where there is no oracle to tell or it is as near to either; `distances` of
-    both from the oracle there, over its bound. `cause` is None where no known one explains the
-    numbers. `horizon` is the update from which on two right runs may differ by more than `HORIZON`
-    of their loss, None if there is none in the run. `local`, where every update began from the
-    oracle's state, are the updates that are wrong by themselves; None where each went on from the
-    last, and errors add up. `noise` has, for each side that was run
-    again, its largest distance from itself over the bound.
-    `needs` are the updates whose detail would tell more.
+    Attributes:
+        comparison: of all arrays of a and b.
+        unequal: the settings that differ. They are shown first, since what follows may be their
+            doing.
+        off: who is off at the first divergence: "a", "b" or "both"; "" where there is no oracle to
+            tell, or where it is as near to either.
+        distances: of a and b from the oracle at the first divergence, over its bound.
+        cause: what explains the numbers; None where no known cause does.
+        horizon: the update from which on two right runs may differ by more than `HORIZON` of their
+            loss; None if there is none in the run.
+        local: where every update began from the oracle's state, the updates that are wrong by
+            themselves; None where each update went on from the last, and errors add up.
+        noise: for each side that was run again, its largest distance from itself over the bound.
+        needs: the updates whose detail would tell more.
+        first: the first divergence of all comparisons in causal order, with the values of a and b.
+        truth: the oracle's value at the first divergence; None without an oracle.
+        against: each side compared with the oracle, where neither is that: two sides may be wrong
+            alike.
     """
 
     comparison: Comparison
@@ -75,46 +81,47 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """identical, rounding, inconclusive or diverged: of a against b, or of one against the
-        oracle where graver.
+        oracle where that is graver.
         """
-        worse = [found.verdict for found in self.against.values() if found.verdict in WORDS[2:]]
-        return max((self.comparison.verdict, *worse), key=WORDS.index)
+        verdicts = [self.comparison.verdict]
+        verdicts += [other.verdict for other in self.against.values() if other.verdict in GRAVE]
+        return max(verdicts, key=WORDS.index)
 
     @property
     def deciding(self) -> tuple[tuple[str, str], Comparison]:
-        """The comparison that has a divergence, and its sides: a and b, or one of them and the
-        oracle.
+        """The two sides of the comparison that has a divergence, and the comparison: a and b, or
+        one of them and the oracle.
         """
-        for side, found in self.against.items():
-            if self.comparison.first is None and found.first is not None:
-                return (side, "oracle"), found
+        for side, comparison in self.against.items():
+            if self.comparison.first is None and comparison.first is not None:
+                return (side, "oracle"), comparison
         return ("a", "b"), self.comparison
 
     @property
     def limit(self) -> Limit | None:
-        """From where on nothing was judged; None where everything was, or where only the oracle
-        shows what parts.
+        """Where judging ends; None where everything was judged, or where only the oracle shows the
+        divergence.
         """
-        limits = [
-            one.limit for one in (self.comparison, *self.against.values()) if one.limit is not None
-        ]
-        is_shown = self.verdict != "diverged" or self.comparison.first is not None
-        return min(limits, key=lambda limit: limit.update, default=None) if is_shown else None
+        if self.verdict == "diverged" and self.comparison.first is None:
+            return None
+        limits = [comparison.limit for comparison in (self.comparison, *self.against.values())]
+        return min(filter(None, limits), key=lambda limit: limit.update, default=None)
 
     @property
     def most(self) -> Difference | None:
-        """Where the first divergence is the norm of an update: the parameter tensor that it moved
-        most wrongly.
+        """Where the first divergence is the norm of an update, the parameter tensor that this
+        update moved most wrongly; else None.
         """
         first = self.first
         if first is None or first.tensor != "update_norm":
             return None
-        moved = [found for found in self.deciding[1].parted if found.stage == "parameters"]
-        return max(
-            (found for found in moved if found.update == first.update),
-            key=lambda f: f.ratio,
-            default=None,
-        )
+        _, comparison = self.deciding
+        moved = [
+            difference
+            for difference in comparison.parted
+            if difference.stage == "parameters" and difference.update == first.update
+        ]
+        return max(moved, key=lambda difference: difference.ratio, default=None)
 
 
 def diagnose(
@@ -132,123 +139,162 @@ def diagnose(
         b: the other.
         oracle: the float64 reference of the same recipe, with bounds; says which side is off.
         bounds: what rounding may do, where no trace carries it (`lockstep.diagnose.noise` for
-        somebody's own loop). reruns: "a" and "b" -> traces of the same side, run again: its own
-        noise, measured before the other is blamed.
+            somebody's own loop).
+        reruns: "a" and "b" -> traces of the same side, run again: its own noise, measured before
+            the other is blamed.
 
     Raises:
         InputError: traces that cannot be compared.
     """
-    known = bounds if bounds is not None else bounds_of(*((oracle,) if oracle else ()), a, b) or {}
-    found = compare(a, b, known)
-    noise = {
-        side: max(_farthest(trace, again, known) for again in reruns[side])
-        for side, trace in (("a", a), ("b", b))
-        if reruns and reruns.get(side)
-    }
-    against = _against(a, b, oracle, known)
-    first, distances, off, truth = _first(found, against), None, "", None
-    if first is not None and oracle is not None and first.array in oracle.arrays:
-        distances = (_distance(a, oracle, first, known), _distance(b, oracle, first, known))
-        off = {(True, False): "a", (False, True): "b", (True, True): "both"}.get(
-            (not distances[0] <= 1, not distances[1] <= 1), ""
-        )
-        truth = _value(oracle, oracle, first, known)
-        if first is not found.first:
-            first = replace(
-                first, a=_value(a, oracle, first, known), b=_value(b, oracle, first, known)
-            )
-    parted = [*found.parted, *(part for one in against.values() for part in one.parted)]
-    return Diagnosis(
-        found,
-        unequal_settings(a, b),
-        off,
-        distances,
-        _cause(first, off, a, b, oracle) if first else None,
-        _horizon(oracle or a, known),
-        tuple(sorted({part.update for part in parted})) if a.header.get("synchronised") else None,
-        noise or None,
-        tuple(needed_detail(first, a, b)) if first else (),
-        first,
-        truth,
-        against,
+    if bounds is None:
+        carriers = (a, b) if oracle is None else (oracle, a, b)
+        bounds = bounds_of(*carriers) or {}
+    comparison = compare(a, b, bounds)
+    against = _against_oracle(a, b, oracle, bounds)
+    comparisons = [comparison, *against.values()]
+    known = Diagnosis(
+        comparison,
+        unequal=unequal_settings(a, b),
+        horizon=_horizon(oracle or a, bounds),
+        local=_wrong_updates(comparisons) if a.header.get("synchronised") else None,
+        noise=dict(_noise(a, b, bounds, reruns or {})) or None,
+        against=against,
+    )
+    first = _first(comparisons)
+    if first is None:
+        return known
+    if oracle is None or first.array not in oracle.arrays:
+        cause = _cause(first, "", a, b, oracle)
+        return replace(known, cause=cause, needs=needed_detail(first, a, b), first=first)
+    distances = (_distance(a, oracle, first, bounds), _distance(b, oracle, first, bounds))
+    off = _side_off(distances)
+    if first is not comparison.first:
+        value_a = _value(a, oracle, first, bounds)
+        value_b = _value(b, oracle, first, bounds)
+        first = replace(first, a=value_a, b=value_b)
+    return replace(
+        known,
+        off=off,
+        distances=distances,
+        cause=_cause(first, off, a, b, oracle),
+        needs=needed_detail(first, a, b),
+        first=first,
+        truth=_value(oracle, oracle, first, bounds),
     )
 
 
-def _against(a: Trace, b: Trace, oracle: Trace | None, bounds: Bounds) -> dict[str, Comparison]:
+def _against_oracle(
+    a: Trace, b: Trace, oracle: Trace | None, bounds: Bounds
+) -> dict[str, Comparison]:
     """Each side against the oracle; none where a side is the oracle's."""
     if oracle is None or "oracle" in (a.header.get("backend"), b.header.get("backend")):
         return {}
-    return {side: compare(trace, oracle, bounds) for side, trace in (("a", a), ("b", b))}
+    return {"a": compare(a, oracle, bounds), "b": compare(b, oracle, bounds)}
 
 
-def _first(found: Comparison, against: Mapping[str, Comparison]) -> Difference | None:
-    """The first divergence of all; of those at one place that of the two sides, which the cause
-    explains best.
+def _first(comparisons: Sequence[Comparison]) -> Difference | None:
+    """The first divergence of all. Of those at one place the first comparison's, of the two sides,
+    is taken, which the cause explains best.
     """
-    firsts = [part for one in (found, *against.values()) if (part := one.first) is not None]
+    firsts = [comparison.first for comparison in comparisons if comparison.first is not None]
     return min(
-        firsts, key=lambda part: (part.update, STAGES.index(part.stage), part.rank), default=None
+        firsts,
+        key=lambda first: (first.update, STAGES.index(first.stage), first.rank),
+        default=None,
     )
+
+
+def _wrong_updates(comparisons: Sequence[Comparison]) -> tuple[int, ...]:
+    """The updates at which anything parts, ascending."""
+    updates: set[int] = set()
+    for comparison in comparisons:
+        updates |= {difference.update for difference in comparison.parted}
+    return tuple(sorted(updates))
+
+
+def _side_off(distances: tuple[float, float]) -> str:
+    """Who is beyond the oracle's bound: "a", "b", "both" or ""; a NaN is beyond it."""
+    off_a = not distances[0] <= 1
+    off_b = not distances[1] <= 1
+    if off_a and off_b:
+        return "both"
+    if off_a:
+        return "a"
+    return "b" if off_b else ""
 
 
 def _cause(first: Difference, off: str, a: Trace, b: Trace, oracle: Trace | None) -> Cause | None:
     """What explains the first divergence; where both sides are off, of each against the oracle."""
     if off != "both" or oracle is None:
         return find_cause(first, a, b, oracle)
-    of_a, of_b = find_cause(first, a, oracle, oracle), find_cause(first, oracle, b, oracle)
+    of_a = find_cause(first, a, oracle, oracle)
+    of_b = find_cause(first, oracle, b, oracle)
     if of_a is None or of_b is None:
         return of_a or of_b
-    are_alike = of_a.text.removeprefix("a") == of_b.text.removeprefix("b")
-    return replace(
-        of_a, text=f"{of_a.text}; {'likewise b' if are_alike else of_b.text}", side="both"
-    )
+    is_alike = of_a.text.removeprefix("a") == of_b.text.removeprefix("b")
+    text_b = "likewise b" if is_alike else of_b.text
+    return replace(of_a, text=f"{of_a.text}; {text_b}", side="both")
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:
-    """A side's value where two others differ."""
-    if at.array.startswith(("parameters/", "average/", "detail/")):
-        array = trace.arrays[at.array]
-        is_there = array.ndim == len(at.element) and all(
-            i < n for i, n in zip(at.element, array.shape)
-        )
-        return float(array[at.element]) if is_there else np.nan
-    places = differences(trace, oracle, at.array, bounds, at)
-    return places[0].a if places else np.nan
+    """A side's value where two others differ; NaN where it has none."""
+    if not at.array.startswith(("parameters/", "average/", "detail/")):
+        places = differences(trace, oracle, at.array, bounds, at)
+        return places[0].a if places else np.nan
+    array = trace.arrays[at.array]
+    if array.ndim != len(at.element):
+        return np.nan
+    is_inside = all(index < size for index, size in zip(at.element, array.shape))
+    return float(array[at.element]) if is_inside else np.nan
 
 
 def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
-    """What the two sides were run with that differs: of their environments what both state, of
-    their settings all.
+    """The settings and parts of the environment that differ. An environment counts where both
+    sides state it, a setting where one does.
     """
-    found = []
-    for part in ("environment", "settings"):
-        values_a, values_b = (_flat(trace.header.get(part) or {}) for trace in (a, b))
-        names = (
-            values_a.keys() & values_b.keys()
-            if part == "environment"
-            else values_a.keys() | values_b.keys()
-        )
-        differing = [name for name in sorted(names) if values_a.get(name) != values_b.get(name)]
-        found += [Unequal(name, values_a.get(name), values_b.get(name)) for name in differing]
-    return tuple(found)
+    environment_a, environment_b = (
+        _flat(trace.header.get("environment") or {}) for trace in (a, b)
+    )
+    settings_a, settings_b = (_flat(trace.header.get("settings") or {}) for trace in (a, b))
+    stated_by_both = environment_a.keys() & environment_b.keys()
+    return (
+        *_unequal(environment_a, environment_b, sorted(stated_by_both)),
+        *_unequal(settings_a, settings_b, sorted(settings_a.keys() | settings_b.keys())),
+    )
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> Iterator[Unequal]:
+    for name in names:
+        if a.get(name) != b.get(name):
+            yield Unequal(name, a.get(name), b.get(name))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Nested values by their dotted names."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        found |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{name}": value}
-        )
-    return found
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _distance(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:
-    """Largest error over bound against the oracle, of the array and update at which the two sides
-    part.
+    """The largest error over bound against the oracle, of the array and update at which the two
+    sides part.
     """
-    return max(found.ratio for found in differences(trace, oracle, at.array, bounds, at))
+    places = differences(trace, oracle, at.array, bounds, at)
+    return max(place.ratio for place in places)
+
+
+def _noise(
+    a: Trace, b: Trace, bounds: Bounds, reruns: Mapping[str, Sequence[Trace]]
+) -> Iterator[tuple[str, float]]:
+    """Each side that was run again, and its largest distance from itself over the bound."""
+    for side, trace in (("a", a), ("b", b)):
+        if reruns.get(side):
+            yield side, max(_farthest(trace, again, bounds) for again in reruns[side])
 
 
 def _farthest(trace: Trace, again: Trace, bounds: Bounds) -> float:
@@ -256,11 +302,10 @@ def _farthest(trace: Trace, again: Trace, bounds: Bounds) -> float:
 
 
 def _horizon(trace: Trace, bounds: Bounds) -> int | None:
+    """As `Diagnosis.horizon`."""
     if "updates/loss" not in bounds:
         return None
-    loss_T, bound_T = (
-        np.abs(trace.arrays["updates/loss"]),
-        bounds["updates/loss"][trace.first_update :],
-    )
+    loss_T = np.abs(trace.arrays["updates/loss"])
+    bound_T = bounds["updates/loss"][trace.first_update :]
     beyond_T = ~(2 * bound_T <= HORIZON * loss_T)  # the bounds of two sides add
     return trace.first_update + int(beyond_T.argmax()) if beyond_T.any() else None

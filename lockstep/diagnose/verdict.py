@@ -263,7 +263,7 @@ def _bounded_check(title: str, comparisons: Comparisons, *, is_settled: bool = F
 
 
 def _ratios(comparisons: Comparisons) -> list[str]:
-    """The largest error over its bound of each comparison, in words, but for the stages init and batch."""
+    """The largest error over its bound of each comparison, but for the stages init and batch."""
     texts = []
     for name, comparison in comparisons.items():
         ratios = [
