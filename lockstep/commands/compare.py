@@ -11,7 +11,7 @@ from lockstep.errors import InputError
 from lockstep.printable import echo, printable
 
 if TYPE_CHECKING:
-    from lockstep.diagnose.pairs import Pair
+    from lockstep.diagnose.pairs import TracePair
     from lockstep.records.trace import Trace
 
 __all__ = [
@@ -150,7 +150,7 @@ def load_pair(
     names_file: Path | None = None,
     noise: tuple[Path, ...] = (),
     oracle: Path | None = None,
-) -> "Pair":
+) -> "TracePair":
     """The traces in these files, aligned where they are of somebody's own loops.
 
     Args:

@@ -2,7 +2,7 @@
 one line why not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,8 +22,8 @@ def is_loop(trace: Trace) -> bool:
 
 
 def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trace]:
-    """Both traces as `compare` takes them: B in A's names and layouts, both without what the map
-    says only one has.
+    """Both traces as `compare` takes them: B in A's names and layouts, and each without the names
+    that the map says only that side has.
 
     Raises:
         InputError: a recipe's trace beside a loop's, a perturbed run, other numbers of updates,
@@ -35,35 +35,25 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     for trace in (a, b):
         if trace.header["recording"]["perturb"] is not None:
             raise InputError(
-                f"the trace of {trace.backend} has a perturbed start: it tells noise, give "
-                "it as --noise"
+                f"the trace of {trace.backend} has a perturbed start: it tells noise, give it as "
+                "--noise"
             )
     names = names or NameMap()
     b = apply(names, b)
-    a = Trace(
-        a.header,
-        {key: array for key, array in a.arrays.items() if split_name(key)[2] not in names.only_a},
-    )
+    a = _without(a, names.only_a)
     if a.header["updates"] != b.header["updates"]:
         raise InputError(
             f"{a.header['updates']} updates and {b.header['updates']}: record as many of both loops"
         )
-    known = [set(trace.parameters(0)) for trace in (a, b)]
-    alone = {"A": known[0] - known[1], "B": known[1] - known[0]}
-    faults = [f"only in {side}: {_listed(names)}" for side, names in alone.items() if names]
-    if all(known) and faults:
-        raise InputError(
-            f"parameters {'; '.join(faults)}; say which is which with `lockstep names A B "
-            "--out names.toml`, "
-            "then compare with --names"
-        )
+    _refuse_other_parameters(a, b)
     common = [key for key in a.arrays if key in b.arrays]
+    if not common:
+        raise InputError("the traces have no array in common: nothing to compare")
     for key in common:
         if key.startswith("statistics/"):  # as far as both budgets went
             rows = min(len(a.arrays[key]), len(b.arrays[key]))
-            a.arrays[key], b.arrays[key] = a.arrays[key][:rows], b.arrays[key][:rows]
-    if not common:
-        raise InputError("the traces have no array in common: nothing to compare")
+            a.arrays[key] = a.arrays[key][:rows]
+            b.arrays[key] = b.arrays[key][:rows]
     for key in sorted(common, key=lambda key: (not key.startswith("parameters/"), key)):
         if a.arrays[key].shape != b.arrays[key].shape:
             raise InputError(
@@ -72,37 +62,66 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     return a, b
 
 
+def _without(trace: Trace, names: frozenset[str]) -> Trace:
+    """The trace without every array of these tensors."""
+    arrays = {key: array for key, array in trace.arrays.items() if split_name(key)[2] not in names}
+    return Trace(trace.header, arrays)
+
+
+def _refuse_other_parameters(a: Trace, b: Trace) -> None:
+    """Raise InputError unless both hold the same parameters, or one holds none."""
+    names_a = set(a.parameters(0))
+    names_b = set(b.parameters(0))
+    if not names_a or not names_b:
+        return
+    alone = {"A": names_a - names_b, "B": names_b - names_a}
+    faults = [f"only in {side}: {_listed(names)}" for side, names in alone.items() if names]
+    if faults:
+        raise InputError(
+            f"parameters {'; '.join(faults)}; say which is which with `lockstep names A B --out "
+            "names.toml`, then compare with --names"
+        )
+
+
 def notes_on(a: Trace, b: Trace) -> list[str]:
     """What to know of two aligned traces before their numbers are compared: what is not finite, and
-    what only one of them has, so that it is not compared."""
-    found = [
-        f"{trace.backend}: NaN or infinity from {when} on"
-        for trace in (a, b)
-        if (when := _not_finite(trace))
-    ]
+    what only one of them has, so that it is not compared.
+    """
+    notes = []
+    for trace in (a, b):
+        when = _not_finite(trace)
+        if when:
+            notes.append(f"{trace.backend}: NaN or infinity from {when} on")
     for trace in (a, b):
         recording = trace.header["recording"]
         note = note_on_budget(recording.get("bytes_of_update", 0), recording["budget_mib"])
-        found += [f"{trace.backend}: {note}"] if note and not trace.header["detail"] else []
-    for trace, other in ((a, b), (b, a)):
-        alone = {split_name(key)[1:] for key in trace.arrays} - {
-            split_name(key)[1:] for key in other.arrays
-        }
-        for family in sorted({family for family, _ in alone}):
-            names = {name for kind, name in alone if kind == family}
-            whole = all(kind != family for kind, _ in (split_name(key)[1:] for key in other.arrays))
-            found.append(
-                f"only {trace.backend} has {family}" + ("" if whole else f" of {_listed(names)}")
-            )
-    return found
+        if note and not trace.header["detail"]:
+            notes.append(f"{trace.backend}: {note}")
+    notes += _notes_on_what_only(a, b)
+    notes += _notes_on_what_only(b, a)
+    return notes
+
+
+def _notes_on_what_only(trace: Trace, other: Trace) -> Iterator[str]:
+    """A note for each family of which a trace has tensors that the other lacks."""
+    tensors = {split_name(key)[1:] for key in trace.arrays}
+    others = {split_name(key)[1:] for key in other.arrays}
+    known_families = {family for family, _ in others}
+    alone: dict[str, set[str]] = {}
+    for family, name in tensors - others:
+        alone.setdefault(family, set()).add(name)
+    for family, names in sorted(alone.items()):
+        text = f"only {trace.backend} has {family}"
+        yield f"{text} of {_listed(names)}" if family in known_families else text
 
 
 def sides_of(
     noise: Sequence[Trace], a: Trace, b: Trace, names: NameMap | None = None
 ) -> list[list[Trace]]:
-    """Runs that tell noise, by the side that they are of, in A's names. The traces that are
-    compared are none of them: a run of an older version of the loop then cannot widen the bounds by
-    what has changed.
+    """Runs that tell noise, by the side that they are of, in A's names.
+
+    The traces that are compared are not among them: a run of an older version of the loop then
+    cannot widen the bounds by what has changed.
 
     Args:
         noise: reruns and perturbed runs, of either side.
@@ -113,52 +132,55 @@ def sides_of(
     Raises:
         InputError: a run that is of neither side, or the only one of its side.
     """
-    sides: list[list[Trace]] = [[], []]
+    of_a: list[Trace] = []
+    of_b: list[Trace] = []
     for trace in noise:
-        fits = [
-            is_loop(trace)
-            and trace.backend == side.backend
-            and trace.parameters(0).keys() == side.parameters(0).keys()
-            for side in (a, b)
-        ]
-        if not any(fits):
+        if _is_run_of(trace, a):
+            of_a.append(trace)
+        elif _is_run_of(trace, b):
+            of_b.append(trace)
+        else:
             raise InputError(
-                f"noise: a run of {trace.backend}, of neither {a.backend} nor {b.backend} "
-                "by its names"
+                f"noise: a run of {trace.backend}, of neither {a.backend} nor {b.backend} by its "
+                "names"
             )
-        sides[fits.index(True)].append(trace)
-    for side, runs in zip((a, b), sides):
+    for side, runs in ((a, of_a), (b, of_b)):
         if len(runs) == 1:
             raise InputError(
-                f"noise: one run of {side.backend} tells nothing; give two or more, with "
-                "other seeds"
+                f"noise: one run of {side.backend} tells nothing; give two or more, with other "
+                "seeds"
             )
-    turned = [sides[0], [apply(names or NameMap(), trace) for trace in sides[1]]]
-    return [runs for runs in turned if runs]
+    of_b = [apply(names or NameMap(), trace) for trace in of_b]
+    return [runs for runs in (of_a, of_b) if runs]
+
+
+def _is_run_of(trace: Trace, side: Trace) -> bool:
+    """Whether a trace is of the same loop as a side, by its framework and names."""
+    return (
+        is_loop(trace)
+        and trace.backend == side.backend
+        and trace.parameters(0).keys() == side.parameters(0).keys()
+    )
 
 
 def _not_finite(trace: Trace) -> str:
     """The first update that is not finite, in words; "" for none."""
-    found = []
+    places = []
     for key, array in trace.arrays.items():
         if np.isfinite(array).all():
             continue
         kind, _, rest = key.partition("/")
         if kind == "updates":
-            found.append((int((~np.isfinite(array)).argmax()), rest))
+            places.append((int((~np.isfinite(array)).argmax()), rest))
         elif kind in ("parameters", "detail"):
-            at, _, tensor = rest.partition("/")
-            found.append((int(at) - (kind == "parameters"), tensor))
-    first = min(found, default=None)
-    return (
-        ""
-        if first is None
-        else f"update {first[0]}, {first[1]}"
-        if first[0] >= 0
-        else f"the start, {first[1]}"
-    )
+            number, _, tensor = rest.partition("/")
+            places.append((int(number) - (kind == "parameters"), tensor))
+    if not places:
+        return ""
+    update, tensor = min(places)
+    return f"update {update}, {tensor}" if update >= 0 else f"the start, {tensor}"
 
 
 def _listed(names: set[str]) -> str:
-    shown = sorted(names)[:NAMED]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    text = ", ".join(sorted(names)[:NAMED])
+    return f"{text} and {len(names) - NAMED} more" if len(names) > NAMED else text

@@ -2,8 +2,7 @@
 
 A TOML file, as `lockstep names` proposes it. Names that are alike in both need no line.
 
-    [names]                                   # parameters, with their gradients, moments and
-    statistics
+    [names]                                   # parameters; so too gradients, moments, statistics
     "fc.bias" = "Dense_0.bias"
     "fc.weight" = { name = "Dense_0.kernel", layout = "transpose" }
     "conv.weight" = { name = "Conv_0.kernel", axes = [3, 2, 0, 1] }
@@ -15,7 +14,7 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
     [batch]                                   # arrays of a batch
     "x" = { name = "x", axes = [0, 3, 1, 2] }
 
-    [only]                                    # names that the other trace has no counterpart of
+    [only]                                    # names without a counterpart in the other trace
     a = ["position_ids"]
     b = []
 
@@ -23,7 +22,7 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
 stands for axes 1, 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,9 @@ FAMILY_TABLE = {
     "forward": "forward",
     "batch": "batch",
 }
+"""Family of arrays in a trace -> the table that maps its names."""
+PREFIX_PARTS = {"detail": 3, "statistics": 2, "parameters": 2, "average": 2}
+"""First part of an array's name -> how many parts stand before the tensor's; 1 for all others."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ class Layout:
             turned = array.reshape(self.reshape) if self.reshape else array
             return np.transpose(turned, self.axes) if self.axes else turned
         except ValueError:
-            how = f"reshape {list(self.reshape)}, " * bool(self.reshape) + f"axes {list(self.axes)}"
+            steps = [f"reshape {list(self.reshape)}"] if self.reshape else []
+            steps.append(f"axes {list(self.axes)}")
             raise InputError(
-                f"names: {self.name}: shape {array.shape} cannot be laid out by {how}"
+                f"names: {self.name}: shape {array.shape} cannot be laid out by {', '.join(steps)}"
             ) from None
 
 
@@ -94,28 +97,25 @@ def load_names(path: Path) -> NameMap:
     """Read a name map.
 
     Raises:
-        InputError: not there, not TOML, of another shape, or two names of A for one of B; names the
-        line's key.
+        InputError: no such file, not TOML, another form, or two names of A for one of B; names the
+            line's key.
     """
     content = read_toml(path, "not TOML")
     unknown = content.keys() - {*TABLES, "only"}
     if unknown:
         raise InputError(
-            f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] "
-            "and [only]"
+            f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] and "
+            "[only]"
         )
     tables = {table: _read_table(path, table, content.get(table, {})) for table in TABLES}
     only = content.get("only", {})
     if not isinstance(only, dict) or only.keys() - {"a", "b"}:
         raise InputError(f"{path}: [only]: has lists of names, a and b")
-    lists = {}
-    for side in ("a", "b"):
-        lists[side] = only.get(side, [])
-        if not isinstance(lists[side], list) or not all(
-            isinstance(name, str) for name in lists[side]
-        ):
-            raise InputError(f"{path}: only.{side}: must be a list of names")
-    return NameMap(**tables, only_a=frozenset(lists["a"]), only_b=frozenset(lists["b"]))
+    return NameMap(
+        **tables,
+        only_a=_read_only(path, "a", only.get("a", [])),
+        only_b=_read_only(path, "b", only.get("b", [])),
+    )
 
 
 def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = None) -> None:
@@ -136,7 +136,8 @@ def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = 
             document.add(title, table)
     if names.only_a or names.only_b:
         only = tomlkit.table()
-        only["a"], only["b"] = sorted(names.only_a), sorted(names.only_b)
+        only["a"] = sorted(names.only_a)
+        only["b"] = sorted(names.only_b)
         document.add("only", only)
     write_file(path, tomlkit.dumps(document).encode(), NEW)
 
@@ -146,15 +147,11 @@ def apply(names: NameMap, trace: Trace) -> Trace:
 
     Raises:
         InputError: a name that the trace does not hold, two arrays that end up with one name, or a
-        layout that does
-            not fit.
+            layout that does not fit.
     """
     held: dict[str, set[str]] = {table: set() for table in TABLES}
     arrays: dict[str, NDArray[Any]] = {}
-    back = {
-        table: {layout.name: (name, layout) for name, layout in getattr(names, table).items()}
-        for table in TABLES
-    }
+    by_name_of_b = {table: _by_name_of_b(getattr(names, table)) for table in TABLES}
     for key, array in trace.arrays.items():
         prefix, family, name = split_name(key)
         table = FAMILY_TABLE.get(family, "")
@@ -164,48 +161,71 @@ def apply(names: NameMap, trace: Trace) -> Trace:
         held[table].add(name)
         if table == "names" and name in names.only_b:
             continue
-        new, layout = back[table].get(name, (name, None))
+        new, layout = by_name_of_b[table].get(name, (name, None))
         if prefix + new in arrays:
             raise InputError(f"names: {new}: two arrays of {trace.backend} would have this name")
         is_summary = key.startswith(("statistics/", "bounds/"))
         arrays[prefix + new] = array if layout is None or is_summary else layout.turn(array)
     for table in TABLES:
-        missing = sorted(back[table].keys() - held[table])
+        missing = sorted(by_name_of_b[table].keys() - held[table])
         if missing and (table == "names" or held[table]):
             raise InputError(
                 f"names: [{table}]: not in the trace of {trace.backend}: {', '.join(missing)}"
             )
-    layers = [back["forward"].get(name, (name, None))[0] for name in trace.header.get("layers", [])]
-    buffers = [back["names"].get(name, (name, None))[0] for name in trace.header.get("buffers", [])]
-    return Trace(trace.header | {"layers": layers, "buffers": buffers}, arrays)
+    lists = {
+        "layers": _renamed(trace.header.get("layers", []), by_name_of_b["forward"]),
+        "buffers": _renamed(trace.header.get("buffers", []), by_name_of_b["names"]),
+    }
+    return Trace(trace.header | lists, arrays)
 
 
 def split_name(key: str) -> tuple[str, str, str]:
     """An array's name in a trace as (what stands before the tensor, family, tensor):
-    "detail/3/moments/first/fc.weight" is ("detail/3/moments/first/", "moments", "fc.weight")."""
+    "detail/3/moments/first/fc.weight" is ("detail/3/moments/first/", "moments", "fc.weight").
+    """
     parts = key.split("/")
     begin = int(parts[0] == "bounds")
     kind = parts[begin]
-    cut = begin + {"detail": 3, "statistics": 2, "parameters": 2, "average": 2}.get(kind, 1)
+    cut = begin + PREFIX_PARTS.get(kind, 1)
     family = parts[cut - 1] if kind in ("detail", "statistics") else kind
     cut += family == "moments"
-    return "".join(f"{part}/" for part in parts[:cut]), family, "/".join(parts[cut:])
+    prefix = "".join(f"{part}/" for part in parts[:cut])
+    return prefix, family, "/".join(parts[cut:])
+
+
+def _by_name_of_b(table: Mapping[str, Layout]) -> dict[str, tuple[str, Layout]]:
+    """B's name -> A's name, and the layout."""
+    return {layout.name: (name, layout) for name, layout in table.items()}
+
+
+def _renamed(names: Iterable[str], by_name_of_b: Mapping[str, tuple[str, Layout]]) -> list[str]:
+    """Names of B in A's words, where A has others."""
+    return [by_name_of_b[name][0] if name in by_name_of_b else name for name in names]
+
+
+# ---- the file
 
 
 def _read_table(path: Path, table: str, content: Any) -> dict[str, Layout]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: {table}: must be a table")
-    found = {
-        name: _read_layout(f"{path}: {table}.{name}", value) for name, value in content.items()
-    }
-    taken: dict[str, str] = {}
-    for name, layout in found.items():
-        if layout.name in taken:
+    layouts: dict[str, Layout] = {}
+    for name, value in content.items():
+        layouts[name] = _read_layout(f"{path}: {table}.{name}", value)
+    first_name: dict[str, str] = {}
+    for name, layout in layouts.items():
+        if layout.name in first_name:
             raise InputError(
-                f"{path}: [{table}]: {taken[layout.name]} and {name} are both {layout.name}"
+                f"{path}: [{table}]: {first_name[layout.name]} and {name} are both {layout.name}"
             )
-        taken[layout.name] = name
-    return found
+        first_name[layout.name] = name
+    return layouts
+
+
+def _read_only(path: Path, side: str, names: Any) -> frozenset[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: only.{side}: must be a list of names")
+    return frozenset(names)
 
 
 def _read_layout(where: str, value: Any) -> Layout:
@@ -218,25 +238,28 @@ def _read_layout(where: str, value: Any) -> Layout:
         raise InputError(
             f"{where}: unknown key {min(unknown)}; there are name, layout, axes and reshape"
         )
-    axes, reshape = value.get("axes", []), value.get("reshape", [])
-    for key, numbers in (("axes", axes), ("reshape", reshape)):
-        if not isinstance(numbers, list) or not all(
-            type(number) is int and number >= 0 for number in numbers
-        ):
-            raise InputError(f"{where}: {key}: must be a list of whole numbers")
+    axes = _read_whole_numbers(f"{where}: axes", value.get("axes", []))
+    reshape = _read_whole_numbers(f"{where}: reshape", value.get("reshape", []))
     if sorted(axes) != list(range(len(axes))):
-        raise InputError(f"{where}: axes: {axes} must name each axis once")
+        raise InputError(f"{where}: axes: {list(axes)} must name each axis once")
     if value.get("layout", "transpose") != "transpose" or (axes and "layout" in value):
         raise InputError(
-            f'{where}: layout: there is "transpose" alone, without axes; write any other '
-            "order as axes"
+            f'{where}: layout: there is "transpose" alone, without axes; write any other order as '
+            "axes"
         )
     if "layout" in value:
-        axes = [1, 0]
-    return Layout(value["name"], tuple(axes), tuple(reshape))
+        axes = (1, 0)
+    return Layout(value["name"], axes, reshape)
 
 
-def _write_layout(layout: Layout) -> Any:
+def _read_whole_numbers(where: str, numbers: Any) -> tuple[int, ...]:
+    is_list = isinstance(numbers, list)
+    if not is_list or not all(type(number) is int and number >= 0 for number in numbers):
+        raise InputError(f"{where}: must be a list of whole numbers")
+    return tuple(numbers)
+
+
+def _write_layout(layout: Layout) -> str | tomlkit.items.InlineTable:
     if not layout.axes and not layout.reshape:
         return layout.name
     table = tomlkit.inline_table()

@@ -1,24 +1,23 @@
-"""Bounds for a loop without an oracle: from its own reruns and from runs whose start was moved by
-one unit in the last place, and from the size of a rounding.
+"""Bounds for a loop without an oracle: from the size of a rounding, and from runs of the loop that
+were repeated or begun one unit in the last place away.
 
 A bound on |a run - the same run without rounding| is the larger of two:
 
-- **first order**: an element that is a sum of n products errs by up to n u times the sum of their
-  sizes, u being the unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
-  section 3.1), and hardly ever by more than a few sqrt(n) u of it (Higham & Mary, SIAM J. Sci.
-  Comput. 41(5), 2019); the smaller of n and `SAFETY` sqrt(n) counts. n is the longest sum that the
-  shapes show, of a row of a kernel or over a batch; the sizes are not known, and the largest
-  element of the tensor stands for them, or of its whole layer for gradients, as that of a bias may
-  cancel where its kernel's does not. Every update rounds anew: the bound of one is multiplied by
-  the
-  updates done. A hyperparameter is rounded too: of 1 - 0.999, the beta that Adam's kin come with,
-  float32 keeps three digits less than of other numbers, so that second moments and steps may be off
-  by 1000 u of their size, and all that comes after them by as much of the way that the parameters
-  have gone.
+- **first order**: a sum of n products errs by up to n u times the sum of their sizes, u being the
+  unit roundoff (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), and
+  hardly ever by more than a few sqrt(n) u of it (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019).
+  The smaller of n and `SAFETY` sqrt(n) counts. n is the longest sum that the shapes show: a row of
+  a kernel, or the rows of a batch. The sizes of the products are not known. The largest element of
+  the tensor stands for them; for gradients that of the whole layer, since a bias's gradient may
+  cancel where its kernel's does not. Every update rounds anew, so that the bound of one is
+  multiplied by the updates done. Hyperparameters are rounded too: float32 keeps three digits less
+  of 1 - 0.999, the default beta2 of Adam and its kin, than of other numbers. Second moments and
+  steps may then be off by 1000 u of their size, and everything after them by as much of the way
+  that the parameters have gone.
 - **measured**: the farthest that any of several runs of one side strays from the first, times
-  `SAFETY`. A rerun shows what is not deterministic (threads, atomics), a perturbed start whether
-  this training amplifies rounding. Without
-  such runs the first-order bound is all there is, and too small for a training that does.
+  `SAFETY`. A rerun shows what is not deterministic (threads, atomics); a perturbed start shows
+  whether this training amplifies rounding. Without such runs only the first-order bound is left,
+  which is too small for a training that amplifies.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +38,8 @@ CANCELLED = 1000.0  # 1 / (1 - 0.999)
 NEIGHBOURS = 8  # updates on either side, as in `lockstep.oracle.rounding`
 LAYERED = ("gradients", "clip", "moments")
 JUDGED = ("updates/", "parameters/", "detail/", "statistics/")
+COARSE = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
+"""Begin of a dtype's name that NumPy does not know -> its unit roundoff."""
 
 
 def loop_bounds(
@@ -50,34 +51,38 @@ def loop_bounds(
         a: a loop's trace.
         b: another's, in the names and layouts of `a`.
         noise: for one side or for both: reruns and perturbed runs of that side, in the names of
-        `a`.
+            `a`.
 
     Returns:
-        named as in a trace: (T,) for series, (T, 1) for statistics, () for tensors. Of batches and
-        learning rates, which a few operations make, `SAFETY` u of the largest value. Initial
-        parameters have none, as they
-        must be the same.
+        Name of an array in a trace -> its bounds: (T,) for series, (T, 1) for statistics, () for
+        tensors. Batches and learning rates, which take a few operations, have `SAFETY` u of the
+        largest value. Initial parameters have none, as they must be the same.
 
     Raises:
-        InputError: a side with a single run, or runs of one side that have no array in common.
+        InputError: a side with a single run, or runs of one side that have no array in common with
+            the traces.
     """
-    names = [name for name in a.arrays if name.startswith(JUDGED) and name in b.arrays]
-    names = [name for name in names if not name.startswith("parameters/0/")]
+    names = [
+        name
+        for name in a.arrays
+        if name.startswith(JUDGED) and not name.startswith("parameters/0/") and name in b.arrays
+    ]
     sides = [list(side) for side in noise]
+    sizes_a = _sizes(a)
+    sizes_b = _sizes(b)
     bounds: dict[str, NDArray[np.float64]] = {}
-    sized = [(trace, _sizes(trace)) for trace in (a, b)]
     for name in names:
-        floor = np.maximum(*(_first_order(trace, size, name) for trace, size in sized))
-        bounds[name] = np.maximum(
-            floor, np.max([_spread(side, name) for side in sides] or [0.0 * floor], axis=0)
-        )
+        bound = np.maximum(_first_order(a, sizes_a, name), _first_order(b, sizes_b, name))
+        for side in sides:
+            bound = np.maximum(bound, _spread(side, name))
+        bounds[name] = bound
     for side in sides:
         if len(side) < 2:
             raise InputError("noise: a side needs two runs at least")
         if not any(name in trace.arrays for name in names for trace in side[1:]):
             raise InputError(
-                "noise: the runs of a side have no array in common with the traces that "
-                "are compared"
+                "noise: the runs of a side have no array in common with the traces that are "
+                "compared"
             )
     return bounds
 
@@ -88,18 +93,25 @@ def unit_of(trace: Trace) -> float:
 
 
 def _unit(dtype: str) -> float:
-    coarse = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
-    return next(
-        (unit for name, unit in coarse.items() if dtype.startswith(name)), None
-    ) or unit_roundoff(dtype)
+    for name, unit in COARSE.items():
+        if dtype.startswith(name):
+            return unit
+    return unit_roundoff(dtype)
 
 
 class _Sizes(NamedTuple):
-    """Of a loop: unit roundoff of its computation; relative error of a step by its rounded
-    hyperparameters; the longest sum that the shapes show (the elements of a kernel that one output
-    needs, the rows of a batch); the 2-norm of the initial parameters; relative to it, the length of
-    the way gone before each update and after the last; and the largest value of every layer's
-    gradients, by what stands before the tensor in an array's name."""
+    """What the first-order bounds of a loop are made of.
+
+    Attributes:
+        unit: unit roundoff of its computation.
+        step: relative error of an update by its rounded hyperparameters.
+        terms: the longest sum that the shapes show: the elements of a kernel that one output needs,
+            or the rows of a batch.
+        norm: 2-norm of the initial parameters.
+        way_T: length of the way gone before each update and after the last, over `norm`.
+        largest: the largest value of every layer's gradients, by what stands before the tensor in
+            an array's name.
+    """
 
     unit: float
     step: float
@@ -111,30 +123,44 @@ class _Sizes(NamedTuple):
 
 def _sizes(trace: Trace) -> _Sizes:
     initial = trace.parameters(0).values()
-    lengths = [array.size // min(array.shape) for array in initial if array.ndim > 1 and array.size]
-    rows = [
-        array.shape[0]
-        for name, array in trace.arrays.items()
-        if split_name(name)[1] == "batch" and array.ndim
-    ]
-    norm = float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in initial)))
-    moments = {
+    squares = [np.square(array, dtype=np.float64).sum() for array in initial]
+    norm = float(np.sqrt(sum(squares)))
+    slots = {
         name.split("/")[3]
         for name in trace.arrays
         if name.startswith("detail/") and "/moments/" in name
     }
-    step = _unit(trace.header["dtype"]) * (CANCELLED if "second" in moments or not moments else 1.0)
-    change_T = np.asarray(
-        trace.arrays.get("updates/update_norm", np.zeros(trace.header["updates"])), np.float64
-    )
-    way_T = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(change_T), change_T, 0.0))])
+    step = _unit(trace.header["dtype"])
+    if "second" in slots or not slots:
+        step *= CANCELLED
+    unmoved_T = np.zeros(trace.header["updates"])
+    change_T = np.asarray(trace.arrays.get("updates/update_norm", unmoved_T), np.float64)
+    gone_T = np.cumsum(np.where(np.isfinite(change_T), change_T, 0.0))
     largest: dict[str, float] = {}
     for name, array in trace.arrays.items():
         if split_name(name)[1] in LAYERED and array.size:
-            largest[_layer(name)] = max(largest.get(_layer(name), 0.0), float(_finite(array).max()))
+            layer = _layer(name)
+            largest[layer] = max(largest.get(layer, 0.0), float(_finite(array).max()))
     return _Sizes(
-        unit_of(trace), step, max(lengths + rows, default=1), norm, way_T / (norm or 1.0), largest
+        unit=unit_of(trace),
+        step=step,
+        terms=_longest_sum(trace),
+        norm=norm,
+        way_T=np.concatenate([[0.0], gone_T]) / (norm or 1.0),
+        largest=largest,
     )
+
+
+def _longest_sum(trace: Trace) -> int:
+    """As `_Sizes.terms`."""
+    longest = 1
+    for array in trace.parameters(0).values():
+        if array.ndim > 1 and array.size:
+            longest = max(longest, array.size // min(array.shape))
+    for name, array in trace.arrays.items():
+        if split_name(name)[1] == "batch" and array.ndim:
+            longest = max(longest, array.shape[0])
+    return longest
 
 
 def _layer(name: str) -> str:
@@ -152,65 +178,61 @@ def _finite(array: NDArray[Any]) -> NDArray[np.float64]:
 def _first_order(trace: Trace, sizes: _Sizes, name: str) -> NDArray[np.float64]:
     """The first-order bound of an array: that of one update, times the updates done."""
     array = _finite(trace.arrays[name])
-    kind, family = name.partition("/")[0], split_name(name)[1]
+    kind = name.partition("/")[0]
+    family = split_name(name)[1]
     if family == "batch" or name.startswith("updates/lr"):
         return np.asarray(SAFETY * sizes.unit * array.max(initial=0.0))
-    # of the update that an array belongs to, counted from 0; parameters belong to the one that
-    # comes next
-    at = (
-        np.arange(len(array))
-        if kind in ("updates", "statistics")
-        else np.array(int(name.split("/")[1]))
-    )
+    # the update that an array belongs to, counted from 0; parameters belong to the one that comes
+    # next
+    at: NDArray[np.int64]
+    if kind in ("updates", "statistics"):
+        at = np.arange(len(array))
+    else:
+        at = np.array(int(name.split("/")[1]))
     done = at + (family != "parameters" or kind == "statistics")
-    relative = (
-        sizes.unit * min(sizes.terms, SAFETY * np.sqrt(sizes.terms)) * done
-        + sizes.step * sizes.way_T[at]
-    )
+    terms = min(sizes.terms, SAFETY * np.sqrt(sizes.terms))
+    relative = sizes.unit * terms * done + sizes.step * sizes.way_T[at]
     if family == "moments" or name == "updates/update_norm":
         relative = relative + sizes.step * done
     if kind == "statistics":
         return np.asarray(relative[:, None] * array[:, 2:])
     if kind == "updates":
         # a change is that of rounded parameters, a loss the sum of terms that may be larger
-        least = sizes.unit * {"updates/update_norm": sizes.norm, "updates/loss": 1.0}.get(name, 0.0)
-        return np.asarray(least * done + relative * array)
-    bound = relative * (
-        sizes.largest.get(_layer(name), 0.0) if family in LAYERED else array.max(initial=0.0)
-    )
+        least = {"updates/update_norm": sizes.norm, "updates/loss": 1.0}.get(name, 0.0)
+        return np.asarray(sizes.unit * least * done + relative * array)
+    if family in LAYERED:
+        bound = relative * sizes.largest.get(_layer(name), 0.0)
+    else:
+        bound = relative * array.max(initial=0.0)
     initial = trace.arrays.get(f"parameters/0/{name.split('/', 2)[2]}")
-    if (
-        family == "parameters" and initial is not None
-    ):  # a bias that was 0 has gone further than it is large
-        bound += (
-            sizes.step
-            * done
-            * _finite(trace.arrays[name].astype(np.float64) - initial).max(initial=0.0)
-        )
+    if family == "parameters" and initial is not None:
+        # a bias that was 0 has gone further than it is large
+        gone = _finite(trace.arrays[name].astype(np.float64) - initial).max(initial=0.0)
+        bound = bound + sizes.step * done * gone
     return np.asarray(bound)
 
 
 def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
-    """SAFETY times what the runs of a side stray from the first of them; of a series, by the widest
-    near an update.
+    """The farthest that the runs of a side stray from the first of them, times SAFETY. In a series
+    the widest near an update counts.
     """
     first = side[0].arrays.get(name)
     others = [trace.arrays[name] for trace in side[1:] if name in trace.arrays]
     if first is None or not others or any(other.shape != first.shape for other in others):
         return np.zeros(())
-    with np.errstate(all="ignore"):
-        gaps = [np.abs(other.astype(np.float64) - first) for other in others]
-        same = [(other == first) | (np.isnan(other) & np.isnan(first)) for other in others]
-    gap = np.max(
-        [np.where(s, 0.0, np.where(np.isfinite(g), g, np.inf)) for s, g in zip(same, gaps)], axis=0
-    )
+    gap = np.max([_distance(other, first) for other in others], axis=0)
+    width = 2 * NEIGHBOURS + 1
     if name.startswith("updates/"):
-        return np.asarray(SAFETY * maximum_filter1d(gap, 2 * NEIGHBOURS + 1, mode="nearest"))
+        return np.asarray(SAFETY * maximum_filter1d(gap, width, mode="nearest"))
     if name.startswith("statistics/"):
-        return np.asarray(
-            SAFETY
-            * maximum_filter1d(gap, 2 * NEIGHBOURS + 1, axis=0, mode="nearest").max(
-                1, keepdims=True
-            )
-        )
+        widest = maximum_filter1d(gap, width, axis=0, mode="nearest")
+        return np.asarray(SAFETY * widest.max(1, keepdims=True))
     return np.asarray(SAFETY * gap.max(initial=0.0))
+
+
+def _distance(array: NDArray[Any], first: NDArray[Any]) -> NDArray[np.float64]:
+    """|array - first|: 0 where both are the same or NaN, infinite where it is not finite."""
+    with np.errstate(all="ignore"):
+        gap = np.abs(array.astype(np.float64) - first)
+        same = (array == first) | (np.isnan(array) & np.isnan(first))
+    return np.where(same, 0.0, np.where(np.isfinite(gap), gap, np.inf))

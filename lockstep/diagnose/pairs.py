@@ -1,4 +1,4 @@
-"""Two traces made ready to be held against each other, and what the public face makes of them."""
+"""Two traces made ready to be held against each other, and the public functions over them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +23,16 @@ from lockstep.oracle.train import states, train
 from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 
-__all__ = ["Pair", "compare", "data_of", "diagnose", "make_pair", "truth_of"]
+__all__ = ["TracePair", "compare", "data_of", "diagnose", "make_pair", "truth_of"]
 
 Names = NameMap | Path | str | None
 """A name map, or the TOML file that holds one."""
 
 
-class Pair(NamedTuple):
-    """Two traces that can be compared, the oracle's of their recipe, what rounding may do to them,
-    and what to know of them beforehand."""
+class TracePair(NamedTuple):
+    """Two traces that can be compared, the oracle's of their recipe, the bounds on rounding, and
+    notes to read before their numbers.
+    """
 
     a: Trace
     b: Trace
@@ -57,7 +58,7 @@ def compare(
             is trained here, which takes some ten float64 trainings.
         names: of two loops, what b calls and lays out otherwise.
         noise: of two loops, reruns or perturbed runs of either side, from which the bounds on
-        rounding are measured.
+            rounding are measured.
 
     Returns:
         `verdict` is "identical", "rounding", "diverged" or "inconclusive". `first` is the first
@@ -67,7 +68,7 @@ def compare(
 
     Raises:
         InputError: traces that cannot be read or compared: of different recipes or data, or with
-        nothing in common.
+            nothing in common.
     """
     pair = make_pair(_read(a), _read(b), oracle=oracle, names=names, noise=noise)
     return compare_arrays(pair.a, pair.b, pair.bounds)
@@ -94,9 +95,9 @@ def diagnose(
 
     Returns:
         `verdict` as of `compare`, or the graver one where a side parts from the oracle. `first` is
-        the first
-        difference in causal order; `off` is "a", "b", "both", or "" where nothing tells; `cause`
-        has a `text` and the atlas `page`, and is None where no known cause explains the numbers.
+        the first difference in causal order; `off` is "a", "b", "both", or "" where nothing tells;
+        `cause` has a `text` and the atlas `page`, and is None where no known cause explains the
+        numbers.
 
     Raises:
         InputError: as `compare`.
@@ -112,32 +113,32 @@ def make_pair(
     oracle: Trace | None = None,
     names: Names = None,
     noise: Sequence[Trace] = (),
-) -> Pair:
+) -> TracePair:
     """Find or train the oracle of two traces of a recipe; align two traces of somebody's own loops.
 
     Raises:
-        InputError: traces that cannot be compared; what belongs to own loops beside a recipe's, or
-        the other way round.
+        InputError: traces that cannot be compared; options for own loops beside a recipe's trace,
+            or the other way round.
     """
     if not (is_loop(a) or is_loop(b)):
         if names or noise:
             raise InputError(
-                "--names and --noise are for loops of your own; a recipe has its names and "
-                "its bounds"
+                "--names and --noise are for loops of your own; a recipe has its names and its "
+                "bounds"
             )
-        return _of_recipe(a, b, oracle)
+        return _pair_of_recipe(a, b, oracle)
     if oracle:
         raise InputError("--oracle is for a recipe; a loop of your own has its bounds from --noise")
     name_map = load_names(Path(names)) if isinstance(names, str | Path) else names
     sides = sides_of(list(noise), a, b, name_map)
-    aligned = align(a, b, name_map)
-    notes = notes_on(*aligned)
+    a, b = align(a, b, name_map)
+    notes = notes_on(a, b)
     if not noise:
         notes.append(
-            "no noise was measured (--noise): bounds are what rounding every sum once an "
-            "update comes to"
+            "no noise was measured (--noise): bounds are what rounding every sum once an update "
+            "comes to"
         )
-    return Pair(*aligned, None, loop_bounds(*aligned, sides), notes)
+    return TracePair(a, b, None, loop_bounds(a, b, sides), notes)
 
 
 def data_of(trace: Trace) -> PreparedData:
@@ -149,18 +150,18 @@ def data_of(trace: Trace) -> PreparedData:
     data = prepare(trace.recipe)
     if data.hash != trace.header["data_hash"]:
         raise InputError(
-            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be "
-            "prepared again here (found "
-            f"{data.hash[:12]}): give the oracle's trace, which carries the rounding bounds"
+            f"the data of these traces ({trace.header['data_hash'][:12]}) cannot be prepared again "
+            f"here (found {data.hash[:12]}): give the oracle's trace, which carries the rounding "
+            "bounds"
         )
     return data
 
 
 def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
     """The oracle's trace, with bounds, of all that either trace recorded."""
-    every = [trace.header["parameters_every"] for trace in (a, b)]
+    intervals = [trace.header["parameters_every"] for trace in (a, b)]
     watch = Watch(
-        parameters_every=min(filter(None, every), default=0),
+        parameters_every=min(filter(None, intervals), default=0),
         detail={*a.header["detail"], *b.header["detail"]},
         statistics=any(trace.header.get("statistics") is not None for trace in (a, b)),
         synchronise=states(a.recipe, data) if a.header["synchronised"] else None,
@@ -168,13 +169,13 @@ def truth_of(a: Trace, b: Trace, data: PreparedData) -> Trace:
     return train(a.recipe, data, watch=watch)
 
 
-def _of_recipe(a: Trace, b: Trace, oracle: Trace | None) -> Pair:
+def _pair_of_recipe(a: Trace, b: Trace, oracle: Trace | None) -> TracePair:
     refuse_different_runs(a, b)
     carriers = [trace for trace in (oracle, a, b) if trace is not None and bounds_of(trace)]
     truth = carriers[0] if carriers else truth_of(a, b, data_of(a))
     refuse_different_runs(a, truth)
     refuse_unbounded(a, b, truth)
-    return Pair(a, b, truth, bounds_of(truth) or {}, [])
+    return TracePair(a, b, truth, bounds_of(truth) or {}, [])
 
 
 def _read(trace: Trace | Path | str) -> Trace:

@@ -2,7 +2,7 @@
 these leave a choice.
 
 Initial parameters that hold the same numbers, in whatever layout, are each other's; equality counts
-before closeness. Where that leaves several (all biases may be 0), what decides is, in this order:
+before closeness. Several may do, as all biases may be 0. Then the following decides, in this order:
 the counterparts of the tensors beside it, how both change from there on, the name. Where nothing
 holds the same numbers the shape alone may decide, but never of a kernel whose axes could be
 exchanged.
@@ -39,6 +39,13 @@ ROLES = {
 
 MOST_AXES = 5
 
+Arrays = Mapping[str, NDArray[Any]]
+"""Name -> array."""
+Candidates = list[Layout]
+"""What may be the counterpart of a tensor."""
+Rule = Callable[[str, Candidates], Candidates]
+"""Name of A, and its candidates -> the candidates that a rule leaves."""
+
 
 def propose(a: Trace, b: Trace, given: NameMap | None = None) -> tuple[NameMap, dict[str, str]]:
     """The map of B's names to A's, and for each of A's names what it is drawn from.
@@ -50,156 +57,162 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> tuple[NameMap, 
 
     Raises:
         InputError: names without a counterpart, or with several; names them all, with their
-        candidates.
+            candidates.
     """
     given = given or NameMap()
     search = _Search(a, b, given)
     search.run()
     search.refuse()
-    layers = dict(_by_value(_detail(a, "forward"), _detail(b, "forward"), given.forward))
-    batch = dict(_by_value(_detail(a, "batch"), _detail(b, "batch"), given.batch))
-    return replace(
-        given, names=dict(sorted(search.found.items())), forward=layers, batch=batch
-    ), search.reasons
-
-
-Candidates = list[Layout]
+    names = replace(
+        given,
+        names=dict(sorted(search.settled.items())),
+        forward=_by_value(_detail(a, "forward"), _detail(b, "forward"), given.forward),
+        batch=_by_value(_detail(a, "batch"), _detail(b, "batch"), given.batch),
+    )
+    return names, search.reasons
 
 
 class _Search:
-    """Counterparts found so far, and what may still be one."""
+    """The counterparts settled so far, and what may still be one.
+
+    `settled` and `reasons` have A's names that are settled. `by_value` has candidates that hold the
+    same numbers, `by_shape` those of names for which nothing does.
+    """
 
     def __init__(self, a: Trace, b: Trace, given: NameMap) -> None:
-        self.a = {
-            name: array for name, array in a.parameters(0).items() if name not in given.only_a
-        }
-        self.b = {
-            name: array for name, array in b.parameters(0).items() if name not in given.only_b
-        }
+        self.a = _without(a.parameters(0), given.only_a)
+        self.b = _without(b.parameters(0), given.only_b)
         if not self.a or not self.b:
             raise InputError(
                 "names: the traces need their initial parameters: call Recorder.start(parameters)"
             )
-        for side, names, held in (
-            ("A", given.names, self.a),
-            ("B", [x.name for x in given.names.values()], self.b),
-        ):
-            unknown = sorted(set(names) - held.keys())
-            if unknown:
-                raise InputError(
-                    f"names: settled already, but not in trace {side}: {', '.join(unknown)}"
-                )
+        _refuse_unknown("A", set(given.names), self.a)
+        _refuse_unknown("B", {layout.name for layout in given.names.values()}, self.b)
         self.changes = _changes(a), _changes(b)
-        self.found: dict[str, Layout] = dict(given.names)
+        self.settled: dict[str, Layout] = dict(given.names)
         self.reasons = dict.fromkeys(given.names, "what was given")
-        sums = {name: _fingerprint(array) for name, array in self.b.items()}
-        self.open: dict[str, Candidates] = {}
+        self.by_value: dict[str, Candidates] = {}
         self.by_shape: dict[str, Candidates] = {}
+        sums = {name: _fingerprint(array) for name, array in self.b.items()}
         for name, array in self.a.items():
-            if name in self.found:
-                continue
-            alike = {other: value for other, value in self.b.items() if value.size == array.size}
-            near = [other for other in alike if _near(_fingerprint(array), sums[other])]
-            self.open[name], self.by_shape[name] = (
-                _closest(array, {other: alike[other] for other in near}),
-                [],
-            )
-            if not self.open[name]:
-                self.by_shape[name] = [
-                    layout
-                    for other, value in alike.items()
-                    if value.ndim == array.ndim
-                    for layout in layouts(array.shape, other, value.shape)
-                ]
+            if name not in self.settled:
+                self.by_value[name] = self._candidates_by_value(array, sums)
+                self.by_shape[name] = (
+                    [] if self.by_value[name] else self._candidates_by_shape(array)
+                )
+
+    def _candidates_by_value(
+        self, array: NDArray[Any], sums: Mapping[str, NDArray[np.float64]]
+    ) -> Candidates:
+        fingerprint = _fingerprint(array)
+        near = {
+            name: other
+            for name, other in self.b.items()
+            if other.size == array.size and _near(fingerprint, sums[name])
+        }
+        return _closest(array, near)
+
+    def _candidates_by_shape(self, array: NDArray[Any]) -> Candidates:
+        candidates: Candidates = []
+        for name, other in self.b.items():
+            if other.size == array.size and other.ndim == array.ndim:
+                candidates += layouts(array.shape, name, other.shape)
+        return candidates
 
     @property
-    def taken(self) -> set[str]:
-        return {layout.name for layout in self.found.values()}
+    def settled_of_b(self) -> set[str]:
+        """B's names that are settled."""
+        return {layout.name for layout in self.settled.values()}
 
     def run(self) -> None:
         """Settle what is certain, then what follows from it, until nothing more does."""
-        rules: tuple[tuple[str, Callable[[str, Candidates], Candidates]], ...] = (
+        value_rules: tuple[tuple[str, Rule], ...] = (
             ("values", _all),
             ("the tensors beside it", self._beside),
             ("how it changes", self._changing),
             ("values and name", self._called),
         )
-        while any(self._settle(self.open, reason, rule) for reason, rule in rules):
-            pass
-        shapes = ("shape alone, as the values differ", _all), ("name and shape", self._called)
-        while any(self._settle(self.by_shape, reason, rule) for reason, rule in shapes):
-            pass
+        shape_rules: tuple[tuple[str, Rule], ...] = (
+            ("shape alone, as the values differ", _all),
+            ("name and shape", self._called),
+        )
+        for pool, rules in ((self.by_value, value_rules), (self.by_shape, shape_rules)):
+            while any(self._settle(pool, reason, rule) for reason, rule in rules):
+                pass
 
-    def _settle(
-        self,
-        pool: dict[str, Candidates],
-        reason: str,
-        rule: Callable[[str, Candidates], Candidates],
-    ) -> bool:
-        """Settle the names of a pool that a rule leaves one candidate, which it leaves nobody
-        else.
+    def _settle(self, pool: Mapping[str, Candidates], reason: str, rule: Rule) -> bool:
+        """Settle each name of a pool that a rule leaves one candidate, if that is left to no other
+        name. Says whether there was one.
         """
-        taken = self.taken
-        left = {
-            name: rule(name, live)
-            for name, candidates in pool.items()
-            if name not in self.found
-            and (live := [layout for layout in candidates if layout.name not in taken])
-        }
+        left = self._left(pool, rule)
         sure = {name: live[0] for name, live in left.items() if len(live) == 1}
         wanted = [layout.name for layout in sure.values()]
         sure = {name: layout for name, layout in sure.items() if wanted.count(layout.name) == 1}
         if pool is self.by_shape:
-            rivals = {name: {x.name for x in live} for name, live in left.items()}
+            rivals = {name: {layout.name for layout in live} for name, live in left.items()}
             sure = {
                 name: layout
                 for name, layout in sure.items()
-                if not any(layout.name in names for rival, names in rivals.items() if rival != name)
+                if not any(layout.name in rivals[rival] for rival in rivals if rival != name)
             }
-        self.found |= sure
+        self.settled |= sure
         self.reasons |= dict.fromkeys(sure, reason)
         return bool(sure)
+
+    def _left(self, pool: Mapping[str, Candidates], rule: Rule) -> dict[str, Candidates]:
+        """The candidates that a rule leaves each name that is not settled and still has any."""
+        settled_of_b = self.settled_of_b
+        left = {}
+        for name, candidates in pool.items():
+            live = [layout for layout in candidates if layout.name not in settled_of_b]
+            if live and name not in self.settled:
+                left[name] = rule(name, live)
+        return left
 
     def _beside(self, name: str, live: Candidates) -> Candidates:
         """Candidates in the module whose other tensors are counterparts of those beside this
         one.
         """
         beside = {
-            _module(x.name) for other, x in self.found.items() if _module(other) == _module(name)
+            _module(layout.name)
+            for other, layout in self.settled.items()
+            if _module(other) == _module(name)
         }
-        near = [x for x in live if _module(x.name) in beside]
-        return near if len(near) == 1 else [x for x in near if _role(x.name) == _role(name)]
+        near = [layout for layout in live if _module(layout.name) in beside]
+        if len(near) == 1:
+            return near
+        return [layout for layout in near if _role(layout.name) == _role(name)]
 
     def _changing(self, name: str, live: Candidates) -> Candidates:
         """The candidate that changes as this one does, by far more alike than the next."""
         for changes_a, changes_b in zip(*self.changes):
-            if name not in changes_a or not all(x.name in changes_b for x in live):
+            if name not in changes_a or not all(layout.name in changes_b for layout in live):
                 continue
-            mine, theirs = changes_a[name], [x.turn(changes_b[x.name]) for x in live]
+            change = changes_a[name]
+            others = [layout.turn(changes_b[layout.name]) for layout in live]
             # as they are; and, as a fault may have scaled them all, by their directions
-            for distances in (
-                [_distance(mine, change) for change in theirs],
-                [_distance(_direction(mine), _direction(change)) for change in theirs],
-            ):
-                best, *others = sorted(distances)
-                if best <= CLOSE and all(other > 10 * max(best, 1e-6) for other in others):
-                    return [live[distances.index(best)]]
+            distances = [_distance(change, other) for other in others]
+            turns = [_distance(_direction(change), _direction(other)) for other in others]
+            for by_candidate in (distances, turns):
+                best, *rest = sorted(by_candidate)
+                if best <= CLOSE and all(distance > 10 * max(best, 1e-6) for distance in rest):
+                    return [live[by_candidate.index(best)]]
         return []
 
     def _called(self, name: str, live: Candidates) -> Candidates:
         """The candidate of this very name, where its layout leaves no choice."""
-        return [x for x in live if x.name == name]
+        return [layout for layout in live if layout.name == name]
 
     def refuse(self) -> None:
-        """Nothing, where every name has its counterpart."""
-        taken = self.taken
-        left = {
-            name: sorted({x.name for x in self.open[name] or self.by_shape[name]} - taken)
-            for name in sorted(self.a.keys() - self.found.keys())
-        }
-        extra = sorted(
-            self.b.keys() - taken - {other for names in left.values() for other in names}
-        )
+        """Raise InputError unless every name has its counterpart."""
+        settled_of_b = self.settled_of_b
+        left: dict[str, list[str]] = {}
+        for name in sorted(self.a.keys() - self.settled.keys()):
+            candidates = self.by_value[name] or self.by_shape[name]
+            left[name] = sorted({layout.name for layout in candidates} - settled_of_b)
+        extra = self.b.keys() - settled_of_b
+        for names in left.values():
+            extra = extra.difference(names)
         faults = [
             f"{name} may be {' or '.join(names)}{self._why(name, names)}"
             for name, names in left.items()
@@ -209,7 +222,7 @@ class _Search:
         if missing:
             faults.append(f"only in A: {', '.join(missing)}")
         if extra:
-            faults.append(f"only in B: {', '.join(extra)}")
+            faults.append(f"only in B: {', '.join(sorted(extra))}")
         if faults:
             raise InputError(
                 f"names: {'; '.join(faults)}; settle these in a file and name it with --given"
@@ -217,10 +230,20 @@ class _Search:
 
     def _why(self, name: str, names: list[str]) -> str:
         if len(names) > 1:
-            return "" if self.open[name] else " (the initial values differ)"
-        if self.open[name]:
+            return "" if self.by_value[name] else " (the initial values differ)"
+        if self.by_value[name]:
             return " (it holds the same laid out either way)"
         return " (the initial values differ, and the shape does not say which axis is which)"
+
+
+def _without(parameters: Parameters, names: frozenset[str]) -> Parameters:
+    return {name: array for name, array in parameters.items() if name not in names}
+
+
+def _refuse_unknown(side: str, names: set[str], parameters: Arrays) -> None:
+    unknown = sorted(names - parameters.keys())
+    if unknown:
+        raise InputError(f"names: settled already, but not in trace {side}: {', '.join(unknown)}")
 
 
 def _all(name: str, live: Candidates) -> Candidates:
@@ -229,7 +252,8 @@ def _all(name: str, live: Candidates) -> Candidates:
 
 def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> Iterator[Layout]:
     """Every way in which an array of B's shape becomes one of A's: an order of its axes, after it
-    was reshaped where it has more axes, or fewer."""
+    was reshaped where it has more axes, or fewer.
+    """
     if not shape_a and not shape_b:
         yield Layout(name)
     elif len(shape_a) > MOST_AXES or len(shape_b) > MOST_AXES:
@@ -238,30 +262,27 @@ def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> It
     elif sorted(shape_a) == sorted(shape_b):
         for axes in permutations(range(len(shape_a))):
             if tuple(shape_b[axis] for axis in axes) == shape_a:
-                yield Layout(name, () if axes == tuple(range(len(axes))) else axes)
+                yield Layout(name, _unless_in_order(axes))
     elif len(shape_a) != len(shape_b):
         for axes in permutations(range(len(shape_a))):
             middle = tuple(shape_a[axes.index(axis)] for axis in range(len(axes)))
-            yield Layout(name, () if axes == tuple(range(len(axes))) else axes, middle)
+            yield Layout(name, _unless_in_order(axes), middle)
 
 
-def _closest(array: NDArray[Any], others: Mapping[str, NDArray[Any]], fixed: int = 0) -> Candidates:
+def _unless_in_order(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes, or () where they are in order already."""
+    return () if axes == tuple(range(len(axes))) else axes
+
+
+def _closest(array: NDArray[Any], others: Arrays, fixed: int = 0) -> Candidates:
     """The arrays that hold the same numbers in some layout; where none does, those that hold close
-    ones.
+    ones. The first `fixed` axes stay where they are.
     """
-    exact, close = [], []
+    exact: Candidates = []
+    close: Candidates = []
     for name, other in others.items():
-        seen = set()
-        for layout in layouts(array.shape, name, other.shape):
-            if layout.axes[:fixed] not in ((), tuple(range(fixed))):
-                continue
-            turned = layout.turn(other)
-            # an axis of length 1 may stand anywhere: one layout stands for all of these
-            way = tuple(turned.strides[i] for i, size in enumerate(turned.shape) if size > 1)
-            if way in seen:
-                continue
-            seen.add(way)
-            distance = _distance(array, turned)
+        for layout in _distinct_layouts(array, name, other, fixed):
+            distance = _distance(array, layout.turn(other))
             if distance == 0:
                 exact.append(layout)
             elif distance <= CLOSE:
@@ -269,43 +290,70 @@ def _closest(array: NDArray[Any], others: Mapping[str, NDArray[Any]], fixed: int
     return exact or close
 
 
-def _by_value(
-    a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], given: Mapping[str, Layout]
-) -> Iterator[tuple[str, Layout]]:
-    """Counterparts among outputs or batches, first axis first. Those that hold the same numbers
-    count, of one name before others; where the numbers of a name part, it is laid out as all others
-    with as many axes. What is alike in both needs no line; what is not certain is left out, since
-    these need not be compared."""
-    yield from given.items()
-    settled = {layout.name for layout in given.values()}
-    wanted = {name: array for name, array in a.items() if name not in given}
-    held = {name: array for name, array in b.items() if name not in settled}
-    found = {
-        name: _closest(array, {x: v for x, v in held.items() if v.size == array.size}, fixed=1)
-        for name, array in wanted.items()
-    }
+def _distinct_layouts(
+    array: NDArray[Any], name: str, other: NDArray[Any], fixed: int
+) -> Iterator[Layout]:
+    """The layouts that lead from `other` to the array's shape. An axis of length 1 may stand
+    anywhere: one layout stands for all of these.
+    """
+    strides = set()
+    for layout in layouts(array.shape, name, other.shape):
+        if layout.axes[:fixed] not in ((), tuple(range(fixed))):
+            continue
+        turned = layout.turn(other)
+        strides_of_long_axes = tuple(
+            stride for stride, size in zip(turned.strides, turned.shape) if size > 1
+        )
+        if strides_of_long_axes not in strides:
+            strides.add(strides_of_long_axes)
+            yield layout
+
+
+def _by_value(a: Arrays, b: Arrays, given: Mapping[str, Layout]) -> dict[str, Layout]:
+    """Counterparts among outputs or batches; the first axis stays the first.
+
+    Arrays that hold the same numbers count, of one name before others. Where the numbers of a name
+    part, it is laid out as all others with as many axes. A name that is alike in both needs no
+    line. What is not certain is left out, since outputs and batches need not be compared.
+    """
+    of_b = {layout.name for layout in given.values()}
+    open_a = {name: array for name, array in a.items() if name not in given}
+    open_b = {name: array for name, array in b.items() if name not in of_b}
+    candidates: dict[str, Candidates] = {}
+    for name, array in open_a.items():
+        of_its_size = {other: value for other, value in open_b.items() if value.size == array.size}
+        candidates[name] = _closest(array, of_its_size, fixed=1)
+    certain = _certain(candidates)
+    ways = {(a[name].ndim, layout.axes) for name, layout in certain.items() if not layout.reshape}
+    certain_of_b = {layout.name for layout in certain.values()}
+    for name in (open_a.keys() & open_b.keys()) - certain_of_b:
+        array = open_a[name]
+        other = open_b[name]
+        shared = [axes for ndim, axes in ways if ndim == array.ndim == other.ndim]
+        if not candidates[name] and len(shared) == 1:
+            layout = Layout(name, *shared)
+            if layout.turn(other).shape == array.shape:
+                certain[name] = layout
+    lines = dict(given)
+    for name in open_a:
+        if name in certain and certain[name] != Layout(name):
+            lines[name] = certain[name]
+    return lines
+
+
+def _certain(candidates: Mapping[str, Candidates]) -> dict[str, Layout]:
+    """The names with one candidate of the same name, or else with one that no other name has."""
     certain: dict[str, Layout] = {}
-    for name, candidates in found.items():
-        alike = [x for x in candidates if x.name == name]
-        rivals = {x.name for other, others in found.items() if other != name for x in others}
-        left = alike or [x for x in candidates if x.name not in rivals]
+    for name, layouts_of_name in candidates.items():
+        same_name = [layout for layout in layouts_of_name if layout.name == name]
+        rivals: set[str] = set()
+        for other, layouts_of_other in candidates.items():
+            if other != name:
+                rivals |= {layout.name for layout in layouts_of_other}
+        left = same_name or [layout for layout in layouts_of_name if layout.name not in rivals]
         if len(left) == 1:
             certain[name] = left[0]
-    ways = {(a[name].ndim, layout.axes) for name, layout in certain.items() if not layout.reshape}
-    taken = {layout.name for layout in certain.values()}
-    for name in (wanted.keys() & held.keys()) - taken:
-        shared = [
-            axes for axis_count, axes in ways if axis_count == wanted[name].ndim == held[name].ndim
-        ]
-        if not found[name] and len(shared) == 1:
-            layout = Layout(name, *shared)
-            if layout.turn(held[name]).shape == wanted[name].shape:
-                certain[name] = layout
-    yield from (
-        (name, certain[name])
-        for name in wanted
-        if name in certain and certain[name] != Layout(name)
-    )
+    return certain
 
 
 def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
@@ -315,22 +363,27 @@ def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
 
 def _changes(trace: Trace) -> tuple[Parameters, Parameters]:
     """How every parameter changes: its first gradient, and its first update."""
-    before, after = trace.parameters(0), trace.parameters(1)
-    return _detail(trace, "gradients"), {
-        name: after[name].astype(np.float64) - before[name] for name in after if name in before
+    before = trace.parameters(0)
+    after = trace.parameters(1)
+    updates = {
+        name: array.astype(np.float64) - before[name]
+        for name, array in after.items()
+        if name in before
     }
+    return _detail(trace, "gradients"), updates
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Largest difference relative to the largest value, in the lower precision of the two; 1 where
-    one is not finite
-    or where a change is none."""
+    one is not finite or where `a` is 0 throughout.
+    """
     lower = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-    a, b = (array.astype(lower).astype(np.float64) for array in (a, b))
-    if np.array_equal(a, b):
+    wide_a = a.astype(lower).astype(np.float64)
+    wide_b = b.astype(lower).astype(np.float64)
+    if np.array_equal(wide_a, wide_b):
         return 0.0
-    largest = np.abs(a).max(initial=0.0)
-    gap = np.abs(a - b).max(initial=0.0)
+    largest = np.abs(wide_a).max(initial=0.0)
+    gap = np.abs(wide_a - wide_b).max(initial=0.0)
     return float(gap / largest) if largest and np.isfinite(gap) else 1.0
 
 
