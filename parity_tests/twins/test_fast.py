@@ -32,6 +32,7 @@ from lockstep.records.checkpoint import Checkpoint, Checkpoints
 from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.run.engine import choose_engine
+from parity_tests.shared.optimizers import CASES, forms
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 
 FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
@@ -128,6 +129,15 @@ EACH: dict[str, dict[str, Any]] = {
         "schedule__ramp": "t/W",
     },
     "one batch": {"training__batch": 90},
+}
+
+LISTED = {values.get("optimizer__name", "sgd") for values in EACH.values()}
+# an optimizer that no line names trains in its forms
+EACH |= {
+    form: optimizer(name, **knobs)
+    for name in CASES
+    if name not in LISTED
+    for form, knobs in forms(name).items()
 }
 
 # every choice of the table once: a compilation takes seconds

@@ -2,7 +2,6 @@
 faults planted.
 """
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -31,6 +30,7 @@ from lockstep.recipe import Optimizer, Recipe
 from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import decay_warnings, rate_tables
+from parity_tests.shared.optimizers import CASES, KIN, at_defaults, forms
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
 from parity_tests.twins.test_other_optimizers import (
@@ -59,71 +59,7 @@ TABLE: dict[str, Any] = {
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "sgd": {"name": "sgd", "momentum": 0.0},
-    "sgd momentum": {"name": "sgd"},
-    "sgd dampening": {"name": "sgd", "dampening": 0.4},
-    "sgd dampening L2": {"name": "sgd", "dampening": 0.4, "weight_decay": 0.05},
-    "sgd nesterov L2": {"name": "sgd", "nesterov": True, "weight_decay": 0.05},
-    "adam": {"name": "adam"},
-    "adam L2": {"name": "adam", "weight_decay": 0.05},
-    "adam eps in root": {"name": "adam", "eps_in_root": True, "eps": 1e-6},
-    "adam amsgrad": {"name": "adam", "amsgrad": "raw", "beta2": 0.9},
-    "adam amsgrad corrected": {"name": "adam", "amsgrad": "corrected", "beta2": 0.9},
-    "adam amsgrad eps in root L2": {
-        "name": "adam",
-        "amsgrad": "raw",
-        "beta2": 0.9,
-        "eps_in_root": True,
-        "eps": 1e-6,
-        "weight_decay": 0.05,
-    },
-    "adamw": {"name": "adamw"},
-    "adamw step": {"name": "adamw", "decay_form": "step", "weight_decay": 0.05},
-    "adamw amsgrad corrected step": {
-        "name": "adamw",
-        "amsgrad": "corrected",
-        "beta2": 0.9,
-        "decay_form": "step",
-        "weight_decay": 0.05,
-    },
-    "nadam": {"name": "nadam"},
-    "nadam L2, no ramp": {"name": "nadam", "weight_decay": 0.05, "momentum_ramp": False},
-    "nadam quick ramp": {"name": "nadam", "momentum_decay": 0.5},
-    "nadamw": {"name": "nadamw", "weight_decay": 0.05},
-    "nadamw step": {"name": "nadamw", "weight_decay": 0.05, "decay_form": "step"},
-    "nadamw step, no ramp": {
-        "name": "nadamw",
-        "weight_decay": 0.05,
-        "decay_form": "step",
-        "momentum_ramp": False,
-    },
-    "radam": {"name": "radam"},
-    "radam eps corrected L2": {
-        "name": "radam",
-        "eps_corrected": True,
-        "eps": 1e-3,
-        "weight_decay": 0.05,
-    },
-    "radam eps": {"name": "radam", "eps": 1e-3},
-    "radam beta2 0.9999": {"name": "radam", "beta2": 0.9999},
-    "adamax": {"name": "adamax"},
-    "adamax L2": {"name": "adamax", "weight_decay": 0.05, "beta2": 0.9},
-    "lamb": {"name": "lamb"},
-    "lion": {"name": "lion"},
-    "adamw groups": {
-        "name": "adamw",
-        "weight_decay": 0.5,
-        "decay_on": "weights",
-        "multipliers": (0.5, 2.0),
-    },
-    "adam L2 groups": {
-        "name": "adam",
-        "weight_decay": 0.05,
-        "decay_on": "weights",
-        "multipliers": (0.0, 1.0),
-    },
-    "lamb weights": {"name": "lamb", "weight_decay": 0.5, "decay_on": "weights"},
-    "nadamw factor, weights": {"name": "nadamw", "weight_decay": 0.5, "decay_on": "weights"},
+    form: {"name": name} | knobs for name in KIN for form, knobs in forms(name).items()
 }
 
 
@@ -352,28 +288,7 @@ START = start_of(6, 4, 7)
 GRADIENTS = gradients_of(START, 200, 7)
 RATE = 0.01
 
-TORCH: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
-    "torch.sgd": whole(torch.optim.SGD),
-    "torch.adam": whole(torch.optim.Adam),
-    "torch.amsgrad": whole(torch.optim.Adam, amsgrad=True),
-    "torch.adamw": whole(torch.optim.AdamW),
-    "torch.nadam_full_precision": whole(torch.optim.NAdam),
-    "torch.nadamw_full_precision": whole(torch.optim.NAdam, decoupled_weight_decay=True),
-    "torch.radam": whole(torch.optim.RAdam),
-    "torch.adamax": whole(torch.optim.Adamax),
-}
-OPTAX: dict[str, Callable[..., Any]] = {
-    "optax.sgd": optax.sgd,
-    "optax.adam": optax.adam,
-    "optax.amsgrad": optax.amsgrad,
-    "optax.adamw": optax.adamw,
-    "optax.nadam": optax.nadam,
-    "optax.nadamw": optax.nadamw,
-    "optax.radam": optax.radam,
-    "optax.adamax": optax.adamax,
-    "optax.lamb": optax.lamb,
-    "optax.lion": optax.lion,
-}
+PRESETS = [preset for name in KIN for preset in CASES[name].libraries]
 
 
 def preset_of(preset: str, **knobs: Any) -> Optimizer:
@@ -384,12 +299,10 @@ def expected(optimizer: Optimizer) -> list[Tensors]:
     return list(drive_oracle(optimizer, [RATE] * len(GRADIENTS), START, GRADIENTS))
 
 
-@pytest.mark.parametrize("preset", [*TORCH, *OPTAX])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_the_library_at_its_defaults(preset: str) -> None:
-    if preset in TORCH:
-        found = drive_torch(TORCH[preset], START, GRADIENTS)
-    else:
-        found = drive_optax(lambda _: OPTAX[preset](RATE), START, GRADIENTS)
+    drive = drive_torch if preset.startswith("torch.") else drive_optax
+    found = drive(at_defaults(preset, RATE), START, GRADIENTS)
     residual = apart(found, expected(preset_of(preset)))
     if preset.startswith("torch.nadam"):  # PyTorch keeps the product of the momenta in float32
         assert 1e-12 < residual < 1e-8
@@ -454,21 +367,21 @@ def test_a_preset_takes_the_librarys_own_arguments(
 
 # variant, the knob at another value, and the first update at which that must show
 FAULTS: list[tuple[str, dict[str, Any], int]] = [
-    ("sgd momentum", {"momentum": 0.89}, 1),
-    ("sgd dampening", {"dampening": 0.0}, 1),
-    ("sgd nesterov L2", {"nesterov": False}, 0),
+    ("sgd, momentum", {"momentum": 0.89}, 1),
+    ("sgd, dampening", {"dampening": 0.0}, 1),
+    ("sgd, nesterov L2", {"nesterov": False}, 0),
     ("adam", {"beta1": 0.999, "beta2": 0.9}, 1),
     ("adam", {"eps_in_root": True}, 0),
-    ("adam L2", {"name": "adamw", "decay_form": "step"}, 0),
-    ("adam amsgrad", {"amsgrad": "corrected"}, 1),
-    ("adam amsgrad corrected", {"amsgrad": "off"}, 1),
+    ("adam, L2", {"name": "adamw", "decay_form": "step"}, 0),
+    ("adam, amsgrad", {"amsgrad": "corrected"}, 1),
+    ("adam, amsgrad corrected", {"amsgrad": "off"}, 1),
     ("adamw", {"weight_decay": 1e-4}, 0),
     ("adamw", {"decay_on": "weights"}, 0),
-    ("adamw groups", {"multipliers": ()}, 0),
+    ("adamw, groups", {"multipliers": ()}, 0),
     ("nadam", {"momentum_ramp": False}, 0),
     ("nadam", {"momentum_decay": 0.005}, 0),
     ("nadamw", {"name": "nadam", "decay_form": None}, 0),
-    ("radam eps", {"eps_corrected": True}, 5),
+    ("radam, eps", {"eps_corrected": True}, 5),
     ("radam", {"name": "adam", "eps_corrected": None, "eps_in_root": False, "amsgrad": "off"}, 0),
     ("adamax", {"beta2": 0.99}, 1),
     ("adamax", {"eps": 1e-7}, 0),
@@ -478,8 +391,7 @@ FAULTS: list[tuple[str, dict[str, Any], int]] = [
     ("lion", {"weight_decay": 0.0}, 0),
 ]
 # one fault of each in JAX, where every fault is compiled anew
-NAMES = list(dict.fromkeys(VARIANTS[variant]["name"] for variant, _, _ in FAULTS))
-IN_JAX = [next(fault for fault in FAULTS if VARIANTS[fault[0]]["name"] == name) for name in NAMES]
+IN_JAX = [next(fault for fault in FAULTS if VARIANTS[fault[0]]["name"] == name) for name in KIN]
 
 
 @pytest.mark.parametrize(
