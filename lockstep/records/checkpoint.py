@@ -1,17 +1,16 @@
-"""Where a run stands between two batches: one file that every backend writes, and goes on from.
+"""A checkpoint: the state of a run between two batches, in a file that every backend can resume.
 
-Arrays of a checkpoint, in canonical names and the layout (in, out); a float in the run's dtype
-(float64 in the oracle's):
+Its arrays have canonical names and the layout (in, out). Floats are in the run's dtype, and in
+float64 where the oracle wrote them.
 
 | name | what |
 |---|---|
 | `parameters/<name>` | the parameters |
 | `statistics/<name>` | running statistics of the normalisation |
-| `optimizer/<slot>/<name>` | what the optimizer remembers of a parameter; from the first update on
-|
+| `optimizer/<slot>/<name>` | a slot of the optimizer, from the first update on |
 | `average/<name>` | the moving average of the parameters as it is kept, before debiasing |
-| `accumulated/<name>`, `accumulated/loss` | shares of gradient and loss so far; in the midst of an
-accumulation |
+| `accumulated/<name>` | share of the gradient so far, in the midst of an accumulation |
+| `accumulated/loss` | share of the loss so far, in the midst of an accumulation |
 """
 
 from collections.abc import Callable, Mapping
@@ -47,18 +46,23 @@ __all__ = [
 
 SCHEMA = "lockstep.checkpoint/1"
 CHECKPOINT = tensor_kind("lockstep.checkpoint")
-NAMED = 5  # names in a message; more are counted
+NAMED = 5
+"""Names in a message; more are counted."""
+POSITION = ("update", "epoch", "batch", "accumulated")
+"""The fields of a header that follow from the number of batches done."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of one run.
 
-    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash`, `lockstep`
-    (version) and the
-    position: `update`, optimizer updates done; `batches`, batches done in all; `epoch`, counted
-    from 0, and `batch`, batches done within it; `accumulated`, batches done of the update under
-    way.
+    `header` holds `backend`, `recipe` (nested dict), `recipe_hash`, `data_hash` and `lockstep` (the
+    version), and the position:
+
+    - `update`: optimizer updates done;
+    - `batches`: batches done in all;
+    - `epoch`: the epoch, counted from 0, and `batch`: batches done within it;
+    - `accumulated`: batches done of the update under way.
     """
 
     header: dict[str, Any]
@@ -76,7 +80,7 @@ class Checkpoint:
 
     @property
     def batches(self) -> int:
-        """Batches done, of the whole run."""
+        """Batches done in all."""
         return int(self.header["batches"])
 
     @property
@@ -85,7 +89,7 @@ class Checkpoint:
         return int(self.header["accumulated"])
 
     def below(self, prefix: str) -> Parameters:
-        """Name -> array, of "parameters", "optimizer/momentum", ..."""
+        """The arrays below "parameters", "optimizer/momentum", ..., by canonical name."""
         return arrays_below(self.arrays, f"{prefix}/")
 
     def save(self, path: Path) -> None:
@@ -101,31 +105,30 @@ class Checkpoint:
         """Read a checkpoint, and check that it holds what its recipe says.
 
         Raises:
-            InputError: not there, truncated, of another schema version, or with fields or arrays
-                that are missing, wrong, or of another shape or dtype than follows from the recipe;
-                names them.
+            InputError: the file is missing, truncated or of another schema version; or a field or
+                an array is missing, wrong, or of another shape or dtype than the recipe's.
         """
         header, arrays = read_tensors(path, SCHEMA)
         check_checkpoint(str(path), header, arrays)
         return Checkpoint(header, arrays)
 
     def refuse_other_run(self, recipe: Recipe, data: PreparedData) -> None:
-        """Nothing, for a checkpoint from which a run of this recipe on this data can go on.
+        """Raise InputError unless a run of this recipe on this data can resume from here.
 
         Raises:
             InputError: another recipe, other data, a finished run, or names that are missing or
-            extra.
+                extra.
         """
         if self.header["recipe_hash"] != recipe.hash:
             differing = differing_fields(self.recipe.as_dict(), recipe.as_dict())
             raise InputError(f"the checkpoint is of another recipe: {differing}")
         if self.header["data_hash"] != data.hash:
             raise InputError(
-                f"the checkpoint is of other data: hash {self.header['data_hash'][:12]}, "
-                f"and {data.hash[:12]} here; "
-                "same recipe, but other rows, initial parameters or order"
+                f"the checkpoint is of other data: hash {self.header['data_hash'][:12]}, and "
+                f"{data.hash[:12]} here; same recipe, but other rows, initial parameters or order"
             )
-        if position(data, self.batches) != {name: self.header[name] for name in POSITION}:
+        stored_position = {name: self.header[name] for name in POSITION}
+        if stored_position != position(data, self.batches):
             raise InputError(
                 f"the checkpoint's position does not fit the run: {self.batches} batches done"
             )
@@ -133,11 +136,8 @@ class Checkpoint:
             raise InputError(
                 f"the checkpoint is of a finished run: all {data.updates} updates are done"
             )
-        check_names(
-            self.arrays,
-            expected_shapes(recipe, data, self.update, self.accumulated),
-            "the checkpoint",
-        )
+        expected = expected_shapes(recipe, data, self.update, self.accumulated)
+        check_names(self.arrays, expected, "the checkpoint")
 
 
 class Checkpoints(NamedTuple):
@@ -148,31 +148,34 @@ class Checkpoints(NamedTuple):
     save: Callable[[Checkpoint], None]
 
 
-POSITION = ("update", "epoch", "batch", "accumulated")
-
-
 def position(data: PreparedData, batches: int) -> dict[str, int]:
-    """Where a run stands after so many batches, as in a header."""
+    """The fields `POSITION` of a header after that many batches."""
     epoch, batch = divmod(batches, data.batches_per_epoch)
     update, accumulated = divmod(batch, data.accumulate)
-    return {"update": epoch * data.updates_per_epoch + update, "epoch": epoch, "batch": batch,
-            "accumulated": accumulated}  # fmt: skip
+    return {
+        "update": epoch * data.updates_per_epoch + update,
+        "epoch": epoch,
+        "batch": batch,
+        "accumulated": accumulated,
+    }
 
 
 def places_due(data: PreparedData, every: int, unit: str, begun: int) -> list[dict[str, int]]:
-    """Where a run that begins after `begun` batches writes a checkpoint, every so many of a
-    unit.
+    """The positions at which a run that begins after `begun` batches writes its checkpoints.
+
+    Args:
+        data: what is trained on.
+        every: the units between two checkpoints.
+        unit: "update" or "batch".
+        begun: batches done before the run.
     """
-    last, after = data.epochs * data.batches_per_epoch, position(data, begun)["update"]
     if unit == "batch":
-        return [
-            position(data, batches) for batches in range(every, last + 1, every) if batches > begun
-        ]
-    return [
-        {"update": update, "accumulated": 0}
-        for update in range(every, data.updates + 1, every)
-        if update > after
-    ]
+        batches = data.epochs * data.batches_per_epoch
+        due = range(every, batches + 1, every)
+        return [position(data, batch) for batch in due if batch > begun]
+    first = position(data, begun)["update"]
+    due = range(every, data.updates + 1, every)
+    return [{"update": update, "accumulated": 0} for update in due if update > first]
 
 
 def file_beside(trace: Path, update: int, accumulated: int) -> Path:
@@ -182,7 +185,7 @@ def file_beside(trace: Path, update: int, accumulated: int) -> Path:
 
 
 def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) -> dict[str, Any]:
-    """The header of a checkpoint after so many batches."""
+    """The header of a checkpoint after that many batches."""
     return {
         "backend": backend,
         "recipe": recipe.as_dict(),
@@ -201,36 +204,46 @@ def make_checkpoint(
     backend: str,
     arrays: Mapping[str, NDArray[Any]],
 ) -> Checkpoint:
-    """The checkpoint of a run after so many batches; of `arrays` those are kept that belong into
-    it.
+    """The checkpoint of a run after that many batches.
+
+    Args:
+        recipe: what is trained.
+        data: what it is trained on.
+        batches: batches done in all.
+        backend: torch, jax or oracle.
+        arrays: the state; whatever does not belong into a checkpoint is left out.
 
     Raises:
-        InputError: arrays that are missing, or of another shape.
+        InputError: an array is missing, or of another shape.
     """
     header = make_header(recipe, data, batches, backend)
     expected = expected_shapes(recipe, data, header["update"], header["accumulated"])
-    kept = {name: np.array(arrays[name]) for name in expected if name in arrays}
-    check_names(kept, expected, f"the state of {backend}")
-    return Checkpoint(header, kept)
+    state = {name: np.array(arrays[name]) for name in expected if name in arrays}
+    check_names(state, expected, f"the state of {backend}")
+    return Checkpoint(header, state)
 
 
 def expected_shapes(
     recipe: Recipe, data: PreparedData, update: int, accumulated: int
 ) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array of a checkpoint after so many updates, and batches of the next
-    one.
+    """Name -> shape of every array of a checkpoint.
+
+    Args:
+        recipe: what is trained.
+        data: what it is trained on.
+        update: updates done.
+        accumulated: batches done of the next one.
     """
     shapes = {name: array.shape for name, array in data.parameters.items()}
     return checkpoint_shapes(recipe, shapes, update, accumulated)
 
 
 def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Parameters:
-    """The oracle's moments as a checkpoint has them: `optimizer/<slot>/<name>`, without the row
-    axis of a vector.
+    """The oracle's moments as a checkpoint names them, `optimizer/<slot>/<name>`.
 
     Args:
-        moments: canonical name of a parameter -> slot -> array, a vector with a row axis of length
-        1.
+        moments: canonical name of a parameter -> slot -> array; a vector has a row axis of length
+            1, which is dropped.
         parameters: canonical name -> array.
     """
     return {
@@ -241,27 +254,26 @@ def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Para
 
 
 def check_names(
-    found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str
+    arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str
 ) -> None:
-    """Nothing, where the arrays are those expected.
+    """Raise InputError unless the arrays are floats of the expected names and shapes.
 
     Raises:
         InputError: names that are missing or extra, or arrays of another shape; names them.
     """
     faults = []
-    for word, names in (
-        ("missing", expected.keys() - found.keys()),
-        ("extra", found.keys() - expected.keys()),
-    ):
+    missing = expected.keys() - arrays.keys()
+    extra = arrays.keys() - expected.keys()
+    for word, names in (("missing", missing), ("extra", extra)):
         if names:
-            listed = ", ".join(sorted(names)[:NAMED]) + (
-                f" and {len(names) - NAMED} more" * (len(names) > NAMED)
-            )
-            faults.append(f"{word}: {listed}")
-    for name in sorted(expected.keys() & found.keys()):
-        if found[name].shape != expected[name]:
-            faults.append(f"{name}: shape {found[name].shape}, expected {expected[name]}")
-        elif found[name].dtype.kind != "f":
-            faults.append(f"{name}: {found[name].dtype}, expected a float")
+            listed = ", ".join(sorted(names)[:NAMED])
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            faults.append(f"{word}: {listed}{more}")
+    for name in sorted(expected.keys() & arrays.keys()):
+        array = arrays[name]
+        if array.shape != expected[name]:
+            faults.append(f"{name}: shape {array.shape}, expected {expected[name]}")
+        elif array.dtype.kind != "f":
+            faults.append(f"{name}: {array.dtype}, expected a float")
     if faults:
         raise InputError(f"{whose}: {'; '.join(faults[:NAMED])}")

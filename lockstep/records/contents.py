@@ -1,8 +1,7 @@
-"""What a file of a run must hold: the names, shapes and dtypes of its arrays, as they follow from
-recipe and header.
+"""The names, shapes and dtypes that the arrays of a run's file must have by its recipe and header.
 
-A file's seal shows damage, no more: anybody can seal a file again. What follows from the recipe is
-therefore checked before an array is used.
+A file's seal shows damage and no more, since anybody can seal a file again. Each array is therefore
+checked against the recipe before it is used.
 """
 
 import re
@@ -10,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lockstep.data_prep import PreparedData, layer_sizes, updates_per_epoch
 from lockstep.errors import InputError
@@ -45,38 +44,42 @@ PARTS = ("train", "held_out")
 NAMED = 5
 """Names in a message; more are counted."""
 WIDENED = 16
-"""Updates that a bound's neighbours may lend it their own."""
+"""Updates by which one array's bounds may turn infinite before another's: a bound of a series is
+the largest among its neighbours' too."""
 FLOATS = ("float16", "float32", "float64")
 
 Arrays = Mapping[str, NDArray[Any]]
+Header = Mapping[str, Any]
+"""A JSON object, as a file holds it."""
 Shape = tuple[int | None, ...]
 """None stands for any length of at least 1."""
 
 
 class Form(NamedTuple):
-    """What an array must be."""
+    """The shape that an array must have, and the dtypes that it may have."""
 
     shape: Shape
     dtypes: tuple[str, ...]
 
     def fault(self, array: NDArray[Any]) -> str:
-        """What an array is instead, in words; "" for nothing."""
+        """How an array differs from this form, in words; "" where it does not."""
         if array.dtype.name not in self.dtypes:
             return f"{array.dtype}, expected {' or '.join(self.dtypes)}"
-        fits = array.ndim == len(self.shape) and all(
-            (size or 0) > 0 if wanted is None else size == wanted
-            for size, wanted in zip(array.shape, self.shape)
-        )
-        wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return (
-            ""
-            if fits
-            else f"shape {array.shape}, expected ({wanted}{',' * (len(self.shape) == 1)})"
+        if self._fits(array.shape):
+            return ""
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        comma = "," if len(self.shape) == 1 else ""
+        return f"shape {array.shape}, expected ({sizes}{comma})"
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.shape) and all(
+            size > 0 if expected is None else size == expected
+            for size, expected in zip(shape, self.shape)
         )
 
 
 def metric_names(loss: Loss) -> tuple[str, ...]:
-    """What a trace records at the end of each epoch: "train_loss", "train_accuracy", ..."""
+    """The metrics that a trace has at each epoch's end: "train_loss", "train_accuracy", ..."""
     kinds = ("loss", "r2", "mae") if loss.predicts_number else ("loss", "accuracy")
     return tuple(f"{part}_{kind}" for part in PARTS for kind in kinds)
 
@@ -84,14 +87,16 @@ def metric_names(loss: Loss) -> tuple[str, ...]:
 def recorded_updates(
     first: int, updates: int, length: int, every: int, detail: Collection[int]
 ) -> set[int]:
-    """After how many updates a run records its parameters: where it begins, at each epoch's end,
-    after every so many updates, and before and after those recorded in detail.
+    """The numbers of updates done after which a run records its parameters.
+
+    The run records them where it begins, at each epoch's end, after every `every` updates, and
+    before and after each update in detail.
 
     Args:
         first: the update that the run begins with.
-        updates: of the whole run.
-        length: updates of an epoch.
-        every: record after every so many; 0: at epoch ends only.
+        updates: the updates of the whole run.
+        length: the updates of an epoch.
+        every: the updates between two records; 0: none but those at epoch ends.
         detail: the updates recorded in detail.
     """
     due = {first, *range(-(-first // length) * length, updates + 1, length)}
@@ -105,15 +110,15 @@ def recorded_updates(
 def parameter_shapes(recipe: Recipe, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every parameter, weights laid out (in, out)."""
     model = recipe.model
+    layers = layer_sizes(inputs, model.hidden, outputs)
     shapes: dict[str, tuple[int, ...]] = {}
-    for i, (layer, fan_in, fan_out) in enumerate(
-        layer_sizes(inputs, model.hidden, outputs), start=1
-    ):
+    for i, (layer, fan_in, fan_out) in enumerate(layers, start=1):
         shapes[f"{layer}.weight"] = (fan_in, fan_out)
         if model.bias:
             shapes[f"{layer}.bias"] = (fan_out,)
         if model.norm != "none" and i <= len(model.hidden):
-            shapes |= {f"norm{i}.weight": (fan_out,), f"norm{i}.bias": (fan_out,)}
+            shapes[f"norm{i}.weight"] = (fan_out,)
+            shapes[f"norm{i}.bias"] = (fan_out,)
     return shapes
 
 
@@ -129,12 +134,10 @@ def statistic_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     }
 
 
-def without_row_axis(array: Any, ndim: int) -> NDArray[Any]:
-    """A moment as it is stored: of a parameter with `ndim` axes, a vector's without the row
-    axis.
-    """
-    stored: NDArray[Any] = np.asarray(array)
-    return stored[0] if ndim == 1 and stored.ndim == 2 else stored
+def without_row_axis(array: ArrayLike, ndim: int) -> NDArray[Any]:
+    """A moment of a parameter with `ndim` axes, without the row axis that a vector's may have."""
+    moment: NDArray[Any] = np.asarray(array)
+    return moment[0] if ndim == 1 and moment.ndim == 2 else moment
 
 
 def checkpoint_shapes(
@@ -144,7 +147,7 @@ def checkpoint_shapes(
 
     Args:
         recipe: what is trained.
-        shapes: of the parameters, by canonical name.
+        shapes: canonical name -> shape of every parameter.
         update: updates done.
         accumulated: batches done of the next one.
     """
@@ -153,18 +156,18 @@ def checkpoint_shapes(
     if update:
         for name, shape in shapes.items():
             slots = recipe.optimizer.slots(shape)
-            expected |= {f"optimizer/{slot}/{name}": of_slot for slot, of_slot in slots.items()}
+            for slot, slot_shape in slots.items():
+                expected[f"optimizer/{slot}/{name}"] = slot_shape
     if recipe.average.decay:
         expected |= {f"average/{name}": shape for name, shape in shapes.items()}
     if accumulated:
-        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()} | {
-            "accumulated/loss": ()
-        }
+        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()}
+        expected["accumulated/loss"] = ()
     return expected
 
 
-def checked_recipe(whose: str, header: Mapping[str, Any]) -> Recipe:
-    """The recipe in a header that was checked.
+def checked_recipe(whose: str, header: Header) -> Recipe:
+    """The recipe in a header, whose fields were checked before.
 
     Raises:
         InputError: no recipe, or not the one whose hash the header has.
@@ -175,46 +178,47 @@ def checked_recipe(whose: str, header: Mapping[str, Any]) -> Recipe:
         raise InputError(f"{whose}: header: recipe: {error}") from None
     if recipe.hash != header["recipe_hash"]:
         raise InputError(
-            f"{whose}: header: recipe_hash: {header['recipe_hash'][:12]}, and the recipe "
-            "beside it has "
-            f"{recipe.hash[:12]}: changed by hand, or this lockstep reads it as another recipe"
+            f"{whose}: header: recipe_hash: {header['recipe_hash'][:12]}, and the recipe beside it "
+            f"has {recipe.hash[:12]}: changed by hand, or this lockstep reads it as another recipe"
         )
     return recipe
 
 
 def sizes_of(whose: str, recipe: Recipe, arrays: Arrays, prefix: str) -> tuple[int, int]:
-    """Input features and output units of the model: as the recipe says; where its data say it, as
-    the weights below `prefix` have them.
+    """Input features and output units of the model.
+
+    The recipe says them where its data are synthetic. Otherwise the weights below `prefix` do.
 
     Raises:
         InputError: a weight that is missing or no matrix.
     """
-    first, last = (f"{prefix}linear{i}.weight" for i in (1, len(recipe.model.hidden) + 1))
+    first = f"{prefix}linear1.weight"
+    last = f"{prefix}linear{len(recipe.model.hidden) + 1}.weight"
     for name in (first, last):
         if name not in arrays:
             raise InputError(f"{whose}: missing: {name}")
         if arrays[name].ndim != 2 or not arrays[name].size:
             raise InputError(f"{whose}: {name}: shape {arrays[name].shape}, expected a matrix")
-    inputs, outputs = arrays[first].shape[0], arrays[last].shape[1]
     if recipe.data.source == "synthetic":
-        inputs, outputs = (
-            recipe.data.features,
-            recipe.data.classes - bool(recipe.loss.ignored_class),
-        )
+        inputs = recipe.data.features
+        outputs = recipe.data.classes - bool(recipe.loss.ignored_class)
+    else:
+        inputs = arrays[first].shape[0]
+        outputs = arrays[last].shape[1]
     return inputs, recipe.loss.outputs(outputs)
 
 
-def check_trace(whose: str, header: dict[str, Any], arrays: Arrays) -> None:
+def check_trace(whose: str, header: Header, arrays: Arrays) -> None:
     """Raise InputError unless a recipe's trace holds what its recipe and its header say.
 
     Args:
         whose: the file, for the message.
-        header: as it was read.
-        arrays: likewise.
+        header: the header as the file has it.
+        arrays: the arrays as the file has them.
 
     Raises:
-        InputError: a header with a field that is missing, wrong or contradicts another; arrays that
-            are missing, extra, or of another shape or dtype; bounds that cannot be.
+        InputError: a field of the header that is missing, is wrong or contradicts another; an array
+            that is missing, extra, or of another shape or dtype; a bound that cannot be.
     """
     check_header(whose, headers.Trace, header)
     recipe = checked_recipe(whose, header)
@@ -234,29 +238,31 @@ def check_trace(whose: str, header: dict[str, Any], arrays: Arrays) -> None:
         _check_bounds(whose, recipe, header, arrays)
 
 
-def check_checkpoint(whose: str, header: Any, arrays: Arrays) -> None:
+def check_checkpoint(whose: str, header: Header, arrays: Arrays) -> None:
     """Raise InputError unless a checkpoint holds what its recipe and its header say.
 
     Args:
         whose: the file, for the message.
-        header: as it was read.
-        arrays: likewise.
+        header: the header as the file has it.
+        arrays: the arrays as the file has them.
 
     Raises:
-        InputError: as `check_trace`.
+        InputError: as in `check_trace`.
     """
     check_header(whose, headers.Checkpoint, header)
     recipe = checked_recipe(whose, header)
-    update, epoch, batch, accumulated = (
-        header[name] for name in ("update", "epoch", "batch", "accumulated")
-    )
-    many, epochs = recipe.gradient.accumulate, recipe.training.epochs
-    if accumulated != batch % many or epoch > epochs or header["batches"] < max(batch, update):
+    batches = header["batches"]
+    update = header["update"]
+    epoch = header["epoch"]
+    batch = header["batch"]
+    accumulated = header["accumulated"]
+    epochs = recipe.training.epochs
+    many = recipe.gradient.accumulate
+    if accumulated != batch % many or epoch > epochs or batches < max(batch, update):
         raise InputError(
-            f"{whose}: header: {header['batches']} batches, {update} updates, epoch "
-            f"{epoch}, batch {batch} and "
-            f"{accumulated} accumulated are no place in a run of {epochs} epochs, {many} "
-            "batches an update"
+            f"{whose}: header: {batches} batches, {update} updates, epoch {epoch}, batch {batch} "
+            f"and {accumulated} accumulated are no place in a run of {epochs} epochs, "
+            f"{many} batches an update"
         )
     sizes = sizes_of(whose, recipe, arrays, "parameters/")
     dtypes = ("float64",) if header["backend"] == "oracle" else (recipe.training.dtype,)
@@ -273,7 +279,10 @@ def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
     Raises:
         InputError: a setting of another recipe, or parameters that are not those of its model.
     """
-    training, gradient, model, loss = recipe.training, recipe.gradient, recipe.model, recipe.loss
+    training = recipe.training
+    gradient = recipe.gradient
+    model = recipe.model
+    loss = recipe.loss
     wanted = {
         "batch": training.batch,
         "drop_last": training.drop_last,
@@ -296,26 +305,27 @@ def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
             f"{loss.name}"
         )
     shapes = parameter_shapes(recipe, len(data.columns), data.outputs)
-    check_arrays(
-        whose, data.parameters, {name: Form(shape, ("float64",)) for name, shape in shapes.items()}
-    )
+    expected = {name: Form(shape, ("float64",)) for name, shape in shapes.items()}
+    check_arrays(whose, data.parameters, expected)
 
 
-def check_ensemble(whose: str, header: Any, arrays: Arrays) -> None:
-    """Raise InputError unless an ensemble's arrays fit its header and one another; it does not hold
-    its recipe.
+def check_ensemble(whose: str, header: Header, arrays: Arrays) -> None:
+    """Raise InputError unless an ensemble's arrays fit its header and one another.
+
+    An ensemble's file does not hold its recipe.
 
     Args:
         whose: the file, for the message.
-        header: as it was read.
-        arrays: likewise.
+        header: the header as the file has it.
+        arrays: the arrays as the file has them.
 
     Raises:
-        InputError: a header with a field that is missing or wrong; arrays that are missing, extra,
-            or of other numbers of members, updates or epochs.
+        InputError: a field of the header that is missing or wrong; an array that is missing, extra,
+            or of another number of members, updates or epochs.
     """
     check_header(whose, headers.Ensemble, header)
-    updates, length = header["updates"], header["updates_per_epoch"]
+    updates = header["updates"]
+    length = header["updates_per_epoch"]
     if updates % length:
         raise InputError(
             f"{whose}: header: updates: {updates}, no multiple of the {length} updates_per_epoch"
@@ -325,63 +335,78 @@ def check_ensemble(whose: str, header: Any, arrays: Arrays) -> None:
     _check_present(whose, arrays, expected)
     members = len(arrays["loss"]) if "loss" in arrays else 0
     kinds = ("loss", "r2", "mae") if "held_out/r2" in arrays else ("loss", "accuracy")
-    expected |= {
-        f"held_out/{kind}": Form((members, updates // length), ("float64",)) for kind in kinds
-    }
+    held_out = Form((members, updates // length), ("float64",))
+    expected |= {f"held_out/{kind}": held_out for kind in kinds}
     for name, array in arrays.items():
         if name.startswith("parameters/"):
             expected[name] = Form((members, *array.shape[1:]), dtypes)
     check_arrays(whose, arrays, expected)
 
 
-def check_loop(whose: str, header: Any, arrays: Arrays) -> None:
+def check_loop(whose: str, header: Header, arrays: Arrays) -> None:
     """Raise InputError unless the trace of somebody's own loop holds what its header says.
 
     Args:
         whose: the file, for the message.
-        header: as it was read.
-        arrays: likewise.
+        header: the header as the file has it.
+        arrays: the arrays as the file has them.
 
     Raises:
-        InputError: a header with a field that is missing or wrong; arrays whose names no recorder
-            writes, or whose shapes contradict the number of updates or one another.
+        InputError: a field of the header that is missing or wrong; an array whose name no recorder
+            writes, or whose shape contradicts the number of updates or another array.
     """
     check_header(whose, headers.Loop, header)
-    updates, shapes = header["updates"], dict[str, tuple[int, ...]]()
+    updates = header["updates"]
+    detail = header["detail"]
     if header["updates_per_epoch"] != updates:
         raise InputError(
             f"{whose}: header: updates_per_epoch: must be as many as the {updates} updates"
         )
-    if header["detail"] != sorted({update for update in header["detail"] if update < updates}):
+    if detail != sorted({update for update in detail if update < updates}):
         raise InputError(
             f"{whose}: header: detail: must be updates from 0 to {updates - 1}, ascending"
         )
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, array in arrays.items():
+        shown = _shown(name)
         place = _LOOP_ARRAY.match(name)
-        shown = name if name.isprintable() else repr(name)
         if place is None:
             raise InputError(f"{whose}: extra: {shown}")
-        if array.dtype.kind not in "biuf":
-            raise InputError(f"{whose}: {shown}: {array.dtype}, expected numbers")
-        if place["series"] and array.shape != (updates,):
-            raise InputError(f"{whose}: {shown}: shape {array.shape}, expected ({updates},)")
-        if place["summary"] and (
-            array.shape[1:] != (len(STATISTICS),) or len(array) > updates or array.dtype != "f8"
-        ):
-            raise InputError(
-                f"{whose}: {shown}: {array.dtype} {array.shape}, expected float64 "
-                f"({updates}, {len(STATISTICS)})"
-            )
-        if place["update"] and int(place["update"]) not in header["detail"]:
+        fault = _fault_in_loop(array, place, updates, shapes)
+        if fault:
+            raise InputError(f"{whose}: {shown}: {fault}")
+        if place["update"] and int(place["update"]) not in detail:
             raise InputError(f"{whose}: {shown}: is of no update in detail")
-        if place["done"]:
-            known = shapes.setdefault(place["tensor"], array.shape)
-            if int(place["done"]) > updates or array.shape != known or array.dtype.kind != "f":
-                raise InputError(
-                    f"{whose}: {shown}: {array.dtype} {array.shape}, after one of {updates} "
-                    "updates; expected floats "
-                    f"{known}"
-                )
+
+
+def _fault_in_loop(
+    array: NDArray[Any], place: re.Match[str], updates: int, shapes: dict[str, tuple[int, ...]]
+) -> str:
+    """What is wrong with a recorder's array, or "".
+
+    Args:
+        array: the array.
+        place: its name, as `_LOOP_ARRAY` matches it.
+        updates: the updates of the loop.
+        shapes: name -> shape of the parameters so far; a new one is added.
+    """
+    if array.dtype.kind not in "biuf":
+        return f"{array.dtype}, expected numbers"
+    if place["series"] and array.shape != (updates,):
+        return f"shape {array.shape}, expected ({updates},)"
+    if place["summary"]:
+        is_table = array.shape[1:] == (len(STATISTICS),) and len(array) <= updates
+        if not is_table or array.dtype != "f8":
+            expected = f"float64 ({updates}, {len(STATISTICS)})"
+            return f"{array.dtype} {array.shape}, expected {expected}"
+    if place["done"]:
+        shape = shapes.setdefault(place["tensor"], array.shape)
+        if int(place["done"]) > updates or array.shape != shape or array.dtype.kind != "f":
+            return (
+                f"{array.dtype} {array.shape}, after one of {updates} updates; "
+                f"expected floats {shape}"
+            )
+    return ""
 
 
 _LOOP_ARRAY = re.compile(
@@ -391,25 +416,26 @@ _LOOP_ARRAY = re.compile(
     r"|(?P<summary>statistics/((forward|gradients|clip|parameters)/.+|moments/[^/]+/.+))\Z",
     re.DOTALL,
 )
-"""What a recorder calls its arrays."""
+"""The names that a recorder gives its arrays."""
 
 
 def check_arrays(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> None:
-    """Raise InputError unless the arrays are those expected.
+    """Raise InputError unless the arrays have the expected names and forms.
 
     Raises:
         InputError: names that are missing or extra, or arrays of another shape or dtype; names
-        them.
+            them.
     """
     faults = []
-    missing, extra = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
+    missing = expected.keys() - arrays.keys()
+    extra = arrays.keys() - expected.keys()
     for word, names in (("missing", missing), ("extra", extra)):
         if names:
             faults.append(f"{word}: {_listed(names)}")
-    wrong = {
-        name: expected[name].fault(arrays[name]) for name in sorted(expected.keys() & arrays.keys())
-    }
-    faults += [f"{name}: {fault}" for name, fault in wrong.items() if fault]
+    for name in sorted(expected.keys() & arrays.keys()):
+        fault = expected[name].fault(arrays[name])
+        if fault:
+            faults.append(f"{name}: {fault}")
     if faults:
         more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise InputError(f"{whose}: {'; '.join(faults[:NAMED])}{more}")
@@ -419,10 +445,13 @@ def _check_present(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> 
     check_arrays(whose, {name: arrays[name] for name in expected if name in arrays}, expected)
 
 
-def _check_position(whose: str, recipe: Recipe, header: Mapping[str, Any]) -> None:
-    """The numbers of a header, against the recipe and one another."""
-    updates, length, first = header["updates"], header["updates_per_epoch"], header["first_update"]
-    training, data, faults = recipe.training, recipe.data, []
+def _check_position(whose: str, recipe: Recipe, header: Header) -> None:
+    """Raise InputError where a header's numbers contradict the recipe or one another."""
+    updates = header["updates"]
+    length = header["updates_per_epoch"]
+    first = header["first_update"]
+    training = recipe.training
+    faults = []
     dtype = "float64" if header["backend"] == "oracle" else training.dtype
     if header["dtype"] != dtype:
         faults.append(
@@ -434,8 +463,9 @@ def _check_position(whose: str, recipe: Recipe, header: Mapping[str, Any]) -> No
             f"updates: {updates}, and {training.epochs} epochs of {length} are "
             f"{training.epochs * length}"
         )
-    if data.source == "synthetic":
-        batches = updates_per_epoch(data.rows, training.batch, drop_last=training.drop_last)
+    if recipe.data.source == "synthetic":
+        rows = recipe.data.rows
+        batches = updates_per_epoch(rows, training.batch, drop_last=training.drop_last)
         wanted = -(-batches // recipe.gradient.accumulate)
         if length != wanted:
             faults.append(f"updates_per_epoch: {length}, and the recipe's is {wanted}")
@@ -451,21 +481,20 @@ def _check_position(whose: str, recipe: Recipe, header: Mapping[str, Any]) -> No
         raise InputError(f"{whose}: header: {'; '.join(faults)}")
 
 
-def _series(header: Mapping[str, Any]) -> dict[str, Form]:
+def _series(header: Header) -> dict[str, Form]:
     count = header["updates"] - header["first_update"]
     return {f"updates/{name}": Form((count,), (header["dtype"],)) for name in UPDATE_SERIES}
 
 
-def _metrics(recipe: Recipe, header: Mapping[str, Any]) -> dict[str, Form]:
+def _metrics(recipe: Recipe, header: Header) -> dict[str, Form]:
     epochs = recipe.training.epochs - header["first_update"] // header["updates_per_epoch"]
     return {f"epochs/{name}": Form((epochs,), ("float64",)) for name in metric_names(recipe.loss)}
 
 
-def _tensors(
-    whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arrays
-) -> dict[str, Form]:
+def _tensors(whose: str, recipe: Recipe, header: Header, arrays: Arrays) -> dict[str, Form]:
     """Parameters, average, prediction, detail and statistics."""
-    last, dtypes = header["updates"], (header["dtype"],)
+    last = header["updates"]
+    dtypes = (header["dtype"],)
     sizes = sizes_of(whose, recipe, arrays, f"parameters/{last}/")
     shapes = parameter_shapes(recipe, *sizes)
     layers = _layers(recipe, *sizes, trains=False)
@@ -478,10 +507,10 @@ def _tensors(
     expected = {f"prediction/{layer}": Form((units,), dtypes) for layer, units in layers.items()}
     for done in _recorded(header, arrays):
         for kind, tensors in state.items():
-            expected |= {
-                f"{kind}/{done}/{name}": Form(shape, dtypes) for name, shape in tensors.items()
-            }
-    begin, detail = header.get("statistics"), header.get("detail", [])
+            for name, shape in tensors.items():
+                expected[f"{kind}/{done}/{name}"] = Form(shape, dtypes)
+    begin = header.get("statistics")
+    detail = header.get("detail", [])
     if begin is None and not detail:
         return expected
     _check_present(whose, arrays, expected)  # slots are derived from them
@@ -496,25 +525,29 @@ def _tensors(
     return expected
 
 
-def _recorded(header: Mapping[str, Any], arrays: Arrays) -> set[int]:
-    """After how many updates the parameters must be there. The first golden files do not say how
-    often theirs are; a run that goes on in the midst of an accumulation does not record those that
-    it begins with."""
-    first, last, length = header["first_update"], header["updates"], header["updates_per_epoch"]
-    due = recorded_updates(
-        first, last, length, header.get("parameters_every", 0), header.get("detail", ())
-    )
+def _recorded(header: Header, arrays: Arrays) -> set[int]:
+    """The numbers of updates done after which the parameters must be there.
+
+    The first golden files do not say how often theirs were recorded. A run that resumes in the
+    midst of an accumulation does not record the parameters that it begins with.
+    """
+    first = header["first_update"]
+    last = header["updates"]
+    length = header["updates_per_epoch"]
+    every = header.get("parameters_every", 0)
+    due = recorded_updates(first, last, length, every, header.get("detail", ()))
     if "parameters_every" not in header:
-        numbers = [re.match(r"parameters/(\d{1,15})/", name) for name in arrays]
-        due |= {int(number[1]) for number in numbers if number and int(number[1]) <= last}
+        matches = [re.match(r"parameters/(\d{1,15})/", name) for name in arrays]
+        due |= {int(match[1]) for match in matches if match and int(match[1]) <= last}
     if first and not any(name.startswith(f"parameters/{first}/") for name in arrays):
         due.discard(first)
     return due
 
 
 def _layers(recipe: Recipe, inputs: int, outputs: int, *, trains: bool) -> dict[str, int]:
-    """Layer -> units, in order, as they are recorded of a sample, or of a batch in training."""
-    model, layers = recipe.model, {} if trains else {"input": inputs}
+    """Layer -> units, in order, as recorded of a batch in training, or else of one sample."""
+    model = recipe.model
+    layers = {} if trains else {"input": inputs}
     for i, units in enumerate(model.hidden, start=1):
         layers[f"linear{i}"] = units
         if model.norm != "none":
@@ -524,17 +557,22 @@ def _layers(recipe: Recipe, inputs: int, outputs: int, *, trains: bool) -> dict[
             layers[f"dropout{i}"] = units
     layers[f"linear{len(model.hidden) + 1}"] = outputs
     link = recipe.loss.spec.link
-    return layers | ({link: outputs} if link and not trains else {})
+    if link and not trains:
+        layers[link] = outputs
+    return layers
 
 
 def _watched(
     recipe: Recipe,
-    header: Mapping[str, Any],
+    header: Header,
     sizes: tuple[int, int],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Form]:
-    """What is recorded of one update in detail. How many rows it was fed, and whether a tensor was
-    computed in less than the recipe's dtype, is for the comparison to judge."""
+    """The arrays of one update in detail.
+
+    The comparison judges how many rows the update was fed, and whether a tensor was computed in
+    less than the recipe's dtype.
+    """
     floats = FLOATS[: FLOATS.index(header["dtype"]) + 1]
     labels = floats if recipe.loss.predicts_number else ("int32", "int64")
     watched = {"batch/x": Form((None, sizes[0]), floats), "batch/y": Form((None,), labels)}
@@ -543,22 +581,21 @@ def _watched(
         watched |= {f"batch/mask{i}": Form((None, units), ("bool",)) for i, units in hidden}
     layers = _layers(recipe, *sizes, trains=True)
     watched |= {f"forward/{layer}": Form((None, units), floats) for layer, units in layers.items()}
-    for family in ("gradients", "clip")[: 1 + (recipe.gradient.clip != "none")]:
+    families = ["gradients"] if recipe.gradient.clip == "none" else ["gradients", "clip"]
+    for family in families:
         watched |= {f"{family}/{name}": Form(shape, floats) for name, shape in shapes.items()}
     for name, shape in shapes.items():
-        slots = recipe.optimizer.slots(shape)
-        watched |= {
-            f"moments/{slot}/{name}": Form(of_slot, floats) for slot, of_slot in slots.items()
-        }
+        for slot, slot_shape in recipe.optimizer.slots(shape).items():
+            watched[f"moments/{slot}/{name}"] = Form(slot_shape, floats)
     return watched
 
 
-def _bounds(header: Mapping[str, Any], bounded: Mapping[str, Form]) -> dict[str, Form]:
-    """The bounds of these arrays, always of the whole run; what must be the same bits has none."""
-    updates, epochs = header["updates"], header["updates"] // header["updates_per_epoch"]
+def _bounds(header: Header, bounded: Mapping[str, Form]) -> dict[str, Form]:
+    """The bounds of these arrays, always of the whole run; an array of exact bits has none."""
+    updates = header["updates"]
     shapes: dict[str, Shape] = {
         "updates": (updates,),
-        "epochs": (epochs,),
+        "epochs": (updates // header["updates_per_epoch"],),
         "statistics": (updates, 1),
     }
     exact = ("updates/lr", "parameters/0/", "average/0/", "prediction/")
@@ -569,17 +606,17 @@ def _bounds(header: Mapping[str, Any], bounded: Mapping[str, Form]) -> dict[str,
     }
 
 
-def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays: Arrays) -> None:
+def _check_bounds(whose: str, recipe: Recipe, header: Header, arrays: Arrays) -> None:
     """Raise InputError for bounds that the oracle cannot have derived.
 
-    A bound is a distance: not negative, not NaN, and within what the dtype can hold, of which a
-    share has bounds up
-    to 1. It is infinite where nothing is known, which is so from some update on: of every array,
-    and not of all of the run. Of a series' neighbours each lends its bound to the next, so that one
-    may be infinite some updates earlier.
+    A bound is a distance: it is not negative, not NaN, and within the dtype's range; the bound of a
+    share is at most 1. It is infinite where nothing is known. That is so from some update on, in
+    every array, but not from the first update on. A bound of a series is the largest among its
+    neighbours' too, so that it may turn infinite some updates earlier.
     """
     bounds = arrays_below(arrays, "bounds/")
-    largest, length = float(np.finfo(recipe.dtype).max), header["updates_per_epoch"]
+    largest = float(np.finfo(recipe.dtype).max)
+    length = header["updates_per_epoch"]
     begins: list[int] = []
     ends: list[int] = []
     for name, bound in bounds.items():
@@ -588,16 +625,20 @@ def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays:
         wrong = np.isnan(bound) | (bound < 0) | (finite & (bound > most))
         if wrong.any():
             raise InputError(
-                f"{whose}: bounds/{name}: {bound[wrong].flat[0]:g}; a bound is at least 0 "
-                "and, where it is finite, at "
-                f"most {most:.3g}"
+                f"{whose}: bounds/{name}: {bound[wrong].flat[0]:g}; a bound is at least 0 and, "
+                f"where it is finite, at most {most:.3g}"
             )
-        updates, known = _updates_of(name, bound, length), finite.reshape(-1)
+        known = finite.reshape(-1)
         if (known[1:] & ~known[:-1]).any():
             raise InputError(f"{whose}: bounds/{name}: is finite again after it was infinite")
-        begins += [update for update, is_known in zip(updates, known) if not is_known][:1]
-        ends += [update for update, is_known in zip(updates, known) if is_known][-1:]
-    first, last = min(begins, default=header["updates"]), max(ends, default=-1)
+        updates = _updates_of(name, bound, length)
+        count = int(known.sum())
+        if count < len(known):
+            begins.append(updates[count])
+        if count:
+            ends.append(updates[count - 1])
+    first = min(begins, default=header["updates"])
+    last = max(ends, default=-1)
     if last < 0 or not np.isfinite(bounds["updates/loss"][0]):
         raise InputError(
             f"{whose}: bounds are infinite from the first update on: they judge nothing"
@@ -605,30 +646,37 @@ def _check_bounds(whose: str, recipe: Recipe, header: Mapping[str, Any], arrays:
     if last >= first + WIDENED:
         raise InputError(
             f"{whose}: bounds are infinite from update {first} on, and others are finite at "
-            f"{last}: where nothing is "
-            "known it is so in every array"
+            f"{last}: where nothing is known it is so in every array"
         )
 
 
 def _reach(name: str, largest: float) -> float:
-    """The largest bound that can have been derived: members that leave the range in which a square
-    stays finite have none; what a square or a loss over all rows is recorded of may reach the
-    dtype's end."""
+    """The largest bound that the oracle can derive for an array.
+
+    Members beyond the range in which a square stays finite have no bound. An array that is computed
+    as a square, or as a loss over all rows, may reach the dtype's end.
+    """
     is_plain = name.startswith(("updates/", "parameters/", "average/"))
     return 2 * SAFETY * float(np.sqrt(largest)) if is_plain else largest
 
 
 def _updates_of(name: str, bound: NDArray[Any], length: int) -> range:
-    """The update that each bound of an array is of, counted from 0."""
+    """The updates, counted from 0, that an array's bounds belong to."""
     kind, _, rest = name.partition("/")
     if kind == "epochs":
         return range(length - 1, len(bound) * length, length)
     if kind in ("updates", "statistics"):
         return range(len(bound))
-    number = int(rest.partition("/")[0]) - (kind != "detail")
-    return range(number, number + 1)
+    number = int(rest.partition("/")[0])
+    update = number if kind == "detail" else number - 1  # parameters are counted by updates done
+    return range(update, update + 1)
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = [name if name.isprintable() else repr(name) for name in sorted(names)[:NAMED]]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    listed = ", ".join(_shown(name) for name in sorted(names)[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return listed + more
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)

@@ -1,6 +1,4 @@
-"""Between a checkpoint and the files that the frameworks know: what kind a file is, and what must
-be in it.
-"""
+"""Conversion between a checkpoint and the files of the frameworks, whose content is checked."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -32,13 +30,14 @@ KINDS = {
     ".msgpack": "flax",
     "": "flax",
 }
-"""File name's end -> what is in it; a Flax tree lies in an Orbax folder, without an end, or in one
-msgpack file.
-"""
-ROOM, TIMES = 2**26, 8
-"""A file of a state may hold so many bytes, or so many times those of the recipe's state if that is
-more.
-"""
+"""End of a file's name -> what is in it. A Flax tree lies in a msgpack file, or in an Orbax folder,
+whose name has no end."""
+ROOM = 2**26
+"""Bytes that a file of a state may always hold."""
+TIMES = 8
+"""How many times larger than the recipe's state a file may be, where that is more than `ROOM`."""
+MODEL = ("parameters/", "statistics/")
+"""The families of arrays that a model holds."""
 TWINS = {"torch": ("pt_impl.io.convert", "torch"), "flax": ("jax_impl.io.convert", "jax")}
 
 
@@ -63,25 +62,27 @@ def convert(
     prepare: Callable[[Recipe], PreparedData],
     update: int | None,
 ) -> Checkpoint:
-    """Read a checkpoint of one kind and write it as another; bits are kept, kernels turned, names
-    checked.
+    """Read a checkpoint of one kind and write it as another.
+
+    The bits are kept, kernels are turned, and names are checked.
 
     Args:
-        source: what to read; its name's end says the kind.
-        out: what to write, likewise; one that exists is kept.
-        recipe: what is trained; needed where the source is no lockstep checkpoint, which holds it.
-        prepare: the recipe's data, for the names, the position and the hash.
+        source: what to read; the end of its name says its kind.
+        out: what to write; likewise. A file that exists is kept.
+        recipe: what is trained; needed unless the source is a lockstep checkpoint, which holds it.
+        prepare: recipe -> its data, which give the names, the position and the hash.
         update: optimizer updates done, where the source does not say.
 
     Raises:
-        InputError: files that cannot be read or written, names that are missing, extra or
-        ambiguous, another recipe.
+        InputError: a file cannot be read or written; names are missing, extra or ambiguous; or the
+            source is of another recipe.
     """
-    kinds = kind_of(source), kind_of(out)
+    source_kind = kind_of(source)
+    out_kind = kind_of(out)
     check_output(out, NEW)
     if not source.exists():
         raise InputError(f"{source}: no such file")
-    if kinds[0] == "lockstep":
+    if source_kind == "lockstep":
         checkpoint = Checkpoint.load(source)
         recipe = recipe or checkpoint.recipe
         if recipe.hash != checkpoint.recipe.hash:
@@ -94,28 +95,33 @@ def convert(
         raise InputError(f"{source}: does not say what is trained; name it with --recipe RECIPE")
     else:
         data = prepare(recipe)
-        arrays, said = _twin(kinds[0]).read(source, recipe, data)
-        checkpoint = _assemble(source, recipe, data, arrays, said, update)
-    if kinds[1] == "lockstep":
-        _refuse_incomplete(checkpoint, recipe, data, source)
+        arrays, stated = _twin(source_kind).read(source, recipe, data)
+        checkpoint = _assemble(source, recipe, data, arrays, _updates_done(source, stated, update))
+    if out_kind == "lockstep":
+        expected = expected_shapes(recipe, data, checkpoint.update, checkpoint.accumulated)
+        check_names(checkpoint.arrays, expected, f"{source}, to go on from")
         checkpoint.save(out)
     elif checkpoint.accumulated:
         raise InputError(
             f"{source}: is in the midst of an accumulation, for which {out.name} has no place"
         )
     else:
-        _twin(kinds[1]).write(out, recipe, data, checkpoint)
+        _twin(out_kind).write(out, recipe, data, checkpoint)
     return checkpoint
 
 
 def largest_state(recipe: Recipe, data: PreparedData) -> int:
-    """Bytes of the largest file, expanded, that is read as a state of this recipe."""
+    """Bytes, after decompression, of the largest file that is read as a state of this recipe."""
     shapes = expected_shapes(recipe, data, 1, 1).values()
     return max(ROOM, TIMES * sum(8 * prod(shape) for shape in shapes))
 
 
 def as_count(where: str, value: Any) -> int:
-    """A number of updates out of a file: a whole number of Python, or an array or tensor of one.
+    """A number of updates from a file, as a Python int.
+
+    Args:
+        where: the file and the place in it, for the message.
+        value: a whole number, or an array or tensor of one element.
 
     Raises:
         InputError: anything else.
@@ -130,42 +136,38 @@ def as_count(where: str, value: Any) -> int:
     return count
 
 
+def _updates_done(source: Path, stated: int | None, update: int | None) -> int | None:
+    """The updates done as the file states them or as --update gives them, which must agree."""
+    if stated is not None and update is not None and stated != update:
+        raise InputError(f"{source}: says {stated} updates, --update {update}")
+    return stated if update is None else update
+
+
 def _assemble(
     source: Path,
     recipe: Recipe,
     data: PreparedData,
     arrays: Parameters,
-    said: int | None,
-    update: int | None,
+    updates_done: int | None,
 ) -> Checkpoint:
-    """A checkpoint of what was read; of a model alone, one with neither optimizer nor average."""
-    if None not in (said, update) and said != update:
-        raise InputError(f"{source}: says {said} updates, --update {update}")
-    done = said if update is None else update
-    model_only = all(name.startswith(("parameters/", "statistics/")) for name in arrays)
-    if done is None and not model_only:
+    """The checkpoint with these arrays; a model alone has neither optimizer nor average."""
+    model_only = all(name.startswith(MODEL) for name in arrays)
+    if updates_done is None and not model_only:
         raise InputError(
             f"{source}: does not say how many updates are done; say it with --update N"
         )
-    done = done or 0
+    done = updates_done or 0
     if not 0 <= done <= data.updates:
         raise InputError(f"{source}: {done} updates are done, of a run of {data.updates}")
-    if (
-        done == 0
-    ):  # what an optimizer holds before its first update is none of a checkpoint's business
+    if done == 0:  # a checkpoint has no slots before the first update
         arrays = {
             name: array for name, array in arrays.items() if not name.startswith("optimizer/")
         }
     expected = expected_shapes(recipe, data, done, 0)
     if model_only:
-        expected = {
-            name: shape
-            for name, shape in expected.items()
-            if name.startswith(("parameters/", "statistics/"))
-        }
+        expected = {name: shape for name, shape in expected.items() if name.startswith(MODEL)}
     check_names(arrays, expected, str(source))
-    # copied only now that the shapes are the recipe's: a view may be of a size that nothing on disk
-    # has
+    # copied only after this check: a view can be far larger than the file that it comes from
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype != recipe.dtype:
@@ -177,13 +179,6 @@ def _assemble(
     batches = epoch * data.batches_per_epoch + within * data.accumulate
     header = make_header(recipe, data, batches, KINDS[source.suffix])
     return Checkpoint(header | {"model_only": model_only}, arrays)
-
-
-def _refuse_incomplete(
-    checkpoint: Checkpoint, recipe: Recipe, data: PreparedData, source: Path
-) -> None:
-    expected = expected_shapes(recipe, data, checkpoint.update, checkpoint.accumulated)
-    check_names(checkpoint.arrays, expected, f"{source}, to go on from")
 
 
 def _twin(kind: str) -> Any:

@@ -1,7 +1,7 @@
-"""The one seam between a training loop and what is recorded of it.
+"""The one seam between a training loop and the record of its run.
 
 A loop asks the recorder for segments, trains each, and hands over its scalars with a view of the
-state; the recorder asks the view for what is due, and for nothing else.
+state. The recorder asks the view for what is due, and for nothing else.
 """
 
 import platform
@@ -25,26 +25,25 @@ from lockstep.version import __version__
 __all__ = ["BUDGET_MIB", "RunRecorder", "Segment", "View", "Watch"]
 
 BUDGET_MIB = 1024
+"""Memory for detail and statistics unless a run sets it, in MiB."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What to record of a run, what to tell of it, and where it begins.
+    """What to record of a run, and where the run begins.
 
     Attributes:
-        parameters_every: record the parameters after every so many updates too; 0: at epoch ends
-        only.
+        parameters_every: the updates between two records of the parameters, beside those at epoch
+            ends; 0: epoch ends alone.
         detail: the updates, counted from 0, to record in detail, from rows to moments.
-        statistics: record mean, root mean square and largest absolute value of each tensor at every
-        update too. budget_mib: MiB of memory, of 2^20 bytes, that the detail of all updates and the
-        statistics may take: the
-            statistics take 24 bytes a tensor and update.
-        checkpoints: how often to write one, and where to; None: never.
-        resume: where the run goes on from, whichever backend wrote it; None: at the start.
-        synchronise: states to begin every update from, as `lockstep.oracle.train.states` gives
-        them; None: each
-            update goes on from the last.
-        progress: told how far the run is, after each segment.
+        statistics: whether to record mean, root mean square and largest absolute value of each
+            tensor at every update; they take 24 bytes a tensor and update.
+        budget_mib: memory for the detail of all updates and the statistics, in MiB (2^20 bytes).
+        checkpoints: how often to write a checkpoint, and where to; None: never.
+        resume: the checkpoint to resume from, whichever backend wrote it; None: the start.
+        synchronise: the states from which the updates begin, as `lockstep.oracle.train.states`
+            gives them; None: each update begins where the last one ended.
+        progress: called with the updates done and in all, after each segment.
     """
 
     parameters_every: int = 0
@@ -58,11 +57,10 @@ class Watch:
 
 
 class Segment(NamedTuple):
-    """Batches start to stop (exclusive) within one epoch, all counted from 0, with nothing to
-    record between.
+    """Batches of one epoch, from `start` to `stop` (exclusive), with nothing to record between.
 
-    `is_detailed` says whether the recorder will ask for their detail; the segment begins from the
-    state in `given` where there is one, else from the last state.
+    All are counted from 0. `is_detailed` says whether the recorder will ask for their detail. The
+    segment begins from the state `given`; where that is None, from the last state.
     """
 
     epoch: int
@@ -82,9 +80,7 @@ class View(Protocol):
         ...
 
     def average(self, updates: int) -> Parameters:
-        """The average of the parameters as it is read after that many updates; empty where none is
-        kept.
-        """
+        """The average of the parameters after that many updates, debiased; empty without one."""
         ...
 
     def arrays(self) -> Parameters:
@@ -92,11 +88,11 @@ class View(Protocol):
         ...
 
     def detail(self) -> Mapping[str, Sequence[Any]]:
-        """A sequence with an array for each batch of a detailed segment, by name.
+        """Name -> a sequence with one array for each batch of a detailed segment.
 
         The names are "batch/x", "forward/linear1", "gradients/linear1.weight",
-        "clip/linear1.weight", ... Rows after those that count may follow; of gradients only the
-        last batch's, in which all are accumulated, is read.
+        "clip/linear1.weight", ... An array of rows may have more rows than those that count. The
+        gradients of the last batch alone are read, in which all batches are accumulated.
         """
         ...
 
@@ -105,9 +101,7 @@ class View(Protocol):
         ...
 
     def prediction(self) -> Parameters:
-        """Layer -> its values for one held-out sample, from "input" to the last, then softmax or
-        sigmoid.
-        """
+        """Layer -> its values for one held-out sample, from "input" to softmax or sigmoid."""
         ...
 
 
@@ -121,7 +115,7 @@ class RunRecorder:
         data: what it is trained on.
         watch: what to record.
         backend: torch, jax or oracle.
-        environment: versions, device, threads, matmul precision.
+        environment: versions, device, threads and matmul precision.
 
     Raises:
         InputError: a checkpoint of another recipe or of other data.
@@ -136,11 +130,14 @@ class RunRecorder:
         backend: str,
         environment: Mapping[str, Any],
     ) -> None:
-        resume = watch.resume
-        if resume is not None:
-            resume.refuse_other_run(recipe, data)
-        first = resume.update if resume else 0
-        first_whole = first + bool(resume and resume.accumulated)
+        first = 0
+        first_whole = 0
+        batches = 0
+        if watch.resume is not None:
+            watch.resume.refuse_other_run(recipe, data)
+            first = watch.resume.update
+            first_whole = first + 1 if watch.resume.accumulated else first
+            batches = watch.resume.batches
         self.header: dict[str, Any] = {
             "backend": backend,
             "recipe": recipe.as_dict(),
@@ -162,22 +159,27 @@ class RunRecorder:
                 **environment,
             },
         }
-        self.watched: Collection[int]
-        """Updates of which detail is asked for, be it only for their statistics."""
-        self._recipe, self._data, self._watch, self._backend = recipe, data, watch, backend
+        self._recipe = recipe
+        self._data = data
+        self._watch = watch
+        self._backend = backend
         self._detail = frozenset(update for update in watch.detail if update >= first_whole)
-        self.watched = range(first_whole, data.updates) if watch.statistics else self._detail
-        every, length = watch.parameters_every, data.updates_per_epoch
-        self._due = recorded_updates(first, data.updates, length, every, self._detail)
-        self._updates: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
-        self._epochs: dict[str, list[Any]] = {name: [] for name in metric_names(recipe.loss)}
+        self.watched: Collection[int] = self._detail
+        """The updates whose detail the recorder asks for, be it only for their statistics."""
+        if watch.statistics:
+            self.watched = range(first_whole, data.updates)
+        self._due = recorded_updates(
+            first, data.updates, data.updates_per_epoch, watch.parameters_every, self._detail
+        )
+        self._updates: dict[str, list[NDArray[Any]]] = {name: [] for name in UPDATE_SERIES}
+        self._epochs: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._is_detailed = False
         self._rows: dict[str, list[Any]] = {}
         self._counts: list[int] = []
-        self._has_fitted = False
+        self._is_within_budget = False
         self._done: int = first
-        self._batches = resume.batches if resume else 0
+        self._batches = batches
 
     def begin(self, view: View) -> None:
         """Record the state that the run begins from."""
@@ -189,56 +191,55 @@ class RunRecorder:
         The cuts are at each epoch's end, every `parameters_every` updates and at each checkpoint;
         around each update in detail; and before each update where updates are synchronised.
         """
-        data, many = self._data, self._data.accumulate
-        length, batches = data.updates_per_epoch, data.batches_per_epoch
-        first_epoch, first_batch = divmod(self._batches, batches)
+        data = self._data
+        first_epoch, first_batch = divmod(self._batches, data.batches_per_epoch)
         for epoch in range(first_epoch, data.epochs):
             cuts = self._cuts(epoch)
             if epoch == first_epoch:
                 cuts = {first_batch} | {cut for cut in cuts if cut > first_batch}
-            drawn = data.batches(epoch)
+            batches = data.batches(epoch)
             for start, stop in pairwise(sorted(cuts)):
-                self._last_T, count_T = drawn.last_T[start:stop], drawn.count_T[start:stop]
-                self._batches = epoch * batches + stop
-                self._is_detailed = epoch * length + start // many in self.watched
-                self._counts = [*(self._counts if start % many else ()), *count_T]
+                update, accumulated = divmod(start, data.accumulate)
+                if not accumulated:
+                    self._counts = []
+                self._counts.extend(batches.count_T[start:stop])
+                self._last_T = batches.last_T[start:stop]
+                self._batches = epoch * data.batches_per_epoch + stop
+                self._is_detailed = epoch * data.updates_per_epoch + update in self.watched
                 given = None
-                if self._watch.synchronise is not None and start % many == 0:
+                if self._watch.synchronise is not None and not accumulated:
                     given = next(self._watch.synchronise, None)
                 yield Segment(epoch, start, stop, self._is_detailed, given)
 
     def _cuts(self, epoch: int) -> set[int]:
-        """The batches of an epoch before which a segment may begin, and their number."""
-        length, batches, many = (
-            self._data.updates_per_epoch,
-            self._data.batches_per_epoch,
-            self._data.accumulate,
-        )
+        """The batches of an epoch at which a segment may begin or end."""
+        length = self._data.updates_per_epoch
+        batches = self._data.batches_per_epoch
+        many = self._data.accumulate
         checkpoints = self._watch.checkpoints
-        cuts = {0, batches} | {
-            update * many for update in _multiples(self._watch.parameters_every, epoch, length)
-        }
+        cut_updates = {*_multiples(self._watch.parameters_every, epoch, length)}
+        cut_batches = {0, batches}
         if checkpoints and checkpoints.unit == "batch":
-            cuts |= set(_multiples(checkpoints.every, epoch, batches))
+            cut_batches.update(_multiples(checkpoints.every, epoch, batches))
         elif checkpoints:
-            cuts |= {update * many for update in _multiples(checkpoints.every, epoch, length)}
+            cut_updates.update(_multiples(checkpoints.every, epoch, length))
         for update in range(length):
             if epoch * length + update in self.watched:
-                cuts |= {update * many, min(update * many + many, batches)}
+                cut_updates |= {update, update + 1}
         if self._watch.synchronise is not None:
-            cuts |= set(range(0, batches, many))
-        return cuts
+            cut_updates.update(range(length))
+        return cut_batches | {min(update * many, batches) for update in cut_updates}
 
     def record(self, scalars: Mapping[str, Any], view: View) -> None:
         """Record the segment that the loop has just trained.
 
         Args:
-            scalars: each of `UPDATE_SERIES`, with a number for each batch of the segment; those of
-                batches that complete an update are kept.
+            scalars: each of `UPDATE_SERIES`, with a number for each batch of the segment; the
+                recorder keeps the numbers of batches that complete an update.
             view: the state after the segment.
 
         Raises:
-            InputError: what is to be recorded of each update does not fit into the budget.
+            InputError: detail or statistics do not fit into the budget.
         """
         for name in UPDATE_SERIES:
             self._updates[name].append(np.asarray(scalars[name])[self._last_T])
@@ -255,9 +256,7 @@ class RunRecorder:
                     self._epochs[f"{part}_{name}"].append(value)
 
     def _record_detail(self, view: View) -> None:
-        """Record the whole of an update or a part of it: all of it for `detail`, else its
-        statistics.
-        """
+        """Record an update, or the part of it that the segment has, in detail or as statistics."""
         detail = view.detail()
         for name, values in detail.items():
             if name.startswith(("batch/", "forward/")):
@@ -266,9 +265,8 @@ class RunRecorder:
             return
         arrays: Parameters = {}
         for name, values in self._rows.items():
-            array = np.concatenate(
-                [np.asarray(rows)[:count] for rows, count in zip(values, self._counts)]
-            )
+            rows = [np.asarray(batch)[:count] for batch, count in zip(values, self._counts)]
+            array = np.concatenate(rows)
             # a trace cannot hold bfloat16; each of its values is one of float32
             arrays[name] = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         for name, values in detail.items():
@@ -279,9 +277,11 @@ class RunRecorder:
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 arrays[f"moments/{rest}"] = np.array(array)
-        self._rows, update = {}, self._done - 1
-        if not self._has_fitted:
+        self._rows = {}
+        if not self._is_within_budget:
             self._refuse_beyond_budget(arrays, state)
+            self._is_within_budget = True
+        update = self._done - 1
         if update in self._detail:
             self.header["detail"].append(update)
             self._arrays |= {f"detail/{update}/{name}": array for name, array in arrays.items()}
@@ -289,55 +289,54 @@ class RunRecorder:
             self._add_statistics(name, array)
 
     def _refuse_beyond_budget(self, arrays: Parameters, state: Parameters) -> None:
-        self._has_fitted, budget, taken = True, self._watch.budget_mib * 2**20, 0
+        """Raise InputError where statistics and detail take more than the budget.
+
+        Args:
+            arrays: the arrays of one update in detail.
+            state: every array of the state.
+        """
+        budget_mib = self._watch.budget_mib
+        statistics_mib = 0.0
         if self.header["statistics"] is not None:
-            tensors = [
-                name for name in (*arrays, *state) if name.startswith((*WATCHED, "statistics/"))
-            ]
-            taken = (
-                len(self.watched) * len(tensors) * np.dtype(np.float64).itemsize * len(STATISTICS)
-            )
-            if taken > budget:
+            families = (*WATCHED, "statistics/")
+            tensors = [name for name in (*arrays, *state) if name.startswith(families)]
+            numbers = len(self.watched) * len(tensors) * len(STATISTICS)
+            statistics_mib = numbers * np.dtype(np.float64).itemsize / 2**20
+            if statistics_mib > budget_mib:
                 raise InputError(
                     f"the statistics of {len(tensors)} tensors at {len(self.watched)} updates take "
-                    f"{taken / 2**20:.3g} MiB, more than the budget of "
-                    f"{self._watch.budget_mib:g} MiB"
+                    f"{statistics_mib:.3g} MiB, more than the budget of {budget_mib:g} MiB"
                 )
-        size = sum(array.nbytes for array in arrays.values())
-        fitting = int((budget - taken) // size)
+        update_mib = sum(array.nbytes for array in arrays.values()) / 2**20
+        fitting = int((budget_mib - statistics_mib) // update_mib)
         if len(self._detail) > fitting:
-            beside = f", beside {taken / 2**20:.3g} MiB of statistics" if taken else ""
+            beside = f", beside {statistics_mib:.3g} MiB of statistics" if statistics_mib else ""
             raise InputError(
-                f"the detail of one update takes {size / 2**20:.3g} MiB: of the "
-                f"{len(self._detail)} wanted {fitting} "
-                f"fit into the budget of {self._watch.budget_mib:g} MiB{beside}"
+                f"the detail of one update takes {update_mib:.3g} MiB: of the "
+                f"{len(self._detail)} wanted {fitting} fit into the budget of "
+                f"{budget_mib:g} MiB{beside}"
             )
 
     def _add_statistics(self, name: str, tensor: NDArray[Any]) -> None:
+        """Record the statistics of a tensor at the present update, where they are asked for."""
         begin = self.header["statistics"]
         if begin is None or not name.startswith(WATCHED):
             return
-        rows_TS = self._arrays.get(f"statistics/{name}")
-        if rows_TS is None:
-            rows_TS = self._arrays[f"statistics/{name}"] = np.full(
-                (len(self.watched), len(STATISTICS)), np.nan
-            )
-        rows_TS[self._done - 1 - begin] = statistics_of(tensor)
+        key = f"statistics/{name}"
+        if key not in self._arrays:
+            self._arrays[key] = np.full((len(self.watched), len(STATISTICS)), np.nan)
+        self._arrays[key][self._done - 1 - begin] = statistics_of(tensor)
 
     def _record_parameters(self, view: View) -> None:
-        """Record the parameters and their average, where they or their statistics belong into the
-        trace.
+        """Record the parameters and their average, or their statistics, where they are due.
 
-        They never do in the midst of an accumulation, when running statistics have moved on
-        already.
+        They are never due in the midst of an accumulation: running statistics have moved on then.
         """
         is_due = self._done in self._due
         if position(self._data, self._batches)["accumulated"] or not (is_due or self._is_detailed):
             return
-        for kind, tensors in (
-            ("parameters", view.parameters()),
-            ("average", view.average(self._done)),
-        ):
+        families = {"parameters": view.parameters(), "average": view.average(self._done)}
+        for kind, tensors in families.items():
             for name, array in tensors.items():
                 if self._is_detailed:
                     self._add_statistics(f"{kind}/{name}", array)
@@ -349,14 +348,15 @@ class RunRecorder:
         checkpoints = self._watch.checkpoints
         if checkpoints is None:
             return
-        done, is_whole = (
-            (self._batches, True) if checkpoints.unit == "batch" else (self._done, self._last_T[-1])
-        )
-        if is_whole and done % checkpoints.every == 0:
-            state = make_checkpoint(
+        if checkpoints.unit == "batch":
+            is_due = self._batches % checkpoints.every == 0
+        else:
+            is_due = self._last_T[-1] and self._done % checkpoints.every == 0
+        if is_due:
+            checkpoint = make_checkpoint(
                 self._recipe, self._data, self._batches, self._backend, view.arrays()
             )
-            checkpoints.save(state)
+            checkpoints.save(checkpoint)
 
     def finish(self, view: View) -> Trace:
         """The trace of the whole run."""
@@ -371,7 +371,5 @@ class RunRecorder:
 
 
 def _multiples(every: int, epoch: int, length: int) -> range:
-    """Those within an epoch of this length of the multiples of `every`, counted through the whole
-    run.
-    """
+    """The places within an epoch at multiples of `every`, which are counted through the run."""
     return range(-(epoch * length) % every, length, every) if every else range(0)
