@@ -47,7 +47,7 @@ warmup = 1000
 Both frameworks train every preset: JAX trains one of torch's, and PyTorch one of Optax's. `lockstep curve` draws the
 presets of schedules over one another.
 
-`make pages` writes this page, and the tests check it.
+`make pages` writes this page, and `make docs` checks it.
 """  # noqa: E501
 
 

@@ -1,5 +1,5 @@
 """Hooks of mkdocs.yml: the pages of the site that are generated, the navigation, and links out of
-docs/.
+docs/; and whether the committed pages made from the code are up to date.
 
 A page has the same relative links on a Git host and on the site. A link to a document outside docs/
 leads to that document's page of the site, and a link to any other file of the repository to a page
@@ -20,6 +20,8 @@ import click
 from lockstep.cli import cli
 from lockstep.recipe import load_recipe
 from lockstep.studies.atlas.pages import GROUPS, load_atlas
+from lockstep.studies.matrix_entries import entries
+from tools import catalogue
 
 ROOT = Path(__file__).parent.parent
 DOCS = "docs/"
@@ -321,7 +323,32 @@ def _shown(path: str) -> str:
     return f"# {path}\n\n````{language}\n{(ROOT / path).read_text()}````\n"
 
 
+# --- pages in docs/ that are made from the code
+
+
+def outdated(catalogue_page: str, matrix_page: str) -> list[str]:
+    """What to do about each page that the code is ahead of; a thing may be added before the pages
+    have it.
+    """
+    ahead = []
+    if catalogue_page != catalogue.page():
+        ahead.append("docs/catalogue.md: run `make pages`")
+    rows = {line.split(" | ")[0] for line in matrix_page.splitlines()}
+    lacking = [entry.name for entry in entries() if f"| {entry.name}" not in rows]
+    return ahead + [f"docs/matrix.md: no row {name!r} of `lockstep matrix`" for name in lacking]
+
+
 # --- what MkDocs calls
+
+
+def on_pre_build(config: Any) -> None:
+    """Refuse pages that the code is ahead of."""
+    from mkdocs.exceptions import PluginError
+
+    docs = ROOT / DOCS
+    ahead = outdated((docs / "catalogue.md").read_text(), (docs / "matrix.md").read_text())
+    if ahead:
+        raise PluginError("\n".join(ahead))
 
 
 def on_config(config: Any) -> Any:

@@ -89,6 +89,16 @@ def test_every_command_has_a_page_with_its_options() -> None:
     assert "worker" not in site.command_pages()
 
 
+def test_a_page_that_the_code_is_ahead_of_is_named() -> None:
+    catalogue, matrix = site.catalogue.page(), (ROOT / "docs" / "matrix.md").read_text()
+    whole = site.outdated(catalogue, matrix)
+    assert "docs/catalogue.md: run `make pages`" in site.outdated(catalogue + "more\n", matrix)
+    lacking = re.sub(r"\n\| adam, amsgrad raw \|.*", "", matrix)
+    assert set(site.outdated(catalogue, lacking)) - set(whole) == {
+        "docs/matrix.md: no row 'adam, amsgrad raw' of `lockstep matrix`"
+    }
+
+
 def test_the_site_fetches_nothing_from_elsewhere() -> None:
     assert SETTINGS["theme"]["font"] is False
     assert "extra_javascript" not in SETTINGS

@@ -101,8 +101,8 @@ def test_every_choice_of_a_schedule_changes_a_rate() -> None:
 
 
 def check_page(text: str) -> None:
-    """The page has every row of the catalogue in its order, and a figure that holds in every
-    cell.
+    """The page has rows of the matrix in its order, as many as it says, and a figure that holds in
+    every cell; `make docs` asks for the rows of what was added since it was measured.
     """
     found = []
     for part in text.split("\n## ")[1:]:
@@ -111,9 +111,11 @@ def check_page(text: str) -> None:
             if line:
                 _, name, *cells, _ = (cell.strip() for cell in line.split("|"))
                 found.append(((group, name), cells))
-    assert [row for row, _ in found] == [(entry.group, entry.name) for entry in EVERY]
-    assert f"{len(EVERY)} of {len(EVERY)} hold." in text
-    for (row, cells), entry in zip(found, EVERY):
+    written = dict(found)
+    chosen = [entry for entry in EVERY if (entry.group, entry.name) in written]
+    assert [row for row, _ in found] == [(entry.group, entry.name) for entry in chosen]
+    assert f"{len(found)} of {len(found)} hold." in text
+    for (row, cells), entry in zip(found, chosen):
         if entry.recipe.training.compute == "same":
             assert all(float(cell) <= 1e-12 for cell in cells[:2]), row
         else:
@@ -124,7 +126,7 @@ def check_page(text: str) -> None:
             assert float(share) <= 1, row
 
 
-def test_the_page_has_every_row_and_all_hold() -> None:
+def test_every_row_of_the_page_holds() -> None:
     check_page(PAGE.read_text())
 
 
@@ -132,6 +134,7 @@ def test_the_page_has_every_row_and_all_hold() -> None:
     ("pattern", "planted"),
     [
         (r"\| sgd, nesterov true .*\n", ""),
+        (r"\| sgd, nesterov true \|", "| sgd, nesterov maybe |"),
         (r"\| sgd, nesterov true \| \S+", "| sgd, nesterov true | 2e-12"),
         (r"\| sgd, nesterov true \| \S+", "| sgd, nesterov true | -"),
         (r"(\| sgd, nesterov true .*)\(\d", r"\1(9"),
