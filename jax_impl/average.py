@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_impl.model import export_parameters
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Average
+
+from .model import export_parameters
 
 __all__ = ["export_average", "start_average", "update_average"]
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_impl.activations import ACTIVATIONS
-from jax_impl.norm import make_norm
 from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
 from lockstep.recipe import Model, Recipe
+
+from .activations import ACTIVATIONS
+from .norm import make_norm
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 

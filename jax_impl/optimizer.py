@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import optax
 
-from jax_impl.optimizers.from_rule import Groups, RuleState
 from lockstep.recipe import Optimizer
 from lockstep.schedules.rate_tables import decays, rate_of
 
-__all__ = ["MAKERS", "learning_rate", "make_optimizer"]
+from .optimizers.from_rule import Groups
+
+__all__ = ["MAKERS", "make_optimizer"]
 
 MAKERS: dict[str, Callable[[Any, Groups], optax.GradientTransformation]] = {
     name: import_module(f"jax_impl.optimizers.{kind.file_name()}").make
@@ -57,17 +58,6 @@ def make_optimizer(
     else:
         made = make(schedules[0])
     return made, made.init(parameters)
-
-
-def learning_rate(
-    optimizer: optax.OptState, schedule: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """The learning rate that the next update will use, before multipliers."""
-    # every chain ends with the learning rate, and its state counts the updates
-    counting = optax.ScaleByScheduleState | RuleState
-    leaves = jax.tree.leaves(optimizer, is_leaf=lambda state: isinstance(state, counting))
-    *_, last = (leaf for leaf in leaves if isinstance(leaf, counting))
-    return schedule(last.count)
 
 
 def _name(path: tuple[Any, ...]) -> str:

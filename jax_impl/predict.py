@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_impl.loss import link, mean_loss, sums
-from jax_impl.model import MLP
-from lockstep.data_prep import Parameters
+from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Loss
 from lockstep.records.trace import Metrics, metrics_of
 
-__all__ = ["Rows", "evaluate", "trace_prediction"]
+from .io.device import narrow
+from .loss import link, mean_loss, sums
+from .model import MLP
+
+__all__ = ["Rows", "evaluate", "load_rows", "trace_prediction"]
 
 
 class Rows(NamedTuple):
@@ -22,6 +24,16 @@ class Rows(NamedTuple):
 
     x_ND: jax.Array
     y_N: jax.Array
+
+
+def load_rows(data: PreparedData, device: jax.Device) -> tuple[Rows, Rows]:
+    """The training rows and those held out, on the device."""
+    parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
+    train, held_out = (
+        Rows(jax.device_put(x_ND, device), jax.device_put(narrow(y_N), device))
+        for x_ND, y_N in parts
+    )
+    return train, held_out
 
 
 def evaluate(loss: Loss, model: MLP, rows: Rows) -> Metrics:

@@ -1,31 +1,31 @@
 """Train a recipe and record it."""
 
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from numpy.typing import NDArray
 
-from jax_impl.average import start_average
-from jax_impl.io.checkpoint import import_state
-from jax_impl.io.detail import make_detailed_segment
-from jax_impl.io.device import describe_environment, select_device
-from jax_impl.io.view import View
-from jax_impl.model import build_model
-from jax_impl.optimizer import make_optimizer
-from jax_impl.predict import Rows
-from jax_impl.schedule import make_schedule
-from jax_impl.update import Batch, State, make_segment
 from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe
 from lockstep.records.run_recorder import RunRecorder, Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_tables
 
-__all__ = ["initial_state", "load_batches", "load_rows", "train"]
+from .average import start_average
+from .io.checkpoint import import_state
+from .io.detail import make_detailed_segment
+from .io.device import describe_environment, narrow, select_device
+from .io.view import View
+from .model import build_model
+from .optimizer import make_optimizer
+from .predict import load_rows
+from .schedule import make_schedule
+from .update import Batch, Scalars, State, make_update
+
+__all__ = ["initial_state", "load_batches", "make_segment", "train"]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
@@ -55,26 +55,11 @@ def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
     arrays = (
         data.train_x_ND[rows_TB],
-        _narrow(data.train_y_N)[rows_TB],
+        narrow(data.train_y_N)[rows_TB],
         *scalars,
         data.masks(epoch),
     )
     return Batch(*jax.device_put(arrays, device))
-
-
-def load_rows(data: PreparedData, device: jax.Device) -> tuple[Rows, Rows]:
-    """The training rows and those held out, on the device."""
-    parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
-    train, held_out = (
-        Rows(jax.device_put(x_ND, device), jax.device_put(_narrow(y_N), device))
-        for x_ND, y_N in parts
-    )
-    return train, held_out
-
-
-def _narrow(y_N: NDArray[Any]) -> NDArray[Any]:
-    # JAX has no 64-bit integers unless it has 64-bit floats
-    return y_N.astype(np.int32) if y_N.dtype.kind == "i" else y_N
 
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
@@ -84,6 +69,25 @@ def _cut(batches: Batch, start: int, stop: int) -> Batch:
         if stop - start == len(batches.used)
         else jax.tree.map(lambda array: array[start:stop], batches)
     )
+
+
+@cache
+def make_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars]]:
+    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
+
+    @jax.jit
+    def segment(state: State, batches: Batch) -> tuple[State, Scalars]:
+        tables = state.tables  # constants stay outside what a scan carries
+
+        def carried(state: State, batch: Batch) -> tuple[State, Scalars]:
+            state, scalars = update(state._replace(tables=tables), batch)
+            return state._replace(tables={}), scalars
+
+        state, scalars = jax.lax.scan(carried, state._replace(tables={}), batches)
+        return state._replace(tables=tables), scalars
+
+    return segment
 
 
 def train(

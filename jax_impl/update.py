@@ -1,7 +1,6 @@
 """One update: what a batch makes of the state."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -10,22 +9,21 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jax_impl.average import update_average
-from jax_impl.gradient import clip, norm
-from jax_impl.loss import mean_loss
-from jax_impl.optimizer import make_optimizer
-from jax_impl.schedule import make_schedule
 from lockstep.recipe import Recipe
 
-__all__ = ["Batch", "Scalars", "State", "loss_and_gradients", "make_segment", "make_update"]
+from .average import update_average
+from .gradient import clip, norm
+from .loss import mean_loss
+from .optimizer import make_optimizer
+from .schedule import make_schedule
+
+__all__ = ["Batch", "Scalars", "State", "loss_and_gradients", "make_update"]
 
 
 class State(NamedTuple):
-    """What an update takes and gives back: a pure function changes nothing in place.
+    """What an update changes, here given back anew; `graph` and `tables` are constants.
 
-    `graph` and `tables` are constants. `accumulated` is the loss and the gradients of the update's
-    batches so far,
-    None where an update has one batch. `updates` counts those done.
+    `accumulated` sums loss and gradients over the update's batches so far, None if it has one.
     """
 
     graph: nnx.GraphDef[Any]
@@ -64,17 +62,14 @@ class Scalars(NamedTuple):
 def loss_and_gradients(
     recipe: Recipe, state: State, batch: Batch
 ) -> tuple[Array, Any, nnx.State[Any, Any]]:
-    """The loss and the gradients of the update's batches so far, and the running statistics after
-    this one.
-    """
+    """Loss and gradients of the update's batches so far; running statistics after this one."""
 
     def loss_of(parameters: nnx.State[Any, Any]) -> tuple[Array, nnx.State[Any, Any]]:
         # a copy: batch normalisation writes its running statistics into the model
         model = nnx.merge(state.graph, parameters, state.statistics, copy=True)
         outputs_BK = model(batch.x_BD, batch.masks, batch.used)
-        return mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used), nnx.state(
-            model, nnx.BatchStat
-        )
+        loss = mean_loss(recipe.loss, outputs_BK, batch.y_B, batch.used)
+        return loss, nnx.state(model, nnx.BatchStat)
 
     (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
     if state.accumulated is not None:
@@ -97,10 +92,7 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         return updated
 
     def wait(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
-        nothing = jnp.zeros_like(loss)
-        return state._replace(accumulated=(loss, gradients)), Scalars(
-            nothing, nothing, nothing, nothing
-        )
+        return state._replace(accumulated=(loss, gradients)), Scalars(*[jnp.zeros_like(loss)] * 4)
 
     def step(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
         schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
@@ -114,28 +106,7 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         changes = jax.tree.map(jnp.subtract, parameters, state.parameters)
         scalars = Scalars(lr, loss, grad_norm, norm(changes))
         accumulated = jax.tree.map(jnp.zeros_like, state.accumulated)
-        state = state._replace(
-            parameters=parameters, optimizer=moments, accumulated=accumulated, average=average
-        )
-        return state._replace(updates=state.updates + 1), scalars
+        state = state._replace(parameters=parameters, optimizer=moments, average=average)
+        return state._replace(accumulated=accumulated, updates=state.updates + 1), scalars
 
     return update
-
-
-@cache
-def make_segment(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars]]:
-    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
-    update = make_update(recipe)
-
-    @jax.jit
-    def segment(state: State, batches: Batch) -> tuple[State, Scalars]:
-        tables = state.tables  # constants stay outside what a scan carries
-
-        def carried(state: State, batch: Batch) -> tuple[State, Scalars]:
-            state, scalars = update(state._replace(tables=tables), batch)
-            return state._replace(tables={}), scalars
-
-        state, scalars = jax.lax.scan(carried, state._replace(tables={}), batches)
-        return state._replace(tables=tables), scalars
-
-    return segment

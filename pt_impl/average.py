@@ -7,7 +7,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lockstep.data_prep import Parameters
 from lockstep.recipe import Average
-from pt_impl.model import MLP, export_parameters
+
+from .model import MLP, export_parameters
 
 __all__ = ["export_average", "start_average", "update_average"]
 

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
 from lockstep.recipe import Model, Recipe
-from pt_impl.activations import ACTIVATIONS
-from pt_impl.norm import make_norm
+
+from .activations import ACTIVATIONS
+from .norm import make_norm
 
 __all__ = ["ACTIVATIONS", "MLP", "build_model", "export_parameters", "import_parameters"]
 

@@ -11,9 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lockstep.recipe import Optimizer
 from lockstep.schedules.rate_tables import decays, rate_of
-from pt_impl.optimizers.from_rule import Groups
 
-__all__ = ["MAKERS", "learning_rate", "make_optimizer"]
+from .optimizers.from_rule import Groups
+
+__all__ = ["MAKERS", "make_optimizer"]
 
 MAKERS: dict[str, Callable[[Any, Groups], torch.optim.Optimizer]] = {
     name: import_module(f"pt_impl.optimizers.{kind.file_name()}").make
@@ -50,8 +51,3 @@ def make_optimizer(
     ]
     made = MAKERS[optimizer.name](optimizer, groups)
     return made, LambdaLR(made, [schedules[rate] for rate, _ in members])
-
-
-def learning_rate(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float]) -> float:
-    """The learning rate that the next update will use, before multipliers."""
-    return float(optimizer.param_groups[0]["lr"])

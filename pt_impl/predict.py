@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import torch
 
-from lockstep.data_prep import Parameters
+from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Loss
 from lockstep.records.trace import Metrics, metrics_of
-from pt_impl.loss import link, mean_loss, sums
-from pt_impl.model import MLP
 
-__all__ = ["Rows", "evaluate", "trace_prediction"]
+from .loss import link, mean_loss, sums
+from .model import MLP
+
+__all__ = ["Rows", "evaluate", "load_rows", "trace_prediction"]
 
 
 class Rows(NamedTuple):
@@ -18,6 +19,16 @@ class Rows(NamedTuple):
 
     x_ND: torch.Tensor
     y_N: torch.Tensor
+
+
+def load_rows(data: PreparedData, device: torch.device) -> tuple[Rows, Rows]:
+    """The training rows and those held out, on the device."""
+    parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
+    train, held_out = (
+        Rows(torch.from_numpy(x_ND).to(device), torch.from_numpy(y_N).to(device))
+        for x_ND, y_N in parts
+    )
+    return train, held_out
 
 
 @torch.no_grad()

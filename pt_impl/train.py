@@ -1,5 +1,6 @@
 """Train a recipe and record it."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
@@ -9,18 +10,19 @@ from lockstep.recipe import Recipe
 from lockstep.records.run_recorder import RunRecorder, Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_tables
-from pt_impl.average import start_average
-from pt_impl.io.checkpoint import import_state
-from pt_impl.io.detail import watching
-from pt_impl.io.device import describe_environment, select_device
-from pt_impl.io.view import View
-from pt_impl.model import build_model
-from pt_impl.optimizer import make_optimizer
-from pt_impl.predict import Rows
-from pt_impl.schedule import make_schedule
-from pt_impl.update import Batch, State, make_segment
 
-__all__ = ["initial_state", "load_batches", "load_rows", "train"]
+from .average import start_average
+from .io.checkpoint import import_state
+from .io.detail import watching
+from .io.device import describe_environment, select_device
+from .io.view import View
+from .model import build_model
+from .optimizer import make_optimizer
+from .predict import load_rows
+from .schedule import make_schedule
+from .update import Batch, Scalars, State, make_update
+
+__all__ = ["initial_state", "load_batches", "make_segment", "train"]
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> State:
@@ -57,14 +59,22 @@ def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[B
     ]
 
 
-def load_rows(data: PreparedData, device: torch.device) -> tuple[Rows, Rows]:
-    """The training rows and those held out, on the device."""
-    parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
-    train, held_out = (
-        Rows(torch.from_numpy(x_ND).to(device), torch.from_numpy(y_N).to(device))
-        for x_ND, y_N in parts
-    )
-    return train, held_out
+def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, Scalars]]:
+    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
+    update = make_update(recipe)
+
+    def segment(state: State, batches: list[Batch]) -> tuple[State, Scalars]:
+        rows = []
+        for batch in batches:
+            state, scalars = update(state, batch)
+            rows.append(scalars)
+        lr_T, *others = zip(*rows)
+        loss_T, grad_norm_T, update_norm_T = map(torch.stack, others)
+        return state, Scalars(
+            torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T
+        )
+
+    return segment
 
 
 def train(

@@ -9,19 +9,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from lockstep.recipe import Recipe
-from pt_impl.average import update_average
-from pt_impl.gradient import clip, norm
-from pt_impl.loss import mean_loss
-from pt_impl.model import MLP
 
-__all__ = ["Batch", "Scalars", "State", "make_segment", "make_update"]
+from .average import update_average
+from .gradient import clip, norm
+from .loss import mean_loss
+from .model import MLP
+
+__all__ = ["Batch", "Scalars", "State", "make_update"]
 
 
 class State(NamedTuple):
     """What an update changes, here in place.
 
-    `loss` is that of the update's batches so far, None before the first; their gradients lie with
-    the parameters.
+    `loss` is the sum over the update's batches so far, None before the first.
     """
 
     model: MLP
@@ -66,8 +66,7 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         loss.backward()
         loss = loss.detach() if state.loss is None else state.loss + loss.detach()
         if not batch.last:
-            nothing = torch.zeros_like(loss)
-            return state._replace(loss=loss), Scalars(nothing, nothing, nothing, nothing)
+            return state._replace(loss=loss), Scalars(*[torch.zeros_like(loss)] * 4)
 
         parameters = list(model.parameters())
         before = [parameter.detach().clone() for parameter in parameters]
@@ -82,21 +81,3 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         return state._replace(loss=None, average=average), scalars
 
     return update
-
-
-def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, Scalars]]:
-    """Consecutive batches, one after another; `recipe` is an `update_rule`."""
-    update = make_update(recipe)
-
-    def segment(state: State, batches: list[Batch]) -> tuple[State, Scalars]:
-        rows = []
-        for batch in batches:
-            state, scalars = update(state, batch)
-            rows.append(scalars)
-        lr_T, *others = zip(*rows)
-        loss_T, grad_norm_T, update_norm_T = map(torch.stack, others)
-        return state, Scalars(
-            torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T
-        )
-
-    return segment

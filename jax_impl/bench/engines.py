@@ -35,7 +35,7 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
 
 def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
     """JAX, the whole run in one jitted scan."""
-    from jax_impl.update import make_segment
+    from jax_impl.train import make_segment
 
     segment = make_segment(recipe.update_rule)
     return _plain(

@@ -22,7 +22,7 @@ Detail = dict[str, jax.Array]
 def make_detailed_segment(
     recipe: Recipe,
 ) -> Callable[[State, Batch], tuple[State, Scalars, Detail]]:
-    """As `update.make_segment`, with the detail of each batch; compiled apart, it may round
+    """As `train.make_segment`, with the detail of each batch; compiled apart, it may round
     otherwise.
     """
     update = make_update(recipe)

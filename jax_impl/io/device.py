@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 import optax
+from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData
 from lockstep.errors import InputError
@@ -20,6 +21,7 @@ __all__ = [
     "describe_environment",
     "effective_precision",
     "few_threads",
+    "narrow",
     "select_device",
     "synchronise",
 ]
@@ -80,3 +82,8 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
 def synchronise(tensors: Any) -> None:
     """Wait until everything queued on the device is computed."""
     jax.block_until_ready(tensors)
+
+
+def narrow(y_N: NDArray[Any]) -> NDArray[Any]:
+    """Labels as JAX takes them: it has no 64-bit integers unless it has 64-bit floats."""
+    return y_N.astype(np.int32) if y_N.dtype.kind == "i" else y_N

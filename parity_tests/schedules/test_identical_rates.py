@@ -32,7 +32,7 @@ def torch_eager(table_T: Any) -> dict[str, Any]:
     optimizer, scheduler = pt_impl.optimizer.make_optimizer(
         PLAIN, {0: schedule}, {"linear1.weight": p}
     )
-    return _torch_run(len(table_T), p, optimizer, scheduler, optimizer.step, schedule)
+    return _torch_run(len(table_T), p, optimizer, scheduler, optimizer.step)
 
 
 COMPILED: list[Any] = []
@@ -52,17 +52,15 @@ def torch_compiled(table_T: Any) -> dict[str, Any]:
     group = optimizer.param_groups[0]
     group["lr"], group["initial_lr"] = torch.tensor(1.0), 1.0
     schedule = pt_impl.schedule.make_schedule(table_T)
-    return _torch_run(len(table_T), p, optimizer, LambdaLR(optimizer, schedule), step, schedule)
+    return _torch_run(len(table_T), p, optimizer, LambdaLR(optimizer, schedule), step)
 
 
-def _torch_run(
-    updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any, schedule: Any
-) -> dict[str, Any]:
+def _torch_run(updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any) -> dict[str, Any]:
     reported, applied = np.empty(updates, np.float32), np.empty(updates, np.float32)
     p.grad, seen = torch.ones_like(p), p.detach().numpy()  # the parameter's own memory
     for t in range(updates):
         seen[...] = 0
-        reported[t] = pt_impl.optimizer.learning_rate(optimizer, schedule)
+        reported[t] = optimizer.param_groups[0]["lr"]
         step()
         scheduler.step()
         applied[t] = 0 - seen
@@ -76,12 +74,13 @@ def jax_parts(schedule: Any) -> tuple[Any, Any]:
     zero = jnp.zeros((), jnp.float32)
     transformation, state = jax_impl.optimizer.make_optimizer(PLAIN, {0: schedule}, zero)
 
-    def update(state: Any, _: Any = None) -> Any:
-        lr = jax_impl.optimizer.learning_rate(state, schedule)
+    def update(carried: Any, _: Any = None) -> Any:
+        state, count = carried
+        lr = schedule(count)
         change, state = transformation.update(jnp.ones_like(zero), state, zero)
-        return state, (lr, optax.apply_updates(zero, change))
+        return (state, count + 1), (lr, optax.apply_updates(zero, change))
 
-    return state, update
+    return (state, jnp.zeros((), jnp.int32)), update
 
 
 def rates_of(reported: Any, parameters: Any) -> dict[str, Any]:
@@ -226,13 +225,11 @@ def test_a_recursive_torch_schedule_of_a_tensor_rate_is_caught() -> None:
     table_T = table_of({"name": "cosine"}, SHORT, 0)
     p = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([p], lr=torch.tensor(0.01), foreach=False)
-    schedule = pt_impl.schedule.make_schedule(table_T)
-    found = _torch_run(
-        SHORT, p, optimizer, CosineAnnealingLR(optimizer, SHORT), optimizer.step, schedule
-    )
-    np.testing.assert_allclose(found["applied"], table_T, atol=3e-6 * 0.01, rtol=0)
+    scheduler = CosineAnnealingLR(optimizer, SHORT)
+    rates = _torch_run(SHORT, p, optimizer, scheduler, optimizer.step)
+    np.testing.assert_allclose(rates["applied"], table_T, atol=3e-6 * 0.01, rtol=0)
     with pytest.raises(AssertionError, match="Mismatched elements"):
-        same_bits(found, table_T)
+        same_bits(rates, table_T)
 
 
 def test_a_rate_applied_late_is_caught() -> None:

@@ -12,7 +12,6 @@ import pytest
 import jax_impl.io.detail
 import jax_impl.predict
 import jax_impl.train
-import jax_impl.update
 import pt_impl.train
 from lockstep.recipe import Recipe
 from lockstep.records.run_recorder import Watch
@@ -52,6 +51,6 @@ def _users(train: ModuleType, name: str) -> list[ModuleType]:
 
 def forget_compiled() -> None:
     """Compiled code does not see what is changed."""
-    jax_impl.update.make_segment.cache_clear()
+    jax_impl.train.make_segment.cache_clear()
     jax_impl.io.detail.make_detailed_segment.cache_clear()
     jax_impl.predict._evaluate.clear_cache()  # type: ignore[attr-defined] # jax.jit is typed as any callable
