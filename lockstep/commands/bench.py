@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,16 +20,16 @@ __all__ = ["bench"]
     metavar="GROUP,...",
     default="c,products",
     show_default=True,
-    help="Beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, compiled, "
-    "recording (the fast "
-    "engines without it), micro (parts of an update alone); or all.",
+    help="Groups to time beside the twins: keras, lightning, skorch, sklearn, numpy, c, products, "
+    "compiled, recording (the fast engines without recording), micro (parts of an update alone); "
+    "or all.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(3, 10_000),
     default=7,
     show_default=True,
-    help="Times each is measured.",
+    help="How often each contender is timed.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON too."
@@ -38,7 +37,7 @@ __all__ = ["bench"]
 @click.option(
     "--sweep",
     type=click.Choice(["batch", "width", "depth", "updates", "seeds"]),
-    help="The fast engines and the floors as one size grows; --out may be a .png or .html too.",
+    help="Time the fast engines and floors as one size grows; --out may be a .png or .html too.",
 )
 @click.option(
     "--compare",
@@ -46,7 +45,7 @@ __all__ = ["bench"]
     nargs=2,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OLD NEW",
-    help="Measure nothing: say what became faster or slower between two files of --out.",
+    help="Say what became faster or slower between two files of --out; nothing is measured.",
 )
 def bench(
     workloads: Sequence[str],
@@ -60,8 +59,11 @@ def bench(
     sweep: str | None,
     compared: tuple[Path, Path] | None,
 ) -> int:
-    """Time both backends, and others, on W1 (the default recipe), W1-adamw, W2 (as large as MNIST),
-    W3 (256 seeds of W1) or any RECIPE; each is proved to train the same first."""
+    """Time both backends and others; each is first proved to train the same.
+
+    A workload is W1 (the default recipe), W1-adamw, W2 (as large as MNIST), W3 (256 seeds of W1)
+    or any RECIPE.
+    """
     from lockstep.bench.compare import changes, print_changes
     from lockstep.bench.results import Results
     from lockstep.bench.run import run_bench
@@ -75,39 +77,38 @@ def bench(
                 "--compare: measures nothing, and takes no workloads, --set, --data, "
                 "--sweep or --out"
             )
-        return print_changes(changes(*map(Results.load, compared)), make_console())
+        old, new = compared
+        return print_changes(changes(Results.load(old), Results.load(new)), make_console())
     chosen = []
     for name in workloads or ("W1",):
         if name in WORKLOADS and data_path is None and target is None:
             chosen.append(find_workload(name, overrides))
         else:
             chosen.append(Workload(name, chosen_recipe(name, data_path, target, overrides)))
-    common: dict[str, Any] = {
-        "device": device,
-        "rounds": rounds,
-        "out": out,
-        "console": make_console(),
-    }
+    console = make_console()
     if sweep is None:
-        return run_bench(chosen, against=_groups(against), **common)
+        groups = _groups(against)
+        return run_bench(
+            chosen, against=groups, device=device, rounds=rounds, out=out, console=console
+        )
     if len(chosen) > 1:
         raise InputError("--sweep: one workload at a time")
-    return run_sweep(chosen[0], sweep, **common)
+    return run_sweep(chosen[0], sweep, device=device, rounds=rounds, out=out, console=console)
 
 
 def _groups(against: str) -> tuple[str, ...]:
     from lockstep.bench.registry import GROUPS
 
-    named = tuple(filter(None, (group.strip() for group in against.split(","))))
-    if named == ("all",):
+    names = tuple(name.strip() for name in against.split(",") if name.strip())
+    if names == ("all",):
         return GROUPS
-    if not named:
+    if not names:
         raise InputError(
             f"--against {against!r}: names no group; there are {', '.join(GROUPS)}, and all"
         )
-    for group in named:
-        if group not in GROUPS:
+    for name in names:
+        if name not in GROUPS:
             raise InputError(
-                f"--against {group}: no such group; there are {', '.join(GROUPS)}, and all"
+                f"--against {name}: no such group; there are {', '.join(GROUPS)}, and all"
             )
-    return named
+    return names

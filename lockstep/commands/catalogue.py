@@ -38,8 +38,8 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     """Train every schedule, optimizer, loss and layer in both frameworks and show how far each is
     from the oracle.
 
-    WORDS choose rows: those whose group or name holds each of them. Exits with 1 where a row does
-    not hold.
+    WORDS choose the rows whose group or name holds each of them. The exit status is 1 where a row
+    does not hold.
     """
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
@@ -48,12 +48,14 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     from lockstep.studies.matrix import measure
     from lockstep.studies.matrix_entries import entries
 
-    every = entries()
-    chosen = [
-        entry for entry in every if all(word in f"{entry.group} {entry.name}" for word in words)
-    ]
+    all_entries = entries()
+    chosen = []
+    for entry in all_entries:
+        text = f"{entry.group} {entry.name}"
+        if all(word in text for word in words):
+            chosen.append(entry)
     if not chosen:
-        groups = ", ".join(dict.fromkeys(entry.group for entry in every))
+        groups = ", ".join(dict.fromkeys(entry.group for entry in all_entries))
         raise InputError(
             f"{' '.join(words)}: no row of the matrix holds that; its groups: {groups}"
         )
@@ -77,12 +79,14 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     help="A library's schedule; repeatable.",
 )
 @click.option(
-    "--peak", type=FiniteFloat(min=0, min_open=True), help="Of the presets; default 0.01."
+    "--peak",
+    type=FiniteFloat(min=0, min_open=True),
+    help="Peak rate of the presets; default 0.01.",
 )
 @click.option(
     "--warmup",
     type=click.IntRange(min=0),
-    help="Of the presets, in updates; default a tenth of the run.",
+    help="Warmup of the presets, in updates; default a tenth of the run.",
 )
 @click.option(
     "--updates",
@@ -90,7 +94,9 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     help="Length of the run; default 1000, or the recipe's.",
 )
 @click.option(
-    "--length", type=click.IntRange(min=1), help="T of the presets, where it is not the run's."
+    "--length",
+    type=click.IntRange(min=1),
+    help="T of the presets, in updates; default the length of the run.",
 )
 @set_option
 @click.option(
@@ -98,7 +104,7 @@ def matrix(words: Sequence[str], out: Path | None, device: str) -> int:
     "outs",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A plot as .png or .html, or the arrays oracle, torch and jax as .npz; repeatable.",
+    help="Write a plot as .png or .html, or the arrays oracle, torch and jax as .npz; repeatable.",
 )
 def curve(
     recipe: str | None,
@@ -110,67 +116,47 @@ def curve(
     overrides: Sequence[str],
     outs: Sequence[Path],
 ) -> int:
-    """Show the learning rate of every update: of RECIPE, of libraries' schedules, or of several
-    over one another.
+    """Show the learning rate of every update.
 
-    With RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine`
-    alone needs no recipe; `--preset list` names all.
+    The rates are those of RECIPE, of libraries' schedules, or of several over one another. With
+    RECIPE, the presets take peak, warmup and length of the run from it. `--preset hf.cosine` alone
+    needs no recipe; `--preset list` names all.
     """
     from lockstep.files.memory import refuse_too_large
-    from lockstep.files.outputs import check_output, write_file
-    from lockstep.recipe.presets import PRESETS, UNSAID
+    from lockstep.files.outputs import write_file
     from lockstep.report.console import make_console
     from lockstep.report.schedule_curve import KINDS, print_curves, render
     from lockstep.schedules.curve import applied_rates, preset_curve
 
     if "list" in presets:
-        for name, preset in PRESETS["schedule"].items():
-            echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
-        for name, line in UNSAID["schedule"].items():
-            echo(f"{name:36}{line}")
-        return 0
-    for knob, value in (("peak", peak), ("warmup", warmup), ("length", length)):
-        if value is not None and not presets:
-            raise InputError(
-                f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}"
-            )
-    named, chosen = recipe or "seed", None
+        return _list_presets()
+    if not presets:
+        _refuse_preset_options(peak=peak, warmup=warmup, length=length)
+    name = recipe or "seed"
+    chosen = None
     if recipe is not None or not presets or overrides:
-        chosen = chosen_recipe(named, None, None, overrides)
-    for out in outs:
-        if out.suffix not in KINDS:
-            raise InputError(f"--out {out}: must end in {', '.join(KINDS)}")
-        inputs = recipe_files(named, chosen) if chosen else []
-        check_output(out, KINDS[out.suffix], option="--out", inputs=inputs)
+        chosen = chosen_recipe(name, None, None, overrides)
+    _check_curve_files(outs, recipe_files(name, chosen) if chosen else [])
     curves = []
     if chosen:
-        curves.append(_recipe_curve(named, chosen, updates))
-        peak = curves[0].recipe.schedule.peak if peak is None else peak
-        warmup = curves[0].warmup if warmup is None else warmup
-        updates = len(curves[0].rates_T)
-    free = [
-        PRESETS["schedule"][name].free
-        for name in (p.split(",")[0] for p in presets)
-        if name in PRESETS["schedule"]
-    ]
-    for knob, value in (("warmup", warmup), ("length", length)):
-        if (
-            value is not None
-            and recipe is None
-            and free
-            and not any(knob in having for having in free)
-        ):
-            raise InputError(f"--{knob} {value}: none of these presets has a {knob}")
+        own_curve = _recipe_curve(name, chosen, updates)
+        curves.append(own_curve)
+        peak = own_curve.recipe.schedule.peak if peak is None else peak
+        warmup = own_curve.warmup if warmup is None else warmup
+        updates = len(own_curve.rates_T)
+    if recipe is None:
+        _refuse_absent_knobs(presets, warmup=warmup, length=length)
     updates = updates or 1000
     warmup = updates // 10 if warmup is None else warmup
     refuse_too_large(f"--updates {updates}: {len(presets)} presets", 3 * 8 * updates * len(presets))
     curves += [
-        preset_curve(name, peak=peak, warmup=warmup, updates=updates, length=length)
-        for name in presets
+        preset_curve(preset, peak=peak, warmup=warmup, updates=updates, length=length)
+        for preset in presets
     ]
     if len(curves) > 26:
         raise InputError(f"--preset: at most 26 curves at a time, got {len(curves)}")
-    applied = applied_rates(curves) if any(out.suffix == ".npz" for out in outs) else {}
+    wants_arrays = any(out.suffix == ".npz" for out in outs)
+    applied = applied_rates(curves) if wants_arrays else {}
     files = {out: render(out, curves, applied) for out in outs}
     print_curves(curves, make_console())
     for out, content in files.items():
@@ -179,12 +165,53 @@ def curve(
     return 0
 
 
+def _list_presets() -> int:
+    from lockstep.recipe.presets import PRESETS, UNSAID
+
+    for name, preset in PRESETS["schedule"].items():
+        echo(f"{name:36}{preset.source}\n{'':36}{', '.join(preset.free)}")
+    for name, line in UNSAID["schedule"].items():
+        echo(f"{name:36}{line}")
+    return 0
+
+
+def _refuse_preset_options(**knobs: float | None) -> None:
+    for knob, value in knobs.items():
+        if value is not None:
+            raise InputError(
+                f"--{knob} {value}: is for presets; a recipe's: --set schedule.{knob}={value}"
+            )
+
+
+def _refuse_absent_knobs(presets: Sequence[str], **knobs: int | None) -> None:
+    """Refuse a knob that none of the presets has."""
+    from lockstep.recipe.presets import PRESETS
+
+    names = [preset.split(",")[0] for preset in presets]
+    free = [PRESETS["schedule"][name].free for name in names if name in PRESETS["schedule"]]
+    if not free:
+        return
+    for knob, value in knobs.items():
+        if value is not None and not any(knob in preset_knobs for preset_knobs in free):
+            raise InputError(f"--{knob} {value}: none of these presets has a {knob}")
+
+
+def _check_curve_files(outs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    from lockstep.files.outputs import check_output
+    from lockstep.report.schedule_curve import KINDS
+
+    for out in outs:
+        if out.suffix not in KINDS:
+            raise InputError(f"--out {out}: must end in {', '.join(KINDS)}")
+        check_output(out, KINDS[out.suffix], option="--out", inputs=inputs)
+
+
 @click.command(hidden=True)
 @click.argument("backend", type=click.Choice(BACKENDS))
 @click.argument("tables", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def rates(backend: str, tables: Path, out: Path) -> int:
-    """What a twin applies of each table of learning rates; see `lockstep.schedules.curve`."""
+    """Write the rates that a twin applies of each table; see `lockstep.schedules.curve`."""
     import numpy as np
 
     apply = twin(backend, f"{TWINS[backend]}.schedule").applied_rates
@@ -198,15 +225,14 @@ def rates(backend: str, tables: Path, out: Path) -> int:
     "--check",
     "checks",
     is_flag=True,
-    help="Run the pages with what is installed: which traps moved?",
+    help="Run the pages with what is installed, and say which traps moved.",
 )
 def atlas(words: Sequence[str], checks: bool) -> int:
-    """Look up a trap between the two frameworks: WORD in a page's text, or a recipe field; none
-    lists all.
+    """Look up a trap between the two frameworks.
 
-    With --check it exits with 0 where every figure is the one recorded for these versions, 1 where
-    one moved, 2 where
-    a page cannot run.
+    WORD is a word of a page's text or a recipe field; without one, all traps are listed. With
+    --check the exit status is 0 where every figure is the one recorded for these versions, 1 where
+    one moved, 2 where a page cannot run.
     """
     from lockstep.report.atlas import print_index, print_page
     from lockstep.report.console import make_console
@@ -231,7 +257,7 @@ def _check_atlas(pages: Sequence["Page"]) -> int:
 
     versions = installed_versions()
     with training_progress("pages") as report:
-        checks = check_pages(pages, versions, lambda done: report("atlas", done, len(pages)))
+        checks = check_pages(pages, versions, lambda count: report("atlas", count, len(pages)))
     print_check(checks, versions, make_console())
     statuses = {check.status for check in checks}
     if "moved" in statuses:

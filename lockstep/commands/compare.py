@@ -36,15 +36,14 @@ names_option = click.option(
     "names_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of your own loops: what B calls and lays out otherwise, as `lockstep names` writes it.",
+    help="For own loops: what B calls or lays out otherwise, as `lockstep names` writes it.",
 )
 noise_option = click.option(
     "--noise",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="TRACE",
-    help="Of your own loops: a rerun, or a run with a perturbed start, of either side; may be "
-    "repeated.",
+    help="For own loops: a rerun of either side, or one with a perturbed start; repeatable.",
 )
 
 
@@ -60,8 +59,8 @@ def compare(
     """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or
     inconclusive.
 
-    Exits with 0 where they are equal, 1 where they diverge, 2 where they cannot be compared, 3
-    where nothing diverges but not all can be judged.
+    The exit status is 0 where they are equal, 1 where they diverge, 2 where they cannot be
+    compared, 3 where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.diagnosis import unequal_settings
@@ -75,16 +74,16 @@ def compare(
     names = str(a), str(b)
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise)
-        found = diagnose.compare(pair.a, pair.b, pair.bounds)
+        comparison = diagnose.compare(pair.a, pair.b, pair.bounds)
     if pair.oracle is None:  # own loops, which may be set as they like
         for name, *values in unequal_settings(pair.a, pair.b):
             echo(f"set differently: {printable(name)}: {' and '.join(map(printable, values))}")
     for note in pair.notes:
         echo(printable(note))
-    print_comparison(found, names, make_console())
+    print_comparison(comparison, names, make_console())
     if junit is not None:
-        write_file(junit, junit_comparison(found, names), JUNIT)
-    return EXIT_STATUS[found.verdict]
+        write_file(junit, junit_comparison(comparison, names), JUNIT)
+    return EXIT_STATUS[comparison.verdict]
 
 
 @click.command(short_help="Propose which names of one loop are which of the other.")
@@ -99,40 +98,38 @@ def compare(
 )
 @click.option(
     "--given",
+    "settled",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A name map with lines that are settled already.",
 )
-def names(a: Path, b: Path, out: Path, given: Path | None) -> int:
+def names(a: Path, b: Path, out: Path, settled: Path | None) -> int:
     """Propose which of B's names and layouts are which of A's, for two traces of your own loops.
 
-    Drawn from the shapes and values of the initial parameters, and refused where these leave a
-    choice.
+    The proposal follows from the shapes and values of the initial parameters. It is refused where
+    these leave a choice.
     """
     from lockstep.diagnose.names import load_names, save_names
     from lockstep.diagnose.propose import propose
     from lockstep.files.outputs import NEW, check_output
     from lockstep.records.trace import Trace
 
-    check_output(out, NEW, option="--out", inputs=[a, b, given])
-    found, reasons = propose(Trace.load(a), Trace.load(b), load_names(given) if given else None)
-    save_names(out, found, reasons)
-    turned = sum(bool(layout.axes or layout.reshape) for layout in found.names.values())
-    echo(f"{out}: {len(found.names)} parameters, {turned} of them laid out otherwise")
+    check_output(out, NEW, option="--out", inputs=[a, b, settled])
+    known = load_names(settled) if settled else None
+    name_map, reasons = propose(Trace.load(a), Trace.load(b), known)
+    save_names(out, name_map, reasons)
+    turned = sum(bool(layout.axes or layout.reshape) for layout in name_map.names.values())
+    echo(f"{out}: {len(name_map.names)} parameters, {turned} of them laid out otherwise")
     for reason in dict.fromkeys(reasons.values()):
-        told_by = [printable(name) for name in found.names if reasons[name] == reason]
-        echo(
-            f"  {len(told_by)} by {reason}"
-            + (f": {', '.join(told_by)}" if "shape" in reason else "")
-        )
+        settled_names = [printable(name) for name in name_map.names if reasons[name] == reason]
+        listed = f": {', '.join(settled_names)}" if "shape" in reason else ""
+        echo(f"  {len(settled_names)} by {reason}{listed}")
     return 0
 
 
 @contextmanager
 def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
-    """Where traces cannot be compared, the file says so too: nobody takes an older result for this
-    one.
-    """
+    """Write a refusal to the JUnit file too, so that nobody takes an older result for this one."""
     from lockstep.files.outputs import write_file
     from lockstep.report.junit import JUNIT, junit_error
 
@@ -156,13 +153,14 @@ def load_pair(
     Args:
         a: one trace.
         b: the other.
-        names_file: a name map, of own loops.
+        names_file: the name map of own loops.
         noise: reruns or perturbed runs of own loops.
-        oracle: the oracle's trace, of a recipe; trained where neither side is one and this is None.
+        oracle: the oracle's trace of the recipe. Where this is None and neither side is one, the
+            oracle is trained.
 
     Raises:
-        InputError: traces that cannot be read or compared; what belongs to own loops beside a
-            recipe's, or the other way round.
+        InputError: a trace cannot be read, the two cannot be compared, or an argument for own loops
+            stands beside a recipe's traces, or the other way round.
     """
     from lockstep.diagnose.pairs import make_pair
     from lockstep.records.trace import Trace
@@ -180,7 +178,7 @@ def _load_oracle(path: Path) -> "Trace":
     """The oracle's trace in a file.
 
     Raises:
-        InputError: a trace of somebody else, or one without rounding bounds.
+        InputError: the trace is somebody else's, or has no rounding bounds.
     """
     from lockstep.diagnose.compare import bounds_of
     from lockstep.diagnose.loops import is_loop

@@ -1,7 +1,8 @@
 """The command that compares convergence over many seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,11 @@ from lockstep.commands.options import (
     warn,
 )
 from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.recipe import Recipe
+    from lockstep.records.ensemble import Ensemble
+    from lockstep.studies.converge.study import Study
 
 __all__ = ["converge"]
 
@@ -32,14 +38,18 @@ INCONCLUSIVE = 3
     help="auto: many seeds at once; plain: one after another, the framework as people write it.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(min=2), default=256, show_default=True, help="Of each set-up."
+    "--seeds",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="How many seeds each set-up trains.",
 )
 @click.option(
     "--first-seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Other seeds are another sample.",
+    help="The first of the seeds; another makes another sample.",
 )
 @click.option(
     "--controls", is_flag=True, help="Plant faults in jax too; each must be found different."
@@ -80,23 +90,21 @@ def converge(
 ) -> int:
     """Train many seeds of RECIPE in both frameworks, and say whether they come to the same.
 
-    The margins are those of the recipe's [convergence]. Exits with 0 where the verdict is
+    The margins are those of the recipe's [convergence]. The exit status is 0 where the verdict is
     equivalent, 1 where it is different or a control is not found different, 3 where it is
     inconclusive.
     """
-    import json
     import os
 
-    from lockstep.files.outputs import NEW, check_output, write_file
+    from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
-    from lockstep.report.convergence import print_pilot, print_study, study_json
-    from lockstep.report.convergence_page import PICTURE, study_html, study_png
+    from lockstep.report.convergence import print_study
+    from lockstep.report.convergence_page import PICTURE, study_png
     from lockstep.report.picture import require_pictures
     from lockstep.report.progress import training_progress
     from lockstep.report.run.folder import new_run_folder
-    from lockstep.studies.converge.study import check_declared, file_of
+    from lockstep.studies.converge.study import check_declared
     from lockstep.studies.converge.study import converge as run
-    from lockstep.studies.converge.study import pilot as run_pilot
 
     chosen = chosen_recipe(recipe, data_path, target, overrides)
     if pilot:
@@ -104,10 +112,7 @@ def converge(
             raise InputError(
                 "--pilot: judges nothing, and takes neither --controls, --repeat, --out nor --png"
             )
-        with training_progress() as report:
-            proposed = run_pilot(chosen, seeds, device=device, engine=engine, report=report)
-        print_pilot(proposed, seeds, make_console())
-        return 0
+        return _run_pilot(chosen, seeds, device, engine)
     check_declared(chosen)
     if out is not None and os.path.lexists(out):
         raise InputError(f"--out {out}: exists already")
@@ -129,23 +134,11 @@ def converge(
                 engine=engine,
                 report=report,
             )
-        for key, ensemble in study.ensembles.items():
-            ensemble.save(folder.partial / file_of(key))
-        write_file(folder.partial / "report.html", study_html(study, name).encode(), NEW)
-        figures = json.dumps(study_json(study), indent=2, allow_nan=False)
-        write_file(folder.partial / "study.json", figures.encode(), NEW)
+        _write_study(study, name, folder.partial)
     if png is not None:
         write_file(png, study_png(study), PICTURE)
     console = make_console()
-    warn(
-        sorted(
-            {
-                f"{e.header['backend']}: {e.header['reason']}"
-                for e in study.ensembles.values()
-                if "reason" in e.header
-            }
-        )
-    )
+    _warn_of_slow_training(study.ensembles.values())
     print_study(study, console)
     console.print(
         f"\nThe study is {folder.final}; open {folder.final / 'report.html'}.", soft_wrap=True
@@ -153,3 +146,41 @@ def converge(
     if study.word == "different" or study.missed:
         return 1
     return 0 if study.word == "equivalent" else INCONCLUSIVE
+
+
+def _run_pilot(recipe: "Recipe", seeds: int, device: str, engine: str) -> int:
+    from lockstep.report.console import make_console
+    from lockstep.report.convergence import print_pilot
+    from lockstep.report.progress import training_progress
+    from lockstep.studies.converge.study import pilot
+
+    with training_progress() as report:
+        proposed = pilot(recipe, seeds, device=device, engine=engine, report=report)
+    print_pilot(proposed, seeds, make_console())
+    return 0
+
+
+def _write_study(study: "Study", name: str, folder: Path) -> None:
+    """Write the ensembles, the page and the figures of a study into a folder."""
+    import json
+
+    from lockstep.files.outputs import NEW, write_file
+    from lockstep.report.convergence import study_json
+    from lockstep.report.convergence_page import study_html
+    from lockstep.studies.converge.study import file_of
+
+    for key, ensemble in study.ensembles.items():
+        ensemble.save(folder / file_of(key))
+    write_file(folder / "report.html", study_html(study, name).encode(), NEW)
+    figures = json.dumps(study_json(study), indent=2, allow_nan=False)
+    write_file(folder / "study.json", figures.encode(), NEW)
+
+
+def _warn_of_slow_training(ensembles: Iterable["Ensemble"]) -> None:
+    """Say why members were trained one after another, where they were."""
+    reasons = {
+        f"{ensemble.header['backend']}: {ensemble.header['reason']}"
+        for ensemble in ensembles
+        if "reason" in ensemble.header
+    }
+    warn(sorted(reasons))

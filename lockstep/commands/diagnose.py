@@ -1,6 +1,8 @@
 """The command that explains why two traces part."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,10 @@ from lockstep.commands.compare import (
 )
 from lockstep.errors import InputError
 
+if TYPE_CHECKING:
+    from lockstep.diagnose.diagnosis import Diagnosis
+    from lockstep.diagnose.pairs import TracePair
+
 __all__ = ["diagnose"]
 
 
@@ -22,7 +28,7 @@ __all__ = ["diagnose"]
 @click.option(
     "--oracle",
     type=click.Path(path_type=Path),
-    help="The oracle's trace; trained here if it is not given.",
+    help="The oracle's trace; without it, the oracle is trained here.",
 )
 @click.option(
     "--replay",
@@ -43,10 +49,10 @@ def diagnose(
 ) -> int:
     """Say where the traces A and B first part, which of them is off, and why.
 
-    Walks update by update through data, forward pass, loss, gradients, clipping, learning rate,
-    moments, parameters and metrics; causes are tested by computing the stage again as they would
-    have it. Exits with 0 where the traces are equal, 1 where they diverge, 2 where they cannot be
-    compared, 3 where nothing diverges but not all can be judged.
+    The walk goes update by update through data, forward pass, loss, gradients, clipping, learning
+    rate, moments, parameters and metrics. A cause is tested by computing the stage again as it
+    would have it. The exit status is 0 where the traces are equal, 1 where they diverge, 2 where
+    they cannot be compared, 3 where nothing diverges but not all can be judged.
     """
     from lockstep.diagnose.diagnosis import diagnose as explain
     from lockstep.diagnose.verdict import EXIT_STATUS
@@ -54,41 +60,57 @@ def diagnose(
     from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
     from lockstep.report.junit import JUNIT, junit_comparison
-    from lockstep.report.progress import training_progress
-    from lockstep.run.replay import data_of, reproduces, truth_of, with_replayed
-    from lockstep.run.replay import replay as train_again
 
     if junit is not None:
         check_output(junit, JUNIT, option="--junit", inputs=[a, b, oracle, names_file, *noise])
-    names, same = (str(a), str(b)), None
+    names = str(a), str(b)
+    reproduced = None
     with refusals_in(junit, names):
         pair = load_pair(a, b, names_file, noise, oracle)
         if replay and pair.oracle is None:
             raise InputError(
                 "--replay: a loop of your own cannot be run from here; record it with a `window`"
             )
-        found = explain(pair.a, pair.b, pair.oracle, bounds=pair.bounds)
-        if replay and pair.oracle is not None:
-            traces, data = {"a": pair.a, "b": pair.b}, data_of(pair.a)
-            window = {*found.needs, *({found.first.update} if found.first else ())} - {-1}
-            with training_progress() as report:
-                again = train_again(traces, data, detail=window, report=report)
-                alone = train_again(traces, data, detail=window, report=report, threads=1)
-            same = {
-                side: reproduces(trace, traces[side], pair.oracle) for side, trace in again.items()
-            }
-            # a side that does not come out as it was recorded is judged by its record alone
-            traces |= {
-                side: with_replayed(traces[side], trace)
-                for side, trace in again.items()
-                if same[side]
-            }
-            reruns = {side: [trace] for side, trace in alone.items() if same[side]}
-            truth = truth_of(traces["a"], traces["b"], data)
-            found = explain(traces["a"], traces["b"], truth, reruns=reruns)
-    print_diagnosis(found, names, make_console(), notes=pair.notes, replayed=same)
+        diagnosis = explain(pair.a, pair.b, pair.oracle, bounds=pair.bounds)
+        if replay:
+            updates = set(diagnosis.needs)
+            if diagnosis.first is not None:
+                updates.add(diagnosis.first.update)
+            diagnosis, reproduced = _diagnose_replayed(pair, updates - {-1})
+    print_diagnosis(diagnosis, names, make_console(), notes=pair.notes, replayed=reproduced)
     if junit is not None:
-        (first, second), comparison = found.deciding
+        (first, second), comparison = diagnosis.deciding
         files = {"a": names[0], "b": names[1], "oracle": "oracle"}
         write_file(junit, junit_comparison(comparison, (files[first], files[second])), JUNIT)
-    return EXIT_STATUS[found.verdict]
+    return EXIT_STATUS[diagnosis.verdict]
+
+
+def _diagnose_replayed(
+    pair: "TracePair", updates: Collection[int]
+) -> "tuple[Diagnosis, Mapping[str, bool]]":
+    """Diagnose the pair with these updates trained again in detail.
+
+    Returns:
+        the diagnosis, and of each side whether it came out as it was recorded. A side that did not
+        is judged by its record alone.
+    """
+    from lockstep.diagnose.diagnosis import diagnose as explain
+    from lockstep.report.progress import training_progress
+    from lockstep.run.replay import data_of, reproduces, truth_of, with_replayed
+    from lockstep.run.replay import replay as train_again
+
+    assert pair.oracle is not None
+    traces = {"a": pair.a, "b": pair.b}
+    data = data_of(pair.a)
+    with training_progress() as report:
+        replayed = train_again(traces, data, detail=updates, report=report)
+        one_thread = train_again(traces, data, detail=updates, report=report, threads=1)
+    reproduced = {}
+    reruns = {}
+    for side, trace in replayed.items():
+        reproduced[side] = reproduces(trace, traces[side], pair.oracle)
+        if reproduced[side]:
+            traces[side] = with_replayed(traces[side], trace)
+            reruns[side] = [one_thread[side]]
+    truth = truth_of(traces["a"], traces["b"], data)
+    return explain(traces["a"], traces["b"], truth, reruns=reruns), reproduced

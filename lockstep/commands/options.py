@@ -1,4 +1,4 @@
-"""What commands share: options, and what they stand for."""
+"""The options that commands share, and the recipes and trainers that they stand for."""
 
 import math
 import os
@@ -43,7 +43,7 @@ __all__ = [
 DAMAGED = re.compile(
     r"Error (?:read|writ)ing persistent compilation cache entry for '(?P<module>[^']*)'"
 )
-"""What JAX warns of; it goes on without the entry, and leaves it as it is."""
+"""JAX's warning of a damaged cache entry. JAX goes on without the entry and leaves it as it is."""
 
 device_option = click.option(
     "--device",
@@ -58,15 +58,12 @@ engine_option = click.option(
     default="auto",
     show_default=True,
     help="plain: the framework as people write it; fast: the same mathematics with less between "
-    "the updates; auto: "
-    "fast where it can.",
+    "the updates; auto: fast where it can.",
 )
 
 
 class FiniteFloat(click.FloatRange):
-    """A number of the command line, in a range, and neither NaN nor infinite: NaN is in every
-    range.
-    """
+    """A finite number in a range. Click alone takes NaN and infinity for members of every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number."""
@@ -146,35 +143,37 @@ def _refuse_two_sources(overrides: Sequence[str], fields: Sequence[str], options
 
 
 def recipe_files(named: str, recipe: "Recipe") -> list[Path]:
-    """The files that a recipe is read from and trained on: no output may replace one of them."""
-    trained_on = filter(None, (recipe.data.path, recipe.data.holdout))
-    return [Path(named), *map(Path, trained_on)]
+    """The recipe's own file and those of its data; no output may replace one of them."""
+    tables = [path for path in (recipe.data.path, recipe.data.holdout) if path]
+    return [Path(named), *map(Path, tables)]
 
 
 def keep_compiled() -> None:
-    """Let JAX, which is not loaded yet, find what an earlier process compiled: in the user's cache
-    folder, apart for each machine, whose processors may differ. What the user has set stays."""
+    """Let JAX, which is not loaded yet, find what an earlier process compiled.
+
+    The cache lies in the user's cache folder, one for each machine, because processors differ. What
+    the user has set stays.
+    """
     from lockstep.data_prep.row_cache import cache_folder
 
     cache = cache_folder("xla", platform.node())
     if cache is None:
         return
-    for name, value in (
-        ("COMPILATION_CACHE_DIR", str(cache)),
-        ("PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),
-        ("PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
-    ):
-        os.environ.setdefault(f"JAX_{name}", value)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     if os.environ["JAX_COMPILATION_CACHE_DIR"] == str(cache):
         _replace_damaged(cache)
 
 
 def _replace_damaged(cache: Path) -> None:
-    """Remove what JAX cannot read in the cache, as a killed process leaves it, in place of a
-    warning: it is compiled again and kept anew."""
+    """Remove a damaged cache entry where JAX would warn of it, so that it is compiled again.
+
+    A process that is killed while it writes leaves such an entry.
+    """
     show = warnings.showwarning
 
-    def heed(message: Warning | str, *place: Any, **options: Any) -> None:
+    def remove_or_show(message: Warning | str, *place: Any, **options: Any) -> None:
         damaged = DAMAGED.match(str(message))
         if damaged is None:
             show(message, *place, **options)
@@ -182,7 +181,7 @@ def _replace_damaged(cache: Path) -> None:
         for entry in cache.glob(f"{escape(damaged['module'])}-*"):
             entry.unlink(missing_ok=True)
 
-    warnings.showwarning = heed
+    warnings.showwarning = remove_or_show
     warnings.filterwarnings("always", DAMAGED.pattern)
 
 
@@ -190,7 +189,7 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
     """The `train` of torch, jax or oracle, with an engine.
 
     Raises:
-        InputError: its framework is not installed, or no such engine.
+        InputError: its framework is not installed, or there is no such engine.
     """
     if backend == "jax":
         keep_compiled()
@@ -198,16 +197,17 @@ def trainer(backend: str, engine: str) -> Callable[..., "Trace"]:
 
 
 def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
-    """What trains many members of torch or jax: `draws` of the framework where they are its own,
-    else shared ones.
+    """The function that trains many members of torch or jax.
+
+    Its `own` says who draws the initial parameters and the order of rows: the framework itself, or
+    `lockstep.data_prep` for both alike.
 
     Raises:
-        InputError: its framework is not installed.
+        InputError: the framework is not installed.
     """
-    train_alone, package = trainer(backend, "plain"), TWINS[backend]
-    ensemble, draws = (
-        twin(backend, f"{package}.{module}") for module in ("fast.ensemble", "io.draws")
-    )
+    train_alone = trainer(backend, "plain")
+    ensemble = twin(backend, f"{TWINS[backend]}.fast.ensemble")
+    draws = twin(backend, f"{TWINS[backend]}.io.draws")
 
     def train(
         recipe: "Recipe",
@@ -238,9 +238,7 @@ def member_trainer(backend: str, engine: str) -> Callable[..., "Ensemble"]:
 def planting_trainer(
     backend: str, engine: str = "plain", place: str = "twin"
 ) -> Callable[..., "Trace"]:
-    """The `train` of torch or jax that takes a fault to plant, in the "twin" or in its
-    "library".
-    """
+    """The `train` of torch or jax that takes a fault to plant: in the "twin" or its "library"."""
     from lockstep.studies.prove.plant import planting, planting_in_library
 
     package = TWINS[backend]
@@ -251,7 +249,7 @@ def planting_trainer(
     return planting_in_library(package, engine)
 
 
-def warn(warnings: Sequence[str]) -> None:
-    """Say on standard error what is odd."""
-    for warning in warnings:
-        echo(f"warning: {warning}", err=True)
+def warn(messages: Sequence[str]) -> None:
+    """Print warnings on standard error."""
+    for message in messages:
+        echo(f"warning: {message}", err=True)

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lockstep.errors import InputError
+
+if TYPE_CHECKING:
+    from lockstep.studies.prove.faults import PlantedFault
+    from lockstep.studies.prove.library_faults import LibraryFault
 
 __all__ = ["prove"]
 
@@ -21,22 +26,20 @@ __all__ = ["prove"]
     "--unpatched",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Train N right runs instead: false alarms.",
+    help="Train N runs without a fault instead, and count false alarms.",
 )
 def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
     """Plant faults in both twins, in their libraries and in the checker, and show that each is
     caught and placed.
 
-    WORDS choose faults: those whose key, text, stage, cause or function holds each of them. Exits
-    with 1 where one survives, or where a right run is called wrong.
+    WORDS choose the faults whose key, text, stage, cause or function holds each of them. The exit
+    status is 1 where a fault survives, or where a right run is called wrong.
     """
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.progress import training_progress
     from lockstep.report.prove import PROOF, print_proof, print_right_runs, proof_markdown
     from lockstep.studies.prove.false_alarms import right_runs
-    from lockstep.studies.prove.faults import FAULTS
-    from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
     from lockstep.studies.prove.run import prove as run
 
     if unpatched is not None:
@@ -48,29 +51,36 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None) -> int:
             runs = right_runs(unpatched, report=report)
         print_right_runs(runs, make_console())
         return 1 if any(right.first is not None for right in runs) else 0
-    texts = {
-        key: f"{key} {fault.text} {fault.stage} {fault.cause}" for key, fault in FAULTS.items()
-    }
-    of_libraries = {
-        key: f"{key} {fault.function} {fault.text}" for key, fault in LIBRARY_FAULTS.items()
-    }
-    chosen = [FAULTS[key] for key, text in texts.items() if all(word in text for word in words)]
-    in_libraries = [
-        LIBRARY_FAULTS[key]
-        for key, text in of_libraries.items()
-        if all(word in text for word in words)
-    ]
-    if not (chosen or in_libraries):
+    faults, library_faults = _faults_with(words)
+    if out is not None:
+        check_output(out, PROOF, option="--out")
+    with training_progress() as report:
+        proof = run(faults, library_faults, report=report)
+    print_proof(proof, make_console())
+    if out is not None:
+        write_file(out, proof_markdown(proof).encode(), PROOF)
+    return 0 if proof.holds else 1
+
+
+def _faults_with(words: Sequence[str]) -> "tuple[list[PlantedFault], list[LibraryFault]]":
+    """The faults of twins and checker, and those of libraries, whose text holds every word."""
+    from lockstep.studies.prove.faults import FAULTS
+    from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
+
+    faults = []
+    for key, fault in FAULTS.items():
+        text = f"{key} {fault.text} {fault.stage} {fault.cause}"
+        if all(word in text for word in words):
+            faults.append(fault)
+    library_faults = []
+    for key, library_fault in LIBRARY_FAULTS.items():
+        text = f"{key} {library_fault.function} {library_fault.text}"
+        if all(word in text for word in words):
+            library_faults.append(library_fault)
+    if not (faults or library_faults):
         stages = ", ".join(dict.fromkeys(fault.stage for fault in FAULTS.values()))
         raise InputError(
             f"{' '.join(words)}: no fault's key, text, stage, cause or function holds that; "
             f"the stages: {stages}"
         )
-    if out is not None:
-        check_output(out, PROOF, option="--out")
-    with training_progress() as report:
-        proof = run(chosen, in_libraries, report=report)
-    print_proof(proof, make_console())
-    if out is not None:
-        write_file(out, proof_markdown(proof).encode(), PROOF)
-    return 0 if proof.holds else 1
+    return faults, library_faults

@@ -38,8 +38,9 @@ def recipe_show(recipe: str, overrides: Sequence[str]) -> int:
 )
 @set_option
 def recipe_init(path: Path, source: str, overrides: Sequence[str]) -> int:
-    """Write a recipe of your own to PATH (default: recipe.toml), every field explained; keeps a
-    file that exists.
+    """Write a recipe of your own to PATH (default: recipe.toml), with every field explained.
+
+    A file that exists is kept.
     """
     from lockstep.files.outputs import NEW, check_output, write_file
 
@@ -67,11 +68,10 @@ def recipe_check(
     warn(data.warnings)
     for label, value in data.notes:
         echo(printable(f"{label}: {value}"))
-    rows, held_out = len(data.train_y_N), len(data.held_out_y_N)
     echo(
-        f"good: {rows} rows to train on, {held_out} held out, {len(data.columns)} features, "
-        f"{target_in_short(data)}, "
-        f"{data.updates} updates, learning rate {rates.min():g} to {rates.max():g}\n"
+        f"good: {len(data.train_y_N)} rows to train on, {len(data.held_out_y_N)} held out, "
+        f"{len(data.columns)} features, {target_in_short(data)}, {data.updates} updates, "
+        f"learning rate {rates.min():g} to {rates.max():g}\n"
         f"recipe {chosen.hash}\ndata   {data.hash}"
     )
     return 0

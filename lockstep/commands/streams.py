@@ -1,5 +1,6 @@
-"""Standard output and error that outlast their reader: the command goes on, and its exit status is
-what it found.
+"""Standard output and error that outlast their reader.
+
+The command goes on when the reader leaves, and its exit status is what it found.
 """
 
 import errno
@@ -12,15 +13,15 @@ __all__ = ["flush_output", "outlast_readers"]
 
 
 class _Lasting(io.FileIO):
-    """A descriptor whose writes do not fail: after the first that would, it leads nowhere.
+    """A descriptor whose writes do not fail.
 
-    `failure` says why, where that is not a reader who has left.
+    After the first failure it leads nowhere, and `failure` holds the error, unless the reader left.
     """
 
     failure: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write bytes; returns how many were, as the base class."""
+        """Write bytes, and return how many were written."""
         try:
             return super().write(content)
         except OSError as error:
@@ -33,19 +34,22 @@ class _Lasting(io.FileIO):
 
 
 def outlast_readers() -> None:
-    """Put such streams in the place of standard output and error; one that is closed leads nowhere
-    from the start.
+    """Replace standard output and error by streams that outlast their reader.
+
+    A closed one leads nowhere from the start.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
-    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free one: this descriptor
+            os.set_inheritable(opened, True)
+    sys.stdout = _lasting(1, sys.stdout)
+    sys.stderr = _lasting(2, sys.stderr)
 
 
 def flush_output() -> OSError | None:
-    """Write what is still held back; returns why standard output was not written, or None."""
+    """Flush standard output, and return the error that kept it from being written, or None."""
     sys.stdout.flush()
     raw = getattr(sys.stdout, "buffer", None)
     raw = getattr(raw, "raw", raw)
@@ -57,8 +61,9 @@ def _lasting(descriptor: int, stream: Any) -> Any:
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
     stream.flush()
+    unbuffered = stream.write_through  # python -u
     return io.TextIOWrapper(
-        raw if stream.write_through else io.BufferedWriter(raw),  # as python -u does
+        raw if unbuffered else io.BufferedWriter(raw),
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering,

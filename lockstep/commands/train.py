@@ -1,4 +1,4 @@
-"""Commands that train, and that turn what was trained into other files."""
+"""Commands that train, and the command that writes a checkpoint as another kind of file."""
 
 import shlex
 import sys
@@ -26,7 +26,9 @@ from lockstep.errors import InputError
 from lockstep.printable import echo
 
 if TYPE_CHECKING:
+    from lockstep.data_prep import PreparedData
     from lockstep.diagnose.verdict import Failure
+    from lockstep.records.checkpoint import Checkpoint
 
 __all__ = ["convert", "record", "run", "worker"]
 
@@ -39,7 +41,7 @@ __all__ = ["convert", "record", "run", "worker"]
 @click.option(
     "--out",
     metavar="FOLDER",
-    help="The run folder; default runs/<recipe>. One that exists is kept.",
+    help="The run folder; default runs/<recipe>. A folder that exists is kept.",
 )
 def run(
     recipe: str,
@@ -53,8 +55,8 @@ def run(
     """Train RECIPE (a TOML file or a ready-made name; default: seed) everywhere and show what
     happened.
 
-    Exits with 0 where both do what the recipe says, 1 where one does not, 3 where nothing is wrong
-    but not all of the training can be judged, as where it overflows.
+    The exit status is 0 where both do what the recipe says, 1 where one does not, 3 where nothing
+    is wrong but not all of the training can be judged, as where it overflows.
     """
     from lockstep.run.team import Team
 
@@ -88,13 +90,12 @@ def run(
 
 def _closer_look(folder: Path, failure: "Failure") -> str:
     """The command that explains what failed, for a shell."""
-    place = folder if failure.form == "traces" else folder / "float64"
-    twins = place / "fast" if failure.form == "fast" else place
-    files = twins / "torch.trace", twins / "jax.trace"
+    traces = folder if failure.form == "traces" else folder / "float64"
+    twins = traces / "fast" if failure.form == "fast" else traces
+    oracle = ["--oracle", str(traces / "oracle.trace")]
     replay = [] if failure.form == "fast" else ["--replay"]
-    return shlex.join(
-        ["lockstep", "diagnose", *map(str, files), "--oracle", str(place / "oracle.trace"), *replay]
-    )
+    command = ["lockstep", "diagnose", str(twins / "torch.trace"), str(twins / "jax.trace")]
+    return shlex.join([*command, *oracle, *replay])
 
 
 @click.command()
@@ -114,7 +115,7 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
     type=click.IntRange(min=0),
     default=0,
     metavar="UPDATES",
-    help="Record the parameters after every so many updates too, not at epoch ends only.",
+    help="Record the parameters after every so many updates too, not only at the ends of epochs.",
 )
 @click.option(
     "--detail",
@@ -138,21 +139,21 @@ def _closer_look(folder: Path, failure: "Failure") -> str:
 @click.option(
     "--synchronise",
     is_flag=True,
-    help="Begin every update from the oracle's state: what each gets wrong by itself, and "
-    "nothing that has added up.",
+    help="Begin every update from the oracle's state, which shows what each update gets wrong by "
+    "itself.",
 )
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Write a checkpoint after every N updates: beside t.trace, t.100.checkpoint and so on.",
+    help="Write a checkpoint after every N updates; t.100.checkpoint lies beside t.trace.",
 )
 @click.option(
     "--checkpoint-unit",
     type=click.Choice(["update", "batch"]),
     default="update",
     show_default=True,
-    help="What N counts; batches stop in the midst of an accumulation too: t.100+1.checkpoint.",
+    help="What N counts; batches may end in the midst of an accumulation: t.100+1.checkpoint.",
 )
 @click.option(
     "--resume",
@@ -179,14 +180,8 @@ def record(
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
     from lockstep.data_prep.row_cache import prepare_kept
-    from lockstep.files.outputs import check_output, check_outputs
-    from lockstep.records.checkpoint import (
-        CHECKPOINT,
-        Checkpoint,
-        Checkpoints,
-        file_beside,
-        places_due,
-    )
+    from lockstep.files.outputs import check_output
+    from lockstep.records.checkpoint import Checkpoint, Checkpoints, file_beside
     from lockstep.records.run_recorder import Watch
     from lockstep.records.trace import TRACE
     from lockstep.report.progress import training_progress
@@ -205,47 +200,73 @@ def record(
     _, data = prepare_kept(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
+    written: list[Path] = []
+    checkpoints = None
     if checkpoint_every:
-        places = places_due(data, checkpoint_every, checkpoint_unit, begun.batches if begun else 0)
-        files = [file_beside(out, place["update"], place["accumulated"]) for place in places]
-        check_outputs(files, CHECKPOINT, option="--checkpoint-every", inputs=inputs)
+        _check_checkpoint_files(out, data, checkpoint_every, checkpoint_unit, begun, inputs)
+
+        def save(checkpoint: Checkpoint) -> None:
+            written.append(file_beside(out, checkpoint.update, checkpoint.accumulated))
+            checkpoint.save(written[-1])
+
+        checkpoints = Checkpoints(checkpoint_every, checkpoint_unit, save)
     exact_states = None
     if synchronise:
         from lockstep.oracle.train import states
 
         exact_states = states(chosen, data)
-    written: list[Path] = []
-
-    def save(checkpoint: Checkpoint) -> None:
-        written.append(file_beside(out, checkpoint.update, checkpoint.accumulated))
-        checkpoint.save(written[-1])
-
     with training_progress() as report:
-        trace = train(
-            chosen,
-            data,
-            device=device,
-            watch=Watch(
-                parameters_every=parameters_every,
-                detail=window,
-                statistics=statistics,
-                budget_mib=budget_mib,
-                checkpoints=Checkpoints(checkpoint_every, checkpoint_unit, save)
-                if checkpoint_every
-                else None,
-                resume=begun,
-                synchronise=exact_states,
-                progress=lambda done, total: report(backend, done, total),
-            ),
+        watch = Watch(
+            parameters_every=parameters_every,
+            detail=window,
+            statistics=statistics,
+            budget_mib=budget_mib,
+            checkpoints=checkpoints,
+            resume=begun,
+            synchronise=exact_states,
+            progress=lambda update, total: report(backend, update, total),
         )
+        trace = train(chosen, data, device=device, watch=watch)
     trace.save(out)
     loss = trace.metric("train_loss")[-1]
-    did = f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
+    updates = (
+        f"updates {trace.first_update} to {data.updates}" if begun else f"{data.updates} updates"
+    )
     if written:
         echo(f"{len(written)} checkpoints, {written[0]} to {written[-1].name}")
     by = f", engine {trace.engine}" if trace.engine else ""
-    echo(f"{out}: {backend}{by}, {did}, training loss {loss:.6g}, data {data.hash[:12]}")
+    echo(f"{out}: {backend}{by}, {updates}, training loss {loss:.6g}, data {data.hash[:12]}")
     return 0
+
+
+def _check_checkpoint_files(
+    out: Path,
+    data: "PreparedData",
+    every: int,
+    unit: Literal["update", "batch"],
+    begun: "Checkpoint | None",
+    inputs: Sequence[Path | None],
+) -> None:
+    """Refuse, before training, checkpoint files that cannot be written beside the trace `out`."""
+    from lockstep.files.outputs import check_outputs
+    from lockstep.records.checkpoint import CHECKPOINT, file_beside, places_due
+
+    places = places_due(data, every, unit, begun.batches if begun else 0)
+    files = [file_beside(out, place["update"], place["accumulated"]) for place in places]
+    check_outputs(files, CHECKPOINT, option="--checkpoint-every", inputs=inputs)
+
+
+def _updates(text: str, total: int) -> range:
+    """The updates of A:B or A:B:K."""
+    parts = text.split(":")
+    if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
+        begin, end, every = (*map(int, parts), 1)[:3]
+        if begin < end <= total and every:
+            return range(begin, end, every)
+    raise InputError(
+        f"--detail {text}: must be A:B or A:B:K with A < B of the run's {total} updates, "
+        "counted from 0"
+    )
 
 
 @click.command()
@@ -253,7 +274,7 @@ def record(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--recipe",
-    help="What is trained; where SOURCE is no lockstep checkpoint, which says so itself.",
+    help="What is trained; a lockstep checkpoint says so itself.",
 )
 @recipe_options
 @click.option(
@@ -273,9 +294,9 @@ def convert(
 ) -> int:
     """Write the checkpoint SOURCE as another kind of file, OUT.
 
-    The names' ends say the kinds: .checkpoint is lockstep's, .pt and .safetensors are PyTorch's
-    state_dict, .msgpack and an Orbax folder are Flax's. Bits are kept, kernels transposed; names
-    that are missing, extra or ambiguous are refused.
+    The ends of the names say the kinds: .checkpoint is lockstep's, .pt and .safetensors are
+    PyTorch's state_dict, .msgpack and an Orbax folder are Flax's. Bits are kept and kernels
+    transposed. Names that are missing, extra or ambiguous are refused.
     """
     from lockstep.data_prep import prepare
     from lockstep.records.convert import convert as write_as
@@ -283,22 +304,12 @@ def convert(
     chosen = None
     if recipe or overrides or data_path or target:
         chosen = chosen_recipe(recipe or "seed", data_path, target, overrides)
-    found = write_as(source, out, chosen, prepare, update)
-    model_only = found.header.get("model_only") or out.suffix == ".safetensors"
-    echo(f"{out}: {'the model alone' if model_only else f'all of it, {found.update} updates done'}")
+    checkpoint = write_as(source, out, chosen, prepare, update)
+    if checkpoint.header.get("model_only") or out.suffix == ".safetensors":
+        echo(f"{out}: the model alone")
+    else:
+        echo(f"{out}: all of it, {checkpoint.update} updates done")
     return 0
-
-
-def _updates(text: str, total: int) -> range:
-    parts = text.split(":")
-    if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
-        begin, end, every = (*map(int, parts), 1)[:3]
-        if begin < end <= total and every:
-            return range(begin, end, every)
-    raise InputError(
-        f"--detail {text}: must be A:B or A:B:K with A < B of the run's {total} updates, "
-        "counted from 0"
-    )
 
 
 @click.command(hidden=True)

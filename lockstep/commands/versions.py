@@ -1,4 +1,4 @@
-"""Commands that hold a training against other versions of what trains it."""
+"""Commands that compare trainings by different versions of the frameworks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ out_option = click.option(
     "outs",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what was found as .md or .json too; repeatable.",
+    help="Write the findings as .md or .json too; repeatable.",
 )
 recipe_option = click.option(
     "--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable."
@@ -47,15 +47,14 @@ recipe_option = click.option(
     "backends",
     multiple=True,
     type=click.Choice(BACKENDS),
-    help="Beside the oracle; repeatable; default: both.",
+    help="What to bless beside the oracle; repeatable; default: both.",
 )
 @device_option
 def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device: str) -> int:
     """Record golden traces, by which `lockstep upgrade-check` tells what a later version changes.
 
     RECIPES are TOML files or ready-made names; default: a small set that has one of each kind.
-    Nothing is written,
-    and the exit status is 1, where a backend does not agree with the oracle.
+    Where a backend does not agree with the oracle, nothing is written and the exit status is 1.
     """
     from lockstep.golden import Golden
     from lockstep.recipe import load_recipe
@@ -94,7 +93,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
 @device_option
 @out_option
 @click.option(
-    "--bless", "blesses", is_flag=True, help="Then bless what is trained now in place of what was."
+    "--bless", "blesses", is_flag=True, help="Then bless the new traces in place of the old ones."
 )
 def upgrade_check(
     folder: Path,
@@ -107,9 +106,9 @@ def upgrade_check(
     """Train the golden recipes of FOLDER (default: golden) with what is installed now, and say what
     changed.
 
-    Per backend and stage: identical, rounding only, numeric mode changed, semantics changed, or
-    fails. Exits with 0 where nothing changed but rounding, 1 where it did, 2 where the golden files
-    cannot be used.
+    Each backend and stage gets a word: identical, rounding only, numeric mode changed, semantics
+    changed, or fails. The exit status is 0 where nothing changed but rounding, 1 where more
+    changed, 2 where the golden files cannot be used.
     """
     from lockstep.files.outputs import write_file
     from lockstep.golden import Golden
@@ -126,18 +125,19 @@ def upgrade_check(
         )
     golden = Golden.load(folder)
     with training_progress() as report:
-        found = check_upgrade(golden.only(names), backends, device=device, report=report)
-    print_upgrade(found, str(folder), make_console())
+        upgrade = check_upgrade(golden.only(names), backends, device=device, report=report)
+    print_upgrade(upgrade, str(folder), make_console())
     for out in outs:
-        text = (
-            upgrade_json(found) if out.suffix == ".json" else upgrade_markdown(found, str(folder))
-        )
+        if out.suffix == ".json":
+            text = upgrade_json(upgrade)
+        else:
+            text = upgrade_markdown(upgrade, str(folder))
         write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if blesses:
-        if found.skipped:
+        if upgrade.skipped:
             raise InputError(
-                f"--bless: {', '.join(found.skipped)} is not installed, and its traces "
+                f"--bless: {', '.join(upgrade.skipped)} is not installed, and its traces "
                 "would be lost"
             )
         others = [backend for backend in golden.backends if backend != "oracle"]
@@ -147,7 +147,7 @@ def upgrade_check(
             return _tell_diverged(diverged)
         echo(f"blessed {folder} anew")
         return 0
-    return found.change.exit_status
+    return upgrade.change.exit_status
 
 
 def _versions_option(package: str) -> Callable[..., Any]:
@@ -165,7 +165,7 @@ def _versions_option(package: str) -> Callable[..., Any]:
     "--zip",
     "together",
     is_flag=True,
-    help="First with first, second with second, not each with each.",
+    help="Combine first with first and second with second, not each with each.",
 )
 @click.option(
     "--golden",
@@ -180,10 +180,10 @@ def _versions_option(package: str) -> Callable[..., Any]:
     type=click.Choice(["change", "rounding", "none"]),
     default="change",
     show_default=True,
-    help="What to trace to a package and a release; rounding: any change of bits.",
+    help="The least change to trace to a package and a release; rounding: any change of bits.",
 )
 @click.option(
-    "--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: which traps moved?"
+    "--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: say which traps moved."
 )
 @click.option(
     "--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay."
@@ -197,14 +197,14 @@ def matrix_versions(
     atlas: bool,
     keep: Path | None,
     outs: Sequence[Path],
-    **wanted: str,
+    **packages: str,
 ) -> int:
     """Train with other versions of jax, flax, optax and torch, and say what each combination
     changes, and since when.
 
     Each combination is installed with pip into an environment of its own, which takes a minute and
-    500 MB; a package that is not named is as it is here. Exits with 1 where anything but rounding
-    changes.
+    500 MB. A package that is not named is as it is here. The exit status is 1 where anything but
+    rounding changes.
     """
     from lockstep.files.outputs import write_file
     from lockstep.golden import Golden, choose
@@ -218,23 +218,19 @@ def matrix_versions(
     from lockstep.studies.upgrade.matrix import examiner, find_origins, golden_of
 
     _check_outputs(outs, KINDS)
-    numbers = {
-        package: [n.strip() for n in text.split(",") if n.strip()]
-        for package, text in wanted.items()
-    }
-    chosen = combinations(numbers, together=together)
+    versions = {package: _split(text) for package, text in packages.items()}
+    chosen = combinations(versions, together=together)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     with training_progress() as report:
         if folder is not None:
-            golden, against = Golden.load(folder).only(names), str(folder)
+            golden = Golden.load(folder).only(names)
+            against = str(folder)
         else:
-            firsts = list({c.backend: c for c in reversed(chosen)}.values())
-            recipes = choose(golden_recipes(), names)
-            golden, against = (
-                golden_of(recipes, firsts, keep, report),
-                " and ".join(c.label for c in firsts),
-            )
+            first_of_backend = {each.backend: each for each in reversed(chosen)}
+            firsts = list(first_of_backend.values())
+            golden = golden_of(choose(golden_recipes(), names), firsts, keep, report)
+            against = " and ".join(combination.label for combination in firsts)
         examine = examiner(golden, keep, report, load_atlas() if atlas else ())
         rows = [examine(combination) for combination in chosen]
         origins = []
@@ -243,14 +239,18 @@ def matrix_versions(
             origins = list(find_origins(rows, examine, least=lowest))
     print_versions(rows, origins, against, make_console())
     for out in outs:
-        text = (versions_json if out.suffix == ".json" else versions_markdown)(
-            rows, origins, against
-        )
+        as_text = versions_json if out.suffix == ".json" else versions_markdown
+        text = as_text(rows, origins, against)
         write_file(out, printable(text, LAYOUT).encode(), KINDS[out.suffix])
         echo(f"wrote {out}")
     if not any(row.findings for row in rows):
         raise InputError("no combination could be installed: nothing was compared")
     return max(row.change for row in rows).exit_status
+
+
+def _split(text: str) -> list[str]:
+    """The versions in a list with commas."""
+    return [version.strip() for version in text.split(",") if version.strip()]
 
 
 def _tell_diverged(diverged: "Mapping[Key, str]") -> int:
