@@ -1,3 +1,1 @@
-"""How a contender is timed and judged: one process each, proved equal first, interleaved in random
-order.
-"""
+"""How contenders are timed and judged: a process each, proved equal first, rounds interleaved."""

@@ -1,5 +1,6 @@
-"""The process of one contender: trains once, proves what it trains, then times a run for each line
-it is sent.
+"""The process of one contender.
+
+It trains once, proves what it trains, then times a run for each line that it is sent.
 """
 
 import json
@@ -17,20 +18,21 @@ from lockstep.tensor_file import write_tensors
 __all__ = ["PARAMETERS", "main"]
 
 PARAMETERS = "lockstep.parameters/1"
+"""Schema of the file with the parameters after the proof."""
 
 SHORTEST = 0.1
-"""Seconds that a sample takes at least."""
+"""The least seconds that a sample takes."""
 
 
 def main() -> None:
-    """Read the work as one JSON line, then "prove" and "run" in lines of their own; answer each
-    with one JSON line.
+    """Read the work as one JSON line, then "prove" and "run" as a line each; answer each by a JSON
+    line.
     """
     work = json.loads(sys.stdin.readline())
     begin = perf_counter()
     try:
-        prepared, found = _first_run(work, begin)
-        _answer(found)
+        prepared, start = _first_run(work, begin)
+        _answer(start)
         for line in sys.stdin:
             _answer(_prove(work) if json.loads(line) == "prove" else _run(prepared))
     except InputError as error:
@@ -39,9 +41,8 @@ def main() -> None:
         _answer({"skipped": f"{error.name} is not installed", "missing": error.name})
     except Unable as error:
         _answer({"skipped": str(error)})
-    except (
-        Exception
-    ) as error:  # a compiler that is missing or fails, an operation that is not supported
+    except Exception as error:
+        # a compiler that is missing or fails, or an operation that is not supported
         _answer({"skipped": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
@@ -65,16 +66,14 @@ def _first_run(work: dict[str, Any], begin: float) -> tuple[Prepared, dict[str, 
 
 
 def _peak_mib() -> float:
-    """This process's largest resident memory until now."""
+    """This process's largest resident memory until now, in MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux counts in ru_maxrss what the process was forked from
-        (peak,) = (
-            line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")
-        )
-        return int(peak) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
+    if status.exists():  # on Linux, ru_maxrss includes the process that forked this one
+        lines = status.read_text().splitlines()
+        (peak_line,) = (line for line in lines if line.startswith("VmHWM:"))
+        return int(peak_line.split()[1]) / 2**10
+    units_in_mib = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_in_mib
 
 
 def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> Prepared:
@@ -90,24 +89,25 @@ def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> P
 
 
 def _prove(work: dict[str, Any]) -> dict[str, Any]:
-    """Train the proof's data in float64, and write the parameters of each member."""
+    """Train the proof's data in float64, and write the parameters of each member to a file."""
     prepared = _prepare(work, work["proof"]["recipe"], work["proof"]["data"])
     prepared.reset()
     prepared.run()
     assert prepared.parameters is not None
-    found = {
-        f"{s}/{name}": a
-        for s, member in enumerate(prepared.parameters())
-        for name, a in member.items()
-    }
-    write_tensors(Path(work["proof"]["out"]), PARAMETERS, {}, found)
+    arrays: dict[str, Any] = {}
+    for s, member in enumerate(prepared.parameters()):
+        arrays |= {f"{s}/{name}": array for name, array in member.items()}
+    write_tensors(Path(work["proof"]["out"]), PARAMETERS, {}, arrays)
     return {}
 
 
 def _run(prepared: Prepared) -> dict[str, Any]:
-    """The mean of as many runs as take `SHORTEST`: a shorter time could fall between two turns of a
-    busy machine's other processes, and a longer one could not."""
-    seconds, runs = 0.0, 0
+    """The mean time of as many runs as take `SHORTEST` together.
+
+    A shorter sample may fall between two turns of a busy machine's other processes.
+    """
+    seconds = 0.0
+    runs = 0
     while seconds < SHORTEST:
         prepared.reset()
         begin = perf_counter()

@@ -1,4 +1,4 @@
-"""How fast is fast enough: bars, as ratios within one interleaved run."""
+"""How fast is fast enough: bars on ratios of times within one interleaved run."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["LIMITS", "Limit"]
 
 @dataclass(frozen=True)
 class Limit:
-    """A contender's time over another's must be at most `most`."""
+    """A bar: the contender's time over that of `over` is at most `most`."""
 
     contender: str
     over: str
@@ -41,4 +41,4 @@ LIMITS = {
         Limit("torch ensemble", "torch steps", 1 / 50),
     ),
 }
-"""Workload -> its bars, on two CPU cores."""
+"""Workload -> its bars, which hold on two CPU cores."""

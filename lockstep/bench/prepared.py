@@ -1,4 +1,4 @@
-"""What a contender is: something that trains a whole run from its start each time it is told."""
+"""A contender made ready: it trains a whole run from its start, as often as it is asked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,31 +16,27 @@ __all__ = ["Prepared", "Unable", "all_batches", "common_optimizer", "members_of"
 
 
 class Unable(Exception):
-    """A contender has no form of what it is asked for, or not here; it is skipped, and this says
-    why.
-    """
+    """The contender cannot train this recipe, or not here. The text says why it is skipped."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A contender ready to go.
-
-    `reset` goes back to the start, outside the clock; `run` trains from there and comes back once
-    the device has finished; `parameters` are those of each member after the last run, None where
-    nothing is trained; `environment` says what ran it; `trained` is how many members a run trains.
-    """
+    """A contender ready to go."""
 
     reset: Callable[[], None]
+    """Goes back to the start; it is not timed."""
     run: Callable[[], None]
+    """Trains from the start, and returns once the device has finished."""
     parameters: Callable[[], list[Parameters]] | None
+    """Gives each member's parameters after the last run; None where nothing is trained."""
     environment: dict[str, Any]
+    """Says what ran it: versions, device, threads."""
     trained: int = 1
+    """How many members a run trains."""
 
 
 def all_batches(data: PreparedData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    """Rows (T, B, D) and targets (T, B) of every batch of the run, and how many rows of each
-    count.
-    """
+    """All batches of the run: rows (T, B, D), targets (T, B), and how many rows count (T,)."""
     epochs = [data.batches(epoch) for epoch in range(data.epochs)]
     rows_TB = np.concatenate([epoch.rows_TB for epoch in epochs])
     return (
@@ -51,10 +47,10 @@ def all_batches(data: PreparedData) -> tuple[NDArray[Any], NDArray[Any], NDArray
 
 
 def require_common(recipe: Recipe) -> None:
-    """Refuse what only the twins train.
+    """Refuse a recipe that only the twins train.
 
     Raises:
-        Unable: says which part of the recipe.
+        Unable: with the part of the recipe that a contender lacks.
     """
     model, optimizer = recipe.model, recipe.optimizer
     if (
@@ -78,16 +74,17 @@ def require_common(recipe: Recipe) -> None:
 
 
 def common_optimizer(recipe: Recipe) -> Sgd | AdamW:
-    """The optimizer of a recipe that `require_common` does not refuse."""
+    """The optimizer of a recipe that `require_common` accepts."""
     assert isinstance(recipe.optimizer, Sgd | AdamW)
     return recipe.optimizer
 
 
 def members_of(blocks: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """The parameters of each member, without those that filled up the last block.
+    """The parameters of each member, without the members that fill up the last block.
 
     Args:
-        blocks: canonical name -> the parameters of a block's members, stacked along the first axis.
+        blocks: each maps a canonical name to the parameters of the block's members, stacked along
+            the first axis.
         number: how many members there are.
     """
     members: list[dict[str, Any]] = []

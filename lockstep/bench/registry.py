@@ -1,4 +1,4 @@
-"""Every contender by name. Nothing of theirs is loaded here."""
+"""Every contender by name. None of their packages is loaded here."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,33 +13,32 @@ __all__ = ["ALWAYS", "CONTENDERS", "ENSEMBLES", "GROUPS", "Entry", "chosen", "is
 
 
 CHECKOUT = Path(__file__).parents[2] / "benchmarks"
-"""What lies in a checkout alone: floors, peers, and parts of an update; no part of an installed
-lockstep.
+"""The folder of floors, peers and parts of an update. A checkout has it; an installed lockstep does
+not.
 """
 PARTS = ("rate", "forward", "gradient", "step")
-"""Of an update: what `benchmarks.micro` times alone."""
+"""The parts of an update that `benchmarks.micro` times alone."""
 FLOAT32 = 1e-7
-"""For one that computes a part in float32 whatever it is told."""
+"""The bound for a contender that always computes a part in float32."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender.
-
-    `make` is the function that prepares it, by its full name; an argument follows a colon. `group`
-    is what `--against` names, and `imports` the module that the clock of imports loads, after
-    `environment` is set. `extra` is what of lockstep's extras installs it; `bound` is how far from
-    the oracle it may end in float64. `trains_all` says whether it trains all members where there
-    are many.
-    """
+    """A contender."""
 
     make: str
+    """Full name of the function that prepares it; an argument follows a colon."""
     group: str
+    """The name that `--against` takes; "own" is a twin."""
     imports: str
+    """The module whose import is timed, after `environment` is set."""
     extra: str = ""
+    """Which of lockstep's extras installs it."""
     environment: dict[str, str] = field(default_factory=dict)
     bound: float = SEMANTICS
+    """How far from the oracle it may end in float64."""
     trains_all: bool = False
+    """Whether it trains all members where there are many."""
 
 
 def _keras(make: str, backend: str, bound: float = SEMANTICS) -> Entry:
@@ -86,7 +85,7 @@ ALONE |= {
     for backend, twin in TWINS.items()
     for part in PARTS
 }
-"""Those that train one seed, with the parts of an update alone."""
+"""The contenders that train one seed, and the parts of an update alone."""
 
 ENSEMBLES = {
     "c": ALONE["c"],
@@ -107,26 +106,25 @@ ENSEMBLES = {
         trains_all=True,
     ),
 }
-"""Those that train many seeds, and a single one to hold them against."""
+"""The contenders that train many seeds, and one that trains a single seed for comparison."""
 CONTENDERS = ALONE | ENSEMBLES
 
 GROUPS = tuple(dict.fromkeys(entry.group for entry in CONTENDERS.values() if entry.group != "own"))
-"""What `--against` may name."""
+"""The names that `--against` takes."""
 
 ALWAYS = ("c", "products")
-"""The floors: part of every benchmark that does not choose others."""
+"""The floors, which stand in every benchmark that does not choose others."""
 
 
 def chosen(against: tuple[str, ...], *, ensemble: bool = False) -> list[str]:
-    """The twins and these groups, in the registry's order; of many seeds or of one."""
+    """The names of the twins and of these groups, in the registry's order."""
     groups = ("own", *against)
-    if ensemble:
-        return [name for name, entry in ENSEMBLES.items() if entry.group in groups]
-    return [name for name, entry in ALONE.items() if entry.group in groups]
+    entries = ENSEMBLES if ensemble else ALONE
+    return [name for name, entry in entries.items() if entry.group in groups]
 
 
 def is_there(name: str) -> bool:
-    """Whether a contender is part of this lockstep: an installed one has the twins alone."""
+    """Whether this lockstep has the contender; an installed one has the twins alone."""
     return not CONTENDERS[name].make.startswith("benchmarks.") or CHECKOUT.is_dir()
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: one JSON file with a versioned schema, checked when it is read."""
+"""The figures of a benchmark: one JSON file with a versioned schema, checked when it is read."""
 
 import json
 import os
@@ -27,28 +27,30 @@ class _Checked(BaseModel):
 
 
 class Outcome(_Checked):
-    """What one contender did: `samples`, or why there are none: `skipped`, or `differs`, its
-    distance from the oracle.
-
-    `samples` are seconds per update, one a round; of an ensemble the updates of all the members
-    that it `trained`; 0 trains none. `cold_seconds` is from the start of the process to the end of
-    the first run; `first_run_seconds` is compiling, where there is any, and one run.
-    """
+    """The figures of one contender: its samples, or why it has none."""
 
     samples: list[Seconds] = []
+    """Seconds per update, one sample a round. An ensemble's updates are those of all members that
+    it trained."""
     trained: int = 1
+    """How many members a run trains; 0: it trains none, and computes a part of an update."""
     float64_error: float | None = None
+    """Distance from the oracle in float64, of a contender that was timed."""
     differs: float | None = None
+    """Distance from the oracle in float64, of a contender that computes something else."""
     skipped: str = ""
+    """Why the contender did not run."""
     import_seconds: float | None = None
     first_run_seconds: float | None = None
+    """Compiling, where there is any, and one run."""
     cold_seconds: float | None = None
+    """The start of the process to the end of the first run."""
     peak_mib: float | None = None
     environment: dict[str, Any] = {}
 
 
 class Measured(_Checked):
-    """One workload: every contender's sample number i was taken in the same round."""
+    """One workload. Sample i of every contender belongs to round i."""
 
     recipe: dict[str, Any]
     seeds: int
@@ -61,7 +63,7 @@ class Measured(_Checked):
 
 
 class Results(_Checked):
-    """All that one benchmark measured, and on what."""
+    """Everything that one benchmark measured, and the machine that it ran on."""
 
     schema_version: Literal["lockstep.bench/2"] = Field(default="lockstep.bench/2", alias="schema")
     lockstep: str
@@ -81,18 +83,18 @@ class Results(_Checked):
         """Read what `save` wrote.
 
         Raises:
-            InputError: not there, not a benchmark, of another schema version, or with a field that
-            is wrong.
+            InputError: the file is not there, is no benchmark, has another schema version, or has a
+                field that is wrong.
         """
         content = read_json(path, "not a JSON file")
-        found = content.get("schema") if isinstance(content, dict) else ""
-        found = found if isinstance(found, str) else ""
+        schema = content.get("schema") if isinstance(content, dict) else ""
+        schema = schema if isinstance(schema, str) else ""
         kind, _, version = SCHEMA.rpartition("/")
-        if found.rpartition("/")[0] != kind:
+        if schema.rpartition("/")[0] != kind:
             raise InputError(f"{path}: not a file of lockstep bench --out")
-        if found != SCHEMA:
+        if schema != SCHEMA:
             raise InputError(
-                f"{path}: schema {found.rpartition('/')[2]}; this lockstep reads schema {version}"
+                f"{path}: schema {schema.rpartition('/')[2]}; this lockstep reads schema {version}"
             )
         try:
             results = Results.model_validate_json(json.dumps(content))
@@ -103,15 +105,17 @@ class Results(_Checked):
             ) from None
         for name, measured in results.workloads.items():
             for contender, outcome in measured.contenders.items():
-                if (taken := len(outcome.samples)) not in (0, measured.rounds):
+                samples = len(outcome.samples)
+                if samples not in (0, measured.rounds):
                     raise InputError(
-                        f"{path}: {name}, {contender}: {taken} samples of {measured.rounds} rounds"
+                        f"{path}: {name}, {contender}: {samples} samples of {measured.rounds} "
+                        "rounds"
                     )
         return results
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Processor, cores and system of this machine."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

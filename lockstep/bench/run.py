@@ -1,6 +1,4 @@
-"""Contenders timed side by side: one process each, proved equal first, interleaved in random
-order.
-"""
+"""Contenders timed side by side: a process each, proved equal first, in rounds of random order."""
 
 import json
 import os
@@ -22,7 +20,7 @@ from rich.console import Console
 from lockstep.bench.contender_process import PARAMETERS
 from lockstep.bench.registry import ALWAYS, CONTENDERS, chosen, is_there
 from lockstep.bench.results import RESULTS, Measured, Outcome, Results, machine
-from lockstep.bench.table import print_measured
+from lockstep.bench.results_table import print_measured
 from lockstep.bench.workloads import Workload, first_updates, threads_for
 from lockstep.data_prep import Parameters, PreparedData, load_table, prepare
 from lockstep.errors import InputError
@@ -38,7 +36,7 @@ __all__ = ["Contender", "compare_with_oracle", "measure", "run_bench"]
 NOT_INSTALLED = "not part of an installed lockstep, but of a checkout of its repository"
 
 PROVED = 4
-"""Members of an ensemble that are held against the oracle."""
+"""How many members of an ensemble are compared with the oracle."""
 
 
 class Contender:
@@ -47,21 +45,18 @@ class Contender:
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
         self.started = perf_counter()
+        environment = child_environment() | limit_threads(threads)
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # one GPU holds all contenders
+        # no compiler finds what an earlier process compiled
+        environment["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lockstep.bench.contender_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # one GPU holds all contenders, and no compiler finds what an earlier process compiled
-            env={
-                name: value
-                for name, value in child_environment().items()
-                if name != "JAX_COMPILATION_CACHE_DIR"
-            }
-            | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-            | limit_threads(threads)
-            | CONTENDERS[name].environment,
+            env=environment | CONTENDERS[name].environment,
         )
 
     def ask(self, message: Any) -> dict[str, Any]:
@@ -89,7 +84,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class _Work:
-    """What every contender is told, and what the proof must come to."""
+    """What every contender trains, and the parameters that its proof must reach."""
 
     workload: Workload
     members: list[PreparedData]
@@ -99,9 +94,7 @@ class _Work:
     truths: list[Parameters]
 
     def threads_of(self, contender: str) -> int:
-        """All of them where all members are trained; one that trains a single member has what is
-        best for one.
-        """
+        """The threads of a contender: of one that trains a single member, what is best for one."""
         return self.threads if CONTENDERS[contender].trains_all else threads_for(self.members[0])
 
 
@@ -118,77 +111,71 @@ def run_bench(
     """Time every contender on each workload and print the figures.
 
     Args:
-        workloads: what to train; timed in its dtype, compared with the oracle in float64.
+        workloads: what to train. Each is timed in its dtype and compared with the oracle in
+            float64.
         device: "cpu", "gpu" or "auto".
-        rounds: how often each is timed; every round times all of them, in random order.
-        out: where to write all samples as JSON, if anywhere.
+        rounds: how often each contender is timed; a round times all of them, in random order.
+        out: the JSON file for all samples, if any.
         console: where to print.
         against: groups of `registry.GROUPS` to time beside the twins.
         contenders: names from `CONTENDERS`, in place of the twins and groups.
 
     Returns:
-        0; 1 where a twin computes something else.
+        the exit status: 1 where a twin computes something else, else 0.
 
     Raises:
-        InputError: no such device, bad data, or a file that cannot be written.
+        InputError: the device is not there, the data are bad, or the file cannot be written.
     """
     if out is not None:
         check_output(out, RESULTS, option="--out")
-    found = {}
+    all_measured = {}
+    status = 0
     for workload in workloads:
         names = list(contenders) or chosen(tuple(against), ensemble=workload.seeds > 1)
-        found[workload.name] = measure(
-            workload, names, device=device, rounds=rounds, console=console
-        )
-        print_measured(workload.name, found[workload.name], console)
-    results = Results(lockstep=__version__, machine=machine(), workloads=found)
-    console.print(
-        "\n" + ", ".join(f"{key}: {value}" for key, value in results.machine.items()),
-        highlight=False,
-    )
+        measured = measure(workload, names, device=device, rounds=rounds, console=console)
+        print_measured(workload.name, measured, console)
+        all_measured[workload.name] = measured
+        for name, outcome in measured.contenders.items():
+            if CONTENDERS[name].group == "own" and outcome.differs is not None:
+                status = 1
+    results = Results(lockstep=__version__, machine=machine(), workloads=all_measured)
+    machine_words = ", ".join(f"{key}: {value}" for key, value in results.machine.items())
+    console.print(f"\n{machine_words}", highlight=False)
     if out is not None:
         results.save(out)
-    outcomes = [pair for measured in found.values() for pair in measured.contenders.items()]
-    return int(
-        any(
-            CONTENDERS[name].group == "own" and outcome.differs is not None
-            for name, outcome in outcomes
-        )
-    )
+    return status
 
 
 def measure(
     workload: Workload, contenders: Sequence[str], *, device: str, rounds: int, console: Console
 ) -> Measured:
-    """One workload: each contender's process is started, proved and then timed.
+    """Start each contender's process, prove it, then time all of them on one workload.
 
     Raises:
         InputError: as `run_bench`.
     """
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     running: dict[str, Contender] = {}
     with _prepared(workload, device) as work:
         try:
             for name in contenders:
                 if not is_there(name):
-                    found[name] = Outcome(skipped=NOT_INSTALLED)
+                    outcomes[name] = Outcome(skipped=NOT_INSTALLED)
                     continue
                 console.print(f"getting ready: {workload.name}, {name}", highlight=False)
                 running[name] = Contender(name, work.threads_of(name))
-                found[name] = _get_ready(running[name], work)
-                if found[name].skipped or found[name].differs is not None:
+                outcomes[name] = _get_ready(running[name], work)
+                if outcomes[name].skipped or outcomes[name].differs is not None:
                     running.pop(name).stop()
-            samples: dict[str, list[float]] = {name: [] for name in running}
-            updates, order = work.members[0].updates, random.Random(0)
-            for _ in range(rounds):
-                for name in order.sample(list(running), k=len(running)):
-                    answer = running[name].ask("run")
-                    if "seconds" not in answer:
-                        raise InputError(f"{name}: {answer.get('error') or answer.get('skipped')}")
-                    samples[name].append(answer["seconds"] / updates / max(1, found[name].trained))
+            seconds = _time_rounds(running, rounds)
         finally:
             for contender in running.values():
                 contender.stop()
+    updates = work.members[0].updates
+    for name, of_runs in seconds.items():
+        members = max(1, outcomes[name].trained)
+        samples = [second / updates / members for second in of_runs]
+        outcomes[name] = outcomes[name].model_copy(update={"samples": samples})
     return Measured(
         recipe=asdict(workload.recipe),
         seeds=workload.seeds,
@@ -197,73 +184,88 @@ def measure(
         rounds=rounds,
         device=device,
         threads=work.threads,
-        contenders={
-            name: outcome.model_copy(update={"samples": samples.get(name, [])})
-            for name, outcome in found.items()
-        },
+        contenders=outcomes,
     )
+
+
+def _time_rounds(running: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """Each contender's seconds a run, one figure a round; each round has an order of its own."""
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    generator = random.Random(0)
+    for _ in range(rounds):
+        for name in generator.sample(list(running), k=len(running)):
+            answer = running[name].ask("run")
+            if "seconds" not in answer:
+                raise InputError(f"{name}: {answer.get('error') or answer.get('skipped')}")
+            seconds[name].append(answer["seconds"])
+    return seconds
 
 
 @contextmanager
 def _prepared(workload: Workload, device: str) -> Iterator[_Work]:
     """The data of every member in files, and the oracle's parameters after the proof's updates."""
-    table, recipe = load_table(workload.recipe), workload.recipe
+    recipe = workload.recipe
+    table = load_table(recipe)
     seeds = range(recipe.training.seed, recipe.training.seed + workload.seeds)
     members = [prepare(recipe.with_values({"training.seed": seed}), table) for seed in seeds]
     proof = recipe.with_dtype("float64")
     proved = members[:PROVED]
     if workload.proof_updates:
         proved = [first_updates(data, workload.proof_updates) for data in proved]
+    truths = []
+    for data in proved:
+        state = next(islice(states(proof, data), data.updates, None))
+        truths.append(state.below("parameters"))
+    threads = threads_for(members[0]) if len(members) == 1 else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
-        paths = [
-            [Path(folder) / f"{kind}{s}" for s in range(len(of))]
-            for kind, of in (("m", members), ("p", proved))
-        ]
-        for data, path in zip((*members, *proved), (path for of in paths for path in of)):
-            data.save(path)
-        truths = []
-        for data in proved:
-            state = next(islice(states(proof, data), data.updates, None))
-            truths.append(state.below("parameters"))
-        threads = threads_for(members[0]) if len(members) == 1 else os.cpu_count() or 1
         message = {
             "recipe": asdict(recipe),
-            "data": [str(path) for path in paths[0]],
+            "data": _save_all(members, Path(folder), "member"),
             "device": device,
             "proof": {
                 "recipe": asdict(proof),
-                "data": [str(path) for path in paths[1]],
+                "data": _save_all(proved, Path(folder), "proved"),
                 "out": f"{folder}/proof",
             },
         }
         yield _Work(workload, members, device, threads, message, truths)
 
 
+def _save_all(members: Sequence[PreparedData], folder: Path, prefix: str) -> list[str]:
+    """Save the data of each member in a file, and return the paths."""
+    paths = []
+    for s, data in enumerate(members):
+        path = folder / f"{prefix}{s}"
+        data.save(path)
+        paths.append(str(path))
+    return paths
+
+
 def _get_ready(contender: Contender, work: _Work) -> Outcome:
     threads = work.threads_of(contender.name)
     answer = contender.ask(work.message | {"contender": contender.name, "threads": threads})
-    cold, error = perf_counter() - contender.started, None
+    cold_seconds = perf_counter() - contender.started
+    error = None
     if answer.get("trained"):
-        if failed := contender.ask("prove"):
-            answer = failed
+        failure = contender.ask("prove")
+        if failure:
+            answer = failure
         else:
-            error = _error(
-                read_tensors(Path(work.message["proof"]["out"]), PARAMETERS)[1], work.truths
-            )
+            _, arrays = read_tensors(Path(work.message["proof"]["out"]), PARAMETERS)
+            error = _error(arrays, work.truths)
     if "error" in answer:
         raise InputError(answer["error"])
     if "skipped" in answer:
         extra = CONTENDERS[contender.name].extra if "missing" in answer else ""
-        return Outcome(
-            skipped=answer["skipped"] + (f": pip install 'lockstep[{extra}]'" if extra else "")
-        )
+        remedy = f": pip install 'lockstep[{extra}]'" if extra else ""
+        return Outcome(skipped=answer["skipped"] + remedy)
     if error is not None and not error <= CONTENDERS[contender.name].bound:
         return Outcome(differs=error, **answer)
-    return Outcome(cold_seconds=cold, float64_error=error, **answer)
+    return Outcome(cold_seconds=cold_seconds, float64_error=error, **answer)
 
 
 def _error(arrays: Mapping[str, Any], truths: Sequence[Parameters]) -> float:
-    """The largest over the members that were trained, one or all."""
+    """The largest error over the members that were trained: the first, or all."""
     members: dict[int, Parameters] = {}
     for key, array in arrays.items():
         s, _, name = key.partition("/")
@@ -274,13 +276,15 @@ def _error(arrays: Mapping[str, Any], truths: Sequence[Parameters]) -> float:
 
 
 def compare_with_oracle(parameters: Mapping[str, Any], truth: Parameters) -> float:
-    """Largest difference of any parameter after the last float64 update, relative to its tensor's
-    largest value; infinite where names or shapes differ."""
-    if parameters.keys() != truth.keys() or any(
-        parameters[name].shape != truth[name].shape for name in truth
-    ):
+    """Largest difference of any parameter after the last float64 update, over its tensor's largest
+    value; infinite where names or shapes differ.
+    """
+    if parameters.keys() != truth.keys():
         return float("inf")
-    errors = [
-        np.abs(parameters[name] - truth[name]).max() / np.abs(truth[name]).max() for name in truth
-    ]
+    errors = []
+    for name, expected in truth.items():
+        array = parameters[name]
+        if array.shape != expected.shape:
+            return float("inf")
+        errors.append(np.abs(array - expected).max() / np.abs(expected).max())
     return float(np.max(errors))

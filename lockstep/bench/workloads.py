@@ -1,4 +1,4 @@
-"""What is trained for the clock."""
+"""The workloads: recipes that are trained against the clock."""
 
 import os
 from collections.abc import Sequence
@@ -15,15 +15,13 @@ __all__ = ["WORKLOADS", "Workload", "find_workload", "first_updates", "threads_f
 
 @dataclass(frozen=True)
 class Workload:
-    """A recipe, and how many seeds of it are trained at once.
-
-    `proof_updates` is how many of its first updates are held against the oracle in float64; 0: all.
-    """
+    """A recipe, and how many seeds of it are trained at once."""
 
     name: str
     recipe: Recipe
     seeds: int = 1
     proof_updates: int = 0
+    """How many of the first updates are compared with the oracle in float64; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ WORKLOADS = {
 
 
 def find_workload(name: str, overrides: Sequence[str] = ()) -> Workload:
-    """W1 to W3 by name, or any recipe, with fields overridden.
+    """The workload W1 to W3, or one of any recipe, with fields overridden.
 
     Raises:
-        InputError: no such recipe or field.
+        InputError: there is no such recipe or field.
     """
     known = WORKLOADS.get(name, _Known(name))
     recipe = load_recipe(known.recipe, known.overrides).with_overrides(overrides)
@@ -60,13 +58,15 @@ def threads_for(data: PreparedData) -> int:
 
 
 def first_updates(data: PreparedData, updates: int) -> PreparedData:
-    """The data of a run's first updates alone: the same batches in the same order, and nothing
-    after them. For a schedule in updates that does not depend on the length of the run, and without
-    dropout or accumulation."""
+    """The data of a run's first updates alone: the same batches in the same order.
+
+    The schedule must count updates and not depend on the length of the run, and the recipe must
+    have neither dropout nor accumulation.
+    """
     used_N = data.batches(0).rows_TB[:updates].ravel()
     short = replace(
         data, train_x_ND=data.train_x_ND[used_N], train_y_N=data.train_y_N[used_N], epochs=1
     )
-    # the fewer rows are drawn in another order: they are put where that order finds them
+    # fewer rows are drawn in another order, so each row is put where that order looks for it
     place_N = np.argsort(short.batches(0).rows_TB.ravel())
     return replace(short, train_x_ND=short.train_x_ND[place_N], train_y_N=short.train_y_N[place_N])

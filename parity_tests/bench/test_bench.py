@@ -21,7 +21,7 @@ from rich.console import Console
 import lockstep.bench.registry
 import lockstep.bench.run
 from lockstep.bench.compare import SLACK, changes, print_changes
-from lockstep.bench.medians import median_interval, ratio_interval, three_digits
+from lockstep.bench.intervals import median_interval, ratio_interval, three_digits
 from lockstep.bench.prepared import Unable
 from lockstep.bench.registry import CONTENDERS, make
 from lockstep.bench.results import SCHEMA, Results
