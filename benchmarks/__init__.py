@@ -1,1 +1,1 @@
-"""What a benchmark needs a checkout for: floors, peers, and parts of an update alone."""
+"""The parts of a benchmark that need a checkout: floors, peers, and parts of an update alone."""

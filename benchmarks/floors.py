@@ -1,4 +1,4 @@
-"""What no framework can do without: the same updates in C, and the needed products alone."""
+"""Floors: the same updates in C, and the needed matrix products alone."""
 
 import ctypes
 import math
@@ -23,8 +23,7 @@ __all__ = ["c_floor", "jax_products", "numpy_products", "torch_products"]
 SOURCE = Path(__file__).parent / "floor.c"
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 LANES = 8
-
-
+"""Numbers in a vector of floor.c."""
 RULE = ("momentum", "weight_decay", "beta1", "beta2", "eps")
 
 
@@ -35,16 +34,19 @@ class _Rule(ctypes.Structure):
 class _Training(ctypes.Structure):
     _fields_ = [
         ("updates", ctypes.c_long),
-        *((name, ctypes.c_void_p) for name in ("rows", "labels", "counts", "rates")),
-        *((name, ctypes.c_void_p) for name in ("parameters", "moments", "scalars")),
+        ("rows", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("rates", ctypes.c_void_p),
+        ("parameters", ctypes.c_void_p),
+        ("moments", ctypes.c_void_p),
+        ("scalars", ctypes.c_void_p),
         ("rule", _Rule),
     ]
 
 
 def c_floor(recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int) -> Prepared:
-    """A C program of one file, of one hidden layer; each member of an ensemble one after another in
-    each thread.
-    """
+    """A C program in one file, with one hidden layer. A thread trains its members in turn."""
     require_common(recipe)
     if device == "gpu":
         raise Unable("has no GPU")
@@ -82,28 +84,32 @@ class _Member:
     """The arrays of one training, and how the C program sees them."""
 
     def __init__(self, recipe: Recipe, data: PreparedData) -> None:
-        self.units, self.filled, self.outputs = (
-            data.hidden[0],
-            -(-data.hidden[0] // LANES) * LANES,
-            data.outputs,
-        )
+        self.units = data.hidden[0]
+        self.filled = _fill_up(data.hidden[0])
+        self.outputs = data.outputs
         x_TBD, y_TB, count_T = all_batches(data)
-        dtype, optimizer, updates = np.dtype(recipe.dtype), recipe.optimizer, len(count_T)
+        dtype = np.dtype(recipe.dtype)
+        updates = len(count_T)
         self.start = self._pack(data.parameters)
-        rates = learning_rates(recipe, data.updates_per_epoch).astype(dtype)
-        self.state = [_aligned(self.start.shape, dtype), _aligned((2, *self.start.shape), dtype)]
-        self.arrays = [x_TBD, y_TB.astype(np.int32), count_T.astype(np.int32), rates, *self.state]
-        self.arrays.append(np.empty((updates, 3), dtype))
-        rule = _Rule(*(optimizer.get(name) or 0.0 for name in RULE))
+        self.packed = _aligned(self.start.shape, dtype)
+        self.moments = _aligned((2, *self.start.shape), dtype)
+        rates_T = learning_rates(recipe, data.updates_per_epoch).astype(dtype)
+        labels_TB = y_TB.astype(np.int32)
+        scalars = np.empty((updates, 3), dtype)
+        # in the order of the C struct; kept here, because the struct has their addresses alone
+        self.arrays = [x_TBD, labels_TB, count_T.astype(np.int32), rates_T]
+        self.arrays += [self.packed, self.moments, scalars]
+        rule = _Rule(*(recipe.optimizer.get(name) or 0.0 for name in RULE))
         self.struct = _Training(updates, *(array.ctypes.data for array in self.arrays), rule)
 
     def reset(self) -> None:
-        self.state[0][:], self.state[1][:] = self.start, 0
+        self.packed[:] = self.start
+        self.moments[:] = 0
 
     def parameters(self) -> Parameters:
-        """As `Parameters` of floor.c lays them out."""
+        """The parameters by name, taken apart as `Parameters` of floor.c lays them out."""
         inputs = (len(self.start) - (1 + self.outputs) * self.filled - LANES) // self.filled
-        first, second = np.split(self.state[0], [inputs * self.filled])
+        first, second = np.split(self.packed, [inputs * self.filled])
         bias, second = np.split(second, [self.filled])
         second, last = np.split(second, [self.outputs * self.filled])
         return {
@@ -114,55 +120,76 @@ class _Member:
         }
 
     def _pack(self, parameters: Parameters) -> NDArray[Any]:
-        def filled(array: NDArray[Any], to: int) -> NDArray[Any]:
-            return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, to - array.shape[-1])]).ravel()
-
+        """The parameters as one array, in the layout of `Parameters` of floor.c."""
         parts = [
-            parameters["linear1.weight"],
-            parameters["linear1.bias"],
-            parameters["linear2.weight"].T,
+            _pad(parameters["linear1.weight"], self.filled),
+            _pad(parameters["linear1.bias"], self.filled),
+            _pad(parameters["linear2.weight"].T, self.filled),
+            _pad(parameters["linear2.bias"], LANES),
         ]
-        last = filled(parameters["linear2.bias"], LANES)
-        return np.concatenate([*(filled(part, self.filled) for part in parts), last])
+        return np.concatenate(parts)
 
 
-def _compile(compiler: str, recipe: Recipe, data: PreparedData) -> tuple[Any, str]:
-    double = recipe.dtype == "float64"
+def _fill_up(units: int) -> int:
+    """The units, filled up to a multiple of LANES."""
+    return -(-units // LANES) * LANES
+
+
+def _pad(array: NDArray[Any], length: int) -> NDArray[Any]:
+    """The array with zeros up to this length of its last axis, as one axis."""
+    width = [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])]
+    return np.pad(array, width).ravel()
+
+
+def _compile(compiler: str, recipe: Recipe, data: PreparedData) -> tuple[ctypes.CDLL, str]:
+    """The program for this recipe, and the compiler's version.
+
+    Raises:
+        Unable: the compiler fails.
+    """
+    is_double = recipe.dtype == "float64"
+    suffix = "" if is_double else "f"
     names = {
-        "REAL": "double" if double else "float",
+        "REAL": "double" if is_double else "float",
         "INPUTS": len(data.columns),
         "CLASSES": data.outputs,
+        "UNITS": _fill_up(data.hidden[0]),
+        "BATCH": data.batch,
+        "EXP": f"exp{suffix}",
+        "LOG": f"log{suffix}",
+        "SQRT": f"sqrt{suffix}",
+        "ADAMW": int(recipe.optimizer.name == "adamw"),
     }
-    names |= {"UNITS": -(-data.hidden[0] // LANES) * LANES, "BATCH": data.batch}
-    names |= {name: name.lower() + ("" if double else "f") for name in ("EXP", "LOG", "SQRT")}
-    names["ADAMW"] = int(recipe.optimizer.name == "adamw")
+    defined = [f"-D{name}={value}" for name, value in names.items()]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "floor.so"
-        defined = [f"-D{name}={value}" for name, value in names.items()]
         command = [compiler, *FLAGS, *defined, str(SOURCE), "-o", str(out), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unable(f"{compiler} failed: {' '.join(done.stderr.split())[:200]}")
-        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-        return ctypes.CDLL(str(out)), said.stdout.partition("\n")[0]
+        compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+        if compiled.returncode:
+            raise Unable(f"{compiler} failed: {' '.join(compiled.stderr.split())[:200]}")
+        version = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, check=False
+        )
+        return ctypes.CDLL(str(out)), version.stdout.partition("\n")[0]
 
 
-# --- the needed products alone: forward, by the weights, and by the inputs of every layer but the
+# --- the needed products alone: forward, by the weights, and by the inputs of all layers but the
 # first
 
 
 def torch_products(
     recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
 ) -> Prepared:
-    """PyTorch's products alone, into memory that is there already."""
+    """PyTorch's products alone, written into memory that is allocated before."""
     import torch
 
     from pt_impl.io import device as devices
 
     place = devices.select_device(device)
-    (x_TBD,), weights, slopes = (
-        [torch.from_numpy(array).to(place) for array in arrays]
-        for arrays in _factors(recipe, members)
+    rows, *factors = _factors(recipe, members)
+    x_TBD = torch.from_numpy(rows).to(place)
+    weights, slopes = (
+        [torch.from_numpy(array).to(place) for array in arrays] for arrays in factors
     )
     inputs = [torch.empty_like(x_TBD[0]), *(torch.empty_like(slope) for slope in slopes)]
     gradients = [torch.empty_like(weight) for weight in weights]
@@ -190,22 +217,25 @@ def jax_products(
     from jax_impl.io import device as devices
 
     place = devices.select_device(device)
-    (x_TBD,), weights, slopes = jax.device_put(_factors(recipe, members), place)
+    x_TBD, weights, slopes = jax.device_put(_factors(recipe, members), place)
 
-    def products(carried: Any, x_BD: Any) -> Any:
-        # each product depends on the last update's and is needed by the next: none is left out,
-        # none done once for all
-        found, h = [], x_BD + carried
+    def all_products(carried: jax.Array, x_BD: jax.Array) -> tuple[jax.Array, None]:
+        # each product depends on the last update's and is needed by the next, so that XLA neither
+        # leaves one out nor computes one once for all updates
+        products = []
+        h = x_BD + carried
         for i, (weight, slope) in enumerate(zip(weights, slopes)):
-            found.append(h.T @ slope)
+            products.append(h.T @ slope)
             if i:
-                found.append((slope + carried) @ weight.T)
+                products.append((slope + carried) @ weight.T)
             h = h @ weight
-        least = jnp.stack([product[0, 0] for product in (*found, h)])
-        barred = jax.lax.optimization_barrier((least, *found, h))
+        corners = jnp.stack([product[0, 0] for product in (*products, h)])
+        barred = jax.lax.optimization_barrier((corners, *products, h))
         return 0 * barred[0].sum(), None
 
-    run_all = jax.jit(lambda x_TBD: jax.lax.scan(products, jnp.zeros((), x_TBD.dtype), x_TBD)[0])
+    run_all = jax.jit(
+        lambda x_TBD: jax.lax.scan(all_products, jnp.zeros((), x_TBD.dtype), x_TBD)[0]
+    )
 
     def run() -> None:
         devices.synchronise(run_all(x_TBD))
@@ -216,10 +246,10 @@ def jax_products(
 def numpy_products(
     recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
 ) -> Prepared:
-    """NumPy's products alone, into memory that is there already."""
+    """NumPy's products alone, written into memory that is allocated before."""
     if device == "gpu":
         raise Unable("has no GPU")
-    (x_TBD,), weights, slopes = _factors(recipe, members)
+    x_TBD, weights, slopes = _factors(recipe, members)
     inputs = [np.empty_like(x_TBD[0]), *(np.empty_like(slope) for slope in slopes)]
     gradients = [np.empty_like(weight) for weight in weights]
 
@@ -237,10 +267,8 @@ def numpy_products(
 
 def _factors(
     recipe: Recipe, members: Sequence[PreparedData]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """[rows (T, B, D)], weights (in, out) and gradients by each layer's outputs (B, out), the
-    latter drawn.
-    """
+) -> tuple[NDArray[Any], list[NDArray[Any]], list[NDArray[Any]]]:
+    """Rows (T, B, D), weights (in, out) by layer, and drawn gradients of its outputs (B, out)."""
     data = members[0].cast(recipe.dtype)
     layers = layer_sizes(len(data.columns), data.hidden, data.outputs)
     weights = [data.parameters[f"{name}.weight"] for name, _, _ in layers]
@@ -249,15 +277,15 @@ def _factors(
         generator.standard_normal((data.batch, weight.shape[1])).astype(recipe.dtype)
         for weight in weights
     ]
-    return [all_batches(data)[0]], weights, slopes
+    x_TBD, _, _ = all_batches(data)
+    return x_TBD, weights, slopes
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Memory that begins where the C program's vectors may."""
-    size, align = math.prod(shape), LANES * np.dtype(dtype).itemsize
-    room = np.empty(size * np.dtype(dtype).itemsize + align, np.uint8)
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array whose memory begins where a vector of the C program may."""
+    size = math.prod(shape) * dtype.itemsize
+    align = LANES * dtype.itemsize
+    room = np.empty(size + align, np.uint8)
     begin = -room.ctypes.data % align
-    array: NDArray[Any] = (
-        room[begin : begin + size * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
-    )
+    array: NDArray[Any] = room[begin : begin + size].view(dtype).reshape(shape)
     return array

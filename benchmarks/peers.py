@@ -1,20 +1,25 @@
-"""Others that train the same: each as its own documentation has it, given the rows, order and
-learning rates.
+"""Peers: other libraries that train the same, each written as its own documentation shows it.
+
+Each is given the rows, their order and the learning rates.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.bench.prepared import Prepared, Unable, common_optimizer, require_common
 from lockstep.data_prep import Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
 from lockstep.recipe.optimizers.sgd import Sgd
 from lockstep.schedules.formulas import learning_rates
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "keras_fit",
@@ -26,16 +31,18 @@ __all__ = [
 ]
 
 Members = Sequence[PreparedData]
+Arrays = list[NDArray[Any]]
 
 
 class _Order:
     """The batches of one epoch after another, as a PyTorch `batch_sampler`."""
 
     def __init__(self, data: PreparedData) -> None:
-        epochs = [data.batches(epoch) for epoch in range(data.epochs)]
-        self.epochs = [
-            [rows[:n].tolist() for rows, n in zip(epoch.rows_TB, epoch.count_T)] for epoch in epochs
-        ]
+        self.epochs: list[list[list[int]]] = []
+        for epoch in range(data.epochs):
+            batches = data.batches(epoch)
+            pairs = zip(batches.rows_TB, batches.count_T)
+            self.epochs.append([rows_B[:count].tolist() for rows_B, count in pairs])
         self.begin()
 
     def begin(self) -> None:
@@ -57,36 +64,35 @@ def numpy_loop(recipe: Recipe, members: Members, device: str, threads: int) -> P
     require_common(recipe)
     _without_gpu(device)
     data = members[0].cast(recipe.dtype)
-    names = [name for name, _, _ in _layers(data)]
+    names = _parameter_names(data)
     rates_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
-    state: dict[str, list[Any]] = {}
+    state: dict[str, Arrays] = {}
 
     def reset() -> None:
-        state["p"] = [
-            data.parameters[f"{name}.{kind}"].copy()
-            for name in names
-            for kind in ("weight", "bias")
-        ]
-        state["m"], state["v"] = ([np.zeros_like(array) for array in state["p"]] for _ in range(2))
+        state["p"] = [data.parameters[name].copy() for name in names]
+        state["m"] = [np.zeros_like(array) for array in state["p"]]
+        state["v"] = [np.zeros_like(array) for array in state["p"]]
 
     def run() -> None:
         update = 0
         for epoch in range(data.epochs):
             batches = data.batches(epoch)
             for rows_B, count in zip(batches.rows_TB, batches.count_T):
-                x_BD, y_B = data.train_x_ND[rows_B[:count]], data.train_y_N[rows_B[:count]]
+                x_BD = data.train_x_ND[rows_B[:count]]
+                y_B = data.train_y_N[rows_B[:count]]
                 _step(recipe, state, _gradients(state["p"], x_BD, y_B), rates_T[update], update)
                 update += 1
 
     def exported() -> list[Parameters]:
-        keys = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
-        return [dict(zip(keys, state["p"]))]
+        return [dict(zip(names, state["p"]))]
 
     return Prepared(reset, run, exported, {"numpy": np.__version__, "rows": "in memory"})
 
 
-def _gradients(parameters: list[Any], x_BD: Any, y_B: Any) -> list[Any]:
-    weights, biases, inputs = parameters[::2], parameters[1::2], [x_BD]
+def _gradients(parameters: Arrays, x_BD: NDArray[Any], y_B: NDArray[Any]) -> Arrays:
+    weights = parameters[::2]
+    biases = parameters[1::2]
+    inputs = [x_BD]
     for weight, bias in zip(weights[:-1], biases):
         inputs.append(np.maximum(inputs[-1] @ weight + bias, 0))
     logits_BK = inputs[-1] @ weights[-1] + biases[-1]
@@ -94,16 +100,16 @@ def _gradients(parameters: list[Any], x_BD: Any, y_B: Any) -> list[Any]:
     slope /= slope.sum(axis=1, keepdims=True)
     slope[np.arange(len(y_B)), y_B] -= 1
     slope /= len(y_B)
-    found: list[Any] = []
+    gradients: Arrays = []
     for i in reversed(range(len(weights))):
-        found[:0] = [inputs[i].T @ slope, slope.sum(axis=0)]
+        gradients[:0] = [inputs[i].T @ slope, slope.sum(axis=0)]
         if i:
             slope = (slope @ weights[i].T) * (inputs[i] > 0)
-    return found
+    return gradients
 
 
 def _step(
-    recipe: Recipe, state: dict[str, list[Any]], gradients: list[Any], lr: Any, update: int
+    recipe: Recipe, state: dict[str, Arrays], gradients: Arrays, lr: Any, update: int
 ) -> None:
     optimizer = common_optimizer(recipe)
     for p, m, v, g in zip(state["p"], state["m"], state["v"], gradients):
@@ -124,16 +130,15 @@ def _step(
 
 
 def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """scikit-learn's MLPClassifier: one learning rate for all updates, that of the peak, inside the
-    momentum.
-    """
+    """scikit-learn's MLPClassifier. Its rate is always the peak, and stands inside the momentum."""
     import sklearn
     from sklearn.neural_network import MLPClassifier
 
     require_common(recipe)
     _without_gpu(device)
     data = members[0].cast(recipe.dtype)
-    optimizer, names = common_optimizer(recipe), [name for name, _, _ in _layers(data)]
+    optimizer = common_optimizer(recipe)
+    layers = [name for name, _, _ in _layers(data)]
     epochs = _epochs(data)
     classes = np.arange(data.outputs)
     last: list[Any] = []
@@ -149,15 +154,16 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
             nesterovs_momentum=False,
             shuffle=False,
         )
-        network.partial_fit(epochs[0][0][: data.batch], epochs[0][1][: data.batch], classes=classes)
-        # two classes are one unit there, whose weights are the difference of two
-        for to, kind in ((network.coefs_, "weight"), (network.intercepts_, "bias")):
-            for i, name in enumerate(names):
-                start = data.parameters[f"{name}.{kind}"]
-                if to[i].shape != start.shape:
+        x_ND, y_N = epochs[0]
+        network.partial_fit(x_ND[: data.batch], y_N[: data.batch], classes=classes)
+        for arrays, kind in ((network.coefs_, "weight"), (network.intercepts_, "bias")):
+            for array, layer in zip(arrays, layers):
+                start = data.parameters[f"{layer}.{kind}"]
+                if array.shape != start.shape:
+                    # two classes are one unit here, whose weights are the difference of two
                     start = start[..., 1:] - start[..., :1]
-                to[i][:] = start
-        del network._optimizer  # what the first call made of its own parameters
+                array[:] = start
+        del network._optimizer  # it has the state of the first call
         last[:] = [network]
 
     def run() -> None:
@@ -165,14 +171,11 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
             last[0].partial_fit(x_ND, y_N, classes=classes)
 
     def exported() -> list[Parameters]:
-        found = zip(names, last[0].coefs_, last[0].intercepts_)
-        return [
-            {
-                f"{name}.{kind}": array
-                for name, *pair in found
-                for kind, array in zip(("weight", "bias"), pair)
-            }
-        ]
+        parameters = {}
+        for layer, weight, bias in zip(layers, last[0].coefs_, last[0].intercepts_):
+            parameters[f"{layer}.weight"] = weight
+            parameters[f"{layer}.bias"] = bias
+        return [parameters]
 
     environment = {"sklearn": sklearn.__version__, "rows": "in memory"}
     return Prepared(reset, run, exported, environment)
@@ -182,44 +185,43 @@ def sklearn_classifier(recipe: Recipe, members: Members, device: str, threads: i
 
 
 def keras_fit(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
-    """Keras, `fit` an epoch at a time, with an optimizer of its own that follows the recipe's
-    formula.
-    """
+    """Keras's `fit`, an epoch at a time, with an optimizer that follows the recipe's formula."""
     import keras
     from keras import ops
 
     rule = common_optimizer(recipe)
 
-    class Same(keras.optimizers.Optimizer):
-        """Keras has its SGD's learning rate inside the momentum, and its AdamW's eps beside an
-        uncorrected root.
+    class RecipeOptimizer(keras.optimizers.Optimizer):
+        """The recipe's formula, which Keras does not have.
+
+        The learning rate of Keras's SGD stands inside the momentum, and the eps of its AdamW beside
+        an uncorrected root.
         """
 
         def build(self, variables: Any) -> None:
             super().build(variables)
-            self.moments = [
-                [self.add_variable_from_reference(v, name) for v in variables]
-                for name in ("m", "v")
-            ]
+            self.first = [self.add_variable_from_reference(each, "m") for each in variables]
+            self.second = [self.add_variable_from_reference(each, "v") for each in variables]
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            m, v = (kept[self._get_variable_index(variable)] for kept in self.moments)
-            lr, number = (
-                ops.cast(learning_rate, variable.dtype),
-                ops.cast(self.iterations + 1, variable.dtype),
-            )
+            index = self._get_variable_index(variable)
+            m = self.first[index]
+            v = self.second[index]
+            lr = ops.cast(learning_rate, variable.dtype)
+            number = ops.cast(self.iterations + 1, variable.dtype)
             if isinstance(rule, Sgd):
                 self.assign(m, rule.momentum * m + gradient + rule.weight_decay * variable)
                 self.assign_sub(variable, lr * m)
                 return
             self.assign(m, rule.beta1 * m + (1 - rule.beta1) * gradient)
             self.assign(v, rule.beta2 * v + (1 - rule.beta2) * ops.square(gradient))
-            beta1, beta2 = (ops.cast(beta, variable.dtype) for beta in (rule.beta1, rule.beta2))
+            beta1 = ops.cast(rule.beta1, variable.dtype)
+            beta2 = ops.cast(rule.beta2, variable.dtype)
             root = ops.sqrt(v / (1 - ops.power(beta2, number))) + rule.eps
-            kept = variable * (1 - lr * rule.weight_decay)
-            self.assign(variable, kept - lr * (m / (1 - ops.power(beta1, number))) / root)
+            decayed = variable * (1 - lr * rule.weight_decay)
+            self.assign(variable, decayed - lr * (m / (1 - ops.power(beta1, number))) / root)
 
-    return _keras(recipe, members, threads, Same)
+    return _keras(recipe, members, RecipeOptimizer)
 
 
 def keras_stock(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -239,16 +241,18 @@ def keras_stock(recipe: Recipe, members: Members, device: str, threads: int) -> 
             epsilon=rule.eps,
         )
 
-    return _keras(recipe, members, threads, stock)
+    return _keras(recipe, members, stock)
 
 
-def _keras(recipe: Recipe, members: Members, threads: int, make_optimizer: Any) -> Prepared:
+def _keras(recipe: Recipe, members: Members, make_optimizer: Callable[[Any], Any]) -> Prepared:
     import keras
     from keras import ops
 
     require_common(recipe)
     data = members[0].cast(recipe.dtype)
-    epochs, layers = _epochs(data), _layers(data)
+    epochs = _epochs(data)
+    names = _parameter_names(data)
+    units = [outputs for _, _, outputs in _layers(data)]
     rates_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
 
     class Table(keras.optimizers.schedules.LearningRateSchedule):
@@ -258,18 +262,14 @@ def _keras(recipe: Recipe, members: Members, threads: int, make_optimizer: Any) 
             return ops.take(ops.convert_to_tensor(rates_T), ops.cast(step, "int32"))
 
     with _keras_precision(recipe):
-        *hidden, last = (
-            keras.layers.Dense(units, "relu" if i < len(layers) else None)
-            for i, (*_, units) in enumerate(layers, 1)
-        )
+        hidden = [keras.layers.Dense(count, "relu") for count in units[:-1]]
+        last = keras.layers.Dense(units[-1])
         network = keras.Sequential([keras.Input((len(data.columns),)), *hidden, last])
         optimizer = make_optimizer(Table())
         network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         optimizer.build(network.trainable_variables)
         start = [np.array(ops.convert_to_numpy(variable)) for variable in optimizer.variables]
-    weights = [
-        data.parameters[f"{name}.{kind}"] for name, *_ in layers for kind in ("weight", "bias")
-    ]
+    weights = [data.parameters[name] for name in names]
 
     def reset() -> None:
         with _keras_precision(recipe):
@@ -283,8 +283,7 @@ def _keras(recipe: Recipe, members: Members, threads: int, make_optimizer: Any) 
                 network.fit(x_ND, y_N, batch_size=data.batch, epochs=1, shuffle=False, verbose=0)
 
     def exported() -> list[Parameters]:
-        keys = [f"{name}.{kind}" for name, *_ in layers for kind in ("weight", "bias")]
-        return [dict(zip(keys, network.get_weights()))]
+        return [dict(zip(names, network.get_weights()))]
 
     environment = {"keras": keras.__version__, "backend": keras.config.backend()}
     return Prepared(reset, run, exported, environment | {"rows": "given to fit as arrays"})
@@ -292,7 +291,7 @@ def _keras(recipe: Recipe, members: Members, threads: int, make_optimizer: Any) 
 
 @contextmanager
 def _keras_precision(recipe: Recipe) -> Iterator[None]:
-    """Keras casts what it is given to the type that is set when it is given."""
+    """Set Keras's types to the recipe's. Keras casts each value to the types then set."""
     import keras
 
     keras.config.set_floatx(recipe.training.dtype)
@@ -328,10 +327,14 @@ def lightning_fit(recipe: Recipe, members: Members, device: str, threads: int) -
             return torch.nn.functional.cross_entropy(self.network(x_BD), y_B)
 
         def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.SGD if recipe.optimizer.name == "sgd" else torch.optim.AdamW
-            made = optimizer(self.parameters(), lr=1.0, **_torch_options(recipe))
-            scheduler = torch.optim.lr_scheduler.LambdaLR(made, _rate(recipe, data))
-            return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            optimizer = _torch_optimizer(recipe)(
+                self.parameters(), lr=1.0, **_torch_options(recipe)
+            )
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(recipe, data))
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            }
 
     loader = DataLoader(TensorDataset(*_torch_rows(data)), batch_sampler=order)
     last: list[Any] = []
@@ -381,7 +384,7 @@ def skorch_fit(recipe: Recipe, members: Members, device: str, threads: int) -> P
         network = skorch.NeuralNet(
             build(),
             torch.nn.CrossEntropyLoss,
-            optimizer=torch.optim.SGD if recipe.optimizer.name == "sgd" else torch.optim.AdamW,
+            optimizer=_torch_optimizer(recipe),
             lr=1.0,
             max_epochs=data.epochs,
             iterator_train=loader,
@@ -411,24 +414,32 @@ def skorch_fit(recipe: Recipe, members: Members, device: str, threads: int) -> P
     )
 
 
-def _torch_parts(recipe: Recipe, members: Members) -> tuple[PreparedData, _Order, Any]:
-    """The data, the order of its batches, and what builds the network at its start."""
+def _torch_parts(
+    recipe: Recipe, members: Members
+) -> "tuple[PreparedData, _Order, Callable[[], torch.nn.Sequential]]":
+    """The data, the order of its batches, and a function that builds the network at its start."""
     import torch
 
     require_common(recipe)
     data = members[0].cast(recipe.dtype)
 
-    def build() -> Any:
-        modules: list[Any] = []
+    def build() -> torch.nn.Sequential:
+        modules: list[torch.nn.Module] = []
         for name, inputs, outputs in _layers(data):
             linear = torch.nn.Linear(inputs, outputs, dtype=getattr(torch, recipe.training.dtype))
-            # [in, out] -> [out, in]
+            # (in, out) -> (out, in)
             linear.weight.data = torch.tensor(data.parameters[f"{name}.weight"].T)
             linear.bias.data = torch.tensor(data.parameters[f"{name}.bias"])
             modules += [linear, torch.nn.ReLU()]
         return torch.nn.Sequential(*modules[:-1])
 
     return data, _Order(data), build
+
+
+def _torch_optimizer(recipe: Recipe) -> "Callable[..., torch.optim.Optimizer]":
+    import torch
+
+    return torch.optim.SGD if recipe.optimizer.name == "sgd" else torch.optim.AdamW
 
 
 def _torch_options(recipe: Recipe) -> dict[str, Any]:
@@ -442,30 +453,35 @@ def _torch_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _torch_rows(data: PreparedData) -> tuple[Any, Any]:
+def _torch_rows(data: PreparedData) -> "tuple[torch.Tensor, torch.Tensor]":
     import torch
 
     return torch.from_numpy(data.train_x_ND), torch.from_numpy(data.train_y_N)
 
 
-def _rate(recipe: Recipe, data: PreparedData) -> Any:
+def _rate(recipe: Recipe, data: PreparedData) -> Callable[[int], float]:
     rates = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype).tolist()
     return lambda update: rates[min(update, len(rates) - 1)]
 
 
 def _exported(network: Any, data: PreparedData) -> Parameters:
-    found = {}
+    parameters = {}
     for (name, *_), linear in zip(_layers(data), list(network)[::2]):
-        found[f"{name}.weight"] = linear.weight.detach().cpu().numpy().T
-        found[f"{name}.bias"] = linear.bias.detach().cpu().numpy()
-    return found
+        parameters[f"{name}.weight"] = linear.weight.detach().cpu().numpy().T
+        parameters[f"{name}.bias"] = linear.bias.detach().cpu().numpy()
+    return parameters
 
 
-def _epochs(data: PreparedData) -> list[tuple[Any, Any]]:
+def _epochs(data: PreparedData) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """The rows and labels of each epoch, in its order."""
     used = int(data.batches(0).count_T.sum())
     orders = (data.batches(epoch).rows_TB.ravel()[:used] for epoch in range(data.epochs))
     return [(data.train_x_ND[order_N], data.train_y_N[order_N]) for order_N in orders]
+
+
+def _parameter_names(data: PreparedData) -> list[str]:
+    """Each layer's weight and bias, from the first layer to the last."""
+    return [f"{name}.{kind}" for name, _, _ in _layers(data) for kind in ("weight", "bias")]
 
 
 def _layers(data: PreparedData) -> list[tuple[str, int, int]]:
