@@ -1,3 +1,4 @@
-"""Programs for those who work on lockstep: they write pages of docs/ and build its site. Not in the
-wheel.
+"""Programs for those who work on lockstep: they write pages of docs/ and build its site.
+
+The wheel does not have them.
 """

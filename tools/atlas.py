@@ -1,5 +1,6 @@
-"""Runs the pages of docs/atlas with what is installed, and writes their figures and the index:
-`make atlas`.
+"""Runs the pages of docs/atlas with what is installed, and writes their figures and the index.
+
+`make atlas` runs it.
 """
 
 import sys
@@ -22,38 +23,39 @@ from lockstep.studies.atlas.pages import (
 )
 
 Figures = tuple[float | str, float | str]
+"""The divergence and the residual of a page."""
 
 
 class MovedError(Exception):
-    """A figure that holds for other versions and not for those installed."""
+    """A figure holds for other versions, and not for those that are installed."""
 
 
 def run_snippet(snippet: Snippet) -> np.ndarray | str:
-    """What a snippet assigns, in float64; or `raises NAME`. What is going away must not be
-    shown.
-    """
+    """What a snippet assigns, in float64, or `raises NAME`. A deprecation warning is an error."""
     return run_code(Code(snippet.variable, snippet.code), strict=True)
 
 
 def measure(case: Case) -> Figures:
-    """Divergence and residual of a page's code."""
+    """The divergence and the residual of a page's code."""
     reference = run_snippet(case.reference)
     assert isinstance(reference, np.ndarray)
     assert reference.size
-    naive, right = run_snippet(case.naive), run_snippet(case.right)
+    naive = run_snippet(case.naive)
+    right = run_snippet(case.right)
     return distance(naive, reference), distance(right, reference)
 
 
 def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Page:
-    """The page with what was measured, and the versions with which it was.
+    """The page with these figures, and with the versions that gave them.
 
     Raises:
-        MovedError: a figure that another version gave is another with these.
+        MovedError: these versions give another figure than the versions recorded.
     """
     case = page.case_with(versions)
     assert case is not None
     own = {package: versions[package] for package in page.measured}
-    known = all(number in page.measured[package] for package, number in own.items())
+    is_known = all(number in page.measured[package] for package, number in own.items())
+    has_other_versions = any(len(numbers) > 1 for numbers in page.measured.values())
     text = page.text
     for label, figure, value in (
         ("Divergence", case.divergence, values[0]),
@@ -62,12 +64,11 @@ def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Pa
         if states(figure, value):
             continue
         written = write_figure(figure, value)
-        if not known or any(len(numbers) > 1 for numbers in page.measured.values()):
+        if not is_known or has_other_versions:
             raise MovedError(
-                f"{page.slug}: {label.lower()} {written}, recorded {figure}: write by hand "
-                "what it is with which "
-                "version, as in 'Residual: 1.0e+00 (torch>=2.14)' or '## The right port "
-                "(torch>=2.14)'"
+                f"{page.slug}: {label.lower()} {written}, recorded {figure}: write by hand which "
+                "version has which figure, as in 'Residual: 1.0e+00 (torch>=2.14)' or "
+                "'## The right port (torch>=2.14)'"
             )
         text = text.replace(f"\n{label}: {figure}\n", f"\n{label}: {written}\n")
     measured = {
@@ -79,22 +80,29 @@ def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Pa
 
 
 def main(slugs: Sequence[str]) -> int:
-    """Rewrite the figures of some pages (none named: all; `README`: no page), then the index; 1
-    where one moved.
+    """Write the figures of these pages anew, then the index.
+
+    Args:
+        slugs: names of pages; none for all pages, `README` for the index alone.
+
+    Returns:
+        the exit status: 1 where a figure moved, else 0.
     """
-    folder, versions, status = atlas_folder(), installed_versions(), 0
+    folder = atlas_folder()
+    versions = installed_versions()
+    status = 0
     for page in load_atlas():
         case = page.case_with(versions)
         if case is None or (slugs and page.slug not in slugs):
             continue
         values = measure(case)
         try:
-            written = with_figures(page, values, versions)
+            updated = with_figures(page, values, versions)
         except MovedError as error:
             print(error)
             status = 1
             continue
-        (folder / f"{page.slug}.md").write_text(written.text)
+        (folder / f"{page.slug}.md").write_text(updated.text)
         print(f"{page.slug}: divergence {values[0]}, residual {values[1]}")
     (folder / "README.md").write_text(index_of(load_atlas()))
     return status

@@ -1,4 +1,4 @@
-"""Writes docs/catalogue.md, which lists all that a recipe can name.
+"""Writes docs/catalogue.md, which lists everything that a recipe can name.
 
 `python -m tools.catalogue`, or `make pages` for every such page.
 """
@@ -6,6 +6,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from lockstep.recipe import KNOBS, OPTIONS, field_infos
 from lockstep.recipe.presets import PRESETS, UNSAID
@@ -23,15 +25,17 @@ TITLES = {
 }
 INTRODUCTION = """# The catalogue
 
-This page lists all that a recipe can name. PyTorch, JAX and the oracle have all of it, and the [parity
-matrix](matrix.md) says how far they are apart. `lockstep recipe show` prints every field of a recipe with its meaning.
-The [atlas](atlas/README.md) shows what goes wrong between the two frameworks, and [library
-defaults](library_defaults.md) what comes of leaving settings to the libraries.
+This page lists everything that a recipe can name. PyTorch, JAX and the oracle have all of it, and
+the [parity matrix](matrix.md) says how far they are apart. `lockstep recipe show` prints every
+field of a recipe with its meaning. The [atlas](atlas/README.md) shows what goes wrong between the
+two frameworks, and [library defaults](library_defaults.md) what follows from settings that are left
+to the libraries.
 
-A **preset** is a library's name for some knobs. It fixes the knobs that the library fixes. The others have the
-library's defaults, and may be set beside the preset. If a phase has no length (no warmup, or a warmup as long as the
-schedule), a preset has the library's rates, or is refused with the library's reason. `make sweep` holds every preset
-against the library itself on 40 draws of all its knobs. This is how a recipe names presets:
+A **preset** is a library's name for some knobs. It fixes the knobs that the library fixes. The
+others have the library's defaults, and may be set beside the preset. If a phase has no length (no
+warmup, or a warmup as long as the schedule), a preset has the library's rates, or is refused with
+the library's reason. `make sweep` holds every preset against the library itself on 40 draws of all
+its knobs. This is how a recipe names presets:
 
 ```toml
 [optimizer]
@@ -44,20 +48,21 @@ unit = "update"
 warmup = 1000
 ```
 
-Both frameworks train every preset: JAX trains one of torch's, and PyTorch one of Optax's. `lockstep curve` draws the
-presets of schedules over one another.
+Both frameworks train every preset: JAX trains one of torch's, and PyTorch one of Optax's.
+`lockstep curve` draws the presets of schedules over one another.
 
 `make pages` writes this page, and `make docs` checks it.
-"""  # noqa: E501
+"""
 
 
 def page() -> str:
-    return INTRODUCTION + "".join(
-        f"\n## {title}\n{_fields(name)}{_presets(name)}" for name, title in TITLES.items()
-    )
+    """The text of the page."""
+    sections = [f"\n## {title}\n{_fields(name)}{_presets(name)}" for name, title in TITLES.items()]
+    return INTRODUCTION + "".join(sections)
 
 
 def _fields(section: str) -> str:
+    """The fields of a section, and of its variants where it has some."""
     fields = field_infos(section)
     if section not in KNOBS:
         rows = [
@@ -66,64 +71,71 @@ def _fields(section: str) -> str:
         return _table(("field", "one of", "default"), rows)
     knobs = KNOBS[section]
     options = OPTIONS.get(section, {})
-    known = {knob for having in (*knobs.values(), *options.values()) for knob in having}
-    everywhere = {
-        name: field.default
-        for name, field in fields.items()
-        if name not in known and name != "name"
-    }
-    everywhere |= {
-        knob: value
-        for knob, value in next(iter(knobs.values())).items()
-        if _in_every(knobs, knob, value)
-    }
-    rows = [
-        (
-            f"`{name}`",
-            _listed({knob: value for knob, value in having.items() if knob not in everywhere}),
-        )
-        for name, having in knobs.items()
-    ]
-    choices = [
-        f"`{name}`: {_choices(field)}"
-        for name, field in fields.items()
-        if _choices(field) and name != "name"
-    ]
-    found = f"\nAll have {_listed(everywhere)}.\n" if everywhere else ""
-    found += _table(("name", "knobs and their defaults"), rows)
+    shared = _shared_knobs(section)
+    text = f"\nAll have {_listed(shared)}.\n" if shared else ""
+    rows = []
+    for name, defaults in knobs.items():
+        own = {knob: value for knob, value in defaults.items() if knob not in shared}
+        rows.append((f"`{name}`", _listed(own)))
+    text += _table(("name", "knobs and their defaults"), rows)
     if options:
-        found += f"\nNot set unless given: {'; '.join(_options(options))}.\n"
-    return found + (f"\nThe knobs that are a choice: {'; '.join(choices)}.\n" if choices else "")
+        text += f"\nNot set unless given: {'; '.join(_options(options))}.\n"
+    choices = {name: _choices(field) for name, field in fields.items() if name != "name"}
+    listed = [f"`{name}`: {words}" for name, words in choices.items() if words]
+    if listed:
+        text += f"\nThe knobs that are a choice: {'; '.join(listed)}.\n"
+    return text
+
+
+def _shared_knobs(section: str) -> dict[str, Any]:
+    """The knobs that every variant of a section has, each with its one default."""
+    knobs = KNOBS[section]
+    of_variants: set[str] = set()
+    for names in (*knobs.values(), *OPTIONS.get(section, {}).values()):
+        of_variants.update(names)
+    shared = {
+        name: field.default
+        for name, field in field_infos(section).items()
+        if name not in of_variants and name != "name"
+    }
+    first = next(iter(knobs.values()))
+    return shared | {knob: value for knob, value in first.items() if _in_every(knobs, knob, value)}
 
 
 def _options(options: Mapping[str, tuple[str, ...]]) -> list[str]:
-    every = list(dict.fromkeys(knob for having in options.values() for knob in having))
-    names = {knob: [name for name, having in options.items() if knob in having] for knob in every}
+    """Each option, with the variants that have it."""
+    variants: dict[str, list[str]] = {}
+    for name, knobs in options.items():
+        for knob in knobs:
+            variants.setdefault(knob, []).append(name)
     return [
-        f"`{knob}` ({'all' if names[knob] == list(options) else ', '.join(names[knob])})"
-        for knob in every
+        f"`{knob}` ({'all' if names == list(options) else ', '.join(names)})"
+        for knob, names in variants.items()
     ]
 
 
 def _in_every(knobs: Mapping[str, Mapping[str, Any]], knob: str, value: Any) -> bool:
-    return all(knob in having and having[knob] == value for having in knobs.values())
+    return all(knob in names and names[knob] == value for names in knobs.values())
 
 
 def _presets(section: str) -> str:
     if section not in PRESETS:
         return ""
     rows = [
-        (f"`{name}`", p.source, _listed(p.fixed), _listed(p.free))
-        for name, p in PRESETS[section].items()
+        (f"`{name}`", preset.source, _listed(preset.fixed), _listed(preset.free))
+        for name, preset in PRESETS[section].items()
     ]
-    found = _table(("preset", "stands for", "fixes", "leaves free"), rows)
+    text = _table(("preset", "stands for", "fixes", "leaves free"), rows)
     notes: dict[str, list[str]] = {}
     for name, preset in PRESETS[section].items():
         if preset.note:
             notes.setdefault(preset.note, []).append(f"`{name}`")
-    found += "".join(f"\n{', '.join(named)}: {note}.\n" for note, named in notes.items())
+    for note, names in notes.items():
+        text += f"\n{', '.join(names)}: {note}.\n"
     unsaid = [(f"`{name}`", line) for name, line in UNSAID.get(section, {}).items()]
-    return found + (_table(("no preset", "why"), unsaid) if unsaid else "")
+    if unsaid:
+        text += _table(("no preset", "why"), unsaid)
+    return text
 
 
 def _listed(knobs: Mapping[str, Any]) -> str:
@@ -132,18 +144,21 @@ def _listed(knobs: Mapping[str, Any]) -> str:
     )
 
 
-def _choices(field: Any) -> str:
+def _choices(field: FieldInfo) -> str:
     return ", ".join(choices_of(field.annotation))
 
 
 def _value(value: Any) -> str:
-    shown = str(list(value)) if isinstance(value, tuple) else str(value)
-    return shown.lower() if isinstance(value, bool) else shown or '""'
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(list(value)) if isinstance(value, tuple) else str(value)
+    return text or '""'
 
 
 def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = ["", "| " + " | ".join(headers) + " |", "|---" * len(headers) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
+    lines = ["", f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

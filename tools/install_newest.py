@@ -1,9 +1,9 @@
 """Installs this project with the newest releases that pyproject.toml allows into the environment
 that runs it.
 
-`make latest` runs it, with the standard library and pip alone. Left out is what PyTorch's CUDA
-build does not load on a CPU: none of its libraries is linked against it. Where the index offers a
-CPU build, nothing is left out.
+`make latest` runs it, with the standard library and pip alone. It leaves out the packages of
+PyTorch's CUDA build that a CPU does not load, because none of PyTorch's libraries is linked against
+them. Where the index offers a CPU build, nothing is left out.
 """
 
 import json
@@ -19,9 +19,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input",
 
 
 def pins(report: dict[str, Any]) -> list[str]:
-    """What to install of what pip resolved: name==version, without this project and what is not
-    loaded.
-    """
+    """name==version of each package that pip resolved, but this project and what is not loaded."""
     packages = [
         item["metadata"] for item in report["install"] if "dir_info" not in item["download_info"]
     ]
@@ -29,17 +27,9 @@ def pins(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Resolve, then install without asking for dependencies again."""
-    resolve = [
-        *PIP,
-        "install",
-        "--dry-run",
-        "--ignore-installed",
-        "--report",
-        "-",
-        "--editable",
-        ".[dev]",
-    ]
+    """Resolve the versions, then install them without resolving again."""
+    resolve = [*PIP, "install", "--dry-run", "--ignore-installed", "--report", "-"]
+    resolve += ["--editable", ".[dev]"]
     report = json.loads(subprocess.run(resolve, check=True, stdout=subprocess.PIPE).stdout)
     subprocess.run([*PIP, "install", "--no-compile", "--no-deps", *pins(report)], check=True)
     subprocess.run([*PIP, "install", "--no-deps", "--editable", "."], check=True)

@@ -25,10 +25,17 @@ from lockstep.data_prep import prepare
 from lockstep.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "library_defaults.md"
-UPDATES, RATE, HIDDEN, ROWS = 200, 0.02, 8, 30
+UPDATES = 200
+RATE = 0.02
+HIDDEN = 8
+ROWS = 30
+"""Rows of a batch; there are three batches."""
 APART = 1e-9
+"""The relative difference from which two trainings are called different."""
 SAMPLES = 400_000
-ALIKE = 0.006  # a Kolmogorov-Smirnov distance of two samples of one distribution goes to 0.004
+ALIKE = 0.006
+"""The Kolmogorov-Smirnov distance from which two distributions are called different. Two samples of
+one distribution are up to 0.004 apart."""
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -45,54 +52,82 @@ class Torch:
 
 @dataclass(frozen=True)
 class Flax:
-    """The same in Flax and Optax."""
+    """The same training in Flax and Optax."""
 
     layer: Callable[[], Any] = lambda: jnp.tanh
     loss: Callable[..., Any] = lambda outputs, y: optax.softmax_cross_entropy_with_integer_labels(
         outputs, y
     ).mean()
     optimizer: Callable[..., Any] = optax.sgd
-    schedule: Any = RATE
+    schedule: optax.ScalarOrSchedule = RATE
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What people take for each other. `parts` says why they part, and is "" where they are known
-    to agree.
-    """
+    """Two trainings that people take for each other."""
 
     group: str
     torch: str
     flax: str
     parts: str
+    """Why the two part; "" where they are known to agree."""
     in_torch: Torch = field(default_factory=Torch)
     in_flax: Flax = field(default_factory=Flax)
 
 
 def optimizer(
-    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+    torch_name: str,
+    flax_name: str,
+    parts: str,
+    in_torch: Callable[..., Any],
+    in_flax: Callable[..., Any],
 ) -> Pair:
-    return Pair("Optimizers", name, other, parts, Torch(optimizer=made), Flax(optimizer=other_made))
+    return Pair(
+        "Optimizers",
+        torch_name,
+        flax_name,
+        parts,
+        Torch(optimizer=in_torch),
+        Flax(optimizer=in_flax),
+    )
 
 
 def loss(
-    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+    torch_name: str,
+    flax_name: str,
+    parts: str,
+    in_torch: Callable[..., Any],
+    in_flax: Callable[..., Any],
 ) -> Pair:
-    return Pair("Losses", name, other, parts, Torch(loss=made), Flax(loss=other_made))
+    return Pair("Losses", torch_name, flax_name, parts, Torch(loss=in_torch), Flax(loss=in_flax))
 
 
 def layer(
-    name: str, other: str, parts: str, made: Callable[..., Any], other_made: Callable[..., Any]
+    torch_name: str,
+    flax_name: str,
+    parts: str,
+    in_torch: Callable[..., Any],
+    in_flax: Callable[..., Any],
 ) -> Pair:
-    return Pair("Layers", name, other, parts, Torch(layer=made), Flax(layer=other_made))
+    return Pair("Layers", torch_name, flax_name, parts, Torch(layer=in_torch), Flax(layer=in_flax))
 
 
-def schedule(name: str, other: str, parts: str, made: Callable[..., Any], other_made: Any) -> Pair:
-    return Pair("Schedules", name, other, parts, Torch(schedule=made), Flax(schedule=other_made))
+def schedule(
+    torch_name: str,
+    flax_name: str,
+    parts: str,
+    in_torch: Callable[..., Any],
+    in_flax: optax.Schedule,
+) -> Pair:
+    return Pair(
+        "Schedules", torch_name, flax_name, parts, Torch(schedule=in_torch), Flax(schedule=in_flax)
+    )
 
 
-def muon(parameters: Any, lr: float) -> Any:
-    """Its class takes the weights alone."""
+def muon(
+    parameters: list[torch.nn.Parameter], lr: float
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """PyTorch's Muon, which takes the weights alone, and AdamW for the biases."""
     weights = [parameter for parameter in parameters if parameter.ndim == 2]
     rest = [parameter for parameter in parameters if parameter.ndim != 2]
     return torch.optim.Muon(weights, lr=lr), torch.optim.AdamW(rest, lr=lr)
@@ -100,7 +135,8 @@ def muon(parameters: Any, lr: float) -> Any:
 
 def kl_div(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "reduction: 'mean'")  # of itself
+        # PyTorch warns that "mean" divides by the elements, which is what this row shows
+        warnings.filterwarnings("ignore", "reduction: 'mean'")
         return functional.kl_div(outputs.log_softmax(-1), one_hot(y) * 0.7 + 0.1)
 
 
@@ -344,8 +380,8 @@ def nnx_layer(kind: Callable[..., Any], *arguments: Any, **knobs: Any) -> Callab
 
 LAYERS = [
     *(
-        layer(name, other, parts, made, lambda f=f: f)
-        for name, made, other, f, parts in ACTIVATIONS
+        layer(torch_name, flax_name, parts, in_torch, lambda activation=activation: activation)
+        for torch_name, in_torch, flax_name, activation, parts in ACTIVATIONS
     ),
     layer(
         "PReLU",
@@ -476,7 +512,7 @@ PAIRS = [*OPTIMIZERS, *LOSSES, *LAYERS, *SCHEDULES]
 
 @cache
 def data() -> tuple[NDArray[np.float64], NDArray[np.int64], Tensors]:
-    """The rows, their classes and the one start of all trainings, weights as (in, out)."""
+    """Rows (N, D), their classes (N,), and the start of all trainings, with weights (in, out)."""
     rows = prepare(
         Recipe().with_values({"data.rows": 3 * ROWS, "data.features": 6, "data.classes": 3})
     )
@@ -489,29 +525,31 @@ def data() -> tuple[NDArray[np.float64], NDArray[np.int64], Tensors]:
 
 
 def train_torch(recipe: Torch) -> Tensors:
+    """Every parameter and running statistic after the last update, weights as (in, out)."""
     torch.manual_seed(0)
-    x, y, start = data()
-    linear1, linear2 = (
-        torch.nn.Linear(*start[f"weight{i}"].shape, dtype=torch.float64) for i in (1, 2)
-    )
-    for i, linear in enumerate((linear1, linear2), start=1):
+    x_ND, y_N, start = data()
+    linears = []
+    for i in (1, 2):
+        linear = torch.nn.Linear(*start[f"weight{i}"].shape, dtype=torch.float64)
         linear.weight.data = torch.from_numpy(start[f"weight{i}"].T.copy())
         linear.bias.data = torch.from_numpy(start[f"bias{i}"].copy())
-    net = torch.nn.Sequential(linear1, recipe.layer(), linear2)
-    made = recipe.optimizer(list(net.parameters()), lr=RATE)
-    steppers = list(made) if isinstance(made, tuple) else [made]
-    scheduler = recipe.schedule(made) if recipe.schedule else None
+        linears.append(linear)
+    net = torch.nn.Sequential(linears[0], recipe.layer(), linears[1])
+    optimizer = recipe.optimizer(list(net.parameters()), lr=RATE)
+    optimizers = list(optimizer) if isinstance(optimizer, tuple) else [optimizer]
+    scheduler = recipe.schedule(optimizer) if recipe.schedule else None
     for update in range(UPDATES):
         rows = slice(update % 3 * ROWS, (update % 3 + 1) * ROWS)
         net.zero_grad()
-        recipe.loss(net(torch.from_numpy(x[rows])), torch.from_numpy(y[rows])).backward()
-        for stepper in steppers:
-            stepper.step()
+        recipe.loss(net(torch.from_numpy(x_ND[rows])), torch.from_numpy(y_N[rows])).backward()
+        for each in optimizers:
+            each.step()
         if scheduler is not None and update < UPDATES - 1:
             scheduler.step()
-    found = {f"weight{i}": linear.weight for i, linear in ((1, linear1), (2, linear2))}
-    found |= {f"bias{i}": linear.bias for i, linear in ((1, linear1), (2, linear2))}
-    tensors = {name: tensor.detach().numpy().T for name, tensor in found.items()}
+    tensors: Tensors = {}
+    for i, linear in enumerate(linears, start=1):
+        tensors[f"weight{i}"] = linear.weight.detach().numpy().T
+        tensors[f"bias{i}"] = linear.bias.detach().numpy()
     if isinstance(net[1], torch.nn.BatchNorm1d):
         tensors |= {"mean": net[1].running_mean.numpy(), "var": net[1].running_var.numpy()}
     return tensors
@@ -520,28 +558,30 @@ def train_torch(recipe: Torch) -> Tensors:
 class Net(nnx.Module):
     """Linear, layer, Linear."""
 
-    def __init__(self, layer: Any, start: Tensors) -> None:
+    def __init__(self, between: Callable[[jax.Array], jax.Array], start: Tensors) -> None:
         self.linear1 = nnx.Linear(6, HIDDEN, rngs=nnx.Rngs(0))
         self.linear2 = nnx.Linear(HIDDEN, 3, rngs=nnx.Rngs(0))
         for i, linear in enumerate((self.linear1, self.linear2), start=1):
             linear.kernel = nnx.Param(jnp.asarray(start[f"weight{i}"]))
             linear.bias = nnx.Param(jnp.asarray(start[f"bias{i}"]))
-        self.layer = layer
+        self.layer = between
 
-    def __call__(self, x: Any) -> Any:
-        return self.linear2(self.layer(self.linear1(x)))
+    def __call__(self, x_BD: jax.Array) -> jax.Array:
+        return self.linear2(self.layer(self.linear1(x_BD)))
 
 
 def train_flax(recipe: Flax) -> Tensors:
+    """Every parameter and running statistic after the last update, weights as (in, out)."""
     with jax.enable_x64(True):
-        x, y, start = data()
+        x_ND, y_N, start = data()
         graph, parameters, rest = nnx.split(Net(recipe.layer(), start), nnx.Param, ...)
         # running statistics start in float32, whatever the parameters are
         rest = jax.tree.map(
             lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, rest
         )
         transformation = recipe.optimizer(recipe.schedule)
-        x_TBD, y_TB = (jnp.asarray(a).reshape(3, ROWS, *a.shape[1:]) for a in (x, y))
+        x_TBD = jnp.asarray(x_ND).reshape(3, ROWS, -1)
+        y_TB = jnp.asarray(y_N).reshape(3, ROWS)
 
         def update(carry: Any, number: Any) -> Any:
             parameters, rest, state = carry
@@ -571,13 +611,13 @@ def train_flax(recipe: Flax) -> Tensors:
 def apart(number: int) -> float:
     """The largest difference of any tensor after 200 updates, over its largest value."""
     pair = PAIRS[number]
-    a, b = train_torch(pair.in_torch), train_flax(pair.in_flax)
+    a = train_torch(pair.in_torch)
+    b = train_flax(pair.in_flax)
     assert a.keys() == b.keys()
     assert all(array.dtype == np.float64 for array in (*a.values(), *b.values()))
-    start = data()[2]
-    assert all(np.abs(a[name] - start[name]).max() > 1e-3 for name in ("weight1", "weight2")), (
-        "it has not trained"
-    )
+    _, _, start = data()
+    for name in ("weight1", "weight2"):
+        assert np.abs(a[name] - start[name]).max() > 1e-3, "it has not trained"
     return max(float(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max()) for name in a)
 
 
@@ -586,12 +626,13 @@ def apart(number: int) -> float:
 
 @dataclass(frozen=True)
 class Init:
-    """`parts` says why the distributions differ, and is "" where they are one."""
+    """Two initialisers that people take for each other."""
 
     torch: str
     flax: str
     parts: str
-    in_torch: Callable[[torch.Tensor], Any]
+    """Why the distributions differ; "" where they are one."""
+    in_torch: Callable[[torch.Tensor], torch.Tensor]
     in_flax: Callable[..., Any]
 
 
@@ -603,7 +644,8 @@ def default_bias(weight: torch.Tensor) -> torch.Tensor:
     return torch.nn.Linear(50, weight.numel()).bias.detach()
 
 
-INIT, JAX_INIT = torch.nn.init, jax.nn.initializers
+INIT = torch.nn.init
+JAX_INIT = jax.nn.initializers
 CUT = "Flax cuts at two deviations"
 INITS = [
     Init(
@@ -618,7 +660,7 @@ INITS = [
     Init(
         "xavier_normal_",
         "glorot_normal",
-        "Flax cuts at two deviations",
+        CUT,
         INIT.xavier_normal_,
         JAX_INIT.glorot_normal(),
     ),
@@ -640,72 +682,73 @@ INITS = [
 @cache
 def distance(number: int) -> float:
     """Kolmogorov-Smirnov distance: the largest difference of the two distribution functions."""
-    init, inputs = INITS[number], 200
+    init = INITS[number]
+    inputs = 200
     outputs = SAMPLES // inputs
     torch.manual_seed(0)
     with torch.no_grad():
         a = np.sort(init.in_torch(torch.empty(outputs, inputs)).numpy().ravel())
     b = np.sort(np.asarray(init.in_flax(jax.random.key(0), (inputs, outputs), jnp.float32)).ravel())
     points = np.concatenate([a, b])
-    shares = (np.searchsorted(sample, points, side="right") / len(sample) for sample in (a, b))
-    return float(np.abs(next(shares) - next(shares)).max())
+    share_a = np.searchsorted(a, points, side="right") / len(a)
+    share_b = np.searchsorted(b, points, side="right") / len(b)
+    return float(np.abs(share_a - share_b).max())
 
 
 # --- the page
 
 
+INTRODUCTION = f"""# Library defaults against each other
+
+Each row of the first tables stands for two trainings of one network (Linear, layer, Linear) in
+float64: once as PyTorch has it, and once as Flax and Optax have it. Both have the same start, the
+same {3 * ROWS} rows in batches of {ROWS}, and {UPDATES} updates. Every setting that is not named
+is left to the library. The last column is the largest difference of any parameter (or running
+statistic) after the last update, over the largest value of its tensor. *agree* is below 1e-9;
+`lockstep compare` calls two float64 runs apart from 1e-12 on.
+
+The optimizers train with cross entropy and tanh at a learning rate of {RATE}. The losses, layers
+and schedules train with plain SGD.
+
+`make pages` writes this page, and the tests check it.
+"""
+INITIALISATION = f"""
+## Initialisation
+
+The last column is the Kolmogorov-Smirnov distance of {SAMPLES} values that each library draws for a
+layer of 200 inputs. *agree* is below {ALIKE}.
+"""
+END = """
+This page leaves out what only one of the two has (LAMB, Lion and SM3 in Optax, ASGD in PyTorch),
+L-BFGS, which takes a closure in PyTorch and a line search in Optax, and losses and layers for
+pairs, triples, sequences and images.
+"""
+
+
 def page() -> str:
-    lines = [
-        "# Library defaults against each other",
-        "",
-        f"The same start, the same {3 * ROWS} rows in batches of {ROWS}, {UPDATES} updates "
-        "in float64 of Linear, layer,"
-        " Linear: once as PyTorch has it and once as Flax and",
-        "Optax have it, with every setting that is not named left to the library. The last "
-        "column is the largest"
-        " difference of any parameter (or running",
-        "statistic) after the last update, over the largest value of its tensor. *agree* "
-        "is below 1e-9;"
-        " `lockstep compare` calls two float64 runs apart from 1e-12 on.",
-        f"The optimizers train with SGD's loss and tanh at a learning rate of {RATE}; the "
-        "losses, layers and schedules"
-        " with plain SGD.",
-        "",
-        "`make pages` writes this page, and the tests check it.",
-    ]
+    """The text of the page, from trainings and draws."""
+    text = INTRODUCTION
     for group in ("Optimizers", "Losses", "Layers", "Schedules"):
-        lines += [
-            "",
-            f"## {group}",
-            "",
-            "| PyTorch | Flax, Optax | what differs | apart |",
-            "|---|---|---|---|",
+        rows = [
+            f"| {pair.torch} | {pair.flax} | {pair.parts} | {_cell(apart(number), APART)} |"
+            for number, pair in enumerate(PAIRS)
+            if pair.group == group
         ]
-        for number, pair in enumerate(PAIRS):
-            if pair.group == group:
-                shown = f"{apart(number):.1e}" if apart(number) > APART else "agree"
-                lines.append(f"| {pair.torch} | {pair.flax} | {pair.parts} | {shown} |")
-    lines += [
-        "",
-        "## Initialisation",
-        "",
-        f"Kolmogorov-Smirnov distance of {SAMPLES} values drawn by each for a layer of 200 inputs;"
-        f" *agree* is below {ALIKE}.",
-        "",
-        "| PyTorch | Flax | what differs | apart |",
-        "|---|---|---|---|",
+        text += f"\n## {group}\n" + _table("Flax, Optax", rows)
+    rows = [
+        f"| {init.torch} | {init.flax} | {init.parts} | {_cell(distance(number), ALIKE)} |"
+        for number, init in enumerate(INITS)
     ]
-    for number, init in enumerate(INITS):
-        shown = f"{distance(number):.1e}" if distance(number) > ALIKE else "agree"
-        lines.append(f"| {init.torch} | {init.flax} | {init.parts} | {shown} |")
-    lines += [
-        "",
-        "Not here: what only one of the two has (LAMB, Lion and SM3 in Optax, ASGD in "
-        "PyTorch); L-BFGS, which takes a"
-        " closure in PyTorch and a line search in Optax; losses and layers for pairs, "
-        "triples, sequences and images.",
-    ]
+    return text + INITIALISATION + _table("Flax", rows) + END
+
+
+def _table(other: str, rows: list[str]) -> str:
+    lines = ["", f"| PyTorch | {other} | what differs | apart |", "|---|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: float, agreement: float) -> str:
+    return f"{value:.1e}" if value > agreement else "agree"
 
 
 if __name__ == "__main__":

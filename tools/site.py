@@ -26,7 +26,7 @@ from tools import catalogue
 ROOT = Path(__file__).parent.parent
 DOCS = "docs/"
 SOURCE = "source/"
-"""Folder of the site with the files that links lead to and that are no documents."""
+"""The site's folder for files that links lead to and that are no documents."""
 PAIR = [
     "model",
     "norm",
@@ -101,10 +101,8 @@ def _atlas() -> list[Any]:
 
 
 def _commands() -> list[Any]:
-    return [
-        "commands/index.md",
-        *({f"lockstep {name}": f"commands/{name}.md"} for name in command_pages()),
-    ]
+    pages = [{f"lockstep {name}": f"commands/{name}.md"} for name in command_pages()]
+    return ["commands/index.md", *pages]
 
 
 def _api() -> list[Any]:
@@ -112,7 +110,7 @@ def _api() -> list[Any]:
 
 
 def _pair() -> list[Any]:
-    return ["pair.md", *({f"{name}.py": f"pair/{name}.md"} for name in _pair_files())]
+    return ["pair.md", *[{f"{name}.py": f"pair/{name}.md"} for name in _pair_files()]]
 
 
 FOLDERS = {"atlas/": _atlas, "commands/": _commands, "api/": _api, "pair/": _pair}
@@ -138,7 +136,7 @@ def generated() -> Mapping[str, str]:
 
 @cache
 def command_pages() -> Mapping[str, str]:
-    """Command -> its page; those of a group are on one."""
+    """Command -> its page; the commands of a group share a page."""
     context = click.Context(cli, info_name="lockstep")
     pages: Pages = {}
     for name in cli.list_commands(context):
@@ -197,8 +195,8 @@ def _command_index() -> str:
         )
     return (
         "# Commands\n\n"
-        "This part of the site is made from the command line itself; `lockstep COMMAND "
-        "--help` prints the same.\n\n"
+        "This part of the site is made from the command line itself; `lockstep COMMAND --help` "
+        "prints the same.\n\n"
         "| command | what it does |\n|---|---|\n" + "\n".join(rows) + "\n\n"
         "The exit statuses are in [Parity in your tests](../pytest.md#exit-status).\n"
     )
@@ -208,10 +206,9 @@ def _fields() -> str:
     recipe = load_recipe("seed")
     return (
         "# Fields of a recipe\n\n"
-        "`lockstep recipe show seed` prints this file: every field that the recipe `seed` "
-        "has, with its meaning. "
-        "The [catalogue](catalogue.md) has the fields of every other optimizer, schedule "
-        "and loss.\n\n"
+        "`lockstep recipe show seed` prints this file: every field that the recipe `seed` has, "
+        "with its meaning. The [catalogue](catalogue.md) has the fields of every other optimizer, "
+        "schedule and loss.\n\n"
         f"```toml\n{recipe.to_toml(documented=True)}```\n"
     )
 
@@ -246,7 +243,8 @@ def _pair_files() -> list[str]:
     return [
         name
         for name in PAIR
-        if all((ROOT / twin / f"{name}.py").is_file() for twin in ("pt_impl", "jax_impl"))
+        if (ROOT / "pt_impl" / f"{name}.py").is_file()
+        and (ROOT / "jax_impl" / f"{name}.py").is_file()
     ]
 
 
@@ -274,12 +272,12 @@ def documents_outside() -> Mapping[str, str]:
 
 
 def source_of(uri: str) -> str:
-    """Where in the repository the text of a page of the site lies."""
+    """The path in the repository of a page's text."""
     return documents_outside().get(uri, DOCS + uri)
 
 
 def _place_of(path: str) -> str | None:
-    """Where on the site a file of the repository is shown; None if there is no such file."""
+    """The site's path of a file of the repository, or None if there is no such file."""
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
     if path == "README.md":  # its page is the home of the site
@@ -291,9 +289,7 @@ def _place_of(path: str) -> str | None:
 
 
 def relocated(text: str, uri: str) -> tuple[str, set[str]]:
-    """The text of a page with its links as the site has them, and the files of the repository that
-    they lead to.
-    """
+    """The text of a page with the site's links, and the files of the repository that they show."""
     files: set[str] = set()
     source = posixpath.dirname(source_of(uri))
 
@@ -310,15 +306,16 @@ def relocated(text: str, uri: str) -> tuple[str, set[str]]:
         moved = posixpath.relpath(place, posixpath.dirname(uri) or ".")
         return f"{match[1]}{moved}{mark}{anchor}{match[3]}"
 
-    fences = [found.span() for found in FENCE.finditer(text)]
-    pieces, end = [], 0
+    fences = [fence.span() for fence in FENCE.finditer(text)]
+    pieces = []
+    end = 0
     for start, stop in [*fences, (len(text), len(text))]:
         pieces += [LINK.sub(relocate, text[end:start]), text[start:stop]]
         end = stop
     return "".join(pieces), files
 
 
-def _shown(path: str) -> str:
+def _source_page(path: str) -> str:
     language = {".py": "python", ".toml": "toml", ".md": "markdown"}.get(Path(path).suffix, "text")
     return f"# {path}\n\n````{language}\n{(ROOT / path).read_text()}````\n"
 
@@ -371,14 +368,17 @@ def on_files(files: Any, config: Any) -> Any:
             linked |= relocated(file.content_string, file.src_uri)[1]
     for path in sorted(linked):
         page = File.generated(
-            config, f"{SOURCE}{path}.md", content=_shown(path), inclusion=InclusionLevel.NOT_IN_NAV
+            config,
+            f"{SOURCE}{path}.md",
+            content=_source_page(path),
+            inclusion=InclusionLevel.NOT_IN_NAV,
         )
         files.append(page)
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn the links of the repository into those of the site."""
+    """The page with the site's links in place of the repository's."""
     if page.file.src_uri in generated() or page.file.src_uri.startswith(SOURCE):
         return markdown
     return relocated(markdown, page.file.src_uri)[0]
