@@ -1,1 +1,1 @@
-"""What a comparison found, told in the terminal, as one HTML file and as JSON."""
+"""Reports: every verdict in the terminal, as one HTML file, and as JSON, Markdown or JUnit XML."""

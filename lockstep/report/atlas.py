@@ -1,7 +1,6 @@
-"""The porting atlas in the terminal: a list of pages, one page, or what a check of the pages
-gave.
-"""
+"""The porting atlas in the terminal: a list of pages, one page, or a check of pages."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -21,10 +20,12 @@ STATUSES = {"holds": "as recorded", "moved": "moved", "cannot run": "cannot run"
 
 
 def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> None:
-    """A row a page: the word that prints it, its title and what the naive port is off by.
+    """Print a row for each page: the word that prints the page, and its title.
 
     Args:
-        pages: in the order to show; `grouped` puts a heading wherever the group changes.
+        pages: the pages, in the order to show.
+        console: where to print.
+        grouped: whether a heading stands wherever the group changes.
     """
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, overflow="fold", style="bold")
@@ -33,7 +34,7 @@ def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> No
     for page in pages:
         if grouped and page.group != group:
             group = page.group
-            table.add_row(*(("", "") if table.row_count else ()), style=None)
+            table.add_row("", "")
             table.add_row(Text(group, style="underline"), "")
         table.add_row(printable(page.slug), printable(page.title))
     console.print(table)
@@ -41,17 +42,17 @@ def print_index(pages: Sequence[Page], console: Console, *, grouped: bool) -> No
 
 
 def print_page(page: Page, console: Console) -> None:
-    """The page as it stands, its links written out where they cannot be clicked."""
+    """Print a page; a link that cannot be clicked is written out."""
     console.print(Markdown(page.text, code_theme="ansi_dark", hyperlinks=console.is_terminal))
 
 
 def print_check(checks: Sequence[Check], versions: Mapping[str, str], console: Console) -> None:
-    """With what the pages were run, how many hold, and what moved or could not be run.
+    """Print the versions that ran the pages, what moved or could not run, and how many pages hold.
 
     Args:
-        checks: of the pages, in the order to show.
-        versions: package -> version that is installed.
-        console: lines are wrapped to its width.
+        checks: the checks of the pages, in the order to show.
+        versions: package -> the version that is installed.
+        console: where to print; lines are wrapped to its width.
     """
 
     def line(text: str, indent: int = 0, style: str = "") -> None:
@@ -66,8 +67,8 @@ def print_check(checks: Sequence[Check], versions: Mapping[str, str], console: C
         if others and not any(number in numbers for numbers in others):
             recorded = " and ".join(dict.fromkeys(numbers[-1] for numbers in others))
             line(
-                f"No page was measured with {package} {number}; the last version recorded "
-                f"is {recorded}."
+                f"No page was measured with {package} {number}; the last version recorded is "
+                f"{recorded}."
             )
     for status, style in (("moved", "red"), ("cannot run", "yellow")):
         chosen = [check for check in checks if check.status == status]
@@ -78,7 +79,7 @@ def print_check(checks: Sequence[Check], versions: Mapping[str, str], console: C
             line(check.page.slug, style="bold")
             for text in describe_check(check):
                 line(text, indent=2)
-    counts = [(status, sum(check.status == status for check in checks)) for status in STATUSES]
-    told = ", ".join(f"{count} {STATUSES[status]}" for status, count in counts if count)
+    counts = Counter(check.status for check in checks)
+    summary = [f"{counts[status]} {words}" for status, words in STATUSES.items() if counts[status]]
     line("")
-    line(told, style="bold")
+    line(", ".join(summary), style="bold")

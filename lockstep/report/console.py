@@ -1,4 +1,4 @@
-"""The terminal: its width and colours, and the result of a comparison."""
+"""The console that commands print on, and the tables of a comparison."""
 
 import os
 import sys
@@ -20,9 +20,7 @@ __all__ = ["PlainConsole", "make_console", "print_comparison", "print_stages", "
 
 
 class PlainConsole(Console):
-    """A console on which text is only ever text: nothing in it is markup, and what does not print
-    is shown escaped.
-    """
+    """A console that takes text as it is: no markup, and escapes for what does not print."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
@@ -34,50 +32,51 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """The segments of anything; those of rich's own control codes stay as they are."""
+        """The segments of anything, escaped; rich's own control codes stay as they are."""
         for segment in super().render(renderable, options):
-            yield (
-                segment
-                if segment.control
-                else segment._replace(text=printable(segment.text, LAYOUT))
-            )
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=printable(segment.text, LAYOUT))
 
 
 def make_console() -> Console:
-    """Standard output: colours on a terminal unless NO_COLOR is set; 80 columns wide where it is
-    none and
-    COLUMNS does not say otherwise."""
+    """A console on standard output.
+
+    A terminal has colours unless NO_COLOR is set. Any other output is 80 columns wide unless
+    COLUMNS says otherwise.
+    """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
     return PlainConsole(width=width)
 
 
-def print_comparison(found: Comparison, names: tuple[str, str], console: Console) -> None:
-    """A row for each stage with its worst element, the first divergence, then the verdict."""
-    print_stages(found, names, console)
-    if found.first is not None:
-        console.print(f"First {printable(describe_difference(found.first))}", soft_wrap=True)
-    print_verdict(found, console)
+def print_comparison(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
+    """Print a row for each stage with its worst element, the first divergence, and the verdict."""
+    print_stages(comparison, names, console)
+    if comparison.first is not None:
+        console.print(f"First {printable(describe_difference(comparison.first))}", soft_wrap=True)
+    print_verdict(comparison, console)
 
 
-def print_verdict(found: Comparison, console: Console) -> None:
-    """The verdict, of how much, and where judging ends."""
-    if found.limit is not None:
-        text = describe_limit(found.limit)
+def print_verdict(comparison: Comparison, console: Console) -> None:
+    """Print where judging ends, the verdict, and how many arrays were compared."""
+    if comparison.limit is not None:
+        text = describe_limit(comparison.limit)
         console.print(f"{text[0].upper()}{text[1:]}.", soft_wrap=True)
-    console.print(f"verdict: {found.verdict} ({found.compared} arrays compared)", style="bold")
-
-
-def print_stages(found: Comparison, names: tuple[str, str], console: Console) -> None:
-    """A row for each stage with its worst element."""
-    a, b = (printable(name) for name in names)
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"{a} against {b}", title_justify="left"
+    console.print(
+        f"verdict: {comparison.verdict} ({comparison.compared} arrays compared)", style="bold"
     )
+
+
+def print_stages(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
+    """Print a row for each stage with its worst element."""
+    title = " against ".join(printable(name) for name in names)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for header in ("stage", "worst at", "update"):
         table.add_column(header, overflow="fold")
     for header in ("difference", "bound", "ratio"):
         table.add_column(header, justify="right")
-    for stage, worst in found.worst.items():
+    for stage, worst in comparison.worst.items():
         place = f"[{', '.join(map(str, worst.element))}]" if worst.element else ""
         update = "start" if worst.update < 0 else str(worst.update)
         ratio = "beyond" if worst.ratio == float("inf") else factor(worst.ratio, 2)

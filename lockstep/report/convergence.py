@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -40,7 +40,7 @@ COLOURS = {"equivalent": "green", "different": "red", "inconclusive": "yellow"}
 
 @dataclass(frozen=True)
 class Row:
-    """A judgement as text; the interval is Welch's, of the level 1 - 2 alpha, as a half width."""
+    """A judgement as text. The difference has the half width of Welch's interval at 1 - 2 alpha."""
 
     metric: str
     means: tuple[str, str]
@@ -60,14 +60,11 @@ def rule(recipe: Recipe) -> str:
     """How a verdict is reached."""
     alpha = recipe.convergence.alpha
     return (
-        f"equivalent: two one-sided Welch t tests at {alpha:g} and the "
-        f"{100 * (1 - 2 * alpha):g} % bootstrap interval "
-        "place the difference of the means within the margins. different: a one-sided test at "
-        f"{alpha:g} over the number of metrics, and the bootstrap interval of that level, "
-        "place it beyond one. "
-        "inconclusive: neither. Over all metrics, with own draws and with shared ones: "
-        "different where one is, "
-        "equivalent where all are."
+        f"equivalent: two one-sided Welch t tests at {alpha:g} and the {100 * (1 - 2 * alpha):g} % "
+        "bootstrap interval place the difference of the means within the margins. different: a "
+        f"one-sided test at {alpha:g} over the number of metrics, and the bootstrap interval of "
+        "that level, place it beyond one. inconclusive: neither. Over all metrics, with own draws "
+        "and with shared ones: different where one is, equivalent where all are."
     )
 
 
@@ -75,128 +72,82 @@ def metric_label(recipe: Recipe, metric: str) -> str:
     """ "held-out loss", "held-out R2", "updates to 0.1"."""
     if metric == "updates":
         return f"updates to {recipe.convergence.target:g}"
-    return (
-        "held-out "
-        + {"loss": "loss", "score": {"r2": "R2"}.get(score_name(recipe), score_name(recipe))}[
-            metric
-        ]
-    )
+    if metric == "loss":
+        return "held-out loss"
+    score = score_name(recipe)
+    return "held-out R2" if score == "r2" else f"held-out {score}"
 
 
-def verdict_row(recipe: Recipe, found: Judgement) -> Row:
+def verdict_row(recipe: Recipe, judgement: Judgement) -> Row:
     """The cells of a judgement."""
-    half = (found.interval[1] - found.interval[0]) / 2
+    half = (judgement.interval[1] - judgement.interval[0]) / 2
     return Row(
-        metric_label(recipe, found.metric),
-        _pair(found.means, 4),
-        _pair(found.deviations, 2),
-        f"{found.difference:+.2g} ± {half:.2g}",
-        f"{found.bootstrap[0]:+.2g} to {found.bootstrap[1]:+.2g}",
-        f"{found.margin:.2g}",
-        found.word,
+        metric_label(recipe, judgement.metric),
+        _pair(judgement.means, 4),
+        _pair(judgement.deviations, 2),
+        f"{judgement.difference:+.2g} ± {half:.2g}",
+        f"{judgement.bootstrap[0]:+.2g} to {judgement.bootstrap[1]:+.2g}",
+        f"{judgement.margin:.2g}",
+        judgement.word,
     )
 
 
 def power_rows(study: Study) -> list[tuple[str, str, str, str, str, str]]:
-    """Of each metric what its spread could show; see `lockstep.studies.converge.judge.Power`."""
+    """What the spread of each metric could show; see `lockstep.studies.converge.judge.Power`."""
     return [
         (
-            metric_label(study.recipe, found.metric),
-            "shared" if found.paired else "own",
-            f"{found.power.equivalent:.3f}",
-            f"{found.power.margin:.3f}",
-            f"{found.power.different:.3f}",
-            f"{found.power.smallest:.2g}",
+            metric_label(study.recipe, judgement.metric),
+            "shared" if judgement.paired else "own",
+            f"{judgement.power.equivalent:.3f}",
+            f"{judgement.power.margin:.3f}",
+            f"{judgement.power.different:.3f}",
+            f"{judgement.power.smallest:.2g}",
         )
-        for found in (*study.own, *study.paired)
+        for judgement in (*study.own, *study.paired)
     ]
 
 
 def warmup_rows(study: Study) -> list[tuple[str, list[str]]]:
-    """The mean of each metric, in torch and jax with the recipe's schedule, then with the
-    contrast.
+    """Each metric's label, and its means: torch and jax with the recipe's schedule, then with the
+    contrast's.
     """
-    setups = [(setup, backend) for setup in ("own", "contrast") for backend in BACKENDS]
-    values = [measure(study.recipe, study.ensembles[key]) for key in setups]
-    return [
-        (metric_label(study.recipe, m), [f"{value[m].mean():.4g}" for value in values])
-        for m in values[0]
-    ]
+    set_ups = [(draws, backend) for draws in ("own", "contrast") for backend in BACKENDS]
+    measured = [measure(study.recipe, study.ensembles[set_up]) for set_up in set_ups]
+    rows = []
+    for metric in measured[0]:
+        means = [f"{values[metric].mean():.4g}" for values in measured]
+        rows.append((metric_label(study.recipe, metric), means))
+    return rows
 
 
 def summary_of_repeats(study: Study) -> str:
     """The false verdicts of studies of a framework against itself."""
     words = Counter(overall(judgements) for _, judgements in study.repeats)
-    single = Counter(j.word for _, judgements in study.repeats for j in judgements)
-    n, m = len(study.repeats), sum(single.values())
+    of_metrics: Counter[str] = Counter()
+    for _, judgements in study.repeats:
+        of_metrics.update(judgement.word for judgement in judgements)
     return (
-        f"{n} studies of a framework against itself, other seeds each: "
-        f"{words['equivalent']} equivalent, "
-        f"{words['inconclusive']} inconclusive, {words['different']} different (false; rate "
-        f"{words['different'] / n:.3f}, allowed {study.recipe.convergence.alpha:g}). Of "
-        f"their {m} metrics "
-        f"{single['equivalent']}, {single['inconclusive']} and {single['different']}."
+        f"{len(study.repeats)} studies of a framework against itself, other seeds each: "
+        f"{words['equivalent']} equivalent, {words['inconclusive']} inconclusive, "
+        f"{words['different']} different (false; rate "
+        f"{words['different'] / len(study.repeats):.3f}, allowed "
+        f"{study.recipe.convergence.alpha:g}). Of their {of_metrics.total()} metrics "
+        f"{of_metrics['equivalent']}, {of_metrics['inconclusive']} and {of_metrics['different']}."
     )
 
 
 def print_study(study: Study, console: Console) -> None:
-    """Tables that fit into 80 columns, the verdict last."""
-    recipe, level = study.recipe, 100 * (1 - 2 * study.recipe.convergence.alpha)
-    print_verdicts(
-        study, study.own, f"{study.seeds} seeds each, each framework's own draws", level, console
-    )
-    print_verdicts(
-        study, study.paired, f"{study.seeds} pairs that share their draws", level, console
-    )
-    table = _table("Power, from the spread that was seen")
-    table.add_column("metric", no_wrap=True)
-    table.add_column("draws")
-    for header in ("same, called\nequivalent", "plain test\nsees margin", "twice it,\ndifferent"):
-        table.add_column(header, justify="right")
-    table.add_column(f"found, power\n{recipe.convergence.power:g}", justify="right")
-    for of_power in power_rows(study):
-        table.add_row(*of_power)
-    console.print(table)
-    table = _table("Warmup against none (own draws, means)")
-    for header in ("metric", "torch", "jax", "torch, contrast", "jax, contrast"):
-        table.add_column(header, justify="left" if header == "metric" else "right")
-    for label, means in warmup_rows(study):
-        table.add_row(label, *means)
-    console.print(table)
+    """Print tables that fit into 80 columns, and the verdict last."""
+    own_title = f"{study.seeds} seeds each, each framework's own draws"
+    _print_verdicts(study, study.own, own_title, console)
+    _print_verdicts(study, study.paired, f"{study.seeds} pairs that share their draws", console)
+    _print_power(study, console)
+    _print_warmup(study, console)
     if study.controls:
-        table = _table("Controls: planted in jax, difference from torch over margin")
-        for header in ("control", "draws", "loss", "score", "updates", "verdict"):
-            table.add_column(
-                header, justify="right" if header in METRICS else "left", overflow="fold"
-            )
-        for control, judgements in study.controls:
-            word = overall(judgements)
-            for paired in (False, True):
-                mine = [j for j in judgements if j.paired == paired]
-                ratios = [_in_margins(j) for j in mine]
-                cells = (
-                    ("", "shared", *ratios, "") if paired else (control.text, "own", *ratios, word)
-                )
-                table.add_row(*cells, style="" if word == "different" else "red")
-        console.print(table)
-        console.print("* different by itself")
+        _print_controls(study, console)
     if study.repeats:
         console.print(summary_of_repeats(study))
-    for backend in BACKENDS:
-        share = reached(recipe, study.ensembles["own", backend])
-        if share < 1:
-            console.print(
-                f"{backend}: {100 * (1 - share):.3g} % of the seeds do not reach "
-                f"{recipe.convergence.target:g}"
-            )
-    for (setup, backend), ensemble in study.ensembles.items():
-        members = blown_up(ensemble)
-        if members and setup in ("own", "shared"):
-            console.print(
-                f"{backend}, {setup} draws: {members} of {study.seeds} seeds end at no "
-                "finite loss, and nothing is "
-                "judged of them"
-            )
+    _print_incomplete(study, console)
     console.print()
     console.print(f"verdict: {study.word}", style=f"bold {COLOURS[study.word]}")
     console.print(sentence(study))
@@ -205,16 +156,72 @@ def print_study(study: Study, console: Console) -> None:
         console.print(f"Controls that are not found different: {names}.", style="red")
 
 
-def print_verdicts(
-    study: Study, found: Sequence[Judgement], title: str, level: float, console: Console
+def _print_power(study: Study, console: Console) -> None:
+    table = _table("Power, from the spread that was seen")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("draws")
+    for header in ("same, called\nequivalent", "plain test\nsees margin", "twice it,\ndifferent"):
+        table.add_column(header, justify="right")
+    table.add_column(f"found, power\n{study.recipe.convergence.power:g}", justify="right")
+    for row in power_rows(study):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_warmup(study: Study, console: Console) -> None:
+    table = _table("Warmup against none (own draws, means)")
+    for header in ("metric", "torch", "jax", "torch, contrast", "jax, contrast"):
+        table.add_column(header, justify="left" if header == "metric" else "right")
+    for label, means in warmup_rows(study):
+        table.add_row(label, *means)
+    console.print(table)
+
+
+def _print_controls(study: Study, console: Console) -> None:
+    """Print two rows for each control: own draws with the overall verdict, then shared draws."""
+    table = _table("Controls: planted in jax, difference from torch over margin")
+    for header in ("control", "draws", "loss", "score", "updates", "verdict"):
+        justify: Literal["left", "right"] = "right" if header in METRICS else "left"
+        table.add_column(header, justify=justify, overflow="fold")
+    for control, judgements in study.controls:
+        own = [_in_margins(judgement) for judgement in judgements if not judgement.paired]
+        shared = [_in_margins(judgement) for judgement in judgements if judgement.paired]
+        word = overall(judgements)
+        style = "" if word == "different" else "red"
+        table.add_row(control.text, "own", *own, word, style=style)
+        table.add_row("", "shared", *shared, "", style=style)
+    console.print(table)
+    console.print("* different by itself")
+
+
+def _print_incomplete(study: Study, console: Console) -> None:
+    """Print how many seeds do not reach the target, and how many end at no finite loss."""
+    for backend in BACKENDS:
+        share = reached(study.recipe, study.ensembles["own", backend])
+        if share < 1:
+            console.print(
+                f"{backend}: {100 * (1 - share):.3g} % of the seeds do not reach "
+                f"{study.recipe.convergence.target:g}"
+            )
+    for (draws, backend), ensemble in study.ensembles.items():
+        members = blown_up(ensemble)
+        if members and draws in ("own", "shared"):
+            console.print(
+                f"{backend}, {draws} draws: {members} of {study.seeds} seeds end at no finite "
+                "loss, and nothing is judged of them"
+            )
+
+
+def _print_verdicts(
+    study: Study, judgements: Sequence[Judgement], title: str, console: Console
 ) -> None:
-    """A row for each metric."""
+    level = 100 * (1 - 2 * study.recipe.convergence.alpha)
     table = _table(title)
     table.add_column("metric", no_wrap=True)
     for header in ("torch", "jax", f"jax - torch, {level:g} %", "margin"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for judgement in found:
+    for judgement in judgements:
         row = verdict_row(study.recipe, judgement)
         table.add_row(
             row.metric, *row.means, row.difference, row.margin, row.word, style=COLOURS[row.word]
@@ -222,32 +229,30 @@ def print_verdicts(
     console.print(table)
 
 
-def print_pilot(found: Pilot, seeds: int, console: Console) -> None:
-    """What was measured, and the section for the recipe."""
-    labels = {metric: metric_label(found.recipe, metric) for metric in found.effects}
+def print_pilot(pilot: Pilot, seeds: int, console: Console) -> None:
+    """Print what each control changes, and the section for the recipe."""
+    labels = [metric_label(pilot.recipe, metric) for metric in pilot.effects]
     table = _table(f"{seeds} pairs of a pilot: what each control changes")
-    for header in ("control", *labels.values()):
-        table.add_column(header, justify="left" if header == "control" else "right")
-    for control in next(iter(found.effects.values())):
-        table.add_row(control, *(f"{effects[control]:+.2g}" for effects in found.effects.values()))
+    table.add_column("control")
+    for label in labels:
+        table.add_column(label, justify="right")
+    for control in next(iter(pilot.effects.values())):
+        table.add_row(control, *(f"{effects[control]:+.2g}" for effects in pilot.effects.values()))
     table.add_section()
     for i, kind in enumerate(("own draws", "pairs")):
-        table.add_row(
-            f"decided by {seeds} {kind}",
-            *(f"{decided[i]:.2g}" for decided in found.decided.values()),
-        )
+        decided = [f"{differences[i]:.2g}" for differences in pilot.decided.values()]
+        table.add_row(f"decided by {seeds} {kind}", *decided)
     console.print(table)
-    declared = found.recipe.convergence
     console.print(
         "A margin is half of the least change, or what as many seeds decide. For the recipe:\n"
     )
     console.print("[convergence]")
-    for name, value in asdict(declared).items():
+    for name, value in asdict(pilot.recipe.convergence).items():
         console.print(f"{name} = {value!r}")
 
 
 def study_json(study: Study) -> dict[str, Any]:
-    """All figures."""
+    """Every figure of a study, as strict JSON."""
     return {
         "schema": "lockstep.convergence/1",
         "recipe_hash": study.recipe.hash,
@@ -258,19 +263,11 @@ def study_json(study: Study) -> dict[str, Any]:
         "own": [_plain(judgement) for judgement in study.own],
         "paired": [_plain(judgement) for judgement in study.paired],
         "controls": {
-            control.text: {
-                "verdict": overall(found),
-                "metrics": [_plain(judgement) for judgement in found],
-            }
-            for control, found in study.controls
+            control.text: _judgements_json(judgements) for control, judgements in study.controls
         },
         "repeats": [
-            {
-                "backend": backend,
-                "verdict": overall(found),
-                "metrics": [_plain(judgement) for judgement in found],
-            }
-            for backend, found in study.repeats
+            {"backend": backend, **_judgements_json(judgements)}
+            for backend, judgements in study.repeats
         ],
         "environments": {
             backend: study.ensembles["own", backend].header["environment"] for backend in BACKENDS
@@ -278,8 +275,15 @@ def study_json(study: Study) -> dict[str, Any]:
     }
 
 
+def _judgements_json(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    return {
+        "verdict": overall(judgements),
+        "metrics": [_plain(judgement) for judgement in judgements],
+    }
+
+
 def _plain(value: Any) -> Any:
-    """For strict JSON: no infinities."""
+    """The value for strict JSON, which has no infinities."""
     if isinstance(value, float):
         return json_number(value)
     if isinstance(value, (list, tuple)):
@@ -289,12 +293,12 @@ def _plain(value: Any) -> Any:
     return _plain(asdict(value)) if isinstance(value, Judgement) else value
 
 
-def _in_margins(found: Judgement) -> str:
-    """A difference over its margin, so that less than 1 does not read as 1; starred where it
-    decides by itself.
+def _in_margins(judgement: Judgement) -> str:
+    """A difference over its margin; a share below 1 does not read as 1. A star marks one that is
+    different by itself.
     """
-    share = found.difference / found.margin
-    star = "*" if found.word == "different" else ""
+    share = judgement.difference / judgement.margin
+    star = "*" if judgement.word == "different" else ""
     return f"{'-' if share < 0 else '+'}{factor(abs(share), 2)}{star}"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lockstep.files.outputs import picture
 from lockstep.numbers import json_number
@@ -30,7 +30,7 @@ WRITER = "lockstep converge"
 PICTURE = picture(WRITER)
 COLOURS = {"torch": "#d2491a", "jax": "#2468d8"}
 WIDTHS = {"torch": 2.8, "jax": 1.4}
-"""What is drawn first is seen beside what lies on it."""
+"""Line widths: the wide line of torch, drawn first, shows on both sides of the narrow one."""
 
 
 @dataclass(frozen=True)
@@ -42,45 +42,49 @@ class Panel:
     caption: str
     x_label: str
     y_label: str
-    bands: tuple[tuple[str, str, str, Band], ...]
-    """Name, backend, set-up, band."""
+    bands: tuple["NamedBand", ...]
+
+
+class NamedBand(NamedTuple):
+    """A band, and what it belongs to."""
+
+    name: str
+    backend: str
+    draws: str
+    band: Band
 
 
 def panels(study: Study) -> Iterator[Panel]:
-    """Held-out loss and score by epoch, batch loss by update, and the contrast schedule beside the
-    recipe's.
+    """The panels: held-out loss and score by epoch, batch loss by update, and the contrast schedule
+    beside the recipe's.
     """
-    found = {
-        key: bands(study.recipe, e)
-        for key, e in study.ensembles.items()
-        if key[0] in ("own", "contrast")
+    all_bands = {
+        set_up: bands(study.recipe, ensemble)
+        for set_up, ensemble in study.ensembles.items()
+        if set_up[0] in ("own", "contrast")
     }
-    shown = (
+    caption = (
         f"Lines: medians of {study.seeds} seeds; bands: 5 to 95 % of them. Each framework's "
         "own draws."
     )
+    suffixes = {"own": "", "contrast": f", {_contrast(study)}"}
 
-    def of(curve: str, *setups: str) -> tuple[tuple[str, str, str, Band], ...]:
-        names = {"own": "", "contrast": f", {_contrast(study)}"}
-        pairs = [(setup, backend) for setup in setups for backend in COLOURS]
+    def bands_of(curve: str, *kinds: str) -> tuple[NamedBand, ...]:
+        set_ups = [(draws, backend) for draws in kinds for backend in COLOURS]
         return tuple(
-            (backend + names[setup], backend, setup, found[setup, backend][curve])
-            for setup, backend in pairs
+            NamedBand(backend + suffixes[draws], backend, draws, all_bands[draws, backend][curve])
+            for draws, backend in set_ups
         )
 
+    loss = bands_of("loss", "own")
+    yield Panel("loss", "Held-out loss", caption, "epoch", "held-out loss", loss)
     score = metric_label(study.recipe, "score")
-    yield Panel("loss", "Held-out loss", shown, "epoch", "held-out loss", of("loss", "own"))
-    yield Panel("score", score[0].upper() + score[1:], shown, "epoch", score, of("score", "own"))
-    thinned = f"{shown} Of long runs each point is a mean over updates that follow one another."
-    yield Panel("batch", "Batch loss", thinned, "update", "batch loss", of("batch", "own"))
-    yield Panel(
-        "warmup",
-        "Warmup against none",
-        shown,
-        "epoch",
-        "held-out loss",
-        of("loss", "own", "contrast"),
-    )
+    title = score[0].upper() + score[1:]
+    yield Panel("score", title, caption, "epoch", score, bands_of("score", "own"))
+    thinned = f"{caption} Of long runs each point is a mean over updates that follow one another."
+    yield Panel("batch", "Batch loss", thinned, "update", "batch loss", bands_of("batch", "own"))
+    both = bands_of("loss", "own", "contrast")
+    yield Panel("warmup", "Warmup against none", caption, "epoch", "held-out loss", both)
 
 
 def _contrast(study: Study) -> str:
@@ -89,12 +93,17 @@ def _contrast(study: Study) -> str:
 
 def study_html(study: Study, title: str) -> str:
     """The page: verdict, tables, curves with bands, controls and repeats."""
-    recipe, drawn = study.recipe, list(panels(study))
+    recipe = study.recipe
+    drawn = list(panels(study))
     data: dict[str, Any] = {panel.key: _panel_json(panel) for panel in drawn}
-    data["intervals"] = [
-        *(_interval(recipe, j) for j in (*study.own, *study.paired)),
-        *(_interval(recipe, j, f"{c.text}: ") for c, js in study.controls for j in js),
-    ]
+    intervals = [_interval(recipe, judgement) for judgement in (*study.own, *study.paired)]
+    controls = []
+    for control, judgements in study.controls:
+        prefix = f"{control.text}: "
+        intervals += [_interval(recipe, judgement, prefix) for judgement in judgements]
+        rows = [_with_draws(recipe, judgement) for judgement in judgements]
+        controls.append((control.text, rows, overall(judgements)))
+    data["intervals"] = intervals
     return render_page(
         "convergence.html",
         data,
@@ -103,50 +112,45 @@ def study_html(study: Study, title: str) -> str:
         sentence=sentence(study),
         rule=rule(recipe),
         level=100 * (1 - 2 * recipe.convergence.alpha),
-        own=[verdict_row(recipe, j) for j in study.own],
-        paired=[verdict_row(recipe, j) for j in study.paired],
+        own=[verdict_row(recipe, judgement) for judgement in study.own],
+        paired=[verdict_row(recipe, judgement) for judgement in study.paired],
         power=power_rows(study),
         warmup=warmup_rows(study),
         contrast=_contrast(study),
-        controls=[
-            (c.text, [_with_draws(recipe, j) for j in js], overall(js)) for c, js in study.controls
-        ],
+        controls=controls,
         repeats=summary_of_repeats(study) if study.repeats else "",
         panels={panel.key: panel for panel in drawn},
         measured=measured_with(),
     )
 
 
-def _with_draws(recipe: Recipe, found: Judgement) -> Row:
-    row = verdict_row(recipe, found)
-    return replace(row, metric=f"{row.metric}, {'shared' if found.paired else 'own'} draws")
+def _draws(judgement: Judgement) -> str:
+    return "shared draws" if judgement.paired else "own draws"
+
+
+def _with_draws(recipe: Recipe, judgement: Judgement) -> Row:
+    row = verdict_row(recipe, judgement)
+    return replace(row, metric=f"{row.metric}, {_draws(judgement)}")
 
 
 def _panel_json(panel: Panel) -> dict[str, Any]:
-    curves = [
-        {
-            "name": name,
-            "backend": backend,
-            "dashed": setup == "contrast",
-            **{
-                part: [json_number(value) for value in getattr(band, part)]
-                for part in ("x", "low", "median", "high")
-            },
-        }
-        for name, backend, setup, band in panel.bands
-    ]
+    curves = []
+    for name, backend, draws, band in panel.bands:
+        curve: dict[str, Any] = {"name": name, "backend": backend, "dashed": draws == "contrast"}
+        for part in ("x", "low", "median", "high"):
+            curve[part] = [json_number(value) for value in getattr(band, part)]
+        curves.append(curve)
     return {"x": panel.x_label, "y": panel.y_label, "curves": curves}
 
 
-def _interval(recipe: Recipe, found: Judgement, control: str = "") -> dict[str, Any]:
-    """A difference and its interval in units of the margin."""
-    half = (found.interval[1] - found.interval[0]) / 2
+def _interval(recipe: Recipe, judgement: Judgement, prefix: str = "") -> dict[str, Any]:
+    """A difference and the half width of its interval, in units of the margin."""
+    half = (judgement.interval[1] - judgement.interval[0]) / 2
     return {
-        "name": f"{control}{metric_label(recipe, found.metric)}, "
-        f"{'shared' if found.paired else 'own'} draws",
-        "word": found.word,
-        "at": json_number(found.difference / found.margin),
-        "half": json_number(half / found.margin),
+        "name": f"{prefix}{metric_label(recipe, judgement.metric)}, {_draws(judgement)}",
+        "word": judgement.word,
+        "at": json_number(judgement.difference / judgement.margin),
+        "half": json_number(half / judgement.margin),
     }
 
 
@@ -154,12 +158,13 @@ def study_png(study: Study) -> bytes:
     """The four panels as one picture.
 
     Raises:
-        InputError: without matplotlib.
+        InputError: matplotlib is not installed.
     """
     figure = new_figure("--png:", figsize=(10, 6.4), dpi=90)
     for axes, panel in zip(figure.subplots(2, 2).flat, panels(study)):
-        for name, backend, setup, band in panel.bands:
-            colour, style = COLOURS[backend], "--" if setup == "contrast" else "-"
+        for name, backend, draws, band in panel.bands:
+            colour = COLOURS[backend]
+            style = "--" if draws == "contrast" else "-"
             axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.16, linewidth=0)
             axes.plot(
                 band.x, band.median, style, color=colour, label=name, linewidth=WIDTHS[backend]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -15,7 +16,8 @@ from lockstep.report.console import print_stages, print_verdict
 
 __all__ = ["print_diagnosis"]
 
-NAMED = 8  # updates in a list; more are counted
+NAMED = 8
+"""How many updates a list names; more are counted."""
 OFF = {
     "a": "a, and not b",
     "b": "b, and not a",
@@ -25,104 +27,108 @@ OFF = {
 
 
 def print_diagnosis(
-    found: Diagnosis,
+    diagnosis: Diagnosis,
     names: tuple[str, str],
     console: Console,
     *,
     notes: Sequence[str] = (),
     replayed: Mapping[str, bool] | None = None,
 ) -> None:
-    """Settings that differ, the first divergence with its cause, and the worst of every stage.
+    """Print settings that differ, the first divergence with its cause, and each stage's worst.
 
     Args:
-        found: the diagnosis.
-        names: of the two sides.
-        console: where to.
-        notes: what to know beforehand.
+        diagnosis: what to print.
+        names: the names of the two sides.
+        console: where to print.
+        notes: remarks to print first.
         replayed: side -> whether training it again gave the same bits; None where nothing was
-        trained again.
+            trained again.
     """
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
     for side, name in zip("ab", names):
         rows.add_row(side, printable(name))
-    for setting in found.unequal:
-        said = [
-            "not set" if value is None else printable(str(value))
-            for value in (setting.a, setting.b)
-        ]
-        rows.add_row("differs", f"{printable(setting.name)}: {said[0]} and {said[1]}")
+    for setting in diagnosis.unequal:
+        values = f"{_setting(setting.a)} and {_setting(setting.b)}"
+        rows.add_row("differs", f"{printable(setting.name)}: {values}")
     for note in notes:
         rows.add_row("note", printable(note))
     for side, same in (replayed or {}).items():
-        again = (
-            "the same bits"
-            if same
-            else "other bits: another code or environment than when it was recorded"
-        )
-        rows.add_row("run again", f"{side}: {again}")
-    for side, ratio in (found.noise or {}).items():
+        bits = "the same bits"
+        if not same:
+            bits = "other bits: another code or environment than when it was recorded"
+        rows.add_row("run again", f"{side}: {bits}")
+    for side, ratio in (diagnosis.noise or {}).items():
         rows.add_row(
             "noise", f"{side} against itself with one thread: error / bound {factor(ratio, 2)}"
         )
     console.print(rows)
-    if found.first is not None:
+    if diagnosis.first is not None:
         console.print("\nFirst divergence", style="bold")
-        console.print(Padding(_first(found, found.first), (0, 0, 0, 2)))
-    print_stages(found.comparison, ("a", "b"), console)
-    if found.comparison.first is None:
-        for side, comparison in found.against.items():
+        console.print(Padding(_first(diagnosis, diagnosis.first), (0, 0, 0, 2)))
+    print_stages(diagnosis.comparison, ("a", "b"), console)
+    if diagnosis.comparison.first is None:
+        for side, comparison in diagnosis.against.items():
             if comparison.first is not None:
                 print_stages(comparison, (side, "oracle"), console)
-    if found.local:
+    if diagnosis.local:
         console.print(
-            f"Every update began from the oracle's state: {_listed(found.local)} wrong by "
+            f"Every update began from the oracle's state: {_listed(diagnosis.local)} wrong by "
             "itself, and the others right."
         )
-    if found.horizon is not None:
+    if diagnosis.horizon is not None:
         console.print(
-            f"From update {found.horizon} on two right runs may differ by more than "
-            f"{HORIZON:.0%} of the loss: "
-            "comparing trajectories says nothing there."
+            f"From update {diagnosis.horizon} on two right runs may differ by more than "
+            f"{HORIZON:.0%} of the loss: comparing trajectories says nothing there."
         )
-    print_verdict(replace(found.comparison, verdict=found.verdict, limit=found.limit), console)
+    comparison = replace(diagnosis.comparison, verdict=diagnosis.verdict, limit=diagnosis.limit)
+    print_verdict(comparison, console)
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else printable(str(value))
 
 
 def _listed(updates: Sequence[int]) -> str:
-    shown = ", ".join(map(str, updates[:NAMED]))
+    """ "update 3 is", or "each of updates 3, 4 and 5 more is"."""
+    if len(updates) == 1:
+        return f"update {updates[0]} is"
+    names = ", ".join(map(str, updates[:NAMED]))
     more = f" and {len(updates) - NAMED} more" if len(updates) > NAMED else ""
-    return f"update {shown} is" if len(updates) == 1 else f"each of updates {shown}{more} is"
+    return f"each of updates {names}{more} is"
 
 
-def _first(found: Diagnosis, first: Difference) -> Table:
+def _first(diagnosis: Diagnosis, first: Difference) -> Table:
+    """The first divergence: where it is, by how much, who is off, and the cause."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
     rows.add_row("where", "before training" if first.update < 0 else f"update {first.update}")
     rows.add_row("stage", first.stage)
-    for word, at in (("tensor", first), ("most in", found.most)):
+    for word, at in (("tensor", first), ("most in", diagnosis.most)):
         if at is not None:
             place = f"[{', '.join(map(str, at.element))}]" if at.element else ""
             beyond = f", {at.share:.0%} of its elements beyond the bound" if at.element else ""
             rows.add_row(word, printable(at.tensor + place) + beyond)
     rows.add_row("a", f"{first.a!r}")
     rows.add_row("b", f"{first.b!r}")
-    if found.off == "both":
-        rows.add_row("oracle", f"{found.truth!r}")
+    if diagnosis.off == "both":
+        rows.add_row("oracle", f"{diagnosis.truth!r}")
     times = factor(first.ratio, 3) if first.bound else "no difference is allowed here"
     rows.add_row("error / bound", times)
-    if found.distances is not None:
-        rows.add_row("off", OFF[found.off])
-        rows.add_row(
-            "",
-            "error / bound against the oracle: a {}, b {}".format(
-                *(factor(value, 2) for value in found.distances)
-            ),
-        )
-    cause = found.cause
-    if cause is None and found.needs:
-        window = f"{found.needs[0]}:{found.needs[-1] + 1}"
+    if diagnosis.distances is not None:
+        rows.add_row("off", OFF[diagnosis.off])
+        a, b = (factor(distance, 2) for distance in diagnosis.distances)
+        rows.add_row("", f"error / bound against the oracle: a {a}, b {b}")
+    _add_cause(rows, diagnosis)
+    return rows
+
+
+def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
+    cause = diagnosis.cause
+    if cause is None and diagnosis.needs:
+        window = f"{diagnosis.needs[0]}:{diagnosis.needs[-1] + 1}"
         rows.add_row(
             "cause",
             f"is tested on detail, which these traces lack: --replay, or record --detail {window}",
@@ -131,11 +137,7 @@ def _first(found: Diagnosis, first: Difference) -> Table:
         rows.add_row("cause", "none of the known ones explains these numbers")
     else:
         rows.add_row("cause", printable(cause.text), style="bold")
-        rows.add_row(
-            "",
-            f"which gives its numbers to {cause.residual:.1e}; without it "
-            f"{cause.null_residual:.1e}",
-        )
+        residuals = f"{cause.residual:.1e}; without it {cause.null_residual:.1e}"
+        rows.add_row("", f"which gives its numbers to {residuals}")
         if cause.page:
             rows.add_row("read", f"lockstep atlas {cause.page}")
-    return rows

@@ -1,4 +1,4 @@
-"""A comparison as JUnit XML, for a build server to show: one test case a stage."""
+"""A comparison as JUnit XML, for a build server: one test case for each stage."""
 
 import re
 from collections.abc import Mapping
@@ -15,45 +15,49 @@ JUNIT = xml("lockstep", "testsuites", 'classname="lockstep"')
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def difference_properties(found: Difference) -> dict[str, str]:
-    """The fields of a difference, as text that survives a round trip: numbers in full, the element
-    as in NumPy.
-    """
+def difference_properties(difference: Difference) -> dict[str, str]:
+    """The fields of a difference as text without loss: numbers in full, the element as a list."""
     return {
-        "stage": found.stage,
-        "update": str(found.update),
-        "tensor": found.tensor,
-        "element": str(list(found.element)),
-        "a": repr(found.a),
-        "b": repr(found.b),
-        "bound": repr(found.bound),
-        "ratio": repr(found.ratio),
+        "stage": difference.stage,
+        "update": str(difference.update),
+        "tensor": difference.tensor,
+        "element": str(list(difference.element)),
+        "a": repr(difference.a),
+        "b": repr(difference.b),
+        "bound": repr(difference.bound),
+        "ratio": repr(difference.ratio),
     }
 
 
-def junit_comparison(found: Comparison, names: tuple[str, str]) -> bytes:
-    """A test case for each stage that was compared, in causal order; a stage beyond its bound is a
-    failure. Where not all was judged, one more that is an error.
+def junit_comparison(comparison: Comparison, names: tuple[str, str]) -> bytes:
+    """The XML of a comparison.
+
+    It has a test case for each stage that was compared, in causal order. A stage beyond its bound
+    is a failure. Where not everything was judged, one more case is an error.
 
     Args:
-        found: the comparison.
-        names: of the two sides, as the suite's name gives them.
+        comparison: what to write.
+        names: the names of the two sides, for the name of the suite.
     """
     cases = []
-    for stage, worst in found.worst.items():
-        # where the stage begins to differ says more than where it differs most
-        shown = found.first if found.first is not None and found.first.stage == stage else worst
+    for stage, worst in comparison.worst.items():
+        difference = worst
+        prefix = ""
+        first = comparison.first
+        if first is not None and first.stage == stage:
+            # where the stage begins to differ says more than where it differs most
+            difference = first
+            prefix = "the first divergence: "
         case = Element("testcase", classname="lockstep", name=stage)
-        _properties(case, difference_properties(shown))
+        _properties(case, difference_properties(difference))
         if not worst.ratio <= 1:
-            first = "the first divergence: " if shown is found.first else ""
-            text = _clean(first + describe_difference(shown))
+            text = _clean(prefix + describe_difference(difference))
             SubElement(case, "failure", type="diverged", message=text).text = text
         cases.append(case)
-    properties = {"verdict": found.verdict, "arrays compared": str(found.compared)}
-    if found.limit is not None:
-        text = _clean(describe_limit(found.limit))
-        properties["judged updates"] = str(max(found.limit.update, 0))
+    properties = {"verdict": comparison.verdict, "arrays compared": str(comparison.compared)}
+    if comparison.limit is not None:
+        text = _clean(describe_limit(comparison.limit))
+        properties["judged updates"] = str(max(comparison.limit.update, 0))
         case = Element("testcase", classname="lockstep", name="horizon")
         SubElement(case, "error", type="inconclusive", message=text).text = text
         cases.append(case)
@@ -61,7 +65,7 @@ def junit_comparison(found: Comparison, names: tuple[str, str]) -> bytes:
 
 
 def junit_error(message: str, names: tuple[str, str]) -> bytes:
-    """One test case that could not be judged: the traces cannot be compared."""
+    """The XML of traces that cannot be compared: one test case that is an error."""
     case = Element("testcase", classname="lockstep", name="comparison")
     SubElement(case, "error", type="InputError", message=_clean(message)).text = _clean(message)
     return _document(names, [case], {"verdict": "none"})
@@ -86,6 +90,8 @@ def _properties(parent: Element, values: Mapping[str, str]) -> None:
 
 
 def _clean(text: str) -> str:
-    """The text with what XML 1.0 cannot hold written as its code, and what else does not print
-    escaped; the rest the library escapes."""
-    return printable(NOT_IN_XML.sub(lambda found: f"#x{ord(found[0]):02X}", text), LAYOUT)
+    """The text with codes for what XML 1.0 cannot hold, and escapes for what else does not print.
+
+    The library escapes markup.
+    """
+    return printable(NOT_IN_XML.sub(lambda match: f"#x{ord(match[0]):02X}", text), LAYOUT)

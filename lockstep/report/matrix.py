@@ -20,23 +20,21 @@ HEADERS = ("float64: torch", "jax", "float32: torch", "jax")
 def summarise(rows: Sequence[Row]) -> str:
     """How many rows hold, in one line."""
     holding = sum(row.holds for row in rows)
-    return f"{holding} of {len(rows)} hold" + (
-        "" if holding == len(rows) else f"; {len(rows) - holding} do not"
-    )
+    failing = len(rows) - holding
+    text = f"{holding} of {len(rows)} hold"
+    return f"{text}; {failing} do not" if failing else text
 
 
 def print_matrix(rows: Sequence[Row], console: Console) -> None:
-    """A row for each entry, then what is wrong, then the sum."""
-    for group in dict.fromkeys(row.entry.group for row in rows):
+    """Print a row for each entry, then what is wrong, then how many rows hold."""
+    for group, members in _by_group(rows).items():
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column(group, overflow="fold")
         for header in HEADERS:
             table.add_column(header, justify="right", no_wrap=True)
-        for row in rows:
-            if row.entry.group == group:
-                table.add_row(
-                    printable(row.entry.name), *_figures(row), style="" if row.holds else "red"
-                )
+        for row in members:
+            style = "" if row.holds else "red"
+            table.add_row(printable(row.entry.name), *_figures(row), style=style)
         console.print(table)
     for row in rows:
         for backend, cell in row.cells.items():
@@ -49,7 +47,7 @@ def print_matrix(rows: Sequence[Row], console: Console) -> None:
 
 
 def matrix_markdown(rows: Sequence[Row]) -> str:
-    """A page: how to read it, and a table for each group."""
+    """The page: how to read it, and a table for each group."""
     lines = [
         "# The parity matrix",
         "",
@@ -58,42 +56,43 @@ def matrix_markdown(rows: Sequence[Row]) -> str:
         "",
         f"- Measured with {measured_with()}. {summarise(rows)}.",
         "- The learning rate is the same bits in all three at every update of every row.",
-        "- **float64**: the largest difference from the oracle of anything recorded (loss, "
-        "norms, every parameter, "
-        "metrics), relative to the largest value of its kind. A row holds at 1e-12.",
-        "- **float32**: the same in float32, and in brackets the largest error over the "
-        "bound derived for it, "
-        "which may be at most 1 (see [equality](equality.md)). Mixed precision has no "
-        "float64 form.",
+        "- **float64**: the largest difference from the oracle of anything recorded (loss, norms, "
+        "every parameter, metrics), relative to the largest value of its kind. A row holds at "
+        "1e-12.",
+        "- **float32**: the same in float32, and in brackets the largest error over the bound "
+        "derived for it, which may be at most 1 (see [equality](equality.md)). Mixed precision has "
+        "no float64 form.",
         "- A row that trains as if its choice were not made does not hold.",
         "",
     ]
-    for group in dict.fromkeys(row.entry.group for row in rows):
-        lines += [
-            f"## {group}",
-            "",
-            "| entry | " + " | ".join(HEADERS) + " |",
-            "|---|" + "---:|" * len(HEADERS),
-        ]
-        for row in rows:
-            if row.entry.group == group:
-                lines.append(f"| {row.entry.name} | " + " | ".join(_figures(row)) + " |")
+    for group, members in _by_group(rows).items():
+        lines += [f"## {group}", ""]
+        lines += [f"| entry | {' | '.join(HEADERS)} |", "|---|" + "---:|" * len(HEADERS)]
+        lines += [f"| {row.entry.name} | {' | '.join(_figures(row))} |" for row in members]
         lines.append("")
     return "\n".join(lines)
 
 
+def _by_group(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.entry.group, []).append(row)
+    return groups
+
+
 def _figures(row: Row) -> list[str]:
     cells = row.cells.values()
-    return [_semantics(cell) for cell in cells] + [_rounding(cell) for cell in cells]
+    return [*map(_semantics, cells), *map(_rounding, cells)]
 
 
 def _semantics(cell: Cell) -> str:
-    return _hole(cell) if cell.semantics is None else f"{cell.semantics:.0e}"
+    return _empty(cell) if cell.semantics is None else f"{cell.semantics:.0e}"
 
 
 def _rounding(cell: Cell) -> str:
-    return _hole(cell) if cell.rounding is None else f"{cell.rounding:.0e} ({cell.share:.2f})"
+    return _empty(cell) if cell.rounding is None else f"{cell.rounding:.0e} ({cell.share:.2f})"
 
 
-def _hole(cell: Cell) -> str:
+def _empty(cell: Cell) -> str:
+    """The text of a cell without a figure."""
     return "-" if cell.fault else ""

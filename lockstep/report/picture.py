@@ -12,8 +12,14 @@ __all__ = ["new_figure", "png_of", "require_pictures"]
 
 
 def new_figure(asked: str, **options: Any) -> "Figure":
-    """An empty figure, with matplotlib's options of one; `asked` and what is raised as for
-    `require_pictures`.
+    """An empty figure with matplotlib's options.
+
+    Args:
+        asked: what asked for it, as for `require_pictures`.
+        options: of `matplotlib.figure.Figure`.
+
+    Raises:
+        InputError: as `require_pictures`.
     """
     require_pictures(asked)
     from matplotlib.figure import Figure
@@ -22,13 +28,16 @@ def new_figure(asked: str, **options: Any) -> "Figure":
 
 
 def require_pictures(asked: str) -> None:
-    """Find matplotlib; `asked` begins the line that says what is missing.
+    """Refuse to go on without matplotlib.
+
+    Args:
+        asked: what asked for a picture, which begins the message: "--png:".
 
     Raises:
-        InputError: it is not installed.
+        InputError: matplotlib, or a package that it needs, is not installed.
     """
     try:
-        import matplotlib.figure  # noqa: F401 - what is in the package's folder may lack what it needs itself
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(
             f"{asked} needs the package {error.name}, which is not installed: pip install "

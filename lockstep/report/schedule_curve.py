@@ -4,6 +4,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -32,48 +33,45 @@ KINDS = {
     ".png": picture(WRITER),
     ".html": page(WRITER),
 }
-"""File name's end -> what is written."""
+"""End of the file name -> the kind of file."""
 WIDEST = 120
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000")
 
 
 def print_curves(curves: Sequence[Curve], console: Console) -> None:
-    """The knobs that set the curves apart (of one curve all), the rates where something happens,
-    and the gaps.
+    """Print the knobs that set the curves apart (all knobs of a single curve), the rates where
+    something happens, and the gaps.
     """
     width = min(console.width, WIDEST)
     letters = _letters(curves)
-    console.print(
-        Text(
-            "Learning-rate curves"
-            if len(curves) > 1
-            else f"Learning rate: {printable(curves[0].name)}",
-            style="bold",
-        )
-    )
+    title = "Learning-rate curves"
+    if len(curves) == 1:
+        title = f"Learning rate: {printable(curves[0].name)}"
+    console.print(Text(title, style="bold"))
     if len(curves) > 1:
         for letter, curve in letters.items():
             console.print(Text(f"  {letter}  {printable(curve.name)}"), width=width)
-    for part in _parts(letters, (width - 14) // 13):  # a name such as inverse_sqrt stays whole
+    for part in _parts(letters, (width - 14) // 13):  # room for a name such as inverse_sqrt
         console.print(_knobs(letters, part), width=width)
     for part in _parts(letters, (width - 25) // 11):
         console.print(_rates(letters, part, width), width=width)
-    first, *others = letters.items()
-    for other in others:
-        console.print(Text(printable(_gap(first, other))), width=width)
+    (first_letter, first), *others = letters.items()
+    for letter, curve in others:
+        text = _gap(first_letter, first, letter, curve)
+        console.print(Text(printable(text)), width=width)
     for note in _notes(letters):
         console.print(Text(note), width=width)
 
 
 def _notes(letters: Mapping[str, Curve]) -> list[str]:
-    """Each note once, with the letters of the curves that it is about where there are several."""
-    about: dict[str, list[str]] = {}
+    """Each note once; where there are several curves, with the letters of those it is about."""
+    curves_of: dict[str, list[str]] = {}
     for letter, curve in letters.items():
         if curve.note:
-            about.setdefault(curve.note, []).append(letter)
+            curves_of.setdefault(curve.note, []).append(letter)
     if len(letters) == 1:
-        return list(about)
-    return [f"{', '.join(named)}: {note}" for note, named in about.items()]
+        return list(curves_of)
+    return [f"{', '.join(names)}: {note}" for note, names in curves_of.items()]
 
 
 def _letters(curves: Sequence[Curve]) -> dict[str, Curve]:
@@ -83,23 +81,22 @@ def _letters(curves: Sequence[Curve]) -> dict[str, Curve]:
 
 
 def _parts(letters: Mapping[str, Curve], most: int) -> list[list[str]]:
-    """The letters in as few tables as have room for them, of much the same width."""
+    """The letters for each table, in as few tables as have room, of about the same width."""
     tables = -(-len(letters) // max(1, most))
     return [part.tolist() for part in np.array_split(list(letters), tables)]
 
 
 def _knobs(letters: Mapping[str, Curve], part: Sequence[str]) -> Table:
-    knobs = {letter: knobs_of(curve) for letter, curve in letters.items()}
-    every = list(dict.fromkeys(knob for having in knobs.values() for knob in having))
-    shown = [
-        knob for knob in every if len({str(having.get(knob)) for having in knobs.values()}) > 1
-    ]
+    values = {letter: knobs_of(curve) for letter, curve in letters.items()}
+    knobs = list(dict.fromkeys(chain.from_iterable(values.values())))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("knob", no_wrap=True)
     for letter in part:
         table.add_column(letter if len(letters) > 1 else "", overflow="fold")
-    for knob in shown if len(letters) > 1 else every:
-        table.add_row(knob, *(printable(_value(knobs[letter].get(knob))) for letter in part))
+    for knob in knobs:
+        differs = len({str(of_curve.get(knob)) for of_curve in values.values()}) > 1
+        if differs or len(letters) == 1:
+            table.add_row(knob, *(printable(_value(values[letter].get(knob))) for letter in part))
     if not table.row_count:
         table.add_row("all the same", *("" for _ in part))
     return table
@@ -119,52 +116,54 @@ def _rates(letters: Mapping[str, Curve], part: Sequence[str], width: int) -> Tab
     table.add_column("", min_width=14)
     for letter in part:
         table.add_column(letter, justify="right", no_wrap=True)
+    digits = 6 if roomy else 4
     for update, what in marks.items():
-        rates = (
-            number(float(letters[letter].rates_T[update]), 6 if roomy else 4) for letter in part
-        )
+        rates = [number(float(letters[letter].rates_T[update]), digits) for letter in part]
         table.add_row(str(update), what, *rates)
     return table
 
 
-def _gap(first: tuple[str, Curve], other: tuple[str, Curve]) -> str:
-    (a, one), (b, two) = first, other
-    found, T = gap(one, two), len(one.rates_T)
-    if found.first is None or found.largest is None:
-        return f"{a} and {b}: the same float32 value at every one of {T} updates."
+def _gap(name: str, curve: Curve, other_name: str, other: Curve) -> str:
+    """A sentence on how far two curves are apart."""
+    T = len(curve.rates_T)
+    apart = gap(curve, other)
+    if apart.first is None or apart.largest is None:
+        return f"{name} and {other_name}: the same float32 value at every one of {T} updates."
 
     def at(update: int) -> str:
-        x, y = float(one.rates_T[update]), float(two.rates_T[update])
-        share = abs(x - y) / one.recipe.schedule.peak
-        return (
-            f"at update {update}: {number(x, 6)} and {number(y, 6)}, {100 * share:.3g} % of the "
-            "peak"
-        )
+        rate = float(curve.rates_T[update])
+        other_rate = float(other.rates_T[update])
+        share = 100 * (abs(rate - other_rate) / curve.recipe.schedule.peak)
+        rates = f"{number(rate, 6)} and {number(other_rate, 6)}"
+        return f"at update {update}: {rates}, {share:.3g} % of the peak"
 
     return (
-        f"{a} and {b}: the same float32 value at {found.same} of {T} updates "
-        f"({percent(found.same / T)} %); "
-        f"first apart {at(found.first)}; furthest apart {at(found.largest)}."
+        f"{name} and {other_name}: the same float32 value at {apart.same} of {T} updates "
+        f"({percent(apart.same / T)} %); first apart {at(apart.first)}; "
+        f"furthest apart {at(apart.largest)}."
     )
 
 
 def render(
     path: Path, curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]]
 ) -> bytes:
-    """What goes into the file, by its suffix.
+    """The content of a file, by its suffix.
 
     Args:
-        path: a .npz gets the arrays `oracle` (float64), `torch` and `jax` (float32, as applied),
-            each (T,), or, of several curves, (curves, T), and `names`; a .png or .html a plot.
-        curves: of one length.
-        applied: torch and jax -> float32, shape (curves, T); for a .npz.
+        path: a .png or .html gets a plot. A .npz gets `names` and the arrays `oracle` (float64),
+            `torch` and `jax` (float32, as applied); each is (T,), or (curves, T) where there are
+            several curves.
+        curves: the curves, all of one length.
+        applied: torch and jax -> the rates that it applies, float32 (curves, T), for a .npz.
 
     Raises:
-        InputError: a .png without matplotlib.
+        InputError: a .png is asked for, and matplotlib is not installed.
     """
     if path.suffix == ".npz":
         return _arrays(curves, applied)
-    return _png(curves) if path.suffix == ".png" else _html(curves).encode()
+    if path.suffix == ".png":
+        return _png(curves)
+    return _html(curves).encode()
 
 
 def _arrays(curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -179,23 +178,20 @@ def _arrays(curves: Sequence[Curve], applied: Mapping[str, NDArray[np.float32]])
 def _png(curves: Sequence[Curve]) -> bytes:
     several = len(curves) > 1
     figure = new_figure("--out: a .png", figsize=(9, 6.5 if several else 4.2), dpi=130)
-    axes = figure.subplots(
-        2 if several else 1,
-        1,
-        sharex=True,
-        height_ratios=[2, 1] if several else None,
-        squeeze=False,
-    )
+    heights = [2, 1] if several else [1]
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
     for i, curve in enumerate(curves):
-        colour, style = COLOURS[i % len(COLOURS)], ("-", "--", ":", "-.")[i % 4]
-        kept = thin(curve.rates_T)
-        axes[0, 0].plot(
-            kept, curve.rates_T[kept], style, color=colour, label=curve.name, linewidth=1.8
-        )
+        style = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": ("-", "--", ":", "-.")[i % 4],
+            "label": curve.name,
+        }
+        drawn = thin(curve.rates_T)
+        axes[0, 0].plot(drawn, curve.rates_T[drawn], linewidth=1.8, **style)
         if several and i:
-            apart = 100 * (curve.rates_T - curves[0].rates_T) / curves[0].recipe.schedule.peak
-            kept = thin(apart)
-            axes[1, 0].plot(kept, apart[kept], style, color=colour, label=curve.name, linewidth=1.5)
+            apart = _percent_apart(curve, curves[0])
+            drawn = thin(apart)
+            axes[1, 0].plot(drawn, apart[drawn], linewidth=1.5, **style)
     axes[0, 0].set_ylabel("learning rate")
     axes[0, 0].legend(frameon=False)
     if several:
@@ -209,57 +205,67 @@ def _png(curves: Sequence[Curve]) -> bytes:
     return png_of(figure, WRITER)
 
 
+def _percent_apart(curve: Curve, first: Curve) -> NDArray[np.float64]:
+    """A curve's rates less those of the first, in per cent of the first one's peak."""
+    return 100 * (curve.rates_T - first.rates_T) / first.recipe.schedule.peak
+
+
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="lockstep curve"><title>{title}</title>
-<style>body{{font:15px system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem}}</style>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="generator" content="lockstep curve"><title>{title}</title>
+<style>
+body{{font:15px system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem}}
+</style>
 <script>{plotly}</script></head>
 <body><h1>{title}</h1><div id="rates"></div>{gaps}
 <script>
 const curves = {curves};
-const line = (y, i) => ({{name: curves[i].name, x: curves[i][y + "_x"], y: curves[i][y], mode: "lines",
-  line: {{color: curves[i].colour, dash: curves[i].dash}}}});
+const line = (y, i) => ({{name: curves[i].name, x: curves[i][y + "_x"], y: curves[i][y],
+  mode: "lines", line: {{color: curves[i].colour, dash: curves[i].dash}}}});
 const layout = title => ({{margin: {{t: 20, r: 10}}, xaxis: {{title: {{text: "update"}}}},
-  yaxis: {{title: {{text: title}}, exponentformat: "power"}}, legend: {{orientation: "h", y: 1.1}}, showlegend: true}});
-Plotly.newPlot("rates", curves.map((_, i) => line("rate", i)), layout("learning rate"), {{responsive: true}});
+  yaxis: {{title: {{text: title}}, exponentformat: "power"}},
+  legend: {{orientation: "h", y: 1.1}}, showlegend: true}});
+Plotly.newPlot("rates", curves.map((_, i) => line("rate", i)), layout("learning rate"),
+  {{responsive: true}});
 if (curves.length > 1)
-  Plotly.newPlot("apart", curves.map((_, i) => line("apart", i)).slice(1), layout("apart, % of the peak"),
-    {{responsive: true}});
+  Plotly.newPlot("apart", curves.map((_, i) => line("apart", i)).slice(1),
+    layout("apart, % of the peak"), {{responsive: true}});
 </script></body></html>
-"""  # noqa: E501
+"""
 
 
 def _html(curves: Sequence[Curve]) -> str:
-    drawn = []
+    lines = []
     for i, curve in enumerate(curves):
-        apart = 100 * (curve.rates_T - curves[0].rates_T) / curves[0].recipe.schedule.peak
-        kept, kept_apart = thin(curve.rates_T), thin(apart)
-        drawn.append(
+        apart = _percent_apart(curve, curves[0])
+        drawn = thin(curve.rates_T)
+        drawn_apart = thin(apart)
+        lines.append(
             {
                 "name": _plain(curve.name),
                 "colour": COLOURS[i % len(COLOURS)],
                 "dash": ("solid", "dash", "dot", "dashdot")[i % 4],
-                "rate_x": kept.tolist(),
-                "rate": curve.rates_T[kept].tolist(),
-                "apart_x": kept_apart.tolist(),
-                "apart": apart[kept_apart].tolist(),
+                "rate_x": drawn.tolist(),
+                "rate": curve.rates_T[drawn].tolist(),
+                "apart_x": drawn_apart.tolist(),
+                "apart": apart[drawn_apart].tolist(),
             }
         )
-    first, *others = _letters(curves).items()
-    gaps = "".join(
-        f"<p>{_plain(_gap((first[1].name, first[1]), (o.name, o)))}</p>" for _, o in others
-    )
+    first, *others = curves
+    gaps = ""
     if others:
-        gaps = f"<h2>Apart from {_plain(first[1].name)}</h2><div id='apart'></div>{gaps}"
+        texts = [_gap(first.name, first, other.name, other) for other in others]
+        paragraphs = "".join(f"<p>{_plain(text)}</p>" for text in texts)
+        gaps = f"<h2>Apart from {_plain(first.name)}</h2><div id='apart'></div>{paragraphs}"
     gaps += "".join(f"<p>{_plain(note)}</p>" for note in _notes({c.name: c for c in curves}))
-    title = _plain(" and ".join(curve.name for curve in curves))
     return PAGE.format(
-        title=title,
+        title=_plain(" and ".join(curve.name for curve in curves)),
         plotly=plotly_script(),
         gaps=gaps,
-        curves=json.dumps(drawn).replace("<", "\\u003c"),
+        curves=json.dumps(lines).replace("<", "\\u003c"),
     )
 
 
 def _plain(text: str) -> str:
-    """Text as HTML that shows it."""
+    """The text, escaped for HTML."""
     return html.escape(printable(text))

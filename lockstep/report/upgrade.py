@@ -1,8 +1,9 @@
-"""What an upgrade changed: a table in the terminal, the same in Markdown, and all of it as JSON."""
+"""What an upgrade changed: a table in the terminal and in Markdown, and everything as JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from rich import box
@@ -43,18 +44,17 @@ NEARER = {
 
 
 def print_upgrade(upgrade: Upgrade, folder: str, console: Console) -> None:
-    """What was blessed with other settings, a row for each stage, what changed, and the verdict."""
-    if settings := list(_settings(upgrade)):
+    """Print settings that differ, a row for each stage, what changed, and the verdict."""
+    settings = list(_settings(upgrade))
+    if settings:
         table = _table("", "setting", "blessed with", "here")
         for row in settings:
             table.add_row(*(printable(cell) for cell in row))
         console.print(table)
     table = _table("stage", *_columns(upgrade))
     for stage, cells in _grid(upgrade).items():
-        marked = [
-            Text(cell.words, style=COLOURS[cell]) if cell is not None else "" for cell in cells
-        ]
-        table.add_row(stage, *marked)
+        texts = [Text() if cell is None else Text(cell.words, COLOURS[cell]) for cell in cells]
+        table.add_row(stage, *texts)
     console.print(table)
     for line in describe_findings(upgrade.findings):
         console.print(printable(line), soft_wrap=True)
@@ -67,50 +67,44 @@ def print_upgrade(upgrade: Upgrade, folder: str, console: Console) -> None:
 
 
 def describe_findings(findings: Sequence[Finding]) -> list[str]:
-    """A line for each recipe that changed, where it first parted; and one for each backend's
-    largest rounding.
+    """A line for each recipe that changed, with where it first parted, and a line for each
+    backend's largest rounding.
     """
     lines: list[str] = []
-    rounding: dict[str, Finding] = {}
-    for found in findings:
-        place = (
-            f"{found.backend}, {found.recipe}"
-            if found.recipe and found.backend != "data"
-            else found.backend
-        )
-        if found.backend == "data":
-            place = f"data of {found.recipe}"
-        if found.change is Change.ROUNDING and found.worst is not None:
-            known = rounding.get(found.backend)
-            if known is None or known.worst is None or found.worst.ratio > known.worst.ratio:
-                rounding[found.backend] = found
-        elif found.first is not None:
-            parts = [
-                f"{found.dtype}, first {describe_difference(found.first)}",
-                NEARER[found.nearer],
-                found.note,
-            ]
-            lines.append(
-                f"{place}: {found.change.words}: {'; '.join(part for part in parts if part)}"
-            )
-        elif found.worst is None and found.change is not Change.IDENTICAL:
-            lines.append(f"{place}: {found.change.words}: {found.note}")
-    for backend, found in rounding.items():
-        if found.worst is not None:
-            worst = describe_difference(found.worst)
-            lines.append(f"{backend}: largest rounding: {found.recipe}, {found.dtype}, {worst}")
+    largest: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.change is Change.ROUNDING and finding.worst is not None:
+            known = largest.get(finding.backend)
+            if known is None or known.worst is None or finding.worst.ratio > known.worst.ratio:
+                largest[finding.backend] = finding
+        elif finding.first is not None:
+            first = f"{finding.dtype}, first {describe_difference(finding.first)}"
+            parts = [part for part in (first, NEARER[finding.nearer], finding.note) if part]
+            lines.append(f"{_place(finding)}: {finding.change.words}: {'; '.join(parts)}")
+        elif finding.worst is None and finding.change is not Change.IDENTICAL:
+            lines.append(f"{_place(finding)}: {finding.change.words}: {finding.note}")
+    for backend, finding in largest.items():
+        if finding.worst is not None:
+            worst = describe_difference(finding.worst)
+            lines.append(f"{backend}: largest rounding: {finding.recipe}, {finding.dtype}, {worst}")
     return lines
 
 
+def _place(finding: Finding) -> str:
+    if finding.backend == "data":
+        return f"data of {finding.recipe}"
+    return f"{finding.backend}, {finding.recipe}" if finding.recipe else finding.backend
+
+
 def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
-    """The same as a page."""
+    """The page: what `print_upgrade` prints, in Markdown."""
     lines = [f"# Upgrade check of {folder}", "", f"**{upgrade.change.words}**", ""]
-    if settings := list(_settings(upgrade)):
+    settings = list(_settings(upgrade))
+    if settings:
         lines += markdown_table(["", "setting", "blessed with", "here"], settings)
-    grid = [
-        [stage, *(c.words if c is not None else "" for c in cells)]
-        for stage, cells in _grid(upgrade).items()
-    ]
+    grid = []
+    for stage, cells in _grid(upgrade).items():
+        grid.append([stage, *("" if cell is None else cell.words for cell in cells)])
     lines += markdown_table(["stage", *_columns(upgrade)], grid)
     lines += [f"- {line}" for line in describe_findings(upgrade.findings)]
     lines += [f"- {backend}: skipped, it is not installed" for backend in upgrade.skipped]
@@ -118,33 +112,34 @@ def upgrade_markdown(upgrade: Upgrade, folder: str) -> str:
 
 
 def upgrade_json(upgrade: Upgrade) -> str:
-    """Everything that was found; strict JSON, None in place of NaN and infinities."""
+    """Every finding as strict JSON, with None for NaN and infinities."""
     content = {
         "schema": "lockstep.upgrade/1",
         "verdict": upgrade.change.words,
         "skipped": upgrade.skipped,
         "settings": upgrade.settings,
-        "stages": {backend: _named(upgrade.stages(backend)) for backend in upgrade.backends},
+        "stages": {backend: _words(upgrade.stages(backend)) for backend in upgrade.backends},
         "findings": [finding_json(finding) for finding in upgrade.findings],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _named(stages: dict[str, Change]) -> dict[str, str]:
+def _words(stages: dict[str, Change]) -> dict[str, str]:
     return {stage: change.words for stage, change in stages.items()}
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """A finding as plain values, None in place of NaN and infinities."""
+    """A finding as plain values, with None for NaN and infinities."""
     differences = {name: _difference(getattr(finding, name)) for name in ("worst", "first")}
     return asdict(finding) | {"change": finding.change.words} | differences
 
 
-def _difference(found: Difference | None) -> dict[str, Any] | None:
-    if found is None:
+def _difference(difference: Difference | None) -> dict[str, Any] | None:
+    if difference is None:
         return None
     return {
-        name: json_number(v) if isinstance(v, float) else v for name, v in asdict(found).items()
+        name: json_number(value) if isinstance(value, float) else value
+        for name, value in asdict(difference).items()
     }
 
 
@@ -153,23 +148,26 @@ def _columns(upgrade: Upgrade) -> list[str]:
 
 
 def _grid(upgrade: Upgrade) -> dict[str, list[Change | None]]:
-    """Stage -> the worst of each backend; the data are everybody's."""
-    stages = {backend: upgrade.stages(backend) for backend in upgrade.backends}
-    names = list(dict.fromkeys(stage for found in stages.values() for stage in found))
+    """Stage -> the largest change of each backend. The data are the same for all backends."""
+    changes = {backend: upgrade.stages(backend) for backend in upgrade.backends}
     columns = _columns(upgrade)
-    return {
-        name: [stages["data" if name == "data" else b].get(name) for b in columns] for name in names
-    }
+    grid: dict[str, list[Change | None]] = {}
+    for stage in dict.fromkeys(chain.from_iterable(changes.values())):
+        if stage == "data":
+            grid[stage] = [changes["data"].get(stage)] * len(columns)
+        else:
+            grid[stage] = [changes[backend].get(stage) for backend in columns]
+    return grid
 
 
-def _settings(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
+def _settings(upgrade: Upgrade) -> Iterator[tuple[str, str, str, str]]:
     for backend, settings in upgrade.settings.items():
         for name, (before, after) in settings.items():
-            yield (
-                backend,
-                name,
-                *("-" if value is None else str(value) for value in (before, after)),
-            )
+            yield backend, name, _setting(before), _setting(after)
+
+
+def _setting(value: Any) -> str:
+    return "-" if value is None else str(value)
 
 
 def _table(*headers: str) -> Table:
@@ -180,11 +178,9 @@ def _table(*headers: str) -> Table:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Its lines, and an empty one."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [
-        f"| {' | '.join(headers)} |",
-        "|" + "---|" * len(headers),
-        *(f"| {' | '.join(row)} |" for row in escaped),
-        "",
-    ]
+    """The lines of a table, and an empty line."""
+    lines = [f"| {' | '.join(headers)} |", "|" + "---|" * len(headers)]
+    for row in rows:
+        cells = [cell.replace("|", "\\|") for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]

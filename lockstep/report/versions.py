@@ -1,9 +1,8 @@
-"""Combinations of versions against the stages of a training, in the terminal, in Markdown and as
-JSON.
-"""
+"""What each combination of versions changes, by stage, in the terminal, in Markdown and as JSON."""
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 
 from rich import box
 from rich.console import Console
@@ -30,8 +29,8 @@ SHORT = {"numeric mode": "mode", "training": "runs"}
 def print_versions(
     rows: Sequence[Row], origins: Sequence[Origin], against: str, console: Console
 ) -> None:
-    """For each backend a row for each combination; then what changed in it, and where that
-    began.
+    """Print a table for each backend, with a row for each combination; then what changed, and where
+    that began.
     """
     console.print(f"Against {printable(against)}:", soft_wrap=True)
     for backend in dict.fromkeys(row.combination.backend for row in rows):
@@ -43,15 +42,17 @@ def print_versions(
         for stage in stages:
             table.add_column(SHORT.get(stage, stage), overflow="fold")
         for row in chosen:
-            cells = [
-                Text(SIGNS[c], style=COLOURS[c]) if c is not None else ""
-                for c in _cells(row, stages)
-            ]
-            table.add_row(*(printable(number) for _, number in row.combination.versions), *cells)
+            numbers = [printable(number) for _, number in row.combination.versions]
+            cells = [_cell(row.stages.get(stage)) for stage in stages]
+            table.add_row(*numbers, *cells)
         console.print(table)
     console.print(LEGEND, style="dim", soft_wrap=True)
     for line in (*_lines(rows), *map(describe_origin, origins)):
         console.print(printable(line), soft_wrap=True)
+
+
+def _cell(change: Change | None) -> Text:
+    return Text() if change is None else Text(SIGNS[change], COLOURS[change])
 
 
 def describe_origin(origin: Origin) -> str:
@@ -59,41 +60,35 @@ def describe_origin(origin: Origin) -> str:
     steps = " and ".join(
         f"{name} {after} (not {before})" for name, before, after in origin.packages
     )
+    without = dict(origin.without.versions)
     fixed = [
-        f"{name} {n}"
-        for (name, n), (_, other) in zip(origin.with_it.versions, origin.without.versions)
-        if n == other
+        f"{name} {number}" for name, number in origin.with_it.versions if without[name] == number
     ]
     beside = f", beside {', '.join(fixed)}" if fixed else ""
-    untried = (
-        f"; in between, not to be tried: {'; '.join(c.label for c in origin.untried)}"
-        if origin.untried
-        else ""
-    )
+    untried = "; ".join(combination.label for combination in origin.untried)
+    if untried:
+        untried = f"; in between, not to be tried: {untried}"
     return f"{origin.recipe}: {origin.change.words} with {steps}{beside}{untried}"
 
 
 def versions_markdown(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
-    """The same as a page."""
+    """The page: what `print_versions` prints, in Markdown."""
     stages = _stages(rows)
-    body = [
-        [row.combination.label, *(c.words if c is not None else "" for c in _cells(row, stages))]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        changes = [row.stages.get(stage) for stage in stages]
+        words = ["" if change is None else change.words for change in changes]
+        body.append([row.combination.label, *words])
     lines = [f"Against {against}.", "", *markdown_table(["combination", *stages], body)]
     lines += [f"- {line}" for line in _lines(rows)]
     if origins:
-        lines += [
-            "",
-            "Where it began:",
-            "",
-            *(f"- {describe_origin(origin)}" for origin in origins),
-        ]
+        lines += ["", "Where it began:", ""]
+        lines += [f"- {describe_origin(origin)}" for origin in origins]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) -> str:
-    """Everything that was found; strict JSON."""
+    """Every row and origin as strict JSON."""
     content = {
         "schema": "lockstep.versions/1",
         "against": against,
@@ -122,19 +117,15 @@ def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) 
 
 
 def _stages(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(stage for row in rows for stage in row.stages))
-
-
-def _cells(row: Row, stages: Sequence[str]) -> list[Change | None]:
-    return [row.stages.get(stage) for stage in stages]
+    """The stages of all rows, each once."""
+    return list(dict.fromkeys(chain.from_iterable(row.stages for row in rows)))
 
 
 def _lines(rows: Sequence[Row]) -> list[str]:
+    """A line for each fault or change, which begins with the combination."""
     lines = []
     for row in rows:
-        told = [row.fault] if row.fault else describe_findings(row.findings)
-        lines += [
-            f"{row.combination.label}: {text.removeprefix(f'{row.combination.label}: ')}"
-            for text in told
-        ]
+        texts = [row.fault] if row.fault else describe_findings(row.findings)
+        prefix = f"{row.combination.label}: "
+        lines += [prefix + text.removeprefix(prefix) for text in texts]
     return lines

@@ -1,6 +1,6 @@
-"""The curves of the HTML report, thinned so that a run of a million updates still opens."""
+"""The charts of the HTML report, thinned so that a run of a million updates still opens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -16,28 +16,30 @@ from lockstep.report.run.targets import score_of
 __all__ = ["Chart", "Curve", "build_charts", "thin"]
 
 POINTS = 2000
+"""The most points of a curve, about."""
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; `dashed` lets it be seen on top of an equal one, `role` picks its
-    colour.
-    """
+    """One line of a chart."""
 
     name: str
     x: Float64
     y: Float64
     role: str
+    """Picks the colour."""
     dashed: bool = False
+    """A dashed line can be seen on top of an equal one."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one axis; `key` is its id in the page."""
+    """Curves over one axis."""
 
     key: str
+    """The id in the page."""
     title: str
     caption: str
     x_label: str
@@ -47,26 +49,32 @@ class Chart:
 
 
 def thin(y: NDArray[Any], points: int = POINTS) -> NDArray[np.int64]:
-    """Which points to draw: all up to `points`, else the least and the greatest of each of points/2
-    stretches.
+    """The indices of the points to draw: all up to `points`, else the least and the greatest of
+    each of points/2 stretches.
     """
     if len(y) <= points:
         return np.arange(len(y))
     edges = np.linspace(0, len(y), points // 2, dtype=np.int64)
-    kept = {0, len(y) - 1}
+    drawn = {0, len(y) - 1}
     for start, stop in pairwise(edges):
         stretch = y[start:stop]
         if np.isnan(stretch).all():
-            kept.add(int(start))
+            drawn.add(int(start))
         else:
-            kept |= {int(start + np.nanargmin(stretch)), int(start + np.nanargmax(stretch))}
-    return np.array(sorted(kept))
+            drawn |= {int(start + np.nanargmin(stretch)), int(start + np.nanargmax(stretch))}
+    return np.array(sorted(drawn))
 
 
 def build_charts(
     traces: Mapping[str, Trace], with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
 ) -> tuple[Chart, ...]:
-    """All charts, from the run's traces and from the pair of runs with and without warmup."""
+    """All charts of a report.
+
+    Args:
+        traces: "torch", "jax" and "oracle" of the run.
+        with_warmup: the traces of the run, or of its contrast, that has a warmup.
+        without: the traces of the other.
+    """
     present = [backend for backend in (*BACKENDS, "oracle") if backend in traces]
     score = score_of(traces["torch"].recipe.loss)
     return (
@@ -82,24 +90,26 @@ def build_charts(
 
 
 def _curve(
-    name: str, y: NDArray[Any], role: str, *, x: Any = None, dashed: bool = False, first: int = 0
+    name: str,
+    y: NDArray[Any],
+    role: str,
+    *,
+    x: Sequence[int] | None = None,
+    dashed: bool = False,
+    first: int = 0,
 ) -> Curve:
+    """A thinned curve over x, or over first, first + 1, ... where there is no x."""
     y = np.asarray(y, dtype=np.float64)
-    x = (
-        np.arange(first, len(y) + first, dtype=np.float64)
-        if x is None
-        else np.asarray(x, dtype=np.float64)
-    )
-    kept = thin(y)
-    return Curve(name, x[kept], y[kept], role, dashed)
+    places = np.asarray(range(first, len(y) + first) if x is None else x, dtype=np.float64)
+    drawn = thin(y)
+    return Curve(name, places[drawn], y[drawn], role, dashed)
 
 
-def _thinned(updates: int) -> str:
-    if updates <= POINTS:
+def _thinned(count: int, unit: str = "updates") -> str:
+    """The sentence of a caption on thinning; "" where nothing is thinned."""
+    if count <= POINTS:
         return ""
-    return (
-        f" {updates} updates are thinned to about {POINTS} points a curve; the extremes are kept."
-    )
+    return f" {count} {unit} are thinned to about {POINTS} points a curve; the extremes are kept."
 
 
 def _lr(
@@ -113,9 +123,8 @@ def _lr(
         _curve("jax", rates["jax"], "jax", dashed=True),
         _curve(label, other["torch"].series("lr"), "contrast", dashed=True),
     ]
-    caption = "What each update used, as recorded by the two frameworks." + _thinned(
-        len(rates["torch"])
-    )
+    caption = "What each update used, as recorded by the two frameworks."
+    caption += _thinned(len(rates["torch"]))
     return Chart(
         "lr", "Learning rate per update", caption, "update", "learning rate", tuple(curves)
     )
@@ -125,87 +134,83 @@ def _loss_per_update(traces: Mapping[str, Trace], present: list[str]) -> Chart:
     curves = [
         _curve(name, traces[name].series("loss"), name, dashed=name != "torch") for name in present
     ]
-    caption = "Mean loss of each batch, before its update." + _thinned(
-        len(traces["torch"].series("loss"))
-    )
+    caption = "Mean loss of each batch, before its update."
+    caption += _thinned(len(traces["torch"].series("loss")))
     return Chart("loss", "Loss per update", caption, "update", "batch loss", tuple(curves))
 
 
 def _per_epoch(traces: Mapping[str, Trace], metric: str, title: str, label: str, key: str) -> Chart:
-    curves = [
-        _curve(
-            f"{backend}, {part.replace('_', '-')}",
-            traces[backend].metric(f"{part}_{metric}"),
-            f"{backend}-{part}",
-            dashed=backend == "jax",
-            first=1,
-        )
-        for part in ("train", "held_out")
-        for backend in BACKENDS
-    ]
+    curves = []
+    for part in ("train", "held_out"):
+        for backend in BACKENDS:
+            name = f"{backend}, {part.replace('_', '-')}"
+            values = traces[backend].metric(f"{part}_{metric}")
+            role = f"{backend}-{part}"
+            curves.append(_curve(name, values, role, dashed=backend == "jax", first=1))
     epochs = len(traces["torch"].metric("train_loss"))
-    caption = "Over all rows of a part, at the end of each epoch."
-    if epochs > POINTS:
-        caption += (
-            f" {epochs} epochs are thinned to about {POINTS} points a curve; the extremes are kept."
-        )
+    caption = "Over all rows of a part, at the end of each epoch." + _thinned(epochs, "epochs")
     return Chart(f"epoch-{key}", title, caption, "epoch", label, tuple(curves))
 
 
 def _apart(first: NDArray[Any], second: NDArray[Any]) -> Float64:
+    """The absolute differences."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.abs(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64))
 
 
-def _equal(curves: list[Curve], counts: dict[str, tuple[int, int]]) -> str:
-    equal = [
-        f"{curve.name} at {counts[curve.name][0]} of {counts[curve.name][1]}" for curve in curves
-    ]
+def _equal(counts: Mapping[str, tuple[int, int]]) -> str:
+    """The sentence of a caption on equal values.
+
+    Args:
+        counts: name of a curve -> how many of its values are 0, and how many there are.
+    """
+    equal = [f"{name} at {zeros} of {values}" for name, (zeros, values) in counts.items()]
     return f"Exactly equal, and so not drawn on a logarithmic axis: {'; '.join(equal)}."
 
 
 def _loss_difference(traces: Mapping[str, Trace], present: list[str]) -> Chart:
-    curves, counts = [], {}
+    curves = []
+    counts = {}
     for first, second in combinations(present, 2):
         label = f"|{first} \u2212 {second}|"
         apart = _apart(traces[first].series("loss"), traces[second].series("loss"))
         curves.append(_curve(label, apart, f"{first}-{second}"))
         counts[label] = (int((apart == 0).sum()), len(apart))
-    caption = _equal(curves, counts) + _thinned(len(traces["torch"].series("loss")))
+    caption = _equal(counts) + _thinned(len(traces["torch"].series("loss")))
+    title = "How far the losses are apart"
     return Chart(
-        "loss-difference",
-        "How far the losses are apart",
-        caption,
-        "update",
-        "|difference|",
-        tuple(curves),
-        True,
+        "loss-difference", title, caption, "update", "|difference|", tuple(curves), log=True
     )
 
 
 def _parameter_difference(traces: Mapping[str, Trace], present: list[str]) -> Chart:
-    curves, counts = [], {}
+    curves = []
+    counts = {}
     for first, second in combinations(present, 2):
         label = f"|{first} \u2212 {second}|"
-        recorded = sorted(
-            set(traces[first].recorded_updates) & set(traces[second].recorded_updates)
-        )
-        apart = np.array(
-            [_parameters_apart(traces[first], traces[second], update) for update in recorded]
-        )
+        a = traces[first]
+        b = traces[second]
+        recorded = sorted(set(a.recorded_updates) & set(b.recorded_updates))
+        apart = np.array([_parameters_apart(a, b, update) for update in recorded])
         curves.append(_curve(label, apart, f"{first}-{second}", x=recorded))
         counts[label] = (int((apart == 0).sum()), len(apart))
-    caption = "The largest difference of any parameter, where parameters were recorded. " + _equal(
-        curves, counts
-    )
-    title = "How far the parameters are apart"
+    caption = "The largest difference of any parameter, where parameters were recorded. "
+    caption += _equal(counts)
     return Chart(
-        "parameter-difference", title, caption, "updates done", "|difference|", tuple(curves), True
+        "parameter-difference",
+        "How far the parameters are apart",
+        caption,
+        "updates done",
+        "|difference|",
+        tuple(curves),
+        log=True,
     )
 
 
 def _parameters_apart(first: Trace, second: Trace, update: int) -> float:
-    a, b = first.parameters(update), second.parameters(update)
+    """The largest difference of any parameter after this many updates."""
+    a = first.parameters(update)
+    b = second.parameters(update)
     return float(np.max([difference(a[name], b[name]) for name in a]))
 
 
@@ -216,14 +221,8 @@ def _update_size(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace])
         _curve("without warmup", without["torch"].series("update_norm"), "without"),
     )
     caption = "2-norm of the change of all parameters (torch)." + _thinned(updates)
-    return Chart(
-        "update-size",
-        "Update size, with and without warmup",
-        caption,
-        "update",
-        "update size",
-        curves,
-    )
+    title = "Update size, with and without warmup"
+    return Chart("update-size", title, caption, "update", "update size", curves)
 
 
 def _held_out(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) -> Chart:
@@ -232,11 +231,5 @@ def _held_out(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]) ->
         _curve("without warmup", without["torch"].metric("held_out_loss"), "without", first=1),
     )
     caption = "Over all held-out rows, at the end of each epoch (torch)."
-    return Chart(
-        "warmup-loss",
-        "Held-out loss, with and without warmup",
-        caption,
-        "epoch",
-        "held-out loss",
-        curves,
-    )
+    title = "Held-out loss, with and without warmup"
+    return Chart("warmup-loss", title, caption, "epoch", "held-out loss", curves)

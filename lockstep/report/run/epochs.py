@@ -8,28 +8,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.backends import BACKENDS
 from lockstep.numbers import difference
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace, metric_names
-from lockstep.report.run.targets import (
-    score_of,
-)
+from lockstep.report.run.targets import score_of
 
 __all__ = ["EpochRow", "epoch_rates", "epoch_rows", "pair", "rates_by_epoch", "select_rows"]
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; each metric is a pair (torch, jax). `lr` is that of the epoch's last update, a
-    score the accuracy or R^2."""
+    """One epoch; each metric is a pair (torch, jax), and a score is the accuracy or R^2."""
 
     epoch: int
+    """Counted from 1."""
     lr: float
+    """The learning rate of the last update."""
     train_loss: tuple[float, float]
     train_score: tuple[float, float]
     held_out_loss: tuple[float, float]
     held_out_score: tuple[float, float]
     difference: float
+    """The largest difference between the frameworks, over the metrics."""
     observation: str
 
 
@@ -38,44 +39,46 @@ def epoch_rows(recipe: Recipe, traces: Mapping[str, Trace]) -> tuple[EpochRow, .
 
     Args:
         recipe: what was trained.
-        traces: "torch" and "jax" of it.
+        traces: the traces "torch" and "jax" of it.
     """
     rates = epoch_rates(traces["torch"])
-    observations, score = _observations(recipe, traces), score_of(recipe.loss).key
+    observations = _observations(recipe, traces)
+    score = score_of(recipe.loss).key
     rows = []
     for epoch, (rate, observation) in enumerate(zip(rates, observations)):
         pairs = {metric: pair(traces, metric, epoch) for metric in metric_names(recipe.loss)}
-        apart = difference(
-            [pair[0] for pair in pairs.values()], [pair[1] for pair in pairs.values()]
+        row = EpochRow(
+            epoch=epoch + 1,
+            lr=float(rate),
+            train_loss=pairs["train_loss"],
+            train_score=pairs[f"train_{score}"],
+            held_out_loss=pairs["held_out_loss"],
+            held_out_score=pairs[f"held_out_{score}"],
+            difference=difference(*zip(*pairs.values())),
+            observation=observation,
         )
-        train, held_out = (
-            (pairs[f"{part}_loss"], pairs[f"{part}_{score}"]) for part in ("train", "held_out")
-        )
-        rows.append(
-            EpochRow(
-                epoch + 1, float(rate), *train, *held_out, difference=apart, observation=observation
-            )
-        )
+        rows.append(row)
     return tuple(rows)
 
 
 def select_rows(rows: Sequence[EpochRow], limit: int) -> list[EpochRow]:
-    """At most `limit` epochs: the first and last, those where something happens, and some evenly
-    between.
+    """At most `limit` epochs: the first and last ones, some where the observation changes, and some
+    evenly between.
     """
     if len(rows) <= limit:
         return list(rows)
-    kept = {0, 1, 2, len(rows) - 2, len(rows) - 1}
+    chosen = {0, 1, 2, len(rows) - 2, len(rows) - 1}
     turns = [i for i in range(1, len(rows)) if rows[i].observation != rows[i - 1].observation]
-    kept |= set(turns[: limit // 3])
-    spread = np.linspace(0, len(rows) - 1, max(limit - len(kept), 2), dtype=int)
-    kept |= {int(i) for i in spread}
-    return [rows[i] for i in sorted(kept)[:limit]]
+    chosen.update(turns[: limit // 3])
+    spread = np.linspace(0, len(rows) - 1, max(limit - len(chosen), 2), dtype=int)
+    chosen.update(spread.tolist())
+    return [rows[i] for i in sorted(chosen)[:limit]]
 
 
 def pair(traces: Mapping[str, Trace], metric: str, epoch: int) -> tuple[float, float]:
-    """A metric after an epoch, counted from 0, in PyTorch and in JAX."""
-    return float(traces["torch"].metric(metric)[epoch]), float(traces["jax"].metric(metric)[epoch])
+    """A metric of torch and of jax after an epoch, counted from 0."""
+    torch, jax = (float(traces[backend].metric(metric)[epoch]) for backend in BACKENDS)
+    return torch, jax
 
 
 def rates_by_epoch(trace: Trace) -> NDArray[Any]:
@@ -85,33 +88,26 @@ def rates_by_epoch(trace: Trace) -> NDArray[Any]:
 
 
 def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
-    """A few words an epoch (at most 12 characters), from the numbers alone."""
+    """A few words for each epoch (at most 12 characters), from the numbers alone."""
     rates_ET = rates_by_epoch(traces["torch"])
-    at_peak = np.flatnonzero(rates_ET.ravel() >= recipe.schedule.peak * (1 - 1e-6))
-    peak = int(at_peak[0]) if len(at_peak) else int(rates_ET.argmax())
-    if not len(at_peak) and peak >= rates_ET.size - rates_ET.shape[1]:
-        peak = rates_ET.size  # still rising at the end
-    start, stop = (
-        np.arange(len(rates_ET)) * rates_ET.shape[1],
-        (np.arange(len(rates_ET)) + 1) * rates_ET.shape[1],
-    )
-    losses = np.array(
-        [
-            [*pair(traces, "train_loss", e), *pair(traces, "held_out_loss", e)]
-            for e in range(len(start))
-        ]
-    )
-    before, best = float(traces["torch"].series("loss")[0]), math.inf
+    epochs, length = rates_ET.shape
+    peak = _peak_update(recipe, rates_ET)
+    before = float(traces["torch"].series("loss")[0])
+    best = math.inf
     observations = []
-    for epoch, row in enumerate(losses):
-        train, held_out = float(row[0]), float(row[2])
-        if np.isnan(row).any():
+    for epoch in range(epochs):
+        train_pair = pair(traces, "train_loss", epoch)
+        held_out_pair = pair(traces, "held_out_loss", epoch)
+        losses = [*train_pair, *held_out_pair]
+        train = train_pair[0]
+        held_out = held_out_pair[0]
+        if np.isnan(losses).any():
             words = "not a number"
-        elif np.isinf(row).any():
+        elif np.isinf(losses).any():
             words = "infinite"
-        elif peak >= stop[epoch]:
+        elif peak >= (epoch + 1) * length:
             words = "warming up"
-        elif peak >= start[epoch] and peak > 0:
+        elif peak >= epoch * length and peak > 0:
             words = "peak reached"
         elif train > 1.01 * before:
             words = "loss rises"
@@ -120,8 +116,21 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
         else:
             words = "converging" if train < 0.99 * before else "steady"
         observations.append(words)
-        before, best = train, min(best, held_out)
+        before = train
+        best = min(best, held_out)
     return observations
+
+
+def _peak_update(recipe: Recipe, rates_ET: NDArray[Any]) -> int:
+    """The update at which the rate reaches its peak; how many updates there are, if it still rises
+    in the last epoch.
+    """
+    at_peak = np.flatnonzero(rates_ET.ravel() >= recipe.schedule.peak * (1 - 1e-6))
+    if len(at_peak):
+        return int(at_peak[0])
+    largest = int(rates_ET.argmax())
+    in_last_epoch = largest >= rates_ET.size - rates_ET.shape[1]
+    return rates_ET.size if in_last_epoch else largest
 
 
 def epoch_rates(trace: Trace) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The run folder: filled under another name, and there under its own only once it is whole."""
+"""The run folder, which has its own name only once it is whole."""
 
 import json
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ __all__ = ["new_run_folder", "write_reports"]
 
 @contextmanager
 def new_run_folder(wanted: Path) -> Iterator[NewFolder]:
-    """A folder to fill; renamed to `wanted`, or to `wanted`-2, -3, ... where that exists, once the
-    block ends well.
+    """A folder to fill under another name.
 
+    Once the block ends well it is renamed to `wanted`, or to `wanted`-2, -3, ... where that exists.
     What a killed process left of it is settled first.
 
     Raises:
-        InputError: the folder cannot be made, or not renamed: then it says where everything lies.
+        InputError: the folder cannot be made, or cannot be renamed; then the message says where
+            everything lies.
     """
     check_folder(wanted)
     parents: list[Path] = []
@@ -36,7 +37,7 @@ def new_run_folder(wanted: Path) -> Iterator[NewFolder]:
     except OSError as error:
         raise InputError(f"{wanted}: cannot be made: {error.strerror or error}") from None
     finally:
-        for parent in parents:  # those that hold nothing were made for nothing
+        for parent in parents:  # one that holds nothing was made in vain
             with suppress(OSError):
                 parent.rmdir()
 

@@ -20,35 +20,47 @@ LAYERS = 40
 
 
 def render_html(story: Story) -> str:
-    """The whole page, scripts and styles within it; it loads nothing from elsewhere."""
+    """The whole page, with its scripts and styles; it loads nothing from elsewhere."""
     rows = select_rows(story.training, EPOCHS)
     layers = story.prediction.layers
+    hidden_layers = max(len(layers) - LAYERS, 0)
+    if hidden_layers:
+        layers = (*layers[: LAYERS - 2], *layers[-2:])
     return render_page(
         "template.html",
-        {chart.key: _plain(chart) for chart in story.charts},
+        {chart.key: _chart_json(chart) for chart in story.charts},
         story=story,
         rows=rows,
-        layers=layers if len(layers) <= LAYERS else (*layers[: LAYERS - 2], *layers[-2:]),
-        hidden_layers=max(len(layers) - LAYERS, 0),
+        layers=layers,
+        hidden_layers=hidden_layers,
         charts={chart.key: chart for chart in story.charts},
     )
 
 
 def render_page(template: str, chart_data: Mapping[str, Any], **content: Any) -> str:
-    """A page from a template of this folder; `chart_data` is what its script draws, as JSON."""
+    """A page from a template of `lockstep.report`.
+
+    Args:
+        template: the name of its file.
+        chart_data: key of a chart -> what the page's script draws.
+        content: what the template names.
+    """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_escaped
     )
     environment.filters |= {"number": number, "several": several, "short": short}
-    source, style = (_source(name) for name in (template, "style.css"))
-    return environment.from_string(source).render(
-        **content, style=style, chart_json=_embedded(chart_data), plotly=plotly_script()
+    return environment.from_string(_source(template)).render(
+        **content,
+        style=_source("style.css"),
+        chart_json=_embedded(chart_data),
+        plotly=plotly_script(),
     )
 
 
-def _shown(value: Any) -> Any:
-    """What a place of a template is filled with; what the template says is safe, a script, stays as
-    it is.
+def _escaped(value: Any) -> Any:
+    """A value for a template, escaped where it does not print.
+
+    Markup that the template calls safe, such as a script, stays as it is.
     """
     return printable(value, LAYOUT) if type(value) is str else value
 
@@ -58,23 +70,26 @@ def _source(name: str) -> str:
 
 
 def plotly_script() -> str:
-    """Plotly's script, fit to stand inside a script element."""
-    # the file alone: `import plotly.graph_objects` takes seconds
+    """Plotly's script, which may stand inside a script element."""
+    # only the file is read, because `import plotly.graph_objects` takes seconds
     script = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     return script.replace("</script", "<\\/script")
 
 
-def _plain(chart: Chart) -> dict[str, Any]:
-    curves = [
-        {
-            "name": curve.name,
-            "role": curve.role,
-            "dashed": curve.dashed,
-            "x": [json_number(value) for value in curve.x],
-            "y": [json_number(value) if value != 0 or not chart.log else None for value in curve.y],
-        }
-        for curve in chart.curves
-    ]
+def _chart_json(chart: Chart) -> dict[str, Any]:
+    """A chart for the page's script; on a logarithmic axis a 0 is None."""
+    curves = []
+    for curve in chart.curves:
+        y = [None if chart.log and value == 0 else json_number(value) for value in curve.y]
+        curves.append(
+            {
+                "name": curve.name,
+                "role": curve.role,
+                "dashed": curve.dashed,
+                "x": [json_number(value) for value in curve.x],
+                "y": y,
+            }
+        )
     return {
         "title": chart.title,
         "x": chart.x_label,
@@ -98,4 +113,4 @@ def _printable_strings(content: Any) -> Any:
         return {key: _printable_strings(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_printable_strings(value) for value in content]
-    return _shown(content)
+    return _escaped(content)

@@ -1,11 +1,11 @@
-"""The five stages from rows to updates, each with what it did to this run's numbers."""
+"""The five stages from rows to updates, and what each did to this run's numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lockstep.data_prep import PreparedData, Table, initial_statistics
+from lockstep.data_prep import Parameters, PreparedData, Table, initial_statistics
 from lockstep.numbers import name, number, several
 from lockstep.recipe import Recipe
 from lockstep.recipe.activations import ACTIVATIONS
@@ -22,7 +22,6 @@ from lockstep.report.run.targets import (
 
 __all__ = ["describe_optimizer", "describe_pipeline"]
 
-
 DRAWN = {
     "torch": "uniformly within 1/sqrt(inputs)",
     "flax": "from a normal distribution of variance 1/inputs, cut off at 2 deviations",
@@ -33,21 +32,20 @@ DRAWN = {
     "orthogonal": "uniformly from the orthogonal matrices",
     "zeros": "all 0",
 }
-
-
+"""Scheme of initialisation -> how the weights are drawn."""
 NOTED = 12
-"""Lines on how a table was read that a report shows."""
+"""The most lines on how a table was read that a report shows."""
 
 
 def describe_pipeline(
     data: PreparedData, raw: Table, traces: Mapping[str, Trace], contrast: Mapping[str, Trace]
 ) -> tuple[Stage, ...]:
-    """Every stage, in the order in which the data passes them.
+    """Every stage, in the order in which the data pass them.
 
     Args:
         data: what was trained on.
         raw: the rows before split and scaling.
-        traces: "torch", "jax" and "oracle" of the recipe.
+        traces: the traces "torch", "jax" and "oracle" of the recipe.
         contrast: the same three without warmup, or with one where the recipe has none.
     """
     recipe = traces["torch"].recipe
@@ -61,29 +59,37 @@ def describe_pipeline(
 
 
 def describe_optimizer(recipe: Recipe) -> str:
-    """sgd (momentum 0.9, weight decay 0): what is not off, and always momentum and weight decay."""
-    optimizer, shown = recipe.optimizer, []
-    for key in optimizer.field_names():
-        value = getattr(optimizer, key)
-        if key == "name":
-            continue
-        if isinstance(value, bool) or value is None:
-            shown += [key] if value else []
-        elif isinstance(value, tuple):
-            shown += [f"{key} {', '.join(f'{factor:g}' for factor in value)}"] if value else []
-        elif isinstance(value, str):
-            shown += [f"{key} {value}"] if value not in ("off", "none", "all") else []
-        elif value or key in ("momentum", "weight_decay"):
-            shown.append(f"{key} {value:g}")
-    return f"{optimizer.name} ({', '.join(shown).replace('_', ' ')})"
+    """The optimizer as "sgd (momentum 0.9, weight decay 0)".
+
+    Knobs that are off are left out, but momentum and weight decay always stand.
+    """
+    optimizer = recipe.optimizer
+    keys = [key for key in optimizer.field_names() if key != "name"]
+    knobs = [_knob(key, getattr(optimizer, key)) for key in keys]
+    listed = ", ".join(knob for knob in knobs if knob)
+    return f"{optimizer.name} ({listed.replace('_', ' ')})"
+
+
+def _knob(key: str, value: Any) -> str:
+    """A knob of an optimizer with its value; "" where it is off."""
+    if isinstance(value, bool) or value is None:
+        return key if value else ""
+    if isinstance(value, tuple):
+        return f"{key} {', '.join(f'{factor:g}' for factor in value)}" if value else ""
+    if isinstance(value, str):
+        return "" if value in ("off", "none", "all") else f"{key} {value}"
+    return f"{key} {value:g}" if value or key in ("momentum", "weight_decay") else ""
 
 
 def _cells(columns: Sequence[str], values: Any, limit: int = 4) -> str:
-    texts = [
-        name(value, 24) if isinstance(value, str) else number(value) for value in values[:limit]
-    ]
-    shown = [f"{name(column, 24)} = {text}" for column, text in zip(columns, texts)]
-    return ", ".join(shown + ["..."] * (len(columns) > limit))
+    """The first values of a row, each as "column = value"."""
+    cells = []
+    for column, value in zip(columns, values[:limit]):
+        text = name(value, 24) if isinstance(value, str) else number(value)
+        cells.append(f"{name(column, 24)} = {text}")
+    if len(columns) > limit:
+        cells.append("...")
+    return ", ".join(cells)
 
 
 def _data_loading(data: PreparedData, raw: Table) -> Stage:
@@ -95,76 +101,96 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
         Fact("first row", _cells(raw.columns, raw.row(0))),
         Fact(*first_target(raw)),
     )
-    return Stage(
-        "Data loading",
-        "The rows are read and split once; both frameworks are fed the same bits.",
-        facts,
-    )
+    what = "The rows are read and split once; both frameworks are fed the same bits."
+    return Stage("Data loading", what, facts)
 
 
 def _preprocessing(data: PreparedData, raw: Table) -> Stage:
     x_ND = np.asarray(data.train_x_ND, dtype=np.float64)
     std_D = x_ND.std(axis=0)
+    furthest = number(np.abs(x_ND.mean(axis=0)).max(), 2)
     facts = [
         *(Fact(name(label), name(value, 240)) for label, value in data.notes[:NOTED]),
         Fact("shape in, out", f"{(len(x_ND), len(raw.columns))} -> {x_ND.shape}"),
         Fact("before", _cells(raw.columns, raw.row(data.first_row))),
         Fact("after", _cells(data.columns, x_ND[0])),
-        Fact(
-            "mean achieved",
-            f"at most {number(np.abs(x_ND.mean(axis=0)).max(), 2)} away from 0 in any column",
-        ),
+        Fact("mean achieved", f"at most {furthest} away from 0 in any column"),
         Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
         *(Fact(*described) for described in target_before_and_after(data)),
     ]
     facts += [Fact("warning", name(warning, 120)) for warning in data.warnings[:3]]
     if len(data.warnings) > 3:
         facts.append(Fact("warnings", f"{len(data.warnings) - 3} more of this kind"))
-    brought = "Each column is" if data.classes else "The target and each column are"
-    what = f"{brought} brought to mean 0 and variance 1 with the training rows' mean and deviation."
+    columns = "Each column is" if data.classes else "The target and each column are"
+    what = f"{columns} brought to mean 0 and variance 1 with the training rows' mean and deviation."
     return Stage("Preprocessing", what, tuple(facts))
 
 
 def _initialisation(recipe: Recipe, traces: Mapping[str, Trace]) -> Stage:
-    torch, jax = traces["torch"].parameters(0), traces["jax"].parameters(0)
+    torch = traces["torch"].parameters(0)
+    jax = traces["jax"].parameters(0)
     statistics = initial_statistics(recipe.model).keys()
-    kernels = sum(key.startswith("linear") and key.endswith(".weight") for key in torch)
-    weights = [f"linear{i}.weight" for i in range(1, kernels + 1)]
-    between = [ACTIVATIONS[recipe.model.activation].title]
-    if recipe.model.norm != "none":
-        between.insert(0, {"layer": "LayerNorm", "batch": "BatchNorm"}[recipe.model.norm])
-    if recipe.model.dropout:
-        between.append(f"Dropout({recipe.model.dropout:g})")
-    layers, counts = [], []
-    for i, key in enumerate(weights, start=1):
-        inputs, outputs = torch[key].shape
-        layers.append(f"Linear({inputs}\u2192{outputs})")
-        plus, size = (
-            (f" + {outputs}", (inputs + 1) * outputs)
-            if recipe.model.bias
-            else ("", inputs * outputs)
-        )
-        counts.append(f"linear{i} {inputs} x {outputs}{plus} = {size}")
-        if f"norm{i}.weight" in torch:
-            counts.append(f"norm{i} 2 x {outputs} = {2 * outputs}")
-    chain = [part for layer in layers for part in (layer, *between)][: -len(between)]
+    shapes = _layer_shapes(torch)
     total = sum(array.size for key, array in torch.items() if key not in statistics)
     same = all(np.array_equal(torch[key], jax[key], equal_nan=True) for key in torch)
-    first = weights[0]
     facts = (
-        Fact("layers", ", ".join(cut(chain, 2 * LISTED))),
-        Fact("parameters by layer", "; ".join(cut(counts, LISTED))),
+        Fact("layers", ", ".join(cut(_layer_chain(recipe, shapes), 2 * LISTED))),
+        Fact("parameters by layer", "; ".join(cut(_layer_sizes(recipe, torch), LISTED))),
         Fact("parameters in all", str(total)),
-        Fact(f"{first}[0]", several(torch[first][0])),
+        Fact("linear1.weight[0]", several(torch["linear1.weight"][0])),
         Fact("same bits in both", "yes" if same else "no"),
     )
-    drawn, biases = DRAWN[recipe.model.init], " and biases" if recipe.model.bias else ""
-    if recipe.model.init != "torch" and recipe.model.bias:
-        drawn, biases = f"{drawn}, biases are 0", ""
-    what = f"Weights{biases} are drawn once, {drawn}, and handed to both frameworks."
-    if recipe.model.init == "zeros":
-        what = f"Weights{' and biases' if recipe.model.bias else ''} are 0 in both frameworks."
-    return Stage("Model initialisation", what, facts)
+    return Stage("Model initialisation", _how_drawn(recipe), facts)
+
+
+def _layer_shapes(parameters: Parameters) -> list[tuple[int, int]]:
+    """Inputs and outputs of each linear layer."""
+    count = sum(key.startswith("linear") and key.endswith(".weight") for key in parameters)
+    shapes = []
+    for i in range(1, count + 1):
+        inputs, outputs = parameters[f"linear{i}.weight"].shape
+        shapes.append((inputs, outputs))
+    return shapes
+
+
+def _layer_chain(recipe: Recipe, shapes: Sequence[tuple[int, int]]) -> list[str]:
+    """The layers from input to output: Linear(20\u219232), ReLU, Linear(32\u21922)."""
+    model = recipe.model
+    between = [ACTIVATIONS[model.activation].title]
+    if model.norm != "none":
+        between.insert(0, {"layer": "LayerNorm", "batch": "BatchNorm"}[model.norm])
+    if model.dropout:
+        between.append(f"Dropout({model.dropout:g})")
+    chain: list[str] = []
+    for inputs, outputs in shapes:
+        chain += [f"Linear({inputs}\u2192{outputs})", *between]
+    return chain[: -len(between)]
+
+
+def _layer_sizes(recipe: Recipe, parameters: Parameters) -> list[str]:
+    """How many parameters each layer has: "linear1 20 x 32 + 32 = 672"."""
+    sizes = []
+    for i, (inputs, outputs) in enumerate(_layer_shapes(parameters), start=1):
+        if recipe.model.bias:
+            sizes.append(f"linear{i} {inputs} x {outputs} + {outputs} = {(inputs + 1) * outputs}")
+        else:
+            sizes.append(f"linear{i} {inputs} x {outputs} = {inputs * outputs}")
+        if f"norm{i}.weight" in parameters:
+            sizes.append(f"norm{i} 2 x {outputs} = {2 * outputs}")
+    return sizes
+
+
+def _how_drawn(recipe: Recipe) -> str:
+    """The sentence on how the initial parameters are drawn."""
+    model = recipe.model
+    biases = " and biases" if model.bias else ""
+    if model.init == "zeros":
+        return f"Weights{biases} are 0 in both frameworks."
+    drawn = DRAWN[model.init]
+    if model.bias and model.init != "torch":
+        biases = ""
+        drawn = f"{drawn}, biases are 0"
+    return f"Weights{biases} are drawn once, {drawn}, and handed to both frameworks."
 
 
 def _accumulation(recipe: Recipe, data: PreparedData) -> tuple[Fact, ...]:
@@ -191,24 +217,20 @@ def _average(recipe: Recipe) -> tuple[Fact, ...]:
     if average.decay == 0:
         return ()
     start = "a copy of the initial parameters" if average.start == "copy" else "0"
-    return (
-        Fact(
-            "average kept", f"decay {average.decay:g}, from {start}" + ", debiased" * average.debias
-        ),
-    )
+    debiased = ", debiased" if average.debias else ""
+    return (Fact("average kept", f"decay {average.decay:g}, from {start}{debiased}"),)
 
 
 def _engines(traces: Mapping[str, Trace]) -> tuple[Fact, ...]:
-    used = {
-        name: traces[backend].engine for backend, name in (("torch", "PyTorch"), ("jax", "JAX"))
-    }
-    said = [f"{name} {engine}" for name, engine in used.items() if engine]
-    return (Fact("engine", ", ".join(said)),) if said else ()
+    engines = {"PyTorch": traces["torch"].engine, "JAX": traces["jax"].engine}
+    listed = [f"{framework} {engine}" for framework, engine in engines.items() if engine]
+    return (Fact("engine", ", ".join(listed)),) if listed else ()
 
 
 def _training(recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]) -> Stage:
     last = int(data.batches(0).count_T[-1])
-    rows, length = len(data.train_y_N), data.updates_per_epoch
+    rows = len(data.train_y_N)
+    length = data.updates_per_epoch
     note = f"{last} rows" if last != data.batch else f"{last} rows, as the others"
     if data.drop_last and rows % data.batch:
         note += f"; {rows % data.batch} rows are left out of each epoch"

@@ -17,7 +17,7 @@ __all__ = ["Prediction", "predict_first_held_out"]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What one layer gave for the sample."""
+    """The outputs of one layer for the sample."""
 
     layer: str
     torch: tuple[float, ...]
@@ -27,9 +27,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One held-out sample through the trained model: each layer, what it means in both, and the
-    truth.
-    """
+    """One held-out sample through both trained models: each layer, the two answers, the truth."""
 
     layers: tuple[LayerRow, ...]
     predicted: str
@@ -40,7 +38,8 @@ def predict_first_held_out(
     recipe: Recipe, data: PreparedData, traces: Mapping[str, Trace]
 ) -> Prediction:
     """The first held-out row, as both traces recorded it."""
-    torch, jax = traces["torch"].prediction, traces["jax"].prediction
+    torch = traces["torch"].prediction
+    jax = traces["jax"].prediction
     layers = [
         LayerRow(
             layer,
@@ -50,52 +49,33 @@ def predict_first_held_out(
         )
         for layer in torch
     ]
-    predicted = [_predict(recipe, data, layers[-1].torch), _predict(recipe, data, layers[-1].jax)]
-    return Prediction(tuple(layers), *_predicted_sentence(recipe, data, *zip(*predicted)))
-
-
-def _predict(
-    recipe: Recipe, data: PreparedData, last_layer: Sequence[float]
-) -> tuple[str, float | None]:
-    """The class and its probability, or the number in the target's unit, that the last layer
-    means.
-    """
-    if any(math.isnan(value) for value in last_layer):
-        return "none (not a number)", math.nan if data.classes else None
+    by_torch = _answer(recipe, data, layers[-1].torch)
+    by_jax = _answer(recipe, data, layers[-1].jax)
+    unit = ""
     if not data.classes:
-        return number(in_its_unit(data, last_layer[0])), None
-    shares = (
-        (1 - last_layer[0], last_layer[0])
-        if recipe.loss.spec.link == "sigmoid"
-        else tuple(last_layer)
-    )
+        unit = f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
+    predicted = f"Predicted by torch: {by_torch}; by jax: {by_jax}{unit}."
+    return Prediction(tuple(layers), predicted, _truth(recipe, data))
+
+
+def _answer(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) -> str:
+    """What the last layer says: a class with its probability, or a number in the target's unit."""
+    if any(math.isnan(value) for value in last_layer):
+        return "none (not a number) (nan)" if data.classes else "none (not a number)"
+    if not data.classes:
+        return number(in_its_unit(data, last_layer[0]))
+    shares = tuple(last_layer)
+    if recipe.loss.spec.link == "sigmoid":
+        shares = (1 - last_layer[0], last_layer[0])
     best = int(np.argmax(shares))
-    return name(data.classes[best]), shares[best]
+    share = f"{100 * shares[best]:.2f} %" if math.isfinite(shares[best]) else "nan"
+    return f"{name(data.classes[best])} ({share})"
 
 
-def _predicted_sentence(
-    recipe: Recipe,
-    data: PreparedData,
-    predicted: Sequence[str],
-    probability: Sequence[float | None],
-) -> tuple[str, str]:
-    """What both frameworks predict for the first held-out row, and the truth."""
-
-    def share(value: float | None) -> str:
-        if value is None:
-            return ""
-        return f" ({100 * value:.2f} %)" if math.isfinite(value) else " (nan)"
-
-    true = f"True class: {name(recipe.loss.ignored_class or '')}, which the loss ignores."
+def _truth(recipe: Recipe, data: PreparedData) -> str:
     label = data.held_out_y_N[0]
     if not data.classes:
-        true = f"True {name(data.target)}: {number(in_its_unit(data, label))}."
-    elif label != IGNORED:
-        true = f"True class: {name(data.classes[int(label)])}."
-    torch, jax = (f"{text}{share(value)}" for text, value in zip(predicted, probability))
-    unit = (
-        ""
-        if data.classes
-        else f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
-    )
-    return f"Predicted by torch: {torch}; by jax: {jax}{unit}.", true
+        return f"True {name(data.target)}: {number(in_its_unit(data, label))}."
+    if label != IGNORED:
+        return f"True class: {name(data.classes[int(label)])}."
+    return f"True class: {name(recipe.loss.ignored_class or '')}, which the loss ignores."

@@ -9,22 +9,23 @@ import numpy as np
 from lockstep.numbers import number
 from lockstep.recipe import Recipe
 from lockstep.records.trace import Trace
+from lockstep.report.run.epochs import pair
 
 __all__ = ["Question", "build_quiz"]
 
 CHOICES = 4
-SAME = (
-    0.01  # final losses this close, as a share of the one without warmup, count as about the same
-)
+SAME = 0.01
+"""How close two final losses are about the same, as a share of the one without warmup."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its choices, the index of the right one, and why it is right."""
+    """A question, its choices, and why one of them is right."""
 
     text: str
     choices: tuple[str, ...]
     right: int
+    """The index of the right choice."""
     explanation: str
 
 
@@ -34,8 +35,13 @@ def build_quiz(
     with_warmup: Mapping[str, Trace],
     without: Mapping[str, Trace],
 ) -> tuple[Question, ...]:
-    """Why start low, what the learning rate is at some point, and what happens without the
-    warmup.
+    """Three questions: why start low, which learning rate, and what happens without the warmup.
+
+    Args:
+        recipe: what was trained.
+        traces: the traces "torch" and "jax" of the run.
+        with_warmup: the traces of the run, or of its contrast, that has a warmup.
+        without: the traces of the other.
     """
     return (
         _why_start_low(with_warmup, without),
@@ -71,51 +77,70 @@ def _why_start_low(with_warmup: Mapping[str, Trace], without: Mapping[str, Trace
 
 
 def _which_rate(recipe: Recipe, trace: Trace) -> Question:
-    schedule, warmup = recipe.schedule, recipe.warmup
-    rates, length = trace.series("lr"), int(trace.header["updates_per_epoch"])
-    t = min(warmup // 2, (len(rates) if schedule.unit == "update" else len(rates) // length) - 1)
+    schedule = recipe.schedule
+    rates_T = trace.series("lr")
+    length = int(trace.header["updates_per_epoch"])
+    units = len(rates_T) if schedule.unit == "update" else len(rates_T) // length
+    t = min(recipe.warmup // 2, units - 1)
     if schedule.unit == "epoch":
-        where, rate = f"in epoch {t + 1}", float(rates[t * length])
+        where = f"in epoch {t + 1}"
+        rate = float(rates_T[t * length])
     else:
-        where, rate = f"for update {t} (counted from 0)", float(rates[t])
-    choices = _distinct(rate, _plausible(recipe, rate, t))
-    order = sorted(choices, key=float)
-    shape = f"untuned {schedule.warmup_form}" if schedule.untuned else schedule.warmup_form
-    plain = all(getattr(schedule, knob) is None for knob in ("warmup_top", "least_rate"))
-    straight = plain and shape == "linear" and not schedule.warmup_start and schedule.first == 1
-    if warmup and not (straight and schedule.warmup_of != "schedule"):
-        reason = f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
-    elif schedule.first != 1:
-        reason = f"It begins at {schedule.first:g} of its peak, {number(rate)}"
-    elif warmup:
-        formula = schedule.ramp.replace("t", str(t)).replace("W", str(warmup))
-        reason = (
-            f"t = {t} and W = {warmup}, so it is {number(schedule.peak)} x {formula} = "
-            f"{number(rate)}"
-        )
-    else:
-        reason = f"The recipe has no warmup: it starts at its peak of {number(schedule.peak)}"
+        where = f"for update {t} (counted from 0)"
+        rate = float(rates_T[t])
+    choices = sorted(_distinct(rate, _plausible(recipe, rate, t)), key=float)
+    start = f"The peak is {number(schedule.peak)}, {_warmup_words(recipe)}."
     return Question(
-        f"The peak is {number(schedule.peak)}"
-        + (
-            f", and the warmup is {shape} with W = {warmup} ({schedule.unit}s)"
-            if warmup and not straight
-            else f", reached by the ramp {schedule.ramp} with W = {warmup} ({schedule.unit}s)"
-            if warmup
-            else ", without warmup"
-        )
-        + f". What is the learning rate {where}?",
-        tuple(order),
-        order.index(number(rate)),
-        f"{reason}; this is what the run recorded.",
+        f"{start} What is the learning rate {where}?",
+        tuple(choices),
+        choices.index(number(rate)),
+        f"{_why_this_rate(recipe, rate, t)}; this is what the run recorded.",
     )
 
 
+def _warmup_words(recipe: Recipe) -> str:
+    schedule = recipe.schedule
+    if not recipe.warmup:
+        return "without warmup"
+    span = f"W = {recipe.warmup} ({schedule.unit}s)"
+    if _is_straight(recipe):
+        return f"reached by the ramp {schedule.ramp} with {span}"
+    return f"and the warmup is {_shape(recipe)} with {span}"
+
+
+def _why_this_rate(recipe: Recipe, rate: float, t: int) -> str:
+    schedule = recipe.schedule
+    warmup = recipe.warmup
+    peak = number(schedule.peak)
+    if warmup and not (_is_straight(recipe) and schedule.warmup_of != "schedule"):
+        return f"W = {warmup}, and t = {t} counts from 0: the rate there is {number(rate)}"
+    if schedule.first != 1:
+        return f"It begins at {schedule.first:g} of its peak, {number(rate)}"
+    if warmup:
+        formula = schedule.ramp.replace("t", str(t)).replace("W", str(warmup))
+        return f"t = {t} and W = {warmup}, so it is {peak} x {formula} = {number(rate)}"
+    return f"The recipe has no warmup: it starts at its peak of {peak}"
+
+
+def _shape(recipe: Recipe) -> str:
+    schedule = recipe.schedule
+    return f"untuned {schedule.warmup_form}" if schedule.untuned else str(schedule.warmup_form)
+
+
+def _is_straight(recipe: Recipe) -> bool:
+    """Whether the warmup is the plain ramp from 0 to the peak."""
+    schedule = recipe.schedule
+    has_extras = schedule.warmup_top is not None or schedule.least_rate is not None
+    starts_at_zero = not schedule.warmup_start and schedule.first == 1
+    return _shape(recipe) == "linear" and starts_at_zero and not has_extras
+
+
 def _plausible(recipe: Recipe, rate: float, t: int) -> Iterable[float]:
-    """Wrong answers that come from a slip: a neighbour on the ramp, another ramp, no ramp; then any
-    others.
+    """Wrong answers: first those that come from a slip (a neighbour on the ramp, no ramp, another
+    ramp), then any others.
     """
-    peak, span = recipe.schedule.peak, recipe.warmup
+    peak = recipe.schedule.peak
+    span = recipe.warmup
     if span:
         yield from (peak * share / span for share in (t, t + 1, t + 2))
         yield peak
@@ -124,22 +149,22 @@ def _plausible(recipe: Recipe, rate: float, t: int) -> Iterable[float]:
 
 
 def _distinct(rate: float, candidates: Iterable[float]) -> list[str]:
-    found = [number(rate)]
+    """The right rate and wrong ones that can be told from it, as text."""
+    choices = [number(rate)]
     for candidate in candidates:
         text = number(candidate)
-        if text not in found and abs(candidate - rate) > 0.02 * abs(rate):
-            found.append(text)
-        if len(found) == CHOICES:
+        if text not in choices and abs(candidate - rate) > 0.02 * abs(rate):
+            choices.append(text)
+        if len(choices) == CHOICES:
             break
-    return found
+    return choices
 
 
 def _without_warmup(
     recipe: Recipe, with_warmup: Mapping[str, Trace], without: Mapping[str, Trace]
 ) -> Question:
-    warm, cold = (
-        float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)
-    )
+    warm, jax_warm = pair(with_warmup, "held_out_loss", -1)
+    cold, jax_cold = pair(without, "held_out_loss", -1)
     text = "What happens to the final held-out loss when this recipe is trained without its warmup?"
     if not recipe.warmup:
         text = (
@@ -147,16 +172,12 @@ def _without_warmup(
             "run with one?"
         )
     numbers = f"{number(cold)} without warmup, {number(warm)} with it"
-    jax_warm, jax_cold = (
-        float(side["jax"].metric("held_out_loss")[-1]) for side in (with_warmup, without)
-    )
     if (number(warm), number(cold)) != (number(jax_warm), number(jax_cold)):
         numbers += f" (jax: {number(jax_cold)} and {number(jax_warm)})"
     if not math.isfinite(cold):
         right = 3
-        numbers += "; with warmup it " + (
-            "stays finite" if math.isfinite(warm) else "is not finite either"
-        )
+        with_it = "stays finite" if math.isfinite(warm) else "is not finite either"
+        numbers += f"; with warmup it {with_it}"
     elif not math.isfinite(warm):
         right = 0
         numbers += "; only the run without warmup stays finite"

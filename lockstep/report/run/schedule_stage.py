@@ -1,10 +1,11 @@
-"""The stage of the schedule: its formula, and the learning rates that the run had."""
+"""The stage of the schedule: its formula, and the learning rates of the run."""
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.numbers import number
 from lockstep.recipe import Recipe
@@ -24,6 +25,7 @@ RISES = {
     "log": "ever slower, with the logarithm of the time,",
     "constant": "in one step",
 }
+"""Form of a warmup -> how it rises."""
 
 
 def describe_schedule(
@@ -31,7 +33,8 @@ def describe_schedule(
 ) -> Stage:
     """The schedule of the recipe; where it has no warmup, that of the contrast too."""
     schedule = recipe.schedule
-    peak, rates = number(schedule.peak), epoch_rates(traces["torch"])
+    peak = number(schedule.peak)
+    rates = epoch_rates(traces["torch"])
     facts = []
     if recipe.warmup:
         shape = RISES[schedule.warmup_form]
@@ -42,12 +45,10 @@ def describe_schedule(
     else:
         what = schedule.spec.alone.format(peak=peak, title=schedule.spec.title)
     varies = bool((np.ptp(rates_by_epoch(traces["torch"]), axis=1) > 0).any())
-    facts.append(
-        Fact("at each epoch's end" if varies else "in each epoch", _runs(rates, "epoch", 1))
-    )
-    facts.append(
-        Fact("recorded by both", "the same values" if _same_rates(traces) else "the values differ")
-    )
+    label = "at each epoch's end" if varies else "in each epoch"
+    facts.append(Fact(label, _runs(rates, "epoch", 1)))
+    values = "the same values" if _same_rates(traces) else "the values differ"
+    facts.append(Fact("recorded by both", values))
     facts += _other_unit(recipe, traces["torch"])
     if not recipe.warmup:
         other = contrast["torch"]
@@ -57,15 +58,16 @@ def describe_schedule(
 
 
 def _formula(recipe: Recipe) -> str:
+    """The formula of the warmup: "0.01 x (t+1)/W with W = 5 epochs and t = the epoch, ..."."""
     schedule = recipe.schedule
     ramp: str = schedule.ramp if schedule.warmup_top is None else "t/(W-1)"
-    done, _, length = ramp.rpartition("/")
+    time, _, length = ramp.rpartition("/")
     shapes = {
         "linear": ramp,
         "cosine": f"(1 - cos(pi {ramp})) / 2",
         "exponential": "(1 - exp(-(t+1)/W))",
         "1-sqrt": f"(1 - sqrt(1 - {ramp}))",
-        "log": f"log({done.strip('()')}) / log({length.strip('()')})",
+        "log": f"log({time.strip('()')}) / log({length.strip('()')})",
         "constant": "0",
     }
     ramp = shapes[schedule.warmup_form]
@@ -84,45 +86,43 @@ def _formula(recipe: Recipe) -> str:
 
 
 def warmup_span(recipe: Recipe) -> str:
-    """5 epochs; 1 update."""
+    """The length of the warmup in words: "5 epochs", "1 update"."""
     return f"{recipe.warmup} {recipe.schedule.unit}{'' if recipe.warmup == 1 else 's'}"
 
 
 def _other_unit(recipe: Recipe, trace: Trace) -> Iterator[Fact]:
-    """What the same warmup gives when it counts updates in place of epochs, or the reverse."""
+    """The rates of the same warmup if it counts updates in place of epochs, or epochs in place of
+    updates.
+    """
     schedule = recipe.schedule
     if not recipe.warmup or schedule.length or schedule.spec.counts or schedule.untuned:
         return
     length = int(trace.header["updates_per_epoch"])
-    unit, span = "update", recipe.warmup * length
-    if recipe.schedule.unit == "update":
-        unit, span = "epoch", min(max(1, round(recipe.warmup / length)), recipe.training.epochs)
-    other = recipe.with_values({"schedule.unit": unit, "schedule.warmup": span})
-    rates = learning_rates(other, length)
-    label = f"counted in {unit}s"
-    if unit == "epoch":
-        yield Fact(label, f"W = {span}: {_runs(rates[length - 1 :: length], 'epoch', 1)}")
+    if schedule.unit == "update":
+        span = min(max(1, round(recipe.warmup / length)), recipe.training.epochs)
+        other = recipe.with_values({"schedule.unit": "epoch", "schedule.warmup": span})
+        rates = learning_rates(other, length)[length - 1 :: length]
+        yield Fact("counted in epochs", f"W = {span}: {_runs(rates, 'epoch', 1)}")
         return
-    shown = sorted(
-        {0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1} & set(range(len(rates)))
-    )
-    yield Fact(
-        label, f"W = {span}: " + ", ".join(f"{number(rates[i])} (update {i})" for i in shown)
-    )
+    span = recipe.warmup * length
+    other = recipe.with_values({"schedule.unit": "update", "schedule.warmup": span})
+    rates = learning_rates(other, length)
+    marks = {0, 1, span // 4, span // 2, span - 1, span, len(rates) - 1}
+    texts = [f"{number(rates[i])} (update {i})" for i in sorted(marks) if 0 <= i < len(rates)]
+    yield Fact("counted in updates", f"W = {span}: {', '.join(texts)}")
 
 
 def _same_rates(traces: Mapping[str, Trace]) -> bool:
     return bool(np.array_equal(traces["torch"].series("lr"), traces["jax"].series("lr")))
 
 
-def _runs(rates: Any, unit: str, first: int) -> str:
+def _runs(rates: NDArray[Any], unit: str, first: int) -> str:
     """0.002 (epoch 1), 0.004 (2), ..., 0.01 (5 to 10)."""
-    runs, at = [], first
+    texts: list[str] = []
+    begin = first
     for value, group in groupby(number(rate) for rate in rates):
-        end = at + len(list(group)) - 1
-        runs.append((value, f"{at}" if end == at else f"{at} to {end}"))
-        at = end + 1
-    texts = [
-        f"{value} ({unit + ' ' if i == 0 else ''}{where})" for i, (value, where) in enumerate(runs)
-    ]
+        end = begin + len(list(group)) - 1
+        where = f"{begin}" if end == begin else f"{begin} to {end}"
+        texts.append(f"{value} ({where})" if texts else f"{value} ({unit} {where})")
+        begin = end + 1
     return ", ".join(cut(texts, LISTED + 2))

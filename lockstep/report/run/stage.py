@@ -1,4 +1,4 @@
-"""One stage of the pipeline, as a report shows it."""
+"""A stage of the pipeline, as a report shows it."""
 
 from dataclasses import dataclass
 
@@ -23,9 +23,7 @@ class Stage:
 
 
 def cut(items: list[str], limit: int) -> list[str]:
-    """At most `limit` items: the first ones, how many are left out, and the last."""
-    return (
-        items
-        if len(items) <= limit
-        else [*items[: limit - 1], f"... {len(items) - limit} more ...", items[-1]]
-    )
+    """All items up to `limit`, else the first ones, how many are left out, and the last."""
+    if len(items) <= limit:
+        return items
+    return [*items[: limit - 1], f"... {len(items) - limit} more ...", items[-1]]

@@ -1,4 +1,4 @@
-"""Gathers once, from traces and data, everything that the terminal and the HTML page show."""
+"""The story of a run: everything that the terminal and the HTML page show."""
 
 import math
 from collections.abc import Mapping
@@ -20,12 +20,7 @@ from lockstep.report.run.pipeline import describe_optimizer, describe_pipeline
 from lockstep.report.run.prediction import Prediction, predict_first_held_out
 from lockstep.report.run.quiz import Question, build_quiz
 from lockstep.report.run.stage import Stage
-from lockstep.report.run.targets import (
-    Score,
-    final_error,
-    score_of,
-    target_in_short,
-)
+from lockstep.report.run.targets import Score, final_error, score_of, target_in_short
 from lockstep.report.run.warmup_effect import WarmupEffect, first_update, warmup_effect
 
 __all__ = ["Story", "build_story"]
@@ -33,7 +28,7 @@ __all__ = ["Story", "build_story"]
 
 @dataclass(frozen=True)
 class Story:
-    """Everything that is shown."""
+    """Everything that a report of a run shows."""
 
     title: str
     subtitle: str
@@ -60,21 +55,23 @@ def build_story(
     contrast: Mapping[str, Trace],
     verdict: Verdict,
 ) -> Story:
-    """Gather everything that is shown.
+    """Gather everything that a report shows.
 
     Args:
         data: what was trained on.
         raw: the rows before split and scaling.
-        traces: "torch", "jax" and "oracle" of the recipe.
+        traces: the traces "torch", "jax" and "oracle" of the recipe.
         contrast: the same three without warmup, or with one where the recipe has none.
-        verdict: what the comparison came to.
+        verdict: the verdict on the traces.
+
+    Raises:
+        InputError: a trace of torch or jax is missing.
     """
     for backend in BACKENDS:
         if backend not in traces or backend not in contrast:
             raise InputError(f"report: needs a trace of {backend}, with and without warmup")
     recipe = traces["torch"].recipe
     with_warmup, without = (traces, contrast) if recipe.warmup else (contrast, traces)
-    effect = warmup_effect(recipe, with_warmup, without)
     return Story(
         title="One recipe, two frameworks",
         subtitle=_subtitle(recipe, data),
@@ -85,7 +82,7 @@ def build_story(
         training=epoch_rows(recipe, traces),
         final_error=final_error(data, traces),
         prediction=predict_first_held_out(recipe, data, traces),
-        warmup=effect,
+        warmup=warmup_effect(recipe, with_warmup, without),
         quiz=build_quiz(recipe, traces, with_warmup, without),
         insight=_insight(traces, with_warmup, without, verdict),
         charts=build_charts(traces, with_warmup, without),
@@ -109,33 +106,38 @@ def _insight(
     without: Mapping[str, Trace],
     verdict: Verdict,
 ) -> str:
-    updates = traces["torch"].header["updates"]
+    agreement = _agreement(traces["torch"].header["updates"], verdict)
+    warm = with_warmup["torch"]
+    cold = without["torch"]
+    if np.array_equal(warm.series("lr"), cold.series("lr")):
+        return f"This warmup leaves every learning rate as it is. {agreement}."
+    first = first_update(float(warm.series("update_norm")[0]), float(cold.series("update_norm")[0]))
+    ends = f"{_end(warm)} with warmup and {_end(cold)} without"
+    return f"{first} The run ended at a held-out loss of {ends}. {agreement}."
+
+
+def _agreement(updates: int, verdict: Verdict) -> str:
+    """How far apart the parameters of the two frameworks are."""
     apart = verdict.max_difference.get("parameters", math.nan)
-    agreement = (
+    if math.isnan(apart):
+        return (
+            "The parameters of the two frameworks cannot be compared in full, as some are not a "
+            "number"
+        )
+    if apart == 0:
+        return (
+            f"Over {updates} updates every recorded parameter is the same, bit for bit, in both "
+            "frameworks"
+        )
+    return (
         f"After {updates} updates no parameter of the two frameworks is further apart than "
         f"{number(apart, 2)}"
     )
-    if math.isnan(apart):
-        agreement = (
-            "The parameters of the two frameworks cannot be compared in full, as some are "
-            "not a number"
-        )
-    elif apart == 0:
-        agreement = (
-            f"Over {updates} updates every recorded parameter is the same, bit for bit, in "
-            "both frameworks"
-        )
-    if np.array_equal(with_warmup["torch"].series("lr"), without["torch"].series("lr")):
-        return f"This warmup leaves every learning rate as it is. {agreement}."
-    warm, cold = (float(side["torch"].series("update_norm")[0]) for side in (with_warmup, without))
-    ends = [float(side["torch"].metric("held_out_loss")[-1]) for side in (with_warmup, without)]
-    score = score_of(traces["torch"].recipe.loss)
-    scored = [
-        score.text(float(side["torch"].metric(f"held_out_{score.key}")[-1]))
-        for side in (with_warmup, without)
-    ]
-    ended = (
-        f"The run ended at a held-out loss of {number(ends[0])} ({scored[0]}) with warmup "
-        f"and {number(ends[1])} ({scored[1]}) without."
-    )
-    return f"{first_update(warm, cold)} {ended} {agreement}."
+
+
+def _end(trace: Trace) -> str:
+    """The last held-out loss, and the score in brackets."""
+    score = score_of(trace.recipe.loss)
+    loss = float(trace.metric("held_out_loss")[-1])
+    text = score.text(float(trace.metric(f"held_out_{score.key}")[-1]))
+    return f"{number(loss)} ({text})"

@@ -1,4 +1,4 @@
-"""The comparison as one JSON object."""
+"""The summary of a run as one JSON object."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ __all__ = ["summarise"]
 
 
 def summarise(traces: Mapping[str, Trace], verdict: Verdict) -> dict[str, Any]:
-    """Verdict, final metrics, differences, hashes and versions; strict JSON, None in place of NaN.
+    """Verdict, final metrics, differences, hashes and versions, as strict JSON with None for NaN.
 
     Args:
-        traces: "torch", "jax" and "oracle".
-        verdict: what the comparison came to.
+        traces: the traces "torch", "jax" and "oracle".
+        verdict: the verdict on them.
     """
     first = next(iter(traces.values())).header
     return {
@@ -47,15 +47,12 @@ def _judged_updates(verdict: Verdict, updates: int) -> int:
 
 
 def _final(trace: Trace) -> dict[str, float | None]:
-    """The last metrics, those of the training rows without their prefix; "mae" in the target's
-    unit.
-    """
+    """The last metrics; those of the training rows lose their prefix, and "mae" has its unit."""
     unit = trace.header["target"]["scale"]
-    found = {
-        name.removeprefix("train_"): trace.metric(name)[-1]
-        for name in metric_names(trace.recipe.loss)
-    }
-    return {
-        name: json_number(value * unit if name.endswith("mae") else value)
-        for name, value in found.items()
-    }
+    metrics = {}
+    for name in metric_names(trace.recipe.loss):
+        value = trace.metric(name)[-1]
+        if name.endswith("mae"):
+            value = value * unit
+        metrics[name.removeprefix("train_")] = json_number(value)
+    return metrics

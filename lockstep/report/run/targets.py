@@ -1,6 +1,4 @@
-"""What the report says of the target: classes and the share of right answers, or a number and how
-well it fits.
-"""
+"""The target in a report: classes with the share of right answers, or a number with its fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,31 +26,35 @@ __all__ = [
     "target_in_short",
 ]
 
-LISTED = 8  # classes, layers or learning rates that a list names before it is cut
+LISTED = 8
+"""How many classes, layers or learning rates a list names before it is cut."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The metric beside the loss: its key in a trace, the head of its column, what a note calls it,
-    the title and
-    axis of its chart."""
+    """The metric beside the loss."""
 
     key: str
+    """Its name in a trace, without the prefix of a part."""
     head: str
+    """The head of its column."""
     note: str
+    """What it is, for the note below the table."""
     title: str
+    """The title of its chart."""
     axis: str
+    """The label of its chart's axis."""
 
     def cell(self, value: float, narrow: bool = False) -> str:
-        """The value in a table: 96.5 (per cent) or 0.482, where that is too wide 0.48 or -0.1."""
+        """The value in a table: 96.5 (per cent), or 0.482; if narrow 0.48 or -0.1."""
         if self.key == "accuracy":
             return percent(value)
-        fitting = (f"{value:.{digits}f}" for digits in (2, 1, 0))
-        return (
-            next((text for text in fitting if len(text) <= 4), short(value, 5))
-            if narrow
-            else short(value, 5)
-        )
+        if narrow:
+            for digits in (2, 1, 0):
+                text = f"{value:.{digits}f}"
+                if len(text) <= 4:
+                    return text
+        return short(value, 5)
 
     def text(self, value: float) -> str:
         """The value in a sentence."""
@@ -71,20 +73,20 @@ def score_of(loss: Loss) -> Score:
 
 def named(names: Sequence[str], limit: int = LISTED) -> str:
     """The first few names, and how many more there are."""
-    shown = [name(text) for text in names[:limit]]
+    listed = ", ".join(name(text) for text in names[:limit])
     more = len(names) - limit
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def target_in_short(data: PreparedData) -> str:
-    """2 classes; or the target 'progression'."""
+    """The target in a few words: "2 classes" or "target progression"."""
     return f"{len(data.classes)} classes" if data.classes else f"target {name(data.target)}"
 
 
 def describe_loss(loss: Loss) -> str:
-    """cross entropy (label smoothing 0.1)."""
-    shown = [f"{knob} {_in_short(value)}" for knob, value in loss.words().items() if value]
-    return loss.spec.title + (f" ({'; '.join(shown)})" if shown else "")
+    """The loss with the knobs that are set: "cross entropy (label smoothing 0.1)"."""
+    knobs = [f"{knob} {_in_short(value)}" for knob, value in loss.words().items() if value]
+    return f"{loss.spec.title} ({'; '.join(knobs)})" if knobs else loss.spec.title
 
 
 def _in_short(value: Any) -> str:
@@ -95,7 +97,7 @@ def _in_short(value: Any) -> str:
 
 
 def describe_targets(data: PreparedData) -> list[tuple[str, str]]:
-    """Label and value of what is known of the training rows' targets."""
+    """Facts about the training rows' targets, each a label and a value."""
     if not data.classes:
         y_N = in_its_unit(data, data.train_y_N)
         spread = f"mean {number(data.target_mean)}, deviation {number(data.target_scale)}"
@@ -113,23 +115,25 @@ def describe_targets(data: PreparedData) -> list[tuple[str, str]]:
         (f"{len(data.classes)} classes", named(data.classes)),
         ("training rows by class", ", ".join(per_class)),
     ]
-    if ignored := int((data.train_y_N == IGNORED).sum()):
+    ignored = int((data.train_y_N == IGNORED).sum())
+    if ignored:
         described.append(("training rows ignored", str(ignored)))
     return described
 
 
 def first_target(raw: Table) -> tuple[str, str]:
-    """Label and value of the first row's target."""
+    """The label and the value of the first row's target."""
     if raw.classes:
         return "its class", name(raw.classes[int(raw.y_N[0])])
     return f"its {name(raw.target, 24)}", number(raw.y_N[0])
 
 
 def target_before_and_after(data: PreparedData) -> list[tuple[str, str]]:
-    """What standardising makes of the first training row's number; nothing for classes."""
+    """The first training row's number before and after it is standardised; of classes nothing."""
     if data.classes:
         return []
-    before, after = in_its_unit(data, data.train_y_N[:1])[0], data.train_y_N[0]
+    before = in_its_unit(data, data.train_y_N[:1])[0]
+    after = data.train_y_N[0]
     return [(f"{name(data.target, 24)} before, after", f"{number(before)} -> {number(after)}")]
 
 
@@ -137,20 +141,17 @@ def final_error(data: PreparedData, traces: Mapping[str, Trace]) -> str:
     """The mean absolute error at the end, in the target's unit; "" for classes."""
     if data.classes:
         return ""
-
-    errors = {
-        part: " and ".join(
-            f"{number(float(traces[key].metric(f'{part}_mae')[-1]) * data.target_scale)} ({key})"
-            for key in BACKENDS
-        )
-        for part in ("train", "held_out")
-    }
+    errors = {}
+    for part in ("train", "held_out"):
+        of_backends = []
+        for backend in BACKENDS:
+            error = float(traces[backend].metric(f"{part}_mae")[-1]) * data.target_scale
+            of_backends.append(f"{number(error)} ({backend})")
+        errors[part] = " and ".join(of_backends)
     return (
-        f"At the end {name(data.target)} is missed on average by {errors['train']} in the "
-        "training rows and by "
-        f"{errors['held_out']} in the held-out rows; it deviates from its mean by "
-        f"{number(data.target_scale)}. "
-        "Losses are those of the standardised target."
+        f"At the end {name(data.target)} is missed on average by {errors['train']} in the training "
+        f"rows and by {errors['held_out']} in the held-out rows; it deviates from its mean by "
+        f"{number(data.target_scale)}. Losses are those of the standardised target."
     )
 
 

@@ -1,8 +1,7 @@
-"""The report in the terminal: tables and a loss chart; plain text where the output is no
-terminal.
-"""
+"""The report in the terminal: tables and a chart of the loss. Other outputs get plain text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotext
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lockstep.numbers import number, several, short
+from lockstep.report.run.charts import Curve
 from lockstep.report.run.epochs import EpochRow, select_rows
 from lockstep.report.run.prediction import Prediction
 from lockstep.report.run.quiz import Question
@@ -32,15 +32,25 @@ OUTCOMES = {
     "inconclusive": ("open", "bold yellow"),
     "fail": ("FAIL", "bold red"),
 }
-DRAWN = 1e30  # the chart leaves out a loss beyond this
+LARGEST_DRAWN = 1e30
+"""The chart leaves out a loss beyond this."""
+LOOKS = {
+    "torch": ("braille", 12),
+    "torch-train": ("braille", 12),
+    "torch-held_out": ("braille", 10),
+    "jax": ("x", 9),
+    "jax-train": ("x", 9),
+    "jax-held_out": ("o", 11),
+}
+"""Role of a curve -> its marker and colour in the chart."""
 
 
 def print_story(story: Story, console: Console) -> None:
     """Print everything, from the verdict to the quiz.
 
     Args:
-        story: what to show.
-        console: where to; its width, colours and encoding are kept to.
+        story: what to print.
+        console: where to print, within its width, colours and encoding.
     """
     if console.encoding.lower().startswith("utf"):
         _print(story, console)
@@ -55,10 +65,8 @@ def _print(story: Story, console: Console) -> None:
     console.print(_verdict(story), width=width)
     _heading(console, "Pipeline")
     for i, stage in enumerate(story.pipeline, start=1):
-        console.print(
-            Text(f"{i}. {stage.name}", style="bold").append(f": {stage.what}", style="not bold"),
-            width=width,
-        )
+        title = Text(f"{i}. {stage.name}", style="bold")
+        console.print(title.append(f": {stage.what}", style="not bold"), width=width)
         console.print(_facts(stage), width=width)
     _heading(console, "Training trace")
     console.print(_training(story.training, story.score, width), width=width)
@@ -82,10 +90,8 @@ def _print(story: Story, console: Console) -> None:
         console.print(Text(f"{i}. {question.text}"), width=width)
         console.print(_choices(question), width=width)
     for i, question in enumerate(story.quiz, start=1):
-        console.print(
-            Text(f"Answer {i}: {_letter(question.right)}) {question.explanation}", style="dim"),
-            width=width,
-        )
+        answer = f"Answer {i}: {_letter(question.right)}) {question.explanation}"
+        console.print(Text(answer, style="dim"), width=width)
     console.print()
     console.print(Panel(Text(story.insight), title="Key insight", title_align="left"), width=width)
 
@@ -157,84 +163,87 @@ def _style(observation: str) -> str:
 
 
 def _rate(value: float) -> str:
-    for digits in (4, 3, 2, 1):
-        if len(text := number(value, digits)) <= 7:
-            break
-    return text
+    """The value in at most 7 characters, if one digit or more fits."""
+    for digits in (4, 3, 2):
+        text = number(value, digits)
+        if len(text) <= 7:
+            return text
+    return number(value, 1)
 
 
-def _losses(pair: tuple[float, float]) -> str:
-    return f"{short(pair[0]):>6} {short(pair[1]):>6}"
+def _losses(values: tuple[float, float]) -> str:
+    torch, jax = values
+    return f"{short(torch):>6} {short(jax):>6}"
 
 
-def _scores(score: Score, pair: tuple[float, float], narrow: bool) -> str:
+def _scores(score: Score, values: tuple[float, float], narrow: bool) -> str:
     width = len(score.cell(0.5, narrow))
-    return " ".join(f"{score.cell(value, narrow):>{width}}" for value in pair)
+    return " ".join(f"{score.cell(value, narrow):>{width}}" for value in values)
 
 
 def _training_note(rows: Sequence[EpochRow], score: Score) -> str:
     text = "Each cell holds torch, then jax. LR: the rate of the epoch's last update; "
     text += f"{score.note}; max diff: torch against jax, the largest over the metrics."
-    shown = len(select_rows(rows, EPOCHS))
-    if shown < len(rows):
-        text += f" {shown} of {len(rows)} epochs are shown."
+    printed = len(select_rows(rows, EPOCHS))
+    if printed < len(rows):
+        text += f" {printed} of {len(rows)} epochs are shown."
     return text
 
 
 def _chart(story: Story, width: int) -> list[Text]:
-    chart = next(chart for chart in story.charts if chart.key == "epoch-loss")
-    if len(story.training) < 3:
-        chart = next(chart for chart in story.charts if chart.key == "loss")
-    plotext.terminal.limit(False, False)  # the console's width counts, not that of the terminal
+    """The lines of the chart of the loss: title, legend, plot, and the label of the axis."""
+    key = "loss" if len(story.training) < 3 else "epoch-loss"
+    chart = next(chart for chart in story.charts if chart.key == key)
+    plotext.terminal.limit(False, False)  # the console's width counts, not the terminal's
     figure = plotext.figure
     figure.clear()
     figure.plot_size(width, 15)
     figure.theme("colorless")
-    legend, drawn = [], False
-    looks = {
-        "torch": ("braille", 12),
-        "torch-train": ("braille", 12),
-        "torch-held_out": ("braille", 10),
-    }
-    looks |= {"jax": ("x", 9), "jax-train": ("x", 9), "jax-held_out": ("o", 11)}
-    for curve in chart.curves:
-        if curve.role not in looks:
-            continue
-        marker, colour = looks[curve.role]
-        legend.append((f"{'--' if marker == 'braille' else marker} {curve.name}", colour))
-        seen = np.isfinite(curve.y) & (np.abs(curve.y) < DRAWN)
-        if not seen.any():
-            continue
-        x, y = curve.x[seen], curve.y[seen]
-        if (
-            marker != "braille" and len(x) > width // 4
-        ):  # a marker now and then keeps the line below in sight
-            kept = np.linspace(0, len(x) - 1, width // 4, dtype=int)
-            x, y = x[kept], y[kept]
-        symbol = plotext.marker(marker, plotext.pixel(colour))
-        signal = figure.signal(x.tolist(), y.tolist(), marker=symbol)
-        if marker == "braille" and len(x) > 1:
-            signal.lines()
-        figure.draw(signal)
-        drawn = True
-    if not drawn:
+    curves = [curve for curve in chart.curves if curve.role in LOOKS]
+    drawn = [_draw(figure, curve, width) for curve in curves]
+    if not any(drawn):
         return [Text("No finite loss to draw.")]
-    first, last = int(chart.curves[0].x[0]), int(chart.curves[0].x[-1])
+    first = int(chart.curves[0].x[0])
+    last = int(chart.curves[0].x[-1])
     ticks = list(range(first, last + 1, max(1, -(-(last - first) // 10))))
     figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
-    key = Text("  ")
-    for name, colour in legend:
-        key.append(f"{name}   ", style=f"color({colour})")
-    key.rstrip()
     lines = [Text.from_ansi(row) for row in figure.build().string().splitlines()]
     for line in lines:
         line.rstrip()
-    return [
-        Text(chart.title, style="bold"),
-        key,
-        *lines,
-        Text(chart.x_label.center(width).rstrip(), style="dim"),
-    ]
+    title = Text(chart.title, style="bold")
+    label = Text(chart.x_label.center(width).rstrip(), style="dim")
+    return [title, _legend(curves), *lines, label]
+
+
+def _draw(figure: Any, curve: Curve, width: int) -> bool:
+    """Draw a curve; False where none of its values can be drawn."""
+    marker, colour = LOOKS[curve.role]
+    can_be_drawn = np.isfinite(curve.y) & (np.abs(curve.y) < LARGEST_DRAWN)
+    if not can_be_drawn.any():
+        return False
+    x = curve.x[can_be_drawn]
+    y = curve.y[can_be_drawn]
+    if marker != "braille" and len(x) > width // 4:
+        # few markers leave the line below in sight
+        chosen = np.linspace(0, len(x) - 1, width // 4, dtype=int)
+        x = x[chosen]
+        y = y[chosen]
+    symbol = plotext.marker(marker, plotext.pixel(colour))
+    signal = figure.signal(x.tolist(), y.tolist(), marker=symbol)
+    if marker == "braille" and len(x) > 1:
+        signal.lines()
+    figure.draw(signal)
+    return True
+
+
+def _legend(curves: Sequence[Curve]) -> Text:
+    legend = Text("  ")
+    for curve in curves:
+        marker, colour = LOOKS[curve.role]
+        sign = "--" if marker == "braille" else marker
+        legend.append(f"{sign} {curve.name}   ", style=f"color({colour})")
+    legend.rstrip()
+    return legend
 
 
 def _prediction(prediction: Prediction, width: int) -> Table:
@@ -246,12 +255,12 @@ def _prediction(prediction: Prediction, width: int) -> Table:
     table.add_column("torch", overflow="fold")
     table.add_column("jax", overflow="fold")
     table.add_column("max diff", no_wrap=True)
-    layers = list(prediction.layers)
-    hidden = len(layers) - LAYERS
-    for i, row in enumerate(layers):
-        if hidden > 0 and LAYERS // 2 <= i < LAYERS // 2 + hidden:
-            if i == LAYERS // 2:
-                table.add_row("...", "", f"{hidden} layers more", "", "")
+    hidden = max(len(prediction.layers) - LAYERS, 0)
+    first_hidden = LAYERS // 2
+    for i, row in enumerate(prediction.layers):
+        if hidden and i == first_hidden:
+            table.add_row("...", "", f"{hidden} layers more", "", "")
+        if first_hidden <= i < first_hidden + hidden:
             continue
         apart = "0" if row.difference == 0 else number(row.difference, 2)
         cells = several(row.torch, values), several(row.jax, values)

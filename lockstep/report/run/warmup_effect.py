@@ -1,13 +1,12 @@
-"""What warmup changes in this run: the same numbers with and without, and the sentence that they
-make.
-"""
+"""The effect of warmup on this run: the same numbers with it and without, and what they say."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.backends import BACKENDS
 from lockstep.numbers import number, ratio
@@ -18,10 +17,13 @@ from lockstep.report.run.schedule_stage import warmup_span
 
 __all__ = ["EffectRow", "WarmupEffect", "first_update", "warmup_effect"]
 
+Reduction = Callable[[NDArray[np.float64]], Any]
+"""Makes one number of the update norms of an epoch."""
+
 
 @dataclass(frozen=True)
 class EffectRow:
-    """One number with and without warmup; each a pair (torch, jax)."""
+    """One number with warmup and without; each is a pair (torch, jax)."""
 
     what: str
     with_warmup: tuple[float, float]
@@ -30,7 +32,7 @@ class EffectRow:
 
 @dataclass(frozen=True)
 class WarmupEffect:
-    """Warmup against none: which run is the contrast, the numbers, and what they say."""
+    """Warmup against none: a note on which run is the contrast, the numbers, and what they say."""
 
     note: str
     rows: tuple[EffectRow, ...]
@@ -44,32 +46,25 @@ def warmup_effect(
 
     Args:
         recipe: what was trained: one of the two.
-        with_warmup: "torch" and "jax" of the run that has a warmup.
+        with_warmup: the traces "torch" and "jax" of the run that has a warmup.
         without: the same of the run that has none.
     """
-    warm = with_warmup["torch"].recipe
-    length_of_warmup = warmup_span(warm)
+    span = warmup_span(with_warmup["torch"].recipe)
     if recipe.warmup:
-        note = (
-            f"The recipe has a warmup of {length_of_warmup}; the contrast is the same recipe "
-            "without it."
-        )
+        note = f"The recipe has a warmup of {span}; the contrast is the same recipe without it."
     else:
-        note = (
-            "The recipe has no warmup; the contrast is the same recipe with one of "
-            f"{length_of_warmup}."
-        )
+        note = f"The recipe has no warmup; the contrast is the same recipe with one of {span}."
     length = int(with_warmup["torch"].header["updates_per_epoch"])
 
-    def updates(what: str, reduce: Any) -> EffectRow:
-        found = []
-        for side in (with_warmup, without):
-            norms = [
-                np.asarray(side[key].series("update_norm")[:length], dtype=np.float64)
-                for key in BACKENDS
-            ]
-            found.append((float(reduce(norms[0])), float(reduce(norms[1]))))
-        return EffectRow(what, *found)
+    def reduced(traces: Mapping[str, Trace], reduce: Reduction) -> tuple[float, float]:
+        torch, jax = (
+            np.asarray(traces[backend].series("update_norm")[:length], dtype=np.float64)
+            for backend in BACKENDS
+        )
+        return float(reduce(torch)), float(reduce(jax))
+
+    def updates(what: str, reduce: Reduction) -> EffectRow:
+        return EffectRow(what, reduced(with_warmup, reduce), reduced(without, reduce))
 
     def metric(what: str, key: str, epoch: int) -> EffectRow:
         return EffectRow(what, pair(with_warmup, key, epoch), pair(without, key, epoch))
@@ -111,18 +106,17 @@ def first_update(warm: float, cold: float) -> str:
         )
     if abs(cold - warm) <= 0.01 * warm:
         return f"The first update had the same size with warmup as without ({number(warm)})."
-    factor = ratio(cold, warm) + " as large" if cold > warm else ratio(warm, cold) + " smaller"
-    return f"Without warmup the first update was {factor} ({number(cold)} against {number(warm)})."
+    change = f"{ratio(cold, warm)} as large" if cold > warm else f"{ratio(warm, cold)} smaller"
+    return f"Without warmup the first update was {change} ({number(cold)} against {number(warm)})."
 
 
 def _compared(row: EffectRow) -> str:
-    """The with side of a row against the other, in words, each printed as far as it is told
-    apart.
-    """
-    warm, cold = row.with_warmup[0], row.without[0]
+    """A row's number with warmup against the one without, in words."""
+    warm = row.with_warmup[0]
+    cold = row.without[0]
     numbers = f"({number(warm)} with, {number(cold)} without)"
     if not math.isfinite(warm) or not math.isfinite(cold):
-        which = "neither" if not math.isfinite(warm) and not math.isfinite(cold) else "only one"
+        which = "only one" if math.isfinite(warm) or math.isfinite(cold) else "neither"
         return f"was a finite number in {which} of the two {numbers}"
     if warm == cold:
         return f"was the same {numbers}"
