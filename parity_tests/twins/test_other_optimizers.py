@@ -588,5 +588,7 @@ def test_fault_is_caught(
     forget_compiled()
     assert found.verdict == "diverged"
     assert found.first is not None
-    assert found.first.stage == "update"
-    assert update is None or found.first.update == update
+    if update is None:  # another sign leaves the norm of an update as it is
+        assert found.first.stage in ("update", "parameters")
+    else:
+        assert (found.first.stage, found.first.update) == ("update", update)
