@@ -260,6 +260,7 @@ CASES: dict[str, Case] = {
         },
         peak=0.02,
     ),
+    "signum": Case({"optax.signum": optax.signum, "optax.sign_sgd": optax.sign_sgd}),
 }
 """Optimizer -> what is tested of it."""
 
