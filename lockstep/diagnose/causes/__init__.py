@@ -2,7 +2,7 @@
 gives the numbers.
 """
 
+from lockstep.diagnose.causes.alternatives import Cause
 from lockstep.diagnose.causes.find import find_cause, needed_detail
-from lockstep.diagnose.causes.judge import Cause
 
 __all__ = ["Cause", "find_cause", "needed_detail"]

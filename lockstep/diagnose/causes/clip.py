@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lockstep.diagnose.causes.judge import Alternative, Tensors
+from lockstep.diagnose.causes.alternatives import Alternative, Tensors
 from lockstep.diagnose.causes.knobs import fitted_knobs, other_choices
 from lockstep.diagnose.causes.passes import compute, parts, variant_of
 from lockstep.diagnose.causes.side import Side
@@ -17,6 +17,8 @@ from lockstep.schedules.rate_tables import decays
 from lockstep.tensor_file import arrays_below
 
 __all__ = ["alternatives", "null", "recorded"]
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def recorded(side: Side) -> Tensors:
@@ -32,62 +34,25 @@ def null(side: Side) -> Tensors | None:
     return _clipped(side.recipe.gradient, gradients)
 
 
-def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last."""
+def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last; `tensors` are what was recorded."""
     gradients = side.detail("gradients")
     if side.recipe is None or not gradients:
         return
-    recipe, rule = side.recipe, side.recipe.gradient
+    rule = side.recipe.gradient
     yield Alternative("clip-missing", "{side} does not clip the gradient", "", _named(gradients))
     if rule.clip == "norm":
-        for eps in (0.0, 1e-6):
-            text = (
-                f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says "
-                f"{written(rule.clip_eps)}"
-            )
-            yield Alternative(
-                "clip-eps",
-                text,
-                "clip-grad-norm-eps",
-                _clipped(replace(rule, clip_eps=eps), gradients),
-            )
-        for key, told in (("tensor", "each tensor alone"), ("layer", "each layer alone")):
-            groups = {
-                name: name
-                if key == "tensor"
-                else name.partition(".")[0].lstrip("abcdefghijklmnopqrstuvwxyz")
-                for name in gradients
-            }
-            text = f"{{side}} clips {told}; the recipe clips by the norm of all"
-            yield Alternative(
-                "clip-per-tensor",
-                text,
-                "clip-inside-partition",
-                _in_groups(rule, gradients, groups),
-            )
-        size = np.sqrt(sum(float(np.square(array).sum()) for array in gradients.values()))
-        always = {name: array * (rule.clip_at / size) for name, array in gradients.items()}
-        text = "{side} scales the gradient to the norm even where it is shorter"
-        yield Alternative("clip-always", text, "", _named(always))
-    yield from other_choices(
-        "gradient",
-        rule,
-        ["clip"],
-        lambda other: None if other.clip == "none" else _clipped(other, gradients),
-    )
+        yield from _other_norms(rule, gradients)
+
+    def with_rule(other: Gradient) -> Tensors | None:
+        return None if other.clip == "none" else _clipped(other, gradients)
+
+    yield from other_choices("gradient", rule, ["clip"], with_rule)
     yield from _each_batch(side)
-    decay = recipe.optimizer.decay_rate if side.declares("optimizer") else None
-    parameters = side.parameters(side.update)
-    if decay and not recipe.optimizer.spec.decoupled and parameters.keys() >= gradients.keys():
-        summed = {name: array + decay * decays(recipe.optimizer, name) * parameters[name]
-                  for name, array in gradients.items()}  # fmt: skip
-        text = "{side} adds weight decay before it clips; the recipe after"
-        yield Alternative(
-            "decay-before-clip", text, "weight-decay-before-clip", _clipped(rule, summed)
-        )
+    yield from _after_decay(side, gradients)
     knobs = ["clip_at", "clip_eps"] if rule.clip == "norm" else ["clip_at"]
     yield from fitted_knobs(
-        "gradient", rule, knobs, lambda other: _clipped(other, gradients), found
+        "gradient", rule, knobs, lambda other: _clipped(other, gradients), tensors
     )
 
 
@@ -99,13 +64,42 @@ def _clipped(rule: Gradient, gradients: Tensors) -> Tensors:
     return _named(clip(rule, dict(sorted(gradients.items())), Exact()))
 
 
-def _in_groups(rule: Gradient, gradients: Tensors, groups: dict[str, str]) -> Tensors:
-    found: Tensors = {}
-    for group in set(groups.values()):
-        found |= _clipped(
-            rule, {name: array for name, array in gradients.items() if groups[name] == group}
+def _other_norms(rule: Gradient, gradients: Tensors) -> Iterator[Alternative]:
+    """Another eps, the norm of a part, and a norm that short gradients are scaled to as well."""
+    for eps in (0.0, 1e-6):
+        text = (
+            f"{{side}} adds {eps:.4g} to the norm that it clips by; the recipe says "
+            f"{written(rule.clip_eps)}"
         )
-    return found
+        tensors = _clipped(replace(rule, clip_eps=eps), gradients)
+        yield Alternative("clip-eps", text, "clip-grad-norm-eps", tensors)
+    groupings = {
+        "each tensor alone": {name: name for name in gradients},
+        "each layer alone": {name: _layer_number(name) for name in gradients},
+    }
+    for words, group_of in groupings.items():
+        text = f"{{side}} clips {words}; the recipe clips by the norm of all"
+        tensors = _in_groups(rule, gradients, group_of)
+        yield Alternative("clip-per-tensor", text, "clip-inside-partition", tensors)
+    squares = [float(np.square(array).sum()) for array in gradients.values()]
+    norm = np.sqrt(sum(squares))
+    scaled = {name: array * (rule.clip_at / norm) for name, array in gradients.items()}
+    text = "{side} scales the gradient to the norm even where it is shorter"
+    yield Alternative("clip-always", text, "", _named(scaled))
+
+
+def _layer_number(name: str) -> str:
+    """The number of a parameter's layer: "2" of linear2.weight and norm2.bias."""
+    return name.partition(".")[0].lstrip(LETTERS)
+
+
+def _in_groups(rule: Gradient, gradients: Tensors, group_of: dict[str, str]) -> Tensors:
+    """Each group of gradients clipped by itself."""
+    clipped: Tensors = {}
+    for group in set(group_of.values()):
+        members = {name: array for name, array in gradients.items() if group_of[name] == group}
+        clipped |= _clipped(rule, members)
+    return clipped
 
 
 def _each_batch(side: Side) -> Iterator[Alternative]:
@@ -116,9 +110,28 @@ def _each_batch(side: Side) -> Iterator[Alternative]:
     summed: Tensors = {}
     for rows, share in parts(variant):
         alone = arrays_below(compute(variant, [(rows, 1.0)]), "gradients/")
-        summed = accumulate(summed, _clipped(variant.recipe.gradient, alone), share, Exact())
+        clipped = _clipped(variant.recipe.gradient, alone)
+        summed = accumulate(summed, clipped, share, Exact())
     text = (
         "{side} clips the gradient of each batch before it accumulates them; the recipe clips "
         "their mean"
     )
     yield Alternative("clip-each-batch", text, "clip-each-micro-batch", summed)
+
+
+def _after_decay(side: Side, gradients: Tensors) -> Iterator[Alternative]:
+    """The gradient with the weight decay in it, clipped."""
+    if side.recipe is None or not side.declares("optimizer"):
+        return
+    optimizer = side.recipe.optimizer
+    decay = optimizer.decay_rate
+    parameters = side.parameters(side.update)
+    if not decay or optimizer.spec.decoupled or not parameters.keys() >= gradients.keys():
+        return
+    summed = {
+        name: array + decay * decays(optimizer, name) * parameters[name]
+        for name, array in gradients.items()
+    }
+    text = "{side} adds weight decay before it clips; the recipe after"
+    tensors = _clipped(side.recipe.gradient, summed)
+    yield Alternative("decay-before-clip", text, "weight-decay-before-clip", tensors)

@@ -1,5 +1,5 @@
-"""What is read off the parameters: running statistics, their moving average, and the metrics of an
-epoch.
+"""The alternatives of what is read off the parameters: running statistics, their moving average,
+and the metrics of an epoch.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lockstep.diagnose.causes import passes
-from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
 from lockstep.diagnose.causes.knobs import changed, fitted_knobs, other_choices
 from lockstep.diagnose.causes.side import Side, prepared_data
 from lockstep.oracle.arithmetic import Array, Exact
@@ -39,31 +39,34 @@ def statistics_recorded(side: Side) -> Tensors:
 
 
 def statistics_null(side: Side) -> Tensors | None:
-    """As the recipe updates them; None where the batch was not recorded."""
+    """The statistics as the recipe updates them; None where the batch was not recorded."""
     return _statistics(side, side.recipe.model) if side.recipe else None
 
 
-def statistics_alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last."""
+def statistics_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last; `tensors` are what was recorded."""
     if side.recipe is None:
         return
-    model, before = side.recipe.model, side.statistics(side.update)
+    model = side.recipe.model
     mirrored = _statistics(side, replace(model, norm_momentum=1 - model.norm_momentum))
     if mirrored is not None:
         text = "{side} keeps the share of the running statistics that the recipe replaces"
         yield Alternative("momentum-complement", text, "batchnorm-momentum", mirrored)
-    kept = {f"statistics/{name}": array for name, array in before.items()}
-    yield Alternative("update-skipped", "{side} does not update the running statistics", "", kept)
-    yield from other_choices(
-        "model", model, ["norm_variance"], lambda other: _statistics(side, other)
-    )
-    yield from fitted_knobs(
-        "model", model, ["norm_momentum"], lambda other: _statistics(side, other), found
-    )
+    before = {f"statistics/{name}": array for name, array in side.statistics(side.update).items()}
+    text = "{side} does not update the running statistics"
+    yield Alternative("update-skipped", text, "", before)
+
+    def with_model(other: Model) -> Tensors | None:
+        return _statistics(side, other)
+
+    yield from other_choices("model", model, ["norm_variance"], with_model)
+    yield from fitted_knobs("model", model, ["norm_momentum"], with_model, tensors)
 
 
 def _statistics(side: Side, model: Model) -> Tensors | None:
-    variant, before = passes.variant_of(side), side.statistics(side.update)
+    """The statistics after the update, by a model; None where they cannot be computed."""
+    variant = passes.variant_of(side)
+    before = side.statistics(side.update)
     if variant is None or not before or not 0 < model.norm_momentum <= 1:
         return None
     return passes.statistics(replace(variant, recipe=replace(variant.recipe, model=model)), before)
@@ -74,89 +77,109 @@ def _statistics(side: Side, model: Model) -> Tensors | None:
 
 def average_recorded(side: Side) -> Tensors:
     """The average as it is read after the update."""
-    return {
-        f"average/{name}": array
-        for name, array in side.below(f"average/{side.update + 1}/").items()
-    }
+    return _named(side.below(f"average/{side.update + 1}/"))
 
 
 def average_null(side: Side) -> Tensors | None:
-    """As the recipe keeps it; None where the parameters were not recorded."""
+    """The average as the recipe keeps it; None where the parameters were not recorded."""
     return _averaged(side, side.recipe.average) if side.recipe else None
 
 
-def average_alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last."""
+def average_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last; `tensors` are what was recorded."""
     if side.recipe is None:
         return
     average = side.recipe.average
-    after, before = side.parameters(side.update + 1), side.parameters(side.update)
-    starts = {
-        "start": changed(
-            average, start="copy" if average.start == "zero" else "zero", debias=False
-        ),
-        "debias": changed(average, debias=not average.debias),
+    yield from _started_otherwise(side, average)
+    if average.decay:
+        mirrored = _averaged(side, replace(average, decay=1 - average.decay))
+        if mirrored is not None:
+            share = f"{1 - average.decay:.4g}"
+            text = f"{{side}} keeps 1 minus the recipe's share of the average: {share}"
+            yield Alternative("average-decay", text, "", mirrored)
+    before = side.parameters(side.update)
+    not_averaged = {
+        "the parameters themselves": side.parameters(side.update + 1),
+        "the parameters before the update": before,
     }
-    for knob, other in starts.items():
-        tensors = None if other is None else _averaged(side, other, whole=True)
-        if other is not None and tensors is not None:
-            value, mine = (str(getattr(part, knob)).lower() for part in (other, average))
-            text = f"{{side}} has average.{knob} = {value}; the recipe says {mine}"
-            yield Alternative("average-start", text, "ema-starts-at-zero", tensors)
-    mirrored = _averaged(side, replace(average, decay=1 - average.decay)) if average.decay else None
-    if mirrored is not None:
-        text = f"{{side}} keeps 1 minus the recipe's share of the average: {1 - average.decay:.4g}"
-        yield Alternative("average-decay", text, "", mirrored)
-    for parameters, told in (
-        (after, "the parameters themselves"),
-        (before, "the parameters before the update"),
-    ):
-        named = {f"average/{name}": array for name, array in parameters.items()}
-        yield Alternative(
-            "average-start", f"{{side}}'s average is {told}", "ema-starts-at-zero", named
-        )
+    for words, parameters in not_averaged.items():
+        text = f"{{side}}'s average is {words}"
+        yield Alternative("average-start", text, "ema-starts-at-zero", _named(parameters))
     early = _averaged(side, average, parameters=before)
     if early is not None:
-        yield Alternative(
-            "average-late", "{side} averages the parameters from before each update", "", early
-        )
+        text = "{side} averages the parameters from before each update"
+        yield Alternative("average-late", text, "", early)
 
     def with_decay(decay: float) -> Tensors | None:
         other = changed(average, decay=decay)
         return None if other is None else _averaged(side, other)
 
     text = (
-        f"{{side}} keeps {{value}} of the average at each update; the recipe says "
+        "{side} keeps {value} of the average at each update; the recipe says "
         f"{average.decay:.4g}"
     )
-    yield from fitted("average-decay", text, "", with_decay, found, average.decay, (0.0, 1 - 1e-9))
+    span = (0.0, 1 - 1e-9)
+    yield from fitted("average-decay", text, "", with_decay, tensors, average.decay, span)
 
 
-def _averaged(
-    side: Side, average: Average, *, parameters: Tensors | None = None, whole: bool = False
-) -> Tensors | None:
-    """The average after the update from that before it; `whole`: from the first parameters on, all
+def _named(tensors: Tensors) -> Tensors:
+    return {f"average/{name}": array for name, array in tensors.items()}
+
+
+def _started_otherwise(side: Side, average: Average) -> Iterator[Alternative]:
+    """An average that starts at zero or from a copy, or is debiased or not, against the recipe."""
+    start = "copy" if average.start == "zero" else "zero"
+    others = {
+        "start": changed(average, start=start, debias=False),
+        "debias": changed(average, debias=not average.debias),
+    }
+    for knob, other in others.items():
+        tensors = None if other is None else _averaged_from_start(side, other)
+        if tensors is not None:
+            value = str(getattr(other, knob)).lower()
+            mine = str(getattr(average, knob)).lower()
+            text = f"{{side}} has average.{knob} = {value}; the recipe says {mine}"
+            yield Alternative("average-start", text, "ema-starts-at-zero", tensors)
+
+
+def _averaged(side: Side, average: Average, *, parameters: Tensors | None = None) -> Tensors | None:
+    """The average after the update, from that before it; `parameters` in the place of the recorded
+    ones. None where those were not recorded.
+    """
+    done = side.update
+    following = parameters or side.parameters(done + 1)
+    if done <= 0:
+        before = start_average(average, side.parameters(0))
+    else:
+        # what is read of a debiased average is divided by its weight
+        mine = side.recipe.average if side.recipe else average
+        weight = 1 - mine.decay**done if mine.debias else 1.0
+        recorded = side.below(f"average/{done}/", agreed=True)
+        before = {name: array * weight for name, array in recorded.items()}
+    after = _moved(average, before, following)
+    return None if after is None else _read(average, after, done + 1)
+
+
+def _averaged_from_start(side: Side, average: Average) -> Tensors | None:
+    """The average after the update, from the first parameters on; None where any were not
     recorded.
     """
-    done, mine = side.update, side.recipe.average if side.recipe else average
-    updates = range(done + 1) if whole else range(done, done + 1)
-    if whole or done <= 0:
-        kept = start_average(average, side.parameters(0))
-    else:
-        weight = 1 - mine.decay**done if mine.debias and done else 1.0
-        kept = {
-            name: array * weight
-            for name, array in side.below(f"average/{done}/", agreed=True).items()
-        }
-    for update in updates:
-        following = parameters or side.parameters(update + 1)
-        if not kept or not following.keys() >= kept.keys():
-            return None
-        kept = update_average(average, kept, following, Exact())
-    return {
-        f"average/{name}": array
-        for name, array in averaged(average, kept, done + 1, Exact()).items()
-    }
+    moving: Tensors | None = start_average(average, side.parameters(0))
+    for update in range(side.update + 1):
+        moving = None if moving is None else _moved(average, moving, side.parameters(update + 1))
+    return None if moving is None else _read(average, moving, side.update + 1)
+
+
+def _moved(average: Average, before: Tensors, parameters: Tensors) -> Tensors | None:
+    """The average after one more update; None where its parameters were not recorded."""
+    if not before or not parameters.keys() >= before.keys():
+        return None
+    return update_average(average, before, parameters, Exact())
+
+
+def _read(average: Average, moving: Tensors, updates: int) -> Tensors:
+    """The average as it is read after so many updates."""
+    return _named(averaged(average, moving, updates, Exact()))
 
 
 # ---- the metrics of an epoch
@@ -168,12 +191,11 @@ def metric_recorded(side: Side) -> Tensors:
     if (side.update + 1) % length:
         return {}
     place = (side.update + 1) // length - 1 - side.trace.first_update // length
-    found = {name: array for name, array in side.trace.arrays.items() if name.startswith("epochs/")}
-    return {
-        f"metrics/{name.removeprefix('epochs/')}": np.full((1, 1), float(array[place]))
-        for name, array in found.items()
-        if 0 <= place < len(array)
-    }
+    tensors: Tensors = {}
+    for name, array in side.trace.arrays.items():
+        if name.startswith("epochs/") and 0 <= place < len(array):
+            tensors[f"metrics/{name.removeprefix('epochs/')}"] = _number(array[place])
+    return tensors
 
 
 def metric_null(side: Side) -> Tensors | None:
@@ -181,91 +203,107 @@ def metric_null(side: Side) -> Tensors | None:
     return _metrics(side, side.update + 1)
 
 
-def metric_alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
+def metric_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
     """The known other ways; none has a free number."""
-    null = _metrics(side, side.update + 1)
+    done = side.update + 1
+    null = _metrics(side, done)
     if null is None or side.recipe is None:
         return
+    yield from _measured_otherwise(side)
+    yield from _of_swapped_parts(null)
+    yield from _running_loss(side, null)
+    yield from _accuracies(side, side.recipe, null)
+
+
+def _number(value: float) -> Array:
+    """A number as (1, 1)."""
+    return np.full((1, 1), float(value))
+
+
+def _measured_otherwise(side: Side) -> Iterator[Alternative]:
+    """Other parameters, other statistics, or the mean of the batches' means."""
+    done = side.update + 1
     options = [
-        (
+        Alternative(
             "metrics-stale",
             "{side} measures the parameters from before the last update",
             "",
-            _metrics(side, side.update),
+            _metrics(side, side.update) or {},
         ),
-        (
+        Alternative(
             "metrics-in-training-mode",
             "{side} measures in training mode: by the rows' own statistics",
             "",
-            _metrics(side, side.update + 1, training=True),
+            _metrics(side, done, training=True) or {},
         ),
-        (
+        Alternative(
             "metrics-in-training-mode",
             "{side} measures in training mode, batch by batch",
             "",
-            _metrics(side, side.update + 1, training=True, by_batch=True),
+            _metrics(side, done, training=True, by_batch=True) or {},
         ),
-        (
+        Alternative(
             "mean-of-means",
             "{side} takes the mean of the batches' means; the recipe the mean over the rows",
             "epoch-loss-mean-of-means",
-            _metrics(side, side.update + 1, by_batch=True),
+            _metrics(side, done, by_batch=True) or {},
         ),
     ]
-    average = side.below(f"average/{side.update + 1}/")
+    average = side.below(f"average/{done}/")
     if average:
-        options.append(
-            (
-                "metrics-of-average",
-                "{side} measures the moving average of the parameters",
-                "",
-                _metrics(side, side.update + 1, parameters=average),
-            )
-        )
-    yield from (
-        Alternative(key, text, page, tensors)
-        for key, text, page, tensors in options
-        if tensors is not None
-    )
-    swapped = {name.replace(PARTS[0], "?").replace(PARTS[1], PARTS[0]).replace("?", PARTS[1]): value
-               for name, value in null.items()}  # fmt: skip
-    yield Alternative(
-        "metrics-swapped", "{side} takes the held-out rows for the training rows", "", swapped
-    )
-    losses = [
-        side.series("loss", side.update - i) for i in range(side.trace.header["updates_per_epoch"])
-    ]
-    if None not in losses:
-        running = np.full((1, 1), np.mean([loss for loss in losses if loss is not None]))
-        text = "{side} reports the mean of the updates' losses: each of other parameters"
-        yield Alternative(
-            "mean-of-means",
-            text,
-            "epoch-loss-mean-of-means",
-            null | {"metrics/train_loss": running},
-        )
-    last = f"linear{len(side.recipe.model.hidden) + 1}.bias"
+        text = "{side} measures the moving average of the parameters"
+        tensors = _metrics(side, done, parameters=average) or {}
+        options.append(Alternative("metrics-of-average", text, "", tensors))
+    yield from (alternative for alternative in options if alternative.tensors)
+
+
+def _of_swapped_parts(null: Tensors) -> Iterator[Alternative]:
+    """The metrics of the training rows for those of the held-out rows, and the other way round."""
+    train, held_out = PARTS
+    swapped: Tensors = {}
+    for name, value in null.items():
+        other = name.replace(train, "?").replace(held_out, train).replace("?", held_out)
+        swapped[other] = value
+    text = "{side} takes the held-out rows for the training rows"
+    yield Alternative("metrics-swapped", text, "", swapped)
+
+
+def _running_loss(side: Side, null: Tensors) -> Iterator[Alternative]:
+    """The mean of the losses that the epoch's updates reported."""
+    length = side.trace.header["updates_per_epoch"]
+    losses = []
+    for update in range(side.update, side.update - length, -1):
+        loss = side.series("loss", update)
+        if loss is None:
+            return
+        losses.append(loss)
+    running = null | {"metrics/train_loss": _number(float(np.mean(losses)))}
+    text = "{side} reports the mean of the updates' losses: each of other parameters"
+    yield Alternative("mean-of-means", text, "epoch-loss-mean-of-means", running)
+
+
+def _accuracies(side: Side, recipe: Recipe, null: Tensors) -> Iterator[Alternative]:
+    """Another threshold, per cent, or the share of wrong answers."""
+    last = f"linear{len(recipe.model.hidden) + 1}.bias"
     parameters = side.parameters(side.update + 1)
-    if side.recipe.loss.spec.link == "sigmoid" and last in parameters:
-        moved = (
-            _metrics(side, side.update + 1, parameters=parameters | {last: parameters[last] - 0.5})
-            or {}
-        )
-        right = {name: value for name, value in moved.items() if name.endswith("accuracy")}
+    if recipe.loss.spec.link == "sigmoid" and last in parameters:
+        moved_parameters = parameters | {last: parameters[last] - 0.5}
+        moved = _metrics(side, side.update + 1, parameters=moved_parameters) or {}
+        accuracies = {name: value for name, value in moved.items() if name.endswith("accuracy")}
         text = (
-            "{side} takes a logit for a probability: it counts as positive what is above 0.5, "
-            "not above 0"
+            "{side} takes a logit for a probability: it counts as positive what is above 0.5, not "
+            "above 0"
         )
-        yield Alternative("accuracy-other", text, "", null | right)
-    for told, factor, offset in (
+        yield Alternative("accuracy-other", text, "", null | accuracies)
+    for words, factor, offset in (
         ("in per cent", 100.0, 0.0),
         ("as the share of wrong answers", -1.0, 1.0),
     ):
-        other = {
-            name: factor * value + offset if name.endswith("accuracy") else value
-            for name, value in null.items()
-        }
-        yield Alternative("accuracy-other", f"{{side}} reports the accuracy {told}", "", other)
+        other = dict(null)
+        for name, value in null.items():
+            if name.endswith("accuracy"):
+                other[name] = factor * value + offset
+        yield Alternative("accuracy-other", f"{{side}} reports the accuracy {words}", "", other)
 
 
 def _metrics(
@@ -276,42 +314,39 @@ def _metrics(
     training: bool = False,
     by_batch: bool = False,
 ) -> Tensors | None:
-    recipe, parameters = side.recipe, parameters or side.parameters(done)
+    """The metrics after so many updates; None where they cannot be computed.
+
+    Args:
+        side: gives recipe, data and running statistics.
+        done: updates.
+        parameters: what is measured; None: the parameters of the side.
+        training: batch normalisation takes the rows' own statistics.
+        by_batch: the mean over the batches' metrics, not over the rows.
+    """
+    recipe = side.recipe
+    parameters = parameters or side.parameters(done)
     if recipe is None or not parameters or "recipe" not in side.trace.header:
         return None
     data = prepared_data(recipe, side.trace.header["data_hash"])
     if data is None or (training and recipe.model.norm != "batch"):
         return None
-    seen, statistics = rows_of(recipe, data), side.statistics(done)
-    found: Tensors = {}
-    for part, x_ND, y_N in zip(
-        PARTS,
-        (seen.train_x_ND, seen.held_out_x_ND),
-        (seen.train_y_N, seen.held_out_y_N),
-        strict=True,
-    ):
+    rounded = rows_of(recipe, data)
+    train, held_out = PARTS
+    rows = {
+        train: (rounded.train_x_ND, rounded.train_y_N),
+        held_out: (rounded.held_out_x_ND, rounded.held_out_y_N),
+    }
+    statistics = None if training else side.statistics(done)
+    names = ("loss", "mae") if recipe.loss.predicts_number else ("loss", "accuracy")
+    tensors: Tensors = {}
+    for part, (x_ND, y_N) in rows.items():
         size = recipe.training.batch if by_batch else len(y_N)
         cuts = [slice(begin, begin + size) for begin in range(0, len(y_N), size)]
-        for name in ("loss", "accuracy") if not recipe.loss.predicts_number else ("loss", "mae"):
-            values = [
-                _one(recipe, parameters, statistics, x_ND[cut], y_N[cut], training)[name]
-                for cut in cuts
-            ]
-            found[f"metrics/{part}_{name}"] = np.full((1, 1), np.mean(values))
-    return found
-
-
-def _one(
-    recipe: Recipe,
-    parameters: Tensors,
-    statistics: Tensors,
-    x_BD: Array,
-    y_B: Array,
-    training: bool,
-) -> dict[str, float]:
-    """The metrics over some rows; in training mode batch normalisation takes their own
-    statistics.
-    """
-    known = None if training else statistics
-    found, _ = evaluate(parameters, known, x_BD, y_B, recipe, Exact())
-    return {name: float(value) for name, value in found.items()}
+        metrics = [
+            evaluate(parameters, statistics, x_ND[cut], y_N[cut], recipe, Exact())[0]
+            for cut in cuts
+        ]
+        for name in names:
+            values = [float(of_cut[name]) for of_cut in metrics]
+            tensors[f"metrics/{part}_{name}"] = _number(float(np.mean(values)))
+    return tensors

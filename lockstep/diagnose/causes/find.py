@@ -16,8 +16,15 @@ from lockstep.diagnose.causes import (
     step,
     update,
 )
+from lockstep.diagnose.causes.alternatives import (
+    BETTER,
+    Alternative,
+    Cause,
+    Tensors,
+    choose,
+    residual,
+)
 from lockstep.diagnose.causes.digits import low_precision
-from lockstep.diagnose.causes.judge import BETTER, Alternative, Cause, Tensors, choose, residual
 from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
 from lockstep.diagnose.causes.side import Side
@@ -27,37 +34,42 @@ from lockstep.records.trace import Trace
 __all__ = ["find_cause", "needed_detail"]
 
 
-class Stage(NamedTuple):
-    """How a stage is recomputed: what was recorded of it, what the recipe gives (None where its
-    inputs were not recorded), and the known alternatives."""
+class StageTest(NamedTuple):
+    """How the causes of a stage are tested.
+
+    `recorded` gives what a side recorded of it; `null` what the recipe gives, None where the inputs
+    were not recorded; `alternatives` the known other ways.
+    """
 
     recorded: Callable[[Side], Tensors]
     null: Callable[[Side], Tensors | None]
     alternatives: Callable[[Side, Tensors], Iterator[Alternative]]
 
 
-PASS = Stage(passes.recorded, passes.null, gradient.alternatives)
-UPDATE = Stage(step.recorded, step.null, update.alternatives)
-STATISTICS = Stage(
+PASS = StageTest(passes.recorded, passes.null, gradient.alternatives)
+UPDATE = StageTest(step.recorded, step.null, update.alternatives)
+STATISTICS = StageTest(
     evaluation.statistics_recorded, evaluation.statistics_null, evaluation.statistics_alternatives
 )
-STAGES: dict[str, Stage] = {
-    "init": Stage(start.recorded, start.null, start.alternatives),
-    "batch": Stage(batch.recorded, batch.null, batch.alternatives),
+AVERAGE = StageTest(
+    evaluation.average_recorded, evaluation.average_null, evaluation.average_alternatives
+)
+METRICS = StageTest(
+    evaluation.metric_recorded, evaluation.metric_null, evaluation.metric_alternatives
+)
+STAGES: dict[str, StageTest] = {
+    "init": StageTest(start.recorded, start.null, start.alternatives),
+    "batch": StageTest(batch.recorded, batch.null, batch.alternatives),
     "forward": PASS,
     "loss": PASS,
     "gradients": PASS,
-    "clip": Stage(clip.recorded, clip.null, clip.alternatives),
-    "lr": Stage(rate.recorded, rate.null, rate.alternatives),
+    "clip": StageTest(clip.recorded, clip.null, clip.alternatives),
+    "lr": StageTest(rate.recorded, rate.null, rate.alternatives),
     "moments": UPDATE,
     "update": UPDATE,
     "parameters": UPDATE,
-    "average": Stage(
-        evaluation.average_recorded, evaluation.average_null, evaluation.average_alternatives
-    ),
-    "metrics": Stage(
-        evaluation.metric_recorded, evaluation.metric_null, evaluation.metric_alternatives
-    ),
+    "average": AVERAGE,
+    "metrics": METRICS,
 }
 DETAILED = ("batch", "forward", "loss", "gradients", "clip", "moments", "update", "parameters")
 
@@ -81,29 +93,26 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
     """
     if first.stage not in STAGES:
         return None
-    moment = first.update if _is_average(first) else max(first.update, 0)
-    sides = [
-        Side(
-            name,
-            trace,
-            moment,
-            tuple(other for other in (oracle, rest) if other is not None and other is not trace),
-        )
-        for name, trace, rest in (("b", b, a), ("a", a, b))
-    ]
+    update = first.update if _is_average(first) else max(first.update, 0)
+    side_a = Side("a", a, update, _others(a, b, oracle))
+    side_b = Side("b", b, update, _others(b, a, oracle))
     with np.errstate(all="ignore"):
-        mine, its = sides[1], sides[0]
-        if first.stage == "gradients" and (flip := gradient.relu_flip(mine, its)):
-            return flip
-        for side in sides:
+        if first.stage == "gradients":
+            flip = gradient.relu_flip(side_a, side_b)
+            if flip is not None:
+                return flip
+        for side in (side_b, side_a):
             cause = None if side.is_oracle else _tested(first, side)
             if cause is not None:
                 return cause
-        if (broken := _not_a_number(first)) is not None:
+        broken = _not_a_number(first)
+        if broken is not None:
             return broken
-        if "recipe" not in a.header and (cause := layer_cause(first, mine, its)):
-            return cause
-        return relation(first, mine, its, oracle)
+        if "recipe" not in a.header:
+            cause = layer_cause(first, side_a, side_b)
+            if cause is not None:
+                return cause
+        return relation(first, side_a, side_b, oracle)
 
 
 def needed_detail(first: Difference, a: Trace, b: Trace) -> tuple[int, ...]:
@@ -112,53 +121,68 @@ def needed_detail(first: Difference, a: Trace, b: Trace) -> tuple[int, ...]:
     """
     if first.stage not in DETAILED:
         return ()
-    wanted = (
-        (first.update - 1, first.update)
-        if first.stage in ("moments", "update", "parameters")
-        else (first.update,)
-    )
+    updates = [first.update]
+    if first.stage in ("moments", "update", "parameters"):
+        updates = [first.update - 1, first.update]
     return tuple(
         update
-        for update in wanted
-        if update >= 0
-        and not all(any(k.startswith(f"detail/{update}/") for k in t.arrays) for t in (a, b))
+        for update in updates
+        if update >= 0 and not (_has_detail(a, update) and _has_detail(b, update))
     )
+
+
+def _has_detail(trace: Trace, update: int) -> bool:
+    return any(name.startswith(f"detail/{update}/") for name in trace.arrays)
+
+
+def _others(trace: Trace, rest: Trace, oracle: Trace | None) -> tuple[Trace, ...]:
+    """The traces beside one: the oracle's first."""
+    return tuple(other for other in (oracle, rest) if other is not None and other is not trace)
 
 
 def _tested(first: Difference, side: Side) -> Cause | None:
-    stage = STAGES[first.stage]
+    """What explains a side against its recipe; None where the side follows it, or nothing does."""
+    test = STAGES[first.stage]
     if first.stage == "parameters" and first.tensor in side.statistics(side.update + 1):
-        stage = STATISTICS
+        test = STATISTICS
     if _is_average(first):
-        stage = STAGES["average"]
-    recorded, null = stage.recorded(side), stage.null(side)
+        test = AVERAGE
+    recorded = test.recorded(side)
+    null = test.null(side)
     if null is None or not recorded:
         return None
-    noise, tolerance = step.rounding(side) if stage is UPDATE else {}, side.tolerance
+    noise = step.rounding(side) if test is UPDATE else {}
+    tolerance = side.tolerance
     if first.stage == "lr":
         tolerance = rate.ROUNDING.get(side.precision, side.tolerance)
         if residual(null, recorded) <= tolerance:
             return rate.rounded(side, recorded, null)
-    if recorded.keys() <= null.keys() and residual(null, recorded, noise) <= tolerance / BETTER:
+    is_complete = recorded.keys() <= null.keys()
+    if is_complete and residual(null, recorded, noise) <= tolerance / BETTER:
         return None
-    chosen = choose(recorded, null, stage.alternatives(side, recorded), tolerance, side.name, noise)
-    return chosen or low_precision(first, side, recorded, null)
+    alternatives = test.alternatives(side, recorded)
+    cause = choose(recorded, null, alternatives, tolerance, side.name, noise)
+    return cause or low_precision(first, side, recorded, null)
 
 
 def _is_average(first: Difference) -> bool:
-    """Of the moving average; before training too, where the stage is "init"."""
+    """Whether a difference is of the moving average; before training too, where the stage is
+    "init".
+    """
     return first.stage == "average" or first.array.startswith("average/")
 
 
 def _not_a_number(first: Difference) -> Cause | None:
-    """One side left the numbers."""
-    broken = [name for name, value in (("a", first.a), ("b", first.b)) if not np.isfinite(value)]
-    if len(broken) != 1:
+    """That one side left the numbers, and the other did not."""
+    is_broken_a = not np.isfinite(first.a)
+    is_broken_b = not np.isfinite(first.b)
+    if is_broken_a == is_broken_b:
         return None
-    value = first.a if broken == ["a"] else first.b
+    side = "a" if is_broken_a else "b"
+    value = first.a if is_broken_a else first.b
     when = f"at update {first.update}" if first.update >= 0 else "before training"
     text = (
-        f"{broken[0]} leaves the numbers {when}: {first.tensor or first.stage} is {value}, and "
-        "the other side's is not"
+        f"{side} leaves the numbers {when}: {first.tensor or first.stage} is {value}, and the "
+        "other side's is not"
     )
-    return Cause("not-a-number", text, "", broken[0], 0.0, np.inf)
+    return Cause("not-a-number", text, "", side, 0.0, np.inf)

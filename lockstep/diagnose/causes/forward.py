@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
 from lockstep.diagnose.causes.knobs import changed, choices
-from lockstep.diagnose.causes.passes import Bend, Variant, compute, parts
+from lockstep.diagnose.causes.passes import Bend, PassVariant, compute, parts
 from lockstep.diagnose.causes.precision import FORMATS, LowProducts, WideVariance
 from lockstep.diagnose.causes.side import Side
 from lockstep.numbers import written
+from lockstep.recipe import Model
 
 __all__ = ["alternatives", "fits"]
 
@@ -21,115 +23,126 @@ SWAPPED = Bend(np.transpose, np.transpose)
 ABSENT = Bend(np.zeros_like, np.zeros_like)
 
 
-def alternatives(side: Side, variant: Variant) -> Iterator[Alternative]:
+def alternatives(side: Side, variant: PassVariant) -> Iterator[Alternative]:
     """The known other ways without a free number."""
-    yield from _parameters(side, variant)
-    yield from _model(variant)
+    yield from _other_parameters(side, variant)
+    yield from _other_activations(variant)
     if variant.recipe.model.norm != "none":
-        yield from _normalisation(side, variant)
+        yield from _other_normalisations(side, variant)
     for name in FORMATS:
         text = f"{{side}} multiplies matrices in {name}"
         tensors = compute(replace(variant, arithmetic=LowProducts(name)))
         yield Alternative("low-precision-matmul", text, "", tensors)
     if variant.masks:
-        yield from _dropout(variant)
+        yield from _other_dropout(variant)
 
 
-def fits(variant: Variant, found: Tensors) -> Iterator[Alternative]:
+def fits(variant: PassVariant, recorded: Tensors) -> Iterator[Alternative]:
     """Those that say little, and those with a number to find."""
     model = variant.recipe.model
-    seen = tuple(
-        _kept(found, model.activation, i, mask) for i, mask in enumerate(variant.masks, start=1)
+    masks = tuple(
+        _units_kept(recorded, model.activation, i, mask)
+        for i, mask in enumerate(variant.masks, start=1)
     )
-    if any((mine != its).any() for mine, its in zip(seen, variant.masks)):
+    if any((mine != its).any() for mine, its in zip(masks, variant.masks)):
         text = "{side} drops other units than its mask says"
-        yield Alternative("other-mask", text, "", compute(replace(variant, masks=seen)), rank=1)
+        tensors = compute(replace(variant, masks=masks))
+        yield Alternative("other-mask", text, "", tensors, rank=1)
 
-    def with_model(**values: Any) -> Tensors | None:
+    def with_knobs(**values: Any) -> Tensors | None:
         other = changed(model, **values)
         return None if other is None else compute(_with_model(variant, other))
 
     if model.norm != "none":
         text = (
-            f"{{side}} adds an eps of {{value}} to the variance; the recipe says "
+            "{side} adds an eps of {value} to the variance; the recipe says "
             f"{written(model.norm_eps)}"
         )
         yield from fitted(
             "norm-eps",
             text,
             "layernorm-eps",
-            lambda eps: with_model(norm_eps=eps),
-            found,
+            lambda eps: with_knobs(norm_eps=eps),
+            recorded,
             model.norm_eps,
             (1e-12, 1.0),
             log=True,
         )
     if variant.masks:
         text = (
-            f"{{side}} scales what dropout keeps as for a rate of {{value}}; the recipe says "
+            "{side} scales what dropout keeps as for a rate of {value}; the recipe says "
             f"{written(model.dropout)}"
         )
-        yield from fitted("dropout-scale", text, "", lambda rate: with_model(dropout=rate), found,
-                          model.dropout, (0.0, 0.999))  # fmt: skip
+        yield from fitted(
+            "dropout-scale",
+            text,
+            "",
+            lambda rate: with_knobs(dropout=rate),
+            recorded,
+            model.dropout,
+            (0.0, 0.999),
+        )
 
 
-def _with_model(variant: Variant, model: Any) -> Variant:
+def _with_model(variant: PassVariant, model: Model) -> PassVariant:
     return replace(variant, recipe=replace(variant.recipe, model=model))
 
 
-def _some(names: Sequence[str]) -> list[tuple[str, ...]]:
+def _each_and_all(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Each name alone, then all."""
-    return [*((name,) for name in names), *([tuple(names)] if len(names) > 1 else [])]
+    groups: list[tuple[str, ...]] = [(name,) for name in names]
+    if len(names) > 1:
+        groups.append(tuple(names))
+    return groups
 
 
-def _parameters(side: Side, variant: Variant) -> Iterator[Alternative]:
-    kernels = [
+def _other_parameters(side: Side, variant: PassVariant) -> Iterator[Alternative]:
+    """Transposed kernels, absent biases, and parameters of another time."""
+    linear = {
+        name: array for name, array in variant.parameters.items() if name.startswith("linear")
+    }
+    square_kernels = [
         name
-        for name, p in variant.parameters.items()
-        if name.startswith("linear") and name.endswith(".weight") and p.shape[0] == p.shape[1] > 1
+        for name, array in linear.items()
+        if name.endswith(".weight") and array.shape[0] == array.shape[1] > 1
     ]
-    for names in _some(kernels):
+    for names in _each_and_all(square_kernels):
         text = f"{{side}} uses {' and '.join(names)} transposed"
         tensors = compute(replace(variant, bends=dict.fromkeys(names, SWAPPED)))
         yield Alternative("kernel-transposed", text, "kernel-layout", tensors)
-    biases = [
-        name for name in variant.parameters if name.startswith("linear") and name.endswith(".bias")
-    ]
-    for names in _some(biases):
+    biases = [name for name in linear if name.endswith(".bias")]
+    for names in _each_and_all(biases):
         text = f"{{side}} leaves out {' and '.join(names)}"
-        yield Alternative(
-            "bias-missing", text, "", compute(replace(variant, bends=dict.fromkeys(names, ABSENT)))
-        )
-    for done, told in {side.update - 1: "of the update before", 0: "of the start"}.items():
+        tensors = compute(replace(variant, bends=dict.fromkeys(names, ABSENT)))
+        yield Alternative("bias-missing", text, "", tensors)
+    for done, words in {side.update - 1: "of the update before", 0: "of the start"}.items():
         old = side.parameters(done) if 0 <= done < side.update else {}
         if old.keys() == variant.parameters.keys():
-            text = f"{{side}} computes with the parameters {told}"
-            yield Alternative(
-                "stale-parameters", text, "", compute(replace(variant, parameters=old))
-            )
+            text = f"{{side}} computes with the parameters {words}"
+            tensors = compute(replace(variant, parameters=old))
+            yield Alternative("stale-parameters", text, "", tensors)
 
 
-def _model(variant: Variant) -> Iterator[Alternative]:
+def _other_activations(variant: PassVariant) -> Iterator[Alternative]:
     """Other activations. The layers keep the names that the recipe gives them."""
     model = variant.recipe.model
-    for name in choices(model, "activation") if model.hidden else ():
-        if name != model.activation:
-            is_gelu = {name, model.activation} == {"gelu", "gelu_tanh"}
-            text = f"{{side}} has the activation {name}; the recipe says {model.activation}"
-            tensors = compute(_with_model(variant, replace(model, activation=name)))
-            tensors = {
-                k.replace(f"forward/{name}", f"forward/{model.activation}"): v
-                for k, v in tensors.items()
-            }
-            key, page = (
-                ("gelu-approximation", "gelu-is-approximate")
-                if is_gelu
-                else ("other-activation", "")
-            )
-            yield Alternative(key, text, page, tensors)
+    if not model.hidden:
+        return
+    for name in choices(model, "activation"):
+        if name == model.activation:
+            continue
+        text = f"{{side}} has the activation {name}; the recipe says {model.activation}"
+        tensors: Tensors = {}
+        for key, array in compute(_with_model(variant, replace(model, activation=name))).items():
+            tensors[key.replace(f"forward/{name}", f"forward/{model.activation}")] = array
+        if {name, model.activation} == {"gelu", "gelu_tanh"}:
+            yield Alternative("gelu-approximation", text, "gelu-is-approximate", tensors)
+        else:
+            yield Alternative("other-activation", text, "", tensors)
 
 
-def _normalisation(side: Side, variant: Variant) -> Iterator[Alternative]:
+def _other_normalisations(side: Side, variant: PassVariant) -> Iterator[Alternative]:
+    """Another normalisation, running statistics, or a variance over n - 1."""
     model = variant.recipe.model
     for norm in choices(model, "norm"):
         if norm != model.norm:
@@ -152,16 +165,18 @@ def _normalisation(side: Side, variant: Variant) -> Iterator[Alternative]:
     yield Alternative("norm-variance", text, "std-divides-by-n", outputs)
 
 
-def _dropout(variant: Variant) -> Iterator[Alternative]:
+def _other_dropout(variant: PassVariant) -> Iterator[Alternative]:
+    """No dropout, another scale, or the mask turned round."""
     model = variant.recipe.model
-    plain, kept = replace(model, dropout=0.0), tuple(np.ones_like(mask) for mask in variant.masks)
-    yield Alternative(
-        "dropout-missing", "{side} drops no unit, as in evaluation", "",
-        compute(replace(_with_model(variant, plain), masks=kept)),
-    )  # fmt: skip
+    unscaled = _with_model(variant, replace(model, dropout=0.0))
+    all_kept = tuple(np.ones_like(mask) for mask in variant.masks)
+    text = "{side} drops no unit, as in evaluation"
+    tensors = compute(replace(unscaled, masks=all_kept))
+    yield Alternative("dropout-missing", text, "", tensors)
     text = "{side} does not scale what dropout keeps by 1 / (1 - rate)"
-    yield Alternative("dropout-scale", text, "", compute(_with_model(variant, plain)))
-    if (mirrored := changed(model, dropout=1 - model.dropout)) is not None:
+    yield Alternative("dropout-scale", text, "", compute(unscaled))
+    mirrored = changed(model, dropout=1 - model.dropout)
+    if mirrored is not None:
         text = "{side} takes dropout's rate for the share that is kept: it scales by 1 / rate"
         yield Alternative("dropout-scale", text, "", compute(_with_model(variant, mirrored)))
     inverted = tuple(~mask for mask in variant.masks)
@@ -169,9 +184,14 @@ def _dropout(variant: Variant) -> Iterator[Alternative]:
     yield Alternative("other-mask", text, "", compute(replace(variant, masks=inverted)))
 
 
-def _kept(found: Tensors, activation: str, layer: int, mask: Any) -> Any:
-    """Which units stayed, by what was recorded: those that are 0 before dropout say nothing."""
-    before, after = found.get(f"forward/{activation}{layer}"), found.get(f"forward/dropout{layer}")
+def _units_kept(
+    recorded: Tensors, activation: str, layer: int, mask: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which units stayed, by what was recorded. Those that are 0 before dropout say nothing: the
+    mask stands for them.
+    """
+    before = recorded.get(f"forward/{activation}{layer}")
+    after = recorded.get(f"forward/dropout{layer}")
     if before is None or after is None or before.shape != mask.shape:
         return mask
     return np.where(before == 0, mask, after != 0)

@@ -2,21 +2,22 @@
 is called.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lockstep.diagnose.causes.judge import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
 from lockstep.numbers import written
 from lockstep.recipe import Optimizer
 from lockstep.recipe.variants import Cause, NamedSection, choices_of
 
-__all__ = ["changed", "choices", "fitted_knobs", "made", "other_choices"]
+__all__ = ["changed", "choices", "created", "fitted_knobs", "other_choices"]
 
-Part = TypeVar("Part")
-Make = Callable[[Any], Tensors | None]
-"""What a stage gives with another part of the recipe in its place; None where that cannot be
-computed.
+Section = TypeVar("Section")
+"""The type of a recipe's section: Optimizer, Loss, Schedule, Gradient, Model."""
+Make = Callable[[Section], Tensors | None]
+"""Gives a stage's tensors with another section in the place of the recipe's; None where these
+cannot be computed.
 """
 
 KEYS = {
@@ -29,87 +30,118 @@ KEYS = {
     "accumulate_mean": "accumulation-mean",
     "clip_at": "other-clip",
 }
-"""Knob -> key of the cause; of the others it is "other-" and the section, for these two, or the
-knob.
+"""Knob -> key of the cause. The key of all others is "other-" and the knob, or the section where it
+is one of `WHOLE`.
 """
 WHOLE = ("loss", "schedule")
 
 PAGES = {
     "clip_eps": "clip-grad-norm-eps",
     "norm_eps": "layernorm-eps",
-    "norm_variance": "batchnorm-running-variance", "norm_momentum": "batchnorm-momentum",
+    "norm_variance": "batchnorm-running-variance",
+    "norm_momentum": "batchnorm-momentum",
     "accumulate_mean": "accumulation-short-last-micro-batch",
-}  # fmt: skip
+}
+"""Knob -> page of the atlas."""
 
-SHARE = (0.0, 1 - 1e-9)
-SPANS: Mapping[str, tuple[float, float]] = dict.fromkeys(
-    ("label_smoothing", "dropout", "norm_momentum"), SHARE
-) | {
-    **dict.fromkeys(("floor", "first", "rise", "fall", "warmup_start"), (0.0, 1.0)),
+Span = tuple[float, float]
+BELOW_1: Span = (0.0, 1 - 1e-9)
+UP_TO_1: Span = (0.0, 1.0)
+POSITIVE: Span = (1e-16, 1e6)
+SPANS: Mapping[str, Span] = {
+    "label_smoothing": BELOW_1,
+    "dropout": BELOW_1,
+    "norm_momentum": BELOW_1,
+    "floor": UP_TO_1,
+    "first": UP_TO_1,
+    "rise": UP_TO_1,
+    "fall": UP_TO_1,
+    "warmup_start": UP_TO_1,
     "factor": (1e-6, 1.0),
 }
-POSITIVE = (1e-16, 1e6)
-LOGARITHMIC: tuple[str, ...] = ("norm_eps", "clip_eps", "clip_at")
+"""Knob -> the values between which it is fitted; those of an optimizer stand in its spec."""
+BY_MAGNITUDE: tuple[str, ...] = ("norm_eps", "clip_eps", "clip_at")
+"""Knobs whose powers of 10 are tried; those of an optimizer stand in its spec."""
 
 
-def changed(part: Part, **values: Any) -> Part | None:
-    """A copy of a part of a recipe with other values; None where they do not go together."""
+def changed(section: Section, **values: Any) -> Section | None:
+    """A copy of a section with other values; None where they do not go together."""
     try:
-        return replace(part, **values)  # type: ignore[type-var]  # every part is a dataclass
+        return replace(section, **values)  # type: ignore[type-var]  # every section is a dataclass
     except ValueError:
         return None
 
 
-def made(part: Callable[..., Part], **values: Any) -> Part | None:
-    """A part of a recipe; None where the values do not go together."""
+def created(kind: Callable[..., Section], **values: Any) -> Section | None:
+    """A section of a recipe; None where the values do not go together."""
     try:
-        return part(**values)
+        return kind(**values)
     except ValueError:
         return None
 
 
-def choices(part: Any, knob: str) -> tuple[Any, ...]:
+def choices(section: Any, knob: str) -> tuple[Any, ...]:
     """The values that a knob of a few words, or a flag, can have."""
-    annotation = type(part).__pydantic_fields__[knob].annotation
+    annotation = type(section).__pydantic_fields__[knob].annotation
     if annotation is bool:
         return (True, False)
     return tuple(choices_of(annotation))
 
 
 def other_choices(
-    section: str, part: Any, knobs: Iterator[str] | list[str], make: Make
+    name: str, section: Section, knobs: Iterable[str], make: Make[Section]
 ) -> Iterator[Alternative]:
-    """Every knob of words or flags with each other value that it can have."""
+    """Every knob of words or flags with each other value that it can have.
+
+    Args:
+        name: of the section, for the text.
+        section: as the recipe has it.
+        knobs: the names of the fields to change.
+        make: gives the tensors of another section.
+    """
     for knob in knobs:
-        mine = getattr(part, knob)
-        for value in choices(part, knob) if mine is not None else ():
-            other = changed(part, **{knob: value}) if value != mine else None
+        mine = getattr(section, knob)
+        if mine is None:
+            continue
+        for value in choices(section, knob):
+            other = changed(section, **{knob: value}) if value != mine else None
             tensors = make(other) if other is not None else None
             if tensors is not None:
-                cause = _cause(section, part, knob)
-                yield Alternative(
-                    cause.key, _told(section, knob, _written(value), mine), cause.page, tensors
-                )
+                cause = _cause(name, section, knob)
+                text = _text(name, knob, _written(value), mine)
+                yield Alternative(cause.key, text, cause.page, tensors)
 
 
 def fitted_knobs(
-    section: str, part: Any, knobs: Iterator[str] | list[str], make: Make, recorded: Tensors
+    name: str,
+    section: Section,
+    knobs: Iterable[str],
+    make: Make[Section],
+    recorded: Tensors,
 ) -> Iterator[Alternative]:
-    """Every knob that is a number, with the value that fits best."""
+    """Every knob that is a number, with the value that fits best.
+
+    Args:
+        name: of the section, for the text.
+        section: as the recipe has it.
+        knobs: the names of the fields to fit; those that are no numbers are passed over.
+        make: gives the tensors of another section.
+        recorded: what these are to come near.
+    """
     for knob in knobs:
-        mine = getattr(part, knob)
+        mine = getattr(section, knob)
         if not isinstance(mine, float):
             continue
 
         def with_value(value: float, knob: str = knob) -> Tensors | None:
-            other = changed(part, **{knob: value})
+            other = changed(section, **{knob: value})
             return None if other is None else make(other)
 
-        cause = _cause(section, part, knob)
-        span, by_magnitude = _span(part, knob)
+        cause = _cause(name, section, knob)
+        span, by_magnitude = _span(section, knob)
         yield from fitted(
             cause.key,
-            _told(section, knob, "{value}", mine),
+            _text(name, knob, "{value}", mine),
             cause.page,
             with_value,
             recorded,
@@ -119,31 +151,34 @@ def fitted_knobs(
         )
 
 
-def _cause(section: str, part: Any, knob: str) -> Cause:
+def _cause(name: str, section: object, knob: str) -> Cause:
     """What another value of a knob is called, and the atlas page about it."""
-    if isinstance(part, NamedSection):
-        causes: dict[str, Cause] = {**part.section_causes, **part.spec.causes}
+    if isinstance(section, NamedSection):
+        causes: dict[str, Cause] = {**section.section_causes, **section.spec.causes}
         if knob in causes:
             return causes[knob]
-    key = KEYS.get(knob, f"other-{section if section in WHOLE else knob.replace('_', '-')}")
-    return Cause(key, PAGES.get(knob, ""))
+    noun = name if name in WHOLE else knob.replace("_", "-")
+    return Cause(KEYS.get(knob, f"other-{noun}"), PAGES.get(knob, ""))
 
 
-def _span(part: Any, knob: str) -> tuple[tuple[float, float], bool]:
+def _span(section: object, knob: str) -> tuple[Span, bool]:
     """Between which values a knob is fitted, and whether its powers of 10 are tried."""
-    spans, logarithmic = SPANS, LOGARITHMIC
-    if isinstance(part, Optimizer):
-        spans, logarithmic = part.spec.spans, part.spec.by_magnitude
-    by_magnitude = knob in logarithmic
-    return spans.get(knob, POSITIVE if by_magnitude else (0.0, POSITIVE[1])), by_magnitude
+    spans = SPANS
+    logarithmic = BY_MAGNITUDE
+    if isinstance(section, Optimizer):
+        spans = section.spec.spans
+        logarithmic = section.spec.by_magnitude
+    if knob in logarithmic:
+        return spans.get(knob, POSITIVE), True
+    return spans.get(knob, (0.0, POSITIVE[1])), False
 
 
-def _told(section: str, knob: str, value: str, mine: Any) -> str:
-    return f"{{side}} has {section}.{knob} = {value}; the recipe says {_written(mine)}"
+def _text(name: str, knob: str, value: str, mine: object) -> str:
+    return f"{{side}} has {name}.{knob} = {value}; the recipe says {_written(mine)}"
 
 
-def _written(value: Any) -> str:
-    """As in a recipe."""
+def _written(value: object) -> str:
+    """A value as in a recipe."""
     if isinstance(value, bool):
         return str(value).lower()
     return written(value) if isinstance(value, float) else str(value)

@@ -2,13 +2,21 @@
 their outputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lockstep.diagnose.causes.judge import Alternative, Cause, Tensors, choose, fitted, residual
+from lockstep.diagnose.causes.alternatives import (
+    Alternative,
+    Cause,
+    Tensors,
+    choose,
+    fitted,
+    residual,
+)
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.activations import activate
@@ -23,48 +31,76 @@ STRIDES = (1, 2, 3, 4)
 
 def layer_cause(first: Difference, a: Side, b: Side) -> Cause | None:
     """How a layer of b is another than a's: its activation, the padding of a convolution, the eps
-    of a norm, or how it moves its running statistics. Axes are (B, C, H, W) and kernels (out, in,
-    h, w), or these are not recognised."""
+    of a norm, or how it moves its running statistics.
+
+    Axes are (B, C, H, W) and kernels (out, in, h, w), or these are not recognised.
+    """
     name = first.tensor
     if first.stage == "forward":
-        mine, its = (side.detail("forward").get(name) for side in (b, a))
+        mine = b.detail("forward").get(name)
+        its = a.detail("forward").get(name)
         if mine is None or its is None or mine.shape != its.shape:
             return None
-        null = residual({name: its}, {name: mine})
-        for key, page, verb, tell in (
-            ("other-activation", "", "is", _activations),
-            ("other-padding", "same-padding-with-stride", "pads", _paddings),
-        ):
-            told = [tell(side, name) for side in (a, b)]
-            if all(told) and not told[0].keys() & told[1].keys():
-                (here, _), (there, left) = (next(iter(found.items())) for found in told)
-                if {here, there} == {"gelu", "gelu_tanh"}:
-                    key, page = "gelu-approximation", "gelu-is-approximate"
-                return Cause(key, f"b's {name} {verb} {there}, a's {here}", page, "", left, null)
-        alternatives = _norms(name, mine, its, a)
+        cause = _other_kind(name, a, b, residual({name: its}, {name: mine}))
+        if cause is not None:
+            return cause
+        alternatives = _other_norms(name, mine, its, a)
     elif first.stage == "parameters" and name in a.trace.header.get("buffers", []):
-        mine, its = (side.below(f"parameters/{side.update + 1}/").get(name) for side in (b, a))
+        mine = b.below(f"parameters/{b.update + 1}/").get(name)
+        its = a.below(f"parameters/{a.update + 1}/").get(name)
         before = a.below(f"parameters/{a.update}/").get(name)
         if mine is None or its is None or before is None:
             return None
-        alternatives = _statistics(name, mine, its, before)
+        alternatives = _other_statistics(name, mine, its, before)
     else:
         return None
-    found = choose({name: mine}, {name: its}, alternatives, max(a.tolerance, b.tolerance), "b")
-    return found and Cause(
-        found.key, found.text, found.page, "", found.residual, found.null_residual
-    )
+    tolerance = max(a.tolerance, b.tolerance)
+    cause = choose({name: mine}, {name: its}, alternatives, tolerance, "b")
+    if cause is None:
+        return None
+    return Cause(cause.key, cause.text, cause.page, "", cause.residual, cause.null_residual)
+
+
+class _Kind(NamedTuple):
+    """What the kinds of a layer differ in; `tell` gives those that fit a side, in words and with
+    their residuals.
+    """
+
+    key: str
+    page: str
+    verb: str
+    tell: Callable[[Side, str], dict[str, float]]
+
+
+def _other_kind(name: str, a: Side, b: Side, null: float) -> Cause | None:
+    """The kind of a layer, where both sides' are recognised and no kind fits both."""
+    for kind in (
+        _Kind("other-activation", "", "is", _activations),
+        _Kind("other-padding", "same-padding-with-stride", "pads", _paddings),
+    ):
+        kinds_a = kind.tell(a, name)
+        kinds_b = kind.tell(b, name)
+        if not kinds_a or not kinds_b or kinds_a.keys() & kinds_b.keys():
+            continue
+        word_a = next(iter(kinds_a))
+        word_b, left = next(iter(kinds_b.items()))
+        key, page = kind.key, kind.page
+        if {word_a, word_b} == {"gelu", "gelu_tanh"}:
+            key, page = "gelu-approximation", "gelu-is-approximate"
+        text = f"b's {name} {kind.verb} {word_b}, a's {word_a}"
+        return Cause(key, text, page, "", left, null)
+    return None
 
 
 def _activations(side: Side, name: str) -> dict[str, float]:
     """The activations, with their residuals, that make the output from that of another layer."""
     outputs = side.detail("forward")
+    recorded = {name: outputs[name]}
     inputs = [z for other, z in outputs.items() if other != name and z.shape == outputs[name].shape]
-    left = {
-        kind: residual({name: activate(kind, z, Exact())}, {name: outputs[name]})
-        for kind, z in product(ACTIVATIONS, inputs)
-    }
-    return {kind: found for kind, found in left.items() if found <= side.tolerance}
+    residuals: dict[str, float] = {}
+    for kind, z in product(ACTIVATIONS, inputs):
+        residuals[kind] = residual({name: activate(kind, z, Exact())}, recorded)
+    return {kind: left for kind, left in residuals.items() if left <= side.tolerance}
 
 
 def _paddings(side: Side, name: str) -> dict[str, float]:
@@ -73,50 +109,49 @@ def _paddings(side: Side, name: str) -> dict[str, float]:
     """
     parameters = side.below(f"parameters/{side.update}/", agreed=True)
     kernels = [
-        w for other, w in parameters.items() if other.rpartition(".")[0] == name and w.ndim == 4
+        array
+        for other, array in parameters.items()
+        if other.rpartition(".")[0] == name and array.ndim == 4
     ]
-    biases = [v for other, v in parameters.items() if other == f"{name}.bias"]
+    bias = parameters.get(f"{name}.bias")
     outputs = side.detail("forward")
-    inputs = [
-        x for other, x in (outputs | side.detail("batch")).items() if other != name and x.ndim == 4
-    ]
-    found: dict[str, float] = {}
+    arrays = outputs | side.detail("batch")
+    inputs = [x for other, x in arrays.items() if other != name and x.ndim == 4]
     y = outputs[name][:ROWS]
-    for w, x, stride in product(kernels, inputs, STRIDES):
-        size = w.shape[-1]
-        if (
-            y.ndim != 4
-            or w.shape[2] != size
-            or x.shape[1] != w.shape[1]
-            or y.shape[1] != w.shape[0]
-        ):
+    residuals: dict[str, float] = {}
+    for kernel, x, stride in product(kernels, inputs, STRIDES):
+        size = kernel.shape[-1]
+        is_square = kernel.shape[2] == size
+        if y.ndim != 4 or not is_square or (y.shape[1], x.shape[1]) != kernel.shape[:2]:
             continue
         # the same on both sides first: with a stride what is added after may not be seen
-        for before, after in sorted(
-            product(range(size), repeat=2), key=lambda pads: pads[0] != pads[1]
-        ):
+        pads = sorted(product(range(size), repeat=2), key=lambda pads: pads[0] != pads[1])
+        for before, after in pads:
             padded = np.pad(x[:ROWS], ((0, 0), (0, 0), (before, after), (before, after)))
             if any((padded.shape[axis] - size) // stride + 1 != y.shape[axis] for axis in (2, 3)):
                 continue
-            windows = sliding_window_view(padded, (size, size), axis=(2, 3))[
-                :, :, ::stride, ::stride
-            ]
-            made = np.einsum("bchwij,ocij->bohw", windows, w)
-            made = made + biases[0].reshape(1, -1, 1, 1) if biases else made
-            left = residual({name: made}, {name: y})
+            left = residual({name: _convolved(padded, kernel, bias, stride)}, {name: y})
             if left <= side.tolerance:
-                found[f"{before} before and {after} after"] = left
-    return found
+                residuals[f"{before} before and {after} after"] = left
+    return residuals
 
 
-def _norms(name: str, mine: Array, its: Array, a: Side) -> Iterator[Alternative]:
+def _convolved(x: Array, kernel: Array, bias: Array | None, stride: int) -> Array:
+    """The convolution of an input (B, C, H, W) that is padded already."""
+    size = kernel.shape[-1]
+    windows = sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+    y: Array = np.einsum("bchwij,ocij->bohw", windows, kernel)
+    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+
+
+def _other_norms(name: str, mine: Array, its: Array, a: Side) -> Iterator[Alternative]:
     """The output of a norm with another eps."""
     parameters = a.below(f"parameters/{a.update}/", agreed=True)
     buffers = a.trace.header.get("buffers", [])
     vectors = {
-        other.rpartition(".")[2]: v.ravel()
-        for other, v in parameters.items()
-        if other.rpartition(".")[0] == name and len(v) == 1 and other not in buffers
+        other.rpartition(".")[2]: array.ravel()
+        for other, array in parameters.items()
+        if other.rpartition(".")[0] == name and len(array) == 1 and other not in buffers
     }
     beta = vectors.pop("bias", np.zeros(1))
     gamma = next(iter(vectors.values()), np.ones(1))
@@ -126,7 +161,9 @@ def _norms(name: str, mine: Array, its: Array, a: Side) -> Iterator[Alternative]
         shape = [-1 if i == axis else 1 for i in range(its.ndim)]
         affine = gamma.reshape(shape), beta.reshape(shape)
         # a layer norm's statistics are of each row, a batch norm's of each channel
-        for over in ((its.ndim - 1,), tuple(i for i in range(its.ndim) if i != axis)):
+        of_row = (its.ndim - 1,)
+        of_channel = tuple(i for i in range(its.ndim) if i != axis)
+        for over in (of_row, of_channel):
             yield from _another_eps(name, mine, its, affine, over, a.tolerance)
 
 
@@ -138,8 +175,9 @@ def _another_eps(
     over: tuple[int, ...],
     tolerance: float,
 ) -> Iterator[Alternative]:
-    """What is normalised has the mean square v / (v + eps), v being its variance: one output gives
-    eps / v, and so the output with any other eps."""
+    """The output with any other eps. What is normalised has the mean square v / (v + eps), v being
+    its variance, so that one output gives eps / v.
+    """
     gamma, beta = affine
     normed = (its - beta) / gamma
     square = np.square(normed).mean(axis=over, keepdims=True)
@@ -156,21 +194,32 @@ def _another_eps(
     )
 
 
-def _statistics(name: str, mine: Array, its: Array, before: Array) -> Iterator[Alternative]:
+def _other_statistics(name: str, mine: Array, its: Array, before: Array) -> Iterator[Alternative]:
     """Running statistics that move by another share, or by the other variance: m v n / (n - 1) in
     place of m v.
     """
+
+    def moved(share: float) -> Tensors:
+        return {name: before + share * (its - before)}
+
     text = f"{{side}}'s {name} moves {{value}} times as far as a's: another momentum"
+    recorded = {name: mine}
     yield from fitted(
-        "norm-momentum", text, "batchnorm-momentum",
-        lambda share: {name: before + share * (its - before)}, {name: mine}, 1.0, (1e-6, 1e6),
-    )  # fmt: skip
+        "norm-momentum", text, "batchnorm-momentum", moved, recorded, 1.0, (1e-6, 1e6)
+    )
     moves = np.stack([(its - before).ravel(), before.ravel()], axis=1)
     (slope, rest), *_ = np.linalg.lstsq(moves, (mine - before).ravel(), rcond=None)
-    n = 1 / (1 - slope) if slope < 1 else slope / (slope - 1) if slope > 1 else 0.0
+    n = _rows_behind(slope)
     if len(moves) < 4 or n < 1.5 or abs(n - round(n)) > 1e-2:
         return
     biased, other = ("b", "a") if slope < 1 else ("a", "b")
     text = f"{biased}'s {name} takes in variances over n, {other}'s over n - 1; n is {round(n)}"
-    made = before + (moves @ np.array([slope, rest])).reshape(before.shape)
-    yield Alternative("norm-variance", text, "batchnorm-running-variance", {name: made}, rank=2)
+    tensor = before + (moves @ np.array([slope, rest])).reshape(before.shape)
+    yield Alternative("norm-variance", text, "batchnorm-running-variance", {name: tensor}, rank=2)
+
+
+def _rows_behind(slope: float) -> float:
+    """The n of a slope that is n / (n - 1) or (n - 1) / n; 0 for a slope of 1."""
+    if slope < 1:
+        return 1 / (1 - slope)
+    return slope / (slope - 1) if slope > 1 else 0.0

@@ -2,24 +2,36 @@
 functions.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import initial_parameters
-from lockstep.diagnose.causes.judge import Tensors
-from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.alternatives import Tensors
+from lockstep.diagnose.causes.side import Masks, Side
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.loss import loss_and_slope
-from lockstep.oracle.network import backward, forward, running_statistics
+from lockstep.oracle.network import Pass, backward, forward, running_statistics
 from lockstep.recipe import Recipe
 
-__all__ = ["Bend", "Variant", "compute", "null", "parts", "recorded", "statistics", "variant_of"]
+__all__ = [
+    "Bend",
+    "Cut",
+    "PassVariant",
+    "compute",
+    "null",
+    "parts",
+    "recorded",
+    "statistics",
+    "variant_of",
+]
 
 Labels = NDArray[Any]
+Cut = tuple[slice, float]
+"""The rows of one batch of an update, and the batch's share of the gradient."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +43,20 @@ class Bend:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class PassVariant:
     """One pass as it may have been done.
 
-    `factor` and `offset` act on the loss of a batch, given its labels; `labels` changes these
-    first; `squash` is what the outputs go through before the loss: "", "softmax" or "sigmoid". With
-    `statistics` normalisation is that of evaluation, and there are no gradients.
+    `bends` says how the pass sees some of the parameters. `labels` changes the labels of a batch.
+    `factor` and `offset` act on its loss, given the labels before that change. `squash` is what the
+    outputs go through before the loss: "", "softmax" or "sigmoid". With `statistics` normalisation
+    is that of evaluation, and there are no gradients.
     """
 
     recipe: Recipe
     parameters: Tensors
     x: Array
     y: Labels
-    masks: tuple[NDArray[np.bool_], ...]
+    masks: Masks
     arithmetic: Exact = field(default_factory=Exact)
     bends: Mapping[str, Bend] = field(default_factory=dict)
     labels: Callable[[Labels], Labels] = np.asarray
@@ -53,102 +66,121 @@ class Variant:
     statistics: Tensors | None = None
 
 
-def variant_of(side: Side) -> Variant | None:
+def variant_of(side: Side) -> PassVariant | None:
     """The pass as the recipe has it; None where its inputs were not recorded, or the model is not
     known.
     """
-    recipe, batch, parameters = side.recipe, side.batch(), side.parameters(side.update)
+    recipe = side.recipe
+    batch = side.batch()
+    parameters = side.parameters(side.update)
     if recipe is None or batch is None or not parameters or not side.declares("model", "loss"):
         return None
-    x, y, masks = batch
-    outputs = parameters.get(
-        f"linear{len(recipe.model.hidden) + 1}.weight", np.zeros((0, 0))
-    ).shape[-1]
-    if (
-        x.ndim != 2
-        or not outputs
-        or parameters.keys() != initial_parameters(recipe, x.shape[-1], outputs).keys()
-    ):
+    last = parameters.get(f"linear{len(recipe.model.hidden) + 1}.weight")
+    if batch.x.ndim != 2 or last is None or not last.shape[-1]:
         return None
-    y = y.astype(np.float64 if recipe.loss.predicts_number else np.int64)
-    return Variant(recipe=recipe, parameters=parameters, x=x, y=y, masks=masks)
+    expected = initial_parameters(recipe, batch.x.shape[-1], last.shape[-1])
+    if parameters.keys() != expected.keys():
+        return None
+    y = batch.y.astype(np.float64 if recipe.loss.predicts_number else np.int64)
+    return PassVariant(recipe=recipe, parameters=parameters, x=batch.x, y=y, masks=batch.masks)
 
 
-def parts(variant: Variant) -> list[tuple[slice, float]]:
+def parts(variant: PassVariant) -> list[Cut]:
     """Rows and share of each batch of the update."""
-    size, rows = variant.recipe.training.batch, len(variant.y)
-    if variant.recipe.gradient.accumulate == 1:
+    size = variant.recipe.training.batch
+    rows = len(variant.y)
+    gradient = variant.recipe.gradient
+    if gradient.accumulate == 1:
         return [(slice(0, rows), 1.0)]
     cuts = [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
-    by_rows = variant.recipe.gradient.accumulate_mean == "rows"
-    return [(cut, (cut.stop - cut.start) / rows if by_rows else 1 / len(cuts)) for cut in cuts]
+    if gradient.accumulate_mean == "rows":
+        return [(cut, (cut.stop - cut.start) / rows) for cut in cuts]
+    return [(cut, 1 / len(cuts)) for cut in cuts]
 
 
-def compute(variant: Variant, cuts: list[tuple[slice, float]] | None = None) -> Tensors:
-    """The outputs of every layer, the mean loss and the mean gradients; `cuts` in the place of the
-    recipe's.
+def compute(variant: PassVariant, cuts: Sequence[Cut] | None = None) -> Tensors:
+    """The outputs of every layer, the mean loss and the mean gradients.
+
+    Args:
+        variant: the pass.
+        cuts: the batches; None: those of the recipe.
     """
-    layers: dict[str, list[Array]] = {}
+    outputs: dict[str, list[Array]] = {}
     summed: Tensors = {}
-    seen = {name: variant.bends[name].there(p) if name in variant.bends else p
-            for name, p in variant.parameters.items()}  # fmt: skip
-    recipe, exact = variant.recipe, variant.arithmetic
+    bent = dict(variant.parameters)
+    for name in variant.bends.keys() & bent.keys():
+        bent[name] = variant.bends[name].there(bent[name])
     with np.errstate(all="ignore"):
         for cut, share in cuts or parts(variant):
-            masks = [mask[cut] for mask in variant.masks]
-            passed = forward(
-                recipe.model,
-                seen,
-                variant.x[cut],
-                exact,
-                statistics=variant.statistics,
-                masks=masks,
-            )
+            passed = _forward(variant, bent, cut)
             for name, values in list(passed.outputs.items())[1:]:
-                layers.setdefault(name, []).append(values)
-            y_B = variant.labels(variant.y[cut])
-            *_, outputs_BK = passed.outputs.values()
-            mean, slope = loss_and_slope(
-                recipe.loss, _squash(variant.squash, outputs_BK), y_B, exact
-            )
-            factor = variant.factor(variant.y[cut])
-            terms = {"loss/mean": np.atleast_2d(mean * factor + variant.offset(variant.y[cut]))}
-            if variant.statistics is None:
-                slope = factor * _unsquash(variant.squash, outputs_BK, slope)
-                found = backward(recipe.model, seen, passed, slope, exact, masks=masks)
-                terms |= {
-                    f"gradients/{k}": variant.bends[k].back(g) if k in variant.bends else g
-                    for k, g in found.items()
-                }
-            summed = {name: summed.get(name, 0.0) + share * array for name, array in terms.items()}
-    return {f"forward/{name}": np.concatenate(values) for name, values in layers.items()} | summed
+                outputs.setdefault(name, []).append(values)
+            for name, array in _loss_and_gradients(variant, bent, passed, cut).items():
+                summed[name] = summed.get(name, 0.0) + share * array
+    layers = {f"forward/{name}": np.concatenate(values) for name, values in outputs.items()}
+    return layers | summed
 
 
-def statistics(variant: Variant, before: Tensors) -> Tensors:
+def _forward(variant: PassVariant, parameters: Tensors, cut: slice) -> Pass:
+    """The forward pass over the rows of a cut."""
+    return forward(
+        variant.recipe.model,
+        parameters,
+        variant.x[cut],
+        variant.arithmetic,
+        statistics=variant.statistics,
+        masks=_masks(variant, cut),
+    )
+
+
+def _masks(variant: PassVariant, cut: slice) -> list[NDArray[np.bool_]]:
+    return [mask[cut] for mask in variant.masks]
+
+
+def _loss_and_gradients(
+    variant: PassVariant, parameters: Tensors, passed: Pass, cut: slice
+) -> Tensors:
+    """The mean loss and the gradients of a batch, without its share."""
+    recipe = variant.recipe
+    exact = variant.arithmetic
+    y_B = variant.y[cut]
+    *_, outputs_BK = passed.outputs.values()
+    squashed_BK = _squash(variant.squash, outputs_BK)
+    mean, slope = loss_and_slope(recipe.loss, squashed_BK, variant.labels(y_B), exact)
+    factor = variant.factor(y_B)
+    terms = {"loss/mean": np.atleast_2d(mean * factor + variant.offset(y_B))}
+    if variant.statistics is not None:
+        return terms
+    slope = factor * _unsquash(variant.squash, outputs_BK, slope)
+    masks = _masks(variant, cut)
+    gradients = backward(recipe.model, parameters, passed, slope, exact, masks=masks)
+    for name, array in gradients.items():
+        bend = variant.bends.get(name)
+        terms[f"gradients/{name}"] = array if bend is None else bend.back(array)
+    return terms
+
+
+def statistics(variant: PassVariant, before: Tensors) -> Tensors:
     """Running statistics after the update's passes."""
-    found = before
+    running = before
+    training = replace(variant, statistics=None)
     for cut, _ in parts(variant):
-        masks = [mask[cut] for mask in variant.masks]
-        passed = forward(
-            variant.recipe.model,
-            variant.parameters,
-            variant.x[cut],
-            variant.arithmetic,
-            masks=masks,
+        passed = _forward(training, variant.parameters, cut)
+        rows = cut.stop - cut.start
+        running = running_statistics(
+            variant.recipe.model, running, passed, rows, variant.arithmetic
         )
-        found = running_statistics(
-            variant.recipe.model, found, passed, cut.stop - cut.start, variant.arithmetic
-        )
-    return {f"statistics/{name}": array for name, array in found.items()}
+    return {f"statistics/{name}": array for name, array in running.items()}
 
 
 def recorded(side: Side) -> Tensors:
     """What `compute` gives, as it was recorded."""
     loss = side.series("loss")
-    found = {} if loss is None else {"loss/mean": np.full((1, 1), loss)}
+    tensors = {} if loss is None else {"loss/mean": np.full((1, 1), loss)}
     for family in ("forward", "gradients"):
-        found |= {f"{family}/{name}": array for name, array in side.detail(family).items()}
-    return found
+        for name, array in side.detail(family).items():
+            tensors[f"{family}/{name}"] = array
+    return tensors
 
 
 def null(side: Side) -> Tensors | None:

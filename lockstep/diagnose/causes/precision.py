@@ -12,26 +12,28 @@ from lockstep.oracle.arithmetic import Array, Exact
 
 __all__ = ["FORMATS", "Kink", "LowProducts", "NoCorrection", "Signs", "WideVariance", "rounded_to"]
 
+Rounding = Callable[[Array], Array]
 
-def _mantissa(bits: int, *, nearest: bool = True) -> Callable[[Array], Array]:
+
+def _mantissa(bits: int, *, nearest: bool = True) -> Rounding:
     """Rounds to so many bits behind the point, to nearest (ties to even) or towards 0, in float32's
     range.
     """
-    drop = np.uint32(23 - bits)
-    half, keep = (
-        np.uint32((1 << (23 - bits - 1)) - 1),
-        np.uint32(0xFFFFFFFF ^ ((1 << (23 - bits)) - 1)),
-    )
+    dropped = 23 - bits
+    drop = np.uint32(dropped)
+    half = np.uint32((1 << (dropped - 1)) - 1)
+    mask = np.uint32(0xFFFFFFFF ^ ((1 << dropped) - 1))
 
     def rounded(values: Array) -> Array:
-        found = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-        raised = found + half + ((found >> drop) & np.uint32(1)) if nearest else found
-        return (raised & keep).view(np.float32).reshape(np.shape(values)).astype(np.float64)
+        words = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        if nearest:
+            words = words + half + ((words >> drop) & np.uint32(1))
+        return (words & mask).view(np.float32).reshape(np.shape(values)).astype(np.float64)
 
     return rounded
 
 
-FORMATS: dict[str, Callable[[Array], Array]] = {
+FORMATS: dict[str, Rounding] = {
     "float32": lambda values: values.astype(np.float32).astype(np.float64),
     "TF32": _mantissa(10),
     "TF32, cut off": _mantissa(10, nearest=False),
@@ -83,7 +85,7 @@ class Kink(Exact):
 
 
 class Signs(Exact):
-    """ReLU passes its gradient where it did elsewhere: one (rows, units) for each call."""
+    """ReLU passes its gradient where it did elsewhere: one mask (rows, units) for each call."""
 
     def __init__(self, masks: Iterator[NDArray[np.bool_]]) -> None:
         self.masks = masks
@@ -94,8 +96,8 @@ class Signs(Exact):
 
 
 class WideVariance(Exact):
-    """Normalises by variances over n - 1: one n for each normalisation; right in a forward pass
-    only.
+    """Normalises by variances over n - 1; it is right in a forward pass only. `sizes` has an n for
+    each normalisation.
     """
 
     def __init__(self, sizes: Iterator[int]) -> None:

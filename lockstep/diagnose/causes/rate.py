@@ -8,8 +8,8 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.diagnose.causes.judge import Alternative, Cause, Tensors, residual
-from lockstep.diagnose.causes.knobs import changed, fitted_knobs, made, other_choices
+from lockstep.diagnose.causes.alternatives import Alternative, Cause, Tensors, residual
+from lockstep.diagnose.causes.knobs import changed, created, fitted_knobs, other_choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
 from lockstep.errors import InputError
@@ -20,8 +20,7 @@ __all__ = ["ROUNDING", "alternatives", "null", "recorded", "rounded"]
 
 ROUNDING = {"float64": 1e-9, "float32": 2e-6}
 """Relative size of what a schedule computed in float32 may be off by, a few units of the last
-place; less than that
-is not a schedule of another meaning."""
+place. A smaller difference does not make a schedule of another meaning."""
 
 
 def recorded(side: Side) -> Tensors:
@@ -36,71 +35,74 @@ def null(side: Side) -> Tensors | None:
     return None if table_T is None else _cut(side, table_T)
 
 
-def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last."""
-    table_T, recipe = _table(side, side.recipe), side.recipe
+def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+    recipe = side.recipe
+    table_T = _table(side, recipe)
     if table_T is None or recipe is None:
         return
-    places, length = np.arange(len(table_T)), side.trace.header.get("updates_per_epoch", 1)
-    last, begun = len(table_T) - 1, side.trace.first_update
-    accumulate = recipe.gradient.accumulate
-    shifts = [
-        ("lr-late", "{side}'s learning rate comes one update late", "", places - 1),
-        (
-            "lr-early",
-            "{side}'s learning rate comes one update early",
-            "last-lr-is-the-next-lr",
-            places + 1,
-        ),
-        (
-            "lr-early",
-            "{side}'s schedule counts every batch; the recipe every update",
-            "",
-            places * accumulate,
-        ),
-        (
-            "state-forgotten",
-            "{side}'s schedule begins again where the run went on",
-            "scheduler-state-forgotten",
-            places - begun,
-        ),
-    ]
-    for key, text, page, moved in shifts:
-        yield Alternative(key, text, page, _cut(side, table_T[np.clip(moved, 0, last)]))
+    yield from _other_places(side, recipe, table_T)
     for name in FORMATS:
         text = f"{{side}}'s learning rate is rounded to {name}"
-        yield Alternative(
-            "lr-rounded",
-            text,
-            "schedule-in-float32-under-jit",
-            _cut(side, rounded_to(name, table_T)),
-        )
-    yield from _schedules(side, recipe)
+        low = _cut(side, rounded_to(name, table_T))
+        yield Alternative("lr-rounded", text, "schedule-in-float32-under-jit", low)
+    yield from _other_schedules(side, recipe)
+    length = side.trace.header.get("updates_per_epoch", 1)
     for key, word, offset in (("lr-late", "late", -length), ("lr-early", "early", length)):
         text = f"{{side}}'s learning rate comes one epoch {word}"
-        yield Alternative(key, text, "", _cut(side, table_T[np.clip(places + offset, 0, last)]))
-    make, knobs = _maker(side, recipe), _knobs(recipe.schedule)
-    yield from fitted_knobs("schedule", recipe.schedule, knobs, make, found)
+        yield Alternative(key, text, "", _cut(side, _shifted(table_T, offset)))
+    knobs = _knobs(recipe.schedule)
+    yield from fitted_knobs("schedule", recipe.schedule, knobs, _maker(side, recipe), tensors)
 
 
-def rounded(side: Side, found: Tensors, wanted: Tensors) -> Cause | None:
-    """Rates that are the scheduled ones but for their last bits; None for the same bits."""
-    gap = residual(wanted, found)
+def rounded(side: Side, tensors: Tensors, right: Tensors) -> Cause | None:
+    """The cause of rates that are the scheduled ones but for their last bits; None for the same
+    bits.
+    """
+    gap = residual(right, tensors)
     if not gap:
         return None
     text = (
-        f"{side.name}'s learning rate is the scheduled one up to rounding: not computed in "
-        "float64 and rounded once"
+        f"{side.name}'s learning rate is the scheduled one up to rounding: not computed in float64 "
+        "and rounded once"
     )
     return Cause("lr-rounded", text, "schedule-in-float32-under-jit", side.name, gap, gap)
 
 
+def _other_places(
+    side: Side, recipe: Recipe, table_T: NDArray[np.float64]
+) -> Iterator[Alternative]:
+    """The scheduled rates at other updates."""
+    late = _cut(side, _shifted(table_T, -1))
+    text = "{side}'s learning rate comes one update late"
+    yield Alternative("lr-late", text, "", late)
+    early = _cut(side, _shifted(table_T, 1))
+    text = "{side}'s learning rate comes one update early"
+    yield Alternative("lr-early", text, "last-lr-is-the-next-lr", early)
+    places = np.arange(len(table_T)) * recipe.gradient.accumulate
+    by_batch = _cut(side, table_T[np.minimum(places, len(table_T) - 1)])
+    text = "{side}'s schedule counts every batch; the recipe every update"
+    yield Alternative("lr-early", text, "", by_batch)
+    begun_again = _cut(side, _shifted(table_T, -side.trace.first_update))
+    text = "{side}'s schedule begins again where the run went on"
+    yield Alternative("state-forgotten", text, "scheduler-state-forgotten", begun_again)
+
+
+def _shifted(table_T: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
+    """At every update the rate of so many updates later; beyond the ends the rates there."""
+    places = np.arange(len(table_T)) + offset
+    return table_T[np.clip(places, 0, len(table_T) - 1)]
+
+
 def _table(side: Side, recipe: Recipe | None) -> NDArray[np.float64] | None:
+    """The rate of every update (T,); None where the recipe declares none, or one that does not fit
+    the run.
+    """
     if recipe is None or not side.declares("schedule"):
         return None
     if "recipe" in side.trace.header:
         return _rates(recipe, side.trace.header["updates_per_epoch"])
-    updates = recorded(side).get("lr/all", np.zeros((1, 0))).shape[-1]
+    updates = _updates(side)
     if not updates or recipe.schedule.unit != "update":
         return None
     return _rates(replace(recipe, training=replace(recipe.training, epochs=updates)), 1)
@@ -113,17 +115,22 @@ def _rates(recipe: Recipe, updates_per_epoch: int) -> NDArray[np.float64] | None
         return None
 
 
+def _updates(side: Side) -> int:
+    """The number of rates that were recorded."""
+    rates = recorded(side).get("lr/all")
+    return 0 if rates is None else rates.shape[-1]
+
+
 def _cut(side: Side, table_T: NDArray[np.float64]) -> Tensors:
-    """The updates that the trace holds."""
-    length = recorded(side).get("lr/all", np.zeros((1, 0))).shape[-1]
-    return {"lr/all": rows(table_T[side.trace.first_update :][:length])}
+    """The rates of the updates that the trace holds."""
+    return {"lr/all": rows(table_T[side.trace.first_update :][: _updates(side)])}
 
 
-def _maker(side: Side, recipe: Recipe) -> Callable[[Schedule | None], Tensors | None]:
+def _maker(side: Side, recipe: Recipe) -> Callable[[Schedule], Tensors | None]:
     """What gives the rates of another schedule; None for one that does not fit the run."""
 
-    def make(schedule: Schedule | None) -> Tensors | None:
-        other = None if schedule is None else changed(recipe, schedule=schedule)
+    def make(schedule: Schedule) -> Tensors | None:
+        other = changed(recipe, schedule=schedule)
         table_T = None if other is None else _table(side, other)
         return None if table_T is None else _cut(side, table_T)
 
@@ -139,25 +146,28 @@ def _knobs(schedule: Schedule) -> list[str]:
     ]
 
 
-def _schedules(side: Side, recipe: Recipe) -> Iterator[Alternative]:
+def _other_schedules(side: Side, recipe: Recipe) -> Iterator[Alternative]:
     """Other values of the schedule's knobs, then other schedules."""
-    mine, make, knobs = recipe.schedule, _maker(side, recipe), _knobs(recipe.schedule)
+    mine = recipe.schedule
+    make = _maker(side, recipe)
+    knobs = _knobs(mine)
     yield from other_choices("schedule", mine, knobs, make)
-    counts = {knob: getattr(mine, knob) for knob in knobs if type(getattr(mine, knob)) is int}
-    options = [
-        (f"schedule.{knob} = {n + step}; the recipe says {n}", changed(mine, **{knob: n + step}))
-        for knob, n in counts.items()
-        for step in (-1, 1)
-    ]
+    options: list[tuple[str, Schedule | None]] = []
     if mine.warmup:
-        options.insert(0, ("no warmup", changed(mine, warmup=0)))
+        options.append(("no warmup", changed(mine, warmup=0)))
+    for knob in knobs:
+        count = getattr(mine, knob)
+        if type(count) is int:
+            for other in (count - 1, count + 1):
+                text = f"schedule.{knob} = {other}; the recipe says {count}"
+                options.append((text, changed(mine, **{knob: other})))
     values = asdict(mine)
     for name, kind in Schedule.variants.items():
-        kept = {knob: values[knob] for knob in kind.knobs() if values.get(knob) is not None}
         if name != mine.name:
-            schedule = made(Schedule, name=name, peak=mine.peak, unit=mine.unit, **kept)
+            shared = {knob: values[knob] for knob in kind.knobs() if values.get(knob) is not None}
+            schedule = created(Schedule, name=name, peak=mine.peak, unit=mine.unit, **shared)
             options.append((f"the schedule {name}; the recipe says {mine.name}", schedule))
-    for told, schedule in options:
-        tensors = make(schedule)
+    for text, schedule in options:
+        tensors = None if schedule is None else make(schedule)
         if tensors is not None:
-            yield Alternative("other-schedule", f"{{side}} has {told}", "", tensors)
+            yield Alternative("other-schedule", f"{{side}} has {text}", "", tensors)

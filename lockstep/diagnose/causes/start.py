@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lockstep.data_prep import initial_parameters
-from lockstep.diagnose.causes.judge import Alternative, Tensors
+from lockstep.diagnose.causes.alternatives import Alternative, Tensors
 from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
@@ -24,54 +24,60 @@ def recorded(side: Side) -> Tensors:
 
 
 def null(side: Side) -> Tensors | None:
-    """As the recipe draws them, or else as the other traces have them."""
-    if (
-        side.recipe is not None
-        and side.declares("model", "training")
-        and "recipe" in side.trace.header
-    ):
+    """The parameters that the recipe draws, or else those of the other traces."""
+    is_known = side.declares("model", "training") and "recipe" in side.trace.header
+    if side.recipe is not None and is_known:
         drawn = _drawn(side, side.recipe)
         if drawn is not None:
             return drawn
     for trace in side.others:
-        found = Side("", trace, 0).below("parameters/0/")
-        if found:
-            return {f"init/{name}": array for name, array in found.items()}
+        tensors = recorded(Side("", trace, 0))
+        if tensors:
+            return tensors
     return None
 
 
-def alternatives(side: Side, found: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last."""
-    wanted, recipe = null(side), side.recipe
-    if wanted is None:
+def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+    right = null(side)
+    if right is None:
         return
-    square = [name for name, array in wanted.items() if array.shape[0] == array.shape[1] > 1]
-    for names in [[name] for name in square] + [square] * (len(square) > 1):
-        told = " and ".join(name.removeprefix("init/") for name in names)
-        tensors = wanted | {name: wanted[name].T for name in names}
-        yield Alternative(
-            "init-transposed", f"{{side}} starts with {told} transposed", "kernel-layout", tensors
-        )
+    yield from _transposed(right)
     for name in FORMATS:
-        tensors = {key: rounded_to(name, array) for key, array in wanted.items()}
+        low = {key: rounded_to(name, array) for key, array in right.items()}
         text = f"{{side}}'s initial parameters are rounded to {name}"
-        yield Alternative("init-rounded", text, "float64-becomes-float32", tensors)
-    zero = [name for name, array in found.items() if not array.any() and name in wanted]
+        yield Alternative("init-rounded", text, "float64-becomes-float32", low)
+    zero = [name for name, array in tensors.items() if not array.any() and name in right]
     if zero:
-        told = ", ".join(name.removeprefix("init/") for name in zero)
-        tensors = wanted | {name: np.zeros_like(wanted[name]) for name in zero}
-        yield Alternative(
-            "other-init", f"{{side}} starts with {told} at 0", "linear-initialisation", tensors
-        )
-    if recipe is not None and "recipe" in side.trace.header:
-        yield from _drawn_otherwise(side, recipe)
-    yield _scaled(wanted, found)
+        text = f"{{side}} starts with {_listed(zero, ', ')} at 0"
+        zeros = {name: np.zeros_like(right[name]) for name in zero}
+        yield Alternative("other-init", text, "linear-initialisation", right | zeros)
+    if side.recipe is not None and "recipe" in side.trace.header:
+        yield from _drawn_otherwise(side, side.recipe)
+    yield _scaled(right, tensors)
+
+
+def _listed(names: list[str], separator: str) -> str:
+    return separator.join(name.removeprefix("init/") for name in names)
+
+
+def _transposed(right: Tensors) -> Iterator[Alternative]:
+    """Each square kernel transposed, then all of them."""
+    square = [name for name, array in right.items() if array.shape[0] == array.shape[1] > 1]
+    groups = [[name] for name in square]
+    if len(square) > 1:
+        groups.append(square)
+    for names in groups:
+        text = f"{{side}} starts with {_listed(names, ' and ')} transposed"
+        tensors = right | {name: right[name].T for name in names}
+        yield Alternative("init-transposed", text, "kernel-layout", tensors)
 
 
 def _drawn(side: Side, recipe: Recipe) -> Tensors | None:
     """The initial parameters of a recipe, for the sizes that were recorded."""
-    mine = side.below("parameters/0/")
-    first, last = (mine.get(f"linear{i}.weight") for i in (1, len(recipe.model.hidden) + 1))
+    initial = side.below("parameters/0/")
+    first = initial.get("linear1.weight")
+    last = initial.get(f"linear{len(recipe.model.hidden) + 1}.weight")
     if first is None or last is None:
         return None
     drawn = initial_parameters(recipe, first.shape[0], last.shape[-1])
@@ -79,35 +85,34 @@ def _drawn(side: Side, recipe: Recipe) -> Tensors | None:
 
 
 def _drawn_otherwise(side: Side, recipe: Recipe) -> Iterator[Alternative]:
-    for init in choices(recipe.model, "init"):
-        other = _drawn(side, replace(recipe, model=replace(recipe.model, init=init)))
-        if other is not None and init != recipe.model.init:
-            text = (
-                f"{{side}} draws its initial parameters as {init}; the recipe says "
-                f"{recipe.model.init}"
-            )
+    """Another distribution, or another seed."""
+    model = recipe.model
+    for init in choices(model, "init"):
+        other = _drawn(side, replace(recipe, model=replace(model, init=init)))
+        if other is not None and init != model.init:
+            text = f"{{side}} draws its initial parameters as {init}; the recipe says {model.init}"
             yield Alternative("other-init", text, "linear-initialisation", other)
-    for seed in dict.fromkeys((recipe.training.seed + 1, recipe.training.seed - 1, *SEEDS)):
+    mine = recipe.training.seed
+    for seed in dict.fromkeys((mine + 1, mine - 1, *SEEDS)):
         training = changed(recipe.training, seed=seed)
         other = None if training is None else _drawn(side, replace(recipe, training=training))
-        if other is not None and seed != recipe.training.seed:
-            text = (
-                f"{{side}}'s initial parameters are those of seed {seed}; the recipe says "
-                f"{recipe.training.seed}"
-            )
+        if other is not None and seed != mine:
+            text = f"{{side}}'s initial parameters are those of seed {seed}; the recipe says {mine}"
             yield Alternative("other-init", text, "", other)
 
 
-def _scaled(wanted: Tensors, found: Tensors) -> Alternative:
+def _scaled(right: Tensors, tensors: Tensors) -> Alternative:
     """Each tensor by a factor of its own."""
-    tensors, told = dict(wanted), []
-    for name, array in wanted.items():
-        size, mine = float(np.square(array).sum()), found.get(name)
+    scaled = dict(right)
+    factors = []
+    for name, array in right.items():
+        size = float(np.square(array).sum())
+        mine = tensors.get(name)
         if mine is None or mine.shape != array.shape or not size or array.size < 2:
             continue
         scale = float((mine * array).sum()) / size
-        tensors[name] = scale * array
+        scaled[name] = scale * array
         if scale != 1:
-            told.append(f"{name.removeprefix('init/')} by {factor(scale)}")
-    text = f"{{side}}'s initial parameters are scaled: {', '.join(told)}"
-    return Alternative("init-scaled", text, "fan-in-of-a-transposed-weight", tensors, rank=2)
+            factors.append(f"{name.removeprefix('init/')} by {factor(scale)}")
+    text = f"{{side}}'s initial parameters are scaled: {', '.join(factors)}"
+    return Alternative("init-scaled", text, "fan-in-of-a-transposed-weight", scaled, rank=2)

@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lockstep.diagnose.causes.judge import Tensors
+from lockstep.diagnose.causes.alternatives import Tensors
 from lockstep.diagnose.causes.side import Side
 from lockstep.oracle.arithmetic import Array, Exact, Moments, unit_roundoff
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Optimizer
 
-__all__ = ["Step", "attempt", "compute", "null", "recorded", "rounding", "step_of"]
+__all__ = ["UpdateVariant", "attempt", "compute", "null", "recorded", "rounding", "variant_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class UpdateVariant:
     """One update as it may have been done, parameter by parameter.
 
-    `decay` has what is taken off a parameter apart from the optimizer: rate x decay x parameter.
-    `names` has the canonical name under which the optimizer sees each parameter.
+    `rates`, `moments` and `names` have every parameter of `parameters` and `gradients`. `count` is
+    the number of updates that the optimizer has counted before. `decay` is what is taken off a
+    parameter apart from the optimizer: rate x decay x parameter. `names` has the canonical name
+    under which the optimizer sees each parameter.
     """
 
     optimizer: Optimizer
@@ -35,21 +37,28 @@ class Step:
     decay: Mapping[str, float] = field(default_factory=dict)
 
 
-def step_of(side: Side) -> Step | None:
+def variant_of(side: Side) -> UpdateVariant | None:
     """The update as the recipe has it; None where its inputs were not recorded."""
-    recipe, moments = side.recipe, side.moments_before()
-    gradients = side.detail("clip") or side.detail("gradients")
-    parameters = side.parameters(side.update)
+    recipe = side.recipe
     if recipe is None or not side.declares("optimizer"):
         return None
+    moments = side.moments_before()
     if moments is None and not recipe.optimizer.slots((1,)):
         moments = {}  # it remembers nothing
+    gradients = side.detail("clip") or side.detail("gradients")
+    parameters = side.parameters(side.update)
     known = [name for name in gradients if name in parameters]
-    names = {name: _canonical(side, name, parameters[name]) for name in known}
-    rates = {name: rate for name in known if (rate := side.rate(names[name])) is not None}
-    if moments is None or not known or len(rates) < len(known):
+    if moments is None or not known:
         return None
-    return Step(
+    names: dict[str, str] = {}
+    rates: dict[str, float] = {}
+    for name in known:
+        names[name] = _canonical(side, name, parameters[name])
+        rate = side.rate(names[name])
+        if rate is None:
+            return None
+        rates[name] = rate
+    return UpdateVariant(
         optimizer=recipe.optimizer,
         rates=rates,
         count=side.update,
@@ -60,48 +69,50 @@ def step_of(side: Side) -> Step | None:
     )
 
 
-def compute(step: Step) -> Tensors:
+def compute(variant: UpdateVariant) -> Tensors:
     """The change of every parameter, and what the optimizer remembers after it."""
-    found: Tensors = {}
-    for name, gradient in step.gradients.items():
-        before, moments = step.parameters[name], dict(step.moments[name])
+    tensors: Tensors = {}
+    for name, gradient in variant.gradients.items():
+        before = variant.parameters[name]
+        moments = dict(variant.moments[name])
         with np.errstate(all="ignore"):
             after = update_parameter(
-                step.names[name],
-                step.optimizer,
-                step.rates[name],
-                step.count,
+                variant.names[name],
+                variant.optimizer,
+                variant.rates[name],
+                variant.count,
                 before,
                 gradient,
                 moments,
-                step.arithmetic,
+                variant.arithmetic,
             )
-        found[f"update/{name}"] = (
-            after - step.rates[name] * step.decay.get(name, 0.0) * before - before
-        )
-        found |= {f"moments/{slot}/{name}": np.atleast_2d(array) for slot, array in moments.items()}
-    return found
+        decayed = variant.rates[name] * variant.decay.get(name, 0.0) * before
+        tensors[f"update/{name}"] = after - decayed - before
+        for slot, array in moments.items():
+            tensors[f"moments/{slot}/{name}"] = np.atleast_2d(array)
+    return tensors
 
 
-def attempt(step: Step) -> Tensors | None:
+def attempt(variant: UpdateVariant) -> Tensors | None:
     """As `compute`; None for an optimizer that needs other moments than there are."""
     try:
-        return compute(step)
+        return compute(variant)
     except (KeyError, ValueError):
         return None
 
 
 def recorded(side: Side) -> Tensors:
     """What `compute` gives, as it was recorded."""
-    before, after = side.parameters(side.update), side.parameters(side.update + 1)
+    before = side.parameters(side.update)
+    after = side.parameters(side.update + 1)
     steps = {f"update/{name}": after[name] - before[name] for name in after if name in before}
     return steps | {f"moments/{name}": array for name, array in side.detail("moments").items()}
 
 
 def null(side: Side) -> Tensors | None:
     """The update as the recipe has it; None where its inputs were not recorded."""
-    step = step_of(side)
-    return None if step is None else compute(step)
+    variant = variant_of(side)
+    return None if variant is None else compute(variant)
 
 
 def rounding(side: Side) -> dict[str, float]:
@@ -114,8 +125,8 @@ def rounding(side: Side) -> dict[str, float]:
 
 
 def _canonical(side: Side, name: str, parameter: Array) -> str:
-    """Of a loop's own names, which say nothing about what decays, a weight has more than one
-    row.
+    """The name by which a parameter decays or does not. A loop's own names do not say that: there a
+    weight has more than one row.
     """
     if "recipe" in side.trace.header:
         return name
