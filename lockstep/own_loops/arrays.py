@@ -2,14 +2,13 @@
 
 This module imports no framework. It knows a tensor by its methods (`detach`, `__array__`), a
 PyTorch module by `named_parameters`, and an optimizer by `param_groups`. Where only a framework's
-own function will do, it is taken from `sys.modules`: only a caller who has imported JAX can pass
-an array of JAX, so that the module is there, in the caller's version.
+own function will do, the framework comes from `sys.modules`: a caller who passes an array of JAX
+has imported JAX, so that the module is there, in the caller's version.
 """
 
 import dataclasses
 import platform
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,8 @@ from lockstep.recipe import Optimizer
 from lockstep.version import __version__
 
 __all__ = [
+    "Tensor",
+    "Tree",
     "environment_of",
     "gradients_of",
     "moments_of",
@@ -32,10 +33,15 @@ __all__ = [
 ]
 
 
+Tensor = Any
+"""An array of any framework."""
+Tree = Any
+"""Dictionaries, sequences, modules or states with tensors as leaves."""
+Path = tuple[str, ...]
+"""The keys that lead to a leaf of a tree."""
+
+
 def _slots() -> dict[str, str]:
-    """Of a name that two optimizers use, what the first has by it; of one letter, which may mean
-    anything, none.
-    """
     slots: dict[str, str] = {}
     for kind in Optimizer.variants.values():
         slots = {**kind.spec.torch_slots, **kind.spec.optax_slots} | slots
@@ -43,8 +49,10 @@ def _slots() -> dict[str, str]:
 
 
 SLOTS = _slots()
-"""What PyTorch and Optax call the memory of their optimizers -> what a checkpoint and a trace call
-it.
+"""Name of a slot in PyTorch or Optax -> its name in a checkpoint and a trace.
+
+Of two optimizers that use one name, the first counts. A name of one letter may mean anything, and
+is left out.
 """
 
 PACKAGES = (
@@ -60,8 +68,8 @@ PACKAGES = (
 )
 
 
-def to_array(value: Any) -> tuple[NDArray[Any], str]:
-    """A copy in NumPy, and the name of the original dtype.
+def to_array(value: Tensor) -> tuple[NDArray[Any], str]:
+    """A copy of a tensor in NumPy, and the name of the original dtype.
 
     A trace cannot hold bfloat16 or a smaller float. These are widened to float32, which holds each
     value exactly.
@@ -84,112 +92,127 @@ def to_array(value: Any) -> tuple[NDArray[Any], str]:
     return array, dtype
 
 
-def name_arrays(tree: Any) -> dict[str, Any]:
-    """Every array of a tree by its dotted path. A tree may be of dictionaries, sequences, named
-    tuples, dataclasses, Flax variables and states, Equinox modules, and whatever is registered
-    with JAX. Leaves that are no arrays are left out."""
-    found: dict[str, Any] = {}
+def name_arrays(tree: Tree) -> dict[str, Tensor]:
+    """Every array of a tree by its dotted path; leaves that are no arrays are left out.
+
+    A tree may be of dictionaries, sequences, named tuples, dataclasses, Flax variables and states,
+    Equinox modules, and whatever is registered with JAX.
+
+    Raises:
+        InputError: two arrays of one name.
+    """
+    arrays: dict[str, Tensor] = {}
     for path, leaf in _leaves(tree):
-        _put(found, ".".join(path), _value(leaf))
-    return found
+        _put(arrays, ".".join(path), _value(leaf))
+    return arrays
 
 
-def _put(found: dict[str, Any], name: str, value: Any) -> None:
-    if name in found:
+def _put(arrays: dict[str, Tensor], name: str, value: Tensor) -> None:
+    if name in arrays:
         raise InputError(f"two arrays of one tree are called {name!r}")
-    found[name] = value
+    arrays[name] = value
 
 
-def parameters_of(source: Any) -> tuple[dict[str, Any], set[str]]:
+def parameters_of(source: Tree) -> tuple[dict[str, Tensor], set[str]]:
     """Parameters and running statistics by name, and the names of the statistics.
 
     Args:
         source: a PyTorch module, an NNX module or state, Linen's variables, a tree, or a mapping of
-        names to arrays.
+            names to arrays.
 
     Raises:
         InputError: no floating-point array in it, or two of one name.
     """
+    arrays: dict[str, Tensor] = {}
+    statistics: set[str] = set()
     if hasattr(source, "named_parameters"):
-        found = dict(source.named_parameters()) | dict(source.named_buffers())
-        statistics = {name for name, _ in source.named_buffers()}
+        buffers = dict(source.named_buffers())
+        arrays = dict(source.named_parameters()) | buffers
+        statistics = set(buffers)
     else:
-        found, statistics = {}, set()
         for collection, tree in _collections(source).items():
             for path, leaf in _leaves(tree):
                 name = ".".join(path)
-                _put(found, name, _value(leaf))
+                _put(arrays, name, _value(leaf))
                 if collection != "params" or (_is_variable(leaf) and not _is_a(leaf, "Param")):
                     statistics.add(name)
-    found = {name: array for name, array in found.items() if _is_float(array)}
-    if not found:
+    floats = {name: array for name, array in arrays.items() if _is_float(array)}
+    if not floats:
         raise InputError(f"parameters: no floating-point array in a {type(source).__name__}")
-    return found, statistics & found.keys()
+    return floats, statistics & floats.keys()
 
 
-def gradients_of(source: Any) -> dict[str, Any]:
-    """Gradients by the names of their parameters: from a tree, or from `.grad` of a PyTorch
-    module's parameters that have one."""
+def gradients_of(source: Tree) -> dict[str, Tensor]:
+    """Gradients by the names of their parameters.
+
+    Args:
+        source: a tree of gradients, or a PyTorch module whose parameters have `.grad`.
+    """
     if hasattr(source, "named_parameters"):
         return {name: p.grad for name, p in source.named_parameters() if p.grad is not None}
-    return {
-        name: array
-        for tree in _collections(source).values()
-        for name, array in name_arrays(tree).items()
-        if _is_float(array)
-    }
+    gradients: dict[str, Tensor] = {}
+    for tree in _collections(source).values():
+        gradients |= {name: array for name, array in name_arrays(tree).items() if _is_float(array)}
+    return gradients
 
 
-def moments_of(source: Any, parameters: Any, names: Sequence[str]) -> dict[str, Any]:
+def moments_of(source: Any, parameters: Tree, names: Sequence[str]) -> dict[str, Tensor]:
     """The slots of an optimizer, as "slot/parameter", without its counts of steps.
 
     Args:
         source: a PyTorch optimizer, an Optax state, or an object with one as `opt_state`.
-        parameters: those that it trains; for a PyTorch optimizer, its module.
-        names: of the parameters.
+        parameters: the parameters that it trains; for a PyTorch optimizer, its module.
+        names: the names of the parameters.
 
     Raises:
         InputError: a PyTorch optimizer whose module is not known.
     """
-    found: dict[str, Any] = {}
     if hasattr(source, "param_groups"):
         if not hasattr(parameters, "named_parameters"):
             raise InputError(
                 "moments: a PyTorch optimizer needs its module; give it as `parameters`"
             )
-        for name, parameter in parameters.named_parameters():
-            for slot, value in source.state.get(parameter, {}).items():
-                if getattr(value, "ndim", 0):
-                    found[f"{SLOTS.get(slot, slot)}/{name}"] = value
-        return found
-    state = name_arrays(getattr(source, "opt_state", source))
-    placed = [
-        (*_slot_and_name(path.split("."), set(names)), leaf)
-        for path, leaf in state.items()
-        if _is_float(leaf)
-    ]
-    slots = Counter((SLOTS.get(slot[-1], slot[-1]), name) for slot, name, _ in placed if name)
-    for slot, name, leaf in placed:
-        short = SLOTS.get(slot[-1], slot[-1]) if name else ""
-        if (
-            name
-        ):  # two of one slot, as of a chain of two such transformations, keep their whole paths
-            found[f"{short if slots[short, name] == 1 else '.'.join(slot)}/{name}"] = leaf
-    return found
+        return _torch_moments(source, parameters)
+    return _optax_moments(getattr(source, "opt_state", source), set(names))
+
+
+def _torch_moments(optimizer: Any, module: Any) -> dict[str, Tensor]:
+    moments: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if getattr(value, "ndim", 0):
+                moments[f"{SLOTS.get(slot, slot)}/{name}"] = value
+    return moments
+
+
+def _optax_moments(state: Tree, names: set[str]) -> dict[str, Tensor]:
+    placed: dict[tuple[str, str], list[tuple[str, Tensor]]] = {}
+    for path, leaf in name_arrays(state).items():
+        slot, name = _slot_and_name(path.split("."), names)
+        if name and _is_float(leaf):
+            short = SLOTS.get(slot[-1], slot[-1])
+            placed.setdefault((short, name), []).append((".".join(slot), leaf))
+    moments: dict[str, Tensor] = {}
+    for (short, name), leaves in placed.items():
+        for slot_path, leaf in leaves:
+            # slots of one name, as in a chain of two such transformations, keep their whole paths
+            slot_name = short if len(leaves) == 1 else slot_path
+            moments[f"{slot_name}/{name}"] = leaf
+    return moments
 
 
 def _slot_and_name(path: list[str], names: set[str]) -> tuple[list[str], str]:
-    """The slot of an array in an optimizer's state, and the parameter with which its path ends; ""
-    for none."""
+    """The path of a slot, and the name of the parameter that ends an array's path, or ""."""
     for cut in range(len(path)):
         name = ".".join(path[cut:])
         if name in names:
-            return [part for part in path[:cut] if part != "params"] or ["state"], name
+            slot = [part for part in path[:cut] if part != "params"]
+            return slot or ["state"], name
     return path, ""
 
 
 def rates_of(source: Any) -> list[Any]:
-    """The learning rates: of each group of a PyTorch optimizer, of a sequence, or a single one."""
+    """The learning rates of a PyTorch optimizer's groups, of a sequence, or of a single number."""
     if hasattr(source, "param_groups"):
         return [group["lr"] for group in source.param_groups]
     return list(source) if isinstance(source, Sequence) else [source]
@@ -197,7 +220,7 @@ def rates_of(source: Any) -> list[Any]:
 
 def environment_of() -> dict[str, Any]:
     """Versions of the packages that the caller has loaded, and the settings that change numbers."""
-    found: dict[str, Any] = {
+    environment: dict[str, Any] = {
         "lockstep": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -205,20 +228,21 @@ def environment_of() -> dict[str, Any]:
     for name in PACKAGES:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:
-            found[name] = str(version)
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+            environment[name] = str(version)
+    torch = sys.modules.get("torch")
+    jax = sys.modules.get("jax")
     if torch is not None:
-        found["torch_threads"] = torch.get_num_threads()
-        found["torch_matmul_precision"] = torch.get_float32_matmul_precision()
-        found["torch_deterministic"] = torch.are_deterministic_algorithms_enabled()
+        environment["torch_threads"] = torch.get_num_threads()
+        environment["torch_matmul_precision"] = torch.get_float32_matmul_precision()
+        environment["torch_deterministic"] = torch.are_deterministic_algorithms_enabled()
     if jax is not None:
-        found["jax_device"] = jax.default_backend()
-        found["jax_enable_x64"] = bool(jax.config.jax_enable_x64)
-        found["jax_matmul_precision"] = jax.config.jax_default_matmul_precision
-    return found
+        environment["jax_device"] = jax.default_backend()
+        environment["jax_enable_x64"] = bool(jax.config.jax_enable_x64)
+        environment["jax_matmul_precision"] = jax.config.jax_default_matmul_precision
+    return environment
 
 
-def perturbed(parameters: Any, seed: int) -> Any:
+def perturbed(parameters: Tree, seed: int) -> Tree:
     """The parameters with every element moved by one unit in the last place, up or down at random.
 
     A module of PyTorch or NNX is changed in place and returned; a tree is rebuilt. Running
@@ -226,32 +250,23 @@ def perturbed(parameters: Any, seed: int) -> Any:
 
     Args:
         parameters: as for `Recorder.start`.
-        seed: of the directions.
+        seed: seed of the directions.
     """
+    torch = sys.modules.get("torch")
+    jax = sys.modules.get("jax")
+    nnx = sys.modules.get("flax.nnx")
     generator = np.random.Generator(np.random.PCG64(seed))
 
-    def move(
-        value: Any,
-        nextafter: Callable[[Any, Any], Any],
-        towards: Callable[[NDArray[Any], Any], Any],
-    ) -> Any:
+    def moved(value: Tensor) -> Tensor:
         if not _is_float(value):
             return value
-        directions = np.where(
-            generator.integers(0, 2, tuple(value.shape), dtype=np.int8), np.inf, -np.inf
-        )
-        return nextafter(value, towards(directions, value))
-
-    torch, jax, nnx = (sys.modules.get(name) for name in ("torch", "jax", "flax.nnx"))
-
-    def moved(value: Any) -> Any:
+        ups = generator.integers(0, 2, tuple(value.shape), dtype=np.int8)
+        towards = np.where(ups, np.inf, -np.inf)
         if hasattr(value, "detach") and torch is not None:
-            return move(
-                value.detach(), torch.nextafter, lambda to, like: torch.from_numpy(to).to(like)
-            )
+            return torch.nextafter(value.detach(), torch.from_numpy(towards).to(value))
         if isinstance(value, np.ndarray) or jax is None:
-            return move(value, np.nextafter, lambda to, like: to.astype(like.dtype))
-        return move(value, jax.numpy.nextafter, lambda to, like: jax.numpy.asarray(to, like.dtype))
+            return np.nextafter(value, towards.astype(value.dtype))
+        return jax.numpy.nextafter(value, jax.numpy.asarray(towards, value.dtype))
 
     if hasattr(parameters, "named_parameters"):
         for parameter in parameters.parameters():
@@ -266,7 +281,8 @@ def perturbed(parameters: Any, seed: int) -> Any:
     return _map(moved, parameters)
 
 
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
+def _map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """The tree with a function applied to each of its arrays."""
     jax = sys.modules.get("jax")
     if jax is not None:
         return jax.tree.map(function, tree)
@@ -279,7 +295,7 @@ def _map(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree) if _is_array(tree) else tree
 
 
-def _collections(source: Any) -> dict[str, Any]:
+def _collections(source: Tree) -> dict[str, Tree]:
     """Linen's collections by name; any other tree is one collection, "params"."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(source, nnx.Module):
@@ -289,36 +305,43 @@ def _collections(source: Any) -> dict[str, Any]:
     return {"params": source}
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The leaves of a tree with their paths. A Flax variable is one leaf, or none if it is random
-    state."""
-    jax = sys.modules.get("jax")
-    children: Iterable[tuple[Any, Any]] = ()
+def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The leaves of a tree with their paths.
+
+    A Flax variable is one leaf; random state is none.
+    """
     if _is_variable(tree) or _is_array(tree):
         if not _is_a(tree, "RngState"):
             yield path, tree
-    elif isinstance(tree, Mapping):
-        children = tree.items()
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        children = zip(tree._fields, tree)
-    elif isinstance(tree, list | tuple):
-        children = enumerate(tree)
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        children = (
-            (field.name, getattr(tree, field.name, None)) for field in dataclasses.fields(tree)
-        )
-    elif jax is not None:  # what only JAX knows how to take apart
-        flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
-        children = ((".".join(map(_key, keys)), leaf) for keys, leaf in flat if leaf is not tree)
-    for key, child in children:
+        return
+    for key, child in _children(tree):
         yield from _leaves(child, (*path, str(key)))
+
+
+def _children(tree: Tree) -> Iterable[tuple[Any, Tree]]:
+    """The parts of a tree with their keys; none where there is nothing to take apart."""
+    jax = sys.modules.get("jax")
+    if isinstance(tree, Mapping):
+        return tree.items()
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return zip(tree._fields, tree)
+    if isinstance(tree, list | tuple):
+        return enumerate(tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = [field.name for field in dataclasses.fields(tree)]
+        return [(name, getattr(tree, name, None)) for name in names]
+    if jax is not None:  # what only JAX can take apart
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+        return [(".".join(map(_key, keys)), leaf) for keys, leaf in leaves if leaf is not tree]
+    return ()
 
 
 def _key(key: Any) -> str:
     """One step of a JAX path, without its brackets and quotes."""
-    return str(
-        next((getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind)), key)
-    )
+    for kind in ("key", "idx", "name"):
+        if hasattr(key, kind):
+            return str(getattr(key, kind))
+    return str(key)
 
 
 def _is_variable(value: Any) -> bool:

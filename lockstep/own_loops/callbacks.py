@@ -1,4 +1,4 @@
-"""A recorder as a callback, for Lightning and for the Trainer of Hugging Face."""
+"""Callbacks that record a training by Lightning, or by the Trainer of Hugging Face."""
 
 from importlib import import_module
 from typing import Any
@@ -13,8 +13,8 @@ def lightning_callback(recorder: Recorder) -> Any:
     """A `lightning.pytorch.Callback` that records automatic optimization with one optimizer.
 
     Raises:
-        InputError: Lightning is not installed; and, when the training starts, a module with
-            several optimizers.
+        InputError: Lightning is not installed; or, when the training starts, a module has several
+            optimizers.
     """
 
     class Callback(_base("lightning.pytorch", "Callback", "lightning")):  # type: ignore[misc]  # known when it runs
@@ -28,34 +28,34 @@ def lightning_callback(recorder: Recorder) -> Any:
                 )
             recorder.start(pl_module)
             recorder.watch(pl_module, trainer.optimizers[0])
-            self.steps, self.losses = trainer.global_step, list[Any]()
+            self.steps = trainer.global_step
+            self.losses: list[Any] = []
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            """Record a batch, and close the update where it completed one."""
+            """Record a batch, and close the update that it completes."""
             recorder.record(batch=batch)
-            self.losses.append(
-                outputs["loss"].detach()
-            )  # already a micro-batch's share of the mean
+            # Lightning has divided the loss by the number of micro-batches
+            self.losses.append(outputs["loss"].detach())
             if trainer.global_step > self.steps:
                 recorder.update(loss=sum(self.losses))
-                self.steps, self.losses = trainer.global_step, []
+                self.steps = trainer.global_step
+                self.losses = []
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             """Write the trace."""
             recorder.finish()
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            """Write what was recorded."""
+            """Write the updates that were recorded."""
             recorder.__exit__(type(exception), exception, None)
 
     return Callback()
 
 
 def trainer_callback(recorder: Recorder) -> Any:
-    """A `transformers.TrainerCallback`. It takes batches and losses from the calls of the model's
-    `forward`.
+    """A `transformers.TrainerCallback`, which records batches and losses as `forward` is called.
 
     Raises:
         InputError: transformers is not installed.
@@ -64,39 +64,38 @@ def trainer_callback(recorder: Recorder) -> Any:
     class Callback(_base("transformers", "TrainerCallback", "transformers")):  # type: ignore[misc]  # as above
         """Starts with the training and finishes with it."""
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Watch the model and its optimizer."""
-            optimizer = found["optimizer"]
+            model = kwargs["model"]
+            optimizer = kwargs["optimizer"]
+            optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
             self.losses: list[Any] = []
-            recorder.start(found["model"])
-            recorder.watch(
-                found["model"], getattr(optimizer, "optimizer", optimizer)
-            )  # accelerate wraps it
-            self.hook = found["model"].register_forward_hook(self._seen, with_kwargs=True)
+            recorder.start(model)
+            recorder.watch(model, optimizer)
+            self.hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
 
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Close the update."""
-            losses, self.losses = self.losses, []
-            recorder.update(loss=sum(losses) / (1 if self.is_sum else len(losses)))
+            loss = sum(self.losses)
+            if not self.losses_are_shares:
+                loss = loss / len(self.losses)
+            self.losses = []
+            recorder.update(loss=loss)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Write the trace."""
             self.hook.remove()
             recorder.finish()
 
-        def _seen(self, module: Any, positional: Any, inputs: Any, output: Any) -> None:
+        def _after_forward(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if not module.training:
                 return
+            batch = dict(kwargs)
+            # a model that knows an update's items returns each micro-batch's share of the mean
+            self.losses_are_shares = batch.pop("num_items_in_batch", None) is not None
             loss = output["loss"] if "loss" in output else output[0]
-            # a model that knows how many items an update has gives each micro-batch's share of the
-            # mean
-            self.is_sum = inputs.get("num_items_in_batch") is not None
             self.losses.append(loss.detach())
-            recorder.record(
-                batch={
-                    name: value for name, value in inputs.items() if name != "num_items_in_batch"
-                }
-            )
+            recorder.record(batch=batch)
 
     return Callback()
 

@@ -1,6 +1,4 @@
-"""Detail of chosen updates within a budget of memory; detail that does not fit is thinned
-evenly.
-"""
+"""Detail of chosen updates within a budget of memory; beyond it, the detail is thinned evenly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,29 +15,38 @@ MIB = 2**20
 class Detail:
     """Arrays of updates, with the parameters before and after each.
 
-    When they outgrow the budget, every 2nd update that was offered is kept, then every 4th, and so
+    When they outgrow the budget, every 2nd of the updates offered is kept, then every 4th, and so
     on. The first and the latest are always kept, as long as these two fit.
 
-    `largest` is the largest size of an offered update, with its parameters, in bytes.
-
     Args:
-        budget: bytes.
+        budget: memory in bytes.
+
+    Attributes:
+        bytes: the size of all arrays that are kept.
+        stride: every so many of the updates offered are kept.
+        offered: the number of updates offered.
+        largest: the size in bytes of the largest update offered, with its parameters.
+        updates: update -> its arrays.
+        parameters: updates done -> the parameters.
     """
 
     def __init__(self, budget: int) -> None:
-        self.budget, self.bytes = budget, 0
-        self.stride, self.offered = 1, 0
+        self.budget = budget
+        self.bytes = 0
+        self.stride = 1
+        self.offered = 0
         self.largest = 0
         self.updates: dict[int, Arrays] = {}
         self.parameters: dict[int, Arrays] = {}
         self._ordinals: dict[int, int] = {}
 
     def add(self, update: int, arrays: Arrays, before: Arrays, after: Arrays) -> None:
-        """Offer one more update, later than those before it."""
+        """Offer the next update, with the parameters before and after it."""
         latest = next(reversed(self._ordinals), None)
         if latest is not None and self._ordinals[latest] % self.stride:
             self._drop(latest)
-        self.updates[update], self._ordinals[update] = arrays, self.offered
+        self.updates[update] = arrays
+        self._ordinals[update] = self.offered
         self.offered += 1
         self.bytes += _bytes(arrays)
         self.largest = max(self.largest, _bytes(arrays) + _bytes(before) + _bytes(after))
@@ -50,9 +57,7 @@ class Detail:
         self.thin()
 
     def thin(self, beside: int = 0) -> None:
-        """Drop updates until the rest fits the budget, of which other things take this many
-        bytes.
-        """
+        """Drop updates until the rest fits into the budget less the bytes that lie `beside`."""
         while self.bytes + beside > self.budget and self.updates:
             *others, latest = self._ordinals
             if len(others) <= 1:
@@ -71,19 +76,19 @@ class Detail:
                 self.bytes -= _bytes(self.parameters.pop(done))
 
 
-def note_on_budget(of_update: int, budget_mib: float) -> str:
+def note_on_budget(update_bytes: int, budget_mib: float) -> str:
     """A note if the tensors of one update take more than the budget; "" otherwise.
 
     Args:
-        of_update: bytes of one update's tensors, with the parameters before and after it.
-        budget_mib: MiB.
+        update_bytes: bytes of one update's tensors, with the parameters before and after it.
+        budget_mib: the budget in MiB.
     """
-    if of_update <= budget_mib * MIB:
+    if update_bytes <= budget_mib * MIB:
         return ""
+    enough_mib = -(-2 * update_bytes // MIB)
     return (
-        f"no update's tensors are kept: one takes {of_update / MIB:.0f} MiB, and budget_mib "
-        f"is {budget_mib:g}; "
-        f"budget_mib={-(-2 * of_update // MIB)} keeps the first and the last"
+        f"no update's tensors are kept: one takes {update_bytes / MIB:.0f} MiB, and budget_mib is "
+        f"{budget_mib:g}; budget_mib={enough_mib} keeps the first and the last"
     )
 
 
