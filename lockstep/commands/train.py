@@ -179,7 +179,7 @@ def record(
     resume: Path | None,
 ) -> int:
     """Train RECIPE with one backend and write its trace."""
-    from lockstep.data_prep.row_cache import prepare_kept
+    from lockstep.data_prep.row_cache import prepare_cached
     from lockstep.files.outputs import check_output
     from lockstep.records.checkpoint import Checkpoint, Checkpoints, file_beside
     from lockstep.records.run_recorder import Watch
@@ -197,7 +197,7 @@ def record(
         )
     begun = Checkpoint.load(resume) if resume is not None else None
     train = trainer(backend, engine)
-    _, data = prepare_kept(chosen)
+    _, data = prepare_cached(chosen)
     warn(data.warnings)
     window = _updates(detail, data.updates) if detail is not None else range(0)
     written: list[Path] = []

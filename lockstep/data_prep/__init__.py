@@ -1,8 +1,7 @@
 """The one shared data preparation: load, check, split, standardise, batches, initial parameters.
 
-Everything random is drawn here, once, in NumPy and in float64; both frameworks and the oracle are
-fed the
-same bits, and `PreparedData.hash` of them stands in every trace.
+Everything random is drawn here, once, in NumPy and in float64. Both frameworks and the oracle are
+fed the same bits, and `PreparedData.hash` of them stands in every trace.
 """
 
 from lockstep.data_prep.draws import Parameters, initial_parameters, initial_statistics, layer_sizes

@@ -1,5 +1,7 @@
-"""The columns of a data frame as numbers, categories and labels; every cell is checked, every fault
-named."""
+"""The columns of a data frame as numbers, categories and labels.
+
+Every cell is checked, and a message names the cell at fault.
+"""
 
 import re
 from collections.abc import Sequence
@@ -35,15 +37,16 @@ MARKS = (
     "None",
     "?",
 )
-"""Cells that are missing values in text and numbers: those of pandas, and the question mark."""
+"""Cells that are missing values in text and numbers: pandas' marks, and the question mark."""
 
 NUMBER_MARKS = (*MARKS, "na", "none", "-", "--", ".")
-"""Those of numbers; in text a minus may be a category."""
+"""Cells that are missing values in numbers; in text a minus may be a category."""
 
 MISSING_CATEGORY = "(missing)"
 LARGEST_EXACT = 2**53
+"""The integer up to which float64 holds every integer."""
 CATEGORIES = 1000
-"""Categories of a column from which on it is none."""
+"""The most categories that a column may have."""
 
 DATE = (
     r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d{1,2}:\d{2}.*)?$"
@@ -59,29 +62,34 @@ TRUTHS = {"true": 1.0, "false": 0.0}
 
 @dataclass(frozen=True)
 class Places:
-    """The places of rows: the first `rows` lie in the file, the others in the hold-out file.
-    `kept_N` has the numbers of the rows that remain, if some were left out."""
+    """The places of rows in the user's files.
+
+    The first `rows` rows lie in the file `path`, the others in the hold-out file. `numbers_N` has
+    the numbers of the rows that remain, where some were left out.
+    """
 
     path: Path
     rows: int
     holdout: Path | None = None
-    kept_N: NDArray[np.int64] | None = None
+    numbers_N: NDArray[np.int64] | None = None
 
     def __call__(self, row: int) -> str:
         """`file: row 7`, counted from 1."""
-        number = row if self.kept_N is None else int(self.kept_N[row])
+        number = row if self.numbers_N is None else int(self.numbers_N[row])
         if number < self.rows or self.holdout is None:
             return f"{self.path}: row {number + 1}"
         return f"{self.holdout}: row {number - self.rows + 1}"
 
     def only(self, chosen_N: NDArray[np.bool_]) -> "Places":
-        """The places of some of the rows."""
-        return replace(self, kept_N=np.flatnonzero(chosen_N))
+        """The places of the rows that are chosen."""
+        return replace(self, numbers_N=np.flatnonzero(chosen_N))
 
 
 class Column(NamedTuple):
-    """A feature (N,) float64: numbers, or the positions of its categories; NaN if missing. `commas`
-    says whether its numbers had a comma before their fraction."""
+    """A feature, shape (N,), float64: numbers, or the positions of its categories; NaN if missing.
+
+    `commas` says whether its numbers had a comma before their fraction.
+    """
 
     values_N: NDArray[np.float64]
     categories: tuple[str, ...] = ()
@@ -106,17 +114,23 @@ def feature(places: Places, column: "polars.Series", data: Data) -> Column:
 def number_column(
     places: Places, column: "polars.Series", data: Data, what: str = "column", cure: str = ""
 ) -> Column:
-    """A column of numbers, NaN where one is missing; `cure` says what to do about text.
+    """A column of numbers, NaN where one is missing.
+
+    Args:
+        places: the places of the rows.
+        column: the cells.
+        data: the section that says what becomes of missing values.
+        what: "column" or "target column", for the message.
+        cure: advice about text, for the message.
 
     Raises:
-        InputError: a cell that is no finite number, or missing where the recipe refuses that; names
-        the first.
+        InputError: a cell that is no finite number, or is missing where the recipe refuses that;
+            names the first.
     """
     import polars
 
-    if not (
-        column.dtype.is_numeric() or column.dtype in (polars.Boolean, polars.String, polars.Null)
-    ):
+    others = (polars.Boolean, polars.String, polars.Null)
+    if not column.dtype.is_numeric() and column.dtype not in others:
         raise InputError(
             f"{places.path}: {what} {column.name!r} holds {column.dtype}; must hold numbers"
         )
@@ -130,7 +144,8 @@ def number_column(
         bad_N &= ~absent_N
     if bad_N.any():
         row = int(bad_N.argmax())
-        raise InputError(_refusal(places, column, row, what, cure, is_absent=bool(absent_N[row])))
+        is_absent = bool(absent_N[row])
+        raise InputError(_refusal(places, column, row, what, cure, is_absent=is_absent))
     if absent_N.any():
         values_N = np.where(absent_N, np.nan, values_N)
     return Column(values_N, warning=_rounding(column, what), commas=commas)
@@ -150,9 +165,9 @@ def labels(places: Places, column: "polars.Series", data: Data) -> tuple[NDArray
     if absent.any():
         row = int(absent.arg_max() or 0)
         cell = column[row]
-        held = "is empty" if cell is None or cell == "" else f"holds {cell!r}, a missing value"
+        fault = "is empty" if cell is None or cell == "" else f"holds {cell!r}, a missing value"
         raise InputError(
-            f"{places(row)}, {named} {held} (data.missing = drop leaves such rows out)"
+            f"{places(row)}, {named} {fault} (data.missing = drop leaves such rows out)"
         )
     if column.dtype == polars.String:
         if len(column) and column.str.contains(DATE).all():
@@ -166,15 +181,19 @@ def labels(places: Places, column: "polars.Series", data: Data) -> tuple[NDArray
         raise InputError(
             f"{places.path}: {named} holds integers beyond 64 bits; write them as text"
         )
-    values_N = (
-        column.cast(polars.Float64).to_numpy() if column.dtype.is_decimal() else column.to_numpy()
-    )
-    return (_whole_numbers(places, values_N, named) if values_N.dtype.kind == "f" else values_N), ""
+    if column.dtype.is_decimal():
+        column = column.cast(polars.Float64)
+    values_N = column.to_numpy()
+    if values_N.dtype.kind == "f":
+        values_N = _whole_numbers(places, values_N, named)
+    return values_N, ""
 
 
 def missing_labels(column: "polars.Series", data: Data) -> "polars.Series":
-    """Which cells of the target are missing values, (N,) Boolean. In text, "NA" is missing only if
-    the recipe says what becomes of missing values; otherwise it is a class."""
+    """Whether each cell of the target is a missing value, shape (N,), Boolean.
+
+    In text, "NA" is a class unless the recipe says what becomes of missing values.
+    """
     import polars
 
     column = _stripped(column)
@@ -182,12 +201,13 @@ def missing_labels(column: "polars.Series", data: Data) -> "polars.Series":
         if column.dtype.is_float():  # NaN is refused as what it is
             return column.is_null()
         return _is_one_of(column, ("", *data.missing_marks))
-    text = column.dtype == polars.String and _is_text(column, data)
-    return _is_one_of(column, (*(MARKS if text else NUMBER_MARKS), *data.missing_marks))
+    is_text = column.dtype == polars.String and _is_text(column, data)
+    marks = MARKS if is_text else NUMBER_MARKS
+    return _is_one_of(column, (*marks, *data.missing_marks))
 
 
 def _stripped(column: "polars.Series") -> "polars.Series":
-    """Text without blanks around it; categories as text."""
+    """The column without blanks around its text, and with categories as text."""
     import polars
 
     if column.dtype in (polars.Categorical, polars.Enum):
@@ -196,8 +216,9 @@ def _stripped(column: "polars.Series") -> "polars.Series":
 
 
 def _is_one_of(column: "polars.Series", marks: Sequence[str]) -> "polars.Series":
-    """Which cells are missing or a mark of it, (N,) Boolean; a number is compared with marks that
-    are numbers.
+    """Whether each cell is missing or one of the marks, shape (N,), Boolean.
+
+    A number is compared with the marks that are numbers.
     """
     import polars
 
@@ -207,16 +228,17 @@ def _is_one_of(column: "polars.Series", marks: Sequence[str]) -> "polars.Series"
     if column.dtype.is_float():
         absent |= column.is_nan().fill_null(True)
     if column.dtype.is_numeric():
-        numbers = [
-            number for number in map(_number, marks) if number is not None and np.isfinite(number)
-        ]
-        for number in numbers:
-            absent |= (column.cast(polars.Float64) == number).fill_null(True)
+        for number in map(_number, marks):
+            if number is not None and np.isfinite(number):
+                absent |= (column.cast(polars.Float64) == number).fill_null(True)
     return absent
 
 
 def _text_labels(column: "polars.Series", data: Data, named: str) -> tuple[NDArray[Any], str]:
-    """Text as classes; as integers, if only the marks of missing values had made them text."""
+    """Text as classes; as integers, if only marks of missing values had made them text.
+
+    The second value is a warning or "".
+    """
     import polars
 
     if data.missing == "drop":
@@ -224,25 +246,26 @@ def _text_labels(column: "polars.Series", data: Data, named: str) -> tuple[NDArr
         if not integers.null_count():
             return integers.to_numpy(), ""
     marks = column.filter(column.is_in(MARKS)).unique().sort().to_list()
-    warning = (
-        f"{named}: {', '.join(map(repr, marks))} is a class of its own, not a missing value "
-        "(data.missing = drop)"
-    )
-    return np.asarray(column.to_list()), warning if marks else ""
+    warning = ""
+    if marks:
+        warning = (
+            f"{named}: {', '.join(map(repr, marks))} is a class of its own, not a missing value "
+            "(data.missing = drop)"
+        )
+    return np.asarray(column.to_list()), warning
 
 
 def _whole_numbers(places: Places, values_N: NDArray[Any], named: str) -> NDArray[np.int64]:
     values_N = values_N.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        # from 2^53 on, neighbouring integers share one float64
-        bad = np.flatnonzero(
-            ~((values_N == np.trunc(values_N)) & (np.abs(values_N) < LARGEST_EXACT))
-        )
-    if len(bad):
-        row = int(bad[0])
+        is_whole_N = values_N == np.trunc(values_N)
+        is_exact_N = np.abs(values_N) < LARGEST_EXACT
+    bad_N = ~(is_whole_N & is_exact_N)
+    if bad_N.any():
+        row = int(bad_N.argmax())
         raise InputError(
-            f"{places(row)}, {named} holds {values_N[row]}; "
-            f"a class must be an integer or text; numbers need loss.name = {number_losses()}"
+            f"{places(row)}, {named} holds {values_N[row]}; a class must be an integer or text; "
+            f"numbers need loss.name = {number_losses()}"
         )
     return values_N.astype(np.int64)
 
@@ -261,9 +284,8 @@ def _is_text(column: "polars.Series", data: Data) -> bool:
     """Whether a column of text has cells that are no numbers."""
     import polars
 
-    filled = column.filter(
-        column.is_not_null() & ~column.is_in([*NUMBER_MARKS, *data.missing_marks])
-    )
+    is_mark = column.is_in([*NUMBER_MARKS, *data.missing_marks])
+    filled = column.filter(column.is_not_null() & ~is_mark)
     if not len(filled):
         return False
     parsed = filled.cast(polars.Float64, strict=False)
@@ -271,10 +293,10 @@ def _is_text(column: "polars.Series", data: Data) -> bool:
 
 
 def _has_commas(filled: "polars.Series") -> bool:
-    """Whether all cells are numbers, of which one has a comma before its fraction, or in it."""
-    return bool(filled.str.contains(COMMA_NUMBER).all()) and bool(
-        filled.str.contains(",", literal=True).any()
-    )
+    """Whether all cells are numbers with a comma at most, and one has a comma."""
+    if not filled.str.contains(COMMA_NUMBER).all():
+        return False
+    return bool(filled.str.contains(",", literal=True).any())
 
 
 def _are_truths(filled: "polars.Series") -> bool:
@@ -296,10 +318,9 @@ def _as_numbers(
             if data.decimal == "seen" and not filled.str.contains(CERTAIN_COMMA).any():
                 row = int(column.str.contains(",", literal=True).fill_null(False).arg_max() or 0)
                 raise InputError(
-                    f"{places(row)}, column {column.name!r} holds {column[row]!r}: a comma "
-                    "before the fraction, or "
-                    "between thousands? data.decimal = comma says the former; for the "
-                    "latter leave the commas out"
+                    f"{places(row)}, column {column.name!r} holds {column[row]!r}: a comma before "
+                    "the fraction, or between thousands? data.decimal = comma says the former; for "
+                    "the latter leave the commas out"
                 )
             column = column.str.replace(",", ".", literal=True)
     numbers: NDArray[np.float64] = column.cast(polars.Float64, strict=False).to_numpy()
@@ -310,36 +331,39 @@ def _rounding(column: "polars.Series", what: str) -> str:
     """A warning of integers that float64 cannot tell apart, or ""."""
     if not column.dtype.is_integer() or not column.count():
         return ""
-    least, most = column.min(), column.max()
+    least = column.min()
+    most = column.max()
     assert isinstance(least, int)
     assert isinstance(most, int)
     if max(-least, most) <= LARGEST_EXACT:
         return ""
     return (
-        f"{what} {column.name!r} has integers beyond 2^53, which are rounded: float64 cannot "
-        "tell neighbours apart"
+        f"{what} {column.name!r} has integers beyond 2^53, which are rounded: float64 cannot tell "
+        "neighbours apart"
     )
 
 
 def _refusal(
-    places: Places, column: "polars.Series", row: int, what: str, text: str, *, is_absent: bool
+    places: Places, column: "polars.Series", row: int, what: str, cure: str, *, is_absent: bool
 ) -> str:
-    """Why a cell is no number that can be trained on."""
+    """The message about a cell that is no number to train on; `cure` is advice about text."""
     cell = column[row]
-    shown = repr(cell) if len(repr(cell)) <= 80 else repr(cell)[:77] + "..."
+    shown = repr(cell)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
     start = f"{places(row)}, {what} {column.name!r}"
     if is_absent:
-        held = "is empty" if cell is None or cell == "" else f"holds {shown}"
-        cure = "drop leaves such rows out" if what != "column" else "drop, mean or median"
-        return f"{start} {held}; must be a finite number (data.missing = {cure})"
-    if isinstance(cell, str) and _number(cell) is None:
-        if THOUSANDS.fullmatch(cell):
-            return (
-                f"{start} holds {shown}, a number with separators between its thousands; write "
-                "it without"
-            )
-        return f"{start} holds {shown}, text where a number is due; must be a finite number{text}"
-    return f"{start} holds {shown}; must be a finite number"
+        fault = "is empty" if cell is None or cell == "" else f"holds {shown}"
+        settings = "drop, mean or median" if what == "column" else "drop leaves such rows out"
+        return f"{start} {fault}; must be a finite number (data.missing = {settings})"
+    if not isinstance(cell, str) or _number(cell) is not None:
+        return f"{start} holds {shown}; must be a finite number"
+    if THOUSANDS.fullmatch(cell):
+        return (
+            f"{start} holds {shown}, a number with separators between its thousands; write it "
+            "without"
+        )
+    return f"{start} holds {shown}, text where a number is due; must be a finite number{cure}"
 
 
 # ---- categories
@@ -359,35 +383,31 @@ def _categories(places: Places, column: "polars.Series", data: Data) -> Column:
     if len(filled) and filled.str.contains(DATE).all():
         row = int((~absent).arg_max() or 0)
         raise InputError(
-            f"{places(row)}, {named} holds dates ({column[row]!r}); write them as numbers, "
-            "or leave the column out "
-            "(data.drop)"
+            f"{places(row)}, {named} holds dates ({column[row]!r}); write them as numbers, or "
+            "leave the column out (data.drop)"
         )
     values = filled.unique()
     numbers = len(values) - values.cast(polars.Float64, strict=False).null_count()
     if data.categories == "refuse" or (numbers >= 20 and numbers >= 0.9 * len(values)):
         cure = "" if 2 * numbers > len(values) else " (data.categories = one-hot takes text)"
-        return number_column(
-            places, column, data, cure=cure
-        )  # which names the first cell that is no number
+        return number_column(places, column, data, cure=cure)  # names the first cell of text
     if absent.any() and data.missing == "refuse":
         row = int(absent.arg_max() or 0)
-        held = f"holds {column[row]!r}" if column[row] else "is empty"
+        fault = f"holds {column[row]!r}" if column[row] else "is empty"
         raise InputError(
-            f"{places(row)}, {named} {held}; must be a category (data.missing = drop, mean "
-            "or median)"
+            f"{places(row)}, {named} {fault}; must be a category (data.missing = drop, mean or "
+            "median)"
         )
     if len(values) > CATEGORIES:
         raise InputError(
-            f"{places.path}: {named} has {len(values)} categories; must have at most "
-            f"{CATEGORIES}, or be left out "
-            "(data.drop)"
+            f"{places.path}: {named} has {len(values)} categories; must have at most {CATEGORIES}, "
+            "or be left out (data.drop)"
         )
-    known = sorted(values.to_list())
-    number_of = {name: float(number) for number, name in enumerate(known)}
-    codes = column.replace_strict(number_of, default=None, return_dtype=polars.Float64)
-    values_N = codes.to_numpy()
+    categories = sorted(values.to_list())
+    positions = {category: float(position) for position, category in enumerate(categories)}
+    position = column.replace_strict(positions, default=None, return_dtype=polars.Float64)
+    values_N = position.to_numpy()
     if absent.any() and data.missing != "drop":
-        values_N = np.where(absent.to_numpy(), len(known), values_N)
-        known.append(MISSING_CATEGORY)
-    return Column(values_N, tuple(known))
+        values_N = np.where(absent.to_numpy(), len(categories), values_N)
+        categories.append(MISSING_CATEGORY)
+    return Column(values_N, tuple(categories))

@@ -1,4 +1,4 @@
-"""Fill in missing numbers and make columns of categories, as fitted on the training rows."""
+"""Missing numbers filled in and categories made columns, by what the training rows hold."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,12 +12,14 @@ from lockstep.errors import InputError
 __all__ = ["Encoded", "encode"]
 
 LARGEST = 2**31
-"""Bytes of the features with a column for each category."""
+"""The most bytes that the features may take, with a column for each category."""
 
 
 class Encoded(NamedTuple):
-    """Features of the training rows and of the held-out rows, float64, none missing; the names of
-    their columns; notes on what was done; and warnings."""
+    """Features of the training rows and of the held-out rows, float64, none of them missing.
+
+    `columns` are their names, `notes` say what was done, and `warnings` what is odd.
+    """
 
     train_x_ND: NDArray[np.float64]
     held_out_x_ND: NDArray[np.float64]
@@ -33,28 +35,29 @@ def encode(
 
     Args:
         table: all rows.
-        train_N: numbers of the rows to train on; all is fitted on these.
-        held_out_N: numbers of the rows held out.
+        train_N: numbers of the training rows, which alone decide means, medians and categories.
+        held_out_N: numbers of the held-out rows.
         missing: the recipe's `data.missing`; "mean" and "median" fill in.
 
     Raises:
         InputError: a column without a number in the training rows, equal names, or too many
-        columns.
+            columns.
     """
-    train_x, held_out_x = table.x_ND[train_N], table.x_ND[held_out_N]
+    train_x_ND = table.x_ND[train_N]
+    held_out_x_ND = table.x_ND[held_out_N]
     notes: list[Note] = []
     if missing in ("mean", "median"):
-        notes += _fill_in(table, train_x, held_out_x, missing)
+        notes += _fill_in(table, train_x_ND, held_out_x_ND, missing)
     if not table.categories:
-        return Encoded(train_x, held_out_x, table.columns, tuple(notes))
-    encoded = _one_hot(table, train_x, held_out_x)
+        return Encoded(train_x_ND, held_out_x_ND, table.columns, tuple(notes))
+    encoded = _one_hot(table, train_x_ND, held_out_x_ND)
     return encoded._replace(notes=(*notes, *encoded.notes))
 
 
 def _fill_in(
     table: Table, train_x_ND: NDArray[np.float64], held_out_x_ND: NDArray[np.float64], strategy: str
 ) -> Iterator[Note]:
-    """Fill in missing numbers, in place."""
+    """Fill in missing numbers, in place, and note which."""
     from sklearn.impute import SimpleImputer
 
     absent_ND = np.isnan(train_x_ND)
@@ -65,9 +68,8 @@ def _fill_in(
     for place in places:
         if absent_ND[:, place].all():
             raise InputError(
-                f"column {table.columns[place]!r} has no number in the training rows to "
-                f"take the {strategy} of; "
-                "data.drop leaves it out"
+                f"column {table.columns[place]!r} has no number in the training rows to take the "
+                f"{strategy} of; data.drop leaves it out"
             )
     imputer = SimpleImputer(strategy=strategy).fit(train_x_ND[:, places])
     for part_ND in (train_x_ND, held_out_x_ND):
@@ -83,57 +85,62 @@ def _fill_in(
 def _one_hot(
     table: Table, train_x_ND: NDArray[np.float64], held_out_x_ND: NDArray[np.float64]
 ) -> Encoded:
-    """The features with a column for each category that the training rows have, in place of the
-    category's number.
-    """
+    """The features with a column for each category of the training rows."""
     names: list[str] = []
     train_parts: list[NDArray[Any]] = []
     held_out_parts: list[NDArray[Any]] = []
     notes: list[Note] = []
     warnings: list[str] = []
     _check_size(table, len(train_x_ND) + len(held_out_x_ND))
-    for place, (name, known) in enumerate(zip(table.columns, table.categories)):
-        train_N, held_out_N = train_x_ND[:, [place]], held_out_x_ND[:, [place]]
-        if not known:
+    for place, (name, categories) in enumerate(zip(table.columns, table.categories)):
+        train_N1 = train_x_ND[:, [place]]
+        held_out_N1 = held_out_x_ND[:, [place]]
+        if not categories:
             names.append(name)
-            train_parts.append(train_N)
-            held_out_parts.append(held_out_N)
+            train_parts.append(train_N1)
+            held_out_parts.append(held_out_N1)
             continue
-        columns_of = _encoder(train_N)
-        present = [known[int(number)] for number in columns_of.categories_[0]]
+        encoder = _encoder(train_N1)
+        present = [categories[int(position)] for position in encoder.categories_[0]]
         names += [f"{name}={category}" for category in present]
-        train_parts.append(columns_of.transform(train_N))
-        held_out_parts.append(columns_of.transform(held_out_N))
-        notes.append(
-            (f"categories of {name}", f"{counted(len(present), 'column')}: {listed(present)}")
-        )
-        unseen = ~np.isin(held_out_N, columns_of.categories_[0])
-        if unseen.any():
-            absent = [known[int(number)] for number in np.unique(held_out_N[unseen])]
-            where = counted(int(unseen.sum()), "held-out row")
+        train_parts.append(encoder.transform(train_N1))
+        held_out_parts.append(encoder.transform(held_out_N1))
+        columns = counted(len(present), "column")
+        notes.append((f"categories of {name}", f"{columns}: {listed(present)}"))
+        is_new_N1 = ~np.isin(held_out_N1, encoder.categories_[0])
+        if is_new_N1.any():
+            absent = [categories[int(position)] for position in np.unique(held_out_N1[is_new_N1])]
+            rows = counted(int(is_new_N1.sum()), "held-out row")
             warnings.append(
-                f"column {name!r}: {listed(absent, 3)} in {where} and no training row: 0 in "
-                "all its columns"
+                f"column {name!r}: {listed(absent, 3)} in {rows} and no training row: 0 in all its "
+                "columns"
             )
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise InputError(f"data.categories: two columns would be named {min(twice)!r}")
-    encoded = np.hstack(train_parts), np.hstack(held_out_parts)
-    return Encoded(*encoded, tuple(names), tuple(notes), tuple(warnings))
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise InputError(f"data.categories: two columns would be named {min(repeated)!r}")
+    return Encoded(
+        np.hstack(train_parts),
+        np.hstack(held_out_parts),
+        tuple(names),
+        tuple(notes),
+        tuple(warnings),
+    )
 
 
-def _encoder(train_N: NDArray[np.float64]) -> Any:
+def _encoder(train_N1: NDArray[np.float64]) -> Any:
     from sklearn.preprocessing import OneHotEncoder
 
-    return OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(train_N)
+    return OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(train_N1)
 
 
 def _check_size(table: Table, rows: int) -> None:
-    width = sum(len(known) or 1 for known in table.categories)
-    if 8 * rows * width > LARGEST:
-        most = max(table.columns, key=lambda name: len(table.categories[table.columns.index(name)]))
+    counts = [len(categories) for categories in table.categories]
+    width = sum(count or 1 for count in counts)
+    size = 8 * rows * width
+    if size > LARGEST:
+        widest = table.columns[counts.index(max(counts))]
         raise InputError(
-            f"data.categories: {rows} rows of {width} columns take "
-            f"{8 * rows * width / 2**30:.1f} GiB, at most "
-            f"{LARGEST >> 30} are allowed; data.drop leaves out {most!r}, which has most categories"
+            f"data.categories: {rows} rows of {width} columns take {size / 2**30:.1f} GiB, at most "
+            f"{LARGEST >> 30} are allowed; data.drop leaves out {widest!r}, which has most "
+            "categories"
         )

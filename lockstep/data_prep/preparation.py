@@ -1,7 +1,8 @@
-"""Prepare everything that a training needs, and check it: rows, split, targets, draws."""
+"""Everything that a training needs, prepared and checked: rows, split, targets and draws."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,10 @@ from lockstep.schedules.rate_tables import decay_warnings
 
 __all__ = ["draw_member", "prepare", "prepare_members"]
 
-LARGEST = 1e100  # a feature above it could overflow when it is standardised
+LARGEST = 1e100
+"""The largest feature or target; a larger one could overflow when it is standardised."""
+NEGLIGIBLE = 1e-13
+"""Share of a target's size at which its spread is lost in rounding."""
 
 
 def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = None) -> PreparedData:
@@ -27,64 +31,39 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
     Args:
         recipe: what to train.
         table: the rows; None: `load_table(recipe)`.
-        split: of the table; None: `split_table(recipe, table)`.
+        split: the split of the table; None: `split_table(recipe, table)`.
 
     Raises:
         InputError: rows that cannot be trained on; names the column and row, or the field.
     """
     table = load_table(recipe) if table is None else table
-    numbers = recipe.loss.predicts_number
     _check_table(recipe, table, held_out_rows(recipe, table))
     _check_rate(recipe)
     split = split_table(recipe, table) if split is None else split
-    train_y, held_out_y = split.train_y_N, split.held_out_y_N
-    target_mean, target_scale = 0.0, 1.0
-    if numbers:
-        target_mean, target_scale = _target_scaling(train_y)
-        for part, y_N in (("training", train_y), ("held-out", held_out_y)):
-            if target_scale == 0 or np.ptp(y_N) <= 1e-13 * np.abs(y_N).max():
-                raise InputError(
-                    f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows"
-                )
-        train_y, held_out_y = ((y_N - target_mean) / target_scale for y_N in (train_y, held_out_y))
-    else:
-        train_y, held_out_y = (_counted(recipe, table, y_N) for y_N in (train_y, held_out_y))
-    # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
-    constant = [
-        name
-        for name, var, by in zip(split.columns, split.variance_D, split.scale_D)
-        if by == 1 and var < 0.5
-    ]
+    targets = _targets(recipe, table, split)
     classes = tuple(name for name in table.classes if name != recipe.loss.ignored_class)
     outputs = recipe.loss.outputs(len(classes))
-    refuse_training(recipe, len(train_y), len(table.columns), outputs)
+    refuse_training(recipe, len(targets.train_y_N), len(table.columns), outputs)
+    warnings = [*table.warnings, *split.warnings, *_constant_columns(split)]
     data = PreparedData(
         train_x_ND=split.train_x_ND,
-        train_y_N=train_y,
+        train_y_N=targets.train_y_N,
         held_out_x_ND=split.held_out_x_ND,
-        held_out_y_N=held_out_y,
+        held_out_y_N=targets.held_out_y_N,
         mean_D=split.mean_D,
         scale_D=split.scale_D,
         parameters=initial_parameters(recipe, len(split.columns), outputs),
         columns=split.columns,
         classes=classes,
-        warnings=(
-            *table.warnings,
-            *split.warnings,
-            *(
-                f"column {name!r} is constant in the training rows: scaled by 1"
-                for name in constant
-            ),
-            *_model_warnings(recipe),
-        ),
+        warnings=(*warnings, *_model_warnings(recipe)),
         batch=recipe.training.batch,
         drop_last=recipe.training.drop_last,
         epochs=recipe.training.epochs,
         seed=recipe.training.seed,
         outputs=outputs,
         target=table.target,
-        target_mean=target_mean,
-        target_scale=target_scale,
+        target_mean=targets.mean,
+        target_scale=targets.scale,
         accumulate=recipe.gradient.accumulate,
         accumulate_mean=recipe.gradient.accumulate_mean,
         hidden=recipe.model.hidden,
@@ -99,11 +78,15 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
 def prepare_members(
     recipe: Recipe, seeds: Sequence[int], table: Table | None = None
 ) -> list[PreparedData]:
-    """The same rows for every seed, with the initial parameters, order and masks of that
-    `training.seed`.
+    """The same rows for each seed, with the initial parameters, order and masks of that seed.
+
+    Args:
+        recipe: what to train.
+        seeds: values of `training.seed`.
+        table: the rows; None: `load_table(recipe)`.
 
     Raises:
-        InputError: as `prepare`.
+        InputError: as in `prepare`.
     """
     data = prepare(recipe, table)
     return [draw_member(recipe, data, seed) for seed in seeds]
@@ -116,9 +99,8 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
         InputError: a batch without a row that counts.
     """
     seeded = replace(recipe, training=replace(recipe.training, seed=seed))
-    member = replace(
-        data, parameters=initial_parameters(seeded, len(data.columns), data.outputs), seed=seed
-    )
+    parameters = initial_parameters(seeded, len(data.columns), data.outputs)
+    member = replace(data, parameters=parameters, seed=seed)
     _check_targets(recipe, member)
     return member
 
@@ -128,21 +110,19 @@ def _model_warnings(recipe: Recipe) -> Iterator[str]:
     if model.norm == "batch" and model.bias and model.hidden and recipe.optimizer.name != "sgd":
         yield (
             "model.bias: before batch normalisation a bias has gradient 0 but for rounding, which "
-            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; "
-            "false leaves them out"
+            f"{recipe.optimizer.name} may turn into steps: such biases differ by framework; false "
+            "leaves them out"
         )
-
     rate = _largest_rate(recipe)
     if rate > float(np.finfo(recipe.dtype).max) ** 0.5:
         yield (
             f"schedule.peak: a rate of {rate:g} takes the parameters beyond "
-            f"{recipe.training.dtype} in the first "
-            "updates: the run overflows"
+            f"{recipe.training.dtype} in the first updates: the run overflows"
         )
 
 
 def _largest_rate(recipe: Recipe) -> float:
-    """The peak, with the largest of the layers' multipliers, float64."""
+    """The peak times the largest of the layers' multipliers, float64."""
     return recipe.schedule.peak * max(recipe.optimizer.multipliers, default=1.0)
 
 
@@ -154,18 +134,54 @@ def _check_rate(recipe: Recipe) -> None:
         )
 
 
+class _Targets(NamedTuple):
+    """Labels, or standardised numbers with the mean and scale of the training rows."""
+
+    train_y_N: NDArray[Any]
+    held_out_y_N: NDArray[Any]
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+def _targets(recipe: Recipe, table: Table, split: Split) -> _Targets:
+    """The targets of both parts.
+
+    Raises:
+        InputError: a number to predict that is the same in all rows of a part.
+    """
+    train_y_N = split.train_y_N
+    held_out_y_N = split.held_out_y_N
+    if not recipe.loss.predicts_number:
+        return _Targets(_labels(recipe, table, train_y_N), _labels(recipe, table, held_out_y_N))
+    mean, scale = _target_scaling(train_y_N)
+    for part, y_N in (("training", train_y_N), ("held-out", held_out_y_N)):
+        if scale == 0 or np.ptp(y_N) <= NEGLIGIBLE * np.abs(y_N).max():
+            raise InputError(
+                f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows"
+            )
+    return _Targets((train_y_N - mean) / scale, (held_out_y_N - mean) / scale, mean, scale)
+
+
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of the training rows' targets; the deviation is 0 if it is lost
-    in rounding."""
+    """Mean and standard deviation of the training rows' targets.
+
+    The deviation is 0 where it is lost in rounding.
+    """
+    # shares, because the square of a tiny or huge target could leave the range of float64
     largest = float(np.abs(train_y_N).max()) or 1.0
-    shares_N = (
-        train_y_N / largest
-    )  # the square of a tiny or huge target could leave the range of float64
-    deviation = float(shares_N.std())
-    return float(train_y_N.mean()), deviation * largest if deviation > 1e-13 else 0.0
+    deviation = float((train_y_N / largest).std())
+    scale = deviation * largest if deviation > NEGLIGIBLE else 0.0
+    return float(train_y_N.mean()), scale
 
 
-def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np.int64]:
+def _constant_columns(split: Split) -> Iterator[str]:
+    # scikit-learn scales by 1 where the variance is lost in rounding, and else by its root
+    for name, variance, scale in zip(split.columns, split.variance_D, split.scale_D):
+        if scale == 1 and variance < 0.5:
+            yield f"column {name!r} is constant in the training rows: scaled by 1"
+
+
+def _labels(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np.int64]:
     """The labels, numbered over the classes that count; `IGNORED` for rows of the ignored class."""
     if not recipe.loss.ignored_class:
         return y_N
@@ -174,14 +190,15 @@ def _counted(recipe: Recipe, table: Table, y_N: NDArray[np.int64]) -> NDArray[np
 
 
 def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
-    rows = len(table.y_N)
-    # fmax and fmin pass over what is missing
-    most, least = (
-        (np.fmax, np.fmin)
-        if recipe.data.missing in ("mean", "median")
-        else (np.maximum, np.minimum)
-    )
-    largest_D = np.maximum(most.reduce(table.x_ND), -least.reduce(table.x_ND))
+    """Raise InputError for rows that cannot be trained on, of which `held_out` are held out."""
+    training = len(table.y_N) - held_out
+    if recipe.data.missing in ("mean", "median"):  # fmax and fmin pass over missing values
+        most_D = np.fmax.reduce(table.x_ND)
+        least_D = np.fmin.reduce(table.x_ND)
+    else:
+        most_D = np.maximum.reduce(table.x_ND)
+        least_D = np.minimum.reduce(table.x_ND)
+    largest_D = np.maximum(most_D, -least_D)
     for name, largest in zip(table.columns, largest_D):
         if not largest <= LARGEST:
             raise InputError(
@@ -192,37 +209,34 @@ def _check_table(recipe: Recipe, table: Table, held_out: int) -> None:
             raise InputError(
                 f"target {table.target!r}: must be finite and at most {LARGEST:g} in size"
             )
-        if table.held_out and min(held_out, rows - held_out) < 2:
+        if table.held_out and min(held_out, training) < 2:
             raise InputError("data.holdout: one row to train on or held out; each part needs two")
-        if min(held_out, rows - held_out) < 2:
+        if min(held_out, training) < 2:
             raise InputError(
-                f"data.held_out: {recipe.data.held_out} splits {rows} rows into "
-                f"{rows - held_out} to train on and "
-                f"{held_out} held out; each part needs two"
+                f"data.held_out: {recipe.data.held_out} splits {len(table.y_N)} rows into "
+                f"{training} to train on and {held_out} held out; each part needs two"
             )
     else:
         _check_classes(recipe, table, held_out)
-    if recipe.training.batch > rows - held_out:
+    batch = recipe.training.batch
+    if batch > training:
+        raise InputError(f"training.batch: {batch} rows are more than the {training} training rows")
+    last_batch = 0 if recipe.training.drop_last else training % batch
+    if recipe.model.norm == "batch" and 1 in (batch, last_batch):
+        which = "a batch" if batch == 1 else "the last batch of an epoch"
         raise InputError(
-            f"training.batch: {recipe.training.batch} rows are more than the "
-            f"{rows - held_out} training rows"
-        )
-    short = 0 if recipe.training.drop_last else (rows - held_out) % recipe.training.batch
-    if recipe.model.norm == "batch" and 1 in (recipe.training.batch, short):
-        where = "a batch" if recipe.training.batch == 1 else "the last batch of an epoch"
-        raise InputError(
-            f'training.batch: {where} has 1 row, and model.norm = "batch" needs 2 for a '
-            "variance; another size, "
-            "or training.drop_last"
+            f'training.batch: {which} has 1 row, and model.norm = "batch" needs 2 for a variance; '
+            "another size, or training.drop_last"
         )
 
 
 def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
-    rows, classes, loss = len(table.y_N), len(table.classes), recipe.loss
+    loss = recipe.loss
+    classes = len(table.classes)
     if classes < 2:
         raise InputError(
-            f"data.target: a single class ({table.classes[0]!r}) in all {rows} rows; there "
-            "must be two"
+            f"data.target: a single class ({table.classes[0]!r}) in all {len(table.y_N)} rows; "
+            "there must be two"
         )
     if not table.held_out:
         _check_split_by_class(recipe, table, held_out)
@@ -230,10 +244,8 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
         raise InputError(f"loss.name: {loss.name} needs 2 classes, but the data has {classes}")
     if loss.ignored_class:
         if loss.ignored_class not in table.classes:
-            raise InputError(
-                "loss.ignored_class: no class "
-                f"{loss.ignored_class!r}{nearest(loss.ignored_class, table.classes)}"
-            )
+            hint = nearest(loss.ignored_class, table.classes)
+            raise InputError(f"loss.ignored_class: no class {loss.ignored_class!r}{hint}")
         classes -= 1
         if classes < 2:
             raise InputError(
@@ -248,32 +260,33 @@ def _check_classes(recipe: Recipe, table: Table, held_out: int) -> None:
 
 
 def _check_split_by_class(recipe: Recipe, table: Table, held_out: int) -> None:
-    rows, classes = len(table.y_N), len(table.classes)
+    classes = len(table.classes)
+    training = len(table.y_N) - held_out
     count_K = np.bincount(table.y_N, minlength=classes)
     rare = int(count_K.argmin())
     if count_K[rare] < 2:
         raise InputError(
-            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the "
-            "stratified split needs 2 of each"
+            f"data.target: class {table.classes[rare]!r} has {count_K[rare]} row; the stratified "
+            "split needs 2 of each"
         )
-    if min(held_out, rows - held_out) < classes:
+    if min(held_out, training) < classes:
         raise InputError(
-            f"data.held_out: {recipe.data.held_out} splits {rows} rows into "
-            f"{rows - held_out} to train on and "
-            f"{held_out} held out; each part needs one for each of the {classes} classes"
+            f"data.held_out: {recipe.data.held_out} splits {len(table.y_N)} rows into {training} "
+            f"to train on and {held_out} held out; each part needs one for each of the {classes} "
+            "classes"
         )
 
 
 def _check_targets(recipe: Recipe, data: PreparedData) -> None:
-    """Every batch, and the held-out rows, must have a row whose loss counts."""
-    if not recipe.loss.ignored_class and 0 not in recipe.loss.class_weights:
+    """Raise InputError unless each batch, and the held-out rows, have a row whose loss counts."""
+    loss = recipe.loss
+    if not loss.ignored_class and 0 not in loss.class_weights:
         return
-    weight_K = np.array(
-        [*(recipe.loss.class_weights or (1.0,) * data.outputs), 0.0]
-    )  # label -1 is the last
-    named = "loss.ignored_class" if recipe.loss.ignored_class else "loss.class_weights"
-    if not (weight_K[data.held_out_y_N].any() and (data.held_out_y_N != IGNORED).any()):
-        raise InputError(f"{named}: no held-out row counts")
+    weights = loss.class_weights or (1.0,) * data.outputs
+    weight_K = np.array([*weights, 0.0])  # the last is the weight of the label IGNORED = -1
+    field = "loss.ignored_class" if loss.ignored_class else "loss.class_weights"
+    if not weight_K[data.held_out_y_N].any() or (data.held_out_y_N == IGNORED).all():
+        raise InputError(f"{field}: no held-out row counts")
     for epoch in range(data.epochs):
         rows_TB, weight_TB, *_ = data.batches(epoch)
         counted_T = (weight_K[data.train_y_N[rows_TB]] * weight_TB).any(axis=1)
@@ -281,7 +294,6 @@ def _check_targets(recipe: Recipe, data: PreparedData) -> None:
             batch = int(counted_T.argmin())
             update = epoch * data.updates_per_epoch + batch // data.accumulate
             raise InputError(
-                f"{named}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update "
-                f"{update}; "
-                "a larger training.batch would help"
+                f"{field}: no row counts in batch {batch + 1} of epoch {epoch + 1}, update "
+                f"{update}; a larger training.batch would help"
             )

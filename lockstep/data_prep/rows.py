@@ -1,4 +1,4 @@
-"""One or two files of a user as a table."""
+"""A table from one or two files of a user."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,11 @@ __all__ = ["read_file"]
 
 
 def read_file(data: Data, numbers: bool) -> Table:
-    """The table of `data.path`, and of `data.holdout` below it, with a number to predict or
-    classes.
+    """The table of the file `data.path`, and below it of `data.holdout`.
+
+    Args:
+        data: the section that names the files and the target.
+        numbers: whether the target is a number, and no class.
 
     Raises:
         InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
@@ -40,17 +43,19 @@ def read_file(data: Data, numbers: bool) -> Table:
     frame, places, notes = _read_frames(data)
     rows = frame.height
     absent = missing_labels(frame[data.target], data)
+    training = places.rows
     if data.missing == "drop" and absent.any():
-        frame, places = frame.filter(~absent), places.only((~absent).to_numpy())
-        _refuse_nothing(places, frame.height, {data.target: rows})
+        present_N = (~absent).to_numpy()
+        training = int(present_N[:training].sum())
+        frame = frame.filter(~absent)
+        places = places.only(present_N)
+        _refuse_no_rows(places, frame.height, {data.target: rows})
     target = frame.drop_in_place(data.target)
     values_N, warning = _read_target(places, target, data, numbers)
     columns, x_ND = _read_features(places, frame, data)
-    training = places.rows if places.kept_N is None else int((places.kept_N < places.rows).sum())
+    categories = {name: column.categories for name, column in columns.items()}
     warnings = [warning, *(column.warning for column in columns.values())]
-    warnings += odd_columns(
-        x_ND[:training], {name: column.categories for name, column in columns.items()}
-    )
+    warnings += odd_columns(x_ND[:training], categories)
     if data.missing == "drop":
         x_ND, values_N, training = _without_missing(places, columns, x_ND, values_N, training)
         left_out = rows - len(x_ND)
@@ -62,16 +67,13 @@ def read_file(data: Data, numbers: bool) -> Table:
     commas = [name for name, column in columns.items() if column.commas]
     if commas:
         notes.append(("decimal comma", listed(commas)))
-    has_categories = any(column.categories for column in columns.values())
     return Table(
         x_ND=x_ND,
         y_N=y_N,
         columns=tuple(columns),
         classes=classes,
         target=data.target,
-        categories=tuple(column.categories for column in columns.values())
-        if has_categories
-        else (),
+        categories=tuple(categories.values()) if any(categories.values()) else (),
         held_out=len(x_ND) - training,
         notes=tuple(notes),
         warnings=tuple(filter(None, warnings)),
@@ -82,11 +84,12 @@ def read_file(data: Data, numbers: bool) -> Table:
 
 
 def _read_frames(data: Data) -> tuple["polars.DataFrame", Places, list[Note]]:
-    """The rows of the file, below them those of the hold-out file, and how they were read."""
-    path, holdout = Path(data.path), Path(data.holdout)
+    """The rows of the file and below them of the hold-out file, their places, and notes."""
+    path = Path(data.path)
     frame, notes = _read_columns(path, data)
     if not data.holdout:
         return frame, Places(path, frame.height), notes
+    holdout = Path(data.holdout)
     below, _ = _read_columns(holdout, data)
     places = Places(path, frame.height, holdout)
     for name in (*frame.columns, *below.columns):
@@ -99,7 +102,7 @@ def _read_frames(data: Data) -> tuple["polars.DataFrame", Places, list[Note]]:
 
 
 def _read_columns(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note]]:
-    """A file's columns, less those to drop."""
+    """A file's columns without those to drop, and notes on how it was read."""
     frame, notes = read_frame(path, data)
     if data.target not in frame.columns:
         hint = nearest(data.target, frame.columns, "columns")
@@ -108,11 +111,11 @@ def _read_columns(path: Path, data: Data) -> tuple["polars.DataFrame", list[Note
         if name == data.target:
             raise InputError(f"data.drop: {name!r} is the target")
         if name not in frame.columns:
-            raise InputError(
-                f"data.drop: {path} has no column {name!r}{nearest(name, frame.columns, 'columns')}"
-            )
+            hint = nearest(name, frame.columns, "columns")
+            raise InputError(f"data.drop: {path} has no column {name!r}{hint}")
     frame = frame.drop(data.drop)
-    if frame.width > 1 and frame.columns[-1] == "" and frame[""].null_count() == frame.height > 0:
+    ends_unnamed = frame.width > 1 and frame.columns[-1] == ""
+    if ends_unnamed and frame.height and frame[""].null_count() == frame.height:
         frame = frame.drop("")  # rows end in a separator
     if frame.width < 2:
         raise InputError(f"{path}: no feature column beside the target {data.target!r}")
@@ -127,15 +130,15 @@ def _stacked(frame: "polars.DataFrame", below: "polars.DataFrame") -> "polars.Da
     """One frame below the other; a column that is text in one is text in both."""
     import polars
 
-    def fitting(one: "polars.DataFrame", other: "polars.DataFrame") -> "polars.DataFrame":
-        texts = (polars.String, polars.Categorical, polars.Enum)
-        names = [
-            name for name in frame.columns if one[name].dtype in texts or other[name].dtype in texts
-        ]
-        return one.select(frame.columns).with_columns(polars.col(names).cast(polars.String))
-
+    texts = (polars.String, polars.Categorical, polars.Enum)
+    names = [
+        name for name in frame.columns if frame[name].dtype in texts or below[name].dtype in texts
+    ]
+    as_text = polars.col(names).cast(polars.String)
     try:
-        return polars.concat([fitting(frame, below), fitting(below, frame)], how="vertical_relaxed")
+        upper = frame.with_columns(as_text)
+        lower = below.select(frame.columns).with_columns(as_text)
+        return polars.concat([upper, lower], how="vertical_relaxed")
     except polars.exceptions.PolarsError as error:
         raise InputError(
             f"data.holdout: columns of other kinds than the first file's: {str(error)[:80]}"
@@ -159,10 +162,10 @@ def _read_features(
     places: Places, frame: "polars.DataFrame", data: Data
 ) -> tuple[dict[str, Column], NDArray[np.float64]]:
     """The features by name, and their values (N, D), NaN if missing. The frame is emptied."""
-    names, rows = frame.columns, frame.height
-    # a column that has its points as a number already; all else is looked at cell by cell
+    names = frame.columns
+    # columns that polars read as floats have points; the others are read cell by cell
     points = [name for name in names if frame[name].dtype.is_float()]
-    x_ND = np.empty((rows, len(names)))
+    x_ND = np.empty((frame.height, len(names)))
     columns: dict[str, Column] = {}
     for number, name in enumerate(names):
         column = feature(places, frame.drop_in_place(name), data)
@@ -174,9 +177,8 @@ def _read_features(
         columns[name] = column._replace(values_N=np.empty(0))
         if column.commas and points:
             raise InputError(
-                f"{places.path}: numbers of column {name!r} have a comma before their "
-                "fraction, those of "
-                f"{points[0]!r} a point; it must be the same in both"
+                f"{places.path}: numbers of column {name!r} have a comma before their fraction, "
+                f"those of {points[0]!r} a point; it must be the same in both"
             )
     return columns, x_ND
 
@@ -190,15 +192,17 @@ def _without_missing(
 ) -> tuple[NDArray[np.float64], NDArray[Any], int]:
     """The rows without a missing value, and how many of them lie outside the hold-out file."""
     absent_ND = np.isnan(x_ND)
-    kept_N = np.asarray(~absent_ND.any(axis=1))
-    if kept_N.all():
+    complete_N = np.asarray(~absent_ND.any(axis=1))
+    if complete_N.all():
         return x_ND, values_N, training
-    left = int(kept_N[:training].sum())
-    _refuse_nothing(places, left, dict(zip(columns, absent_ND.sum(axis=0).tolist())))
-    return x_ND[kept_N], values_N[kept_N], left
+    left = int(complete_N[:training].sum())
+    missing_D = absent_ND.sum(axis=0).tolist()
+    _refuse_no_rows(places, left, dict(zip(columns, missing_D)))
+    return x_ND[complete_N], values_N[complete_N], left
 
 
-def _refuse_nothing(places: Places, left: int, counts: dict[str, int]) -> None:
+def _refuse_no_rows(places: Places, left: int, counts: dict[str, int]) -> None:
+    """Raise InputError if no row is left; `counts` has each column's missing values."""
     if not left:
         worst = max(counts, key=lambda name: counts[name])
         raise InputError(
@@ -210,8 +214,11 @@ def _refuse_nothing(places: Places, left: int, counts: dict[str, int]) -> None:
 def _classes(
     places: Places, values_N: NDArray[Any], training: int
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The names of the classes, and the class of each row, from 0. Held-out rows may have no class
-    of their own."""
+    """The names of the classes, and the class of each row, from 0.
+
+    Raises:
+        InputError: a class that only the hold-out file has.
+    """
     known, y_N = np.unique(values_N, return_inverse=True)
     if training < len(y_N):
         unseen = np.setdiff1d(y_N[training:], y_N[:training])

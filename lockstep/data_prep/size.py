@@ -1,5 +1,4 @@
-"""The memory that a recipe's numbers need, by arithmetic: a recipe that cannot fit is refused
-before any is taken."""
+"""The memory that a recipe needs, by arithmetic; a recipe that cannot fit is refused at once."""
 
 from lockstep.data_prep.draws import layer_sizes
 from lockstep.data_prep.prepared import updates_per_epoch
@@ -8,12 +7,18 @@ from lockstep.recipe import Data, Recipe
 
 __all__ = ["refuse_rows", "refuse_training"]
 
-NUMBER = 8  # bytes of a float64
-TABLES = 3  # the rows as they are drawn, as they are split and as they are standardised
-SERIES = 3  # the rate of every update, what it is computed from, and what is recorded beside it
-NETWORKS = 2  # parameters and gradients
-EPOCH = 300  # bytes of what is kept of an epoch whose order is yet to be drawn
-NAME = 60  # bytes of a column's name
+NUMBER = 8
+"""Bytes of a float64."""
+TABLES = 3
+"""Copies of the rows: as drawn, as split and as standardised."""
+SERIES = 3
+"""Numbers of an update: its rate, the time that the rate is computed from, and a recorded one."""
+NETWORKS = 2
+"""Copies of the network: parameters and gradients."""
+EPOCH = 300
+"""Bytes of an epoch whose order is yet to be drawn."""
+NAME = 60
+"""Bytes of a column's name."""
 
 
 def refuse_rows(data: Data, numbers: bool) -> None:
@@ -26,9 +31,8 @@ def refuse_rows(data: Data, numbers: bool) -> None:
     rows = data.rows + round(data.rows * data.held_out)
     needed = data.features * (TABLES * NUMBER * rows + NAME)
     if not numbers:
-        needed += (
-            NUMBER * ((data.features + 1) // 2) ** 2
-        )  # scikit-learn turns each class by a square matrix
+        # scikit-learn turns each class by a square matrix
+        needed += NUMBER * ((data.features + 1) // 2) ** 2
     refuse_too_large(
         f"data: {rows:,} rows (data.rows) of {data.features:,} features (data.features)", needed
     )
@@ -39,14 +43,14 @@ def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> Non
 
     Args:
         recipe: what to train.
-        rows: number of training rows.
-        inputs: number of features.
-        outputs: number of output units.
+        rows: the number of training rows.
+        inputs: the number of features.
+        outputs: the number of output units.
     """
-    training, hidden = recipe.training, recipe.model.hidden
-    numbers = sum(
-        (fan_in + 1) * fan_out for _, fan_in, fan_out in layer_sizes(inputs, hidden, outputs)
-    )
+    training = recipe.training
+    hidden = recipe.model.hidden
+    layers = layer_sizes(inputs, hidden, outputs)
+    numbers = sum((fan_in + 1) * fan_out for _, fan_in, fan_out in layers)
     units = ", ".join(f"{size:,}" for size in (inputs, *hidden, outputs))
     refuse_too_large(
         f"model.hidden: {numbers:,} parameters of layers of {units} units",
@@ -58,8 +62,8 @@ def refuse_training(recipe: Recipe, rows: int, inputs: int, outputs: int) -> Non
         f"training.batch: {training.batch:,} rows in layers of {units} units",
         outputs_of_batch + masks,
     )
-    of_epoch = updates_per_epoch(rows, training.batch, drop_last=training.drop_last)
-    updates = training.epochs * -(-of_epoch // recipe.gradient.accumulate)
+    batches = updates_per_epoch(rows, training.batch, drop_last=training.drop_last)
+    updates = training.epochs * -(-batches // recipe.gradient.accumulate)
     refuse_too_large(
         f"training.epochs: {training.epochs:,} epochs, {updates:,} updates",
         SERIES * NUMBER * updates + EPOCH * training.epochs,

@@ -1,4 +1,4 @@
-"""Load rows: a table shipped with scikit-learn, drawn rows, or a user's file."""
+"""The rows that a recipe names: a table shipped with scikit-learn, drawn rows, or a user's file."""
 
 import numpy as np
 
@@ -14,13 +14,15 @@ __all__ = ["load_table"]
 
 
 def load_table(recipe: Recipe) -> Table:
-    """The rows that a recipe's data section names, checked cell by cell. The target is a number if
-    the recipe's loss takes one.
+    """The rows that a recipe's data section names, checked cell by cell.
+
+    The target is a number if the recipe's loss takes one.
 
     Raises:
         InputError: a file, column or cell that cannot be used; names it (rows are counted from 1).
     """
-    data, numbers = recipe.data, recipe.loss.predicts_number
+    data = recipe.data
+    numbers = recipe.loss.predicts_number
     if data.source == "file":
         return read_file(data, numbers)
     for field in LATER:
@@ -28,23 +30,27 @@ def load_table(recipe: Recipe) -> Table:
             raise InputError(
                 f'data.{field}: for source = "file" only, and the source is "{data.source}"'
             )
-    from sklearn import datasets
-
     if data.source == "synthetic":
         refuse_rows(data, numbers)
         return _draw_numbers(data) if numbers else _draw_classes(data)
     if numbers and data.source != "diabetes":
         raise InputError(
-            f"loss.name: {recipe.loss.name} predicts a number, but data.source "
-            f'"{data.source}" has classes'
+            f'loss.name: {recipe.loss.name} predicts a number, but data.source "{data.source}" has '
+            "classes"
         )
-    if data.source == "diabetes":
-        if not numbers:
-            raise InputError(
-                f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" '
-                "has a number to predict "
-                f"(loss.name = {number_losses()})"
-            )
+    if not numbers and data.source == "diabetes":
+        raise InputError(
+            f'loss.name: {recipe.loss.name} needs classes, but data.source "diabetes" has a number '
+            f"to predict (loss.name = {number_losses()})"
+        )
+    return _shipped(data.source)
+
+
+def _shipped(source: str) -> Table:
+    """A table shipped with scikit-learn."""
+    from sklearn import datasets
+
+    if source == "diabetes":
         bunch = datasets.load_diabetes(scaled=False)
         return Table(
             x_ND=np.asarray(bunch.data, dtype=np.float64),
@@ -53,9 +59,8 @@ def load_table(recipe: Recipe) -> Table:
             classes=(),
             target="progression",
         )
-    bunch = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[
-        data.source
-    ]()
+    loaders = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}
+    bunch = loaders[source]()
     return Table(
         x_ND=np.asarray(bunch.data, dtype=np.float64),
         y_N=np.asarray(bunch.target, dtype=np.int64),
@@ -65,7 +70,7 @@ def load_table(recipe: Recipe) -> Table:
 
 
 def _draw_numbers(data: Data) -> Table:
-    """A linear target of half the columns, with noise of its own stream."""
+    """Rows with a linear target of half the columns; its noise has a random stream of its own."""
     from sklearn.datasets import make_regression
 
     x_ND, signal_N = make_regression(

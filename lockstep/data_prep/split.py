@@ -1,4 +1,4 @@
-"""Split rows into training rows and held-out rows, and standardise both by the training rows."""
+"""The split into training and held-out rows, both standardised by the training rows."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ __all__ = ["Split", "held_out_rows", "split_table"]
 
 
 class Split(NamedTuple):
-    """The training rows and held-out rows of a table: features standardised, targets unchanged; and
-    each column's mean, variance and divisor, of the training rows.
+    """The training rows and held-out rows of a table: features standardised, targets unchanged.
 
-    `first_row` is the number in the table of the first training row. `columns` are the names of
-    the features, which differ from the table's if categories became columns. `notes` say what was
-    done, `warnings` what is odd.
+    - `mean_D`, `variance_D` and `scale_D` are the training rows' mean and variance of each column,
+      and its divisor.
+    - `first_row` is the number in the table of the first training row.
+    - `columns` are the names of the features; they differ from the table's where categories became
+      columns.
+    - `notes` say what was done, and `warnings` what is odd.
     """
 
     train_x_ND: NDArray[np.float64]
@@ -35,12 +37,13 @@ class Split(NamedTuple):
 
 
 def split_table(recipe: Recipe, table: Table) -> Split:
-    """Split the rows (by class if there are classes), fill in and encode as the recipe says, and
-    standardise the features. A column whose variance is lost in rounding is divided by 1. All is
-    fitted on the training rows alone.
+    """Split the rows, fill in and encode as the recipe says, and standardise the features.
+
+    The split is by class if there are classes. Everything is fitted on the training rows alone. A
+    column whose variance is lost in rounding is divided by 1.
 
     Raises:
-        InputError: as `lockstep.data_prep.encode.encode`.
+        InputError: as in `lockstep.data_prep.encode.encode`.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -64,21 +67,20 @@ def split_table(recipe: Recipe, table: Table) -> Split:
 
 def held_out_rows(recipe: Recipe, table: Table) -> int:
     """The number of held-out rows; drawn ones come in addition to the `data.rows` training rows."""
-    rows = len(table.y_N)
     if table.held_out:
         return table.held_out
-    return (
-        rows - recipe.data.rows
-        if recipe.data.source == "synthetic"
-        else round(rows * recipe.data.held_out)
-    )
+    rows = len(table.y_N)
+    if recipe.data.source == "synthetic":
+        return rows - recipe.data.rows
+    return round(rows * recipe.data.held_out)
 
 
 def _split_rows(recipe: Recipe, table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of the rows to train on, and of those held out."""
     from sklearn.model_selection import train_test_split
 
-    rows_N, held_out = np.arange(len(table.y_N)), held_out_rows(recipe, table)
+    rows_N = np.arange(len(table.y_N))
+    held_out = held_out_rows(recipe, table)
     if table.held_out:
         return rows_N[:-held_out], rows_N[-held_out:]
     train_N, held_out_N = train_test_split(

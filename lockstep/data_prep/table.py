@@ -12,18 +12,21 @@ from lockstep.recipe.wording import near_miss
 __all__ = ["Note", "Table", "counted", "listed", "nearest"]
 
 Note = tuple[str, str]
-"""Label and value of something that was seen or done."""
+"""Label and value of a note on how the data were read or changed."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as they were read: features (N, D) float64, and classes (N,) int64 from 0 with their
-    names. If a number is predicted it is (N,) float64, and there are no classes. `target` is the
-    name of the predicted column.
+    """Rows as they were read.
 
-    A missing number is NaN. `categories` has the categories of each column, () for a column of
-    numbers; the features hold their positions. The last `held_out` rows are those of a hold-out
-    file, 0 without one. `notes` say how the file was read, `warnings` what is odd in it.
+    - `x_ND` has the features, shape (N, D), float64; a missing number is NaN.
+    - `y_N` has the target, shape (N,): int64 from 0 for classes, whose names are `classes`; float64
+      for a number, without classes.
+    - `target` is the name of the predicted column.
+    - `categories` has the categories of each column, () for numbers; the features hold their
+      positions.
+    - `held_out` is the number of last rows that come from a hold-out file.
+    - `notes` say how the file was read, and `warnings` what is odd in it.
     """
 
     x_ND: NDArray[np.float64]
@@ -44,17 +47,20 @@ class Table:
 
 
 def nearest(name: str, known: Sequence[str], what: str = "classes") -> str:
-    """`; did you mean X?` for a near miss, else the names that there are."""
+    """A hint for a message: `; did you mean 'X'?` for a near miss, else the first names."""
     close = near_miss(name, known)
-    return f"; did you mean {close!r}?" if close else f"; {what}: {', '.join(map(repr, known[:8]))}"
+    if close:
+        return f"; did you mean {close!r}?"
+    return f"; {what}: {', '.join(map(repr, known[:8]))}"
 
 
 def listed(names: Sequence[str], limit: int = 8) -> str:
     """The first names, and how many more there are."""
+    shown = ", ".join(map(repr, names[:limit]))
     more = len(names) - limit
-    return ", ".join(map(repr, names[:limit])) + (f" and {more} more" if more > 0 else "")
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def counted(number: int, what: str) -> str:
     """`1 row`, `2 rows`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -13,7 +13,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,7 @@ HEAD = 2**20
 """Bytes in which the column names must lie."""
 
 SAMPLE = 10_000
-"""Rows from which the columns' types follow; all rows where a later one has another."""
+"""Rows that decide the columns' types; all rows do where a later one does not fit."""
 
 EXPANSION = 100
 """How many times larger than its file a compressed table may be; 64 MiB are always allowed."""
@@ -58,13 +58,14 @@ NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*")
 
 
 class Survey(NamedTuple):
-    """The result of reading record by record: numbers, from 0, of the lines that are comments or
-    empty at the end of the text, and the first record whose number of cells differs from that of
-    the names, or ""."""
+    """The result of reading record by record."""
 
     comments: list[int]
+    """Numbers of the lines that are comments, from 0."""
     trailing: list[int]
+    """Numbers of the empty lines that end the text, from 0."""
     fault: str
+    """The first row with another number of cells than there are names, in words, or ""."""
 
 
 def is_number(cell: str) -> bool:
@@ -76,12 +77,12 @@ def read_text(path: Path, data: Data, suffix: str) -> tuple["polars.DataFrame", 
     """The frame of a text table, and notes on how it was read: label and value.
 
     Args:
-        path: of the file.
+        path: the file.
         data: the section that names separator and target.
         suffix: ".csv" or ".tsv".
 
     Raises:
-        InputError: another separator, no names, a ragged row, an encoding that cannot be told.
+        InputError: another separator, no names, a ragged row, or an encoding that cannot be told.
     """
     notes: list[Note] = []
     source = _unpacked(path, notes)
@@ -110,7 +111,7 @@ def _frame(
     suffix: str,
     notes: list[Note],
 ) -> "polars.DataFrame":
-    """What polars makes of the text; comments left out, and ragged rows refused."""
+    """The frame that polars reads from the text, without comments; ragged rows are refused."""
     import polars
 
     try:
@@ -118,7 +119,7 @@ def _frame(
         if frame.width == len(names) and not frame[:, -1].null_count():
             return frame
         failure = ""
-    # polars has error types of its own; all mean an unreadable text; a panic is no Exception
+    # polars has error types of its own, which all mean an unreadable text; a panic is no Exception
     except (Exception, polars.exceptions.PanicException) as error:
         failure = (str(error).strip() or type(error).__name__).splitlines()[0]
     _refuse_other_encodings(path, source)
@@ -127,9 +128,8 @@ def _frame(
         raise InputError(f"{path}: {survey.fault}")
     left_out = survey.comments + survey.trailing
     if survey.comments:
-        notes.append(
-            ("comments that begin with '#'", f"{counted(len(survey.comments), 'line')} left out")
-        )
+        lines = counted(len(survey.comments), "line")
+        notes.append(("comments that begin with '#'", f"{lines} left out"))
     if left_out:
         return _frame(path, _without_lines(source, left_out), separator, names, suffix, notes)
     if failure:
@@ -138,8 +138,7 @@ def _frame(
 
 
 def _polars_csv(source: Path | bytes, separator: str) -> "polars.DataFrame":
-    """The frame, with the types of the first rows if all other rows fit them, and with types that
-    fit all otherwise."""
+    """The frame, with the types of the first rows if all rows fit them, else with wider types."""
     import polars
 
     def read(rows: int | None) -> "polars.DataFrame":
@@ -150,9 +149,10 @@ def _polars_csv(source: Path | bytes, separator: str) -> "polars.DataFrame":
     except polars.exceptions.ComputeError:
         return read(None)
     texts = [column for column in frame if column.dtype == polars.String]
-    # a column whose first cells are all empty passes for text
-    unknown = any(column.head(SAMPLE).null_count() == min(SAMPLE, len(column)) for column in texts)
-    return read(None) if unknown and frame.height > SAMPLE else frame
+    # polars takes a column whose first cells are all empty for text
+    sampled = min(SAMPLE, frame.height)
+    is_guessed = any(column.head(SAMPLE).null_count() == sampled for column in texts)
+    return read(None) if is_guessed and frame.height > SAMPLE else frame
 
 
 def _without_empty_end(frame: "polars.DataFrame") -> "polars.DataFrame":
@@ -175,9 +175,8 @@ def _unpacked(path: Path, notes: list[Note]) -> Path | bytes:
             f"{path}: compressed by zlib, without a file format; gzip, bzip2 and xz are read"
         )
     kind = next((kind for kind, magic in MAGIC.items() if mark.startswith(magic)), "")
-    packed = path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst")
     if not kind:
-        if packed:
+        if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
             raise InputError(f"{path}: not compressed, in spite of its name")
         return path
     largest = max(2**26, EXPANSION * path.stat().st_size)
@@ -196,7 +195,11 @@ def _unpacked(path: Path, notes: list[Note]) -> Path | bytes:
 
 
 def _open_compressed(path: Path, kind: str) -> Any:
-    openers: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    openers: dict[str, Callable[[Path], Any]] = {
+        "gzip": gzip.open,
+        "bzip2": bz2.open,
+        "xz": lzma.open,
+    }
     if kind in openers:
         return openers[kind](path)
     try:
@@ -224,14 +227,14 @@ def _decoded(path: Path, source: Path | bytes, notes: list[Note]) -> Path | byte
     zeros = max(start[::2].count(0), start[1::2].count(0))
     if zeros > len(start) // 4:
         raise InputError(
-            f"{path}: zero bytes in every other place: UTF-16 without a byte-order mark? "
-            "UTF-8 is read"
+            f"{path}: zero bytes in every other place: UTF-16 without a byte-order mark? UTF-8 is "
+            "read"
         )
     return source
 
 
 def _refuse_other_encodings(path: Path, source: Path | bytes) -> None:
-    """Raise InputError if the text is not UTF-8, with the first line that is not."""
+    """Raise InputError with the first line that is not UTF-8, if there is one."""
     with _opened(source) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -240,8 +243,7 @@ def _refuse_other_encodings(path: Path, source: Path | bytes) -> None:
                 byte = line[error.start]
                 raise InputError(
                     f"{path}: line {number} is not UTF-8 (byte 0x{byte:02x}); of Latin-1 or "
-                    "Windows-1252? "
-                    "convert it: iconv -f WINDOWS-1252 -t UTF-8"
+                    "Windows-1252? convert it: iconv -f WINDOWS-1252 -t UTF-8"
                 ) from None
 
 
@@ -253,8 +255,8 @@ def _content(source: Path | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def _without_lines(source: Path | bytes, numbers: Any) -> bytes:
-    """The text without lines of these numbers, counted from 0."""
+def _without_lines(source: Path | bytes, numbers: Collection[int]) -> bytes:
+    """The text without the lines of these numbers, counted from 0."""
     left_out = set(numbers)
     with _opened(source) as file:
         return b"".join(line for number, line in enumerate(file) if number not in left_out)
@@ -267,20 +269,20 @@ def _head(path: Path, source: Path | bytes, suffix: str) -> str:
     """The first whole lines."""
     with _opened(source) as file:
         content = file.read(HEAD)
-        whole = not file.read(1)
-    if not whole and b"\n" in content:
+        is_whole = not file.read(1)
+    if not is_whole and b"\n" in content:
         content = content[: content.rfind(b"\n") + 1]
     try:
         text = content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         _refuse_other_encodings(path, source)
-        raise  # not reached: a line of it is not UTF-8
+        raise  # not reached, since a line is not UTF-8
     if not text.strip():
         raise InputError(f"{path}: not a readable {suffix} file: empty CSV")
     if "\n" not in text and "\r" in text:
         raise InputError(
-            f"{path}: its lines end in a carriage return alone; those that end in a line "
-            "feed are read"
+            f"{path}: its lines end in a carriage return alone; those that end in a line feed are "
+            "read"
         )
     return text
 
@@ -294,41 +296,36 @@ def _records(text: str, separator: str) -> Iterator[list[str]]:
 
 
 def _lines_before_names(head: str, separator: str, data: Data) -> tuple[int, str]:
-    """How many lines stand before the names (comments, and a spreadsheet's `sep=;`), and the
-    separator that such a line declares."""
-    lines = head.split("\n")
+    """The number of lines before the names, and the separator that one of them declares, or "".
+
+    Such lines are comments, and a spreadsheet's `sep=;`.
+    """
     declared = ""
-    for number, line in enumerate(lines):
+    for number, line in enumerate(head.split("\n")):
         stripped = line.strip()
-        if match := re.fullmatch(r"sep=(.|\\t)", stripped):
+        match = re.fullmatch(r"sep=(.|\\t)", stripped)
+        if match:
             declared = match[1].replace("\\t", "\t")
             continue
         names = next(_records(line + "\n", declared or separator), [])
-        if stripped.startswith("#") and data.target not in names:
-            continue
-        # polars leaves out blank lines itself
-        return (number, declared) if any(before.strip() for before in lines[:number]) else (0, "")
+        if not stripped.startswith("#") or data.target in names:
+            return number, declared
     return 0, ""
 
 
 def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
-    """The columns' names. They must be names, and their separator must be the expected one."""
+    """The columns' names.
+
+    Raises:
+        InputError: the text has another separator, or no names in its first line.
+    """
     names, _ = _first_records(head, separator)
-    others = {
-        name: _first_records(head, other)
-        for name, other in SEPARATORS.items()
-        if other != separator
-    }
     if data.target not in names:
-        fitting = [
-            name for name, (cells, _) in others.items() if name != "space" and data.target in cells
-        ]
-        if len(names) == 1:  # the target may be misspelt, too
-            fitting += [name for name, (cells, row) in others.items() if len(cells) == len(row) > 1]
-        if fitting:
+        other = _other_separator(head, separator, data, is_single=len(names) == 1)
+        if other:
             raise InputError(
-                f"{path}: the separator is {SEPARATORS[fitting[0]]!r}, not {separator!r}: "
-                f"data.separator = {fitting[0]} reads it"
+                f"{path}: the separator is {SEPARATORS[other]!r}, not {separator!r}: "
+                f"data.separator = {other} reads it"
             )
     if _is_a_row(names, head, separator, data):
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -338,8 +335,29 @@ def _names(path: Path, head: str, separator: str, data: Data) -> list[str]:
     return names
 
 
+def _other_separator(head: str, separator: str, data: Data, *, is_single: bool) -> str:
+    """The name of a separator that fits the first lines better, or "".
+
+    It gives a column of the target's name. Where the expected separator gives a single column, it
+    is enough that it gives several in the first two records, since the target may be misspelt.
+    """
+    records = {
+        name: _first_records(head, other)
+        for name, other in SEPARATORS.items()
+        if other != separator
+    }
+    for name, (cells, _) in records.items():
+        if name != "space" and data.target in cells:
+            return name
+    if is_single:
+        for name, (cells, row) in records.items():
+            if len(cells) == len(row) > 1:
+                return name
+    return ""
+
+
 def _is_a_row(names: list[str], head: str, separator: str, data: Data) -> bool:
-    """Whether the line of the names is a row: numbers that do not just count the columns."""
+    """Whether the line of the names is a row of numbers, which do not just count the columns."""
     target = data.target
     numbers = [name for name in names if is_number(name)]
     counting = [str(i) for i in range(len(numbers) + 1)]
@@ -354,11 +372,13 @@ def _is_a_row(names: list[str], head: str, separator: str, data: Data) -> bool:
 
 
 def _first_records(head: str, separator: str) -> tuple[list[str], list[str]]:
-    """The names and the first row, each [] if there is none; blank lines before them are left
-    out.
-    """
-    filled = (cells for cells in _records(head, separator) if any(cell.strip() for cell in cells))
+    """The first two records that are not blank, names and first row; [] for one that is missing."""
+    filled = filter(_is_filled, _records(head, separator))
     return next(filled, []), next(filled, [])
+
+
+def _is_filled(cells: list[str]) -> bool:
+    return any(cell.strip() for cell in cells)
 
 
 def _column(head: str, separator: str, target: str) -> set[str]:
@@ -372,17 +392,17 @@ def _column(head: str, separator: str, target: str) -> set[str]:
 
 
 def _survey(path: Path, source: Path | bytes, separator: str, width: int) -> Survey:
-    """Read record by record, for what polars does not report."""
+    """Read record by record, to find faults that polars does not report."""
     comments: list[int] = []
     empty: list[int] = []
     fault = ""
-    row = -1  # of the names
+    row = -1  # the line of the names is not a row
     with _opened(source) as file:
         lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n"))
         reader = csv.reader(lines, delimiter=separator, strict=True)
         while True:
             lines.first = ""
-            number = lines.read
+            number = lines.count
             try:
                 cells = next(reader, None)
             except csv.Error as error:
@@ -390,12 +410,13 @@ def _survey(path: Path, source: Path | bytes, separator: str, width: int) -> Sur
                 return Survey([], [], fault or f"row {row + 1}: {what}")
             if cells is None:
                 break
-            if not any(cell.strip() for cell in cells):
-                if row >= 0:  # blank lines before the names are none of the rows
+            if not _is_filled(cells):
+                if row >= 0:  # blank lines before the names are not rows
                     empty.append(number)
                     row += 1
                 continue
-            if lines.first.startswith("#") and len(cells) != width:
+            is_comment = lines.first.startswith("#") and len(cells) != width
+            if is_comment:
                 comments.append(number)
                 continue
             empty.clear()
@@ -406,11 +427,11 @@ def _survey(path: Path, source: Path | bytes, separator: str, width: int) -> Sur
 
 
 class _Lines:
-    """Lines, with the number of those that were read and the first since `first` was emptied."""
+    """Lines, counted as they are read; `first` is the first line since it was emptied."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self.lines = lines
-        self.read = 0
+        self.count = 0
         self.first = ""
 
     def __iter__(self) -> Iterator[str]:
@@ -418,6 +439,6 @@ class _Lines:
 
     def __next__(self) -> str:
         line = next(self.lines)
-        self.read += 1
+        self.count += 1
         self.first = self.first or line
         return line

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lockstep.backends import BACKENDS
 from lockstep.data_prep import PreparedData, Table
-from lockstep.data_prep.row_cache import prepare_kept
+from lockstep.data_prep.row_cache import prepare_cached
 from lockstep.diagnose.exact import float64_bounds
 from lockstep.diagnose.verdict import Verdict, judge
 from lockstep.recipe import Recipe, Schedule
@@ -83,7 +83,7 @@ def train_everywhere(
     Raises:
         InputError: data that cannot be trained on, a device or framework that is not there.
     """
-    table, data = prepare_kept(recipe)
+    table, data = prepare_cached(recipe)
     exact = recipe.with_dtype("float64")
     without_warmup = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
     forms = {

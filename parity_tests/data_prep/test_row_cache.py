@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lockstep.data_prep import prepare, split_table
-from lockstep.data_prep.row_cache import cache_folder, prepare_kept
+from lockstep.data_prep.row_cache import cache_folder, prepare_cached
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe, load_recipe
 
@@ -27,7 +27,7 @@ def kept_files(cache: Path) -> list[Path]:
 
 
 def assert_same(recipe: Recipe) -> None:
-    table, data = prepare_kept(recipe)
+    table, data = prepare_cached(recipe)
     fresh = prepare(recipe)
     assert data.hash == fresh.hash
     for name in ("mean_D", "scale_D"):
@@ -74,7 +74,7 @@ def test_other_rows_are_kept_apart(cache: Path) -> None:
 
 def test_a_damaged_file_is_replaced(cache: Path) -> None:
     recipe = load_recipe("seed")
-    prepare_kept(recipe)
+    prepare_cached(recipe)
     (file,) = kept_files(cache)
     whole = file.read_bytes()
     for damage in (b"", whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1])):
@@ -109,13 +109,13 @@ def test_a_users_file_and_a_large_table_are_not_kept(
 
 def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
     recipe = load_recipe("seed")
-    prepare_kept(recipe)
+    prepare_cached(recipe)
     with pytest.raises(
         InputError, match=r"training.batch: 5000 rows are more than the 1000 training rows"
     ):
-        prepare_kept(recipe.with_values({"training.batch": 5000}))
+        prepare_cached(recipe.with_values({"training.batch": 5000}))
     with pytest.raises(InputError, match=r"data.rows: 1 rows are fewer"):
-        prepare_kept(recipe.with_values({"data.rows": 1}))
+        prepare_cached(recipe.with_values({"data.rows": 1}))
     assert len(kept_files(cache)) == 1
 
 
@@ -125,7 +125,7 @@ def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "lockstep.data_prep.row_cache.split_table", lambda _, table: split_table(other, table)
     )
-    prepare_kept(recipe)
+    prepare_cached(recipe)
     with pytest.raises(AssertionError):
         assert_same(recipe)
 
@@ -188,10 +188,10 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
 
 def test_the_next_process_does_without_scikit_learn() -> None:
     code = (
-        "import sys; from lockstep.data_prep.row_cache import prepare_kept; from "
+        "import sys; from lockstep.data_prep.row_cache import prepare_cached; from "
         "lockstep.recipe import load_recipe"
     )
-    code += "; prepare_kept(load_recipe('seed')); print('sklearn' in sys.modules)"
+    code += "; prepare_cached(load_recipe('seed')); print('sklearn' in sys.modules)"
     said = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         for _ in range(2)
