@@ -1,4 +1,4 @@
-"""What to train: the sections of a recipe, what is ready-made, and how one is read."""
+"""Recipes: their sections, their presets, and how a recipe is read."""
 
 from lockstep.recipe.losses import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from lockstep.recipe.optimizers import Optimizer

@@ -1,5 +1,4 @@
-"""The edges of a schedule, where a phase has no length: W = 0, W >= T. Each library has its own way
-there.
+"""The edges of a schedule, where a phase has no length (W = 0, W >= T) and libraries differ.
 
 `schedule.edges` names the library. A recipe without it takes the limit: a warmup of no length is
 over at once, and so is a decay of no length.
@@ -14,15 +13,13 @@ __all__ = ["changes_rates", "refusal", "takes_a_long_warmup", "warmup_refusal"]
 
 
 def changes_rates(schedule: "Schedule", warmup: int) -> bool:
-    """Whether the rates of this recipe differ from those of the same recipe without
-    `schedule.edges`.
-    """
-    edges, name = schedule.edges, schedule.name
+    """Whether the rates of a schedule differ from those of the same schedule without `edges`."""
+    edges = schedule.edges
     if schedule.length and warmup >= schedule.length:
         return edges is not None
     if edges == "pytorch_warmup":
         return schedule.warmup_shape.startswith("untuned")
-    return warmup == 0 and (edges, name) in ALONE
+    return warmup == 0 and (edges, schedule.name) in ALONE
 
 
 ALONE = {
@@ -32,11 +29,11 @@ ALONE = {
     ("megatron", "inverse_sqrt"),
     ("timm", "multistep"),
 }
-"""The libraries and schedules whose rates without a warmup are not the limit."""
+"""The libraries, with schedules, whose rates without a warmup are not the limit."""
 
 
 def takes_a_long_warmup(schedule: "Schedule") -> bool:
-    """Whether the library has rates for W > T: the warmup runs on until W."""
+    """Whether the library has rates for W > T, where the warmup runs on until W."""
     if schedule.edges == "timm":
         return schedule.decay_start == "0" and schedule.name in ("cosine", "polynomial")
     return schedule.name in LONG_WARMUP.get(schedule.edges, ())
@@ -47,17 +44,15 @@ LONG_WARMUP: dict[str | None, tuple[str, ...]] = {
     "optax": ("linear", "polynomial"),
     "nanogpt": ("cosine",),
 }
+"""Library -> the schedules for which it takes W > T."""
 
 
 def warmup_refusal(schedule: "Schedule") -> str:
     """The library's reason not to take this warmup, or ""."""
-    edges, warmup = schedule.edges, schedule.warmup
-    if (
-        edges == "torch"
-        and warmup
-        and schedule.warmup_curve == "constant"
-        and not schedule.warmup_start
-    ):
+    edges = schedule.edges
+    warmup = schedule.warmup
+    stays_at_zero = schedule.warmup_curve == "constant" and not schedule.warmup_start
+    if edges == "torch" and warmup and stays_at_zero:
         return "PyTorch divides by the factor warmup_start = 0 (ZeroDivisionError)"
     if edges == "pytorch_warmup" and warmup < 1:
         return "pytorch_warmup takes a warmup_period of at least 1 (ValueError)"
@@ -73,16 +68,15 @@ def warmup_refusal(schedule: "Schedule") -> str:
 def refusal(schedule: "Schedule", warmup: int, length: int) -> str:
     """The library's reason not to take W = `warmup` with T = `length`, or ""."""
     left = length - warmup
-    if left > 0:
-        return ""
-    reason = _reason(schedule, left)
-    return reason and f"{warmup} of T = {length} {schedule.unit}s: {reason}"
+    reason = "" if left > 0 else _reason(schedule, left)
+    return f"{warmup} of T = {length} {schedule.unit}s: {reason}" if reason else ""
 
 
 def _reason(schedule: "Schedule", left: int) -> str:
-    """Why the library refuses a decay of `left` = T - W <= 0, or ""."""
-    edges, name = schedule.edges, schedule.name
-    ended = schedule.length is not None and not getattr(schedule, "cycle", 0)
+    """The library's reason to refuse a decay of length `left` = T - W <= 0, or ""."""
+    edges = schedule.edges
+    name = schedule.name
+    has_end = schedule.length is not None and not getattr(schedule, "cycle", 0)
     if edges == "torch" and name in ("linear", "polynomial", "cosine"):
         if left == 0:
             return "PyTorch divides by T - W = 0 (ZeroDivisionError)"
@@ -91,10 +85,10 @@ def _reason(schedule: "Schedule", left: int) -> str:
         return f"Optax refuses decay_steps - warmup_steps = {left} (ValueError)"
     if edges == "hf" and name == "polynomial" and left == 0:
         return "transformers divides by T - W = 0 (ZeroDivisionError)"
-    if edges == "timm" and ended and schedule.decay_start != "0":
+    if edges == "timm" and has_end and schedule.decay_start != "0":
         error = "ValueError" if name == "wsd" else "AssertionError"
         return f"timm refuses t_initial = T - W = {left} ({error})"
-    if edges == "megatron" and ended:
+    if edges == "megatron" and has_end:
         return "Megatron-LM asserts lr_warmup_steps < lr_decay_steps (AssertionError)"
     if edges == "nanogpt" and left == 0:
         return "nanoGPT divides by T - W = 0 (ZeroDivisionError)"

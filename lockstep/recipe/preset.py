@@ -9,21 +9,21 @@ __all__ = ["Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Knobs that a library fixes and knobs that it leaves to its user.
-
-    `free` has the library's own default for each, or None where the recipe's default stays; `ties`
-    are fixed knobs
-    that take the value of a free one; `derived` are free knobs whose default follows from the
-    others, None being none; `only` are the values of a knob that the library takes, and `least` the
-    smallest; `source` is what is meant, with its version; `note` is what one must know beside its
-    numbers.
-    """
+    """Knobs that a library fixes and knobs that it leaves to its user."""
 
     source: str
+    """The library's function or class, with its version."""
     fixed: Mapping[str, Any]
+    """Knob -> the value that the library fixes."""
     free: Mapping[str, Any]
+    """Knob -> the library's default; None where the recipe's default stays."""
     ties: Mapping[str, str] = field(default_factory=dict)
+    """Fixed knob -> the free knob whose value it takes."""
     derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    """Free knob -> a function that derives its default from the other knobs; None sets none."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Knob -> the values that the library takes."""
     least: Mapping[str, float] = field(default_factory=dict)
+    """Knob -> the smallest value that the library takes."""
     note: str = ""
+    """What one must know beside the numbers."""

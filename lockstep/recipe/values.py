@@ -1,6 +1,6 @@
-"""The types of the fields of a recipe: what numbers and names a field takes."""
+"""The types of a recipe's fields: the numbers and names that a field takes."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -15,10 +15,10 @@ Positive = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _listed(value: Any) -> Any:
-    """A single name may be written without a list, and one that is a number as one."""
+def _listed(value: object) -> tuple[object, ...]:
     values = value if isinstance(value, list | tuple) else (value,)
     return tuple(str(item) if type(item) in (int, float) else item for item in values)
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_listed)]
+"""Names; a single one may be written without a list, and a number without quotes."""

@@ -9,36 +9,45 @@ __all__ = ["differing_fields", "near_miss", "nearest", "one_of", "printable_name
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` for a near miss. Field names also match by their last part alone."""
+    """`; did you mean X?` for a near miss, else "".
+
+    Field names also match by their last part alone.
+    """
     by_leaf = [candidate for candidate in known if candidate.endswith("." + name)]
     best = by_leaf[0] if by_leaf else near_miss(name, known, cutoff=0.5)
     return f"; did you mean {best}?" if best else ""
 
 
 def near_miss(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
-    """The known name that is most like this one, "" where none is.
+    """The known name that is most like this one, or "".
 
     Args:
-        name: what somebody wrote.
-        known: what there is.
+        name: the name that somebody wrote.
+        known: the names that there are.
         cutoff: the least likeness, from 0 to 1, as `difflib.get_close_matches` measures it.
     """
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return matches[0] if matches else ""
 
 
 def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...", None for
-    one that is not there.
+    """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...".
+
+    A field that a recipe lacks is None.
 
     Args:
         a: section -> field -> value, as `Recipe.as_dict` gives them.
-        b: those of the other recipe.
+        b: the same of the other recipe.
     """
-    fields_a, fields_b = _flat(a), _flat(b)
-    pairs = {name: (fields_a.get(name), fields_b.get(name)) for name in (fields_a | fields_b)}
-    return "; ".join(
-        f"{name} {of_a!r} and {of_b!r}" for name, (of_a, of_b) in pairs.items() if of_a != of_b
-    )
+    fields_a = _flat(a)
+    fields_b = _flat(b)
+    differences = []
+    for name in fields_a | fields_b:
+        value_a = fields_a.get(name)
+        value_b = fields_b.get(name)
+        if value_a != value_b:
+            differences.append(f"{name} {value_a!r} and {value_b!r}")
+    return "; ".join(differences)
 
 
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -55,15 +64,17 @@ def one_of(names: Sequence[str]) -> str:
 
 
 def printable_name(name: str) -> str:
-    """A name that someone wrote, fit for one line: quoted TOML keys may hold line breaks."""
+    """A name that somebody wrote, fit for one line; quoted TOML keys may hold line breaks."""
     return name if name.isprintable() else repr(name)
 
 
-def short_repr(value: Any) -> str:
-    """A value as it is written in Python; of a long one, its beginning and end."""
+def short_repr(value: object) -> str:
+    """A value as Python writes it; a long one is cut in the middle."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    short.maxlist = short.maxtuple = 12
+    short.maxstring = 80
+    short.maxother = 80
+    short.maxlist = 12
+    short.maxtuple = 12
     try:
         return short.repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits

@@ -1,10 +1,8 @@
-"""The float64 closed form of the learning rate: a warmup times the `share` of the schedule that
-follows it.
+"""The float64 closed form of the learning rate: a warmup times the `share` of the schedule.
 
-`t` is the update (or epoch) about to run, counted from 0; `W` the warmup and `T` the schedule's
-end, in the same unit. Both frameworks are fed these numbers, rounded once to the recipe's
-precision. Every function gives a share of the
-peak, without unit, for a `t` of any shape.
+`t` is the update (or epoch) about to run, counted from 0; `W` is the warmup and `T` the schedule's
+end, in the same unit. Both frameworks are fed these numbers, rounded once to the recipe's dtype.
+Each function but `learning_rates` gives a share of the peak, without unit, for a `t` of any shape.
 """
 
 from collections.abc import Callable
@@ -23,7 +21,7 @@ RAMPS: dict[str, Callable[[Float64, int], tuple[Float64, int]]] = {
     "t/W": lambda t, W: (t, W),  # first update 0, peak at t = W: optax, Hugging Face, timm
     "(t+1)/(W+1)": lambda t, W: (t + 1, W + 1),  # nanoGPT
 }
-"""The ramps, as numerator and denominator."""
+"""Ramp -> its numerator and denominator, for t and W."""
 
 
 # ---- warmup
@@ -38,12 +36,18 @@ def linear_warmup(
     shape: str = "linear",
     top: str | None = None,
 ) -> Float64:
-    """The ramp from `start` below W, 1 from W on.
+    """start + (1 - start) f(r) below W, and 1 from W on.
 
-    The formula is start + (1 - start) f(r) with r = (t+1)/W, t/W or (t+1)/(W+1), of which `top` =
-    "W-1" makes t/(W-1), and f by `shape`: r itself (linear), (1 - cos(pi r)) / 2 (cosine), 1 -
-    sqrt(1 - r) (1-sqrt), the logarithm of the ramp's numerator over that of its denominator (log),
-    or 0 (constant). PyTorch's `LinearLR(start, total_iters=W)` is the ramp t/W.
+    The ramp r is (t+1)/W, t/W or (t+1)/(W+1); with `top` = "W-1" the ramp t/W is t/(W-1). The
+    function f is, by `shape`:
+
+    - linear: r itself;
+    - cosine: (1 - cos(pi r)) / 2;
+    - 1-sqrt: 1 - sqrt(1 - r);
+    - log: the logarithm of the ramp's numerator over that of its denominator;
+    - constant: 0.
+
+    PyTorch's `LinearLR(start, total_iters=W)` is the ramp t/W.
 
     Example: `linear_warmup(np.arange(6.0), 5, "(t+1)/W")` is 0.2, 0.4, 0.6, 0.8, 1, 1.
     """
@@ -57,7 +61,7 @@ def linear_warmup(
 
 
 def _log_rise(done: Float64, length: float) -> Float64:
-    """log(done) / log(length), 0 at the first two whole numbers."""
+    """log(done) / log(length), and 0 where `done` is 0 or 1."""
     return np.asarray(np.log(np.maximum(done, 1)) / np.log(max(length, 2)))
 
 
@@ -68,14 +72,15 @@ RISES: dict[str, Callable[[Float64, float], Float64]] = {
     "log": _log_rise,
     "constant": lambda done, length: np.zeros_like(done),
 }
-"""The shapes of a warmup that ends, by name: of what is done of the ramp, and its length."""
+"""Shape of a warmup that ends -> its function of the ramp's numerator and denominator."""
 
 
 def exponential_warmup(t: Float64, W: int, *, start: float = 0.0) -> Float64:
     """start + (1 - start) (1 - exp(-(t+1)/W)): 0.632 of the way at t = W-1, and never quite 1.
 
-    Source: Ma & Yarats, arXiv:1910.04209, section 5. Example:
-    `exponential_warmup(np.array([3.0]), 4)` is 0.632.
+    Source: Ma & Yarats, arXiv:1910.04209, section 5.
+
+    Example: `exponential_warmup(np.array([3.0]), 4)` is 0.632.
     """
     if W == 0:
         return np.ones_like(t)
@@ -83,7 +88,7 @@ def exponential_warmup(t: Float64, W: int, *, start: float = 0.0) -> Float64:
 
 
 def shares(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
-    """Share of the peak at t: the warmup of length W times what follows it until T."""
+    """Share of the peak at t: the warmup of length W times the schedule's share until T."""
     follows = schedule.share(t, W, T)
     if schedule.warmup_of != "schedule":
         warming = t <= W if schedule.edges == "megatron" and W else t < W
@@ -92,9 +97,14 @@ def shares(schedule: Schedule, t: Float64, W: int, T: int) -> Float64:
         return follows * schedule.warmup_start  # there a warmup of no length never ends
     if schedule.warmup_shape.endswith("exponential"):
         return follows * exponential_warmup(t, W, start=schedule.warmup_start)
-    shape = schedule.warmup_form
-    start, top = schedule.warmup_start, schedule.warmup_top
-    return follows * linear_warmup(t, W, schedule.ramp, start=start, shape=shape, top=top)
+    return follows * linear_warmup(
+        t,
+        W,
+        schedule.ramp,
+        start=schedule.warmup_start,
+        shape=schedule.warmup_form,
+        top=schedule.warmup_top,
+    )
 
 
 def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
@@ -104,33 +114,33 @@ def learning_rates(recipe: Recipe, updates_per_epoch: int) -> Float64:
         float64, shape (T,) with T = epochs * updates_per_epoch, unit: parameter per gradient.
 
     Raises:
-        InputError: a warmup or a decay, counted in updates, that is longer than the run; a rate
-        beyond the dtype.
+        InputError: a warmup or a decay, counted in updates, that is longer than the run; or a rate
+            beyond the dtype.
     """
-    schedule, epochs = recipe.schedule, recipe.training.epochs
+    schedule = recipe.schedule
+    epochs = recipe.training.epochs
     updates = epochs * updates_per_epoch
     end = epochs if schedule.unit == "epoch" else updates
     length = schedule.length or end
+    run = f"the run of {updates} updates ({epochs} epochs of {updates_per_epoch} updates)"
     try:
-        recipe.check_schedule(
-            length, f"the run of {updates} updates ({epochs} epochs of {updates_per_epoch} updates)"
-        )
+        recipe.check_schedule(length, run)
     except ValueError as error:
         raise InputError(str(error)) from None
     if schedule.edges == "torchtitan" and recipe.warmup >= length < end - 1:
         raise InputError(
             f"schedule.warmup: torchtitan ends at T + 1 (AssertionError) where W = T = {length}"
         )
-    with np.errstate(over="ignore"):  # a factor above 1
-        rates = schedule.peak * shares(
-            schedule, np.arange(end, dtype=np.float64), recipe.warmup, length
-        )
+    t = np.arange(end, dtype=np.float64)
+    with np.errstate(over="ignore"):  # a factor above 1 may overflow
+        rates = schedule.peak * shares(schedule, t, recipe.warmup, length)
     if schedule.least_rate is not None:
         rates = np.maximum(rates, schedule.least_rate)
-    beyond = rates > np.finfo(recipe.dtype).max
-    if beyond.any() and schedule.peak <= np.finfo(recipe.dtype).max:
-        at, dtype = int(beyond.argmax()), recipe.training.dtype
+    largest = np.finfo(recipe.dtype).max
+    is_beyond = rates > largest
+    if is_beyond.any() and schedule.peak <= largest:
         raise InputError(
-            f"schedule.factor: the learning rate is beyond {dtype} from {schedule.unit} {at} on"
+            f"schedule.factor: the learning rate is beyond {recipe.training.dtype} from "
+            f"{schedule.unit} {int(is_beyond.argmax())} on"
         )
     return np.repeat(rates, updates_per_epoch) if schedule.unit == "epoch" else rates

@@ -19,7 +19,7 @@ FIRST = (
     "softplus",
     "mish",
 )
-"""The order in which they are listed; others follow by name."""
+"""The activations that are listed first, in this order; others follow by name."""
 
 
 def _specs() -> dict[str, ActivationSpec]:

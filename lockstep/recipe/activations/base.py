@@ -1,4 +1,4 @@
-"""What an activation is to the rest of lockstep."""
+"""The facts about an activation that the rest of lockstep reads."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,9 @@ __all__ = ["ActivationSpec"]
 
 
 class ActivationSpec(NamedTuple):
-    """What stands beside an activation's implementations, which oracle and twins have in files of
-    its name.
-    """
+    """An activation's name and formula; oracle and twins implement it in files of its name."""
 
     title: str
-    """Its name in the report."""
+    """The activation's name in the report."""
     formula: str
-    """What it makes of the input z of a layer."""
+    """The activation of z, which the layer before gives."""

@@ -1,4 +1,4 @@
-"""What is minimised: one file for each loss."""
+"""The losses that can be minimised: one file for each."""
 
 from lockstep.recipe.losses.base import Loss
 from lockstep.recipe.losses.binary_cross_entropy import BinaryCrossEntropy

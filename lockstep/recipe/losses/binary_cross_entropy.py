@@ -1,8 +1,9 @@
 """The cross entropy of 2 classes by one logit.
 
 A row with the logit x and the class y, 0 or 1, has the loss -w y log sigmoid(x) - (1 - y) log(1 -
-sigmoid(x)), w being `positive_weight`. The mean divides by the number of rows. Source: torch 2.13,
-`torch.nn.BCEWithLogitsLoss`.
+sigmoid(x)), where w is `positive_weight`. The mean divides by the number of rows.
+
+Source: torch 2.13, `torch.nn.BCEWithLogitsLoss`.
 """
 
 from typing import Any, Literal
@@ -33,5 +34,6 @@ class BinaryCrossEntropy(Loss):
     )
 
     def words(self) -> dict[str, Any]:
-        """The knobs that the report tells of."""
-        return {"positive weight": self.positive_weight if self.positive_weight != 1 else None}
+        """The knobs that the report shows."""
+        weight = self.positive_weight
+        return {"positive weight": None if weight == 1 else weight}

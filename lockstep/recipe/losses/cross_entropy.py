@@ -1,7 +1,7 @@
 """The cross entropy of K classes.
 
-A row with logits z and class y has the loss -sum_k w_k q_k log softmax(z)_k with q_k = (1 - s) [k =
-y] + s / K, s being `label_smoothing` and w `class_weights`. The mean divides by the sum of the
+A row with logits z and class y has the loss -sum_k w_k q_k log softmax(z)_k, where q_k = (1 - s)
+[k = y] + s / K, s is `label_smoothing` and w `class_weights`. The mean divides by the sum of the
 rows' w_y. Source: torch 2.13, `torch.nn.CrossEntropyLoss`.
 """
 
@@ -17,8 +17,8 @@ from lockstep.recipe.variants import Cause
 __all__ = ["CrossEntropy"]
 
 
-def _named(value: Any) -> Any:
-    """A class whose name is a number may be written as one."""
+def _named(value: object) -> object:
+    """The name of a class, which may be written as an integer."""
     return str(value) if type(value) is int else value
 
 
@@ -30,9 +30,8 @@ class CrossEntropy(Loss):
     label_smoothing: Decay = 0.0
     """Share of each label spread evenly over all classes."""
     class_weights: Annotated[tuple[NonNegative, ...], Field(strict=False)] = ()
-    """Weight of the rows of each class, in the order of the classes; the mean divides by the sum of
-    the weights. []
-    is 1 for each."""
+    """Weight of each class's rows, in the order of the classes; the mean divides by the sum of the
+    rows' weights. [] is 1 for each."""
     ignored_class: Annotated[str, BeforeValidator(_named)] = ""
     """Name of a class whose rows do not count in the loss; "" is none."""
 
@@ -48,7 +47,7 @@ class CrossEntropy(Loss):
         return classes
 
     def words(self) -> dict[str, Any]:
-        """The knobs that the report tells of."""
+        """The knobs that the report shows."""
         return {
             "label smoothing": self.label_smoothing,
             "class weights": self.class_weights,

@@ -1,7 +1,8 @@
 """The squared error of small errors and the absolute error of large ones.
 
-e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2). Sources: Huber, 1964; torch 2.13,
-`torch.nn.HuberLoss`.
+An error e has the loss e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2).
+
+Sources: Huber, 1964; torch 2.13, `torch.nn.HuberLoss`.
 """
 
 from typing import Any, Literal
@@ -21,7 +22,7 @@ class Huber(Loss):
 
     name: Literal["huber"] = "huber"
     delta: Positive = 1.0
-    """Error from which on the loss is linear: delta (|e| - delta / 2)."""
+    """Error beyond which the loss is linear: delta (|e| - delta / 2)."""
 
     spec = LossSpec(
         title="Huber",
@@ -31,5 +32,5 @@ class Huber(Loss):
     )
 
     def words(self) -> dict[str, Any]:
-        """The knobs that the report tells of."""
+        """The knobs that the report shows."""
         return {"delta": self.delta}

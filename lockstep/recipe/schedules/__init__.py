@@ -1,4 +1,4 @@
-"""The learning rate of every update: one file for each schedule, with its closed form."""
+"""The schedules of the learning rate: one file for each, with its closed form."""
 
 from lockstep.recipe.schedules.base import Schedule
 from lockstep.recipe.variants import load_variants

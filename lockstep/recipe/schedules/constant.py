@@ -14,7 +14,7 @@ __all__ = ["Constant"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant(Schedule):
-    """Stays at the peak."""
+    """The rate stays at the peak."""
 
     name: Literal["constant"] = "constant"
 

@@ -1,5 +1,6 @@
-"""Half a cosine from the peak to the floor. Source: Loshchilov & Hutter, arXiv:1608.03983, eq.
-5.
+"""Half a cosine from the peak to the floor.
+
+Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5.
 """
 
 from typing import Literal
@@ -29,7 +30,7 @@ __all__ = ["Cosine"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cosine(Schedule):
-    """Falls along half a cosine to the floor."""
+    """The rate falls along half a cosine to the floor."""
 
     name: Literal["cosine"] = "cosine"
     warmup_of: WarmupOf = "peak"
@@ -48,9 +49,10 @@ class Cosine(Schedule):
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """floor + (1 - floor) (1 + cos(pi done/length)) / 2 of the phase from W to T."""
-        start, end = decay_start_of(self, W), decay_end_of(self.decay_end, T)
+        start = decay_start_of(self, W)
+        end = decay_end_of(self.decay_end, T)
         if self.edges == "hf":
-            end = max(end, start + 1)  # max(1, T - W)
+            end = max(end, start + 1)  # a length of max(1, T - W)
         p = decay(self, t, start, end, hold=self.after_end == "hold")
         if self.k_decay is not None:
             p = stretched(p, self.k_decay)

@@ -1,5 +1,6 @@
-"""Half cosines one after the other (warm restarts). Source: Loshchilov & Hutter, arXiv:1608.03983,
-eq. 5.
+"""Half cosines one after the other (warm restarts).
+
+Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5.
 """
 
 from typing import Annotated, Literal
@@ -35,33 +36,36 @@ def cosine_restarts(
     floor: float = 0.0,
     decay: float = 1.0,
 ) -> Float64:
-    """Half cosines from decay^k to `floor`, one after the other; the cycle k has the length first
-    growth^k / parts.
+    """Half cosines from decay^k to `floor`, one after the other.
 
-    After the last of `cycles` the floor holds; None is cycles without end. Source: Loshchilov &
-    Hutter, arXiv:1608.03983, eq. 5; torch 2.13 `CosineAnnealingWarmRestarts` has no end, timm 1.0
-    `CosineLRScheduler` has.
+    Cycle k has the length first growth^k / parts. After the last of `cycles` the floor holds; None
+    is cycles without end.
+
+    Sources: Loshchilov & Hutter, arXiv:1608.03983, eq. 5; torch 2.13 `CosineAnnealingWarmRestarts`
+    has no end, timm 1.0 `CosineLRScheduler` has one.
 
     Example: `cosine_restarts(np.array([0.0, 2, 4, 6, 8]), 4, 1, 2)` is 1, 0.5, 1, 0.5, 0.
     """
     t = np.maximum(t, 0) * parts  # whole numbers stay exact where cycles begin between two updates
-    starts, length = [0], first
+    starts = [0]
+    length = first
     while starts[-1] <= t.max(initial=0) and (cycles is None or len(starts) <= cycles):
         starts.append(starts[-1] + length)
         length *= growth
     edges = np.array(starts, dtype=np.float64)
     k = np.minimum(np.searchsorted(edges, t, side="right") - 1, len(edges) - 2)
-    done, left, lengths = t - edges[k], edges[k + 1] - t, np.diff(edges)[k]
-    quarter = np.pi / (2 * lengths)
-    falling = np.where(
-        done <= left, np.cos(quarter * done) ** 2, np.sin(quarter * np.maximum(left, 0)) ** 2
-    )
+    done = t - edges[k]
+    left = edges[k + 1] - t
+    quarter = np.pi / (2 * np.diff(edges)[k])
+    first_half = np.cos(quarter * done) ** 2
+    second_half = np.sin(quarter * np.maximum(left, 0)) ** 2
+    falling = np.where(done <= left, first_half, second_half)
     return floor + (np.power(decay, k) - floor) * falling
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class CosineRestarts(Schedule):
-    """Falls along cosines, each from the top again."""
+    """The rate falls along cosines, each from the top again."""
 
     name: Literal["cosine_restarts"] = "cosine_restarts"
     warmup_of: WarmupOf = "peak"
@@ -72,11 +76,11 @@ class CosineRestarts(Schedule):
     cycle: Annotated[int, Field(ge=0)] = 0
     """Length of the first cycle, in `unit`s; 0: the cycles fill the time until T."""
     cycles: Count = 2
-    """How many cycles there are."""
+    """The number of cycles."""
     cycle_growth: Count = 1
-    """How many times longer each cycle is than the one before."""
+    """Length of each cycle over that of the one before."""
     cycle_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """How many times higher the peak of each cycle is than that of the one before."""
+    """Peak of each cycle over that of the one before."""
 
     spec = ScheduleSpec(
         title="falls along cosines, each from the top again",
@@ -86,29 +90,39 @@ class CosineRestarts(Schedule):
     )
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
-        """Half cosines from W on, of the length `cycle` or such that they fill the time until T."""
-        start, growth, cycles = decay_start_of(self, W), self.cycle_growth, self.cycles
-        first, parts = self.cycle, 1
-        if not first:  # the cycles share what is left until T
-            first, parts = max(T - start, 1), sum(growth**k for k in range(cycles))
-        limit = cycles if self.after_end == "hold" else None
+        """Half cosines from W on, of the length `cycle`, or so that they end at T."""
+        start = decay_start_of(self, W)
+        first = self.cycle
+        parts = 1
+        if not first:  # the cycles share the time until T
+            first = max(T - start, 1)
+            parts = sum(self.cycle_growth**k for k in range(self.cycles))
         return cosine_restarts(
-            t - start, first, growth, limit, parts=parts, floor=self.floor, decay=self.cycle_decay
+            t - start,
+            first,
+            self.cycle_growth,
+            self.cycles if self.after_end == "hold" else None,
+            parts=parts,
+            floor=self.floor,
+            decay=self.cycle_decay,
         )
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
-        """The first cycle is at least one unit long."""
+        """Refuse a first cycle shorter than one unit."""
         reason = super().misfit(warmup, length, what)
         short = self.cycle == 0 and self.cycle_units > length - warmup > 0
         if reason or not short or self.edges == "hf":
             return reason
         return (
-            f"cycles: the first of {self.cycles} cycles would be shorter than one {self.unit} "
-            f"in {what}"
+            f"cycles: the first of {self.cycles} cycles would be shorter than one {self.unit} in "
+            f"{what}"
         )
 
     @property
     def cycle_units(self) -> int:
-        """How many times longer all cycles are than the first."""
+        """The length of all cycles over that of the first."""
         growth = self.cycle_growth
-        return self.cycles if growth == 1 else (growth**self.cycles - 1) // (growth - 1)
+        if growth == 1:
+            return self.cycles
+        units: int = (growth**self.cycles - 1) // (growth - 1)
+        return units

@@ -25,8 +25,9 @@ __all__ = ["Exponential", "exponential_decay"]
 def exponential_decay(
     t: Float64, start: int, factor: float, every: int, *, staircase: bool = False
 ) -> Float64:
-    """1 until `start`, then factor^((t - start) / every), with the quotient rounded down where
-    `staircase`.
+    """1 until `start`, then factor^((t - start) / every).
+
+    `staircase` rounds the quotient down.
 
     Sources: torch 2.13 `ExponentialLR`, `StepLR`; optax 0.2.8 `exponential_decay`.
 
@@ -39,7 +40,7 @@ def exponential_decay(
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Exponential(Schedule):
-    """Falls by a factor in every so many units."""
+    """The rate falls by a factor in every so many units."""
 
     name: Literal["exponential"] = "exponential"
     warmup_of: WarmupOf = "peak"

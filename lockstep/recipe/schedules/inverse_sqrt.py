@@ -35,7 +35,7 @@ def inverse_sqrt_decay(t: Float64, start: float, timescale: float) -> Float64:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class InverseSqrt(Schedule):
-    """Falls with the inverse square root of the time."""
+    """The rate falls with the inverse square root of the time."""
 
     name: Literal["inverse_sqrt"] = "inverse_sqrt"
     warmup_of: WarmupOf = "peak"
@@ -43,7 +43,7 @@ class InverseSqrt(Schedule):
     decay_start: DecayStart = "W"
     floor: Floor = 0.0
     timescale: Annotated[int, Field(ge=0)] = 0
-    """By how many `unit`s the root counts from before the decay's start; 0 is W."""
+    """The time, in `unit`s, from which the root counts at the decay's start; 0 is W."""
 
     spec = ScheduleSpec(
         title="falls with the inverse square root of the time",
@@ -54,20 +54,21 @@ class InverseSqrt(Schedule):
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """sqrt(timescale / (timescale + t - W)), and no less than the floor."""
-        start, timescale = decay_start_of(self, W), self.timescale or W
-        if not timescale:  # without a warmup the libraries count on by themselves
+        start = decay_start_of(self, W)
+        timescale = self.timescale or W
+        if not timescale:  # without a warmup the libraries have numbers of their own
             start, timescale = {"hf": (0, 10_000), "megatron": (1, 1)}[self.edges or ""]
         share = np.maximum(inverse_sqrt_decay(t, start, timescale), self.floor)
         return np.where(t > T, self.floor, share) if self.length else share
 
     def contradiction(self) -> str:
-        """Without a warmup the root needs a timescale."""
+        """Refuse a root without a timescale where there is no warmup."""
         counts_from_warmup = self.timescale == 0 and self.warmup == 0 and not self.untuned
         if counts_from_warmup and not self.edges_change_rates(0):
             return "timescale: must be above 0 where there is no warmup"
         return super().contradiction()
 
     def without_warmup(self, warmup: int) -> Self:
-        """The same root: its timescale stays W."""
+        """The schedule without its warmup, whose root keeps W as its timescale."""
         counted = replace(self, timescale=self.timescale or warmup)
         return super(InverseSqrt, counted).without_warmup(warmup)

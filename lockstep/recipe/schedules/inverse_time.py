@@ -21,13 +21,13 @@ __all__ = ["InverseTime"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class InverseTime(Schedule):
-    """Falls with the inverse of the time."""
+    """The rate falls with the inverse of the time."""
 
     name: Literal["inverse_time"] = "inverse_time"
     warmup_of: WarmupOf = "peak"
     decay_start: DecayStart = "W"
     decay_rate: Positive = 0.5
-    """What is added to the divisor of the peak, which is 1 at the start, in every `every` units."""
+    """Growth of the peak's divisor, which is 1 at the start, in every `every` units."""
     every: Every = 1
 
     spec = ScheduleSpec(

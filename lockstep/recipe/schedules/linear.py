@@ -25,7 +25,7 @@ __all__ = ["Linear"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Linear(Schedule):
-    """Falls in a straight line to the floor."""
+    """The rate falls in a straight line to the floor."""
 
     name: Literal["linear"] = "linear"
     warmup_of: WarmupOf = "peak"
@@ -39,6 +39,7 @@ class Linear(Schedule):
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """floor + (1 - floor) (1 - done/length) of the phase from W to T."""
-        start, end = decay_start_of(self, W), decay_end_of(self.decay_end, T)
+        start = decay_start_of(self, W)
+        end = decay_end_of(self.decay_end, T)
         p = decay(self, t, start, end, hold=self.after_end == "hold")
         return between(self.floor, 1.0, linear_fall(p))

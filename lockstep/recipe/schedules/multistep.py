@@ -1,4 +1,7 @@
-"""Steps down at milestones. Source: torch 2.13, `MultiStepLR`."""
+"""Steps down at milestones.
+
+Source: torch 2.13, `MultiStepLR`.
+"""
 
 from typing import Annotated, Literal
 
@@ -23,16 +26,16 @@ __all__ = ["Multistep"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Multistep(Schedule):
-    """Falls by a factor at each of its milestones."""
+    """The rate falls by a factor at each of its milestones."""
 
     name: Literal["multistep"] = "multistep"
     warmup_of: WarmupOf = "peak"
     decay_start: DecayStart = "W"
     factor: Factor = 0.1
     milestones: Annotated[tuple[Count, ...], Field(strict=False)] = (2, 4)
-    """The numbers of `unit`s after the decay's start at each of which `factor` comes in."""
+    """The times at which `factor` applies, in `unit`s after the decay's start."""
     factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] | None = None
-    """A factor for each of the milestones, in the place of `factor`."""
+    """A factor for each milestone, instead of `factor`."""
 
     spec = ScheduleSpec(
         title="falls at its milestones",
@@ -43,14 +46,12 @@ class Multistep(Schedule):
     )
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
-        """factor^n, or the product of n factors, at n milestones passed."""
+        """factor^n, or the product of the first n factors, after n milestones."""
         order = np.argsort(self.milestones, kind="stable")
         milestones = np.array(self.milestones, dtype=np.int64)[order]
         passed = np.searchsorted(milestones, t - decay_start_of(self, W), side="right")
-        if self.edges == "timm":
-            passed = np.where(
-                t > 0, passed, 0
-            )  # nothing has called step_update before the first update
+        if self.edges == "timm":  # its step_update is first called after the first update
+            passed = np.where(t > 0, passed, 0)
         share = np.power(self.factor, passed)
         if self.factors is not None:
             factors = np.array(self.factors, dtype=np.float64)[order]
@@ -58,7 +59,7 @@ class Multistep(Schedule):
         return share
 
     def contradiction(self) -> str:
-        """There are as many factors as milestones."""
+        """Refuse another number of factors than of milestones."""
         if self.factors is not None and len(self.factors) != len(self.milestones):
             return f"factors: {len(self.factors)} for {len(self.milestones)} milestones"
         return super().contradiction()

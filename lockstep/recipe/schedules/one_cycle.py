@@ -1,4 +1,4 @@
-"""Up to the peak and down to the floor, in two phases or, by way of `first`, in three.
+"""A cycle up to the peak and down to the floor, in two phases or, by way of `first`, in three.
 
 Sources: Smith & Topin, arXiv:1708.07120; torch 2.13 `OneCycleLR`; optax 0.2.8
 `cosine_onecycle_schedule`, `linear_onecycle_schedule`.
@@ -20,7 +20,7 @@ __all__ = ["OneCycle"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OneCycle(Schedule):
-    """Goes through one cycle, up to the peak and down again."""
+    """The rate goes through one cycle, up to the peak and down again."""
 
     name: Literal["one_cycle"] = "one_cycle"
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -29,16 +29,15 @@ class OneCycle(Schedule):
     decay_end: DecayEnd = "T"
     floor: Floor = 4e-6
     anneal: Literal["cosine", "linear"] = "cosine"
-    """Shape of its phases."""
+    """Shape of the phases."""
     first: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Share of the peak at which it begins."""
+    """Share of the peak at which the cycle begins."""
     rise: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of T at which the peak is reached; rounded down with decay_end = "T", 1 earlier with
-    "T-1".
-    """
+    "T-1"."""
     fall: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Share of T at which it is back at `first`; rounded down with decay_end = "T", 2 earlier with
-    "T-1". 0 is two phases: from the peak straight to the floor."""
+    """Share of T at which the rate is back at `first`; rounded down with decay_end = "T", 2 earlier
+    with "T-1". 0 is two phases: from the peak straight to the floor."""
 
     spec = ScheduleSpec(
         title="goes through one cycle, up and down again",
@@ -48,32 +47,38 @@ class OneCycle(Schedule):
     )
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
-        """From `first` to 1, then to `floor`; the phases end at rise T, fall T and T, counted from
-        W.
+        """The cycle from `first` to 1, back to `first` and to `floor`; with two phases, from 1 to
+        `floor`.
+
+        The phases end at rise T, fall T and T, counted from W.
         """
-        t, T = t - W, T - W
-        ends = self._ends(T)
+        t = t - W
+        ends = self._ends(T - W)
         values = [self.first, 1.0, self.first, self.floor]
         if not self.fall:
-            del ends[1], values[2]
+            del ends[1]
+            del values[2]
+        starts = [0.0, *ends[:-1]]
         share = np.full_like(t, self.floor)
         for i in reversed(range(len(ends))):
-            start = ends[i - 1] if i else 0.0
-            annealed = _anneal(
-                phase(t, start, ends[i]), values[i], values[i + 1], FALLS[self.anneal]
-            )
+            p = phase(t, starts[i], ends[i])
+            annealed = _anneal(p, values[i], values[i + 1], FALLS[self.anneal])
             share = np.where(t <= ends[i], annealed, share)
         return share
 
     def _ends(self, T: int) -> list[float]:
+        """The ends of the three phases, counted from W."""
+        rise = self.rise * T
+        fall = self.fall * T
         if self.decay_end == "T-1":
-            return [self.rise * T - 1, self.fall * T - 2, T - 1.0]
-        return [float(int(self.rise * T)), float(int(self.fall * T)), float(T)]
+            return [rise - 1, fall - 2, T - 1.0]
+        return [float(int(rise)), float(int(fall)), float(T)]
 
     def refusal(self, warmup: int, length: int) -> str:
-        """Phases that the library of `edges` does not take."""
+        """The reason of the library `edges` not to take these phases, or ""."""
         T = length - warmup
-        rise, fall = self.rise * T, self.fall * T
+        rise = self.rise * T
+        fall = self.fall * T
         if self.edges == "torch" and self.fall and self.fall != 2 * self.rise:
             return (
                 "PyTorch's second phase is as long as its first: fall is 2 rise = "
@@ -84,7 +89,7 @@ class OneCycle(Schedule):
                 "PyTorch divides by pct_start T - 1 = 0 (ZeroDivisionError): rise = "
                 f"{self.rise:g}, T = {T}"
             )
-        ends = [int(rise), *([int(fall)] if fall else []), T]
+        ends = [int(rise), int(fall), T] if fall else [int(rise), T]
         if self.edges == "optax" and len(set(ends)) < len(ends):
             return (
                 f"the phases end at {ends}, and of two that end together Optax keeps the last "
@@ -93,14 +98,14 @@ class OneCycle(Schedule):
         return ""
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
-        """A refusal is of `rise` where the warmup fits."""
+        """The misfit of all schedules; the library's refusal names `rise` where the warmup fits."""
         reason = self.refusal(warmup, length)
         if reason and warmup <= length:
             return f"rise: {reason}"
         return super().misfit(warmup, length, what)
 
     def contradiction(self) -> str:
-        """`fall` comes after `rise` and before the end."""
+        """Refuse a `fall` that does not lie between `rise` and the end."""
         if self.fall and self.fall <= self.rise:
             return f"fall: must be 0 or above rise = {self.rise}, got {self.fall}"
         if self.fall > 1 and self.decay_end == "T":
@@ -109,6 +114,7 @@ class OneCycle(Schedule):
 
 
 def _anneal(p: Phase, begin: float, end: float, fall: Callable[[Phase], Float64]) -> Float64:
+    """From `begin` to `end` within a phase; upwards, the fall is read backwards."""
     if begin > end:
         return between(end, begin, fall(p))
     return between(begin, end, fall(Phase(p.left, p.done, p.length)))

@@ -1,4 +1,4 @@
-"""A power of what is left of the time, from the peak to the floor."""
+"""A power of the time that is left, from the peak to the floor."""
 
 from typing import Literal
 
@@ -26,7 +26,7 @@ __all__ = ["Polynomial"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Polynomial(Schedule):
-    """Falls as a power of what is left."""
+    """The rate falls as a power of the share of time left."""
 
     name: Literal["polynomial"] = "polynomial"
     warmup_of: WarmupOf = "peak"
@@ -35,10 +35,10 @@ class Polynomial(Schedule):
     decay_end: DecayEnd = "T"
     floor: Floor = 0.0
     power: Positive = 1.0
-    """Exponent of the share that is left."""
+    """Exponent of the share of time left."""
     k_decay: KDecay | None = None
     end_rate: Positive | None = None
-    """The learning rate that the decay ends at, in the place of `floor`."""
+    """The learning rate at which the decay ends, instead of `floor`."""
 
     spec = ScheduleSpec(title="falls as a power of what is left", others={"power": 2.0})
 
@@ -51,7 +51,7 @@ class Polynomial(Schedule):
         return between(floor, 1.0, np.power(linear_fall(p), self.power))
 
     def contradiction(self) -> str:
-        """`end_rate` is below the peak."""
+        """Refuse an `end_rate` that is not below the peak."""
         if self.end_rate is not None and self.end_rate >= self.peak:
             return f"end_rate: must be below peak = {self.peak}, got {self.end_rate}"
         return super().contradiction()

@@ -1,4 +1,7 @@
-"""Steps down by one factor. Source: torch 2.13, `StepLR`."""
+"""Steps down by one factor.
+
+Source: torch 2.13, `StepLR`.
+"""
 
 from typing import Literal
 
@@ -23,7 +26,7 @@ __all__ = ["Step"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Step(Schedule):
-    """Falls in equal steps, by a factor in every so many units."""
+    """The rate falls in equal steps, by a factor in every so many units."""
 
     name: Literal["step"] = "step"
     warmup_of: WarmupOf = "peak"

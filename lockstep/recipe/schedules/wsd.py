@@ -30,7 +30,7 @@ __all__ = ["Wsd"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Wsd(Schedule):
-    """Warmup, stable, decay: stays at the peak and falls at its end."""
+    """The rate stays at the peak and falls at the end: warmup, stable, decay."""
 
     name: Literal["wsd"] = "wsd"
     length: Length = 0
@@ -38,15 +38,14 @@ class Wsd(Schedule):
     floor: Floor = 0.0
     after_end: AfterEnd = "hold"
     power: Positive | None = None
-    """Exponent of the share done in a "power" decay; 1/2 unless set."""
+    """Exponent of the share done in a decay of the shape "power"; 1/2 unless set."""
     decay_length: Count = 2
     """Length of the decay, in `unit`s."""
     decay_shape: Literal["linear", "1-sqrt", "cosine", "power", "exponential"] = "linear"
-    """A line, 1 minus the root of the share p done, half a cosine, 1 - p^power (`power` is 1/2
-    unless set), or
-    (r^p - r) / (1 - r) with r = `decay_ratio`."""
+    """Shape of the decay, by the share p of it that is done: a line, 1 - sqrt(p), half a cosine,
+    1 - p^power, or (r^p - r) / (1 - r) with r = `decay_ratio`."""
     decay_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """r of an exponential decay; 1/2 unless set."""
+    """The ratio r of an exponential decay; 1/2 unless set."""
 
     spec = ScheduleSpec(
         title="stays there until it decays at the end",
@@ -68,13 +67,10 @@ class Wsd(Schedule):
         return between(self.floor, 1.0, fall)
 
     def misfit(self, warmup: int, length: int, what: str) -> str:
-        """Warmup and decay fit into T beside each other."""
-        under_way = self.edges in (
-            "hf",
-            "megatron",
-        )  # their decay may be under way when the warmup ends
+        """Refuse a warmup and a decay that do not fit into T one after the other."""
         reason = super().misfit(warmup, length, what)
-        if reason or warmup + self.decay_length <= length or under_way:
+        may_overlap = self.edges in ("hf", "megatron")
+        if reason or warmup + self.decay_length <= length or may_overlap:
             return reason
         return (
             f"decay_length: {warmup} + {self.decay_length} {self.unit}s of warmup and decay are "
@@ -82,7 +78,7 @@ class Wsd(Schedule):
         )
 
     def with_warmup(self, warmup: int, end: int) -> Self:
-        """A decay that fits behind the warmup."""
+        """The schedule with a linear warmup, and with a decay that fits behind it."""
         left = end - warmup
         shorter = replace(self, decay_length=max(1, min(self.decay_length, left)))
         return super(Wsd, shorter).with_warmup(warmup if left else warmup - 1, end)
