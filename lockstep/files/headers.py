@@ -1,7 +1,7 @@
-"""The headers of lockstep's files: which fields each kind has, of which types and in which ranges.
+"""The headers of lockstep's files: the fields of each kind, with their types and ranges.
 
-A file's seal shows damage, no more: anybody can seal a file again. A header is therefore checked
-before it is used.
+A file's seal shows damage and no more, since anybody can seal a file again. A header is therefore
+checked before it is used.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ __all__ = ["Checkpoint", "Data", "Ensemble", "Loop", "Manifest", "Trace", "check
 
 DEPTH = 32
 """Levels that a header may be nested."""
-NAMED = 3  # faults in a message
+NAMED = 3
+"""Faults in a message; more are counted."""
 
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]
@@ -35,13 +36,13 @@ Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 class Header(BaseModel):
-    """JSON types are taken as they are. A field that a later lockstep adds is ignored."""
+    """A header, whose values keep their JSON types; fields of later versions are ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Target(Header):
-    """The description of what is predicted."""
+    """The column that is predicted."""
 
     name: str
     mean: Number
@@ -49,7 +50,7 @@ class Target(Header):
 
 
 class Trace(Header):
-    """The header of a recipe's trace. Optional fields came after the first golden files."""
+    """The header of a recipe's trace; the first golden files lack the fields with a default."""
 
     backend: Backend
     recipe: dict[str, Any]
@@ -69,7 +70,7 @@ class Trace(Header):
 
 
 class Recording(Header):
-    """What a recorder kept within its budget."""
+    """The settings of a recorder, and how its loop ended."""
 
     every: Whole
     window: list[int]
@@ -97,7 +98,7 @@ class Loop(Header):
 
 
 class Checkpoint(Header):
-    """The header of a checkpoint; converted files have it too."""
+    """The header of a checkpoint, whether a run wrote it or a conversion."""
 
     backend: Literal["torch", "jax", "oracle", "flax"]
     recipe: dict[str, Any]
@@ -159,16 +160,17 @@ class Manifest(Header):
     recipes: Annotated[dict[str, Entry], Field(min_length=1)]
 
 
-def check_header(whose: str, kind: type[Header], header: Any) -> None:
+def check_header(whose: str, kind: type[Header], header: object) -> None:
     """Raise InputError unless a header has the fields of its kind.
 
     Args:
         whose: the file, for the message.
         kind: `Trace`, `Loop`, `Checkpoint`, `Ensemble`, `Data` or `Manifest`.
-        header: as it was read.
+        header: the JSON value of the file.
 
     Raises:
-        InputError: no object, nested too deep, or a field that is missing or wrong; names each.
+        InputError: no object, an object nested too deep, or a field that is missing or wrong;
+            names each.
     """
     if not isinstance(header, dict):
         raise InputError(f"{whose}: header: must be an object")
@@ -177,18 +179,20 @@ def check_header(whose: str, kind: type[Header], header: Any) -> None:
     try:
         kind.model_validate(header)
     except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors(include_url=False, include_context=False)]
+        errors = error.errors(include_url=False, include_context=False)
+        faults = [_fault(details) for details in errors]
         more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise InputError(f"{whose}: header: {'; '.join(faults[:NAMED])}{more}") from None
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{field if field.isprintable() else repr(field)}: {message[0].lower()}{message[1:]}"
+def _fault(details: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in details["loc"])
+    shown = field if field.isprintable() else repr(field)
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{shown}: {message[0].lower()}{message[1:]}"
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
+def _is_deeper(value: object, levels: int) -> bool:
     level = [value]
     for _ in range(levels):
         containers = [item for item in level if isinstance(item, dict | list)]

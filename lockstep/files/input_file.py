@@ -1,5 +1,4 @@
-"""Every file of a user is read through this module: it must be an ordinary file of a size that
-fits.
+"""The one way to read a user's file, which must be an ordinary file of a size that fits.
 
 A named pipe, a device or a folder is refused before it is opened. A file that declares more than
 it holds is refused before it is expanded. An error of any parser becomes one line.
@@ -34,14 +33,16 @@ __all__ = [
 TEXT = 2**21
 """Bytes of the largest TOML or JSON file that is read."""
 PARTS = 20
-"""Parts of the longest dotted name of TOML; what tomllib does with one grows with their square."""
+"""Parts of the longest dotted name in TOML; tomllib's work grows with their square."""
 ROOM = 2**28
 """Bytes that a file may expand to, however small it is."""
 RATIO = 500
-"""Larger ones, times their size: text and numbers of real tables stay below 100, and zeros reach
-1000.
+"""How many times its size a larger file may expand to.
+
+Text and numbers of real tables stay below 100 times; zeros reach 1000.
 """
 REASON = 160
+"""Characters of the longest reason in a message."""
 
 QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
 DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{PARTS}}}")
@@ -54,8 +55,9 @@ CONTENTS = (
     (b"{", "JSON"),
     (b"[", "JSON or TOML"),
 )
-"""What a file begins with -> what it is."""
+"""First bytes of a file, and the words for its kind."""
 TABLES = (".csv", ".tsv", ".txt", ".log", ".parquet", ".npz")
+"""Ends of the names of tables."""
 
 
 def input_size(path: Path) -> int:
@@ -67,9 +69,8 @@ def input_size(path: Path) -> int:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise InputError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from None
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: cannot be read: Is a directory")
     if not stat.S_ISREG(status.st_mode):
@@ -81,11 +82,11 @@ def read_input(path: Path, largest: int | None = None) -> bytes:
     """The content of an ordinary file.
 
     Args:
-        path: of the file.
-        largest: bytes that it may have; None: what fits into memory.
+        path: the file.
+        largest: bytes that it may have; None: as many as fit into memory.
 
     Raises:
-        InputError: no such file, none that can be read, or one that is too large.
+        InputError: the file is missing, cannot be read, or is too large.
     """
     size = input_size(path)
     if largest is not None and size > largest:
@@ -99,18 +100,17 @@ def read_input(path: Path, largest: int | None = None) -> bytes:
 
 @contextmanager
 def parsing(path: Path, failure: str) -> Iterator[None]:
-    """Turn any exception of a parser into an `InputError` with the file, the failure and the
-    parser's reason, shortened.
+    """Turn a parser's exception into an `InputError` with file, failure and a short reason.
 
     Args:
-        path: of the file.
+        path: the file.
         failure: "not a readable .npz file".
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # a parser has error types of its own, and for absurd content any
+    except Exception as error:  # a parser may raise anything for absurd content
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
         raise InputError(f"{path}: {failure}: {reason_of(error)}") from None
@@ -130,7 +130,7 @@ def read_toml(path: Path, failure: str = "not a readable TOML file") -> dict[str
     """The content of a TOML file.
 
     Raises:
-        InputError: no such file, one that is too large, or not TOML.
+        InputError: the file is missing, too large, or not TOML.
     """
     content = read_input(path, TEXT)
     with parsing(path, failure):
@@ -138,11 +138,11 @@ def read_toml(path: Path, failure: str = "not a readable TOML file") -> dict[str
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The content of TOML.
+    """The content of a text in TOML.
 
     Raises:
         ValueError: not TOML, or a name of too many parts.
-        RecursionError: nested too deeply.
+        RecursionError: the text is nested too deeply.
     """
     if DOTTED.search(QUOTED.sub("q", text)):
         raise ValueError(f"a name has more than {PARTS} parts")
@@ -153,7 +153,7 @@ def read_json(path: Path, failure: str = "not a readable JSON file", largest: in
     """The content of a JSON file.
 
     Raises:
-        InputError: no such file, one that is too large, or not JSON.
+        InputError: the file is missing, too large, or not JSON.
     """
     content = read_input(path, largest)
     with parsing(path, failure):
@@ -161,11 +161,10 @@ def read_json(path: Path, failure: str = "not a readable JSON file", largest: in
 
 
 def refuse_expanding(path: Path, stored: int, expanded: int) -> None:
-    """Raise InputError if a file declares more bytes than there is memory for, or so many more than
-    it holds that nobody can have written it for use.
+    """Raise InputError if a file declares absurdly more than it holds, or more than fits.
 
     Args:
-        path: of the file.
+        path: the file.
         stored: its bytes on disk.
         expanded: the bytes that it declares.
     """
@@ -178,9 +177,16 @@ def refuse_expanding(path: Path, stored: int, expanded: int) -> None:
 
 
 def kind_of_content(path: Path, head: bytes) -> str:
-    """The kind of a file by the end of its name and its first bytes: "a .csv table", "JSON"; "" if
-    unknown."""
+    """The kind of a file in words, "a .csv table" or "JSON"; "" if it is not known.
+
+    Args:
+        path: the file, whose name's end may say the kind.
+        head: its first bytes.
+    """
     end = path.suffix.lower()
     if end in TABLES and head:
         return f"a {end} table"
-    return next((kind for begin, kind in CONTENTS if head.startswith(begin)), "")
+    for beginning, kind in CONTENTS:
+        if head.startswith(beginning):
+            return kind
+    return ""

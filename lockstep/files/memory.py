@@ -1,5 +1,4 @@
-"""The memory of the machine, asked before any is taken: a size that cannot fit is refused by
-arithmetic."""
+"""The memory of the machine, and the refusal, by arithmetic, of sizes that do not fit into it."""
 
 import os
 from contextlib import suppress
@@ -11,19 +10,21 @@ __all__ = ["in_bytes", "memory_limit", "refuse_too_large"]
 
 CONTROL_GROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 UNKNOWN = 2**40
-"""Bytes that are taken for the limit where the system does not say."""
+"""The limit in bytes where the system does not say one."""
 
 
 def memory_limit() -> int:
-    """Bytes that this process can have: the least of the machine's memory, its control group's
-    limit and its own."""
-    limits = [UNKNOWN]
-    with suppress(AttributeError, OSError, ValueError):  # no POSIX system
+    """Bytes that this process can have.
+
+    It is the least of the machine's memory, the control group's limit and the process's own.
+    """
+    limits = [UNKNOWN, *_own_limits()]
+    with suppress(AttributeError, OSError, ValueError):  # not a POSIX system
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for place in CONTROL_GROUP:
+    for file in CONTROL_GROUP:
         with suppress(OSError, ValueError):  # no such group, or "max"
-            limits.append(int(Path(place).read_text()))
-    return min([*limits, *_own_limits()])
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
 
 
 def _own_limits() -> list[int]:
@@ -39,8 +40,8 @@ def refuse_too_large(what: str, needed: int) -> None:
     """Raise InputError if `needed` bytes are more than there are.
 
     Args:
-        what: the field or file that needs them, with which the line begins: "data.rows: 10 rows".
-        needed: bytes, at least.
+        what: the field or file that needs them, for the message: "data.rows: 10 rows".
+        needed: the least number of bytes.
     """
     limit = memory_limit()
     if needed > limit:
@@ -52,6 +53,8 @@ def refuse_too_large(what: str, needed: int) -> None:
 
 def in_bytes(count: int) -> str:
     """Bytes as a number and in a unit for people: "171,798,691,760 bytes (160 GiB)"."""
-    unit = min(max(count.bit_length() - 1, 0) // 10, 6)
-    rounded = "" if unit == 0 else f" ({count / 2 ** (10 * unit):.3g} {'KMGTPE'[unit - 1]}iB)"
-    return f"{count:,} bytes{rounded}"
+    power = min(max(count.bit_length() - 1, 0) // 10, 6)
+    if power == 0:
+        return f"{count:,} bytes"
+    unit = "KMGTPE"[power - 1] + "iB"
+    return f"{count:,} bytes ({count / 1024**power:.3g} {unit})"

@@ -1,9 +1,7 @@
-"""One rule for every file that a command writes: it replaces no input, no link and no file of
-another kind.
+"""The files that commands write, which replace no input, no link and no file of another kind.
 
 A file that exists is replaced only if it is a regular file and its content says that lockstep
-wrote it as the same kind. Each kind is known by its beginning, and whatever writes a kind keeps
-that beginning.
+wrote it as the same kind. A kind is known by its beginning, which whatever writes the kind keeps.
 """
 
 import os
@@ -35,7 +33,7 @@ __all__ = [
 ]
 
 BEGINNING = 2**16
-"""Bytes that are read of a file to tell its kind."""
+"""Bytes that are read to tell the kind of a file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Kind:
 
 
 NEW = Kind("", lambda _: False)
-"""Of files that never replace another."""
+"""The kind of files that never replace another."""
 
 
 def tensor_kind(kind: str) -> Kind:
@@ -87,23 +85,24 @@ def markdown(writer: str, pattern: str) -> Kind:
 
 def xml(writer: str, root: str, text: str) -> Kind:
     """XML documents with this root, near whose beginning there is this text."""
-    return _beginning(
-        f"{root} of {writer}", rf"<\?xml[^>]*\?>\s*<{root}\b.*?{re.escape(text)}".encode()
-    )
+    pattern = rf"<\?xml[^>]*\?>\s*<{root}\b.*?{re.escape(text)}"
+    return _beginning(f"{root} of {writer}", pattern.encode())
 
 
 def json_document(schema: str) -> Kind:
     """JSON documents whose first field is the schema, in any version: "lockstep.bench"."""
-    return _beginning(f"{schema} file", rb'\{\s*"schema":\s*"' + re.escape(schema.encode()) + rb"/")
+    pattern = rb'\{\s*"schema":\s*"' + re.escape(schema.encode()) + rb"/"
+    return _beginning(f"{schema} file", pattern)
 
 
 def archive(writer: str, names: Collection[str]) -> Kind:
-    """NumPy archives that hold just these arrays."""
+    """NumPy archives that hold these arrays and no others."""
+    files = sorted(f"{name}.npy" for name in names)
 
     def is_kind_of(path: Path) -> bool:
         try:
-            with zipfile.ZipFile(path) as archive:
-                return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in names)
+            with zipfile.ZipFile(path) as content:
+                return sorted(content.namelist()) == files
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
             return False
 
@@ -123,18 +122,18 @@ def _beginning(name: str, pattern: bytes) -> Kind:
 def check_output(
     path: Path, kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()
 ) -> None:
-    """Check before any work that a file may be written, and settle what killed processes left of
-    it.
+    """Check before any work that a file may be written.
+
+    Whatever killed processes left of it is settled.
 
     Args:
-        path: of the file.
-        kind: of the file.
-        option: its name on the command line: "--out".
-        inputs: files that the command reads; None stands for an option that was not given.
+        path: the file.
+        kind: the kind of file that it will be.
+        option: its option on the command line: "--out".
+        inputs: files that the command reads; None stands for an option that was not used.
 
     Raises:
-        InputError: the folder is not there or cannot be written to, or the file must not be
-        replaced.
+        InputError: the folder is missing or cannot be written to, or the file must not be replaced.
     """
     check_outputs([path], kind, option=option, inputs=inputs)
 
@@ -143,30 +142,32 @@ def check_outputs(
     paths: Sequence[Path], kind: Kind, *, option: str = "", inputs: Iterable[Path | None] = ()
 ) -> None:
     """Check several files in one folder as `check_output` does."""
-    given = [path for path in inputs if path is not None]
+    input_files = [path for path in inputs if path is not None]
     for path in paths:
-        told = f"{option} {path}".strip()
+        whose = f"{option} {path}".strip()
         try:
-            _check_place(path, kind, told, given)
+            _check_place(path, kind, whose, input_files)
         except OSError as error:
-            raise InputError(f"{told}: cannot be written: {error.strerror}") from None
+            raise InputError(f"{whose}: cannot be written: {error.strerror}") from None
     if paths:
         settle(paths[0], [path.name for path in paths])
 
 
-def _check_place(path: Path, kind: Kind, told: str, inputs: Sequence[Path]) -> None:
+def _check_place(path: Path, kind: Kind, whose: str, inputs: Sequence[Path]) -> None:
+    """Raise InputError unless the file may be written; `whose` names it in the message."""
     if not path.parent.is_dir():
-        raise InputError(f"{told}: no folder {path.parent}")
-    if any(_is_same(path, given) for given in inputs):
-        raise InputError(f"{told}: is an input of this command, and is kept; name another file")
-    _refuse_replacing(path, kind, told)
+        raise InputError(f"{whose}: no folder {path.parent}")
+    if any(_is_same(path, file) for file in inputs):
+        raise InputError(f"{whose}: is an input of this command, and is kept; name another file")
+    _refuse_replacing(path, kind, whose)
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{told}: cannot be written: no permission to write in {path.parent}")
+        raise InputError(f"{whose}: cannot be written: no permission to write in {path.parent}")
 
 
 def check_folder(place: Path, *, option: str = "") -> None:
-    """Check before any work that a folder may be made here, and settle what killed processes left
-    of it.
+    """Check before any work that a folder may be made here.
+
+    Whatever killed processes left of it is settled.
 
     Raises:
         InputError: the path ends in no name.
@@ -177,53 +178,62 @@ def check_folder(place: Path, *, option: str = "") -> None:
 
 
 def is_of_kind(path: Path, kind: Kind | None) -> bool:
-    """Whether this is a regular file of this kind, and no link to one; None stands for any kind.
+    """Whether this is a regular file of a kind, and no link to one; None stands for any kind.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     return stat.S_ISREG(path.lstat().st_mode) and (kind is None or kind.is_kind_of(path))
 
 
 def write_file(path: Path, content: bytes, kind: Kind) -> None:
-    """Write beside the target, then rename: on a full disk an old file stays as it was.
+    """Write a file, whole or not at all: on a full disk an old file stays as it was.
 
     Raises:
         InputError: the file cannot be written, or must not be replaced.
     """
     try:
-        is_new = _refuse_replacing(path, kind, str(path))
+        is_new = not _refuse_replacing(path, kind, str(path))
         with partial_file(path) as (partial, descriptor):
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
             if not (is_new and _linked(partial, path)):
-                _refuse_replacing(path, kind, str(path))  # it may have appeared meanwhile
+                _refuse_replacing(path, kind, str(path))  # a file may have appeared meanwhile
                 partial.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _refuse_replacing(path: Path, kind: Kind, told: str) -> bool:
-    """Whether nothing is there yet."""
+def _refuse_replacing(path: Path, kind: Kind, whose: str) -> bool:
+    """Whether a file is there, which may be replaced.
+
+    Args:
+        path: the file.
+        kind: the kind that may replace it.
+        whose: its name in the message.
+
+    Raises:
+        InputError: the file must stay.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return True
+        return False
     if kind is NEW:
-        raise InputError(f"{told}: exists already, and is kept; name another file")
+        raise InputError(f"{whose}: exists already, and is kept; name another file")
     if stat.S_ISLNK(mode):
         raise InputError(
-            f"{told}: is a link, which is neither replaced nor written through; name another file"
+            f"{whose}: is a link, which is neither replaced nor written through; name another file"
         )
     if not stat.S_ISREG(mode):
-        raise InputError(f"{told}: is not a regular file, and is kept; name another file")
+        raise InputError(f"{whose}: is not a regular file, and is kept; name another file")
     if not is_of_kind(path, kind):
         raise InputError(
-            f"{told}: exists already, is no {kind.name}, and is kept; name another file"
+            f"{whose}: exists already, is no {kind.name}, and is kept; name another file"
         )
-    return False
+    return True
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -234,8 +244,10 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _linked(partial: Path, path: Path) -> bool:
-    """Give a file a second name, unless another file has it. Some file systems have no second
-    names."""
+    """Give a file a second name, and say whether that went well.
+
+    It fails where another file has the name, and on file systems without second names.
+    """
     try:
         os.link(partial, path)
     except OSError:

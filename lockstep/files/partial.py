@@ -1,18 +1,15 @@
-"""What is being written: hidden files and folders, which a later run settles where their process
-was killed.
+"""Hidden files and folders that are being written; a later run settles those of killed processes.
 
 `.<name>.<8 hex digits>.<state>` lies beside the place `<name>`, and is locked by the process that
-fills it. How `settle` settles one that nobody holds any more:
+fills it. `settle` settles a left-over that nobody holds any more by its state:
 
-| state | what it is | settled by |
+| state | left-over | settled by |
 |---|---|---|
-| `partial` | a file or folder that is being filled | removing it |
-| `whole` | a folder that is filled and has no name of its own yet | giving it the place, or a
-numbered one |
-| `swap` | the folders `new` and `old` of a place that is being replaced | putting `old` back into
-an empty place |
+| `partial` | a file or folder that was being filled | removing it |
+| `whole` | a filled folder without its name | giving it the place, or a numbered one |
+| `swap` | folders `new` and `old` of a place being replaced | putting `old` into an empty place |
 
-Where a file system has no locks, nothing is settled: a left-over stays.
+On a file system without locks nothing is settled, and left-overs stay.
 """
 
 import errno
@@ -38,24 +35,22 @@ except ModuleNotFoundError:  # Windows
 __all__ = ["NewFolder", "new_folder", "partial_file", "settle", "swapped_folder"]
 
 LEFT_OVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<state>partial|whole|swap)", re.DOTALL)
-TRIES, PAUSE = 10, 0.02
-"""How often a folder's lock is asked for, and the seconds in between; it is held for a moment
-only.
-"""
+TRIES = 10
+"""How often a folder's lock, which is held for a moment only, is tried."""
+PAUSE = 0.02
+"""Seconds between two tries."""
 
 
 @dataclass
 class NewFolder:
-    """`partial` is the folder to write to; `final` is where all of it lies in the end."""
+    """`partial` is the folder to write to, and `final` the folder that it becomes in the end."""
 
     partial: Path
     final: Path
 
 
 def settle(place: Path, names: Collection[str] = ()) -> None:
-    """Settle what killed processes left of this place, and of the places of these names beside
-    it.
-    """
+    """Settle what killed processes left of a place, and of places with other names beside it."""
     wanted = {place.name, *names}
     with suppress(OSError), _briefly_held(place.parent) as is_held:
         beside = sorted(place.parent.iterdir()) if is_held else []
@@ -68,11 +63,12 @@ def settle(place: Path, names: Collection[str] = ()) -> None:
 
 @contextmanager
 def partial_file(place: Path) -> Iterator[tuple[Path, int]]:
-    """A new file beside `place`, and its descriptor. Fill it, then rename or link it; its own name
-    does not last.
+    """A new file beside `place`, and its descriptor.
+
+    Fill it, then rename or link it; its own name does not last.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be made.
     """
     path, descriptor = _make(place, "partial", is_folder=False)
     try:
@@ -84,15 +80,17 @@ def partial_file(place: Path) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def new_folder(place: Path) -> Iterator[NewFolder]:
-    """A folder to fill. When the block ends well it becomes `place`, or `place`-2, -3, ... if that
-    exists.
+    """A folder to fill, which becomes `place` when the block ends well.
+
+    If `place` exists, it becomes `place`-2, -3, ...
 
     Raises:
-        OSError: it cannot be made.
-        InputError: it cannot be renamed; says where everything lies.
+        OSError: the folder cannot be made.
+        InputError: the folder cannot be renamed; says where everything lies.
     """
     path, descriptor = _make(place, "partial", is_folder=True)
-    folder, whole = NewFolder(path, place), path.with_suffix(".whole")
+    folder = NewFolder(path, place)
+    whole = path.with_suffix(".whole")
     is_filled = False
     try:
         yield folder
@@ -105,9 +103,9 @@ def new_folder(place: Path) -> Iterator[NewFolder]:
             else:
                 folder.final = _put_in_place(whole if whole.exists() else path, place)
         except OSError as error:
-            lying = whole if whole.exists() else path
+            left = whole if whole.exists() else path
             raise InputError(
-                f"{place}: cannot be made: {error.strerror}; everything lies in {lying}"
+                f"{place}: cannot be made: {error.strerror}; everything lies in {left}"
             ) from None
         finally:
             _close(descriptor)
@@ -115,10 +113,12 @@ def new_folder(place: Path) -> Iterator[NewFolder]:
 
 @contextmanager
 def swapped_folder(place: Path) -> Iterator[Path]:
-    """A folder to fill. It replaces `place` when the block ends well; otherwise all is as it was.
+    """A folder to fill, which replaces `place` when the block ends well.
+
+    Otherwise everything is as it was.
 
     Raises:
-        OSError: it cannot be made or renamed.
+        OSError: the folder cannot be made or renamed.
     """
     swap, descriptor = _make(place, "swap", is_folder=True)
     try:
@@ -152,6 +152,7 @@ def _settle_one(path: Path, place: Path, state: str) -> None:
 
 
 def _put_in_place(folder: Path, place: Path) -> Path:
+    """Rename a folder to the first free name of `place`, `place`-2, ..., and return that."""
     for number in count(1):
         target = place if number == 1 else place.with_name(f"{place.name}-{number}")
         if os.path.lexists(target):
@@ -167,7 +168,7 @@ def _put_in_place(folder: Path, place: Path) -> Path:
 
 
 def _end_swap(swap: Path, place: Path) -> None:
-    """Remove `old`, but only if the place is not empty."""
+    """Put `old` back into an empty place, and remove the rest."""
     old = swap / "old"
     if os.path.lexists(old) and not os.path.lexists(place):
         old.rename(place)
@@ -177,7 +178,7 @@ def _end_swap(swap: Path, place: Path) -> None:
 def _make(place: Path, state: str, *, is_folder: bool) -> tuple[Path, int]:
     """A new file or folder and the descriptor that holds its lock."""
     path = place.with_name(f".{place.name}.{secrets.token_hex(4)}.{state}")
-    with _briefly_held(place.parent):  # nobody settles it before it is locked
+    with _briefly_held(place.parent):  # so that nobody settles it before it is locked
         if is_folder:
             path.mkdir()
             descriptor = os.open(path, os.O_RDONLY) if fcntl else -1
@@ -190,14 +191,12 @@ def _make(place: Path, state: str, *, is_folder: bool) -> tuple[Path, int]:
 @contextmanager
 def _briefly_held(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, and say whether it was free."""
-    if LEFT_OVER.fullmatch(
-        folder.name
-    ):  # its process holds it for as long as it fills it, and settles nothing in it
+    if LEFT_OVER.fullmatch(folder.name):  # its process holds it, and settles nothing in it
         yield False
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
-    except PermissionError:  # it may be written to all the same
+    except PermissionError:  # the folder may be written to all the same
         descriptor = -1
     try:
         yield descriptor >= 0 and _lock(descriptor, TRIES)
@@ -206,12 +205,13 @@ def _briefly_held(folder: Path) -> Iterator[bool]:
 
 
 def _lock(descriptor: int, tries: int = 1) -> bool:
+    """Whether a lock could be taken."""
     for left in reversed(range(tries)):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(PAUSE if left else 0)
-        except (OSError, AttributeError):  # no locks here
+        except (OSError, AttributeError):  # the file system, or Windows, has no locks
             return False
         else:
             return True

@@ -1,4 +1,4 @@
-"""Check a .pt file by its opcodes and its table of contents, before any object of it is made."""
+"""The check of a .pt file by its opcodes and table of contents, before any object is made."""
 
 import io
 import pickletools
@@ -22,34 +22,40 @@ SAFE = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 }
-"""What the pickle of dense tensors and plain values names, beside `torch.FloatStorage` and its
-like.
-"""
+"""Names in a pickle of dense tensors and plain values, beside `torch.FloatStorage` and its like."""
 OPERATIONS = ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")
-"""Opcodes that make an object of any class; PyTorch writes none of them for a tensor."""
+"""Opcodes that make an object of any class; a tensor by PyTorch has none of them."""
 OLD_PICKLES = 5
-"""Pickles that a file of before PyTorch 1.6 begins with: magic number, version, system, content and
-storages.
-"""
+"""The pickles at the beginning of a file by PyTorch before 1.6: magic number, version, system,
+content and storages."""
 
 
 def refuse_unsafe(path: Path, largest: int) -> None:
-    """Raise InputError if a .pt file is damaged, would expand to more than `largest` bytes, or
-    holds anything but dense tensors and plain values."""
+    """Raise InputError unless a .pt file holds dense tensors and plain values alone.
+
+    Args:
+        path: the file.
+        largest: bytes that it may expand to.
+
+    Raises:
+        InputError: the file is damaged, would expand to more, or holds other objects.
+    """
+    unsafe: set[str] = set()
     with parsing(path, "not a readable .pt file"):
-        is_archive = zipfile.is_zipfile(path)
-        pickles = (
-            [_pickle_of_archive(path, largest)] if is_archive else list(_old_pickles(path, largest))
-        )
-        others = sorted(
-            {name for content in pickles for name in _globals(content) if not _is_safe(name)}
-        )
-    if others:
+        for content in _pickles(path, largest):
+            unsafe |= {name for name in _globals(content) if not _is_safe(name)}
+    if unsafe:
+        names = ", ".join(sorted(unsafe)[:3])
         raise InputError(
-            f"{path}: holds objects other than dense tensors and plain values "
-            f"({', '.join(others[:3])}): refused, and "
-            "none was made; save the state_dicts alone"
+            f"{path}: holds objects other than dense tensors and plain values ({names}): refused, "
+            "and none was made; save the state_dicts alone"
         )
+
+
+def _pickles(path: Path, largest: int) -> list[bytes]:
+    if zipfile.is_zipfile(path):
+        return [_pickle_of_archive(path, largest)]
+    return list(_old_pickles(path, largest))
 
 
 def _pickle_of_archive(path: Path, largest: int) -> bytes:
@@ -80,26 +86,35 @@ def _old_pickles(path: Path, largest: int) -> Iterator[bytes]:
 
 
 def _globals(content: bytes) -> Iterator[str]:
-    """The functions and classes that a pickle names, as module.name, and its opcodes that make
-    objects in other ways."""
+    """The functions and classes that a pickle names, as module.name, and its `OPERATIONS`."""
     texts: list[str] = []
     memo: dict[int, str] = {}
     for opcode, value, _ in pickletools.genops(content):
         name = opcode.name
         if name == "GLOBAL":
             yield str(value).replace(" ", ".")
-        elif name == "STACK_GLOBAL":
+            continue
+        if name == "STACK_GLOBAL":
             yield ".".join(texts[-2:])
-        elif name in OPERATIONS:
+            continue
+        if name in OPERATIONS:
             yield name
-        elif isinstance(value, str):
-            texts.append(value)
-        elif name == "MEMOIZE":
-            memo[len(memo)] = texts[-1] if texts else ""
-        elif name.endswith("PUT"):
-            memo[int(value or 0)] = texts[-1] if texts else ""
-        elif name.endswith("GET") and int(value or 0) in memo:
-            texts.append(memo[int(value or 0)])
+            continue
+        _follow_texts(name, value, texts, memo)
+
+
+def _follow_texts(name: str, value: object, texts: list[str], memo: dict[int, str]) -> None:
+    """Add the text that an opcode puts on the stack to `texts`, or what it remembers to `memo`."""
+    if isinstance(value, str):
+        texts.append(value)
+        return
+    place = int(value) if isinstance(value, int) else 0
+    if name == "MEMOIZE":
+        memo[len(memo)] = texts[-1] if texts else ""
+    elif name.endswith("PUT"):
+        memo[place] = texts[-1] if texts else ""
+    elif name.endswith("GET") and place in memo:
+        texts.append(memo[place])
 
 
 def _is_safe(name: str) -> bool:
