@@ -44,9 +44,7 @@ HOMES = {
     "prepare": "lockstep.data_prep",
     "train": "lockstep.run.trainers",
 }
-"""Name of the public face -> the module that is loaded when it is asked for: the command line
-starts light.
-"""
+"""Public name -> the module that it comes from, which is loaded when the name is asked for."""
 
 
 def __getattr__(name: str) -> Any:

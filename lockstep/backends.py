@@ -3,12 +3,10 @@
 __all__ = ["BACKENDS", "PACKAGES", "TRAINERS", "TWINS"]
 
 BACKENDS = ("torch", "jax")
-"""In the order in which they are shown."""
+"""The twins, in the order in which they are shown."""
 TRAINERS = (*BACKENDS, "oracle")
-"""All that train a recipe."""
+"""Everything that trains a recipe."""
 PACKAGES = {"torch": ("torch",), "jax": ("jax", "flax", "optax")}
-"""Backend -> the packages that its twin imports, which may be bumped one by one."""
+"""Backend -> the packages that its twin imports, each of which may be upgraded alone."""
 TWINS = {"torch": "pt_impl", "jax": "jax_impl"}
-"""Backend -> the package that trains with it; it is loaded by this name, and only where it is
-needed.
-"""
+"""Backend -> the package that trains with it, which is loaded by this name where it is needed."""

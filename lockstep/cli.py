@@ -1,5 +1,4 @@
-"""The command line. The commands are the only room of the core that reaches for the twins, and only
-when one needs them."""
+"""The command line: its groups of commands, and the exit status of each outcome."""
 
 import atexit
 import gc
@@ -35,7 +34,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Studies": (matrix, prove, converge, bench),
     "Look up": (recipe_group, curve, atlas),
 }
-"""What the help shows, in this order; `compare` and `diagnose` serve loops of one's own as well."""
+"""Headings of the help -> their commands; `compare` and `diagnose` serve own loops as well."""
 HIDDEN = (rates, worker)
 """Processes that other commands start."""
 
@@ -44,10 +43,8 @@ class _Grouped(click.Group):
     """Commands under headings, each with one whole sentence."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group, with the sentences of all below one another."""
-        widest = max(
-            len(command.name or "") for commands in GROUPS.values() for command in commands
-        )
+        """Write a section for each group, with the sentences of all sections aligned."""
+        widest = max(len(command.name or "") for command in chain.from_iterable(GROUPS.values()))
         for title, commands in GROUPS.items():
             rows = [
                 (f"{command.name:{widest}}", command.get_short_help_str(1000))
@@ -74,12 +71,13 @@ for command in (*chain.from_iterable(GROUPS.values()), *HIDDEN):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: bad input is one line on standard error and exit status 2.
 
-    Of `arguments` None, those of the process are taken, and its signals and streams are this
-    command's to handle.
+    Args:
+        arguments: the words after the program's name. None: those of the process, whose signals and
+            streams this command then handles.
     """
     stopped: list[int] = []
     if arguments is None:
-        atexit.register(_end_as_stopped, stopped)  # first, so that it runs after what tidies up
+        atexit.register(_end_as_stopped, stopped)  # the first to be registered runs last
         _heed_signals()
         outlast_readers()
     try:
@@ -108,21 +106,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _heed_signals() -> None:
-    """As Ctrl-C: what was begun is tidied up, and no worker left behind."""
+    """Let SIGTERM and SIGHUP stop the command as Ctrl-C does, so that no worker is left behind."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if (
-            number is not None and signal.getsignal(number) is not signal.SIG_IGN
-        ):  # nohup's wish is kept
+        if number is None:
+            continue
+        is_ignored = signal.getsignal(number) is signal.SIG_IGN  # by nohup
+        if not is_ignored:
             signal.signal(number, signal.default_int_handler)
 
 
 def _end_as_stopped(stopped: list[int]) -> None:
-    """End with the status of a stopped command: Python ends by SIGINT itself where that met a
-    library as it loaded.
+    """End with the status of a stopped command.
+
+    Python itself would end by SIGINT where that interrupted a library as it loaded.
     """
     if stopped:
-        gc.collect()  # what was interrupted as it began is tidied up
+        gc.collect()  # tidies up after a generator that was interrupted as it began
         sys.stderr.flush()
         os._exit(stopped[0])
 

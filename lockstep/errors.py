@@ -7,7 +7,7 @@ from lockstep.printable import LAYOUT, printable
 __all__ = ["InputError", "ParityError", "RecorderWarning"]
 
 LONGEST = 1600
-"""Characters of a line about an input, which may hold a name of any length."""
+"""Characters of the longest message; a name of any length may stand in one."""
 
 
 class InputError(Exception):
@@ -15,13 +15,14 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         text = printable(super().__str__())
-        return (
-            text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-        )
+        if len(text) <= LONGEST:
+            return text
+        half = LONGEST // 2
+        return f"{text[:half]} ... {text[-half:]}"
 
 
 class ParityError(AssertionError):
-    """Two loops part: the message says where, in words; `properties`, for machines."""
+    """Two loops part: the message says where in words, and `properties` say it for machines."""
 
     def __init__(self, message: str, properties: Mapping[str, str]) -> None:
         super().__init__(printable(message, LAYOUT))

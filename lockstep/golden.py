@@ -1,9 +1,8 @@
-"""Golden traces: small trainings recorded once and kept, to be held against later versions of what
-trained them.
+"""Golden traces: small trainings that are recorded once and compared with later versions.
 
-A golden folder has a `manifest.json` and, for each recipe, `<recipe>.data` (what was fed) and
+A golden folder has a `manifest.json` and, for each recipe, `<recipe>.data` (its prepared data) and
 `<recipe>.<dtype>.<backend>.trace`. The manifest holds each recipe as TOML with its hash and that of
-its data, the SHA-256 of every file, and what trained them: versions, device and settings. It is
+its data, the SHA-256 of every file, and the versions, device and settings of the trainings. It is
 sealed, as the files are.
 """
 
@@ -33,11 +32,14 @@ __all__ = ["Golden", "Key", "choose", "refuse_other_folder", "write_golden"]
 SCHEMA = "lockstep.golden/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*")
+"""The names that a file can have, but for those of dots alone."""
+ORDER = ("oracle", "torch", "jax")
+"""Backends in the order in which they are shown."""
 KINDS = {".trace": tensor_kind("lockstep.trace"), ".data": tensor_kind("lockstep.data")}
 
 
 class Key(NamedTuple):
-    """Which trace: of which recipe, in which precision, by which backend (torch, jax or oracle)."""
+    """The recipe of a golden trace, its dtype, and its backend (torch, jax or oracle)."""
 
     recipe: str
     dtype: str
@@ -45,14 +47,12 @@ class Key(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Its name in a golden folder."""
+        """The trace's name in a golden folder."""
         return f"{self.recipe}.{self.dtype}.{self.backend}.trace"
 
 
 class Golden(NamedTuple):
-    """What was blessed. `host` is the machine, with the keys python, platform, processor and
-    numpy.
-    """
+    """The content of a golden folder; `host` has python, platform and processor of the machine."""
 
     recipes: dict[str, Recipe]
     data: dict[str, PreparedData]
@@ -61,41 +61,33 @@ class Golden(NamedTuple):
 
     @property
     def backends(self) -> list[str]:
-        """Whose traces there are, the oracle's first."""
-        return list(
-            dict.fromkeys(
-                sorted((key.backend for key in self.traces), key=("oracle", "torch", "jax").index)
-            )
-        )
+        """The backends that have traces, the oracle first."""
+        return sorted({key.backend for key in self.traces}, key=ORDER.index)
 
     def environment(self, backend: str) -> dict[str, Any]:
         """The versions, device and settings that a backend was blessed with."""
-        return next(
-            trace.header["environment"]
-            for key, trace in self.traces.items()
-            if key.backend == backend
-        )
+        traces = (trace for key, trace in self.traces.items() if key.backend == backend)
+        environment: dict[str, Any] = next(traces).header["environment"]
+        return environment
 
     def only(self, names: Collection[str]) -> "Golden":
-        """Of these recipes alone; of all, where none is named.
+        """The same with these recipes alone; with all, where none is named.
 
         Raises:
             InputError: no such recipe.
         """
         chosen = choose(self.recipes, names)
-        return self._replace(
-            recipes=chosen,
-            data={name: self.data[name] for name in chosen},
-            traces={key: trace for key, trace in self.traces.items() if key.recipe in chosen},
-        )
+        data = {name: self.data[name] for name in chosen}
+        traces = {key: trace for key, trace in self.traces.items() if key.recipe in chosen}
+        return self._replace(recipes=chosen, data=data, traces=traces)
 
     @staticmethod
     def load(folder: Path) -> "Golden":
         """Read a golden folder, and check all of it.
 
         Raises:
-            InputError: a file that is missing, truncated or not the one that was blessed, or a
-                recipe that this lockstep reads otherwise.
+            InputError: a file is missing, truncated or not the one that was blessed; or this
+                lockstep reads a recipe otherwise.
         """
         if not os.path.lexists(folder):
             settle(folder)
@@ -113,8 +105,8 @@ class Golden(NamedTuple):
             updates = golden.traces[Key(name, "float32", "oracle")].header["updates"]
             if updates != golden.data[name].updates:
                 raise InputError(
-                    f"{folder / name}.data: makes {golden.data[name].updates} updates, and "
-                    f"the traces have {updates}"
+                    f"{folder / name}.data: makes {golden.data[name].updates} updates, and the "
+                    f"traces have {updates}"
                 )
         return golden
 
@@ -140,6 +132,12 @@ def write_golden(
     traces: Mapping[Key, Trace],
 ) -> None:
     """Write a golden folder, whole or not at all, in the place of an older one.
+
+    Args:
+        folder: the folder.
+        recipes: name -> recipe.
+        data: name of a recipe -> its prepared data.
+        traces: the traces of every recipe, precision and backend.
 
     Raises:
         InputError: the folder cannot be written, is no golden one, or holds files of somebody else.
@@ -184,10 +182,10 @@ def _fill(
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Nothing, where a golden folder may be written: there is none, an empty one, or one of golden
-    files alone.
+    """Raise InputError unless a golden folder may be written here.
 
-    What a killed process left of it is settled first.
+    The folder must be missing, empty, or of golden files alone. Whatever a killed process left of
+    it is settled first.
 
     Raises:
         InputError: no name for a folder, a link, or a file that is not ours.
@@ -195,8 +193,8 @@ def refuse_other_folder(folder: Path) -> None:
     check_folder(folder)
     if folder.is_symlink():
         raise InputError(
-            f"{folder}: is a link, which is neither replaced nor written through; name "
-            "another folder"
+            f"{folder}: is a link, which is neither replaced nor written through; name another "
+            "folder"
         )
     try:
         present = {path.name for path in folder.iterdir()}
@@ -221,7 +219,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = json.loads(read_input(path, TEXT))
-        schema, seal = str(content["schema"]), content.pop("seal")
+        schema = str(content["schema"])
+        seal = content.pop("seal")
     except InputError as error:
         raise InputError(f"{error}; lockstep bless writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -239,20 +238,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     check_header(str(path), headers.Manifest, content)
     if "oracle" not in content["backends"]:
         raise InputError(
-            f"{path}: header: backends: lacks the oracle, by which the others are judged; "
-            "bless again"
+            f"{path}: header: backends: lacks the oracle, by which the others are judged; bless "
+            "again"
         )
-    found: dict[str, Any] = content
-    return found
+    manifest: dict[str, Any] = content
+    return manifest
 
 
-def _refuse_other_file(path: Path, expected: str) -> None:
-    found = _sha256(path)
-    if found != expected:
+def _refuse_other_file(path: Path, blessed: str) -> None:
+    present = _sha256(path)
+    if present != blessed:
         raise InputError(
-            f"{path}: is not the file that was blessed (sha256 {found[:12]}, blessed "
-            f"{expected[:12]}): damaged, "
-            "or replaced"
+            f"{path}: is not the file that was blessed (sha256 {present[:12]}, blessed "
+            f"{blessed[:12]}): damaged, or replaced"
         )
 
 
@@ -263,13 +261,10 @@ def _keys(name: str, recipe: Recipe, backends: Collection[str]) -> list[Key]:
 def _refuse_other_names(
     folder: Path, name: str, files: Collection[str], expected: Collection[str]
 ) -> None:
-    """Raise InputError unless a golden recipe has its data and a trace of each backend in each
-    precision.
-    """
-    for word, names in (
-        ("lacks", set(expected) - set(files)),
-        ("has also", set(files) - set(expected)),
-    ):
+    """Raise InputError unless a golden recipe's files in the manifest are those expected."""
+    missing = set(expected) - set(files)
+    extra = set(files) - set(expected)
+    for word, names in (("lacks", missing), ("has also", extra)):
         if names:
             raise InputError(
                 f"{folder / MANIFEST}: recipe {name!r}: {word} {min(names)!r}; bless again"
@@ -280,20 +275,21 @@ def _read_trace(path: Path, key: Key, recipe: Recipe, data_hash: str) -> Trace:
     """A golden trace.
 
     Raises:
-        InputError: of another recipe, precision, backend or data, not of a whole run, or an
-        oracle's without bounds.
+        InputError: the trace is of another recipe, precision, backend or data, not of a whole run,
+            or an oracle's without bounds.
     """
     trace = Trace.load(path)
-    for field, wanted in (
-        ("recipe_hash", recipe.forms[key.dtype].hash),
-        ("backend", key.backend),
-        ("first_update", 0),
-        ("synchronised", False),
-    ):
-        if trace.header.get(field) != wanted:
+    expected = {
+        "recipe_hash": recipe.forms[key.dtype].hash,
+        "backend": key.backend,
+        "first_update": 0,
+        "synchronised": False,
+    }
+    for field, value in expected.items():
+        if trace.header.get(field) != value:
             raise InputError(
-                f"{path}: {field}: {trace.header.get(field)}, and the manifest has "
-                f"{wanted}; bless again"
+                f"{path}: {field}: {trace.header.get(field)}, and the manifest has {value}; bless "
+                "again"
             )
     if trace.header["data_hash"] != data_hash:
         raise InputError(f"{path}: is of other data than were blessed")
@@ -306,10 +302,10 @@ def _read_trace(path: Path, key: Key, recipe: Recipe, data_hash: str) -> Trace:
 
 
 def _read_data(path: Path, recipe: Recipe, data_hash: str) -> PreparedData:
-    """What the golden traces were trained on.
+    """The data of the golden traces.
 
     Raises:
-        InputError: prepared for another recipe, or not the data that were blessed.
+        InputError: the data were prepared for another recipe, or are not those that were blessed.
     """
     data = PreparedData.load(path)
     check_data(str(path), recipe, data)
@@ -328,8 +324,7 @@ def _read_recipe(folder: Path, name: str, entry: Mapping[str, Any]) -> Recipe:
     if recipe.hash != entry["recipe_hash"]:
         raise InputError(
             f"{folder / MANIFEST}: recipe {name}: hash {recipe.hash[:12]}, blessed as "
-            f"{entry['recipe_hash'][:12]}: "
-            "this lockstep reads it as another recipe; bless again"
+            f"{entry['recipe_hash'][:12]}: this lockstep reads it as another recipe; bless again"
         )
     return recipe
 
@@ -353,7 +348,7 @@ def _host() -> dict[str, str]:
 def _processor() -> str:
     """The processor's name; `platform.processor` is empty on most Linux systems."""
     try:
-        named = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        named = None
-    return named[1].strip() if named else platform.processor()
+        match = None
+    return match[1].strip() if match else platform.processor()

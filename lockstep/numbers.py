@@ -1,12 +1,11 @@
-"""Numbers and names as text: short, of a bounded width, and safe for anything that a CSV may
-hold.
-"""
+"""Numbers and names as text: short, of a bounded width, and safe whatever a CSV holds."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lockstep.printable import printable
 
@@ -27,8 +26,8 @@ __all__ = [
 ELLIPSIS = "..."
 NEAR = 1e-3
 """Distance from 1 below which a factor is written as 1 and that distance."""
-TOLD = 0.05
-"""Share of a difference that its digits may leave out."""
+LEFT_OUT = 0.05
+"""Share of a difference between two values that their digits may leave out."""
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -47,20 +46,20 @@ def factor(value: float, digits: int = 4) -> str:
 
 
 def number_beside(value: float, other: float, digits: int = 4) -> str:
-    """At least `digits` significant digits, and as many as tell the value from another: 0.9000001
-    from 0.9.
-    """
-    value, apart = float(value), abs(float(value) - float(other))
+    """At least `digits` digits, and enough to tell the value from another: 0.9000001 from 0.9."""
+    value = float(value)
+    apart = abs(value - float(other))
+    if not 0 < apart < math.inf:  # equal, or no numbers: there is nothing to tell apart
+        return number(value, digits)
     for more in range(digits, 17):
         text = number(value, more)
-        # also where there is nothing to tell: equal, or no number
-        if not abs(float(text) - value) > TOLD * apart or not 0 < apart < math.inf:
+        if not abs(float(text) - value) > LEFT_OUT * apart:
             return text
     return repr(value)
 
 
 def written(value: float) -> str:
-    """A number as in a recipe, in as many digits as it has: 0.01, 1e-08, 0.123456."""
+    """A number as in a recipe, with as many digits as it has: 0.01, 1e-08, 0.123456."""
     text = f"{float(value):.4g}"
     return text if float(text) == value else repr(float(value))
 
@@ -73,7 +72,8 @@ def short(value: float, width: int = 6) -> str:
     if value == 0:
         return "0"
     for digits in range(width - 2, -1, -1):
-        if len(text := f"{value:.{digits}f}") <= width and float(text) != 0:
+        text = f"{value:.{digits}f}"
+        if len(text) <= width and float(text) != 0:
             return text
     return f"{value:.0e}"
 
@@ -81,7 +81,11 @@ def short(value: float, width: int = 6) -> str:
 def percent(share: float) -> str:
     """A share as a percentage without its sign: 88.1, 100."""
     value = 100 * float(share)
-    return "100" if value == 100 else f"{min(value, 99.9) if value < 100 else value:.1f}"
+    if value == 100:
+        return "100"
+    if value < 100:
+        value = min(value, 99.9)  # nothing below 100 is shown as 100.0
+    return f"{value:.1f}"
 
 
 def ratio(of: float, to: float) -> str:
@@ -91,34 +95,40 @@ def ratio(of: float, to: float) -> str:
     times = of / to
     if 0 < abs(times - 1) < 0.05:
         return f"{factor(times, 2)} times"
-    return f"{times:.{1 if times < 100 else 0}f} times"
+    digits = 1 if times < 100 else 0
+    return f"{times:.{digits}f} times"
 
 
-def difference(first: Any, second: Any) -> float:
-    """Largest |first - second|; two NaNs, or two equal infinities, do not differ, a NaN against a
-    number is NaN.
+def difference(first: ArrayLike, second: ArrayLike) -> float:
+    """The largest |first - second|; 0 where there are no elements.
+
+    Two NaNs, or two equal infinities, do not differ. A NaN and a number differ by NaN.
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    a = np.asarray(first, dtype=np.float64)
+    b = np.asarray(second, dtype=np.float64)
     if a.size == 0:
         return 0.0
+    is_same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        apart = np.where(is_same, 0.0, np.abs(a - b))
     return float(apart.max())
 
 
-def several(values: Sequence[float] | Any, limit: int = 4, digits: int = 4) -> str:
-    """The first few of a sequence: 0.1, -2.3, 4, 1.2, ..."""
-    shown = [number(value, digits) for value in values[:limit]]
-    return ", ".join(shown + [ELLIPSIS] * (len(values) > limit))
+def several(values: Sequence[float] | NDArray[Any], limit: int = 4, digits: int = 4) -> str:
+    """The first few numbers of a sequence: 0.1, -2.3, 4, 1.2, ..."""
+    texts = [number(value, digits) for value in values[:limit]]
+    if len(values) > limit:
+        texts.append(ELLIPSIS)
+    return ", ".join(texts)
 
 
 def name(text: str, limit: int = 40) -> str:
-    """A column or class name, what does not print escaped, cut to `limit`."""
+    """A column's or a class's name, cut to `limit`; characters that do not print are escaped."""
     clean = printable(text)
     return clean if len(clean) <= limit else clean[: limit - len(ELLIPSIS)] + ELLIPSIS
 
 
-def json_number(value: Any) -> float | None:
+def json_number(value: SupportsFloat) -> float | None:
     """A float for strict JSON: None in place of NaN and the infinities."""
-    value = float(value)
-    return value if math.isfinite(value) else None
+    plain = float(value)
+    return plain if math.isfinite(plain) else None

@@ -1,6 +1,4 @@
-"""Text that others wrote, fit to be shown: none of it moves a cursor, retitles a terminal or turns
-its direction.
-"""
+"""Text by others, made fit to be shown: it moves no cursor and changes no title or direction."""
 
 __all__ = ["echo", "printable"]
 
@@ -10,27 +8,27 @@ JOINERS = "\u200c\u200d"
 
 
 def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
-    """Write text, its line breaks and tabs as they are, to standard output or standard error."""
-    # here: pytest loads the module of the errors, and with it this one, in every environment
+    """Write text to standard output or standard error; its line breaks and tabs stay."""
+    # imported here because every pytest loads this module, by way of the errors'
     import click
 
     click.echo(printable(text, LAYOUT), err=err, nl=nl)
 
 
 def printable(text: object, keep: str = "") -> str:
-    """The text with every character that does not print written as its escape: `\\x1b`, `\\n`,
-    `\\u202e`.
+    """The text with an escape for each character that does not print: `\\x1b`, `\\n`, `\\u202e`.
 
     Args:
-        text: a name, a path, a message: whatever holds characters of somebody else's.
-        keep: characters that stay, as the line breaks of a text of our own.
+        text: a name, a path or a message that may hold characters by others.
+        keep: characters that stay, such as the line breaks of our own text.
     """
     whole = str(text)
     if whole.isprintable():
         return whole
-    keep += JOINERS
-    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in whole)
+    return "".join(_shown(character, keep + JOINERS) for character in whole)
 
 
-def _escape(character: str) -> str:
+def _shown(character: str, keep: str) -> str:
+    if character.isprintable() or character in keep:
+        return character
     return character.encode("unicode_escape").decode("ascii")

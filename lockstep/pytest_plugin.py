@@ -1,8 +1,7 @@
-"""The pytest plugin: the fixture `parity`, and a failure that says where two loops part and not
-where Python was.
+"""The pytest plugin: the fixture `parity`, and a failure that says where two loops part.
 
-Loaded by every pytest of an environment that has lockstep: imports nothing heavy until a test asks
-for it.
+Every pytest in an environment with lockstep loads this module, so it imports nothing heavy before a
+test asks for it.
 """
 
 from collections.abc import Callable, Generator
@@ -32,14 +31,11 @@ def parity(tmp_path: Path) -> "Callable[..., Diagnosis]":
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Of loops that part: the story in place of the stack, and the divergence as properties
-    (JUnit's too).
-    """
+    """Report loops that part by their story, not by the stack, with properties for JUnit."""
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, ParityError):
-        item.user_properties.extend(
-            (f"lockstep.{name}", value) for name, value in error.properties.items()
-        )
+        for name, value in error.properties.items():
+            item.user_properties.append((f"lockstep.{name}", value))
     report = yield
     if isinstance(error, ParityError) and report.outcome == "failed":
         report.longrepr = str(error)

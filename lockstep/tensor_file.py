@@ -1,5 +1,6 @@
-"""One file of named arrays under a JSON header: safetensors, written whole or not at all, checked
-when read.
+"""A file of named arrays under a JSON header, as safetensors.
+
+It is written whole or not at all, and checked when it is read.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ __all__ = ["arrays_below", "hash_arrays", "read_tensors", "write_tensors"]
 
 HEADER = 100_000_000
 """Bytes of the longest header that safetensors reads."""
-RECORD = "; record a training loop of your own with lockstep.Recorder (docs/own_loop.md)"
+ADVICE = "; record a training loop of your own with lockstep.Recorder (docs/own_loop.md)"
 
 
 def arrays_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -34,14 +35,17 @@ def arrays_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, N
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]]) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of arrays, or of what makes one when its
-    turn comes, by name; the order in which they are given does not count."""
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of arrays.
+
+    Args:
+        arrays: name -> an array, or a function that makes it when its turn comes. Their order does
+            not count.
+    """
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        given = arrays[name]
-        array = np.asarray(
-            given() if callable(given) else given, order="C"
-        )  # ascontiguousarray makes () into (1,)
+        source = arrays[name]
+        array = source() if callable(source) else source
+        array = np.asarray(array, order="C")  # ascontiguousarray makes () into (1,)
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data)
     return digest.hexdigest()
@@ -52,55 +56,63 @@ def write_tensors(
 ) -> None:
     """Write arrays of any shape under a JSON header; the same content is the same bytes.
 
+    Args:
+        path: the file.
+        schema: its kind and the version of its schema: "lockstep.trace/1".
+        header: a JSON object.
+        arrays: name -> array.
+
     Raises:
         InputError: the file cannot be written, or would replace one that is not of this kind.
     """
     text = json.dumps(header, sort_keys=True)
-    seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
-    metadata = {"schema": schema, "header": text, "seal": seal}
-    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
-    write_file(path, _in_order(content), tensor_kind(schema.rpartition("/")[0]))
+    metadata = {"schema": schema, "header": text, "seal": _seal(text, arrays)}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save(contiguous, metadata)
+    kind, _, _ = schema.rpartition("/")
+    write_file(path, _in_order(content), tensor_kind(kind))
+
+
+def _seal(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    return hashlib.sha256((header + hash_arrays(arrays)).encode()).hexdigest()
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with the names of its header sorted; the library writes the metadata in
-    any order.
-    """
+    """A safetensors file with a sorted header; the library writes the metadata in any order."""
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(
-        json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")
-    ).encode()
-    header = header.ljust(-(-len(header) // 8) * 8)  # the arrays stay aligned
-    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the arrays stay aligned
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read what `write_tensors` wrote: header and arrays, by name.
+    """Read the header and the arrays, sorted by name, of a file by `write_tensors`.
+
+    Args:
+        path: the file.
+        schema: the kind and the version of the schema that it must have: "lockstep.trace/1".
 
     Raises:
-        InputError: not there, truncated, tampered with, not of this kind, or of another schema
-        version.
+        InputError: the file is missing, truncated, tampered with, of another kind, or of another
+            schema version.
     """
     kind, _, version = schema.rpartition("/")
     _refuse_other_content(path, kind)
     content = read_input(path)
     with parsing(path, f"not a readable {kind} file, perhaps truncated"):
-        arrays = dict(sorted(load(content).items()))  # it gives them in another order each time
+        arrays = dict(sorted(load(content).items()))  # the library's order varies
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    found = str(metadata.get("schema"))
-    if found.rpartition("/")[0] != kind:
+    file_kind, _, file_version = str(metadata.get("schema")).rpartition("/")
+    if file_kind != kind:
         raise InputError(f"{path}: not a {kind} file")
-    if found != schema:
+    if file_version != version:
         raise InputError(
-            f"{path}: {kind} schema {found.rpartition('/')[2]}; this lockstep reads schema "
-            f"{version}"
+            f"{path}: {kind} schema {file_version}; this lockstep reads schema {version}"
         )
     text = metadata.get("header", "")
-    if (
-        not text
-        or metadata.get("seal") != hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
-    ):
+    if not text or metadata.get("seal") != _seal(text, arrays):
         raise InputError(
             f"{path}: the content does not match its seal: damaged, or changed by hand"
         )
@@ -112,19 +124,17 @@ def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDA
 
 
 def _refuse_other_content(path: Path, kind: str) -> None:
-    """Raise InputError where the first bytes are another kind of file's, or a header that the file
-    has no room for.
-    """
+    """Raise InputError where the first bytes are no header that fits into the file."""
     size = input_size(path)
     with parsing(path, "cannot be read"), path.open("rb") as file:
         head = file.read(8)
     content = kind_of_content(path, head)
     if content:
-        advice = RECORD if kind == "lockstep.trace" else ""
+        advice = ADVICE if kind == "lockstep.trace" else ""
         raise InputError(f"{path}: not a {kind} file, but {content}{advice}")
     length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(size - 8, HEADER):
         raise InputError(
-            f"{path}: not a readable {kind} file, perhaps truncated: no header of names, "
-            "shapes and dtypes"
+            f"{path}: not a readable {kind} file, perhaps truncated: no header of names, shapes "
+            "and dtypes"
         )

@@ -1,1 +1,1 @@
-"""What a run leaves behind: traces, checkpoints and ensembles, and what must stand in each."""
+"""The files that a run leaves behind, traces, checkpoints and ensembles, and their content."""

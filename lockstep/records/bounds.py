@@ -1,4 +1,4 @@
-"""What the rounding bounds in a trace are made with."""
+"""The safety factor of the rounding bounds in a trace."""
 
 __all__ = ["SAFETY"]
 

@@ -269,8 +269,9 @@ def check_checkpoint(whose: str, header: Header, arrays: Arrays) -> None:
     shapes = parameter_shapes(recipe, *sizes)
     parameters = {f"parameters/{name}": Form(shape, dtypes) for name, shape in shapes.items()}
     _check_present(whose, arrays, parameters)  # slots are derived from them
-    expected = checkpoint_shapes(recipe, shapes, update, accumulated)
-    check_arrays(whose, arrays, {name: Form(shape, dtypes) for name, shape in expected.items()})
+    all_shapes = checkpoint_shapes(recipe, shapes, update, accumulated)
+    expected = {name: Form(shape, dtypes) for name, shape in all_shapes.items()}
+    check_arrays(whose, arrays, expected)
 
 
 def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
@@ -331,7 +332,10 @@ def check_ensemble(whose: str, header: Header, arrays: Arrays) -> None:
             f"{whose}: header: updates: {updates}, no multiple of the {length} updates_per_epoch"
         )
     dtypes = FLOATS[1:]
-    expected = {"lr": Form((updates,), dtypes), "loss": Form((None, updates), dtypes)}
+    expected = {
+        "lr": Form((updates,), dtypes),
+        "loss": Form((None, updates), dtypes),
+    }
     _check_present(whose, arrays, expected)
     members = len(arrays["loss"]) if "loss" in arrays else 0
     kinds = ("loss", "r2", "mae") if "held_out/r2" in arrays else ("loss", "accuracy")
@@ -575,7 +579,8 @@ def _watched(
     """
     floats = FLOATS[: FLOATS.index(header["dtype"]) + 1]
     labels = floats if recipe.loss.predicts_number else ("int32", "int64")
-    watched = {"batch/x": Form((None, sizes[0]), floats), "batch/y": Form((None,), labels)}
+    inputs, _ = sizes
+    watched = {"batch/x": Form((None, inputs), floats), "batch/y": Form((None,), labels)}
     if recipe.model.dropout:
         hidden = enumerate(recipe.model.hidden, start=1)
         watched |= {f"batch/mask{i}": Form((None, units), ("bool",)) for i, units in hidden}

@@ -129,9 +129,10 @@ def as_count(where: str, value: Any) -> int:
     try:
         number = value.item() if hasattr(value, "item") else value
         count = int(number)
+        is_whole = not isinstance(number, str | bytes | bool) and count == number
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        number, count = None, -1
-    if isinstance(number, str | bytes | bool) or count != number or not 0 <= count < 2**63:
+        is_whole = False
+    if not is_whole or not 0 <= count < 2**63:
         raise InputError(f"{where}: must be a whole number of updates")
     return count
 
