@@ -1,5 +1,5 @@
-"""Judge float64 traces: within 1e-12, and where that does not hold within bounds, which cost some
-ten trainings.
+"""Judge float64 traces: within 1e-12, or where that does not hold within bounds on rounding, which
+cost some ten trainings.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lockstep.records.trace import Trace
 __all__ = ["DeriveBounds", "compare_exactly", "float64_bounds"]
 
 DeriveBounds = Callable[[], Bounds]
-"""Gives bounds on rounding in float64, which are derived once, when they are first asked for."""
+"""Gives bounds on rounding in float64. They are derived once, when they are first asked for."""
 
 
 def compare_exactly(a: Trace, b: Trace, derive_bounds: DeriveBounds) -> Comparison:
@@ -42,14 +42,14 @@ def float64_bounds(
     parameters_every: int = 0,
     receive: Callable[[Trace], None] | None = None,
 ) -> DeriveBounds:
-    """Bounds on rounding in a float64 run, from an ensemble made in float64: that of float32,
-    scaled down, says less, as it saturates where a training is chaotic.
+    """Bounds on rounding in a float64 run, from an ensemble in float64. An ensemble in float32,
+    scaled down, would say less: it saturates where a training is chaotic.
 
     Args:
         recipe: in float64.
         data: what it is trained on.
         parameters_every: as the traces recorded their parameters.
-        receive: is handed the oracle's trace that carries the bounds, if they are derived.
+        receive: gets the oracle's trace that carries the bounds, if they are derived.
     """
 
     @cache

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from lockstep.records.bounds import SAFETY
 
@@ -18,18 +18,20 @@ __all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule
 
 Array = NDArray[np.float64]
 Moments = dict[str, Array]
+"""Slot -> what an optimizer remembers of a parameter there."""
 Rule = Callable[[Any, float, int, Array, Array, Moments, "Exact"], tuple[Array, Moments]]
 """(optimizer, lr, update, parameter, gradient, moments, exact) -> the parameter after the update,
 and its moments.
 """
 
 POOL = 2**20
+"""Number of signs that are drawn once, to take stretches from."""
 
 BFLOAT16 = 2.0**-8
 """Unit roundoff of bfloat16: 8 bits of precision."""
 
 
-def unit_roundoff(dtype: Any) -> float:
+def unit_roundoff(dtype: DTypeLike) -> float:
     """Largest relative error of one rounding to nearest: 2^-24 for float32, 2^-53 for float64."""
     return float(np.finfo(dtype).eps) / 2
 
@@ -42,7 +44,7 @@ class Exact:
         product: Array = np.matmul(a, b)
         return product
 
-    def near(self, value: Array, size: Any) -> Array:
+    def near(self, value: Array, size: float | Array) -> Array:
         """A value that an evaluation can miss by one rounding of something as large as `size`."""
         return value
 
@@ -76,8 +78,9 @@ class Exact:
         return self
 
     def cast(self, value: Array, name: str = "") -> Array:
-        """A value that goes from the recipe's dtype to that of `compute`; of a parameter's name,
-        the same way at each update. Where both are one, nothing happens."""
+        """A value that goes from the recipe's dtype to that of `compute`. One with a parameter's
+        name goes the same way at each update. Where both dtypes are one, nothing happens.
+        """
         return value
 
     def sign(self, value: Array) -> Array:
@@ -87,13 +90,18 @@ class Exact:
 
 
 class Perturbed(Exact):
-    """Member 0 is exact; every other one errs by one unit roundoff, up or down at random, in each
-    operation.
+    """Member 0 is exact. Every other member errs by one unit roundoff, up or down at random, in
+    each operation.
 
-    A dot product of n terms errs by u |a| |b| (2-norms): by the Cauchy-Schwarz inequality no less
-    than u times the
-    sum of the absolute terms, the first-order size of its error where terms cancel
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+    A dot product of n terms errs by u |a| |b| (2-norms). By the Cauchy-Schwarz inequality this is
+    no less than u times the sum of the absolute terms, the first-order size of its error where
+    terms cancel (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+
+    Args:
+        members: how many err.
+        unit: unit roundoff of the recipe's dtype.
+        seed: of the directions in which they err.
+        compute_unit: unit roundoff of products and activations, where it is another.
     """
 
     def __init__(
@@ -101,19 +109,19 @@ class Perturbed(Exact):
     ) -> None:
         self.generator = np.random.Generator(np.random.PCG64(seed))
         self.unit_M11 = unit * (np.arange(members + 1) > 0).reshape(-1, 1, 1)
-        # of float32 or, with the same range, bfloat16; with room for a sum of a few
-        self.largest = float(np.finfo(np.float64 if unit < 1e-12 else np.float32).max) / 8
-        self.smallest = float(np.finfo(np.float64 if unit < 1e-12 else np.float32).tiny)
+        # bfloat16 has the range of float32
+        limits = np.finfo(np.float64 if unit < 1e-12 else np.float32)
+        self.largest = float(limits.max) / 8  # with room for a sum of a few
+        self.smallest = float(limits.tiny)
         self.constant_signs: dict[str, Array] = {}
         self.low: Perturbed | None = None
         self.casts = False
-        self.pool: Array = np.asarray(
-            self.generator.integers(0, 2, POOL, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64
-        )
+        self.pool = self._draw_signs((POOL,))
         if compute_unit is not None:
             self.low = copy.copy(self)
             self.low.unit_M11 = self.unit_M11 * (compute_unit / unit)
-            self.low.constant_signs, self.low.casts = {}, True
+            self.low.constant_signs = {}
+            self.low.casts = True
 
     @property
     def compute(self) -> "Perturbed":
@@ -126,18 +134,14 @@ class Perturbed(Exact):
             return self.round(value)
         # a parameter that moves by less than a rounding is rounded as before: fresh signs would
         # average out
-        if name not in self.constant_signs:
-            self.constant_signs[name] = self._signs(
-                np.broadcast_shapes(value.shape, self.unit_M11.shape)
-            )
-        return np.asarray(value * (1 + self.unit_M11 * self.constant_signs[name]))
+        return np.asarray(value * (1 + self.unit_M11 * self._constant_signs(name, value.shape)))
 
     def dot(self, a: Array, b: Array) -> Array:
         size = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-2, keepdims=True)
         # a gradient multiplies such a product by another, even where a factor of 0 comes after
         return self.within(self.near(super().dot(a, b), size), 2.0)
 
-    def near(self, value: Array, size: Any) -> Array:
+    def near(self, value: Array, size: float | Array) -> Array:
         signs = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
         return np.asarray(value + self.unit_M11 * signs * size)
 
@@ -145,21 +149,16 @@ class Perturbed(Exact):
         return self.near(value, np.abs(value))
 
     def squares(self, total: Array, terms: int) -> Array:
-        # below the smallest normal number XLA keeps none of a square, PyTorch some of its bits
-        signs_M = np.where(
-            np.arange(len(total)) % 2, -1.0, 1.0
-        )  # none is drawn: the other roundings stay as they are
+        # Below the smallest normal number XLA keeps none of a square, PyTorch some of its bits.
+        # No sign is drawn: the other roundings stay as they are.
+        signs_M = np.where(np.arange(len(total)) % 2, -1.0, 1.0)
         signs_M[self.unit_M11[:, 0, 0] == 0] = 0.0
         lost = terms * self.smallest * signs_M.reshape(-1, *[1] * (total.ndim - 1))
         return np.where(total > 0, np.maximum(total + lost, 0.0), total)
 
     def constant(self, name: str, value: Any) -> Any:
         # a rounded hyperparameter errs the same way at every update, so its sign is drawn once
-        if name not in self.constant_signs:
-            self.constant_signs[name] = self._signs(
-                np.broadcast_shapes(np.shape(value), self.unit_M11.shape)
-            )
-        return value * (1 + self.unit_M11 * self.constant_signs[name])
+        return value * (1 + self.unit_M11 * self._constant_signs(name, np.shape(value)))
 
     def within(self, value: Array, power: float) -> Array:
         # beyond the range of the dtype, or as a divisor below it, nothing is known of what follows
@@ -167,30 +166,40 @@ class Perturbed(Exact):
 
     def positive(self, z: Array) -> NDArray[np.bool_]:
         # Inputs nearer to 0 than rounding can tell fall on either side. Each such unit's sign is
-        # drawn anew,
-        # since a flip seen in one real run need not happen in any of a few members.
+        # drawn anew, since a flip seen in one real run need not happen in any of a few members.
         spread = np.abs(z - z[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(z[:1]) <= spread) & (self._signs(z.shape) > 0)
         undecided[0] = False
         return np.asarray(np.logical_xor(z > 0, undecided))
 
     def sign(self, value: Array) -> Array:
-        # A step by the sign does not shrink as what it is the sign of does, so that whatever a
-        # right run may turn counts as undecided, not only what these members turn. What is 0 in all
-        # of them is 0 in a right run.
+        # A step by the sign does not shrink with the value. Whatever a right run may turn therefore
+        # counts as undecided, not only what these members turn. What is 0 in all of them is 0 in a
+        # right run.
         spread = SAFETY * np.abs(value - value[:1]).max(axis=0, keepdims=True)
         undecided = (np.abs(value[:1]) <= spread) & (spread > 0)
-        drawn = np.where(undecided, self._signs(value.shape), np.sign(value))
-        drawn[0] = np.sign(value[0])
-        return np.asarray(drawn)
+        signs = np.where(undecided, self._signs(value.shape), np.sign(value))
+        signs[0] = np.sign(value[0])
+        return np.asarray(signs)
+
+    def _constant_signs(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Signs that are drawn once and kept under a name."""
+        if name not in self.constant_signs:
+            shape_of_members = np.broadcast_shapes(shape, self.unit_M11.shape)
+            self.constant_signs[name] = self._signs(shape_of_members)
+        return self.constant_signs[name]
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
-        # a stretch of one pool, from a random place on: drawing each sign anew would cost as much
-        # as the training
+        """Random signs: a stretch of the pool, from a random place on. Drawing each sign anew would
+        cost as much as the training.
+        """
         size = math.prod(shape)
         if size > POOL // 2:
-            return np.asarray(
-                self.generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0, dtype=np.float64
-            )
+            return self._draw_signs(shape)
         begin = int(self.generator.integers(0, POOL - size))
         return self.pool[begin : begin + size].reshape(shape)
+
+    def _draw_signs(self, shape: tuple[int, ...]) -> Array:
+        """-1 or 1, each drawn anew."""
+        bits = self.generator.integers(0, 2, shape, dtype=np.int8)
+        return np.asarray(bits * 2.0 - 1.0, dtype=np.float64)

@@ -12,38 +12,41 @@ __all__ = ["export_state", "import_state"]
 
 def export_state(state: State) -> Parameters:
     """Every array of the state, named as in a checkpoint."""
-    parameters = canonical(state.parameters)
+    arrays: Parameters = {}
     accumulated = dict(state.accumulated)
-    found = {
-        f"accumulated/{name}": array[0, 0] for name, array in accumulated.items() if name == "loss"
+    if "loss" in accumulated:
+        arrays["accumulated/loss"] = accumulated.pop("loss")[0, 0]
+    sections = {
+        "parameters": state.parameters,
+        "statistics": state.statistics,
+        "average": state.average,
+        "accumulated": accumulated,
     }
-    accumulated.pop("loss", None)
-    for section, tensors in (
-        ("parameters", state.parameters),
-        ("statistics", state.statistics),
-        ("average", state.average),
-        ("accumulated", accumulated),
-    ):
-        found |= {f"{section}/{name}": array for name, array in canonical(tensors).items()}
-    return found | as_stored(state.moments, parameters)
+    for section, tensors in sections.items():
+        for name, array in canonical(tensors).items():
+            arrays[f"{section}/{name}"] = array
+    return arrays | as_stored(state.moments, canonical(state.parameters))
 
 
 def import_state(state: State, checkpoint: Checkpoint) -> State:
-    """The initial state with what the checkpoint has in its place."""
+    """The initial state with the checkpoint's arrays in the place of its own."""
     moments: dict[str, dict[str, Array]] = {name: {} for name in state.moments}
     for path, array in checkpoint.below("optimizer").items():
         slot, _, name = path.partition("/")
         moments[name][slot] = _rows(array)
-    accumulated = {name: _rows(array) for name, array in checkpoint.below("accumulated").items()}
     return state._replace(
-        parameters={name: _rows(array) for name, array in checkpoint.below("parameters").items()},
+        parameters=_section(checkpoint, "parameters"),
         moments=moments,
-        statistics={name: _rows(array) for name, array in checkpoint.below("statistics").items()},
-        average={name: _rows(array) for name, array in checkpoint.below("average").items()},
-        accumulated=accumulated,
+        statistics=_section(checkpoint, "statistics"),
+        average=_section(checkpoint, "average"),
+        accumulated=_section(checkpoint, "accumulated"),
         batches=checkpoint.batches,
         updates=checkpoint.update,
     )
+
+
+def _section(checkpoint: Checkpoint, name: str) -> dict[str, Array]:
+    return {key: _rows(array) for key, array in checkpoint.below(name).items()}
 
 
 def _rows(array: Array) -> Array:

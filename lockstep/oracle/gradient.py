@@ -15,8 +15,8 @@ Parameters = dict[str, Array]
 def accumulate(
     accumulated: Parameters, gradients: Parameters, share: float, arithmetic: Exact
 ) -> Parameters:
-    """The sum so far (empty before the first batch of an update) plus the batch's share of the mean
-    gradient.
+    """The sum so far plus the batch's share of the mean gradient. The sum is empty before the first
+    batch of an update.
     """
     if share == 1:
         return gradients
@@ -30,19 +30,19 @@ def clip(gradient: Gradient, gradients: Parameters, arithmetic: Exact) -> Parame
     """The gradients clipped: all scaled together by min(1, clip_at / (norm + clip_eps)), or each
     element to +-clip_at.
 
-    Pascanu, Mikolov & Bengio, arXiv:1211.5063, algorithm 1; with eps
-    `torch.nn.utils.clip_grad_norm_` (torch 2.13), without `optax.clip_by_global_norm` (optax
+    Pascanu, Mikolov & Bengio, arXiv:1211.5063, algorithm 1. With an eps it is
+    `torch.nn.utils.clip_grad_norm_` (torch 2.13), without one `optax.clip_by_global_norm` (optax
     0.2.8).
     """
-    if gradient.clip == "norm":
-        size = arithmetic.round((norm(gradients, arithmetic) + gradient.clip_eps)[..., None, None])
-        at = arithmetic.constant("clip_at", gradient.clip_at)
-        factor = np.minimum(arithmetic.round(at / size), 1.0)
-        return {name: arithmetic.round(array * factor) for name, array in gradients.items()}
+    if gradient.clip == "none":
+        return gradients
     if gradient.clip == "value":
         at = arithmetic.constant("clip_at", gradient.clip_at)
         return {name: np.clip(array, -at, at) for name, array in gradients.items()}
-    return gradients
+    size = arithmetic.round((norm(gradients, arithmetic) + gradient.clip_eps)[..., None, None])
+    at = arithmetic.constant("clip_at", gradient.clip_at)
+    factor = np.minimum(arithmetic.round(at / size), 1.0)
+    return {name: arithmetic.round(array * factor) for name, array in gradients.items()}
 
 
 def norm(tensors: Parameters, arithmetic: Exact) -> Array:

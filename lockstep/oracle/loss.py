@@ -1,8 +1,7 @@
 """The losses, their slopes by the model's outputs, and the metrics over a set of rows, by hand.
 
 The mean of a batch divides by the sum of its rows' weights. A label below 0 marks a row that does
-not count: its
-weight and its loss are 0.
+not count: its weight and its loss are 0.
 """
 
 from typing import Any, NamedTuple
@@ -29,9 +28,9 @@ Targets = NDArray[Any]
 
 
 class RowLosses(NamedTuple):
-    """Of each row: its loss times its weight (..., B), its weight (..., B), and the slope of that
-    loss by the
-    outputs (..., B, K)."""
+    """The loss of each row times its weight (..., B), its weight (..., B), and the slope of that
+    loss by the outputs (..., B, K).
+    """
 
     loss_B: Array
     weight_B: Array
@@ -55,7 +54,7 @@ def row_losses(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -
 def loss_and_slope(
     loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact
 ) -> tuple[Array, Array]:
-    """Mean loss (...) over the rows and its slope by the outputs (..., B, K)."""
+    """Mean loss over the rows (...), and its slope by the outputs (..., B, K)."""
     rows = row_losses(loss, outputs_BK, y_B, arithmetic)
     total = total_weight(loss, rows.weight_B, arithmetic)
     # the mean of no rows is 0 / 0, and its slope 0: torch 2.13 and JAX give both
@@ -64,25 +63,27 @@ def loss_and_slope(
 
 
 def total_weight(loss: Loss, weight_B: Array, arithmetic: Exact) -> Array:
-    """What the mean divides by (...): without class weights the number of rows that count, which is
-    exact.
+    """What the mean divides by (...). Without class weights it is the number of rows that count,
+    which is exact.
     """
     total = np.asarray(weight_B.sum(axis=-1))
-    return arithmetic.round(total[..., None, None])[..., 0, 0] if loss.class_weights else total
+    if not loss.class_weights:
+        return total
+    return arithmetic.round(total[..., None, None])[..., 0, 0]
 
 
 def mean_loss(loss_B: Array, total: Array, arithmetic: Exact) -> Array:
-    """Sum over the last axis by the total weight; as a dot product with 1 / total it errs by the
-    product of both 2-norms."""
+    """The sum over the last axis, over the total weight (...). As a dot product with 1 / total it
+    errs by the product of both 2-norms.
+    """
     size = np.linalg.norm(loss_B, axis=-1) * np.sqrt(np.count_nonzero(loss_B, axis=-1)) / total
-    return arithmetic.near((loss_B.sum(axis=-1) / total)[..., None, None], size[..., None, None])[
-        ..., 0, 0
-    ]
+    mean = loss_B.sum(axis=-1) / total
+    return arithmetic.near(mean[..., None, None], size[..., None, None])[..., 0, 0]
 
 
 def link(loss: Loss, outputs_BK: Array, arithmetic: Exact) -> tuple[str, Array]:
-    """What turns the outputs into a prediction, and what it gives: softmax or sigmoid; "" for a
-    number.
+    """The name of what turns the outputs into a prediction ("softmax", "sigmoid" or, for a number,
+    ""), and the prediction (..., B, K).
     """
     if loss.spec.link == "softmax":
         return "softmax", _softmax(outputs_BK, arithmetic)[0]
@@ -92,8 +93,8 @@ def link(loss: Loss, outputs_BK: Array, arithmetic: Exact) -> tuple[str, Array]:
 
 
 def answers(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> dict[str, Array]:
-    """Of each row that counts (..., B): "right" and "margin", how far the right answer leads; or
-    "error".
+    """The answers to the rows that count (..., B). Classes have "right" and "margin", how far the
+    right answer leads; a number has "error".
     """
     if loss.predicts_number:
         return {"error": arithmetic.round(outputs_BK - y_B[:, None])[..., 0]}
@@ -103,31 +104,34 @@ def answers(loss: Loss, outputs_BK: Array, y_B: Targets, arithmetic: Exact) -> d
             "right": (logit_B > 0) == (y_B == 1),
             "margin": np.where(y_B == 1, logit_B, -logit_B),
         }
-    logits_BK, y_B = outputs_BK[..., y_B >= 0, :], y_B[y_B >= 0]
+    counts_B = y_B >= 0
+    logits_BK = outputs_BK[..., counts_B, :]
+    y_B = y_B[counts_B]
     right_BK = _one_hot(y_B, logits_BK.shape[-1]) > 0
     right_B = np.where(right_BK, logits_BK, -np.inf).max(axis=-1)
+    wrong_B = np.where(right_BK, -np.inf, logits_BK).max(axis=-1)
     return {
         # as both frameworks do: the first of equal logits, and a NaN counts as the largest
         "right": logits_BK.argmax(axis=-1) == y_B,
-        "margin": right_B - np.where(right_BK, -np.inf, logits_BK).max(axis=-1),
+        "margin": right_B - wrong_B,
     }
 
 
 def metrics(
     loss: Loss, answered: dict[str, Array], y_N: Targets, arithmetic: Exact
 ) -> dict[str, Array]:
-    """From the answers to all rows: "accuracy", or "r2", the share of the target's variance that is
-    explained, and "mae", the mean absolute error."""
+    """The metrics (...) from the answers to all rows. Classes have "accuracy". A number has "r2",
+    the share of the target's variance that is explained, and "mae", the mean absolute error.
+    """
     if not loss.predicts_number:
         return {"accuracy": answered["right"].mean(axis=-1)}
-    error_N, rows = answered["error"], np.array(float(len(y_N)))
-    residual = mean_loss(arithmetic.round(error_N[..., None] ** 2)[..., 0], rows, arithmetic)[
-        ..., None, None
-    ]
+    error_N = answered["error"]
+    rows = np.array(float(len(y_N)))
+    square_N = arithmetic.round(error_N[..., None] ** 2)[..., 0]
+    residual = mean_loss(square_N, rows, arithmetic)[..., None, None]
     deviation_N1 = arithmetic.near((y_N - y_N.mean())[:, None], np.abs(y_N).max())
-    variance = mean_loss(arithmetic.round(deviation_N1**2)[..., 0], rows, arithmetic)[
-        ..., None, None
-    ]
+    square_N = arithmetic.round(deviation_N1**2)[..., 0]
+    variance = mean_loss(square_N, rows, arithmetic)[..., None, None]
     unexplained = arithmetic.round(residual / variance)
     r2 = arithmetic.near(1 - unexplained, np.maximum(np.abs(unexplained), 1.0))[..., 0, 0]
     return {"r2": r2, "mae": mean_loss(np.abs(error_N), rows, arithmetic)}
@@ -142,8 +146,8 @@ def _one_hot(y_B: Targets, classes: int) -> Array:
 
 
 def _softmax(logits_BK: Array, arithmetic: Exact) -> tuple[Array, Array, Array, Array]:
-    """Softmax, largest logit, logits less it, and the log of the sum of the exponentials of
-    that.
+    """Softmax (..., B, K), largest logit (..., B, 1), logits less that (..., B, K), and the log of
+    the sum of their exponentials (..., B, 1).
     """
     largest_B1 = logits_BK.max(axis=-1, keepdims=True)
     shifted_BK = arithmetic.round(logits_BK - largest_B1)
@@ -158,7 +162,7 @@ def _cross_entropy(
     """-sum_k w_k q_k log softmax_k, by the shifted log-sum-exp; q is the label, smoothed over all K
     classes.
 
-    With label y the row's weight in the mean is w_y, also where the label is smoothed: torch 2.13,
+    A row with label y has weight w_y in the mean, also where the label is smoothed: torch 2.13,
     `torch.nn.functional.cross_entropy`.
     """
     softmax_BK, largest_B1, shifted_BK, log_sum_B1 = _softmax(logits_BK, arithmetic)
@@ -169,10 +173,8 @@ def _cross_entropy(
         index_B1 = np.broadcast_to(np.maximum(y_B, 0)[:, None], (*shifted_BK.shape[:-1], 1))
         chosen_B1 = np.take_along_axis(shifted_BK, index_B1, axis=-1)
         # a framework may add the largest logit back before it subtracts the chosen one
-        loss_B1 = (
-            arithmetic.near(log_sum_B1 - chosen_B1, np.abs(largest_B1) + np.abs(chosen_B1))
-            * counts_B1
-        )
+        size_B1 = np.abs(largest_B1) + np.abs(chosen_B1)
+        loss_B1 = arithmetic.near(log_sum_B1 - chosen_B1, size_B1) * counts_B1
         return RowLosses(loss_B1[..., 0], counts_B1[:, 0], softmax_BK * counts_B1 - target_BK)
     weight_1K = arithmetic.constant(
         "class_weights", np.array([loss.class_weights or (1.0,) * classes])
@@ -184,16 +186,14 @@ def _cross_entropy(
         target_BK = sharp * target_BK + even * counts_B1
     target_BK = arithmetic.round(target_BK * weight_1K)
     log_BK = arithmetic.near(shifted_BK - log_sum_B1, np.abs(largest_B1) + np.abs(shifted_BK))
-    size_B1 = np.linalg.norm(target_BK, axis=-1, keepdims=True) * np.linalg.norm(
-        log_BK, axis=-1, keepdims=True
-    )
-    # a class that is not to be counts for nothing, also where its logit is -inf
+    target_size_B1 = np.linalg.norm(target_BK, axis=-1, keepdims=True)
+    size_B1 = target_size_B1 * np.linalg.norm(log_BK, axis=-1, keepdims=True)
+    # a class whose target is 0 counts for nothing, also where its logit is -inf
     terms_BK = np.where(target_BK == 0, 0.0, target_BK * log_BK)
     loss_B1 = arithmetic.near(-terms_BK.sum(axis=-1, keepdims=True), size_B1)
     sum_B1 = arithmetic.round(target_BK.sum(axis=-1, keepdims=True))
-    slope_BK = arithmetic.near(
-        softmax_BK * sum_B1 - target_BK, np.maximum(softmax_BK * sum_B1, target_BK)
-    )
+    scaled_BK = softmax_BK * sum_B1
+    slope_BK = arithmetic.near(scaled_BK - target_BK, np.maximum(scaled_BK, target_BK))
     return RowLosses(loss_B1[..., 0], weight_B, slope_BK)
 
 
@@ -205,35 +205,34 @@ def _sigmoid(logit_B1: Array, arithmetic: Exact) -> Array:
 def _binary_cross_entropy(
     loss: BinaryCrossEntropy, logit_B1: Array, y_B1: Targets, arithmetic: Exact
 ) -> tuple[Array, Array]:
-    """-positive_weight y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)): max(-x, 0) + log(1 +
-    exp(-|x|)) of x where y
-    is 1, of -x where it is 0."""
+    """-positive_weight y log sigmoid(x) - (1 - y) log(1 - sigmoid(x)), and its slope by x.
+
+    log(1 + exp(-x)) is computed as max(-x, 0) + log(1 + exp(-|x|)), with x where y is 1 and -x
+    where it is 0.
+    """
     positive = arithmetic.constant("positive_weight", loss.positive_weight)
     wrong_B1 = np.where(y_B1 == 1, -logit_B1, logit_B1)
     factor_B1 = np.where(y_B1 == 1, positive, 1.0)
     rest_B1 = arithmetic.round(np.log1p(arithmetic.round(np.exp(-np.abs(logit_B1)))))
     # a framework may subtract two numbers as large as the logit
     loss_B1 = arithmetic.near(np.maximum(wrong_B1, 0.0) + rest_B1, np.abs(logit_B1) + rest_B1)
-    share_B1 = _sigmoid(wrong_B1, arithmetic)  # where y is 1 it may be reached as 1 - sigmoid(x)
-    slope_B1 = (
-        np.where(y_B1 == 1, -1.0, 1.0)
-        * factor_B1
-        * arithmetic.near(share_B1, np.where(y_B1 == 1, 1.0, share_B1))
-    )
+    share_B1 = _sigmoid(wrong_B1, arithmetic)
+    # where y is 1 a framework may compute it as 1 - sigmoid(x)
+    near_B1 = arithmetic.near(share_B1, np.where(y_B1 == 1, 1.0, share_B1))
+    slope_B1 = np.where(y_B1 == 1, -1.0, 1.0) * factor_B1 * near_B1
     return arithmetic.round(factor_B1 * loss_B1), arithmetic.round(slope_B1)
 
 
 def _squared(error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
-    """e^2, not half of it."""
+    """e^2, not half of it, and its slope by e."""
     return arithmetic.round(error_B1**2), arithmetic.round(2 * error_B1)
 
 
 def _huber(loss: Huber, error_B1: Array, arithmetic: Exact) -> tuple[Array, Array]:
-    """e^2 / 2 up to delta, then delta (|e| - delta / 2) (Huber 1964)."""
+    """e^2 / 2 up to delta, then delta (|e| - delta / 2) (Huber 1964); and its slope by e."""
     delta = arithmetic.constant("delta", loss.delta)
     size_B1 = np.abs(error_B1)
     square_B1 = arithmetic.round(np.square(np.minimum(size_B1, delta)) / 2)
     line_B1 = arithmetic.near(delta * (size_B1 - delta / 2), delta * size_B1)
-    return np.where(size_B1 <= delta, square_B1, line_B1), arithmetic.round(
-        np.clip(error_B1, -delta, delta)
-    )
+    slope_B1 = arithmetic.round(np.clip(error_B1, -delta, delta))
+    return np.where(size_B1 <= delta, square_B1, line_B1), slope_B1

@@ -22,16 +22,16 @@ __all__ = [
 
 Parameters = dict[str, Array]
 Statistics = dict[str, Array]
-"""norm = "batch": `norm<i>.mean` and `norm<i>.var` (..., 1, units)."""
+"""Running statistics of norm = "batch": `norm<i>.mean` and `norm<i>.var` (..., 1, units)."""
 
 
 class Pass(NamedTuple):
-    """What a forward pass found.
+    """The outputs of a forward pass.
 
-    `outputs`: layer -> its output (..., B, units), from "input" through "linear1", "norm1",
-    "relu1", "dropout1", ...
-    to the logits, as far as the model has them. `inner`: what `backward` and `running_statistics`
-    need besides.
+    Attributes:
+        outputs: layer -> its output (..., B, units), from "input" through "linear1", "norm1",
+            "relu1", "dropout1", ... to the logits, as far as the model has them.
+        inner: what `backward` and `running_statistics` need besides.
     """
 
     outputs: dict[str, Array]
@@ -54,13 +54,14 @@ def forward(
         parameters: biases and normalisation weights as single rows.
         x_BD: the rows that count.
         arithmetic: exact or perturbed.
-        statistics: in evaluation those of batch normalisation; without them it takes the rows' own,
-        as in training. masks: in training with dropout a mask (B, units) for each hidden layer:
-        which units stay.
+        statistics: the running statistics of batch normalisation, in evaluation; without them it
+            takes the rows' own, as in training.
+        masks: in training with dropout, which units stay: a mask (B, units) for each hidden layer.
     """
     outputs = {"input": x_BD}
     inner: dict[str, Array] = {}
-    h_BH, low = x_BD, arithmetic.compute
+    h_BH = x_BD
+    low = arithmetic.compute
     for i in range(1, len(model.hidden) + 2):
         h_BH = low.dot(h_BH, low.cast(parameters[f"linear{i}.weight"], f"linear{i}.weight"))
         if model.bias:
@@ -71,11 +72,14 @@ def forward(
             break
         if model.norm != "none":
             normalised = _normalise(model, i, parameters, h_BH, statistics, inner, arithmetic)
-            h_BH = outputs[f"norm{i}"] = low.cast(normalised)
+            h_BH = low.cast(normalised)
+            outputs[f"norm{i}"] = h_BH
         inner[f"z{i}"] = h_BH
-        h_BH = outputs[f"{model.activation}{i}"] = activate(model.activation, h_BH, low)
+        h_BH = activate(model.activation, h_BH, low)
+        outputs[f"{model.activation}{i}"] = h_BH
         if masks:
-            h_BH = outputs[f"dropout{i}"] = _drop(model, h_BH, masks[i - 1], low)
+            h_BH = _drop(model, h_BH, masks[i - 1], low)
+            outputs[f"dropout{i}"] = h_BH
     return Pass(outputs, inner)
 
 
@@ -88,13 +92,20 @@ def backward(
     *,
     masks: Sequence[NDArray[np.bool_]] = (),
 ) -> Parameters:
-    """The gradient by every parameter, of its shape, from that by the last layer's outputs, `slope`
-    (..., B, K).
+    """The gradient by every parameter, of its shape.
 
-    `passed` is of a `forward` without `statistics` and with the same `masks`.
+    Args:
+        model: its layers.
+        parameters: as in `forward`.
+        passed: of a `forward` without `statistics` and with the same `masks`.
+        slope: the gradient by the last layer's outputs (..., B, K).
+        arithmetic: exact or perturbed.
+        masks: as in `forward`.
     """
-    outputs, gradients = list(passed.outputs.values()), {}
-    names, low = list(passed.outputs), arithmetic.compute
+    gradients: Parameters = {}
+    outputs = list(passed.outputs.values())
+    names = list(passed.outputs)
+    low = arithmetic.compute
     slope = low.cast(slope)
     for i in range(len(model.hidden) + 1, 0, -1):
         h_BH = outputs[names.index(f"linear{i}") - 1]
@@ -122,19 +133,16 @@ def running_statistics(
     model: Model, statistics: Mapping[str, Array], passed: Pass, rows: int, arithmetic: Exact
 ) -> Statistics:
     """Batch normalisation's running mean and variance after a training pass over so many rows."""
-    share, kept = (
-        arithmetic.constant(name, value)
-        for name, value in (("share", model.norm_momentum), ("kept", 1 - model.norm_momentum))
-    )
-    found: Statistics = {}
+    share = arithmetic.constant("share", model.norm_momentum)
+    rest = arithmetic.constant("kept", 1 - model.norm_momentum)
+    after: Statistics = {}
     for name, before in statistics.items():
-        seen = passed.inner[name]
+        of_rows = passed.inner[name]
         if name.endswith("var") and model.norm_variance == "unbiased":
-            seen = arithmetic.round(seen * (rows / (rows - 1)))
-        found[name] = arithmetic.near(
-            kept * before + share * seen, np.maximum(np.abs(before), np.abs(seen))
-        )
-    return found
+            of_rows = arithmetic.round(of_rows * (rows / (rows - 1)))
+        size = np.maximum(np.abs(before), np.abs(of_rows))
+        after[name] = arithmetic.near(rest * before + share * of_rows, size)
+    return after
 
 
 def _normalise(
@@ -146,30 +154,31 @@ def _normalise(
     inner: dict[str, Array],
     arithmetic: Exact,
 ) -> Array:
-    """(z - mean) / sqrt(variance + eps) x weight + bias; the variance over n.
+    """(z - mean) / sqrt(variance + eps) x weight + bias; the variance is over n. What `backward`
+    needs of it goes into `inner`.
 
     Layer normalisation takes both over the units of a row (Ba et al., arXiv:1607.06450), batch
     normalisation over the rows of a unit (Ioffe & Szegedy, arXiv:1502.03167), or in evaluation the
     running ones.
     """
-    norm, axis = f"norm{i}", -1 if model.norm == "layer" else -2
+    norm = f"norm{i}"
+    axis = _axis(model)
     if model.norm == "batch" and statistics is not None:
-        mean, variance = statistics[f"{norm}.mean"], statistics[f"{norm}.var"]
+        mean = statistics[f"{norm}.mean"]
+        variance = statistics[f"{norm}.var"]
         centred = arithmetic.round(z - mean)
     else:
-        mean = arithmetic.near(
-            z.mean(axis=axis, keepdims=True), np.abs(z).mean(axis=axis, keepdims=True)
-        )
+        size = np.abs(z).mean(axis=axis, keepdims=True)
+        mean = arithmetic.near(z.mean(axis=axis, keepdims=True), size)
         centred = arithmetic.round(z - mean)
+        variance = arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True))
         # the slope of 1 / sqrt(v) goes by v to the power of -3/2
-        variance = arithmetic.within(
-            arithmetic.round(np.square(centred).mean(axis=axis, keepdims=True)), 1.5
-        )
-    inverse = arithmetic.round(
-        1 / np.sqrt(variance + arithmetic.constant("norm_eps", model.norm_eps))
-    )
+        variance = arithmetic.within(variance, 1.5)
+    eps = arithmetic.constant("norm_eps", model.norm_eps)
+    inverse = arithmetic.round(1 / np.sqrt(variance + eps))
     normal = arithmetic.round(centred * inverse)
-    weight, bias = parameters[f"{norm}.weight"], parameters[f"{norm}.bias"]
+    weight = parameters[f"{norm}.weight"]
+    bias = parameters[f"{norm}.bias"]
     inner |= {
         f"{norm}.mean": mean,
         f"{norm}.var": variance,
@@ -190,32 +199,42 @@ def _normalise_backward(
     gradients: Parameters,
     arithmetic: Exact,
 ) -> Array:
-    """With y the normalised z, before weight and bias, and g the gradient by it:
-    dz = (g - mean(g) - y mean(g y)) / sqrt(variance + eps), the means over the axis of the
-    statistics."""
-    norm, axis = f"norm{i}", -1 if model.norm == "layer" else -2
-    normal, inverse = passed.inner[f"{norm}.normal"], passed.inner[f"{norm}.inverse"]
+    """dz = (g - mean(g) - y mean(g y)) / sqrt(variance + eps).
+
+    y is the normalised z, before weight and bias, and g the gradient by it; the means are over the
+    axis of the statistics. The gradients by weight and bias go into `gradients`.
+    """
+    norm = f"norm{i}"
+    axis = _axis(model)
+    normal = passed.inner[f"{norm}.normal"]
+    inverse = passed.inner[f"{norm}.inverse"]
     gradients[f"{norm}.weight"] = _sum(slope * normal, -2, arithmetic)
     gradients[f"{norm}.bias"] = _sum(slope, -2, arithmetic)
     g = arithmetic.round(slope * parameters[f"{norm}.weight"])
-    rows = g.shape[axis]
-    mean, projection = _sum(g, axis, arithmetic) / rows, _sum(g * normal, axis, arithmetic) / rows
+    count = g.shape[axis]
+    mean = _sum(g, axis, arithmetic) / count
+    projection = _sum(g * normal, axis, arithmetic) / count
     size = np.abs(g) + np.abs(mean) + np.abs(normal * projection)
     return arithmetic.near((g - mean - normal * projection) * inverse, size * inverse)
 
 
+def _axis(model: Model) -> int:
+    """The axis over which a normalisation takes its statistics: units or rows."""
+    return -1 if model.norm == "layer" else -2
+
+
 def _drop(model: Model, h_BH: Array, mask_BH: NDArray[np.bool_], arithmetic: Exact) -> Array:
-    """Inverted dropout (Srivastava et al., 2014): its own transpose, so that gradients pass the
-    same way back.
+    """Inverted dropout (Srivastava et al., 2014). It is its own transpose, so that gradients pass
+    the same way back.
     """
     scale = arithmetic.constant("dropout", 1 / (1 - model.dropout))
     return np.where(mask_BH, arithmetic.round(h_BH * scale), 0.0)
 
 
 def _sum(terms: Array, axis: int, arithmetic: Exact) -> Array:
-    return arithmetic.near(
-        terms.sum(axis=axis, keepdims=True), np.abs(terms).sum(axis=axis, keepdims=True)
-    )
+    """The sum over an axis, which errs by the sum of the sizes."""
+    size = np.abs(terms).sum(axis=axis, keepdims=True)
+    return arithmetic.near(terms.sum(axis=axis, keepdims=True), size)
 
 
 def loss_and_gradients(
@@ -228,8 +247,10 @@ def loss_and_gradients(
     masks: Sequence[NDArray[np.bool_]] = (),
 ) -> tuple[Array, Parameters, Pass]:
     """Mean loss (...) over the rows that count, its gradient by every parameter, of the parameter's
-    shape, and the pass."""
+    shape, and the pass.
+    """
     passed = forward(recipe.model, parameters, x_BD, arithmetic, masks=masks)
     *_, outputs_BK = passed.outputs.values()
     mean, slope = loss_and_slope(recipe.loss, outputs_BK, y_B, arithmetic)
-    return mean, backward(recipe.model, parameters, passed, slope, arithmetic, masks=masks), passed
+    gradients = backward(recipe.model, parameters, passed, slope, arithmetic, masks=masks)
+    return mean, gradients, passed

@@ -27,26 +27,26 @@ def update_parameter(
         optimizer: its hyperparameters.
         lr: learning rate of this update and parameter.
         update: counted from 0.
-        parameter: any shape, as `gradient`.
-        gradient: of the loss, before weight decay.
+        parameter: any shape.
+        gradient: of the loss, before weight decay; shaped as `parameter`.
         moments: what the optimizer remembers of this parameter.
         exact: the arithmetic.
     """
-    optimizer = _as_seen_by(optimizer, decays(optimizer, name))
+    optimizer = _for_parameter(optimizer, decays(optimizer, name))
     if optimizer.decay_rate and not optimizer.spec.decoupled:
         decay = exact.constant("weight_decay", optimizer.decay_rate)
         gradient = exact.round(gradient + exact.round(decay * parameter))
     rule = RULES[optimizer.name]
     if is_weight(name):
         rule = WEIGHT_RULES.get(optimizer.name, rule)
-    parameter, after = rule(optimizer, lr, update, parameter, gradient, moments, exact)
-    moments.update(after)
-    return parameter
+    after, moments_after = rule(optimizer, lr, update, parameter, gradient, moments, exact)
+    moments.update(moments_after)
+    return after
 
 
 @cache
-def _as_seen_by(optimizer: Optimizer, decayed: bool) -> Optimizer:
-    """What a rule reads of the optimizer for a parameter that decays or does not."""
-    return (
-        optimizer if decayed or not optimizer.decay_rate else optimizer.with_knobs(weight_decay=0.0)
-    )
+def _for_parameter(optimizer: Optimizer, decayed: bool) -> Optimizer:
+    """The optimizer of a parameter that decays or does not."""
+    if decayed or not optimizer.decay_rate:
+        return optimizer
+    return optimizer.with_knobs(weight_decay=0.0)

@@ -1,17 +1,16 @@
 """How far rounding can carry a run: bounds from an ensemble of perturbed trainings.
 
 Each member repeats the float64 training with every operation off by one unit roundoff of the
-recipe's dtype
-(stochastic arithmetic: Parker, Monte Carlo Arithmetic, 1997; Vignes, CADNA, 1993). What the widest
-member strays
-from the exact one, times `SAFETY`, bounds what a correct implementation in that dtype may stray.
+recipe's dtype (stochastic arithmetic: Parker, Monte Carlo Arithmetic, 1997; Vignes, CADNA, 1993).
+The distance of the widest member from the exact one, times `SAFETY`, bounds what a correct
+implementation in that dtype may stray.
 
 Bounds end where they say nothing: at the horizon. They are infinite from there on.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, Array, Moments, Perturb
 from lockstep.oracle.average import averaged
 from lockstep.oracle.network import Parameters
 from lockstep.oracle.trajectory import (
+    Detail,
     State,
-    Step,
+    UpdateRecord,
     canonical,
     evaluate,
     initial_state,
@@ -37,18 +37,19 @@ __all__ = ["AMPLIFIED", "Horizon", "rounding_bounds"]
 MEMBERS = 8
 NEIGHBOURS = 8  # updates on either side
 LOST = {"same": 0.01, "bfloat16": 0.25}
-"""Share of the way that the parameters have gone, and of the loss, that a bound may reach, by what
-products are computed in. Beyond it the members no longer stray in proportion to rounding, and a
-right run may leave them by more than `SAFETY` (docs/equality.md). One rounding of bfloat16 is 0.4 %
-itself: its bounds begin at some per cent."""
+"""Precision of products -> share of the way that the parameters have gone, and of the loss, that a
+bound may reach. Beyond it the members no longer stray in proportion to rounding, and a right run
+may leave them by more than `SAFETY` (docs/equality.md). One rounding of bfloat16 is 0.4 % itself:
+its bounds begin at some per cent."""
 AMPLIFIED = "rounding is amplified so far that right runs may part"
 """The reason of a horizon that is not the dtype's range."""
 WORDS = {"loss": "the loss", "grad_norm": "the gradient's norm", "update_norm": "the update's norm"}
 
 
 class Horizon(NamedTuple):
-    """The first update, counted from 0, from which on rounding decides where a run is, and why, to
-    be read after "from there on"."""
+    """The first update, counted from 0, from which on rounding decides where a run is, and the
+    reason, to be read after "from there on".
+    """
 
     update: int
     reason: str
@@ -71,9 +72,9 @@ def rounding_bounds(
         recorded: after how many updates the parameters are compared.
         detail: the updates of which the detail is compared.
         seed: of the directions in which the members err.
-        statistics: of every update the statistics are compared too.
-        synchronised: every update begins from the exact state, stored in the dtype: the bounds are
-        of one update.
+        statistics: whether the statistics of every update are compared too.
+        synchronised: whether every update begins from the exact state, stored in the dtype; the
+            bounds are then of one update.
 
     Returns:
         Bounds, named as in a trace: `updates/loss`, `updates/grad_norm`, `updates/update_norm`
@@ -85,8 +86,9 @@ def rounding_bounds(
         is None where there is none.
 
     Neither mean nor root mean square nor largest value of a tensor can stray farther than its worst
-    element. How far the members' own stray bounds less: they err at random, which averages out over
-    a tensor, and a float32 run need not, as where it loses a small weight decay in every element.
+    element. The members' own statistics would give tighter bounds, and wrong ones: members err at
+    random, which averages out over a tensor. A float32 run need not, as where it loses a small
+    weight decay in every element.
     """
     compute = BFLOAT16 if recipe.training.compute == "bfloat16" else None
     arithmetic = Perturbed(MEMBERS, unit_roundoff(recipe.dtype), seed, compute)
@@ -94,22 +96,23 @@ def rounding_bounds(
         name: np.repeat(array[None], MEMBERS + 1, axis=0) for name, array in start(data).items()
     }
     watched = range(data.updates) if statistics else detail
-    collected = _Spreads(recipe, data, arithmetic, recorded, detail, statistics)
+    spreads = _Spreads(recipe, data, arithmetic, recorded, detail, statistics)
     with np.errstate(all="ignore"):  # a training that blows up has infinite bounds
-        steps, given = (
-            trajectory(recipe, data, arithmetic, initial_state(recipe, members), watched),
-            None,
-        )
+        begin = initial_state(recipe, members)
+        batches = trajectory(recipe, data, arithmetic, begin, watched)
+        sent: State | None = None
         for _ in range(data.epochs * data.batches_per_epoch):
-            state, step = steps.send(given)
-            given = _synchronised(state, arithmetic) if synchronised and step else None
-            if step is not None:
-                collected.take(state, step)
-        return collected.bounds()
+            state, record = batches.send(sent)
+            sent = None
+            if record is not None:
+                if synchronised:
+                    sent = _synchronised(state, arithmetic)
+                spreads.add(state, record)
+        return spreads.bounds()
 
 
 class _Spreads:
-    """How far the members stray from the exact run, update by update."""
+    """How far the members stray from the exact run, collected update by update."""
 
     def __init__(
         self,
@@ -120,8 +123,12 @@ class _Spreads:
         detail: Collection[int],
         statistics: bool,
     ) -> None:
-        self.recipe, self.data, self.arithmetic = recipe, data, arithmetic
-        self.recorded, self.detail, self.has_statistics = recorded, detail, statistics
+        self.recipe = recipe
+        self.data = data
+        self.arithmetic = arithmetic
+        self.recorded = recorded
+        self.detail = detail
+        self.has_statistics = statistics
         self.initial = start(data)
         # beyond this a square, as in a norm, leaves the range of the dtype
         self.largest = float(np.sqrt(np.finfo(recipe.dtype).max))
@@ -136,22 +143,25 @@ class _Spreads:
         self.farthest = 0.0
         self.horizon: Horizon | None = None
 
-    def take(self, state: State, step: Step) -> None:
-        """The spreads of an update that is complete."""
-        scalars = {"loss": step.loss, "grad_norm": step.grad_norm, "update_norm": step.update_norm}
+    def add(self, state: State, record: UpdateRecord) -> None:
+        """Add an update that is complete."""
+        scalars = {
+            "loss": record.loss,
+            "grad_norm": record.grad_norm,
+            "update_norm": record.update_norm,
+        }
         for name, members in scalars.items():
             self.series[name].append(self._spread(members))
             self.sizes[name].append(float(np.abs(members.flat[0])))
         self._move_horizon(scalars, state)
-        self._take_detail(state, step)
-        self._take_parameters(state)
+        self._add_detail(state, record)
+        self._add_parameters(state)
         if state.updates % self.data.updates_per_epoch == 0:
-            self._take_metrics(state)
+            self._add_metrics(state)
 
     def bounds(self) -> tuple[dict[str, NDArray[np.float64]], Horizon | None]:
         """As `rounding_bounds`."""
         end = self.horizon.update if self.horizon else self.data.updates
-        length = self.data.updates_per_epoch
         bounds = {
             name: np.array(spread if update < end else np.inf)
             for name, (update, spread) in self.tensors.items()
@@ -162,22 +172,24 @@ class _Spreads:
             bounds[f"statistics/{name}"] = _widen(spread_T, np.ones_like(spread_T), end)[:, None]
         for name, spreads in self.metrics.items():
             spread_E = np.array(spreads)
-            spread_E[end // length :] = np.inf  # an epoch's metrics belong to its last update
+            # an epoch's metrics belong to its last update
+            spread_E[end // self.data.updates_per_epoch :] = np.inf
             bounds[f"epochs/{name}"] = spread_E
         return bounds, self.horizon
 
     def _spread(self, members: Array) -> float:
-        """SAFETY times the largest distance of any element of any member from member 0, or the
-        smallest normal number, below which XLA keeps nothing of a number and PyTorch some of its
-        bits; what is 0 in all members is 0."""
+        """SAFETY times the largest distance of any element of any member from member 0, or times
+        the smallest normal number where that is larger: below it XLA keeps nothing of a number and
+        PyTorch some of its bits. What is 0 in all members is 0.
+        """
         widest = float(np.abs(members - members[:1]).max())
         if not np.isfinite(widest):
             return np.inf
         return SAFETY * max(widest, self.smallest if np.any(members) else 0.0)
 
     def _move_horizon(self, scalars: Mapping[str, Array], state: State) -> None:
-        """The horizon is the first update at which rounding decides: runs that have parted do not
-        come together.
+        """Set the horizon at the first update at which rounding decides: runs that have parted do
+        not come together.
         """
         if self.horizon is not None:
             return
@@ -188,53 +200,52 @@ class _Spreads:
             self.horizon = Horizon(state.updates - 1, reason)
 
     def _leaves_range(self, values: Mapping[str, Array]) -> str:
+        """What leaves the dtype's range, in words; "" where nothing does."""
         for name, members in values.items():
             if not np.abs(members).max() <= self.largest:
                 return f"{WORDS.get(name, name)} leaves {self.recipe.training.dtype}'s range"
         return ""
 
     def _is_lost(self, parameters: Parameters) -> bool:
-        """Whether bounds are as wide as what they bound: those of the parameters as the way that
-        these have gone, that of the loss as the loss. Either alone may be, of a rate near 0 and of
-        a loss near 0."""
-        way = np.sqrt(
-            sum(np.square(members[0] - self.initial[n]).sum() for n, members in parameters.items())
-        )
+        """Whether bounds are as wide as what they bound: the parameters' as the way that these have
+        gone, and the loss's as the loss. One of the two alone may be, at a rate near 0 or a loss
+        near 0.
+        """
+        squares = [
+            np.square(members[0] - self.initial[name]).sum() for name, members in parameters.items()
+        ]
         strays = [
             np.square(members - members[:1]).sum(axis=(1, 2)) for members in parameters.values()
         ]
-        self.farthest = max(self.farthest, float(way))
+        self.farthest = max(self.farthest, float(np.sqrt(sum(squares))))
         strayed = SAFETY * float(np.sqrt(sum(strays).max()))
         share = LOST[self.recipe.training.compute]
-        return (
-            strayed > share * self.farthest
-            and self.series["loss"][-1] > share * self.sizes["loss"][-1]
-        )
+        is_loss_lost = self.series["loss"][-1] > share * self.sizes["loss"][-1]
+        return strayed > share * self.farthest and is_loss_lost
 
-    def _take_detail(self, state: State, step: Step) -> None:
-        update = state.updates - 1
+    def _add_detail(self, state: State, record: UpdateRecord) -> None:
+        update = record.update
         if not (self.has_statistics or update in self.detail):
             return
-        arrays = dict(step.detail)
+        arrays: Detail = dict(record.detail)
         for name, slots in state.moments.items():
             arrays |= {f"moments/{slot}/{name}": [members] for slot, members in slots.items()}
-        for name, members in arrays.items():
-            if not name.startswith("batch"):
-                spread = max(self._spread(array) for array in members)
-                if update in self.detail:
-                    self.tensors[f"detail/{update}/{name}"] = update, spread
-                if self.has_statistics:
-                    self.statistics[name][update] = spread
+        for name, of_batches in arrays.items():
+            if name.startswith("batch"):
+                continue
+            spread = max(self._spread(members) for members in of_batches)
+            if update in self.detail:
+                self.tensors[f"detail/{update}/{name}"] = update, spread
+            if self.has_statistics:
+                self.statistics[name][update] = spread
 
-    def _take_parameters(self, state: State) -> None:
+    def _add_parameters(self, state: State) -> None:
         done = state.updates
         if not (self.has_statistics or done in self.recorded):
             return
         average = averaged(self.recipe.average, state.average, done, self.arithmetic)
-        for kind, tensors in (
-            ("parameters", state.parameters | state.statistics),
-            ("average", average),
-        ):
+        kinds = {"parameters": state.parameters | state.statistics, "average": average}
+        for kind, tensors in kinds.items():
             for name, members in canonical(tensors).items():
                 spread = self._spread(members)
                 if done in self.recorded:
@@ -242,31 +253,33 @@ class _Spreads:
                 if self.has_statistics:
                     self.statistics[f"{kind}/{name}"][done - 1] = spread
 
-    def _take_metrics(self, state: State) -> None:
-        for part, x_ND, y_N in (
-            ("train", self.data.train_x_ND, self.data.train_y_N),
-            ("held_out", self.data.held_out_x_ND, self.data.held_out_y_N),
-        ):
+    def _add_metrics(self, state: State) -> None:
+        data = self.data
+        parts = {
+            "train": (data.train_x_ND, data.train_y_N),
+            "held_out": (data.held_out_x_ND, data.held_out_y_N),
+        }
+        for part, (x_ND, y_N) in parts.items():
             values, margin_N = evaluate(
                 state.parameters, state.statistics, x_ND, y_N, self.recipe, self.arithmetic
             )
             for name, members in values.items():
-                is_counted = name == "accuracy" and margin_N is not None
-                self.metrics[f"{part}_{name}"].append(
-                    _undecided(margin_N, self.smallest) if is_counted else self._spread(members)
-                )
+                if name == "accuracy" and margin_N is not None:
+                    spread = _undecided(margin_N, self.smallest)
+                else:
+                    spread = self._spread(members)
+                self.metrics[f"{part}_{name}"].append(spread)
 
 
 def _synchronised(state: State, arithmetic: Perturbed) -> State:
     """The exact member's state, as each member stores it."""
 
     def stored(tensors: Moments) -> Moments:
-        return {
-            name: arithmetic.round(np.broadcast_to(array[:1], array.shape))
-            if array.ndim > 2
-            else array
-            for name, array in tensors.items()
-        }
+        rounded = dict(tensors)
+        for name, array in tensors.items():
+            if array.ndim > 2:
+                rounded[name] = arithmetic.round(np.broadcast_to(array[:1], array.shape))
+        return rounded
 
     return state._replace(
         parameters=stored(state.parameters),
@@ -279,23 +292,23 @@ def _synchronised(state: State, arithmetic: Perturbed) -> State:
 def _widen(
     spread_T: NDArray[np.float64], size_T: NDArray[np.float64], end: int
 ) -> NDArray[np.float64]:
-    """The largest of each update's and its neighbours', infinite from `end` on: a few members may
-    agree by chance at one update. What is wider because its values are larger counts in proportion,
-    or an explosion would hide its beginning."""
+    """The largest of each update's spread and its neighbours', infinite from `end` on: a few
+    members may agree by chance at one update. A spread that is wider because its values are larger
+    counts in proportion, or an explosion would hide its beginning.
+    """
     if not end:
         return np.full(len(spread_T), np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view
-    padded, sizes = (
-        np.pad(values_T[:end], NEIGHBOURS, mode="edge") for values_T in (spread_T, size_T)
-    )
     width = 2 * NEIGHBOURS + 1
-    grown = windows(sizes, width) / size_T[:end, None]
-    widest = (windows(padded, width) / np.fmax(grown, 1.0)).max(axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view
+    spreads = windows(np.pad(spread_T[:end], NEIGHBOURS, mode="edge"), width)
+    sizes = windows(np.pad(size_T[:end], NEIGHBOURS, mode="edge"), width)
+    growth = sizes / size_T[:end, None]
+    widest = (spreads / np.fmax(growth, 1.0)).max(axis=-1)
     return np.concatenate([widest, np.full(len(spread_T) - end, np.inf)])
 
 
-def _undecided(margin_MN: Any, smallest: float) -> float:
-    """Share of rows whose answer rounding may turn; a margin below the smallest normal number may
+def _undecided(margin_MN: Array, smallest: float) -> float:
+    """Share of rows whose answer rounding may turn. A margin below the smallest normal number may
     be lost.
     """
     spread_N = np.maximum(np.abs(margin_MN - margin_MN[:1]).max(axis=0), smallest)

@@ -11,11 +11,12 @@ from lockstep.data_prep import Parameters, PreparedData
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.average import averaged
 from lockstep.oracle.checkpoint import export_state, import_state
-from lockstep.oracle.loss import link
+from lockstep.oracle.loss import Targets, link
 from lockstep.oracle.network import forward
 from lockstep.oracle.rounding import rounding_bounds
 from lockstep.oracle.trajectory import (
     State,
+    UpdateRecord,
     canonical,
     evaluate,
     initial_state,
@@ -33,56 +34,62 @@ __all__ = ["states", "train"]
 
 def states(recipe: Recipe, data: PreparedData) -> Iterator[Checkpoint]:
     """The state before every update, one after another as they are asked for."""
-    seen = rows_of(recipe, data)
-    begin = initial_state(recipe, start(seen))
+    rounded = rows_of(recipe, data)
+    begin = initial_state(recipe, start(rounded))
     yield make_checkpoint(recipe, data, 0, "oracle", export_state(begin))
     with np.errstate(all="ignore"):
-        for state, step in trajectory(recipe, seen, Exact(), begin):
-            if step:
-                yield make_checkpoint(recipe, data, state.batches, "oracle", export_state(state))
+        for state, record in trajectory(recipe, rounded, Exact(), begin):
+            if record is not None:
+                arrays = export_state(state)
+                yield make_checkpoint(recipe, data, state.batches, "oracle", arrays)
 
 
 class _View(NamedTuple):
-    """A `View` of the oracle's run; `step` is the update that the last batch completed, None where
-    it did not.
+    """A `View` of the oracle's run. `record` is of the update that the last batch completed, None
+    where it completed none.
     """
 
     recipe: Recipe
-    seen: Any
-    run: State
-    step: Any
+    data: PreparedData
+    state: State
+    record: UpdateRecord | None
 
     def parameters(self) -> Parameters:
-        return canonical(self.run.parameters | self.run.statistics)
+        return canonical(self.state.parameters | self.state.statistics)
 
     def average(self, updates: int) -> Parameters:
-        return canonical(averaged(self.recipe.average, self.run.average, updates, Exact()))
+        return canonical(averaged(self.recipe.average, self.state.average, updates, Exact()))
 
     def arrays(self) -> Parameters:
-        return export_state(self.run)
+        return export_state(self.state)
 
     def detail(self) -> Mapping[str, Sequence[Any]]:
-        detail: Mapping[str, Sequence[Any]] = self.step.detail if self.step else {}
-        return detail
+        return self.record.detail if self.record is not None else {}
 
     def metrics(self) -> tuple[Metrics, Metrics]:
-        train = self._metrics(self.seen.train_x_ND, self.seen.train_y_N)
-        return train, self._metrics(self.seen.held_out_x_ND, self.seen.held_out_y_N)
+        train = self._metrics(self.data.train_x_ND, self.data.train_y_N)
+        return train, self._metrics(self.data.held_out_x_ND, self.data.held_out_y_N)
 
-    def _metrics(self, x_ND: Array, y_N: Array) -> Metrics:
+    def _metrics(self, x_ND: Array, y_N: Targets) -> Metrics:
         metrics, _ = evaluate(
-            self.run.parameters, self.run.statistics, x_ND, y_N, self.recipe, Exact()
+            self.state.parameters, self.state.statistics, x_ND, y_N, self.recipe, Exact()
         )
         return {name: float(value) for name, value in metrics.items()}
 
     def prediction(self) -> Parameters:
-        exact, model, running = Exact(), self.recipe.model, self.run.statistics
-        outputs = forward(
-            model, self.run.parameters, self.seen.held_out_x_ND[:1], exact, statistics=running
-        ).outputs
+        exact = Exact()
+        passed = forward(
+            self.recipe.model,
+            self.state.parameters,
+            self.data.held_out_x_ND[:1],
+            exact,
+            statistics=self.state.statistics,
+        )
+        outputs = dict(passed.outputs)
         *_, outputs_BK = outputs.values()
         name, predicted_BK = link(self.recipe.loss, outputs_BK, exact)
-        outputs |= {name: predicted_BK} if name else {}
+        if name:
+            outputs[name] = predicted_BK
         return {layer: values[0] for layer, values in outputs.items()}
 
 
@@ -101,7 +108,7 @@ def train(
         data: from `lockstep.data_prep.prepare`.
         device: there is no choice: NumPy computes on the CPU.
         watch: what to record, and where the run begins. States to synchronise with are the oracle's
-            own, so that only the bounds are others: of one update.
+            own, so that they change the bounds alone: these are then of one update.
         bounds: derive the rounding bounds as well, at about 10 times the work.
 
     Returns:
@@ -109,30 +116,30 @@ def train(
 
     Raises:
         InputError: a checkpoint of another recipe or of other data, or more to record than its
-        budget.
+            budget.
     """
     recorder = RunRecorder(recipe, data, watch, backend="oracle", environment={"device": "cpu"})
-    seen = rows_of(recipe, data)
-    state = initial_state(recipe, start(seen))
+    rounded = rows_of(recipe, data)
+    state = initial_state(recipe, start(rounded))
     if watch.resume is not None:
         state = import_state(state, watch.resume)
-    view = _View(recipe, seen, state, None)
+    view = _View(recipe, rounded, state, None)
     recorder.begin(view)
     with np.errstate(all="ignore"):  # a training that blows up is recorded as it is
-        steps = trajectory(recipe, seen, Exact(), state, recorder.watched)
-        for part in recorder.segments():
+        batches = trajectory(recipe, rounded, Exact(), state, recorder.watched)
+        for segment in recorder.segments():
             scalars: dict[str, list[Any]] = {name: [] for name in UPDATE_SERIES}
-            for _ in range(part.start, part.stop):
-                state, step = next(steps)
+            for _ in range(segment.start, segment.stop):
+                state, record = next(batches)
                 for name, values in scalars.items():
-                    values.append(getattr(step, name) if step else 0.0)
-            view = _View(recipe, seen, state, step)
+                    values.append(getattr(record, name) if record is not None else 0.0)
+            view = _View(recipe, rounded, state, record)
             recorder.record(scalars, view)
         trace = recorder.finish(view)
     if bounds:
         derived, horizon = rounding_bounds(
             recipe,
-            seen,
+            rounded,
             set(trace.recorded_updates),
             trace.header["detail"],
             statistics=watch.statistics,

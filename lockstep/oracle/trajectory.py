@@ -1,6 +1,6 @@
 """One training run in a given arithmetic, update by update."""
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from lockstep.schedules.rate_tables import rate_of, rate_tables
 
 __all__ = [
     "State",
-    "Step",
+    "UpdateRecord",
     "canonical",
     "evaluate",
     "initial_state",
@@ -36,14 +36,18 @@ __all__ = [
 
 CHUNK = 1024  # rows evaluated at once: bounds the memory of wide layers over many rows
 
+Detail = dict[str, list[NDArray[Any]]]
+"""Name below `detail/<u>/` in a trace -> an array for each batch, or one. Arrays have an axis of
+members in the perturbed arithmetic."""
+
 
 class State(NamedTuple):
-    """Where a run is between two batches; arrays have a leading axis of members in the perturbed
+    """Where a run is between two batches. Arrays have a leading axis of members in the perturbed
     arithmetic.
 
-    `accumulated` holds the gradients and the loss (..., 1, 1) of the update under way, empty
-    between two updates; `average` is empty where none is kept; `batches` and `updates` are those
-    done.
+    `accumulated` holds the gradients and the loss (..., 1, 1) of the update under way, and is empty
+    between two updates. `average` is empty where none is kept. `batches` and `updates` are the
+    numbers of those done.
     """
 
     parameters: Parameters
@@ -55,33 +59,48 @@ class State(NamedTuple):
     statistics: Statistics
 
 
-class Step(NamedTuple):
-    """What is recorded of one update: scalars have shape () or (members,). `detail`, where it was
-    asked for, is named as below `detail/<u>/` in a trace: an array for each batch, or one, with an
-    axis of members where they have one."""
+class UpdateRecord(NamedTuple):
+    """What is recorded of one update: scalars of shape () or (members,), and its detail, where it
+    was asked for.
+    """
 
     update: int
     lr: float
     loss: Array
     grad_norm: Array
     update_norm: Array
-    detail: dict[str, list[NDArray[Any]]]
+    detail: Detail
+
+
+class _Batch(NamedTuple):
+    """One batch: its rows x (B, D) and y (B,), the dropout masks (B, units), its share of the mean
+    gradient, and whether it is the last of its update.
+    """
+
+    x_BD: Array
+    y_B: Targets
+    masks: Sequence[NDArray[np.bool_]]
+    share: float
+    is_last: bool
 
 
 def rows_of(recipe: Recipe, data: PreparedData) -> PreparedData:
-    """The data as a run of the recipe sees it, in float64: rounded to its dtype, features to what
-    it computes in.
+    """The data as a run of the recipe uses it, in float64: rounded to its dtype, features to the
+    dtype that it computes in.
     """
-    seen = data.cast(recipe.dtype).cast(np.float64)
+    rounded = data.cast(recipe.dtype).cast(np.float64)
     if recipe.training.compute == "bfloat16":
-        train_x_ND, held_out_x_ND = _to_bfloat16(seen.train_x_ND), _to_bfloat16(seen.held_out_x_ND)
-        seen = replace(seen, train_x_ND=train_x_ND, held_out_x_ND=held_out_x_ND)
-        seen.__dict__["hash"] = data.hash
-    return seen
+        rounded = replace(
+            rounded,
+            train_x_ND=_to_bfloat16(rounded.train_x_ND),
+            held_out_x_ND=_to_bfloat16(rounded.held_out_x_ND),
+        )
+        rounded.__dict__["hash"] = data.hash
+    return rounded
 
 
 def _to_bfloat16(values: Array) -> Array:
-    """Rounded to nearest, ties to even: bfloat16 is the upper half of a float32."""
+    """The values rounded to nearest, ties to even: bfloat16 is the upper half of a float32."""
     bits = values.astype(np.float32).view(np.uint32)
     rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32).astype(np.float64)
@@ -94,19 +113,25 @@ def start(data: PreparedData) -> Parameters:
 
 def canonical(tensors: Parameters) -> dict[str, NDArray[Any]]:
     """Parameters or statistics, back to the shapes of a trace."""
-    matrices = {name for name in tensors if name.startswith("linear") and name.endswith(".weight")}
-    return {
-        name: array if name in matrices else array[..., 0, :] for name, array in tensors.items()
-    }
+    shaped: dict[str, NDArray[Any]] = {}
+    for name, array in tensors.items():
+        is_matrix = name.startswith("linear") and name.endswith(".weight")
+        shaped[name] = array if is_matrix else array[..., 0, :]
+    return shaped
 
 
 def initial_state(recipe: Recipe, parameters: Parameters) -> State:
     """The state before the first batch."""
-    average = start_average(recipe.average, parameters)
-    statistics = {
-        name: np.atleast_2d(array) for name, array in initial_statistics(recipe.model).items()
-    }
-    return State(parameters, {name: {} for name in parameters}, average, {}, 0, 0, statistics)
+    statistics = initial_statistics(recipe.model)
+    return State(
+        parameters=parameters,
+        moments={name: {} for name in parameters},
+        average=start_average(recipe.average, parameters),
+        accumulated={},
+        batches=0,
+        updates=0,
+        statistics={name: np.atleast_2d(array) for name, array in statistics.items()},
+    )
 
 
 def trajectory(
@@ -115,58 +140,91 @@ def trajectory(
     arithmetic: Exact,
     state: State,
     detail: Collection[int] = (),
-) -> Generator[tuple[State, Step | None], State | None, None]:
-    """Train on `data` (float64) from a state on and yield, after every batch, the state and the
-    update that the batch completed, if any; with the detail of the updates in `detail`. A state
-    that is sent takes the place of its own."""
-    seen: dict[str, list[NDArray[Any]]] = {}
+) -> Generator[tuple[State, UpdateRecord | None], State | None, None]:
+    """Train batch by batch.
+
+    Args:
+        recipe: what to train.
+        data: in float64, from `rows_of`.
+        arithmetic: exact or perturbed.
+        state: where to begin.
+        detail: the updates to record in detail.
+
+    Yields:
+        after every batch the state, and the record of the update that the batch completed, None
+        where it completed none. A state that is sent takes the place of the run's own.
+    """
     tables = {
         layer: rates_T.tolist()
         for layer, rates_T in rate_tables(recipe, data.updates_per_epoch).items()
     }
-    first, skipped = divmod(state.batches, data.batches_per_epoch)
-    for epoch in range(first, data.epochs):
-        batches, masks_TBH = data.batches(epoch), data.masks(epoch)
-        numbered = enumerate(zip(*batches))
-        for t, (rows_B, _, count, share, last) in list(numbered)[
-            skipped if epoch == first else 0 :
-        ]:
-            used = rows_B[:count]
-            x_BD, y_B = data.train_x_ND[used], data.train_y_N[used]
-            masks = [mask_TBH[t, :count] for mask_TBH in masks_TBH]
-            loss, gradients, passed = loss_and_gradients(
-                recipe, state.parameters, x_BD, y_B, arithmetic, masks=masks
+    of_batches: Detail = {}
+    for batch in _batches(data, state.batches):
+        is_detailed = state.updates in detail
+        state, arrays = _accumulate(recipe, arithmetic, state, batch)
+        if is_detailed:
+            for name, array in arrays.items():
+                of_batches.setdefault(name, []).append(array)
+        record = None
+        if batch.is_last:
+            state, record = _apply(recipe, tables, arithmetic, state)
+            if of_batches:
+                record = record._replace(detail=of_batches | record.detail)
+                of_batches = {}
+        state = (yield state, record) or state
+
+
+def _batches(data: PreparedData, skipped: int) -> Iterator[_Batch]:
+    """The batches of a run, without the first ones."""
+    first_epoch, first_batch = divmod(skipped, data.batches_per_epoch)
+    for epoch in range(first_epoch, data.epochs):
+        batches = data.batches(epoch)
+        masks_TBH = data.masks(epoch)
+        begin = first_batch if epoch == first_epoch else 0
+        for t in range(begin, len(batches.rows_TB)):
+            count = batches.count_T[t]
+            rows_B = batches.rows_TB[t, :count]
+            yield _Batch(
+                x_BD=data.train_x_ND[rows_B],
+                y_B=data.train_y_N[rows_B],
+                masks=[mask_TBH[t, :count] for mask_TBH in masks_TBH],
+                share=float(batches.share_T[t]),
+                is_last=bool(batches.last_T[t]),
             )
-            statistics = running_statistics(
-                recipe.model, state.statistics, passed, int(count), arithmetic
-            )
-            terms = gradients | {"loss": loss[..., None, None]}
-            accumulated = accumulate(state.accumulated, terms, float(share), arithmetic)
-            state = state._replace(
-                accumulated=accumulated, batches=state.batches + 1, statistics=statistics
-            )
-            if state.updates in detail:
-                masked = {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(masks, start=1)}
-                forwarded = {
-                    f"forward/{layer}": array
-                    for layer, array in passed.outputs.items()
-                    if layer != "input"
-                }
-                for name, array in ({"batch/x": x_BD, "batch/y": y_B} | masked | forwarded).items():
-                    seen.setdefault(name, []).append(array)
-            step = None
-            if last:
-                state, step = _apply(recipe, tables, arithmetic, state)
-                if seen:
-                    step, seen = step._replace(detail=seen | step.detail), {}
-            state = (yield state, step) or state
+
+
+def _accumulate(
+    recipe: Recipe, arithmetic: Exact, state: State, batch: _Batch
+) -> tuple[State, dict[str, NDArray[Any]]]:
+    """The state with a batch's gradients in it, and the detail of the batch."""
+    loss, gradients, passed = loss_and_gradients(
+        recipe, state.parameters, batch.x_BD, batch.y_B, arithmetic, masks=batch.masks
+    )
+    statistics = running_statistics(
+        recipe.model, state.statistics, passed, len(batch.y_B), arithmetic
+    )
+    terms = gradients | {"loss": loss[..., None, None]}
+    state = state._replace(
+        accumulated=accumulate(state.accumulated, terms, batch.share, arithmetic),
+        batches=state.batches + 1,
+        statistics=statistics,
+    )
+    detail = {"batch/x": batch.x_BD, "batch/y": batch.y_B}
+    for i, mask_BH in enumerate(batch.masks, start=1):
+        detail[f"batch/mask{i}"] = mask_BH
+    for layer, array in passed.outputs.items():
+        if layer != "input":
+            detail[f"forward/{layer}"] = array
+    return state, detail
 
 
 def _apply(
     recipe: Recipe, tables: dict[int, list[float]], arithmetic: Exact, state: State
-) -> tuple[State, Step]:
+) -> tuple[State, UpdateRecord]:
     """One optimizer update with the accumulated gradient; the moments are changed in place."""
-    optimizer, update, before = recipe.optimizer, state.updates, state.parameters
+    optimizer = recipe.optimizer
+    update = state.updates
+    before = state.parameters
     gradients = dict(sorted(state.accumulated.items()))
     loss = gradients.pop("loss")[..., 0, 0]
     clipped = clip(recipe.gradient, gradients, arithmetic)
@@ -183,23 +241,23 @@ def _apply(
         )
         for name, gradient in clipped.items()
     }
-    changes = {name: parameters[name] - before[name] for name in parameters}
+    changes = {name: array - before[name] for name, array in parameters.items()}
     average = update_average(recipe.average, state.average, parameters, arithmetic)
-    detail = {f"gradients/{name}": [array] for name, array in canonical(gradients).items()}
+    detail: Detail = {f"gradients/{name}": [array] for name, array in canonical(gradients).items()}
     if recipe.gradient.clip != "none":
         detail |= {f"clip/{name}": [array] for name, array in canonical(clipped).items()}
-    step = Step(
-        update,
-        tables[0][update],
-        loss,
-        norm(gradients, arithmetic),
-        norm(changes, arithmetic),
-        detail,
+    record = UpdateRecord(
+        update=update,
+        lr=tables[0][update],
+        loss=loss,
+        grad_norm=norm(gradients, arithmetic),
+        update_norm=norm(changes, arithmetic),
+        detail=detail,
     )
     state = state._replace(
         parameters=parameters, average=average, accumulated={}, updates=update + 1
     )
-    return state, step
+    return state, record
 
 
 def evaluate(
@@ -210,23 +268,22 @@ def evaluate(
     recipe: Recipe,
     arithmetic: Exact,
 ) -> tuple[dict[str, Array], Array | None]:
-    """The metrics (...) over all rows, and of classes the margins (..., N): how far the right
-    answer leads. Without statistics batch normalisation takes those of the rows."""
-    parts: dict[str, list[Array]] = {}
+    """The metrics (...) over all rows, and for classes the margins (..., N): how far the right
+    answer leads. Without statistics batch normalisation takes those of the rows.
+    """
+    chunks: dict[str, list[Array]] = {}
     for begin in range(0, len(y_N), CHUNK):
         y_B = y_N[begin : begin + CHUNK]
         x_BD = x_ND[begin : begin + CHUNK]
         passed = forward(recipe.model, parameters, x_BD, arithmetic, statistics=statistics)
         *_, outputs_BK = passed.outputs.values()
         rows = row_losses(recipe.loss, outputs_BK, y_B, arithmetic)
-        found = {
-            "loss": rows.loss_B,
-            "weight": rows.weight_B,
-            **answers(recipe.loss, outputs_BK, y_B, arithmetic),
-        }
-        for name, values_B in found.items():
-            parts.setdefault(name, []).append(values_B)
-    answered = {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
+        of_chunk = {"loss": rows.loss_B, "weight": rows.weight_B}
+        of_chunk |= answers(recipe.loss, outputs_BK, y_B, arithmetic)
+        for name, values_B in of_chunk.items():
+            chunks.setdefault(name, []).append(values_B)
+    answered = {name: np.concatenate(values, axis=-1) for name, values in chunks.items()}
     total = total_weight(recipe.loss, answered["weight"], arithmetic)
     loss = mean_loss(answered["loss"], total, arithmetic)
-    return {"loss": loss, **metrics(recipe.loss, answered, y_N, arithmetic)}, answered.get("margin")
+    of_answers = metrics(recipe.loss, answered, y_N, arithmetic)
+    return {"loss": loss, **of_answers}, answered.get("margin")

@@ -26,9 +26,9 @@ __all__ = ["Run", "contrast_schedule", "train_everywhere"]
 class Run:
     """All that one `lockstep run` trained. Each mapping has the keys torch, jax and oracle.
 
-    `traces` are the recipe as it is, `semantics` the recipe in float64 by the plain engine, and
-    `contrast` the recipe without its warmup. `fast` is the recipe in float64 by the fast engine, of
-    torch and jax alone, where that trained the traces; else it is empty.
+    `traces` are of the recipe as it is, `semantics` of the recipe in float64 by the plain engine,
+    and `contrast` of the recipe without its warmup. `fast` has torch and jax alone, of the recipe
+    in float64 by the fast engine, where that trained `traces`; else it is empty.
     """
 
     recipe: Recipe
@@ -42,12 +42,13 @@ class Run:
 
 
 def contrast_schedule(recipe: Recipe, updates_per_epoch: int) -> Schedule:
-    """The schedule to hold the recipe's against: without its warmup, or, where it has none, with
-    one over the
-    first half of the epochs (or of a schedule that ends sooner)."""
-    schedule, warmup = recipe.schedule, recipe.warmup
-    if warmup:
-        return schedule.without_warmup(warmup)
+    """The schedule to hold the recipe's against. It is the recipe's without its warmup. Where the
+    recipe has none, it has one over the first half of the epochs, or of a schedule that ends
+    sooner.
+    """
+    schedule = recipe.schedule
+    if recipe.warmup:
+        return schedule.without_warmup(recipe.warmup)
     unit = 1 if schedule.unit == "epoch" else updates_per_epoch
     half = (recipe.training.epochs + 1) // 2 * unit
     if schedule.length:
@@ -74,7 +75,7 @@ def train_everywhere(
         folder: where the traces go: `torch.trace`, `jax.trace`, `oracle.trace`, and those of the
             other forms in `float64/`, `float64/fast/` and `contrast/`.
         team: a worker for each backend, with the same engine; it is started before this module is
-        loaded.
+            loaded.
         report: told of each backend's progress.
         engine: "plain", "fast" or "auto", for both twins.
         library_faults: backend -> key of the fault to plant in its library, of
@@ -86,15 +87,15 @@ def train_everywhere(
     table, data = prepare_cached(recipe)
     exact = recipe.with_dtype("float64")
     without_warmup = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
-    forms = {
+    of_oracle = {
         "traces": _Form(folder, recipe, ""),
         "semantics": _Form(folder / "float64", exact, "plain"),
         "contrast": _Form(folder / "contrast", without_warmup, ""),
     }
-    beside = (
-        {} if engine == "plain" else {"fast": _Form(folder / "float64" / "fast", exact, "fast")}
-    )
-    for form in (forms | beside).values():
+    forms = dict(of_oracle)
+    if engine != "plain":
+        forms["fast"] = _Form(folder / "float64" / "fast", exact, "fast")
+    for form in forms.values():
         form.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         shared = Path(scratch) / "data"
@@ -102,14 +103,14 @@ def train_everywhere(
         jobs: dict[str, list[Job]] = {}
         for backend in BACKENDS:
             fault = (library_faults or {}).get(backend)
-            jobs[backend] = [form.job(shared, backend, fault) for form in (forms | beside).values()]
+            jobs[backend] = [form.job(shared, backend, fault) for form in forms.values()]
         team.begin(jobs, report)
         oracle_jobs = [
-            OracleJob(form.recipe, data, name == "traces") for name, form in forms.items()
+            OracleJob(form.recipe, data, name == "traces") for name, form in of_oracle.items()
         ]
-        oracles = dict(zip(forms, train_oracles(oracle_jobs, report)))
+        oracles = dict(zip(of_oracle, train_oracles(oracle_jobs, report)))
         team.wait()
-    trained = {name: form.load() for name, form in (forms | beside).items()}
+    trained = {name: form.load() for name, form in forms.items()}
     for name, oracle in oracles.items():
         oracle.save(forms[name].folder / "oracle.trace")
         trained[name]["oracle"] = oracle
@@ -117,22 +118,21 @@ def train_everywhere(
 
     place = forms["semantics"].folder / "oracle.trace"
     derive_bounds = float64_bounds(exact, data, receive=lambda oracle: oracle.save(place))
-    verdict = judge(trained["traces"], trained["semantics"], fast, derive_bounds=derive_bounds)
     return Run(
-        recipe,
-        table,
-        data,
-        trained["traces"],
-        trained["semantics"],
-        trained["contrast"],
-        fast,
-        verdict,
+        recipe=recipe,
+        table=table,
+        data=data,
+        traces=trained["traces"],
+        semantics=trained["semantics"],
+        contrast=trained["contrast"],
+        fast=fast,
+        verdict=judge(trained["traces"], trained["semantics"], fast, derive_bounds=derive_bounds),
     )
 
 
 class _Form(NamedTuple):
-    """One of the trainings of a run: where its traces go, what is trained, and by which engine, ""
-    for the worker's.
+    """One of the trainings of a run: the folder of its traces, what is trained, and the engine; ""
+    is the worker's own.
     """
 
     folder: Path

@@ -15,7 +15,7 @@ __all__ = ["OracleJob", "train_oracles"]
 
 
 class OracleJob(NamedTuple):
-    """One training of the oracle: what, on what, and whether rounding bounds are derived beside it.
+    """One training of the oracle; `bounds` says whether rounding bounds are derived beside it.
 
     `parameters_every` counts updates between records of the parameters; 0: at epoch ends only.
     """
@@ -34,7 +34,8 @@ def train_oracles(jobs: Sequence[OracleJob], report: Report) -> list[Trace]:
         report: told of the progress of them all, as that of "oracle".
     """
     traces: list[Trace] = []
-    total, before = sum(job.data.updates for job in jobs), 0
+    total = sum(job.data.updates for job in jobs)
+    before = 0
     for job in jobs:
         progress = partial(_report, report, before, total)
         watch = Watch(parameters_every=job.parameters_every, progress=progress)

@@ -1,5 +1,5 @@
-"""Train a trace's recipe again, to record in detail what it did not, and to see how far a side
-differs from itself.
+"""Train a trace's recipe again: to record in detail what the trace did not, and to see how far a
+side differs from itself.
 """
 
 import tempfile
@@ -46,56 +46,56 @@ def replay(
     for side, trace in traces.items():
         if trace.first_update:
             raise InputError(
-                f"--replay: {side} goes on from update {trace.first_update}, of a "
-                "checkpoint; it takes a trace of the "
-                "whole run"
+                f"--replay: {side} goes on from update {trace.first_update}, of a checkpoint; it "
+                "takes a trace of the whole run"
             )
     chosen = {side: trace for side, trace in traces.items() if trace.backend in BACKENDS}
     with tempfile.TemporaryDirectory() as scratch:
         shared = Path(scratch) / "data"
         data.save(shared)
-        places = {side: Path(scratch) / f"{side}.trace" for side in chosen}
-        jobs = [_job(trace, shared, places[side], detail) for side, trace in chosen.items()]
+        files = {side: Path(scratch) / f"{side}.trace" for side in chosen}
+        jobs = [_job(trace, shared, files[side], detail) for side, trace in chosen.items()]
         backends = [trace.backend for trace in chosen.values()]
         devices = [_device(trace) for trace in chosen.values()]
         with Team(backends, devices, threads=threads) as team:
             team.train({name: [job] for name, job in zip(team.names, jobs)}, report)
-        return {side: Trace.load_unchecked(place) for side, place in places.items()}
+        return {side: Trace.load_unchecked(file) for side, file in files.items()}
 
 
 def _job(trace: Trace, data: Path, out: Path, detail: Collection[int]) -> Job:
     return Job(
-        trace.recipe,
-        data,
-        out,
-        trace.header["parameters_every"],
-        tuple(sorted(detail)),
+        recipe=trace.recipe,
+        data=data,
+        out=out,
+        parameters_every=trace.header["parameters_every"],
+        detail=tuple(sorted(detail)),
         statistics=_has_statistics(trace),
         synchronised=trace.header["synchronised"],
     )
 
 
 def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
-    """Whether a replay has the bits of every array that the trace has, but those that it has for
-    its detail; where the fast engine recorded that and the plain one the replay, whether the two
-    differ by rounding alone, with the bounds of the oracle's trace `truth`."""
+    """Whether a replay has the bits of every array that the trace has, but for those that the trace
+    has for its detail.
+
+    Where the two are of different engines, the question is whether they differ by rounding alone,
+    within the bounds of the oracle's trace `truth`.
+    """
     if _engine(again) != _engine(trace):
         return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
-    beside = set(trace.recorded_updates) - set(again.recorded_updates)
-    for_detail = (
-        "detail/",
-        *(f"{kind}/{done}/" for kind in ("parameters", "average") for done in beside),
-    )
+    for_detail = ["detail/"]
+    for done in set(trace.recorded_updates) - set(again.recorded_updates):
+        for_detail += [f"parameters/{done}/", f"average/{done}/"]
     return all(
         name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
         for name, array in trace.arrays.items()
-        if not name.startswith(for_detail)
+        if not name.startswith(tuple(for_detail))
     )
 
 
 def with_replayed(trace: Trace, again: Trace) -> Trace:
-    """The trace with what its replay recorded beside, which reproduces it; with other bits the
-    replay alone.
+    """The trace with what a replay that reproduces it recorded besides; the replay alone where it
+    is of another engine, and so of other bits.
     """
     if _engine(again) != _engine(trace):
         return again

@@ -42,21 +42,23 @@ class Team:
 
         Args:
             backends: one for each worker. Where one comes again its workers are "jax", "jax 2" and
-            so on.
-            device: "cpu", "gpu" or "auto", of all workers or one for each.
+                so on.
+            device: "cpu", "gpu" or "auto", for all workers or one for each.
             threads: how many may share one operation; None leaves it to the framework.
             interpreter: the environment to train in; None: the present one.
             plants: where the jobs' faults are planted, "twin" or "library", "" where there are
-                none; of all workers, or backend -> place.
+                none; for all workers, or backend -> place.
             members: whether the jobs train many seeds at once.
-            engine: of the jobs that name none.
+            engine: for the jobs that name none.
         """
         devices = [device] * len(backends) if isinstance(device, str) else device
         self.workers: dict[str, Worker] = {}
         self._named = dict(zip(_names(backends), zip(backends, devices, strict=True)))
-        self._threads, self._interpreter = threads, interpreter
+        self._threads = threads
+        self._interpreter = interpreter
         self._plants = dict.fromkeys(backends, plants) if isinstance(plants, str) else plants
-        self._members, self._engine = members, engine
+        self._members = members
+        self._engine = engine
         self._jobs: dict[str, list[Job]] = {}
         self._report: Report = _tell_nobody
 
@@ -164,10 +166,12 @@ class Team:
 
 
 def _names(backends: Collection[str]) -> list[str]:
+    """A name for each worker: "jax", then "jax 2" and so on."""
     names: list[str] = []
-    for i, backend in enumerate(backends):
-        before = list(backends)[:i].count(backend)
-        names.append(f"{backend} {before + 1}" if before else backend)
+    workers: dict[str, int] = {}
+    for backend in backends:
+        workers[backend] = workers.get(backend, 0) + 1
+        names.append(backend if workers[backend] == 1 else f"{backend} {workers[backend]}")
     return names
 
 

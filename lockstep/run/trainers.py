@@ -31,15 +31,15 @@ def train(
     Args:
         recipe: what to train, from `load_recipe` or `Recipe()`.
         data: from `prepare(recipe)`; None: prepared here. Runs that are to be compared may share
-        it.
+            it.
         backend: "torch", "jax", or "oracle" for the float64 reference, which records the bounds on
-        rounding too. engine: "plain" is the framework as people write it, "fast" the same
-        mathematics by hand, "auto" fast where it
-            can.
+            rounding too.
+        engine: "plain" is the framework as people write it, "fast" the same mathematics by hand,
+            "auto" fast where it can.
         device: "cpu", "gpu" or "auto".
         parameters_every: record the parameters after every so many updates; 0: at epoch ends only.
         detail: the updates, counted from 0, to record from rows to moments; `diagnose` explains
-        more with them.
+            more with them.
 
     Returns:
         The trace: `series("loss")` has a value an update, `metric("held_out_loss")` one an epoch,
@@ -48,8 +48,7 @@ def train(
 
     Raises:
         InputError: no such backend, engine or device, a framework that is not installed, or data
-        that cannot be
-            trained on.
+            that cannot be trained on.
     """
     from lockstep.data_prep import prepare
     from lockstep.records.run_recorder import Watch
@@ -60,12 +59,8 @@ def train(
         raise InputError(f"engine {engine!r}: there are auto, plain and fast")
     trainer = load_trainer(backend, engine)
     prepared = prepare(recipe) if data is None else data
-    return trainer(
-        recipe,
-        prepared,
-        device=device,
-        watch=Watch(parameters_every=parameters_every, detail=detail),
-    )
+    watch = Watch(parameters_every=parameters_every, detail=detail)
+    return trainer(recipe, prepared, device=device, watch=watch)
 
 
 def load_trainer(backend: str, engine: str) -> "Callable[..., Trace]":
@@ -75,10 +70,10 @@ def load_trainer(backend: str, engine: str) -> "Callable[..., Trace]":
         InputError: its framework is not installed, or no such engine.
     """
     if backend != "oracle":
-        twin(backend, f"{TWINS[backend]}.io.device")
-        return partial(
-            twin(backend, "lockstep.run.engine").train, package=TWINS[backend], engine=engine
-        )
+        package = TWINS[backend]
+        twin(backend, f"{package}.io.device")
+        by_engine = twin(backend, "lockstep.run.engine").train
+        return partial(by_engine, package=package, engine=engine)
     train_oracle: Callable[..., Trace] = twin(backend, "lockstep.oracle.train").train
     if engine == "fast":
         raise InputError("--engine fast: the oracle has the plain one only")

@@ -1,9 +1,9 @@
 """The activations and their slopes, by hand: one file for each.
 
-Each rounding is as large as what a framework's own formula makes of it, so where that formula
-cancels, as 1 - tanh(z)^2 does, the size is that of the terms and not of the result. A function that
-comes to its limit in the dtype (tanh, the sigmoid) errs no further from there on: beyond
-`SATURATED` nothing grows with z.
+A rounding is as large as a framework's own formula makes it. Where that formula cancels, as
+1 - tanh(z)^2 does, its size is that of the terms and not of the result. A function that comes to
+its limit in the dtype (tanh, the sigmoid) errs no further from there on: beyond `SATURATED` nothing
+grows with z.
 """
 
 from importlib import import_module
@@ -23,8 +23,8 @@ def activate(name: str, z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(name: str, z: Array, arithmetic: Exact) -> Array:
-    """The derivative at z; at a kink that from below, in both frameworks: 0 for relu, 0.01 for
-    leaky_relu.
+    """The derivative at z. At a kink it is the one from below, in both frameworks: 0 for relu, 0.01
+    for leaky_relu.
     """
     slope: Array = MODULES[name].slope_of(z, arithmetic)
     return slope

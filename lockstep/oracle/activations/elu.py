@@ -1,4 +1,4 @@
-"""ELU: z above 0, and exp(z) - 1 below: alpha is 1."""
+"""ELU with alpha = 1: z above 0, and exp(z) - 1 below."""
 
 import numpy as np
 
@@ -13,5 +13,5 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     return np.where(z > 0, 1.0, arithmetic.near(np.exp(np.minimum(z, 0.0)), 1.0))  # as elu(z) + 1

@@ -1,6 +1,5 @@
-"""GELU.
-
-z Phi(z), Phi being the normal distribution function (Hendrycks & Gimpel, arXiv:1606.08415).
+"""GELU: z Phi(z), Phi being the distribution function of the normal distribution (Hendrycks &
+Gimpel, arXiv:1606.08415).
 """
 
 import numpy as np
@@ -17,5 +16,5 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     return arithmetic.near(normal(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), 1.0)

@@ -6,7 +6,8 @@ from lockstep.oracle.arithmetic import Array, Exact
 
 __all__ = ["activate", "slope_of"]
 
-CUBIC, SCALE = 0.044715, np.sqrt(2 / np.pi)
+CUBIC = 0.044715
+SCALE = np.sqrt(2 / np.pi)
 
 
 def activate(z: Array, arithmetic: Exact) -> Array:
@@ -15,7 +16,7 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     inner = np.tanh(_cubic(z))
     outer = 0.5 * z * SCALE * (1 + 3 * CUBIC * z**2)
     # from |z| = 7.5 on tanh is 1 in float64

@@ -17,5 +17,5 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z; at 0 the one from below."""
     return np.where(arithmetic.positive(z), 1.0, arithmetic.constant("leak", LEAK))

@@ -14,8 +14,9 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     size = size_of(z)
-    share, inner = sigmoid(z), np.tanh(np.logaddexp(z, 0.0))
+    share = sigmoid(z)
+    inner = np.tanh(np.logaddexp(z, 0.0))
     bend = share * (1 - inner) * (1 + inner)
     return arithmetic.near(inner + z * bend, inner + size * share + size**2 * bend)

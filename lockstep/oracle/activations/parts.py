@@ -11,21 +11,20 @@ SATURATED = 40.0
 
 
 def size_of(z: Array) -> Array:
-    """|z|, where it still counts."""
+    """|z|, and no more than `SATURATED`."""
     return np.minimum(np.abs(z), SATURATED)
 
 
 def sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z))."""
-    from scipy import (
-        special,
-    )  # takes longer to import than everything else here, and most recipes do without
+    # scipy takes longer to import than everything else here, and most recipes do without
+    from scipy import special
 
     return np.asarray(special.expit(z))
 
 
 def normal(z: Array) -> Array:
-    """The normal distribution function."""
+    """The distribution function of the normal distribution, Phi(z)."""
     from scipy import special
 
     return np.asarray(special.ndtr(z))

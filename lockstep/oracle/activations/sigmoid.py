@@ -12,6 +12,6 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     share = sigmoid(z)
     return arithmetic.near(share * sigmoid(-z), share)

@@ -12,7 +12,7 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     size = size_of(z)
     share = sigmoid(z)
     return arithmetic.near(share * (1 + z * sigmoid(-z)), share * (1 + size))

@@ -13,5 +13,5 @@ def activate(z: Array, arithmetic: Exact) -> Array:
 
 
 def slope_of(z: Array, arithmetic: Exact) -> Array:
-    """Its derivative at z; at a kink that from below."""
+    """Its derivative at z."""
     return arithmetic.near(1 - np.tanh(z) ** 2, 1.0)
