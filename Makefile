@@ -1,11 +1,15 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QUICK = $(addprefix parity_tests/,recipe schedules data_prep files report own_loops repository diagnose/test_compare.py diagnose/test_causes.py twins/test_ladder.py)
 AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
-.PHONY: run test latest sweep bench atlas pages docs lint types clean
+.PHONY: run check test latest sweep bench atlas pages docs lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
+
+check: .venv/ready-to-develop lint types ## lint, types and the quick tests, before a commit
+	.venv/bin/pytest --numprocesses auto --dist worksteal -q -m 'not sweep and not slow' $(QUICK)
 
 test: .venv/ready-to-develop ## all tests but the slow sweeps
 	.venv/bin/pytest --numprocesses auto --dist worksteal -q
@@ -70,4 +74,4 @@ types: .venv/ready-to-develop
 	touch $@
 
 clean:
-	rm -rf .venv .venv-latest runs site
+	rm -rf .venv .venv-latest .pytest_cache runs site

@@ -75,7 +75,7 @@ def _without_detail(recipe: Recipe) -> Any:
 
 def _forget_compiled(changes: Collection[str]) -> None:
     make_detailed_segment.cache_clear()
-    if any(target.startswith(("model.", "norm.", "predict.")) for target in changes):
+    if any(target.startswith(("model.", "norm.", "predict.", "io.view.")) for target in changes):
         _evaluate.clear_cache()  # type: ignore[attr-defined] # jax.jit is typed as any callable
 
 

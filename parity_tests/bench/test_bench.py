@@ -101,8 +101,9 @@ def test_the_plain_engines_are_timed_too(tmp_path: Path) -> None:
     assert all(len(outcome.samples) == 3 for outcome in found.contenders.values())
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
-@pytest.mark.parametrize("name", ["sgd", pytest.param("adamw", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_the_compiled_torch_run_equals_the_oracle(tmp_path: Path, name: str) -> None:
     values = {"optimizer__nesterov": True} if name == "sgd" else {}
     # three updates in one graph: each takes seconds to compile
@@ -490,6 +491,7 @@ def test_bad_arguments_are_one_line() -> None:
     assert SLACK > 1
 
 
+@pytest.mark.sweep
 @needs_compiler
 def test_ensembles_are_proved_and_timed(tmp_path: Path) -> None:
     work = [Workload("small", small_recipe(model__hidden=(5,)), seeds=3)]

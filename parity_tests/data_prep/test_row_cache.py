@@ -150,6 +150,7 @@ def test_a_folder_that_is_not_absolute_is_ignored(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes"])
 def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> None:
     """Without a word, and kept anew: a process that is killed while it writes leaves a file cut
@@ -186,6 +187,7 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
     assert all(entry.read_bytes()[:1] != b"?" for entry in entries)
 
 
+@pytest.mark.slow
 def test_the_next_process_does_without_scikit_learn() -> None:
     code = (
         "import sys; from lockstep.data_prep.row_cache import prepare_cached; from "

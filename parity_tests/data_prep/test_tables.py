@@ -811,6 +811,7 @@ def test_the_new_fields_count_in_the_hash_where_they_are_set() -> None:
     assert Recipe(data=Data(holdout="a.csv")).hash == Recipe(data=Data(holdout="b.csv")).hash
 
 
+@pytest.mark.slow
 def test_a_run_tells_in_its_second_stage_what_was_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1317,6 +1317,7 @@ LOW += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", LOW, ids=lambda fault: fault.says)
 def test_a_lower_precision_is_told_by_its_digits(
     fault: Planted, monkeypatch: pytest.MonkeyPatch

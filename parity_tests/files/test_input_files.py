@@ -159,6 +159,7 @@ def test_what_is_no_ordinary_file_is_refused_at_once(
         assert "not a regular file" in line or "/dev/zero: must end in" in line
 
 
+@pytest.mark.slow
 def test_a_golden_folder_with_a_pipe_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from lockstep.files.outputs import NEW, check_output, json_document, write_file
 from lockstep.files.partial import settle
 from lockstep.golden import Golden, refuse_other_folder
 from lockstep.report.run.folder import new_run_folder
+from parity_tests.shared.sweep import sweep_but
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,8 @@ while is_reached:
 """
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "KeyboardInterrupt", "OSError"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", sweep_but(["SIGKILL"], ["SIGKILL", "KeyboardInterrupt", "OSError"]))
 def test_a_golden_folder_is_the_old_one_or_the_new_one(how: str, tmp_path: Path) -> None:
     lines = harnessed(SWAP, tmp_path / "here/gold", how)
     states = [line.split() for line in lines]
@@ -284,7 +286,15 @@ def test_what_killed_writers_left_goes_with_the_next_file(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("ended_by", ["SIGHUP", "SIGTERM", "SIGINT", "SIGKILL"])
+# below nohup, a process is to live on
+IS_WITHOUT_HANGUP = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+HANGUP = pytest.param(
+    "SIGHUP", marks=pytest.mark.skipif(IS_WITHOUT_HANGUP, reason="SIGHUP is ignored here")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended_by", [HANGUP, "SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_run_that_is_ended_leaves_nothing(ended_by: str, tmp_path: Path) -> None:
     """The folder of one that is killed goes with the next run of the same --out, whatever comes of
     that.

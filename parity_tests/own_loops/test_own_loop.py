@@ -23,6 +23,7 @@ def command(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return int(end.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

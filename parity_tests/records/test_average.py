@@ -15,8 +15,8 @@ from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.run_recorder import Watch
-from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
-from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair
+from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
+from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "copy": {"average__decay": 0.9},
@@ -30,10 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, oracle = (
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-    )
+    trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
     found = compare(trace, oracle, {})
     assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
         found.first
@@ -47,10 +44,7 @@ def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
-    trace, oracle = (
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-    )
+    trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
     bounds = bounds_of(oracle)
     assert bounds
     found = compare(trace, oracle, bounds)

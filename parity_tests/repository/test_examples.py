@@ -93,6 +93,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(example, place, marks=marks, id=f"{example}-{place}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "place"), [*cases()])
 def test_the_story_is_true(
     example: str,

@@ -62,8 +62,13 @@ def train(folder: Path, backend: str = "oracle") -> Trace:
     return Trace.load(folder / "t.trace")
 
 
-@pytest.mark.parametrize("path", [None, "", ":", f":{os.sep}none"])
-@pytest.mark.parametrize("backend", ["oracle", "torch", "jax"])
+@pytest.mark.parametrize(
+    ("backend", "path"),
+    [
+        *(("oracle", path) for path in (None, "", ":", f":{os.sep}none")),
+        *((backend, path) for backend in ("torch", "jax") for path in (None, "")),
+    ],
+)
 def test_a_worker_imports_nothing_from_the_present_folder(
     backend: str, path: str | None, poisoned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,8 +77,6 @@ def test_a_worker_imports_nothing_from_the_present_folder(
         monkeypatch.delenv("PYTHONPATH", raising=False)
     else:
         monkeypatch.setenv("PYTHONPATH", path)
-    if path and backend != "oracle":
-        pytest.skip("one backend shows it")
     assert train(poisoned, backend).header["backend"] == backend
     assert imported(poisoned) == ""
 

@@ -86,6 +86,7 @@ def test_twins_apply_the_bits_of_the_table(backend):
     np.testing.assert_array_equal(found.view(np.int32), table_T.view(np.int32))
 
 
+@pytest.mark.slow
 def test_npz_has_the_closed_form_and_what_each_twin_applied(tmp_path, capsys):
     out = tmp_path / "x.npz"
     presets = ("--preset", "hf.cosine", "--preset", "nanogpt.cosine,floor=0")

@@ -149,6 +149,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 @pytest.mark.parametrize("knobs", CASES)
 @pytest.mark.parametrize("mode", TORCH)

@@ -34,5 +34,11 @@ def prepared(recipe: Recipe) -> PreparedData:
 
 
 @cache
+def exact_trace(recipe: Recipe) -> Trace:
+    """The oracle's trace alone: bounds on rounding take tens of perturbed copies."""
+    return train_oracle(recipe, prepared(recipe), watch=Watch(parameters_every=1), bounds=False)
+
+
+@cache
 def oracle_trace(recipe: Recipe, parameters_every: int = 1) -> Trace:
     return train_oracle(recipe, prepared(recipe), watch=Watch(parameters_every=parameters_every))

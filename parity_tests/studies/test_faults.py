@@ -33,9 +33,24 @@ def run(*arguments: str) -> int:
     return ended.value.code
 
 
+ONE_A_STAGE = {fault.stage: fault for fault in reversed(FAULTS.values())}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(tuple(ONE_A_STAGE.values()), id="one a stage"),
+        pytest.param(tuple(FAULTS.values()), id="all", marks=pytest.mark.sweep),
+    ],
+)
+def faults(request: pytest.FixtureRequest) -> tuple[PlantedFault, ...]:
+    chosen: tuple[PlantedFault, ...] = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def everything() -> Proof:
-    return prove([*FAULTS.values(), IDLE, MISPLACED], report=lambda name, done, total: None)
+def everything(faults: tuple[PlantedFault, ...]) -> Proof:
+    return prove([*faults, IDLE, MISPLACED], report=lambda name, done, total: None)
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +67,27 @@ def outcome_of(fault: PlantedFault, found: Proof) -> Outcome:
 
 
 def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_twin(
-    proof: Proof,
+    proof: Proof, faults: tuple[PlantedFault, ...]
 ) -> None:
     missed = [(o.fault.key, o.twin, o.first, o.cause) for o in proof.outcomes if not o.is_located]
     assert not missed
-    assert len(proof.outcomes) == sum(len(fault.twins) for fault in FAULTS.values())
+    assert len(proof.outcomes) == sum(len(fault.twins) for fault in faults)
     assert len(FAULTS) >= 60
 
 
-def test_what_the_fast_engine_is_told_or_fed_wrongly_is_caught_in_it_too(proof: Proof) -> None:
+def test_what_the_fast_engine_is_told_or_fed_wrongly_is_caught_in_it_too(
+    proof: Proof, faults: tuple[PlantedFault, ...]
+) -> None:
     caught = [outcome for outcome in proof.outcomes if outcome.is_fast_caught]
-    assert (
-        len(caught)
-        == sum(len(fault.twins) for fault in FAULTS.values() if not fault.is_in_code)
-        >= 60
-    )
+    assert len(caught) == sum(len(fault.twins) for fault in faults if not fault.is_in_code) > 0
+    assert sum(len(fault.twins) for fault in FAULTS.values() if not fault.is_in_code) >= 60
 
 
-def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(proof: Proof) -> None:
+def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(
+    proof: Proof, faults: tuple[PlantedFault, ...]
+) -> None:
     assert not proof.alarms
-    assert proof.unpatched == len({fault.right for fault in FAULTS.values()})
+    assert proof.unpatched == len({fault.right for fault in (*faults, IDLE, MISPLACED)})
 
 
 def test_a_fault_that_is_not_planted_survives(everything: Proof) -> None:
@@ -94,12 +110,13 @@ def test_every_fault_of_the_checker_is_exposed_and_the_right_one_is_right(proof:
     assert len(proof.checker) == 1 + len(CHECKER_FAULTS)
 
 
-def test_simple_rules_let_faults_through(proof: Proof) -> None:
+def test_simple_rules_let_faults_through(proof: Proof, faults: tuple[PlantedFault, ...]) -> None:
     fooled = [set(outcome.fooled) for outcome in proof.outcomes if outcome.fooled is not None]
-    assert len(fooled) == len(FAULTS)
+    assert len(fooled) == len(faults)
     counts = [sum(rule in found for found in fooled) for rule in JUDGES]
-    assert all(counts)
+    assert all(counts) or len(faults) < len(FAULTS)
     assert counts[:4] == sorted(counts[:4])  # looser and looser
+    assert counts[3] > counts[0]
 
 
 def test_the_library_spans_all_stages_and_is_planted_as_it_says() -> None:
