@@ -18,14 +18,19 @@ from lockstep.errors import InputError
 from lockstep.files.input_file import input_size, kind_of_content, parsing, read_input
 from lockstep.files.outputs import tensor_kind, write_file
 
-__all__ = ["arrays_below", "hash_arrays", "read_tensors", "write_tensors"]
+__all__ = ["Arrays", "Header", "arrays_below", "hash_arrays", "read_tensors", "write_tensors"]
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Name -> array."""
+Header = dict[str, Any]
+"""A JSON object."""
 
 HEADER = 100_000_000
 """Bytes of the longest header that safetensors reads."""
 ADVICE = "; record a training loop of your own with lockstep.Recorder (docs/own_loop.md)"
 
 
-def arrays_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+def arrays_below(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:
     """The arrays whose names begin with `prefix`, in their order, named by what follows it."""
     return {
         name.removeprefix(prefix): array
@@ -51,9 +56,7 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any] | Callable[[], NDArray[Any]]])
     return digest.hexdigest()
 
 
-def write_tensors(
-    path: Path, schema: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> None:
+def write_tensors(path: Path, schema: str, header: Mapping[str, Any], arrays: Arrays) -> None:
     """Write arrays of any shape under a JSON header; the same content is the same bytes.
 
     Args:
@@ -73,7 +76,7 @@ def write_tensors(
     write_file(path, _in_order(content), tensor_kind(kind))
 
 
-def _seal(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+def _seal(header: str, arrays: Arrays) -> str:
     return hashlib.sha256((header + hash_arrays(arrays)).encode()).hexdigest()
 
 
@@ -86,7 +89,7 @@ def _in_order(content: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
-def read_tensors(path: Path, schema: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_tensors(path: Path, schema: str) -> tuple[Header, dict[str, NDArray[Any]]]:
     """Read the header and the arrays, sorted by name, of a file by `write_tensors`.
 
     Args:

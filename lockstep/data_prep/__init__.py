@@ -4,7 +4,13 @@ Everything random is drawn here, once, in NumPy and in float64. Both frameworks 
 fed the same bits, and `PreparedData.hash` of them stands in every trace.
 """
 
-from lockstep.data_prep.draws import Parameters, initial_parameters, initial_statistics, layer_sizes
+from lockstep.data_prep.draws import (
+    Parameters,
+    Shapes,
+    initial_parameters,
+    initial_statistics,
+    layer_sizes,
+)
 from lockstep.data_prep.preparation import draw_member, prepare, prepare_members
 from lockstep.data_prep.prepared import IGNORED, Batches, OwnDraws, PreparedData, updates_per_epoch
 from lockstep.data_prep.sources import load_table
@@ -17,6 +23,7 @@ __all__ = [
     "OwnDraws",
     "Parameters",
     "PreparedData",
+    "Shapes",
     "Split",
     "Table",
     "draw_member",

@@ -14,6 +14,7 @@ __all__ = [
     "NOISE",
     "ORDER",
     "Parameters",
+    "Shapes",
     "generator_of",
     "initial_parameters",
     "initial_statistics",
@@ -28,6 +29,8 @@ NOISE = 11
 
 Parameters = dict[str, NDArray[Any]]
 """Canonical name -> array."""
+Shapes = dict[str, tuple[int, ...]]
+"""Canonical name -> shape."""
 
 
 def generator_of(*key: int) -> np.random.Generator:

@@ -1,6 +1,6 @@
 """The input of every trainer, epoch by epoch: rows, labels, initial parameters, order and masks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -9,12 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lockstep.data_prep.draws import MASKS, ORDER, Parameters, generator_of, layer_sizes
+from lockstep.data_prep.draws import (
+    MASKS,
+    ORDER,
+    Parameters,
+    Shapes,
+    generator_of,
+    layer_sizes,
+)
 from lockstep.data_prep.table import Note
 from lockstep.errors import InputError
 from lockstep.files import headers
 from lockstep.files.headers import check_header
-from lockstep.tensor_file import arrays_below, hash_arrays, read_tensors, write_tensors
+from lockstep.tensor_file import Header, arrays_below, hash_arrays, read_tensors, write_tensors
 
 __all__ = ["IGNORED", "Batches", "OwnDraws", "PreparedData", "updates_per_epoch"]
 
@@ -231,7 +238,7 @@ class PreparedData:
         """
         header, arrays = read_tensors(path, SCHEMA)
         _check_content(str(path), header, arrays)
-        content: dict[str, Any] = {}
+        content: Header = {}
         for name, value in header.items():
             content[name] = tuple(value) if isinstance(value, list) else value
         content |= {name: arrays[name] for name in ARRAY_FIELDS}
@@ -251,10 +258,18 @@ class OwnDraws(PreparedData):
     draw_masks: Callable[[int], list[NDArray[np.bool_]]]
 
     @staticmethod
-    def of(data: PreparedData, **drawn: Any) -> "OwnDraws":
+    def of(
+        data: PreparedData,
+        *,
+        parameters: Parameters,
+        seed: int,
+        orders_EN: NDArray[np.int64],
+        draw_masks: Callable[[int], list[NDArray[np.bool_]]],
+    ) -> "OwnDraws":
         """The same rows with other draws."""
         content = {field.name: getattr(data, field.name) for field in fields(PreparedData)}
-        return OwnDraws(**content | drawn)
+        content |= {"parameters": parameters, "seed": seed}
+        return OwnDraws(**content, orders_EN=orders_EN, draw_masks=draw_masks)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows in the order of an epoch."""
@@ -271,7 +286,7 @@ def updates_per_epoch(rows: int, batch: int, *, drop_last: bool) -> int:
     return rows // batch if drop_last else -(-rows // batch)
 
 
-def _check_content(whose: str, header: Mapping[str, Any], arrays: Parameters) -> None:
+def _check_content(whose: str, header: Header, arrays: Parameters) -> None:
     """Raise InputError unless the arrays of prepared data fit their header and one another."""
     check_header(whose, headers.Data, header)
     layers = layer_sizes(len(header["columns"]), header["hidden"], header["outputs"])
@@ -314,9 +329,9 @@ def _check_content(whose: str, header: Mapping[str, Any], arrays: Parameters) ->
         )
 
 
-def _parameter_shapes(layers: list[tuple[str, int, int]]) -> dict[str, tuple[int, ...]]:
+def _parameter_shapes(layers: list[tuple[str, int, int]]) -> Shapes:
     """The shape of every parameter that these layers may have, below "parameters/"."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for i, (layer, fan_in, fan_out) in enumerate(layers, start=1):
         shapes[f"parameters/{layer}.weight"] = (fan_in, fan_out)
         shapes[f"parameters/{layer}.bias"] = (fan_out,)

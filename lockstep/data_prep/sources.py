@@ -52,20 +52,20 @@ def _shipped(source: str) -> Table:
 
     if source == "diabetes":
         bunch = datasets.load_diabetes(scaled=False)
-        return Table(
-            x_ND=np.asarray(bunch.data, dtype=np.float64),
-            y_N=np.asarray(bunch.target, dtype=np.float64),
-            columns=tuple(str(name) for name in bunch.feature_names),
-            classes=(),
-            target="progression",
-        )
-    loaders = {"breast_cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}
-    bunch = loaders[source]()
+        classes: list[str] = []
+    elif source == "digits":
+        bunch = datasets.load_digits()
+        classes = [str(name) for name in bunch.target_names]
+    else:
+        bunch = datasets.load_breast_cancer()
+        classes = [str(name) for name in bunch.target_names]
+    columns = [str(name) for name in bunch.feature_names]
     return Table(
         x_ND=np.asarray(bunch.data, dtype=np.float64),
-        y_N=np.asarray(bunch.target, dtype=np.int64),
-        columns=tuple(str(name) for name in bunch.feature_names),
-        classes=tuple(str(name) for name in bunch.target_names),
+        y_N=np.asarray(bunch.target, dtype=np.int64 if classes else np.float64),
+        columns=tuple(columns),
+        classes=tuple(classes),
+        target="class" if classes else "progression",
     )
 
 

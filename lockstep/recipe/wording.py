@@ -7,6 +7,9 @@ from typing import Any
 
 __all__ = ["differing_fields", "near_miss", "nearest", "one_of", "printable_name", "short_repr"]
 
+Sections = Mapping[str, Mapping[str, Any]]
+"""Section -> field -> value."""
+
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean X?` for a near miss, else "".
@@ -30,14 +33,14 @@ def near_miss(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     return matches[0] if matches else ""
 
 
-def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> str:
+def differing_fields(a: Sections, b: Sections) -> str:
     """Name and both values of every field that differs: "schedule.warmup 2 and 3; ...".
 
     A field that a recipe lacks is None.
 
     Args:
-        a: section -> field -> value, as `Recipe.as_dict` gives them.
-        b: the same of the other recipe.
+        a: a recipe, as `Recipe.as_dict` gives it.
+        b: the other recipe.
     """
     fields_a = _flat(a)
     fields_b = _flat(b)
@@ -50,7 +53,7 @@ def differing_fields(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping
     return "; ".join(differences)
 
 
-def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _flat(sections: Sections) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for section, values in sections.items():
         flat |= {f"{section}.{field}": value for field, value in values.items()}

@@ -21,13 +21,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep import Parameters, PreparedData
+from lockstep.data_prep import Parameters, PreparedData, Shapes
 from lockstep.errors import InputError
 from lockstep.files.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.recipe.wording import differing_fields
 from lockstep.records.contents import check_checkpoint, checkpoint_shapes, without_row_axis
-from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
+from lockstep.tensor_file import Arrays, Header, arrays_below, read_tensors, write_tensors
 from lockstep.version import __version__
 
 __all__ = [
@@ -65,7 +65,7 @@ class Checkpoint:
     - `accumulated`: batches done of the update under way.
     """
 
-    header: dict[str, Any]
+    header: Header
     arrays: dict[str, NDArray[Any]]
 
     @property
@@ -184,7 +184,7 @@ def file_beside(trace: Path, update: int, accumulated: int) -> Path:
     return trace.with_name(f"{trace.stem}.{place}.checkpoint")
 
 
-def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) -> dict[str, Any]:
+def make_header(recipe: Recipe, data: PreparedData, batches: int, backend: str) -> Header:
     """The header of a checkpoint after that many batches."""
     return {
         "backend": backend,
@@ -202,7 +202,7 @@ def make_checkpoint(
     data: PreparedData,
     batches: int,
     backend: str,
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Arrays,
 ) -> Checkpoint:
     """The checkpoint of a run after that many batches.
 
@@ -223,9 +223,7 @@ def make_checkpoint(
     return Checkpoint(header, state)
 
 
-def expected_shapes(
-    recipe: Recipe, data: PreparedData, update: int, accumulated: int
-) -> dict[str, tuple[int, ...]]:
+def expected_shapes(recipe: Recipe, data: PreparedData, update: int, accumulated: int) -> Shapes:
     """Name -> shape of every array of a checkpoint.
 
     Args:
@@ -253,9 +251,7 @@ def as_stored(moments: Mapping[str, Parameters], parameters: Parameters) -> Para
     }
 
 
-def check_names(
-    arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]], whose: str
-) -> None:
+def check_names(arrays: Arrays, expected: Shapes, whose: str) -> None:
     """Raise InputError unless the arrays are floats of the expected names and shapes.
 
     Raises:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lockstep.data_prep import PreparedData, layer_sizes, updates_per_epoch
+from lockstep.data_prep import PreparedData, Shapes, layer_sizes, updates_per_epoch
 from lockstep.errors import InputError
 from lockstep.files import headers
 from lockstep.files.headers import check_header
 from lockstep.recipe import Loss, Recipe
 from lockstep.records.bounds import SAFETY
 from lockstep.records.tensor_statistics import STATISTICS
-from lockstep.tensor_file import arrays_below
+from lockstep.tensor_file import Arrays, Header, arrays_below
 
 __all__ = [
     "PARTS",
@@ -48,9 +48,6 @@ WIDENED = 16
 the largest among its neighbours' too."""
 FLOATS = ("float16", "float32", "float64")
 
-Arrays = Mapping[str, NDArray[Any]]
-Header = Mapping[str, Any]
-"""A JSON object, as a file holds it."""
 Shape = tuple[int | None, ...]
 """None stands for any length of at least 1."""
 
@@ -107,11 +104,11 @@ def recorded_updates(
     return due
 
 
-def parameter_shapes(recipe: Recipe, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(recipe: Recipe, inputs: int, outputs: int) -> Shapes:
     """Canonical name -> shape of every parameter, weights laid out (in, out)."""
     model = recipe.model
     layers = layer_sizes(inputs, model.hidden, outputs)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for i, (layer, fan_in, fan_out) in enumerate(layers, start=1):
         shapes[f"{layer}.weight"] = (fan_in, fan_out)
         if model.bias:
@@ -122,7 +119,7 @@ def parameter_shapes(recipe: Recipe, inputs: int, outputs: int) -> dict[str, tup
     return shapes
 
 
-def statistic_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+def statistic_shapes(recipe: Recipe) -> Shapes:
     """Canonical name -> shape of every running statistic."""
     model = recipe.model
     if model.norm != "batch":
@@ -140,9 +137,7 @@ def without_row_axis(array: ArrayLike, ndim: int) -> NDArray[Any]:
     return moment[0] if ndim == 1 and moment.ndim == 2 else moment
 
 
-def checkpoint_shapes(
-    recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], update: int, accumulated: int
-) -> dict[str, tuple[int, ...]]:
+def checkpoint_shapes(recipe: Recipe, shapes: Shapes, update: int, accumulated: int) -> Shapes:
     """Name -> shape of every array of a checkpoint.
 
     Args:
@@ -370,7 +365,7 @@ def check_loop(whose: str, header: Header, arrays: Arrays) -> None:
         raise InputError(
             f"{whose}: header: detail: must be updates from 0 to {updates - 1}, ascending"
         )
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for name, array in arrays.items():
         shown = _shown(name)
         place = _LOOP_ARRAY.match(name)
@@ -383,9 +378,7 @@ def check_loop(whose: str, header: Header, arrays: Arrays) -> None:
             raise InputError(f"{whose}: {shown}: is of no update in detail")
 
 
-def _fault_in_loop(
-    array: NDArray[Any], place: re.Match[str], updates: int, shapes: dict[str, tuple[int, ...]]
-) -> str:
+def _fault_in_loop(array: NDArray[Any], place: re.Match[str], updates: int, shapes: Shapes) -> str:
     """What is wrong with a recorder's array, or "".
 
     Args:
@@ -570,7 +563,7 @@ def _watched(
     recipe: Recipe,
     header: Header,
     sizes: tuple[int, int],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
 ) -> dict[str, Form]:
     """The arrays of one update in detail.
 

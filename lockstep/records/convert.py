@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -39,6 +39,18 @@ TIMES = 8
 MODEL = ("parameters/", "statistics/")
 """The families of arrays that a model holds."""
 TWINS = {"torch": ("pt_impl.io.convert", "torch"), "flax": ("jax_impl.io.convert", "jax")}
+
+
+class _Converter(Protocol):
+    """A twin's module that reads and writes the files of its framework."""
+
+    def read(
+        self, path: Path, recipe: Recipe, data: PreparedData
+    ) -> tuple[Parameters, int | None]: ...
+
+    def write(
+        self, path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint
+    ) -> None: ...
 
 
 def kind_of(path: Path) -> str:
@@ -182,10 +194,10 @@ def _assemble(
     return Checkpoint(header | {"model_only": model_only}, arrays)
 
 
-def _twin(kind: str) -> Any:
+def _twin(kind: str) -> _Converter:
     module, extra = TWINS[kind]
     try:
-        return import_module(module)
+        return cast(_Converter, import_module(module))
     except ModuleNotFoundError as error:
         raise InputError(
             f"the package {error.name} is not installed: pip install 'lockstep[{extra}]'"

@@ -14,7 +14,7 @@ from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.contents import check_ensemble
 from lockstep.records.trace import Metrics, Progress, Trace, metric_names
-from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
+from lockstep.tensor_file import Header, arrays_below, read_tensors, write_tensors
 
 __all__ = [
     "Block",
@@ -42,7 +42,7 @@ class Ensemble:
     at once), `environment` and, where members were trained one after another, the `reason`.
     """
 
-    header: dict[str, Any]
+    header: Header
     lr_T: NDArray[Any]
     """The learning rate of each update, shape (T,)."""
     loss_ST: NDArray[Any]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.errors import InputError
@@ -20,6 +20,7 @@ from lockstep.records.checkpoint import Checkpoint, Checkpoints, make_checkpoint
 from lockstep.records.contents import PARTS, UPDATE_SERIES, metric_names, recorded_updates
 from lockstep.records.tensor_statistics import STATISTICS, WATCHED, statistics_of
 from lockstep.records.trace import Metrics, Progress, Trace
+from lockstep.tensor_file import Header
 from lockstep.version import __version__
 
 __all__ = ["BUDGET_MIB", "RunRecorder", "Segment", "View", "Watch"]
@@ -87,7 +88,7 @@ class View(Protocol):
         """Every array of the state, named as in a checkpoint."""
         ...
 
-    def detail(self) -> Mapping[str, Sequence[Any]]:
+    def detail(self) -> Mapping[str, Sequence[ArrayLike]]:
         """Name -> a sequence with one array for each batch of a detailed segment.
 
         The names are "batch/x", "forward/linear1", "gradients/linear1.weight",
@@ -128,7 +129,7 @@ class RunRecorder:
         watch: Watch,
         *,
         backend: str,
-        environment: Mapping[str, Any],
+        environment: Header,
     ) -> None:
         first = 0
         first_whole = 0
@@ -138,7 +139,7 @@ class RunRecorder:
             first = watch.resume.update
             first_whole = first + 1 if watch.resume.accumulated else first
             batches = watch.resume.batches
-        self.header: dict[str, Any] = {
+        self.header: Header = {
             "backend": backend,
             "recipe": recipe.as_dict(),
             "recipe_hash": recipe.hash,
@@ -175,7 +176,7 @@ class RunRecorder:
         self._epochs: dict[str, list[float]] = {name: [] for name in metric_names(recipe.loss)}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._is_detailed = False
-        self._rows: dict[str, list[Any]] = {}
+        self._rows: dict[str, list[ArrayLike]] = {}
         self._counts: list[int] = []
         self._is_within_budget = False
         self._done: int = first
@@ -230,7 +231,7 @@ class RunRecorder:
             cut_updates.update(range(length))
         return cut_batches | {min(update * many, batches) for update in cut_updates}
 
-    def record(self, scalars: Mapping[str, Any], view: View) -> None:
+    def record(self, scalars: Mapping[str, ArrayLike], view: View) -> None:
         """Record the segment that the loop has just trained.
 
         Args:

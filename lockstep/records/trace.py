@@ -46,7 +46,7 @@ from lockstep.data_prep import Parameters
 from lockstep.files.outputs import tensor_kind
 from lockstep.recipe import Recipe
 from lockstep.records.contents import UPDATE_SERIES, check_loop, check_trace, metric_names
-from lockstep.tensor_file import arrays_below, read_tensors, write_tensors
+from lockstep.tensor_file import Arrays, Header, arrays_below, read_tensors, write_tensors
 
 __all__ = [
     "UPDATE_SERIES",
@@ -104,7 +104,7 @@ class Trace:
     - `environment`: versions, device, threads and matmul precision.
     """
 
-    header: dict[str, Any]
+    header: Header
     arrays: dict[str, NDArray[Any]]
 
     @property
@@ -190,7 +190,7 @@ class Trace:
         return Trace(*read_tensors(path, SCHEMA))
 
 
-def _completed(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _completed(header: Header, arrays: Arrays) -> Header:
     """The header with the fields that the first golden files do not have."""
     recorded = {name.split("/")[1] for name in arrays if name.startswith("parameters/")}
     has_every_update = len(recorded) == header["updates"] + 1
