@@ -1,1 +1,1 @@
-"""What is asked of many runs."""
+"""Studies: questions that many trainings answer."""

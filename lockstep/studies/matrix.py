@@ -1,6 +1,4 @@
-"""The parity matrix: every entry of the catalogue trained by both twins and the oracle, and
-judged.
-"""
+"""The parity matrix: both twins train every choice of a recipe, and the oracle judges them."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,19 +26,17 @@ __all__ = ["Cell", "Row", "measure"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One twin held against the oracle, over every array that both recorded.
-
-    `semantics` is the largest difference in float64, relative to its array's largest value (None
-    where the recipe computes in bfloat16 and float64 would say nothing), `rounding` the same in
-    float32, and `share` the largest
-    error in float32 over its derived bound. `fault` says in one line what is wrong, and is "" if
-    nothing is.
-    """
+    """One twin against the oracle, over every array that both recorded."""
 
     semantics: float | None = None
+    """The largest difference in float64, over its array's largest value. It is None where the
+    recipe computes in bfloat16, of which float64 would say nothing."""
     rounding: float | None = None
+    """The same in float32."""
     share: float | None = None
+    """The largest error in float32 over its derived bound."""
     fault: str = ""
+    """What is wrong, in one line."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """No cell is at fault."""
+        """Whether no cell is at fault."""
         return not any(cell.fault for cell in self.cells.values())
 
 
@@ -69,39 +65,42 @@ def measure(entries: Sequence[Entry], *, device: str, report: Report) -> list[Ro
         data = [prepare(entry.recipe) for entry in entries]
         for i, prepared in enumerate(data):
             prepared.save(folder / f"{i}.data")
-        jobs = {
-            backend: [
-                Job(form, folder / f"{i}.data", folder / f"{i}.{dtype}.{backend}")
-                for i, entry in enumerate(entries)
-                for dtype, form in entry.recipe.forms.items()
-            ]
-            for backend in BACKENDS
-        }
         with Team(BACKENDS, device) as team:
-            team.begin(jobs, report)
+            team.begin({backend: _jobs(entries, backend, folder) for backend in BACKENDS}, report)
             oracles = _train_oracles(entries, data, report)
             faults = team.finish()
         rows = []
         for i, (entry, oracle) in enumerate(zip(entries, oracles)):
             if _changes_nothing(entry, oracle):
-                rows.append(
-                    Row(
-                        entry,
-                        dict.fromkeys(BACKENDS, Cell(fault="it changes nothing that is recorded")),
-                    )
-                )
-            else:
-                exact = float64_bounds(entry.recipe.with_dtype("float64"), data[i])
-                rows.append(
-                    Row(entry, {b: _judge(folder, i, b, oracle, exact, faults) for b in BACKENDS})
-                )
+                idle = Cell(fault="it changes nothing that is recorded")
+                rows.append(Row(entry, dict.fromkeys(BACKENDS, idle)))
+                continue
+            exact = float64_bounds(entry.recipe.with_dtype("float64"), data[i])
+            cells = {}
+            for backend in BACKENDS:
+                places = {dtype: _place(folder, i, dtype, backend) for dtype in oracle}
+                cells[backend] = _judge(places, oracle, exact, faults)
+            rows.append(Row(entry, cells))
         return rows
+
+
+def _place(folder: Path, i: int, dtype: str, backend: str) -> Path:
+    return folder / f"{i}.{dtype}.{backend}"
+
+
+def _jobs(entries: Sequence[Entry], backend: str, folder: Path) -> list[Job]:
+    """A training of each entry in each of its precisions."""
+    jobs = []
+    for i, entry in enumerate(entries):
+        for dtype, form in entry.recipe.forms.items():
+            jobs.append(Job(form, folder / f"{i}.data", _place(folder, i, dtype, backend)))
+    return jobs
 
 
 def _train_oracles(
     entries: Sequence[Entry], data: Sequence[PreparedData], report: Report
 ) -> list[dict[str, Trace]]:
-    """Of each entry: dtype -> the oracle's trace."""
+    """For each entry: dtype -> the oracle's trace."""
     jobs: list[OracleJob] = []
     for entry, prepared in zip(entries, data):
         jobs += [
@@ -113,18 +112,16 @@ def _train_oracles(
 
 
 def _changes_nothing(entry: Entry, oracle: Mapping[str, Trace]) -> bool:
-    """The oracle trains the same with the entry's choice as without it: there would be nothing to
-    compare.
-    """
-    trace = oracle["float32"]
-    other = _train_without(entry.without.with_dtype("float32"))
+    """Whether the oracle trains the same without the entry's choice, which then proves nothing."""
     recorded = {
-        name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")
+        name: array
+        for name, array in oracle["float32"].arrays.items()
+        if not name.startswith("bounds/")
     }
-    same = recorded.keys() == other.arrays.keys()
-    return same and all(
-        np.array_equal(array, other.arrays[name]) for name, array in recorded.items()
-    )
+    without = _train_without(entry.without.with_dtype("float32")).arrays
+    if recorded.keys() != without.keys():
+        return False
+    return all(np.array_equal(array, without[name]) for name, array in recorded.items())
 
 
 @cache
@@ -133,44 +130,47 @@ def _train_without(recipe: Recipe) -> Trace:
 
 
 def _judge(
-    folder: Path,
-    i: int,
-    backend: str,
+    places: Mapping[str, Path],
     oracle: Mapping[str, Trace],
     exact: DeriveBounds,
     faults: Mapping[Path, str],
 ) -> Cell:
-    cell, exact_limits = Cell(), []
+    """Judge one twin's traces of an entry.
+
+    Args:
+        places: dtype -> the file of the twin's trace.
+        oracle: dtype -> the oracle's trace.
+        exact: derives the bounds in float64.
+        faults: file -> why it was not trained.
+    """
+    cell = Cell()
+    exact_limits = []
     for dtype, truth in oracle.items():
-        path = folder / f"{i}.{dtype}.{backend}"
-        if path in faults:
-            return replace(cell, fault=f"{dtype}: {faults[path]}")
-        trace = Trace.load_unchecked(path)
+        if places[dtype] in faults:
+            return replace(cell, fault=f"{dtype}: {faults[places[dtype]]}")
+        trace = Trace.load_unchecked(places[dtype])
         if dtype == "float64":
-            found = compare_exactly(trace, truth, exact)
-            exact_limits.append(found.limit)
-        else:
-            found = compare(trace, truth, bounds_of(truth) or {})
-        if dtype == "float64":
+            comparison = compare_exactly(trace, truth, exact)
+            exact_limits.append(comparison.limit)
             cell = replace(cell, semantics=_distance(trace, truth))
         else:
-            share = max((worst.ratio for worst in found.worst.values()), default=None)
+            comparison = compare(trace, truth, bounds_of(truth) or {})
+            share = max((worst.ratio for worst in comparison.worst.values()), default=None)
             cell = replace(cell, rounding=_distance(trace, truth), share=share)
-        if found.first is not None:
-            return replace(cell, fault=f"{dtype}: {describe_difference(found.first)}")
-        if found.limit is not None and not settles(found.limit, *exact_limits):
-            return replace(cell, fault=f"{dtype}: {describe_limit(found.limit)}")
+        if comparison.first is not None:
+            return replace(cell, fault=f"{dtype}: {describe_difference(comparison.first)}")
+        if comparison.limit is not None and not settles(comparison.limit, *exact_limits):
+            return replace(cell, fault=f"{dtype}: {describe_limit(comparison.limit)}")
     return cell
 
 
 def _distance(trace: Trace, truth: Trace) -> float:
     """Largest difference of any array, relative to its largest value."""
-    found = 0.0
+    largest = 0.0
     for name, expected in truth.arrays.items():
         if name in trace.arrays and name != "updates/lr":
+            differences = np.abs(trace.arrays[name].astype(np.float64) - expected)
+            difference = float(differences.max(initial=0.0))
             size = float(np.abs(expected).max(initial=0.0))
-            difference = float(
-                np.abs(trace.arrays[name].astype(np.float64) - expected).max(initial=0.0)
-            )
-            found = max(found, difference / size if size else difference)
-    return found
+            largest = max(largest, difference / size if size else difference)
+    return largest

@@ -1,4 +1,4 @@
-"""Everything that a recipe can name, as small recipes: what the parity matrix trains."""
+"""The entries of the parity matrix: everything that a recipe can name, as small recipes."""
 
 import dataclasses
 import json
@@ -42,44 +42,41 @@ UNTUNED = {"optimizer.name": "adamw", "optimizer.beta2": 0.95, "schedule.warmup"
 NEEDS: dict[str, dict[str, Any]] = {
     "gradient.clip": {"gradient.clip_at": 0.05},
     "gradient.clip_eps": {"gradient.clip": "norm", "gradient.clip_at": 0.05},
-    "gradient.accumulate_mean": {
-        "gradient.accumulate": 3
-    },  # with 2 no update has batches of different rows
+    # with 2 no update has batches of different rows
+    "gradient.accumulate_mean": {"gradient.accumulate": 3},
     "average.start": {"average.decay": 0.9},
     "average.debias": {"average.decay": 0.9, "average.start": "zero"},
     "model.norm_eps": {"model.norm": "batch"},
     "model.norm_momentum": {"model.norm": "batch"},
     "model.norm_variance": {"model.norm": "batch"},
     "schedule.after_end": {"schedule.length": 150},
-    "schedule.warmup_of": {
-        "schedule.decay_start": "0",
-        "schedule.warmup": 60,
-    },  # every decay begins within it
+    # every decay begins within the warmup
+    "schedule.warmup_of": {"schedule.decay_start": "0", "schedule.warmup": 60},
     "schedule.warmup_shape=untuned_linear": UNTUNED,
     "schedule.warmup_shape=untuned_exponential": UNTUNED,
 }
-"""What must be set for a choice, for a field, or for one value of it, to have an effect."""
+"""What must be set for a field, or for one value of it, to have an effect."""
 
 SHARED = {"schedule": ("constant", "cosine"), "loss": ("cross_entropy",)}
-"""Where the fields that are no knob of one name alone are varied too."""
+"""The names whose every field is varied, and not only the knobs of their own."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the matrix: a section of the recipe, what of it is chosen, a recipe that trains
-    with it and the same recipe without it."""
+    """One row of the matrix."""
 
     group: str
+    """A section of the recipe."""
     name: str
+    """The choice in that section."""
     recipe: Recipe
     without: Recipe
+    """The recipe without the choice."""
 
 
 def entries() -> list[Entry]:
-    """Every choice that the recipe declares, at its defaults and with each knob at another
-    value.
-    """
-    found: list[Entry] = []
+    """Every choice that a recipe can make, at its defaults and with each knob at another value."""
+    rows: list[Entry] = []
     for section in KNOBS:
         knobs = _knobs(section)
         names = list(knobs)
@@ -91,49 +88,53 @@ def entries() -> list[Entry]:
                 key: value for key, value in needed.items() if not key.startswith(f"{section}.")
             }
             without = elsewhere | _needs(section, other) | {f"{section}.name": other}
-            found += [Entry(section, name, _recipe(chosen), _recipe(without))]
+            rows.append(Entry(section, name, _recipe(chosen), _recipe(without)))
             in_full = name in SHARED.get(section, ()) or _is_in_full(section, name)
-            found += _vary(section, chosen, None if in_full else set(knobs[name]))
+            rows += _vary(section, chosen, None if in_full else set(knobs[name]))
     for section in ("gradient", "average", "model"):
-        found += _vary(section, {}, None)
-    # the rest of this section is no choice, or is in every row: both dtypes
-    return found + list(_vary("training", {}, {"drop_last", "compute"}))
+        rows += _vary(section, {}, None)
+    # the rest of this section is no choice, or stands in every row, as both dtypes do
+    rows += _vary("training", {}, {"drop_last", "compute"})
+    return rows
 
 
 def _vary(section: str, chosen: dict[str, Any], fields: set[str] | None) -> Iterator[Entry]:
-    """The section with one field after another at another value."""
+    """The section with one field after another at another value.
+
+    Args:
+        section: its name.
+        chosen: the fields that are set in every entry.
+        fields: the fields to vary; None for all.
+    """
     part = getattr(_recipe(chosen), section)
     for field in _field_order(part):
         value = getattr(part, field)
         if value is None or field == "name" or (fields is not None and field not in fields):
             continue
         for other in _others(section, part, field):
-            base = (
-                chosen
-                | _field_needs(section, part, field)
-                | NEEDS.get(f"{section}.{field}={other}", {})
-            )
-            shown = json.dumps(other) if isinstance(other, bool | tuple) else other
-            label = ", ".join(
-                [*(str(chosen[key]) for key in chosen if key.endswith(".name")), f"{field} {shown}"]
-            )
-            yield Entry(
-                section, label, _recipe(base | {f"{section}.{field}": other}), _recipe(base)
-            )
+            base = chosen | _field_needs(section, part, field)
+            base |= NEEDS.get(f"{section}.{field}={other}", {})
+            varied = base | {f"{section}.{field}": other}
+            text = json.dumps(other) if isinstance(other, bool | tuple) else other
+            names = [str(chosen[key]) for key in chosen if key.endswith(".name")]
+            label = ", ".join([*names, f"{field} {text}"])
+            yield Entry(section, label, _recipe(varied), _recipe(base))
 
 
 def _knobs(section: str) -> Mapping[str, Collection[str]]:
-    """Name -> its knobs; of a section that is told apart by its name, those of every variant that
-    there is by now.
-    """
+    """Name -> its knobs. Where names are variants, one that was added at run time has a row too."""
     variants = variants_of(section)
-    return {name: kind.knobs() for name, kind in variants.items()} if variants else KNOBS[section]
+    if not variants:
+        return KNOBS[section]
+    return {name: kind.knobs() for name, kind in variants.items()}
 
 
 def _needs(section: str, name: str) -> dict[str, Any]:
     """What must be set for a section of that name to have an effect."""
     variants = variants_of(section)
-    return dict(variants[name].spec.needs) if variants else NEEDS.get(f"{section}.name={name}", {})
+    if not variants:
+        return NEEDS.get(f"{section}.name={name}", {})
+    return dict(variants[name].spec.needs)
 
 
 def _is_in_full(section: str, name: str) -> bool:
@@ -155,7 +156,9 @@ def _field_needs(section: str, part: Any, field: str) -> dict[str, Any]:
 
 
 def _others(section: str, part: Any, field: str) -> list[Any]:
-    annotation, value = type(part).__pydantic_fields__[field].annotation, getattr(part, field)
+    """Other values of a field: all of a choice, else one or none."""
+    annotation = type(part).__pydantic_fields__[field].annotation
+    value = getattr(part, field)
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if choice != value]
     if isinstance(value, bool):

@@ -283,7 +283,7 @@ def in_place_of_training(
     is another.
     """
 
-    def train(jobs: study.Setups, *_: Any) -> Mapping[study.Key, Ensemble]:
+    def train(jobs: study.SetUps, *_: Any) -> Mapping[study.Key, Ensemble]:
         right = next(iter(jobs.values()))[0]
         found.extend(jobs)
         trained = {}

@@ -1,1 +1,1 @@
-"""Where the same lines mean different things: pages that run, and whether they still hold."""
+"""The porting atlas: pages on traps between PyTorch and JAX, whose code runs and is checked."""

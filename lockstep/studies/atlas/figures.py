@@ -1,6 +1,6 @@
 """Runs the code of atlas pages, and measures how far two ports are from their reference.
 
-As a script it runs each page in a process of its own, in any environment: it needs NumPy, and
+As a script it runs each page in a process of its own, in any environment that has NumPy. It needs
 nothing else of lockstep.
 """
 
@@ -20,32 +20,34 @@ import numpy as np
 
 __all__ = ["SMALLEST", "CannotRunError", "Code", "distance", "run_code", "states", "write_figure"]
 
-SMALLEST = 1e-12  # what is below is rounding of float64, and differs from machine to machine
+SMALLEST = 1e-12
+"""What is below is rounding of float64, and differs from machine to machine."""
 
 
 class Code(NamedTuple):
-    """Code, and the name that it assigns: `reference`, `naive` or `right`."""
+    """Code of a page."""
 
     variable: str
+    """The name that it assigns: `reference`, `naive` or `right`."""
     text: str
 
 
 class CannotRunError(Exception):
-    """Code that gives no value with what is installed; the reason in one line."""
+    """Code gives no value with what is installed; the message is one line."""
 
 
 @contextmanager
 def settings_restored(*, strict: bool) -> Iterator[None]:
-    """Code starts from the frameworks' defaults and leaves what was set before.
+    """Run the block with the frameworks' defaults, and restore their settings after it.
 
     Args:
-        strict: a warning that something is going away is an error.
+        strict: whether a deprecation warning is an error.
     """
     before = _settings()
     _set(False, None, before[2])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a trap that warns is one still
+            warnings.simplefilter("ignore")  # a trap that warns is still a trap
             if strict:
                 warnings.simplefilter("error", DeprecationWarning)
                 warnings.simplefilter("error", FutureWarning)
@@ -55,16 +57,21 @@ def settings_restored(*, strict: bool) -> Iterator[None]:
 
 
 def _settings() -> tuple[bool, Any, Any]:
-    """Of what is imported: JAX's x64, PyTorch's default dtype and random state; else its default,
-    or None.
+    """JAX's x64, and PyTorch's default dtype and random state.
+
+    They are False, None and None for a framework that is not imported.
     """
-    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    jax = sys.modules.get("jax")
+    torch = sys.modules.get("torch")
     x64 = bool(jax.config.jax_enable_x64) if jax else False
-    return (x64, torch.get_default_dtype(), torch.get_rng_state()) if torch else (x64, None, None)
+    if torch is None:
+        return x64, None, None
+    return x64, torch.get_default_dtype(), torch.get_rng_state()
 
 
 def _set(x64: bool, dtype: Any, random_state: Any) -> None:
-    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    jax = sys.modules.get("jax")
+    torch = sys.modules.get("torch")
     if jax:
         jax.config.update("jax_enable_x64", x64)
     if torch:
@@ -74,16 +81,14 @@ def _set(x64: bool, dtype: Any, random_state: Any) -> None:
 
 
 def run_code(code: Code, *, strict: bool = False) -> np.ndarray | str:
-    """What code assigns, in float64, any shape; for a naive port that raises an error,
-    `raises NAME`.
+    """What code assigns, in float64 and of any shape; `raises NAME` for a naive port that raises.
 
     Args:
-        code: of one section of a page.
-        strict: a warning that something is going away is an error.
+        code: the code of one section of a page.
+        strict: whether a deprecation warning is an error.
 
     Raises:
-        CannotRunError: a package is not installed, or code other than a naive port's raises an
-        error.
+        CannotRunError: a package is not installed, or code that is no naive port raises an error.
     """
     namespace: dict[str, Any] = {"__name__": "atlas"}
     try:
@@ -104,8 +109,9 @@ def _as_float64(value: Any) -> np.ndarray:
 
 
 def distance(value: np.ndarray | str, reference: np.ndarray) -> float | str:
-    """max |value - reference| / max |reference|, absolute where the reference is 0; or why there is
-    none.
+    """max |value - reference| / max |reference|, or the reason why there is no distance.
+
+    The distance is absolute where the reference is 0.
     """
     if isinstance(value, str):
         return value
@@ -119,23 +125,21 @@ def distance(value: np.ndarray | str, reference: np.ndarray) -> float | str:
 
 
 def states(figure: str, value: float | str) -> bool:
-    """Whether a figure, as written on a page, says what was measured: to its two digits, or below
-    its bound.
-    """
+    """Whether a figure on a page states a value: to two digits, or as a bound above it."""
     if isinstance(value, str) or value == 0:
         return figure == str(value) or (value == 0 and figure in ("0", f"below {SMALLEST:.0e}"))
     bound = re.fullmatch(r"below (1e-\d\d)", figure)
     if bound:
         largest = float(bound[1])
         return value < largest and (largest == SMALLEST or value > largest / 1000)
-    # a figure on the edge between two must not hinge on the last bits
+    # the last bits of a value on the edge between two figures must not decide
     return value >= SMALLEST and figure in {
         f"{value * edge:.1e}" for edge in (1 - 1e-4, 1, 1 + 1e-4)
     }
 
 
 def write_figure(figure: str, value: float | str) -> str:
-    """The figure to write for what was measured: the old one where it still holds."""
+    """The figure for a value: the old one where it still holds."""
     if states(figure, value):
         return figure
     if isinstance(value, str):
@@ -144,20 +148,20 @@ def write_figure(figure: str, value: float | str) -> str:
 
 
 def main(folder: str, limit_s: str, *packages: str) -> None:
-    """Run pages, as many at once as there are cores; print the number of each that is done.
+    """Run pages, as many at once as there are cores, and print the number of each when it ends.
 
-    The packages are imported once, and every page runs in a fork of that process: none of them has
-    begun a thread.
+    Standard input has the pages, a JSON list of lists of [variable, text]. The packages are
+    imported once, and every page runs in a fork of this process. That is safe, as none of the
+    packages has begun a thread.
 
     Args:
-        folder: `N` is written there: what page N of stdin, a JSON list of lists of [variable,
-            text], gives; a page whose process dies leaves the number of the signal, or of the exit
-            status, in `N.died`.
+        folder: file `N` gets what page N gives. Where the page's process dies, `N.died` gets its
+            exit status, or the number of the signal, negative.
         limit_s: whole seconds that a page, or the imports, may take.
-        packages: those that are not installed are left out.
+        packages: what to import; one that is not installed is left out.
     """
     pages = json.load(sys.stdin)
-    signal.alarm(int(limit_s))  # its default is to end the process, whatever that does
+    signal.alarm(int(limit_s))  # ends the process, whatever it does
     for package in packages:
         with suppress(Exception):
             import_module(package)
@@ -177,7 +181,7 @@ def main(folder: str, limit_s: str, *packages: str) -> None:
 
 
 def _run_page(codes: Sequence[tuple[str, str]], out: Path) -> None:
-    """Write what each code gives, and end the process."""
+    """Write what each piece of code gives, and end the process."""
     status = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -185,7 +189,7 @@ def _run_page(codes: Sequence[tuple[str, str]], out: Path) -> None:
         out.write_text(json.dumps(outcomes))
         status = 0
     finally:
-        os._exit(status)  # nothing of the parent's is to run at the end
+        os._exit(status)  # without the exit handlers of the parent
 
 
 def _outcome(code: Code) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def _outcome(code: Code) -> dict[str, Any]:
 
 
 def _wait(running: dict[int, int], folder: str) -> None:
-    """Until one page is done."""
+    """Wait until one page has ended."""
     process, status = os.wait()
     number = running.pop(process)
     if status:

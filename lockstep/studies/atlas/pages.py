@@ -1,5 +1,6 @@
-"""The porting atlas: one page a trap, each with code that runs and the figures that it gave; parse,
-search, index.
+"""The pages of the porting atlas, a page for each trap: parse, search, index.
+
+A page has code that runs, and the figures that it gave.
 """
 
 import re
@@ -33,27 +34,28 @@ GROUPS = ("schedule", "optimizer", "gradient", "loss", "layer", "init", "precisi
 FRAMEWORKS = tuple(chain.from_iterable(PACKAGES.values()))
 """The packages whose versions decide what a page's code gives."""
 
+HEAD = re.compile(r"# (?P<title>[^\n]+)\n\n(?P<facts>[^\n]+)\n\n(?P<lead>.+?)\s*", re.DOTALL)
 FACTS = re.compile(
     r"\*\*Group\*\* (?P<group>\w+) · \*\*Knob\*\* (?P<knob>.+?) · \*\*Threads\*\* (?P<threads>.+)"
     r" · \*\*Measured\*\* (?P<measured>.+)"
 )
 MEASURED = re.compile(rf"({'|'.join(FRAMEWORKS)}) (\d[\w.]*(?: and \d[\w.]*)*)")
 CODE = re.compile(r"\n*```python\n(?P<code>.*?)```\n*(?P<figures>.*?)\s*", re.DOTALL)
-# "(torch<2.14)" after a heading or a figure
 WITH = re.compile(r"(?P<text>.*?)(?: \((?P<versions>[^()]+)\))?")
+"""A heading or a figure, which "(torch<2.14)" may follow."""
 SECTIONS = {
     "reference": ("PyTorch or JAX", ""),
     "naive": ("The naive port", "Divergence: "),
     "right": ("The right port", "Residual: "),
 }
-# A word of a search may be written with any of these between its parts: weight_decay, weight-decay,
-# weight decay.
+"""Variable of a section -> its heading, and the label of its figure."""
 SEPARATORS = re.compile(r"[-_\s]+")
+"""What may stand between the parts of a searched word: weight_decay, weight-decay, weight decay."""
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """Code of a page under its heading."""
+    """Code of a page, with the heading above it."""
 
     heading: str
     code: str
@@ -81,7 +83,7 @@ class Case:
         return self.reference, self.naive, self.right
 
     def holds_with(self, versions: Mapping[str, str]) -> bool:
-        """Whether these versions (package -> version) are among its own."""
+        """Whether the case is for these versions (package -> version)."""
         if not self.versions:
             return True
         requirement = Requirement(self.versions)
@@ -91,7 +93,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Page:
-    """One trap."""
+    """A page: one trap."""
 
     slug: str
     """The file's name without its suffix."""
@@ -100,18 +102,16 @@ class Page:
     """One of `GROUPS`."""
     knobs: tuple[str, ...]
     """Recipe fields (`optimizer.eps`) or commands (`lockstep convert`) that make the choice
-    explicit; may be empty.
+    explicit, if any.
     """
     threads: tuple[tuple[str, str], ...]
-    """Where people met it in public: text and address."""
+    """Public threads of people who met the trap: text and address."""
     measured: dict[str, tuple[str, ...]] = field(hash=False)
     """Package -> the versions with which the figures were measured, the oldest first."""
     lead: str
     """What goes wrong, in a sentence or two."""
     cases: tuple[Case, ...]
-    """One for each range of versions for which the page has other code or other figures; most pages
-    have one.
-    """
+    """A case for each range of versions that has its own code or figures; most pages have one."""
     why: str
     text: str
     """The whole page, Markdown."""
@@ -122,10 +122,10 @@ class Page:
 
 
 def atlas_folder() -> Path:
-    """Where the pages lie, in a clone as in an installed package.
+    """The folder of the pages, in a clone or in an installed package.
 
     Raises:
-        InputError: neither has them.
+        InputError: there is no such folder.
     """
     here = Path(__file__)
     installed = here.parent / "texts"
@@ -136,11 +136,10 @@ def atlas_folder() -> Path:
 
 
 def load_atlas(folder: Path | None = None) -> tuple[Page, ...]:
-    """Every page of a folder (default: the atlas that comes with lockstep), by group, then by
-    title.
+    """Every page of a folder (default: lockstep's own atlas), by group and then by title.
 
     Raises:
-        InputError: a page that does not have the shape of one; names file and part.
+        InputError: a file does not have the shape of a page; the message names file and part.
     """
     paths = (path for path in (folder or atlas_folder()).glob("*.md") if path.name != "README.md")
     pages = (parse_page(path.stem, path.read_text(encoding="utf-8")) for path in paths)
@@ -155,17 +154,15 @@ def parse_page(slug: str, text: str) -> Page:
         text: title, facts, lead, then the sections: reference, naive port, right port, why.
 
     Raises:
-        InputError: a part is missing or has another shape; names it.
+        InputError: a part is missing or has another shape; the message names it.
     """
-    head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    titled = re.fullmatch(
-        r"# (?P<title>[^\n]+)\n\n(?P<facts>[^\n]+)\n\n(?P<lead>.+?)\s*", head, re.DOTALL
-    )
-    if titled is None:
+    beginning, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    head = HEAD.fullmatch(beginning)
+    if head is None:
         raise InputError(
             f"{slug}: must begin with a title, the facts and the lead, an empty line between"
         )
-    facts = FACTS.fullmatch(titled["facts"])
+    facts = FACTS.fullmatch(head["facts"])
     if facts is None or facts["group"] not in GROUPS:
         groups = ", ".join(GROUPS)
         raise InputError(
@@ -176,23 +173,21 @@ def parse_page(slug: str, text: str) -> Page:
     for name, values in (("knob", knobs), ("threads", threads)):
         if not values and facts[name] != "-":
             raise InputError(f"{slug}: {name}: must be `names` or [links](address), or - for none")
-    *parts, why = sections or [""]
-    title, _, why = why.partition("\n")
+    *parts, last = sections or [""]
+    title, _, why = last.partition("\n")
     if title != "Why":
-        raise InputError(
-            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
-        )
+        raise _wrong_sections(slug)
     if not why.strip():
         raise InputError(f"{slug}: Why: must not be empty")
     measured = _parse_measured(slug, facts["measured"])
     return Page(
         slug=slug,
-        title=titled["title"],
+        title=head["title"],
         group=facts["group"],
         knobs=tuple(knobs),
         threads=tuple(threads),
         measured=measured,
-        lead=" ".join(titled["lead"].split()),
+        lead=" ".join(head["lead"].split()),
         cases=_parse_cases(slug, parts, measured),
         why=why.strip(),
         text=text,
@@ -200,9 +195,15 @@ def parse_page(slug: str, text: str) -> Page:
 
 
 def describe_versions(measured: Mapping[str, Sequence[str]]) -> str:
-    """Package -> versions as a page has it: "torch 2.13.0 and 2.14.1, jax 0.10.2"."""
-    chosen = [(package, measured[package]) for package in FRAMEWORKS if measured.get(package)]
-    return ", ".join(f"{package} {' and '.join(versions)}" for package, versions in chosen)
+    """Package -> versions in words, as a page has them: "torch 2.13.0 and 2.14.1, jax 0.10.2"."""
+    packages = [package for package in FRAMEWORKS if measured.get(package)]
+    return ", ".join(f"{package} {' and '.join(measured[package])}" for package in packages)
+
+
+def _wrong_sections(slug: str) -> InputError:
+    return InputError(
+        f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
+    )
 
 
 def _parse_measured(slug: str, text: str) -> dict[str, tuple[str, ...]]:
@@ -219,11 +220,13 @@ def _parse_measured(slug: str, text: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Section:
-    """A section with code: the figures under it by the versions that they hold for, "" for all."""
+    """A section with code."""
 
     snippet: Snippet
     versions: str
+    """The versions that the section is for; "" for all."""
     figures: dict[str, str]
+    """Versions -> the figure that holds for them; "" for all."""
 
 
 def _parse_cases(
@@ -232,16 +235,12 @@ def _parse_cases(
     sections = [_parse_section(slug, part) for part in parts]
     order = [section.snippet.variable for section in sections]
     if order != sorted(order, key=list(SECTIONS).index) or set(order) != set(SECTIONS):
-        raise InputError(
-            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
-        )
-    named = [
-        versions
-        for section in sections
-        for versions in (section.versions, *section.figures)
-        if versions
-    ]
-    cases = tuple(_case(slug, sections, versions) for versions in dict.fromkeys(named or [""]))
+        raise _wrong_sections(slug)
+    ranges: dict[str, None] = {}
+    for section in sections:
+        ranges |= dict.fromkeys([section.versions, *section.figures])
+    ranges.pop("", None)
+    cases = tuple(_case(slug, sections, versions) for versions in ranges or [""])
     for numbers in product(*measured.values()):
         versions = dict(zip(measured, numbers))
         count = sum(case.holds_with(versions) for case in cases)
@@ -257,17 +256,12 @@ def _parse_section(slug: str, part: str) -> _Section:
     names = {"The naive port": "naive", "The right port": "right"}
     variable = names.get(title, "reference" if title.startswith(("PyTorch", "JAX")) else "")
     if not variable:
-        raise InputError(
-            f"{slug}: sections must be PyTorch or JAX, The naive port, The right port, Why"
-        )
-    label = SECTIONS[variable][1]
+        raise _wrong_sections(slug)
+    _, label = SECTIONS[variable]
     block = CODE.fullmatch(body)
     lines = block["figures"].splitlines() if block else []
-    if (
-        block is None
-        or bool(lines) != bool(label)
-        or not all(line.startswith(label) for line in lines)
-    ):
+    is_labelled = bool(lines) == bool(label) and all(line.startswith(label) for line in lines)
+    if block is None or not is_labelled:
         follows = f", then the line '{label.strip()}'" if label else " alone"
         raise InputError(f"{slug}: {heading}: must be one block of python{follows}")
     pairs = [_with_versions(slug, line.removeprefix(label)) for line in lines]
@@ -293,86 +287,79 @@ def _with_versions(slug: str, text: str) -> tuple[str, str]:
 
 
 def _case(slug: str, sections: Sequence[_Section], versions: str) -> Case:
-    """What holds for the versions, named so on the page, or for all."""
-    chosen, figures = {}, {}
+    """The case for these versions, as the page writes them; "" for all versions."""
+    snippets = {}
+    figures = {}
     for variable, (title, label) in SECTIONS.items():
-        mine = [section for section in sections if section.snippet.variable == variable]
-        mine = [section for section in mine if section.versions in ("", versions)]
-        values = [section.figures.get(versions, section.figures.get("")) for section in mine]
-        if len(mine) != 1 or (label and values[0] is None):
-            told = f" for {versions}" if versions else ""
-            raise InputError(f"{slug}: {title}: must be there once{told}, with its figure")
-        chosen[variable], figures[variable] = mine[0].snippet, values[0] or ""
+        same_kind = [section for section in sections if section.snippet.variable == variable]
+        fitting = [section for section in same_kind if section.versions in ("", versions)]
+        values = [section.figures.get(versions, section.figures.get("")) for section in fitting]
+        if len(fitting) != 1 or (label and values[0] is None):
+            place = f" for {versions}" if versions else ""
+            raise InputError(f"{slug}: {title}: must be there once{place}, with its figure")
+        snippets[variable] = fitting[0].snippet
+        figures[variable] = values[0] or ""
     return Case(
         versions=versions,
-        reference=chosen["reference"],
-        naive=chosen["naive"],
-        right=chosen["right"],
+        reference=snippets["reference"],
+        naive=snippets["naive"],
+        right=snippets["right"],
         divergence=figures["naive"],
         residual=figures["right"],
     )
 
 
 def find_pages(pages: Sequence[Page], words: Iterable[str]) -> list[Page]:
-    """The pages in which every word is found, the best first; a page's slug finds that page alone.
+    """The pages that have every word, the best first. A page's slug gives that page alone.
 
     Raises:
-        InputError: no such page; names the nearest word that finds one.
+        InputError: there is no such page; the message names the nearest word that gives one.
     """
-    asked = [_plain(word) for word in words]
+    searched = [_plain(word) for word in words]
+    phrase = " ".join(searched)
     for page in pages:
-        if _plain(page.slug) == " ".join(asked):
+        if _plain(page.slug) == phrase:
             return [page]
-    scored = [(min((_score(page, word) for word in asked), default=0), page) for page in pages]
-    found = [page for score, page in sorted(scored, key=lambda item: -item[0]) if score > 0]
-    if not found:
-        raise InputError(f"atlas: no page on {' '.join(asked)!r}{_nearest(' '.join(asked), pages)}")
-    return found
+    scored = [(min((_score(page, word) for word in searched), default=0), page) for page in pages]
+    scored.sort(key=lambda item: -item[0])
+    matching = [page for score, page in scored if score > 0]
+    if not matching:
+        raise InputError(f"atlas: no page on {phrase!r}{_nearest(phrase, pages)}")
+    return matching
+
+
+INDEX = """# The porting atlas
+
+{count} traps between PyTorch and JAX/Flax/Optax. A page shows the code on one side, the port that
+one would write first, and the port that does the same. All code on it runs in the tests, and the
+figures are what it gave: *divergence* and *residual* are the largest difference from the reference,
+relative to the reference's largest value. They were measured with
+{versions}. A page names the versions of its own packages,
+and a trap that is not the same in all of them has a row for each. `lockstep atlas [WORD]` finds and
+prints a page; `lockstep atlas --check` runs the pages with what is installed.
+"""
 
 
 def index_of(pages: Sequence[Page]) -> str:
     """The index as Markdown: a table for each group, a row for each case of a page."""
-    measured = {
-        package: sorted(
-            {number for page in pages for number in page.measured.get(package, ())}, key=Version
-        )
-        for package in FRAMEWORKS
-    }
-    lines = [
-        "# The porting atlas",
-        "",
-        f"{len(pages)} traps between PyTorch and JAX/Flax/Optax. A page shows the code on "
-        "one side, the port that one "
-        "would write",
-        "first, and the port that does the same. All code on it runs in the tests, and the "
-        "figures are what it gave:",
-        "*divergence* and *residual* are the largest difference from the reference, "
-        "relative to the reference's "
-        "largest value.",
-        f"They were measured with {describe_versions(measured)};",
-        "a page names those of its own packages, and a trap that is not the same in all of "
-        "them has a row for each.",
-        "`lockstep atlas [WORD]` finds and prints a page; `lockstep atlas --check` runs "
-        "them with what is installed.",
-    ]
+    measured = {}
+    for package in FRAMEWORKS:
+        numbers = set(chain.from_iterable(page.measured.get(package, ()) for page in pages))
+        measured[package] = sorted(numbers, key=Version)
+    text = INDEX.format(count=len(pages), versions=describe_versions(measured))
     for group in GROUPS:
-        rows = [page for page in pages if page.group == group]
-        if rows:
-            lines += [
-                "",
-                f"## {group.capitalize()}",
-                "",
-                "| trap | knob | divergence | residual |",
-                "|---|---|---|---|",
-            ]
-        for page in rows:
+        members = [page for page in pages if page.group == group]
+        if not members:
+            continue
+        text += f"\n## {group.capitalize()}\n\n"
+        text += "| trap | knob | divergence | residual |\n|---|---|---|---|\n"
+        for page in members:
             knobs = ", ".join(f"`{knob}`" for knob in page.knobs)
             for case in page.cases:
-                name = f"[{page.title}]({page.slug}.md)" + (
-                    f", {case.versions}" if case.versions else ""
-                )
-                lines.append(f"| {name} | {knobs} | {case.divergence} | {case.residual} |")
-    return "\n".join(lines) + "\n"
+                versions = f", {case.versions}" if case.versions else ""
+                name = f"[{page.title}]({page.slug}.md){versions}"
+                text += f"| {name} | {knobs} | {case.divergence} | {case.residual} |\n"
+    return text
 
 
 def _plain(text: str) -> str:
@@ -380,16 +367,19 @@ def _plain(text: str) -> str:
 
 
 def _score(page: Page, word: str) -> int:
-    """How well a page answers to a word: by its knob or group, its title, its lead, or somewhere in
-    its text.
+    """How well a page answers to a word.
+
+    4 is for a word that is its group or a knob, 3 for one in its title or slug, 2 for one in its
+    lead, 1 for one in its text, and 0 for any other.
     """
     names = {page.group, *page.knobs, *(knob.rpartition(".")[2] for knob in page.knobs)}
     if word in {_plain(name) for name in names}:
         return 4
-    for score, text in ((3, page.title + " " + page.slug), (2, page.lead), (1, page.text)):
-        if word in _plain(text):
-            return score
-    return 0
+    if word in _plain(f"{page.title} {page.slug}"):
+        return 3
+    if word in _plain(page.lead):
+        return 2
+    return 1 if word in _plain(page.text) else 0
 
 
 def _nearest(word: str, pages: Sequence[Page]) -> str:

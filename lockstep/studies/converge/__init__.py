@@ -1,1 +1,1 @@
-"""Convergence compared over many seeds: whether two ways of training reach the same."""
+"""Convergence over many seeds: whether two ways of training reach the same."""

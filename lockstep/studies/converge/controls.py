@@ -18,8 +18,9 @@ class Control:
 
 
 def controls(recipe: Recipe) -> Iterator[Control]:
-    """Controls with the learning rate, the momentum and the initialisation a little wrong, if the
-    recipe has them."""
+    """A control for each of learning rate, momentum and initialisation, a little wrong, if the
+    recipe has it.
+    """
     higher = recipe.with_values({"schedule.peak": 1.05 * recipe.schedule.peak})
     yield Control("rate", "learning rate 5 % too high", higher)
     for knob in ("momentum", "beta1"):

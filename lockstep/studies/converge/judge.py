@@ -1,16 +1,14 @@
-"""Are two samples of a metric the same but for less than a margin? Two one-sided Welch tests and a
+"""Whether two samples of a metric differ by less than a margin: two one-sided Welch tests and a
 bootstrap.
 
-With d the difference of the means (of pairs: the mean difference), se its standard error and M the
-margin:
+Let d be the difference of the means (of pairs: the mean difference), and M the margin.
 
 - *equivalent*: d is shown to lie within -M and M. Both one-sided tests, of d <= -M and of d >= M,
-  reject at level
-  alpha (Schuirmann, 1987), which is to say that the 1 - 2 alpha Welch interval lies within the
-  margins; and the bootstrap interval of that level does too.
+  reject at level alpha (Schuirmann, 1987), which means that the 1 - 2 alpha Welch interval lies
+  within the margins. The bootstrap interval of that level lies within them too.
 - *different*: d is shown to lie beyond a margin. A one-sided test of d <= M or of d >= -M rejects
-  at alpha / m, where m counts the metrics judged together (Bonferroni); and the bootstrap interval
-  of that level lies beyond it too.
+  at alpha / m, where m counts the metrics judged together (Bonferroni). The bootstrap interval of
+  that level lies beyond the margin too.
 - *inconclusive*: neither is shown.
 
 Each false verdict has at most probability alpha: *equivalent* where |d| is M or more, and
@@ -28,29 +26,27 @@ from scipy import stats
 __all__ = ["Judgement", "Power", "judge", "overall"]
 
 RESAMPLES = 10_000
+"""How many samples the bootstrap draws."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """What the sample could show, from its spread.
-
-    `equivalent` is the probability of that verdict if nothing differs. `different` is the
-    probability of that verdict if the true difference is twice the margin. `smallest` is the least
-    true difference that is called different with the declared power. `margin` is the probability
-    that an ordinary two-sided test at alpha sees a true difference of the margin.
-    """
+    """What a sample of this spread can show."""
 
     equivalent: float
+    """The probability of that verdict if nothing differs."""
     different: float
+    """The probability of that verdict if the true difference is twice the margin."""
     smallest: float
+    """The least true difference that is called different with the declared power."""
     margin: float
+    """The probability that an ordinary two-sided test at alpha sees a true difference of the
+    margin."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one metric. `interval` and `bootstrap` are those of the level 1 - 2 alpha;
-    `p_equivalent` is the larger p of the two tests within the margins, `p_different` the smaller of
-    the two beyond them."""
+    """The verdict on one metric."""
 
     metric: str
     word: str
@@ -58,9 +54,13 @@ class Judgement:
     deviations: tuple[float, float]
     difference: float
     interval: tuple[float, float]
+    """Welch's interval of the level 1 - 2 alpha."""
     bootstrap: tuple[float, float]
+    """The bootstrap interval of that level."""
     p_equivalent: float
+    """The larger p of the two tests within the margins."""
     p_different: float
+    """The smaller p of the two tests beyond the margins."""
     margin: float
     power: Power
     paired: bool
@@ -80,42 +80,43 @@ def judge(
     """Judge b - a.
 
     Args:
-        metric: its name.
+        metric: the name of the metric.
         a_S, b_S: a value for each seed; for pairs, the same seeds in the same order.
         margin: M, above 0.
         alpha: the largest probability of each false verdict.
-        power: for which the smallest difference is computed.
+        power: the power for which the smallest difference is computed.
         together: m, how many metrics are judged together.
-        paired: judge the differences of pairs.
+        paired: whether the differences of pairs are judged.
     """
-    both = (np.asarray(a_S, np.float64), np.asarray(b_S, np.float64))
-    means, deviations = (
-        tuple(float(f(x)) for x in both) for f in (np.mean, lambda x: np.std(x, ddof=1))
-    )
+    a_S = np.asarray(a_S, np.float64)
+    b_S = np.asarray(b_S, np.float64)
+    means = (float(a_S.mean()), float(b_S.mean()))
     shared: dict[str, Any] = {
         "metric": metric,
         "means": means,
-        "deviations": deviations,
+        "deviations": (float(a_S.std(ddof=1)), float(b_S.std(ddof=1))),
         "margin": margin,
         "paired": paired,
     }
-    if not all(np.isfinite(x).all() for x in both):
-        nothing = (-np.inf, np.inf)
+    if not (np.isfinite(a_S).all() and np.isfinite(b_S).all()):
+        unbounded = (-np.inf, np.inf)
         return Judgement(
             **shared,
             word="inconclusive",
             difference=means[1] - means[0],
-            interval=nothing,
-            bootstrap=nothing,
+            interval=unbounded,
+            bootstrap=unbounded,
             p_equivalent=1.0,
             p_different=1.0,
             power=Power(0.0, 0.0, np.inf, 0.0),
         )
-    samples = [both[1] - both[0]] if paired else [both[1], -both[0]]
-    d = float(sum(x.mean() for x in samples))
+    samples = [b_S - a_S] if paired else [b_S, -a_S]
+    d = float(sum(sample_S.mean() for sample_S in samples))
     error, freedom = _standard_error(samples)
-    low, high = _tail(d + margin, error, freedom), _tail(margin - d, error, freedom)
-    p_equivalent, p_different = max(low, high), min(1 - low, 1 - high)
+    p_low = _tail(d + margin, error, freedom)
+    p_high = _tail(margin - d, error, freedom)
+    p_equivalent = max(p_low, p_high)
+    p_different = min(1 - p_low, 1 - p_high)
     draws = _bootstrap(samples)
     narrow = _quantiles(draws, alpha)
     wide = _quantiles(draws, alpha / together)
@@ -146,31 +147,36 @@ def overall(judgements: Sequence[Judgement]) -> str:
 
 
 def _standard_error(samples: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """The standard error of the sum of the means, and its degrees of freedom (Welch and
-    Satterthwaite)."""
-    parts = [(float(x.var(ddof=1)) / len(x), len(x) - 1) for x in samples]
-    square = sum(v for v, _ in parts)
+    """The standard error of the sum of the means, and its degrees of freedom.
+
+    Both are Welch's; the degrees of freedom are by Satterthwaite's formula.
+    """
+    squares = [float(sample_S.var(ddof=1)) / len(sample_S) for sample_S in samples]
+    freedoms = [len(sample_S) - 1 for sample_S in samples]
+    square = sum(squares)
     if square == 0:
-        return 0.0, float(sum(n for _, n in parts))
-    return square**0.5, square**2 / sum(v**2 / n for v, n in parts)
+        return 0.0, float(sum(freedoms))
+    return square**0.5, square**2 / sum(v**2 / n for v, n in zip(squares, freedoms))
 
 
 def _tail(excess: float, error: float, freedom: float) -> float:
-    """p of the one-sided test that the true excess is not above 0."""
+    """The p of the one-sided test that the true excess is not above 0."""
     if error == 0:
         return 0.0 if excess > 0 else 1.0
     return float(stats.t.sf(excess / error, freedom))
 
 
 def _bootstrap(samples: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The sum of the means of samples drawn again with replacement, many times; always the same
-    draws.
+    """The sum of the means of samples drawn again with replacement, `RESAMPLES` times.
+
+    The draws are always the same.
     """
     generator = np.random.default_rng(0)
-    found = np.zeros(RESAMPLES)
-    for x in samples:
-        found += x[generator.integers(len(x), size=(RESAMPLES, len(x)))].mean(axis=1)
-    return found
+    sums = np.zeros(RESAMPLES)
+    for sample_S in samples:
+        drawn = generator.integers(len(sample_S), size=(RESAMPLES, len(sample_S)))
+        sums += sample_S[drawn].mean(axis=1)
+    return sums
 
 
 def _quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
@@ -183,7 +189,9 @@ def _power(
 ) -> Power:
     if error == 0:
         return Power(1.0, 1.0, margin, 1.0)
-    t, t_each, t_two = (float(stats.t.isf(tail, freedom)) for tail in (alpha, each, alpha / 2))
+    t = float(stats.t.isf(alpha, freedom))
+    t_each = float(stats.t.isf(each, freedom))
+    t_two = float(stats.t.isf(alpha / 2, freedom))
     reach = margin / error
     return Power(
         equivalent=max(0.0, 2 * float(stats.t.cdf(reach - t, freedom)) - 1),

@@ -1,5 +1,4 @@
-"""The compared numbers of an ensemble: a value of each metric for each member, and bands of its
-curves."""
+"""The compared numbers of an ensemble: each member's value of each metric, and bands of curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from lockstep.records.ensemble import Ensemble
 __all__ = ["METRICS", "Band", "bands", "blown_up", "margins", "measure", "reached", "score_name"]
 
 METRICS = ("loss", "score", "updates")
-"""The final held-out loss; the final held-out accuracy, or R2 of a number; the updates to the
-target.
+"""The final held-out loss, the final held-out accuracy (or R2 of a number), and the updates until
+the target is reached.
 """
 
 QUANTILES = (0.05, 0.5, 0.95)
 POINTS = 200
+"""The most points of the curve of batch losses."""
 
 Values = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def margins(recipe: Recipe, *, paired: bool) -> dict[str, float]:
     }
 
 
-def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
+def measure(recipe: Recipe, ensemble: Ensemble) -> dict[str, Values]:
     """Metric -> its value for each member (S,).
 
     The held-out loss is interpolated linearly between the ends of epochs. The updates to the
@@ -54,40 +54,54 @@ def measure(recipe: Recipe, found: Ensemble) -> dict[str, Values]:
     member that does not reach it counts with all updates of the run. A member whose loss ends as
     no finite number has NaN for every metric that it did not reach before.
     """
-    loss_SE, per_epoch = found.held_out["loss"], found.header["updates_per_epoch"]
+    loss_SE = ensemble.held_out["loss"]
+    per_epoch = ensemble.header["updates_per_epoch"]
     target = recipe.convergence.target
     blown_up_S = ~np.isfinite(loss_SE[:, -1])
-    updates_S = np.where(blown_up_S, np.nan, float(found.header["updates"]))
+    updates_S = np.where(blown_up_S, np.nan, float(ensemble.header["updates"]))
     for s, loss_E in enumerate(loss_SE):
-        (below,) = np.nonzero(loss_E <= target)
-        if len(below) and below[0] == 0:
+        (reached_E,) = np.nonzero(loss_E <= target)
+        if not len(reached_E):
+            continue
+        epoch = reached_E[0]
+        if epoch == 0:
             updates_S[s] = per_epoch
-        elif len(below):
-            before, after = loss_E[below[0] - 1], loss_E[below[0]]
-            updates_S[s] = per_epoch * (below[0] + (before - target) / (before - after))
-    score_S = np.where(blown_up_S, np.nan, found.held_out[score_name(recipe)][:, -1])
+        else:
+            before = loss_E[epoch - 1]
+            after = loss_E[epoch]
+            updates_S[s] = per_epoch * (epoch + (before - target) / (before - after))
+    score_S = np.where(blown_up_S, np.nan, ensemble.held_out[score_name(recipe)][:, -1])
     return {"loss": loss_SE[:, -1], "score": score_S, "updates": updates_S}
 
 
-def blown_up(found: Ensemble) -> int:
+def blown_up(ensemble: Ensemble) -> int:
     """How many members' held-out loss ends as no finite number."""
-    return int((~np.isfinite(found.held_out["loss"][:, -1])).sum())
+    return int((~np.isfinite(ensemble.held_out["loss"][:, -1])).sum())
 
 
-def reached(recipe: Recipe, found: Ensemble) -> float:
+def reached(recipe: Recipe, ensemble: Ensemble) -> float:
     """The share of the members that reach the target."""
-    return float((found.held_out["loss"] <= recipe.convergence.target).any(axis=1).mean())
+    return float((ensemble.held_out["loss"] <= recipe.convergence.target).any(axis=1).mean())
 
 
-def bands(recipe: Recipe, found: Ensemble) -> Mapping[str, Band]:
-    """Curves by name: "loss" and "score", held out, by epoch; "batch", the batch loss, by update,
-    in means over stretches of updates."""
-    curves = {"loss": found.held_out["loss"], "score": found.held_out[score_name(recipe)]}
-    x_E = np.arange(1.0, found.held_out["loss"].shape[1] + 1)
-    drawn = {name: (x_E, array) for name, array in curves.items()}
-    edges = np.unique(np.linspace(0, found.loss_ST.shape[1], POINTS + 1).astype(int))
-    means = np.add.reduceat(found.loss_ST.astype(np.float64), edges[:-1], axis=1) / np.diff(edges)
-    drawn["batch"] = ((edges[:-1] + edges[1:] - 1) / 2, means)
+def bands(recipe: Recipe, ensemble: Ensemble) -> Mapping[str, Band]:
+    """The bands of three curves by name.
+
+    "loss" and "score" are held out, by epoch. "batch" is the batch loss by update, in means over
+    stretches of updates.
+    """
+    loss_SE = ensemble.held_out["loss"]
+    x_E = np.arange(1.0, loss_SE.shape[1] + 1)
+    edges = np.unique(np.linspace(0, ensemble.loss_ST.shape[1], POINTS + 1).astype(int))
+    sums = np.add.reduceat(ensemble.loss_ST.astype(np.float64), edges[:-1], axis=1)
+    middles = (edges[:-1] + edges[1:] - 1) / 2
     return {
-        name: Band(x, *np.quantile(array, QUANTILES, axis=0)) for name, (x, array) in drawn.items()
+        "loss": _band(x_E, loss_SE),
+        "score": _band(x_E, ensemble.held_out[score_name(recipe)]),
+        "batch": _band(middles, sums / np.diff(edges)),
     }
+
+
+def _band(x: Values, curves: Values) -> Band:
+    """The band of curves (S, len(x))."""
+    return Band(x, *np.quantile(curves, QUANTILES, axis=0))

@@ -1,11 +1,10 @@
-"""A study: train many seeds in both frameworks, with their own draws and with shared ones, and
-judge.
-"""
+"""A study trains many seeds in both frameworks, with own draws and with shared ones, and judges."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from scipy import stats
 
@@ -26,33 +25,41 @@ __all__ = ["Pilot", "Study", "check_declared", "converge", "file_of", "pilot"]
 PILOT_SEEDS = 10**6
 """The first seed of a pilot; studies begin at 0."""
 
-
 Key = tuple[str, str]
-"""A set-up and the backend that trains it."""
-Setups = Mapping[Key, tuple[Recipe, tuple[int, int], bool]]
-"""Of each what is trained, the first seed and the last (exclusive), and whether the backend draws
-by itself.
-"""
+"""A set-up, and the backend that trains it."""
+
+
+class SetUp(NamedTuple):
+    """What an ensemble is trained on."""
+
+    recipe: Recipe
+    seeds: tuple[int, int]
+    """The first seed, and the last (exclusive)."""
+    own: bool
+    """Whether the backend draws by itself."""
+
+
+SetUps = Mapping[Key, SetUp]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The ensembles of a study, and its judgements.
-
-    `ensembles` has the keys (set-up, backend). The set-ups are "own", "shared" and "contrast",
-    and, in jax, each control with own and with shared draws. `own` and `paired` are judgements of
-    jax against torch. `controls` are those of each control against torch, own draws and then
-    pairs. `repeats` are those of a framework against itself, with its name.
-    """
+    """The ensembles of a study, and its judgements."""
 
     recipe: Recipe
     seeds: int
     first_seed: int
     ensembles: dict[Key, Ensemble]
+    """The set-ups are "own", "shared" and "contrast"; in jax also each control, with own and with
+    shared draws."""
     own: tuple[Judgement, ...]
+    """jax against torch, each with its own draws."""
     paired: tuple[Judgement, ...]
+    """jax against torch, with shared draws."""
     controls: tuple[tuple[Control, tuple[Judgement, ...]], ...]
+    """Each control in jax against torch, first with own draws and then with shared ones."""
     repeats: tuple[tuple[str, tuple[Judgement, ...]], ...]
+    """Each framework, and its judgements against itself."""
 
     @property
     def word(self) -> str:
@@ -69,28 +76,25 @@ class Study:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The proposal of a pilot: the section to put into the recipe; for each metric the effect of
-    each control; and the margins that as many seeds decide with the declared power, with own
-    draws and with pairs."""
+    """The proposal of a pilot."""
 
     recipe: Recipe
+    """The recipe with the proposed section."""
     effects: dict[str, dict[str, float]]
+    """Metric -> text of each control -> what the control changes."""
     decided: dict[str, tuple[float, float]]
+    """Metric -> the margins that as many seeds decide with the declared power, with own draws and
+    with pairs."""
 
 
 def check_declared(recipe: Recipe) -> None:
     """Raise InputError if a margin or the target is not declared."""
-    missing = [
-        field.name
-        for field in fields(recipe.convergence)
-        if not getattr(recipe.convergence, field.name)
-    ]
-    if missing:
-        raise InputError(
-            f"convergence.{missing[0]}: not declared; lockstep converge --pilot proposes "
-            "it, to be put into the recipe "
-            "before the study"
-        )
+    for field in fields(recipe.convergence):
+        if not getattr(recipe.convergence, field.name):
+            raise InputError(
+                f"convergence.{field.name}: not declared; lockstep converge --pilot proposes it, "
+                "to be put into the recipe before the study"
+            )
 
 
 def converge(
@@ -104,105 +108,109 @@ def converge(
     engine: str = "auto",
     report: Report,
 ) -> Study:
-    """Train and judge.
+    """Train a study and judge it.
 
     Args:
         recipe: what to train, with the margins and the target that it declares.
-        seeds: S, how many of each set-up.
-        first_seed: the first of them.
-        with_controls: train the controls in jax too.
-        repeats: how many studies of a framework against itself, with other seeds each, the first
-        half in torch.
+        seeds: S, how many seeds each set-up trains.
+        first_seed: the first seed.
+        with_controls: whether the controls are trained in jax too.
+        repeats: how many studies of a framework against itself, each with other seeds; the first
+            half of them in torch.
         device: "cpu", "gpu" or "auto".
         engine: "auto" for many members at once, "plain" for one after another as people write it.
         report: told of each backend's progress.
 
     Raises:
-        InputError: a margin or target that is not declared; a framework that is not installed.
+        InputError: a margin or the target is not declared, or a framework is not installed.
     """
     check_declared(recipe)
     planted = list(controls(recipe)) if with_controls else []
     data = prepare(recipe)
     contrast = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
     span = (first_seed, first_seed + seeds)
-    jobs: dict[Key, tuple[Recipe, tuple[int, int], bool]] = {}
+    set_ups: dict[Key, SetUp] = {}
     for backend in BACKENDS:
-        jobs["own", backend] = recipe, span, True
-        jobs["shared", backend] = recipe, span, False
-        jobs["contrast", backend] = contrast, span, True
+        set_ups["own", backend] = SetUp(recipe, span, own=True)
+        set_ups["shared", backend] = SetUp(recipe, span, own=False)
+        set_ups["contrast", backend] = SetUp(contrast, span, own=True)
     for control in planted:
-        jobs[control.key, "jax"] = control.recipe, span, True
-        jobs[f"{control.key}-shared", "jax"] = control.recipe, span, False
-    identical = [BACKENDS[0] if i < (repeats + 1) // 2 else BACKENDS[1] for i in range(repeats)]
-    for i, backend in enumerate(identical):
+        set_ups[control.key, "jax"] = SetUp(control.recipe, span, own=True)
+        set_ups[f"{control.key}-shared", "jax"] = SetUp(control.recipe, span, own=False)
+    in_torch = (repeats + 1) // 2
+    repeated = ["torch"] * in_torch + ["jax"] * (repeats - in_torch)
+    for i, backend in enumerate(repeated):
         for half in (0, 1):
             begin = first_seed + seeds * (1 + 2 * i + half)
-            jobs[f"repeat-{i}-{half}", backend] = recipe, (begin, begin + seeds), True
-    ensembles = _train(jobs, data, device, engine, report)
+            set_ups[f"repeat-{i}-{half}", backend] = SetUp(recipe, (begin, begin + seeds), own=True)
+    ensembles = _train(set_ups, data, device, engine, report)
 
     def judged(a: Key, b: Key) -> tuple[Judgement, ...]:
         return _judge(recipe, ensembles[a], ensembles[b], paired=a[0] == "shared")
 
+    judged_controls = []
+    for control in planted:
+        own = judged(("own", "torch"), (control.key, "jax"))
+        shared = judged(("shared", "torch"), (f"{control.key}-shared", "jax"))
+        judged_controls.append((control, own + shared))
+    judged_repeats = [
+        (backend, judged((f"repeat-{i}-0", backend), (f"repeat-{i}-1", backend)))
+        for i, backend in enumerate(repeated)
+    ]
     return Study(
         recipe,
         seeds,
         first_seed,
-        {key: found for key, found in ensembles.items() if not key[0].startswith("repeat")},
+        {key: each for key, each in ensembles.items() if not key[0].startswith("repeat")},
         own=judged(("own", "torch"), ("own", "jax")),
         paired=judged(("shared", "torch"), ("shared", "jax")),
-        controls=tuple(
-            (
-                control,
-                judged(("own", "torch"), (control.key, "jax"))
-                + judged(("shared", "torch"), (f"{control.key}-shared", "jax")),
-            )
-            for control in planted
-        ),
-        repeats=tuple(
-            (backend, judged((f"repeat-{i}-0", backend), (f"repeat-{i}-1", backend)))
-            for i, backend in enumerate(identical)
-        ),
+        controls=tuple(judged_controls),
+        repeats=tuple(judged_repeats),
     )
 
 
 def pilot(
     recipe: Recipe, seeds: int, *, device: str = "cpu", engine: str = "auto", report: Report
 ) -> Pilot:
-    """Propose margins and a target, from seeds that no study uses, in torch, from shared draws.
+    """Propose margins and a target, in torch, from seeds that no study uses and shared draws.
 
     margin = max(half the smallest effect of any control, the smallest margin that as many seeds
     decide with the declared power). Every control is then off by at least twice the margin. Seeds
     decide a margin if samples of their spread and without a difference are called equivalent
     within it, in all metrics together. The spread is that between seeds; for pairs, that of the
-    change. The target is half-way from the first epoch's mean held-out loss to the last's: a run
+    change. The target is half-way from the first epoch's mean held-out loss to the last's. A run
     still falls there, so that a slower one shows.
     """
-    data, span = prepare(recipe), (PILOT_SEEDS, PILOT_SEEDS + seeds)
+    data = prepare(recipe)
+    span = (PILOT_SEEDS, PILOT_SEEDS + seeds)
     planted = list(controls(recipe))
-    jobs = {("right", "torch"): (recipe, span, False)}
-    jobs |= {(control.key, "torch"): (control.recipe, span, False) for control in planted}
-    found = _train(jobs, data, device, engine, report)
-    mean_E = found["right", "torch"].held_out["loss"].mean(axis=0)
-    given = recipe.with_values({"convergence.target": float(f"{(mean_E[0] + mean_E[-1]) / 2:.3g}")})
-    right = measure(given, found["right", "torch"])
-    changes = {control: measure(given, found[control.key, "torch"]) for control in planted}
-    effects, decided = {}, {}
+    set_ups = {("right", "torch"): SetUp(recipe, span, own=False)}
+    for control in planted:
+        set_ups[control.key, "torch"] = SetUp(control.recipe, span, own=False)
+    ensembles = _train(set_ups, data, device, engine, report)
+    mean_E = ensembles["right", "torch"].held_out["loss"].mean(axis=0)
+    target = float(f"{(mean_E[0] + mean_E[-1]) / 2:.3g}")
+    with_target = recipe.with_values({"convergence.target": target})
+    right = measure(with_target, ensembles["right", "torch"])
+    wrong = {
+        control.text: measure(with_target, ensembles[control.key, "torch"]) for control in planted
+    }
+    effects = {}
+    decided = {}
+    chosen = {}
     for metric in METRICS:
-        each = {control.text: values[metric] - right[metric] for control, values in changes.items()}
-        effects[metric] = {text: float(change_S.mean()) for text, change_S in each.items()}
-        least_S = min(each.values(), key=lambda change_S: abs(change_S.mean()))
+        changes = {text: values[metric] - right[metric] for text, values in wrong.items()}
+        effects[metric] = {text: float(change_S.mean()) for text, change_S in changes.items()}
+        least_S = min(changes.values(), key=lambda change_S: abs(change_S.mean()))
         decided[metric] = (
             _decided(right[metric].std(ddof=1) * 2**0.5, 2 * (seeds - 1), seeds, recipe),
             _decided(least_S.std(ddof=1), seeds - 1, seeds, recipe),
         )
-    chosen = {
-        f"convergence.{kind}{metric}_margin": float(
-            f"{max(_half_of_least(effects[metric]), decided[metric][i]):.2g}"
-        )
-        for i, kind in enumerate(("", "paired_"))
-        for metric in METRICS
-    }
-    return Pilot(given.with_values(chosen), effects, decided)
+        half = _half_of_least(effects[metric])
+        for kind, decided_margin in zip(("", "paired_"), decided[metric]):
+            margin = float(f"{max(half, decided_margin):.2g}")
+            chosen[f"convergence.{kind}{metric}_margin"] = margin
+    return Pilot(with_target.with_values(chosen), effects, decided)
 
 
 def _half_of_least(effects: Mapping[str, float]) -> float:
@@ -211,7 +219,8 @@ def _half_of_least(effects: Mapping[str, float]) -> float:
 
 def _decided(deviation: float, freedom: int, seeds: int, recipe: Recipe) -> float:
     """The smallest margin within which samples of this deviation, without a difference, are called
-    equivalent in all metrics together, with at least the declared power."""
+    equivalent in all metrics together, with at least the declared power.
+    """
     declared = recipe.convergence
     each = 1 - (1 - declared.power) / len(METRICS)
     t = stats.t.isf(declared.alpha, freedom) + stats.t.ppf((1 + each) / 2, freedom)
@@ -219,12 +228,14 @@ def _decided(deviation: float, freedom: int, seeds: int, recipe: Recipe) -> floa
 
 
 def _judge(recipe: Recipe, a: Ensemble, b: Ensemble, *, paired: bool) -> tuple[Judgement, ...]:
-    declared, of_a, of_b = recipe.convergence, measure(recipe, a), measure(recipe, b)
+    declared = recipe.convergence
+    values_a = measure(recipe, a)
+    values_b = measure(recipe, b)
     return tuple(
         judge(
             metric,
-            of_a[metric],
-            of_b[metric],
+            values_a[metric],
+            values_b[metric],
             margin,
             alpha=declared.alpha,
             power=declared.power,
@@ -236,22 +247,22 @@ def _judge(recipe: Recipe, a: Ensemble, b: Ensemble, *, paired: bool) -> tuple[J
 
 
 def _train(
-    jobs: Setups, data: PreparedData, device: str, engine: str, report: Report
+    set_ups: SetUps, data: PreparedData, device: str, engine: str, report: Report
 ) -> dict[Key, Ensemble]:
     """An ensemble for each set-up, trained by one process for each backend."""
-    backends = [backend for backend in BACKENDS if any(key[1] == backend for key in jobs)]
+    used = {backend for _, backend in set_ups}
+    backends = [backend for backend in BACKENDS if backend in used]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data.save(folder / "data")
+        jobs = {backend: list(_jobs(set_ups, backend, folder)) for backend in backends}
         with Team(backends, device, members=True, engine=engine) as team:
-            team.train(
-                {backend: list(_jobs(jobs, backend, folder)) for backend in backends}, report
-            )
-        return {key: Ensemble.load(folder / file_of(key)) for key in jobs}
+            team.train(jobs, report)
+        return {key: Ensemble.load(folder / file_of(key)) for key in set_ups}
 
 
-def _jobs(jobs: Setups, backend: str, folder: Path) -> Iterator[Job]:
-    for key, (recipe, seeds, own) in jobs.items():
+def _jobs(set_ups: SetUps, backend: str, folder: Path) -> Iterator[Job]:
+    for key, (recipe, seeds, own) in set_ups.items():
         if key[1] == backend:
             yield Job(recipe, folder / "data", folder / file_of(key), seeds=seeds, own=own)
 

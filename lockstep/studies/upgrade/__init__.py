@@ -1,2 +1,1 @@
-"""Whether another release changed what training means: golden traces, and the same run in other
-environments."""
+"""Whether other releases change what training means: golden traces, and runs elsewhere."""

@@ -1,8 +1,9 @@
-"""Record recipes with every backend, and keep the traces as golden."""
+"""Record recipes with every backend, and write the traces as golden."""
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from lockstep.run.workers import Interpreter, Job, Report
 __all__ = ["EVERY", "Recording", "bless", "golden_recipes", "is_installed", "record"]
 
 EVERY = 1
-"""Golden traces hold the parameters after each update."""
+"""Golden traces have the parameters after every update."""
 
 BASE: dict[str, Any] = {
     # 90 rows in batches of 32: two full ones and one of 26; 9 updates, 4 of them warmup
@@ -95,20 +96,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     "muon": {"optimizer.name": "muon", "schedule.name": "wsd"},
     "mixed": {"training.compute": "bfloat16", "model.activation": "relu"},
 }
-"""What `lockstep bless` records where no recipe is named: short, and each with a choice of
-everything.
+"""What `lockstep bless` records by default: name -> the fields that differ from `BASE`. The recipes
+are short, and together have one of each kind.
 """
 
 
 class Recording(NamedTuple):
-    """The traces, and the recipes that could not be trained, each with the reason in one line."""
+    """The traces of recipes."""
 
     traces: dict[Key, Trace]
     faults: dict[Key, str]
+    """Why a trace could not be trained, in one line."""
 
 
 def golden_recipes() -> dict[str, Recipe]:
-    """The recipes that are blessed if none is named."""
+    """Name -> recipe, of the recipes that are blessed by default."""
     return {name: Recipe().with_values(BASE | values) for name, values in RECIPES.items()}
 
 
@@ -131,19 +133,20 @@ def record(
     Args:
         recipes: name -> recipe.
         data: name -> what it is trained on.
-        backends: of torch, jax and oracle; the twins in processes of their own, side by side.
+        backends: of torch, jax and oracle. The twins train side by side, each in its own process.
         device: "cpu", "gpu" or "auto", for the twins.
         report: told of each backend's progress.
-        interpreter: the environment to train in; None: the present one.
+        interpreter: the environment to train in; None for the present one.
 
     Raises:
-        InputError: a twin that cannot be imported there, or a device that is not there.
+        InputError: a twin cannot be imported there, or the device is not there.
     """
     recording = Recording({}, {})
-    keys = {
-        b: [Key(name, dtype, b) for name, r in recipes.items() for dtype in r.forms]
-        for b in backends
-    }
+    keys: dict[str, list[Key]] = {backend: [] for backend in backends}
+    for name, recipe in recipes.items():
+        for dtype in recipe.forms:
+            for backend, of_backend in keys.items():
+                of_backend.append(Key(name, dtype, backend))
     twins = [backend for backend in backends if backend != "oracle"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -151,18 +154,14 @@ def record(
             prepared.save(folder / f"{name}.data")
 
         def job(key: Key) -> Job:
-            return Job(
-                recipes[key.recipe].forms[key.dtype],
-                folder / f"{key.recipe}.data",
-                folder / key.file,
-                EVERY,
-            )
+            recipe = recipes[key.recipe].forms[key.dtype]
+            return Job(recipe, folder / f"{key.recipe}.data", folder / key.file, EVERY)
 
         with Team(twins, device, interpreter=interpreter) as team:
             team.begin({backend: [job(key) for key in keys[backend]] for backend in twins}, report)
             recording.traces.update(_train_oracles(recipes, data, keys.get("oracle", []), report))
             faults = team.finish()
-        for key in (key for backend in twins for key in keys[backend]):
+        for key in chain.from_iterable(keys[backend] for backend in twins):
             place = folder / key.file
             if place in faults:
                 recording.faults[key] = faults[place]
@@ -185,7 +184,7 @@ def _train_oracles(
 
 
 def _horizon(oracle: Trace) -> Limit | None:
-    """The update at which the bounds of an oracle's trace end."""
+    """Where the bounds of an oracle's trace end."""
     horizon = oracle.header.get("horizon")
     return Limit(horizon["update"], horizon["reason"]) if horizon else None
 
@@ -198,16 +197,16 @@ def bless(
     device: str,
     report: Report,
 ) -> dict[Key, str]:
-    """Train the recipes with the oracle and these backends, and write a golden folder, whole or not
-    at all.
+    """Train the recipes with the oracle and these backends, and write a golden folder.
+
+    Nothing is written where a trace diverges from the oracle.
 
     Returns:
-        what diverges from the oracle, in one line each; then nothing is written.
+        each trace that diverges from the oracle, with a line on how.
 
     Raises:
-        InputError: a backend that is not installed, a recipe that cannot be trained or of which not
-            every update can be judged, or a folder that is no golden one or holds files of somebody
-            else.
+        InputError: a backend is not installed; a recipe cannot be trained, or not every update of
+            it can be judged; or the folder is no golden one, or has files of somebody else.
     """
     refuse_other_folder(folder)
     for backend in backends:
@@ -216,16 +215,16 @@ def bless(
                 f"{backend} is not installed: pip install 'lockstep[{backend}]', or leave it out"
             )
     data = {name: prepare(recipe) for name, recipe in recipes.items()}
-    found = record(recipes, data, ["oracle", *backends], device=device, report=report)
-    for key, fault in found.faults.items():
+    recording = record(recipes, data, ["oracle", *backends], device=device, report=report)
+    for key, fault in recording.faults.items():
         raise InputError(f"{key.recipe}, {key.dtype}, {key.backend}: cannot be trained: {fault}")
     exact = {
         name: float64_bounds(recipe.with_dtype("float64"), data[name], parameters_every=EVERY)
         for name, recipe in recipes.items()
     }
     diverged = {}
-    for key, trace in found.traces.items():
-        truth = found.traces[key._replace(backend="oracle")]
+    for key, trace in recording.traces.items():
+        truth = recording.traces[key._replace(backend="oracle")]
         if key.dtype == "float64":
             comparison = compare_exactly(trace, truth, exact[key.recipe])
         else:
@@ -236,9 +235,9 @@ def bless(
         limit = comparison.limit or _horizon(truth)
         if limit is not None and limit.reason != AMPLIFIED:
             raise InputError(
-                f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: cannot "
-                "be blessed"
+                f"{key.recipe}, {key.dtype}, {key.backend}: {describe_limit(limit)}: "
+                "cannot be blessed"
             )
     if not diverged:
-        write_golden(folder, recipes, data, found.traces)
+        write_golden(folder, recipes, data, recording.traces)
     return diverged

@@ -1,12 +1,13 @@
-"""Compare golden traces with a run in another environment: identical, rounding only, or changed,
-and how."""
+"""Golden traces against a run in another environment: whether it changed, and how."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData, prepare
 from lockstep.diagnose.compare import SEMANTICS, Bounds, Comparison, Difference, bounds_of, compare
@@ -24,7 +25,9 @@ MODES = {
     "matmul_bits": "products of float32 matrices keep {} bits of the significand, and kept {}",
     "subnormals": "products below the smallest normal number are {}, and were {}",
 }
+"""Probed setting -> how a change of it reads."""
 JUDGED = ("updates/", "epochs/", "parameters/", "average/")
+"""Beginnings of the names of the arrays that are judged."""
 
 
 class Change(IntEnum):
@@ -35,17 +38,17 @@ class Change(IntEnum):
     ROUNDING = 1
     """Within the derived bounds in float32, and within 1e-12 in float64."""
     MODE = 2
-    """float32 is computed in another precision than it was; float64 agrees."""
+    """float32 is computed in another precision than before, and float64 agrees."""
     INCONCLUSIVE = 3
     """Nothing is wrong, but from some update on nothing can be judged."""
     SEMANTICS = 4
-    """Another meaning."""
+    """The training means something else."""
     FAILS = 5
     """It does not run."""
 
     @property
     def words(self) -> str:
-        """The words for people."""
+        """The change in words."""
         return (
             "identical",
             "rounding only",
@@ -57,12 +60,12 @@ class Change(IntEnum):
 
     @property
     def holds(self) -> bool:
-        """Whether the upgrade is safe in this respect."""
+        """Whether the training means the same."""
         return self <= Change.ROUNDING
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command for which this is the worst change."""
+        """The exit status of a command whose worst change this is."""
         if self.holds:
             return 0
         return 3 if self is Change.INCONCLUSIVE else 1
@@ -70,37 +73,38 @@ class Change(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One stage of one recipe in one backend.
-
-    `worst` is the difference that decided, in `dtype`, the golden trace being a; None where there
-    is none, or where it fails. `first` is where the recipe first parts in that dtype, on its
-    stage's finding alone. `nearer` says which of the two runs agrees with the oracle: "golden",
-    "present", "both", "neither", or "" where nothing parts.
-    """
+    """One stage of one recipe in one backend."""
 
     backend: str
     recipe: str
     stage: str
     change: Change
     dtype: str = ""
+    """The precision that decided."""
     worst: Difference | None = None
+    """The difference that decided, with the golden trace as a; None where there is none, or where
+    the training fails."""
     first: Difference | None = None
+    """Where the recipe first parts in that precision, if that is in this stage."""
     nearer: str = ""
+    """Which of the two runs agrees with the oracle: "golden", "present", "both" or "neither"; ""
+    where nothing parts."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """The result of a check. `settings` has, for each backend, the settings that differ: as blessed
-    and as they are now. `skipped` are golden backends that are not installed."""
+    """The result of a check."""
 
     findings: tuple[Finding, ...]
     settings: dict[str, dict[str, tuple[Any, Any]]]
+    """Backend -> each setting that differs, as blessed and as it is now."""
     skipped: tuple[str, ...]
+    """The golden backends that are not installed."""
 
     @property
     def change(self) -> Change:
-        """The worst of all."""
+        """The worst change of all findings."""
         return max(finding.change for finding in self.findings)
 
     @property
@@ -109,14 +113,13 @@ class Upgrade:
         return list(dict.fromkeys(finding.backend for finding in self.findings))
 
     def stages(self, backend: str) -> dict[str, Change]:
-        """Stage -> the worst of all recipes."""
-        found: dict[str, Change] = {}
+        """Stage -> the worst change over all recipes."""
+        changes: dict[str, Change] = {}
         for finding in self.findings:
             if finding.backend == backend:
-                found[finding.stage] = max(
-                    finding.change, found.get(finding.stage, Change.IDENTICAL)
-                )
-        return found
+                known = changes.get(finding.stage, Change.IDENTICAL)
+                changes[finding.stage] = max(finding.change, known)
+        return changes
 
 
 def check_upgrade(
@@ -126,19 +129,19 @@ def check_upgrade(
 
     Args:
         golden: the golden folder.
-        backends: some of its backends; none named: all.
+        backends: some of its backends; none for all.
         device: "cpu", "gpu" or "auto".
         report: told of each backend's progress.
 
     Raises:
-        InputError: nothing to check, data that cannot be prepared again, or a twin that cannot be
-        imported.
+        InputError: there is nothing to check, data cannot be prepared again, or a twin cannot be
+            imported.
     """
     for backend in backends:
         if backend not in golden.backends:
             raise InputError(
-                f"--backend {backend}: no golden traces of it (there are: "
-                f"{', '.join(golden.backends)})"
+                f"--backend {backend}: no golden traces of it "
+                f"(there are: {', '.join(golden.backends)})"
             )
     chosen = [backend for backend in golden.backends if backend in backends or not backends]
     present = [backend for backend in chosen if is_installed(backend)]
@@ -146,72 +149,71 @@ def check_upgrade(
     if not set(present) - {"oracle"} and skipped:
         raise InputError(f"{', '.join(skipped)}: not installed, and there is nothing else to check")
     findings = [_judge_data(name, data, golden) for name, data in golden.data.items()]
-    found = record(golden.recipes, golden.data, present, device=device, report=report)
+    recording = record(golden.recipes, golden.data, present, device=device, report=report)
     settings = {}
     for backend in present:
-        findings += judge(golden, found, backend)
-        settings[backend] = changed_settings(golden, found, backend)
+        findings += judge(golden, recording, backend)
+        settings[backend] = changed_settings(golden, recording, backend)
     return Upgrade(tuple(findings), settings, skipped)
 
 
-def changed_settings(golden: Golden, found: Recording, backend: str) -> dict[str, tuple[Any, Any]]:
+def changed_settings(
+    golden: Golden, recording: Recording, backend: str
+) -> dict[str, tuple[Any, Any]]:
     """Version or setting -> its old and its new value, if they differ."""
     before = golden.environment(backend)
-    after = next(
-        (
-            trace.header["environment"]
-            for key, trace in found.traces.items()
-            if key.backend == backend
-        ),
-        before,
-    )
-    names = list(dict.fromkeys([*before, *after]))
-    return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
+    traces = [trace for key, trace in recording.traces.items() if key.backend == backend]
+    after = traces[0].header["environment"] if traces else before
+    changed = {}
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            changed[name] = (before.get(name), after.get(name))
+    return changed
 
 
-def judge(golden: Golden, found: Recording, backend: str) -> list[Finding]:
+def judge(golden: Golden, recording: Recording, backend: str) -> list[Finding]:
     """What changed for a backend's golden traces: its numeric mode, and each stage of each recipe.
 
     Raises:
-        InputError: traces that cannot be compared, or golden ones without rounding bounds.
+        InputError: traces cannot be compared, or a golden recipe has no rounding bounds.
     """
-    modes = _changed_modes(golden, found, backend)
-    note = "; ".join(dict.fromkeys(text for texts in modes.values() for text in texts))
-    findings = [
-        Finding(backend, "", "numeric mode", Change.MODE if note else Change.IDENTICAL, note=note)
-    ]
+    modes = _changed_modes(golden, recording, backend)
+    note = "; ".join(dict.fromkeys(chain.from_iterable(modes.values())))
+    mode_change = Change.MODE if note else Change.IDENTICAL
+    findings = [Finding(backend, "", "numeric mode", mode_change, note=note)]
     for name in golden.recipes:
         faults = [
-            f"{k.dtype}: {fault}"
-            for k, fault in found.faults.items()
-            if (k.recipe, k.backend) == (name, backend)
+            f"{key.dtype}: {fault}"
+            for key, fault in recording.faults.items()
+            if (key.recipe, key.backend) == (name, backend)
         ]
         if faults:
             findings.append(Finding(backend, name, "training", Change.FAILS, note=faults[0]))
         else:
-            findings += _judge_recipe(golden, found, backend, name, modes)
+            findings += _judge_recipe(golden, recording, backend, name, modes)
     return findings
 
 
-def _changed_modes(golden: Golden, found: Recording, backend: str) -> dict[str, list[str]]:
-    """Precision of a recipe -> how its arithmetic has changed: as probed, and as recorded."""
+def _changed_modes(golden: Golden, recording: Recording, backend: str) -> dict[str, list[str]]:
+    """Precision of a recipe -> how its arithmetic has changed, as probed and as recorded."""
     words = {True: "kept", False: "flushed to 0"}
     modes: dict[str, list[str]] = {"float64": [], "float32": []}
-    for name, (before, after) in changed_settings(golden, found, backend).items():
+    for name, (before, after) in changed_settings(golden, recording, backend).items():
         if name in MODES:
-            modes["float32"].append(
-                MODES[name].format(words.get(after, after), words.get(before, before))
-            )
-    for key, trace in found.traces.items():
-        if key.backend == backend:
-            before, after = (t.series("loss").dtype.name for t in (golden.traces[key], trace))
-            if before != after:
-                modes[key.dtype].append(f"{key.dtype} is computed in {after}, and was in {before}")
+            text = MODES[name].format(words.get(after, after), words.get(before, before))
+            modes["float32"].append(text)
+    for key, trace in recording.traces.items():
+        if key.backend != backend:
+            continue
+        before = golden.traces[key].series("loss").dtype.name
+        after = trace.series("loss").dtype.name
+        if before != after:
+            modes[key.dtype].append(f"{key.dtype} is computed in {after}, and was in {before}")
     return modes
 
 
 def _judge_recipe(
-    golden: Golden, found: Recording, backend: str, name: str, modes: Mapping[str, list[str]]
+    golden: Golden, recording: Recording, backend: str, name: str, modes: Mapping[str, list[str]]
 ) -> list[Finding]:
     recipe = golden.recipes[name]
     bounds = bounds_of(golden.traces[Key(name, "float32", "oracle")])
@@ -222,54 +224,55 @@ def _judge_recipe(
     exact = float64_bounds(recipe.with_dtype("float64"), golden.data[name], parameters_every=EVERY)
     compared: dict[str, Comparison] = {}
     for dtype in recipe.forms:
-        if (
-            backend != "oracle" or dtype == "float64"
-        ):  # it computes in float64 whatever the recipe's dtype
-            key = Key(name, dtype, backend)
-            _refuse_missing(name, golden.traces[key], found.traces[key])
-            compared[dtype] = _compare(golden.traces[key], found.traces[key], bounds, exact)
+        if backend == "oracle" and dtype != "float64":
+            continue  # the oracle computes in float64 whatever the recipe's dtype
+        key = Key(name, dtype, backend)
+        _refuse_missing(name, golden.traces[key], recording.traces[key])
+        compared[dtype] = _compare(golden.traces[key], recording.traces[key], bounds, exact)
     nearer = ""
     if any(comparison.first is not None for comparison in compared.values()):
-        nearer = _nearer(golden, found, Key(name, next(iter(compared)), backend), bounds, exact)
-    stages = dict.fromkeys(stage for comparison in compared.values() for stage in comparison.worst)
+        key = Key(name, next(iter(compared)), backend)
+        nearer = _nearer(golden, recording, key, bounds, exact)
+    stages = chain.from_iterable(comparison.worst for comparison in compared.values())
     findings = [
         replace(_judge_stage(compared, stage, modes, nearer), backend=backend, recipe=name)
-        for stage in stages
+        for stage in dict.fromkeys(stages)
     ]
     for dtype, comparison in compared.items():
-        if comparison.limit is not None:
-            of_float64 = (
-                [compared["float64"].limit] if dtype == "float32" and "float64" in compared else []
-            )
-            change = (
-                Change.ROUNDING if settles(comparison.limit, *of_float64) else Change.INCONCLUSIVE
-            )
-            note = describe_limit(comparison.limit)
-            findings.append(Finding(backend, name, "horizon", change, dtype, note=note))
+        if comparison.limit is None:
+            continue
+        exact_limits = []
+        if dtype == "float32" and "float64" in compared:
+            exact_limits.append(compared["float64"].limit)
+        is_settled = settles(comparison.limit, *exact_limits)
+        change = Change.ROUNDING if is_settled else Change.INCONCLUSIVE
+        note = describe_limit(comparison.limit)
+        findings.append(Finding(backend, name, "horizon", change, dtype, note=note))
     return findings
 
 
 def _compare(a: Trace, b: Trace, bounds: Bounds, exact: DeriveBounds) -> Comparison:
-    return (
-        compare_exactly(a, b, exact)
-        if a.recipe.training.dtype == "float64"
-        else compare(a, b, bounds)
-    )
+    if a.recipe.training.dtype == "float64":
+        return compare_exactly(a, b, exact)
+    return compare(a, b, bounds)
 
 
 def _judge_stage(
     compared: Mapping[str, Comparison], stage: str, modes: Mapping[str, list[str]], nearer: str
 ) -> Finding:
     worst = {dtype: comparison.worst[stage] for dtype, comparison in compared.items()}
-    beyond = [dtype for dtype, found in worst.items() if not found.ratio <= 1]
+    beyond = [dtype for dtype, difference in worst.items() if not difference.ratio <= 1]
     if not beyond:
         dtype = max(worst, key=lambda dtype: worst[dtype].ratio)
-        if all(found.difference == 0 for found in worst.values()):
+        if all(difference.difference == 0 for difference in worst.values()):
             return Finding("", "", stage, Change.IDENTICAL)
         return Finding("", "", stage, Change.ROUNDING, dtype, worst[dtype])
     unexplained = [dtype for dtype in beyond if not modes[dtype]]
     dtype = (unexplained or beyond)[0]
     first = compared[dtype].first
+    note = ""
+    if unexplained and "float64" in worst and beyond == ["float32"]:
+        note = "in float32 alone: float64 agrees"
     return Finding(
         backend="",
         recipe="",
@@ -279,30 +282,30 @@ def _judge_stage(
         worst=worst[dtype],
         first=first if first is not None and first.stage == stage else None,
         nearer=nearer,
-        note="in float32 alone: float64 agrees"
-        if unexplained and "float64" in worst and beyond == ["float32"]
-        else "",
+        note=note,
     )
 
 
-def _nearer(golden: Golden, found: Recording, key: Key, bounds: Bounds, exact: DeriveBounds) -> str:
-    """Which run agrees with the golden oracle: the golden one, the present one, both or neither."""
+def _nearer(
+    golden: Golden, recording: Recording, key: Key, bounds: Bounds, exact: DeriveBounds
+) -> str:
+    """Which run agrees with the golden oracle: "golden", "present", "both" or "neither"."""
     truth = golden.traces[key._replace(backend="oracle")]
-    agreeing = [
-        word
-        for word, traces in (("golden", golden.traces), ("present", found.traces))
-        if _compare(traces[key], truth, bounds, exact).first is None
-    ]
-    return "both" if len(agreeing) == 2 else "".join(agreeing) or "neither"
+    golden_agrees = _compare(golden.traces[key], truth, bounds, exact).first is None
+    present_agrees = _compare(recording.traces[key], truth, bounds, exact).first is None
+    if golden_agrees and present_agrees:
+        return "both"
+    if golden_agrees:
+        return "golden"
+    return "present" if present_agrees else "neither"
 
 
 def _refuse_missing(name: str, before: Trace, after: Trace) -> None:
-    missing = [n for n in before.arrays if n.startswith(JUDGED) and n not in after.arrays]
-    if missing:
-        raise InputError(
-            f"golden recipe {name}: {missing[0]} is no longer recorded by this lockstep; "
-            "bless again"
-        )
+    for array in before.arrays:
+        if array.startswith(JUDGED) and array not in after.arrays:
+            raise InputError(
+                f"golden recipe {name}: {array} is no longer recorded by this lockstep; bless again"
+            )
 
 
 def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
@@ -322,22 +325,22 @@ def _judge_data(name: str, blessed: PreparedData, golden: Golden) -> Finding:
         largest = max(largest, _apart(array, fresh.parameters.get(tensor, np.zeros(0))))
     for epoch in range(blessed.epochs):
         largest = max(largest, _apart(blessed.batches(epoch).rows_TB, fresh.batches(epoch).rows_TB))
-    same = largest <= SEMANTICS
+    change = Change.ROUNDING if largest <= SEMANTICS else Change.SEMANTICS
     note = (
         f"prepared otherwise than before: apart by {largest:.2g}, relative; the golden data are "
         "used"
     )
-    return Finding("data", name, "data", Change.ROUNDING if same else Change.SEMANTICS, note=note)
+    return Finding("data", name, "data", change, note=note)
 
 
-def _apart(a: Any, b: Any) -> float:
-    """The largest difference over the largest value; infinite if shapes, kinds or whole numbers
-    differ."""
+def _apart(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The largest difference over the largest value of a; infinite if shapes, dtypes or whole
+    numbers differ.
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     if a.dtype.kind != "f":
         return 0.0 if np.array_equal(a, b) else float("inf")
     size = float(np.abs(a).max(initial=0.0))
-    return (
-        float(np.abs(a - b).max(initial=0.0)) / size if size else float(np.abs(b).max(initial=0.0))
-    )
+    difference = float(np.abs(a - b).max(initial=0.0))
+    return difference / size if size else difference

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,18 +20,17 @@ from lockstep.run.workers import Interpreter
 
 __all__ = ["Combination", "combinations", "environment", "releases"]
 
-PINNED = {"jax": ("jax", "jaxlib")}  # released together
-WORKER = (
-    "click",
-    "numpy",
-    "pydantic",
-    "safetensors",
-    "scipy",
-    "tomlkit",
-)  # what `lockstep worker` imports
+PINNED = {"jax": ("jax", "jaxlib")}
+"""Package -> the packages that are released together with it, and itself."""
+WORKER = ("click", "numpy", "pydantic", "safetensors", "scipy", "tomlkit")
+"""The packages that `lockstep worker` imports."""
 ROOMS = ("lockstep", *TWINS.values())
-HERE = Path(__file__).resolve().parents[3]  # they lie side by side, installed or not
-BEGUN, READY = "begun", "ready"  # files in an environment
+HERE = Path(__file__).resolve().parents[3]
+"""The folder of `ROOMS`, which lie side by side in a clone and in an installation."""
+BEGUN = "begun"
+"""The file that marks an environment of ours."""
+READY = "ready"
+"""The file that marks an environment that is complete."""
 
 
 @dataclass(frozen=True)
@@ -43,60 +42,66 @@ class Combination:
     @property
     def backend(self) -> str:
         """The backend of these packages: torch or jax."""
-        return next(
-            backend for backend, packages in PACKAGES.items() if self.versions[0][0] in packages
-        )
+        first_package, _ = self.versions[0]
+        return next(backend for backend, packages in PACKAGES.items() if first_package in packages)
 
     @property
     def label(self) -> str:
-        """The name for people: "jax 0.10.2, flax 0.12.8, optax 0.2.8"."""
+        """The packages with their versions: "jax 0.10.2, flax 0.12.8, optax 0.2.8"."""
         return ", ".join(f"{package} {number}" for package, number in self.versions)
 
     def with_version(self, package: str, number: str) -> "Combination":
-        """The same with one package at another version."""
-        return Combination(
-            tuple((name, number if name == package else old) for name, old in self.versions)
-        )
+        """The same combination with one package at another version."""
+        versions = dict(self.versions)
+        if package in versions:
+            versions[package] = number
+        return Combination(tuple(versions.items()))
 
 
 def combinations(wanted: Mapping[str, Sequence[str]], *, together: bool) -> list[Combination]:
-    """Every combination of the wanted versions. A package without a wanted version has the one
-    installed.
+    """Every combination of the wanted versions.
+
+    A package without a wanted version has the version that is installed.
 
     Args:
-        wanted: package -> its versions, without those that are not asked for.
-        together: the first of each package with the first of the others, the second with the
-        second, ...
+        wanted: package -> its versions.
+        together: whether the first version of each package goes with the first of the others, the
+            second with the second, and so on.
 
     Raises:
-        InputError: nothing wanted, a package that is not installed and not named, or lists that are
-        not of one length.
+        InputError: no version is wanted, a package is neither named nor installed, or the lists
+            have different lengths.
     """
-    found = []
+    chosen = []
     for backend in sorted(PACKAGES):
         packages = PACKAGES[backend]
         if not any(wanted.get(package) for package in packages):
             continue
-        lists = [wanted.get(package) or [_installed(package)] for package in packages]
+        lists = {
+            package: list(wanted.get(package) or [_installed(package)]) for package in packages
+        }
         if together:
-            longest = max(map(len, lists))
-            lists = [
-                numbers * longest if len(numbers) == 1 else numbers for numbers in map(list, lists)
-            ]
-            for package, numbers in zip(packages, lists):
-                if len(numbers) != longest:
-                    raise InputError(
-                        f"--{package}: {len(numbers)} versions, and {longest} of another "
-                        "package (--zip)"
-                    )
-        choices = zip(*lists) if together else product(*lists)
-        found += [Combination(tuple(zip(packages, numbers))) for numbers in choices]
-    if not found:
-        raise InputError(
-            "name versions of "
-            f"{', '.join(chain.from_iterable(PACKAGES[backend] for backend in sorted(PACKAGES)))}"
-        )
-    return list(dict.fromkeys(found))
+            choices: Iterable[tuple[str, ...]] = zip(*_of_one_length(lists))
+        else:
+            choices = product(*lists.values())
+        chosen += [Combination(tuple(zip(packages, numbers))) for numbers in choices]
+    if not chosen:
+        known = chain.from_iterable(PACKAGES[backend] for backend in sorted(PACKAGES))
+        raise InputError(f"name versions of {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _of_one_length(lists: Mapping[str, list[str]]) -> list[list[str]]:
+    """The versions of each package, a single one repeated to the length of the others."""
+    longest = max(map(len, lists.values()))
+    repeated = []
+    for package, numbers in lists.items():
+        if len(numbers) not in (1, longest):
+            raise InputError(
+                f"--{package}: {len(numbers)} versions, and {longest} of another package (--zip)"
+            )
+        repeated.append(numbers if len(numbers) == longest else numbers * longest)
+    return repeated
 
 
 def _installed(package: str) -> str:
@@ -112,8 +117,7 @@ def releases(package: str) -> list[str]:
     Raises:
         InputError: pip cannot tell.
     """
-    told = _pip("index", "versions", package)
-    for line in told.splitlines():
+    for line in _pip("index", "versions", package).splitlines():
         if line.startswith("Available versions:"):
             return line.partition(":")[2].replace(",", " ").split()[::-1]
     raise InputError(f"pip does not say which releases of {package} there are")
@@ -121,23 +125,22 @@ def releases(package: str) -> list[str]:
 
 @contextmanager
 def environment(combination: Combination, keep: Path | None) -> Iterator[Interpreter | None]:
-    """An environment with these versions: built, unless it was kept; None, the present one, for its
-    own PyTorch.
+    """An environment with these versions, built if `keep` does not have it.
+
+    It is None, the present environment, for the PyTorch that is installed here.
 
     Args:
         combination: what to install.
-        keep: the folder in which environments stay; None: it is removed in the end.
+        keep: the folder in which environments stay; None for one that is removed in the end.
 
     Raises:
-        InputError: it cannot be built.
+        InputError: the environment cannot be built.
     """
-    if (
-        combination.backend == "torch"
-        and find_spec("torch")
-        and combination.versions == (("torch", version("torch")),)
-    ):
-        yield None
-        return
+    if combination.backend == "torch" and find_spec("torch"):
+        installed = (("torch", version("torch")),)
+        if combination.versions == installed:
+            yield None
+            return
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep if keep is not None else Path(scratch)
         source = Path(scratch) / "source"
@@ -152,11 +155,9 @@ def environment(combination: Combination, keep: Path | None) -> Iterator[Interpr
 
 
 def _build(combination: Combination, folder: Path, python: Path) -> None:
-    pins = [
-        f"{name}=={number}"
-        for package, number in combination.versions
-        for name in PINNED.get(package, (package,))
-    ]
+    pins: list[str] = []
+    for package, number in combination.versions:
+        pins += [f"{name}=={number}" for name in PINNED.get(package, (package,))]
     try:
         if os.path.lexists(folder):
             _remove_unfinished(folder)
@@ -191,14 +192,14 @@ def _pip(*arguments: str) -> str:
     """Run pip, and return what it printed.
 
     Raises:
-        InputError: its first error.
+        InputError: pip failed; the message is its first error.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, check=False, env=child_environment()
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines() or ["no message"]
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-        raise InputError((errors or lines[-1:])[0])
-    return done.stdout
+        raise InputError(errors[0] if errors else lines[-1])
+    return completed.stdout
