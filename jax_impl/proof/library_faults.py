@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
-from lockstep.studies.prove.patches import Change, called_with, patch_library, result
+from lockstep.studies.prove.library_patches import Change, called_with, patch_library, result
 
 __all__ = ["PLANTS", "hasten", "plant"]
 

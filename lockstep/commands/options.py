@@ -239,7 +239,7 @@ def planting_trainer(
     backend: str, engine: str = "plain", place: str = "twin"
 ) -> Callable[..., "Trace"]:
     """The `train` of torch or jax that takes a fault to plant: in the "twin" or its "library"."""
-    from lockstep.studies.prove.plant import planting, planting_in_library
+    from lockstep.studies.prove.planting import planting, planting_in_library
 
     package = TWINS[backend]
     if place == "twin":

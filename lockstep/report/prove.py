@@ -13,10 +13,10 @@ from lockstep.files.outputs import markdown
 from lockstep.numbers import factor
 from lockstep.printable import printable
 from lockstep.report.package_versions import measured_with
-from lockstep.studies.prove.checker import CHECKER_FAULTS
+from lockstep.studies.prove.checker_faults import CHECKER_FAULTS
 from lockstep.studies.prove.false_alarms import RightRun
-from lockstep.studies.prove.libraries import ENGINES, LibraryOutcome
-from lockstep.studies.prove.naive_rules import JUDGES
+from lockstep.studies.prove.naive_rules import RULES
+from lockstep.studies.prove.prove_libraries import ENGINES, LibraryOutcome
 from lockstep.studies.prove.run import Outcome, Proof
 
 __all__ = ["PROOF", "print_proof", "print_right_runs", "proof_markdown", "summarise"]
@@ -56,7 +56,7 @@ def _print_outcomes(proof: Proof, console: Console) -> None:
         is_right = all(outcome.is_located for outcome in outcomes)
         table.add_row(*map(printable, _row(outcomes)), style="" if is_right else "red")
     console.print(table)
-    for i, rule in enumerate(JUDGES):
+    for i, rule in enumerate(RULES):
         console.print(f"fooled {_letter(i)}: {rule}")
     console.print()
 
@@ -103,12 +103,12 @@ def _twin_section(all_outcomes: Sequence[Outcome]) -> list[str]:
         "float32 (in PyTorch, or the one twin that it is planted in) against the oracle: x is a "
         "fault that the rule lets through.",
         "",
-        f"| fault | what is wrong | {' | '.join([*HEADERS[1:-1], *JUDGES])} |",
-        "|---|---|---|---|---|---|---|" + ":---:|" * len(JUDGES),
+        f"| fault | what is wrong | {' | '.join([*HEADERS[1:-1], *RULES])} |",
+        "|---|---|---|---|---|---|---|" + ":---:|" * len(RULES),
     ]
     for outcomes in _by_fault(all_outcomes):
         key, *cells, _ = _row(outcomes)
-        fooled = [" x" if rule in _fooled(outcomes) else " " for rule in JUDGES]
+        fooled = [" x" if rule in _fooled(outcomes) else " " for rule in RULES]
         columns = [f"`{key}`", outcomes[0].fault.text, *cells, *fooled]
         lines.append(f"| {' | '.join(columns)} |")
     return lines
@@ -219,7 +219,7 @@ def summarise(proof: Proof) -> list[str]:
     unpatched = f"{proof.unpatched} recipes trained without a fault: {equal} equal in both twins"
     lines.append("; ".join([unpatched, *proof.alarms]))
     faults = _by_fault(proof.outcomes)
-    for rule in JUDGES if faults else ():
+    for rule in RULES if faults else ():
         fooled = sum(rule in _fooled(outcomes) for outcomes in faults)
         refused = proof.unpatched - proof.accepted[rule]
         lines.append(
@@ -287,7 +287,7 @@ def _row(outcomes: Sequence[Outcome]) -> list[str]:
     fault = outcomes[0].fault
     twins = {outcome.twin: outcome for outcome in outcomes}
     cells = [_verdict(twins[twin]) if twin in twins else "" for twin in BACKENDS]
-    fooled = "".join(_letter(i) for i, rule in enumerate(JUDGES) if rule in _fooled(outcomes))
+    fooled = "".join(_letter(i) for i, rule in enumerate(RULES) if rule in _fooled(outcomes))
     place = f"{fault.update} {fault.stage}"
     return [fault.key, place, fault.cause, *cells, _fast_verdict(outcomes), fooled]
 

@@ -82,7 +82,7 @@ class Worker:
         threads: how many may share one operation; None leaves it to the framework.
         interpreter: the environment to train in; None: the present one.
         plants: where the jobs' faults are planted, "twin" or "library", by
-            `lockstep.studies.prove.plant`; "" for a worker whose jobs have none.
+            `lockstep.studies.prove.planting`; "" for a worker whose jobs have none.
         members: whether it trains many members at once.
         engine: for the jobs that name none.
     """

@@ -13,10 +13,10 @@ import lockstep.studies.prove.run
 import pt_impl.proof.faults
 from lockstep.cli import main
 from lockstep.diagnose.compare import STAGES, Difference
-from lockstep.studies.prove.checker import CHECKER_FAULTS
+from lockstep.studies.prove.checker_faults import CHECKER_FAULTS
 from lockstep.studies.prove.false_alarms import right_runs
 from lockstep.studies.prove.faults import FAULTS, PlantedFault
-from lockstep.studies.prove.naive_rules import JUDGES
+from lockstep.studies.prove.naive_rules import RULES
 from lockstep.studies.prove.run import Outcome, Proof, prove
 
 PLANTS = {"torch": pt_impl.proof.faults.PLANTS, "jax": jax_impl.proof.faults.PLANTS}
@@ -113,7 +113,7 @@ def test_every_fault_of_the_checker_is_exposed_and_the_right_one_is_right(proof:
 def test_simple_rules_let_faults_through(proof: Proof, faults: tuple[PlantedFault, ...]) -> None:
     fooled = [set(outcome.fooled) for outcome in proof.outcomes if outcome.fooled is not None]
     assert len(fooled) == len(faults)
-    counts = [sum(rule in found for found in fooled) for rule in JUDGES]
+    counts = [sum(rule in found for found in fooled) for rule in RULES]
     assert all(counts) or len(faults) < len(FAULTS)
     assert counts[:4] == sorted(counts[:4])  # looser and looser
     assert counts[3] > counts[0]

@@ -22,8 +22,8 @@ from lockstep.report.prove import proof_markdown, summarise
 from lockstep.run.everywhere import train_everywhere
 from lockstep.run.team import Team
 from lockstep.run.workers import Job, Worker
-from lockstep.studies.prove.libraries import LibraryOutcome, prove_libraries
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS, LibraryFault
+from lockstep.studies.prove.prove_libraries import LibraryOutcome, prove_libraries
 from lockstep.studies.prove.run import Proof
 from parity_tests.shared.sweep import sweep_but
 

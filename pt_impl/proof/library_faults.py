@@ -8,7 +8,7 @@ import torch
 import torch._dynamo  # torch.optim loads it, for two seconds: so it is loaded once for all faults
 
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
-from lockstep.studies.prove.patches import (
+from lockstep.studies.prove.library_patches import (
     Change,
     argument,
     by_name,

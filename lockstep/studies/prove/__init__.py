@@ -1,3 +1,1 @@
-"""The proof that the checks can fail: faults planted on purpose, in the twins and in the checker
-itself.
-"""
+"""The proof that the checks can fail: faults planted in twins, libraries and the checker itself."""

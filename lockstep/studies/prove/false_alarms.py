@@ -1,4 +1,4 @@
-"""Right runs, to see whether the comparison calls any of them wrong."""
+"""Runs without a fault, which show whether the comparison calls any of them wrong."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gradient.clip": "norm",
     },
 }
-"""Fields that differ from the default recipe."""
+"""Name -> the fields that differ from the default recipe."""
 
 SMALL: dict[str, Any] = {
     "data.rows": 156,
@@ -68,36 +68,41 @@ CHAOTIC: dict[str, tuple[dict[str, Any], tuple[float, float]]] = {
     ),
     "Adam at a high rate": ({"optimizer.name": "adam", "training.epochs": 20}, (0.03, 2.5)),
 }
-"""Fields that differ from `SMALL`, and the range of the rate: trainings that amplify rounding
-without end.
+"""Trainings that amplify rounding without end: name -> the fields that differ from `SMALL`, and the
+range of the rate.
 """
 GOLDEN_RATIO = 0.6180339887498949
-DTYPES: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
+Dtype = Literal["float32", "float64"]
+DTYPES: tuple[Dtype, ...] = ("float32", "float64")
+Key = tuple[int, str, Dtype]
+"""The seed, the recipe's name and the precision of a run."""
 
 
 @dataclass(frozen=True)
 class RightRun:
-    """One run without a fault against the oracle: its largest error over bound, where it was called
-    wrong, and where judging ends."""
+    """One run without a fault against the oracle."""
 
     recipe: str
     dtype: str
     seed: int
     twin: str
     ratio: float
+    """The largest error over its bound."""
     first: Difference | None
+    """Where the run was called wrong."""
     limit: Limit | None
+    """Where judging ends."""
 
 
 def right_runs(number: int, *, report: Report) -> list[RightRun]:
-    """So many runs, half of them chaotic, over seeds, recipes, precisions and both twins in turn.
+    """Runs over seeds, recipes, precisions and both twins in turn, half of them chaotic.
 
     Args:
-        number: how many; an odd one is rounded up.
+        number: how many runs; an odd number is rounded up.
         report: told of each backend's progress.
 
     Raises:
-        InputError: a framework that is not installed, or a process that died.
+        InputError: a framework is not installed, or a process died.
     """
     pairs = (number + 1) // 2
     chosen = [*islice(_keys(RECIPES), (pairs + 1) // 2), *islice(_keys(CHAOTIC), pairs // 2)]
@@ -116,15 +121,16 @@ def right_runs(number: int, *, report: Report) -> list[RightRun]:
         team.begin(jobs, report)
         oracles = [train_oracle(recipe, prepared) for recipe, prepared in zip(recipes, data)]
         team.wait()
-        return [
-            _judged(key, twin, Trace.load_unchecked(folder / f"{i}.{twin}.trace"), oracle)
-            for i, (key, oracle) in enumerate(zip(chosen, oracles))
-            for twin in BACKENDS
-        ]
+        runs = []
+        for i, (key, oracle) in enumerate(zip(chosen, oracles)):
+            for twin in BACKENDS:
+                trace = Trace.load_unchecked(folder / f"{i}.{twin}.trace")
+                runs.append(_judge(key, twin, trace, oracle))
+        return runs
 
 
-def chaotic_recipe(name: str, seed: int, dtype: Literal["float32", "float64"]) -> Recipe:
-    """One of `CHAOTIC`; its rates are spread over their range, evenly in their logarithm."""
+def chaotic_recipe(name: str, seed: int, dtype: Dtype) -> Recipe:
+    """One of `CHAOTIC`. The seeds spread the rate over its range, evenly in its logarithm."""
     values, (lowest, highest) = CHAOTIC[name]
     peak = lowest * (highest / lowest) ** ((seed + 1) * GOLDEN_RATIO % 1)
     drawn = {
@@ -136,21 +142,21 @@ def chaotic_recipe(name: str, seed: int, dtype: Literal["float32", "float64"]) -
     return Recipe().with_values(SMALL | values | drawn)
 
 
-def _keys(names: Iterable[str]) -> Iterator[tuple[int, str, Literal["float32", "float64"]]]:
+def _keys(names: Iterable[str]) -> Iterator[Key]:
     for seed in numbers():
         for name, dtype in product(names, DTYPES):
             yield seed, name, dtype
 
 
-def _recipe(seed: int, name: str, dtype: Literal["float32", "float64"]) -> Recipe:
+def _recipe(seed: int, name: str, dtype: Dtype) -> Recipe:
     if name in CHAOTIC:
         return chaotic_recipe(name, seed, dtype)
     values = {"data.seed": seed, "training.seed": seed, "training.dtype": dtype}
     return Recipe().with_values(RECIPES[name] | values)
 
 
-def _judged(key: tuple[Any, ...], twin: str, trace: Trace, oracle: Trace) -> RightRun:
+def _judge(key: Key, twin: str, trace: Trace, oracle: Trace) -> RightRun:
     seed, name, dtype = key
-    found = compare(trace, oracle, bounds_of(oracle) or {})
-    ratio = max(worst.ratio for worst in found.worst.values())
-    return RightRun(name, dtype, seed, twin, ratio, found.first, found.limit)
+    comparison = compare(trace, oracle, bounds_of(oracle) or {})
+    ratio = max(worst.ratio for worst in comparison.worst.values())
+    return RightRun(name, dtype, seed, twin, ratio, comparison.first, comparison.limit)

@@ -1,6 +1,4 @@
-"""The planted faults: what goes wrong in a twin, on which recipe, and where and as what it must be
-found.
-"""
+"""The planted faults: what goes wrong in a twin, on which recipe, and what must be found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,30 +29,29 @@ BASE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedFault:
-    """One fault, planted in one twin at a time: by the recipe that the twin takes for the right one
-    (`wrong`), by the data that it is fed (`feed`), or in its code, under this key in
-    `pt_impl.proof.faults` and `jax_impl.proof.faults`.
+    """One fault, planted in one twin at a time.
 
-    `update` counts from 0; -1 is before training.
+    It lies in the recipe that the twin trains (`wrong`), in the data that the twin is fed (`feed`),
+    or in the twin's code, under this key in `pt_impl.proof.faults` and `jax_impl.proof.faults`.
     """
 
     key: str
     text: str
     """What goes wrong."""
     stage: str
-    """Of the first difference."""
+    """The stage of the first difference."""
     update: int
-    """Of the first difference."""
+    """The update of the first difference, counted from 0; -1 is before training."""
     cause: str
-    """Key of the cause that explains it, in `lockstep.diagnose.causes`."""
+    """The key of the cause that explains it, in `lockstep.diagnose.causes`."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Fields that differ from `BASE`."""
     wrong: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the twin gets wrong."""
     feed: Feed | None = None
-    """What the twin is fed in place of the data."""
+    """Makes what the twin is fed in place of the data."""
     is_bounded: bool = True
-    """Whether the oracle has a say, and its bounds: these let a ReLU fall on either side of its
+    """Whether the oracle and its bounds judge. The bounds let a ReLU fall on either side of its
     kink.
     """
     twins: tuple[str, ...] = BACKENDS
@@ -86,8 +83,8 @@ def _scaled_by_n_minus_1(data: Any, x_ND: Any) -> Any:
 SQUARE = {"model.hidden": (6,), "data.classes": 6, "data.rows": 120}
 DROPOUT = {"model.dropout": 0.25}
 AT_THE_KINK = {"model.hidden": (3, 5), "model.dropout": 0.75, "model.init": "flax"}
-"""A row of which the first layer keeps no unit, and biases that begin at 0: exactly 0 in front of
-the second ReLU.
+"""Dropout leaves a row no unit of the first layer, and biases begin at 0. The second ReLU then gets
+exactly 0.
 """
 LAYER_NORM = {"model.norm": "layer"}
 BATCH_NORM = {"model.norm": "batch"}

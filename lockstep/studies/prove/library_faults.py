@@ -1,7 +1,8 @@
-"""Faults planted in the libraries themselves, from outside: what a library does wrong, on which
-recipe, and where `lockstep run` must find it with each engine."""
+"""Faults planted in the libraries from outside: what a library does wrong, on which recipe, and
+where `lockstep run` must find it with each engine.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,26 +31,27 @@ __all__ = ["LIBRARY_FAULTS", "LibraryFault", "Place"]
 
 
 class Place(NamedTuple):
-    """An update, counted from 0, -1 before training; and a stage."""
+    """Where a run leaves the oracle."""
 
     update: int
+    """Counted from 0; -1 is before training."""
     stage: str
 
 
 @dataclass(frozen=True)
 class LibraryFault:
-    """One function of a library, made wrong before a twin is imported: how, stands under the key in
-    the twin's `library_faults`.
+    """One function of a library, made wrong before a twin is imported.
 
-    `twin` is the one that uses the library. `plain` and `fast` are where the float64 run of that
-    engine first leaves the oracle; None where the engine does not come by the function in that
-    recipe, and its bits are those of a run without the fault.
+    The change stands under the key in the twin's `proof.library_faults`. `plain` and `fast` are
+    where the float64 run of that engine first leaves the oracle. They are None where the engine
+    does not reach the function in that recipe; its run then has the bits of one without the fault.
     """
 
     key: str
     twin: str
+    """The twin that uses the library."""
     function: str
-    """Dotted name of what is changed."""
+    """The dotted name of what is changed."""
     text: str
     """What it does wrong."""
     plain: Place | None
@@ -64,7 +66,7 @@ class LibraryFault:
 
     @property
     def places(self) -> dict[str, Place | None]:
-        """Engine -> where it is found."""
+        """Engine -> where its run leaves the oracle."""
         return {"plain": self.plain, "fast": self.fast}
 
 
@@ -83,17 +85,25 @@ DECAYING_WEIGHTS = DECAYING | {"optimizer.decay_on": "weights"}
 AMSGRAD = ADAM | {"optimizer.amsgrad": "corrected"}
 SMOOTHING = {"loss.label_smoothing": 0.1}
 WEIGHTED_BINARY = BINARY | {"loss.positive_weight": 2.0}
-TANH, SIGMOID, SILU, ELU, SOFTPLUS = (
-    {"model.activation": name} for name in ("tanh", "sigmoid", "silu", "elu", "softplus")
-)
+TANH = {"model.activation": "tanh"}
+SIGMOID = {"model.activation": "sigmoid"}
+SILU = {"model.activation": "silu"}
+ELU = {"model.activation": "elu"}
+SOFTPLUS = {"model.activation": "softplus"}
 NADAM = _optimizer("nadam", momentum_ramp=True)
 RMSPROP = _optimizer("rmsprop")
 ADADELTA = _optimizer("adadelta", peak=1.0)
 
-# where it is first found: in what an update records, or at the end of the first epoch, of 3 updates
-LR, LOSS, GRADIENTS, UPDATE = (Place(0, stage) for stage in ("lr", "loss", "gradients", "update"))
-INIT, SECOND_UPDATE = Place(-1, "init"), Place(1, "update")
-PARAMETERS, AVERAGE, METRICS = (Place(2, stage) for stage in ("parameters", "average", "metrics"))
+# a fault shows in what an update records, or at the end of the first epoch, which has 3 updates
+INIT = Place(-1, "init")
+LR = Place(0, "lr")
+LOSS = Place(0, "loss")
+GRADIENTS = Place(0, "gradients")
+UPDATE = Place(0, "update")
+SECOND_UPDATE = Place(1, "update")
+PARAMETERS = Place(2, "parameters")
+AVERAGE = Place(2, "average")
+METRICS = Place(2, "metrics")
 
 TORCH = (
     ("sgd-momentum", "torch.optim.sgd.sgd", "momentum 0.89", SECOND_UPDATE, None),
@@ -520,10 +530,10 @@ JAX = (
 )
 
 
-def _named(twin: str, rows: Any) -> dict[str, LibraryFault]:
+def _by_key(twin: str, rows: Sequence[tuple[Any, ...]]) -> dict[str, LibraryFault]:
     faults = [LibraryFault(f"{twin}-{key}", twin, *rest) for key, *rest in rows]
     return {fault.key: fault for fault in faults}
 
 
-LIBRARY_FAULTS: dict[str, LibraryFault] = _named("torch", TORCH) | _named("jax", JAX)
+LIBRARY_FAULTS: dict[str, LibraryFault] = _by_key("torch", TORCH) | _by_key("jax", JAX)
 """Every fault of a library by its key, PyTorch's first."""

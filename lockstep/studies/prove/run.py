@@ -1,6 +1,4 @@
-"""Plant every fault in every twin that can have it, and in the libraries, and see what is made of
-the traces.
-"""
+"""Plant every fault in every twin that can have it, and in the libraries, and judge the traces."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,40 +17,38 @@ from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from lockstep.run.team import Team
 from lockstep.run.workers import Job, Report
-from lockstep.studies.prove.checker import prove_checker
+from lockstep.studies.prove.checker_faults import prove_checker
 from lockstep.studies.prove.faults import PlantedFault
-from lockstep.studies.prove.libraries import PROCESSES, LibraryOutcome, prove_libraries
 from lockstep.studies.prove.library_faults import LibraryFault
-from lockstep.studies.prove.naive_rules import JUDGES
+from lockstep.studies.prove.naive_rules import RULES
+from lockstep.studies.prove.prove_libraries import PROCESSES, LibraryOutcome, prove_libraries
 
 __all__ = ["Outcome", "Proof", "prove"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of one fault planted in one twin: the first difference, the key of its cause,
-    and whether the
-    twin was named as the side that is off.
-
-    `fooled` holds the simple rules that call the fault's float32 run equal to the oracle; None
-    where it had none. `is_fast_caught` says whether the fast engine's float64 run with the fault
-    parts from the oracle; None for a fault in the plain engine's code.
-    """
+    """The diagnosis of one fault planted in one twin."""
 
     fault: PlantedFault
     twin: str
     first: Difference | None
+    """The first difference."""
     cause: str
+    """The key of its cause; "" for none."""
     is_named: bool
+    """Whether the twin was named as the side that is off."""
     fooled: tuple[str, ...] | None
+    """The simple rules that call the fault's float32 run equal to the oracle; None without one."""
     is_fast_caught: bool | None = None
+    """Whether the fast engine's float64 run with the fault parts from the oracle; None for a fault
+    in the plain engine's code."""
 
     @property
     def right(self) -> dict[str, bool]:
-        """What is right of what was found: "caught", "update", "stage", "cause" and "side"; and
-        "fast".
-        """
-        first, fault = self.first, self.fault
+        """Which answers are right: "caught", "update", "stage", "cause", "side" and "fast"."""
+        first = self.first
+        fault = self.fault
         return {
             "caught": first is not None,
             "update": first is not None and first.update == fault.update,
@@ -64,40 +60,43 @@ class Outcome:
 
     @property
     def is_located(self) -> bool:
-        """All of it is right."""
+        """Whether all answers are right."""
         return all(self.right.values())
 
 
 @dataclass(frozen=True)
 class Proof:
-    """An outcome for each fault and twin; what `prove_checker` gives; the controls: how many
-    recipes were trained without a fault, what was said where the twins were then found to differ
-    all the same, and how many of these runs each simple rule calls equal to the oracle; and an
-    outcome for each library's fault and engine."""
+    """The whole proof."""
 
     outcomes: tuple[Outcome, ...]
+    """An outcome for each fault and twin."""
     checker: dict[str, tuple[str, ...]]
+    """What `prove_checker` gives."""
     unpatched: int
+    """How many recipes were trained without a fault."""
     alarms: tuple[str, ...]
+    """The differences that were found in these trainings all the same."""
     accepted: dict[str, int]
+    """Simple rule -> how many of these trainings it calls equal to the oracle."""
     libraries: tuple[LibraryOutcome, ...] = ()
+    """An outcome for each library's fault and engine."""
 
     @property
     def holds(self) -> bool:
-        """Every fault is located, every checker fault exposed, every right case and run called
-        right.
+        """Whether every fault is located, every checker fault exposed, and all that is right is
+        called right.
         """
-        exposed = all(cases for key, cases in self.checker.items() if key)
-        located = all(outcome.is_located for outcome in self.outcomes)
-        located = located and all(outcome.is_right for outcome in self.libraries)
-        return located and exposed and not self.checker[""] and not self.alarms
+        is_located = all(outcome.is_located for outcome in self.outcomes)
+        is_placed = all(outcome.is_right for outcome in self.libraries)
+        is_exposed = all(cases for key, cases in self.checker.items() if key)
+        has_false_alarms = bool(self.checker[""] or self.alarms)
+        return is_located and is_placed and is_exposed and not has_false_alarms
 
 
 def prove(
     faults: Sequence[PlantedFault], libraries: Sequence[LibraryFault] = (), *, report: Report
 ) -> Proof:
-    """Train every fault in float64 and, in the first of its twins, in float32, and judge what was
-    recorded.
+    """Train every fault in float64, and in the first of its twins in float32, and judge the traces.
 
     Args:
         faults: from `lockstep.studies.prove.faults`.
@@ -105,7 +104,7 @@ def prove(
         report: told of each process's progress.
 
     Raises:
-        InputError: a framework that is not installed, or a process that died.
+        InputError: a framework is not installed, or a process died.
     """
     recipes = list(dict.fromkeys(fault.right for fault in faults))
     data = [prepare(recipe) for recipe in recipes]
@@ -113,17 +112,18 @@ def prove(
         folder = Path(scratch)
         for i, prepared in enumerate(data):
             prepared.save(folder / f"{i}.data")
-        backends = [twin for twin, many in PROCESSES.items() for _ in range(many)]
+        backends: list[str] = []
         shares: list[list[Job]] = []
-        for twin, many in PROCESSES.items():
+        for twin, processes in PROCESSES.items():
             jobs = list(_jobs(faults, recipes, data, twin, folder))
-            shares += [jobs[i::many] for i in range(many)]
+            backends += [twin] * processes
+            shares += [jobs[i::processes] for i in range(processes)]
         with Team(backends, plants="twin") as team:
             team.begin(dict(zip(team.names, shares)), report)
-            oracles = [
-                train_oracle(recipe, prepared, watch=Watch(detail=range(prepared.updates)))
-                for recipe, prepared in zip(recipes, data)
-            ]
+            oracles = []
+            for recipe, prepared in zip(recipes, data):
+                watch = Watch(detail=range(prepared.updates))
+                oracles.append(train_oracle(recipe, prepared, watch=watch))
             checker = prove_checker()
             team.wait()
         outcomes = []
@@ -143,26 +143,28 @@ def _jobs(
     twin: str,
     folder: Path,
 ) -> Iterator[Job]:
-    """A twin's trainings: every recipe without a fault, then every fault; those in its code, for
-    which JAX throws away what it has compiled, come last. In float64 with all detail, in float32
-    where the simple rules are asked, and by the fast engine where that has the fault."""
-    mine = sorted(
-        (fault for fault in faults if twin in fault.twins), key=lambda fault: fault.is_in_code
-    )
-    runs = [
-        (_place(folder, str(i), twin), "", i, twin == BACKENDS[0], True)
-        for i in range(len(recipes))
-    ]
-    for fault in mine:
-        i, place = recipes.index(fault.right), _place(folder, fault.key, twin)
+    """A twin's trainings: every recipe without a fault, then every fault.
+
+    A training is in float64 with all detail; in float32 too, where the simple rules are asked; and
+    by the fast engine too, where that has the fault. Faults in the twin's code come last, because
+    JAX throws away for them what it has compiled.
+    """
+    runs = []
+    for i in range(len(recipes)):
+        place = _place(folder, str(i), twin)
+        runs.append((place, "", i, twin == BACKENDS[0], True))
+    own = [fault for fault in faults if twin in fault.twins]
+    for fault in sorted(own, key=lambda fault: fault.is_in_code):
+        place = _place(folder, fault.key, twin)
+        i = recipes.index(fault.right)
         runs.append((place, fault.key, i, twin == fault.twins[0], not fault.is_in_code))
-    for place, key, i, is_asked, is_fast in runs:
-        fed = folder / f"{i}.data"
-        yield Job(recipes[i], fed, place, detail=tuple(range(data[i].updates)), fault=key)
-        if is_asked:
-            yield Job(recipes[i].with_dtype("float32"), fed, _rounded(place), fault=key)
-        if is_fast:
-            yield Job(recipes[i], fed, _fast(place), fault=key, engine="fast")
+    for place, key, i, with_rules, with_fast in runs:
+        data_file = folder / f"{i}.data"
+        yield Job(recipes[i], data_file, place, detail=tuple(range(data[i].updates)), fault=key)
+        if with_rules:
+            yield Job(recipes[i].with_dtype("float32"), data_file, _rounded(place), fault=key)
+        if with_fast:
+            yield Job(recipes[i], data_file, _fast(place), fault=key, engine="fast")
 
 
 def _place(folder: Path, name: str, twin: str) -> Path:
@@ -178,28 +180,30 @@ def _fast(place: Path) -> Path:
 
 
 def _fooled(place: Path, oracle: Trace) -> tuple[str, ...]:
+    """The simple rules that call the float32 run equal to the oracle."""
     rounded = Trace.load_unchecked(_rounded(place))
-    return tuple(rule for rule, holds in JUDGES.items() if holds(rounded, oracle))
+    return tuple(rule for rule, holds in RULES.items() if holds(rounded, oracle))
 
 
 def _judge(
     fault: PlantedFault, twin: str, i: int, oracle: Trace, data: PreparedData, folder: Path
 ) -> Outcome:
-    """Hold the twin with the fault against the other one without, and its fast engine against the
-    oracle.
+    """Diagnose the twin with the fault against the other one without, and compare its fast engine
+    with the oracle.
     """
     (other,) = set(BACKENDS) - {twin}
     place = _place(folder, fault.key, twin)
-    traces = Trace.load_unchecked(place), Trace.load_unchecked(_place(folder, str(i), other))
-    found = diagnose(*traces, oracle if fault.is_bounded else None)
-    cause = found.cause.key if found.cause else ""
+    faulty = Trace.load_unchecked(place)
+    right = Trace.load_unchecked(_place(folder, str(i), other))
+    diagnosis = diagnose(faulty, right, oracle if fault.is_bounded else None)
+    cause = diagnosis.cause.key if diagnosis.cause else ""
     fooled = _fooled(place, oracle) if twin == fault.twins[0] else None
     fast = None if fault.is_in_code else _fast_difference(place, oracle, data) is not None
-    return Outcome(fault, twin, found.first, cause, found.off == "a", fooled, fast)
+    return Outcome(fault, twin, diagnosis.first, cause, diagnosis.off == "a", fooled, fast)
 
 
 def _fast_difference(place: Path, oracle: Trace, data: PreparedData) -> Difference | None:
-    """Where the fast engine's run parts from the oracle."""
+    """The first difference of the fast engine's run from the oracle."""
     derive_bounds = float64_bounds(oracle.recipe, data)
     return compare_exactly(Trace.load_unchecked(_fast(place)), oracle, derive_bounds).first
 
@@ -207,14 +211,14 @@ def _fast_difference(place: Path, oracle: Trace, data: PreparedData) -> Differen
 def _without_faults(
     recipes: Sequence[Recipe], data: Sequence[PreparedData], oracles: Sequence[Trace], folder: Path
 ) -> tuple[int, tuple[str, ...], dict[str, int]]:
-    alarms, accepted = [], dict.fromkeys(JUDGES, 0)
+    """`unpatched`, `alarms` and `accepted` of the proof."""
+    alarms = []
+    accepted = dict.fromkeys(RULES, 0)
     for i, oracle in enumerate(oracles):
         a, b = (_place(folder, str(i), twin) for twin in BACKENDS)
-        parted = [diagnose(Trace.load_unchecked(a), Trace.load_unchecked(b), oracle).first]
-        parted += [_fast_difference(place, oracle, data[i]) for place in (a, b)]
-        alarms += [
-            describe_difference(difference) for difference in parted if difference is not None
-        ]
+        differences = [diagnose(Trace.load_unchecked(a), Trace.load_unchecked(b), oracle).first]
+        differences += [_fast_difference(place, oracle, data[i]) for place in (a, b)]
+        alarms += [describe_difference(each) for each in differences if each is not None]
         for rule in _fooled(a, oracle):
             accepted[rule] += 1
     return len(oracles), tuple(alarms), accepted

@@ -1,6 +1,4 @@
-"""What a twin may wrongly be fed: other rows, labels, masks or initial parameters than those
-prepared.
-"""
+"""Wrong feeds: rows, labels, masks or initial parameters that differ from the prepared ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -27,20 +25,21 @@ __all__ = [
 ]
 
 Feed = Callable[[Recipe, PreparedData], PreparedData]
-"""From a recipe and its data to what the twin is fed in its place."""
+"""Makes, from a recipe and its data, the data that the twin is fed instead."""
 
 DrawnBatches = Callable[[int], Batches]
 DrawnMasks = Callable[[int], list[NDArray[np.bool_]]]
+ChangeBatches = Callable[[DrawnBatches, int], Batches]
+ChangeMasks = Callable[[DrawnMasks, int], list[NDArray[np.bool_]]]
+"""Takes the function that draws, and the epoch, counted from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fed(PreparedData):
-    """Data whose batches and masks are changed once they are drawn."""
+    """Data whose batches and masks are changed after they are drawn."""
 
-    change_batches: Callable[[DrawnBatches, int], Batches] = lambda drawn, epoch: drawn(epoch)
-    change_masks: Callable[[DrawnMasks, int], list[NDArray[np.bool_]]] = lambda drawn, epoch: drawn(
-        epoch
-    )
+    change_batches: ChangeBatches = lambda drawn, epoch: drawn(epoch)
+    change_masks: ChangeMasks = lambda drawn, epoch: drawn(epoch)
 
     def batches(self, epoch: int) -> Batches:
         """The changed batches of an epoch, counted from 0."""
@@ -51,11 +50,11 @@ class _Fed(PreparedData):
         return self.change_masks(super().masks, epoch)
 
 
-def _with_batches(change: Callable[[DrawnBatches, int], Batches]) -> Feed:
+def _with_batches(change: ChangeBatches) -> Feed:
     return lambda recipe, data: _Fed(**_content(data), change_batches=change)
 
 
-def _with_masks(change: Callable[[DrawnMasks, int], list[NDArray[np.bool_]]]) -> Feed:
+def _with_masks(change: ChangeMasks) -> Feed:
     return lambda recipe, data: _Fed(**_content(data), change_masks=change)
 
 
@@ -64,31 +63,29 @@ def _content(data: PreparedData) -> dict[str, Any]:
 
 
 def _without_last(drawn: DrawnBatches, epoch: int) -> Batches:
-    """Only full batches; an epoch goes on with those of the next, so that there are as many
-    updates.
-    """
-    length, full = len(drawn(0).count_T), int((drawn(0).count_T == drawn(0).rows_TB.shape[1]).sum())
+    """Full batches alone. An epoch goes on with those of the next, and has as many updates."""
+    first = drawn(0)
+    length = len(first.count_T)
+    full = int((first.count_T == first.rows_TB.shape[1]).sum())
     places = [divmod(update, full) for update in range(epoch * length, (epoch + 1) * length)]
-    return Batches(
-        *(
-            np.stack([drawn(e)[field][t] for e, t in places])
-            for field in range(len(Batches._fields))
-        )
-    )
+
+    def stack(field: int) -> NDArray[Any]:
+        return np.stack([drawn(of_epoch)[field][t] for of_epoch, t in places])
+
+    return Batches(*map(stack, range(len(Batches._fields))))
 
 
 def _all_count(drawn: DrawnBatches, epoch: int) -> Batches:
-    found = drawn(epoch)
-    full_TB = np.ones_like(found.weight_TB)
-    return found._replace(weight_TB=full_TB, count_T=full_TB.sum(axis=1).astype(np.int64))
+    batches = drawn(epoch)
+    full_TB = np.ones_like(batches.weight_TB)
+    return batches._replace(weight_TB=full_TB, count_T=full_TB.sum(axis=1).astype(np.int64))
 
 
 def _with_replacement(drawn: DrawnBatches, epoch: int) -> Batches:
-    found = drawn(epoch)
-    rows = int((found.count_T).sum())
-    return found._replace(
-        rows_TB=np.random.default_rng(epoch).integers(rows, size=found.rows_TB.shape)
-    )
+    batches = drawn(epoch)
+    rows = int(batches.count_T.sum())
+    rows_TB = np.random.default_rng(epoch).integers(rows, size=batches.rows_TB.shape)
+    return batches._replace(rows_TB=rows_TB)
 
 
 order_of_next_epoch: Feed = _with_batches(lambda drawn, epoch: drawn(epoch + 1))
@@ -100,12 +97,12 @@ masks_of_next_epoch: Feed = _with_masks(lambda drawn, epoch: drawn(epoch + 1))
 
 
 def shifted_labels(recipe: Recipe, data: PreparedData) -> PreparedData:
-    """Each row with the label of the row before it."""
+    """Each row has the label of the row before it."""
     return replace(data, train_y_N=np.roll(data.train_y_N, 1))
 
 
 def features_by(change: Callable[[PreparedData, NDArray[np.float64]], NDArray[np.float64]]) -> Feed:
-    """All features changed: (data, x) -> x."""
+    """A feed that changes all features: (data, x) -> x."""
     return lambda recipe, data: replace(
         data,
         train_x_ND=change(data, data.train_x_ND),
@@ -121,10 +118,13 @@ def one_not_a_number(recipe: Recipe, data: PreparedData) -> PreparedData:
 
 
 def parameters_by(change: Callable[[str, NDArray[np.float64]], NDArray[np.float64]]) -> Feed:
-    """All initial parameters changed: (name, array) -> array."""
-    return lambda recipe, data: replace(
-        data, parameters={n: change(n, array) for n, array in data.parameters.items()}
-    )
+    """A feed that changes all initial parameters: (name, array) -> array."""
+
+    def feed(recipe: Recipe, data: PreparedData) -> PreparedData:
+        changed = {name: change(name, array) for name, array in data.parameters.items()}
+        return replace(data, parameters=changed)
+
+    return feed
 
 
 def other_seed(recipe: Recipe, data: PreparedData) -> PreparedData:

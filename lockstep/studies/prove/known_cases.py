@@ -1,4 +1,4 @@
-"""Pairs of traces of which it is known whether they are equal: what a comparison must get right."""
+"""Pairs of traces whose equality is known, which a comparison must judge right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,44 +27,46 @@ def _as_it_is(trace: Trace) -> Trace:
 
 @dataclass(frozen=True)
 class Case:
-    """A right run against itself, edited: `both` is done to both sides, `edit` to the second.
-
-    Where it is `rewritten`, the second file was compared before it was edited; where it is `cut`,
-    it lacks its end.
-    """
+    """A right run against itself, edited."""
 
     text: str
     edit: Edit = _as_it_is
+    """What is done to the second side."""
     both: Edit = _as_it_is
+    """What is done to both sides, before `edit`."""
     dtype: str = "float64"
     are_equal: bool = False
     rewritten: bool = False
+    """Whether the second file was compared before it was edited."""
     cut: bool = False
+    """Whether the second file lacks its end."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A case's two files, and what the second holds before and after the edit."""
+    """The two files of a case."""
 
     a: Path
     b: Path
     before: bytes
+    """What the second file holds before the edit."""
     after: bytes
+    """What the second file holds after the edit."""
 
 
 def written(case: Case, folder: Path) -> Pair:
-    """The case in a new folder."""
+    """The files of a case, in a new folder."""
     folder.mkdir()
     right = case.both(_right_run(case.dtype))
-    one = {
+    arrays = {
         name: _stored(name, array, case.dtype)
         for name, array in right.arrays.items()
         if not name.startswith("bounds/")
     }
-    a, b = folder / "a.trace", folder / "b.trace"
-    replace(
-        right, header=right.header | {"backend": "torch", "dtype": case.dtype}, arrays=one
-    ).save(a)
+    header = right.header | {"backend": "torch", "dtype": case.dtype}
+    a = folder / "a.trace"
+    b = folder / "b.trace"
+    replace(right, header=header, arrays=arrays).save(a)
     case.edit(right).save(b)
     after = b.read_bytes()
     right.save(b)
@@ -72,14 +74,16 @@ def written(case: Case, folder: Path) -> Pair:
 
 
 def _stored(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """As a twin's trace holds it: metrics stay float64, and labels whole numbers."""
+    """The array as a twin's trace has it: metrics stay float64, and labels whole numbers."""
     is_float = array.dtype.kind == "f" and not name.startswith("epochs/")
     return array.astype(dtype) if is_float else array
 
 
 @cache
 def _right_run(dtype: str) -> Trace:
-    """The oracle's of 6 updates of one layer, with bounds in float32, and one update in detail."""
+    """The oracle's run of 6 updates of one layer, with one update in detail; in float32 with
+    bounds.
+    """
     small = {
         "model.hidden": (),
         "training.epochs": 2,
@@ -87,23 +91,26 @@ def _right_run(dtype: str) -> Trace:
         "average.decay": 0.9,
     }
     recipe = Recipe().with_values(BASE | small)
-    return train_oracle(
-        recipe, prepare(recipe), watch=Watch(detail=(3,)), bounds=dtype == "float32"
-    )
+    watch = Watch(detail=(3,))
+    return train_oracle(recipe, prepare(recipe), watch=watch, bounds=dtype == "float32")
 
 
 def _array(name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Edit:
-    return lambda trace: replace(
-        trace, arrays=trace.arrays | {name: change(trace.arrays[name].copy())}
-    )
+    def edit(trace: Trace) -> Trace:
+        changed = change(trace.arrays[name].copy())
+        return replace(trace, arrays=trace.arrays | {name: changed})
+
+    return edit
 
 
-def _element(name: str, change: Callable[[Any], Any], place: Any = (0, 0)) -> Edit:
-    def put(array: NDArray[Any]) -> NDArray[Any]:
+def _element(
+    name: str, change: Callable[[Any], Any], place: int | tuple[int, int] = (0, 0)
+) -> Edit:
+    def change_element(array: NDArray[Any]) -> NDArray[Any]:
         array[place] = change(array[place])
         return array
 
-    return _array(name, put)
+    return _array(name, change_element)
 
 
 def _more(by: float) -> Callable[[Any], Any]:
@@ -119,7 +126,8 @@ def _put(value: float) -> Callable[[Any], Any]:
 
 
 def _opposite(array: NDArray[Any]) -> NDArray[Any]:
-    array[0, 0], array[1, 1] = array[0, 0] + 1e-3, array[1, 1] - 1e-3
+    array[0, 0] += 1e-3
+    array[1, 1] -= 1e-3
     return array
 
 
@@ -188,4 +196,4 @@ CASES = (
     ),
     Case("a file without its end", cut=True),
 )
-"""What every right comparison gets right."""
+"""The cases, all of which a right comparison judges right."""

@@ -1,4 +1,4 @@
-"""A worker's side of the proof: train a twin with a fault in it, or in its library."""
+"""Trainers for a worker of the proof: they plant a fault in a twin, or in its library."""
 
 import multiprocessing
 import os
@@ -23,36 +23,39 @@ __all__ = ["planting", "planting_in_library"]
 def planting(
     train: Callable[..., Trace], planted: Callable[[str], AbstractContextManager[None]]
 ) -> Callable[..., Trace]:
-    """A twin's `train` that takes the key of a fault too, "" for none.
+    """A twin's `train` that also takes the key of a fault, "" for none.
 
-    The trace says that it is of the right recipe and data, as that of a program with a fault does.
+    The trace claims the right recipe and data, as the trace of a faulty program does.
 
     Args:
-        train: of the twin.
-        planted: of the twin's `faults`.
+        train: the twin's own `train`.
+        planted: the twin's `proof.faults.planted`, which plants a fault in its code.
     """
 
     def train_planted(recipe: Recipe, data: PreparedData, *, fault: str, **options: Any) -> Trace:
-        chosen = FAULTS.get(fault)
-        taken = recipe.with_values(chosen.wrong) if chosen else recipe
-        fed = chosen.feed(recipe, data) if chosen and chosen.feed else data
+        trained_recipe = recipe
+        trained_data = data
+        if fault in FAULTS:
+            trained_recipe = recipe.with_values(FAULTS[fault].wrong)
+            feed = FAULTS[fault].feed
+            trained_data = feed(recipe, data) if feed else data
         with planted(fault):
-            trace = train(taken, fed, **options)
-        said = {"recipe": recipe.as_dict(), "recipe_hash": recipe.hash, "data_hash": data.hash}
-        return replace(trace, header=trace.header | said)
+            trace = train(trained_recipe, trained_data, **options)
+        claims = {"recipe": recipe.as_dict(), "recipe_hash": recipe.hash, "data_hash": data.hash}
+        return replace(trace, header=trace.header | claims)
 
     return train_planted
 
 
 def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
-    """A twin's `train` that takes the key of a library's fault too, "" for none.
+    """A twin's `train` that also takes the key of a library's fault, "" for none.
 
     Every fault has a process of its own, which plants it before it imports the twin. Where the
-    system can, it is forked from one that has loaded the library and no more.
+    system can, the process is forked from one that has loaded the library alone.
 
     Args:
-        package: of the twin.
-        engine: where a training does not say.
+        package: the twin's package.
+        engine: the engine of a training that does not name one.
     """
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
@@ -69,13 +72,8 @@ def planting_in_library(package: str, engine: str) -> Callable[..., Trace]:
             pools[fault] = ProcessPoolExecutor(
                 1, context, initializer=_plant, initargs=(package, fault)
             )
-        training = pools[fault].submit(
-            _train,
-            package,
-            recipe,
-            data,
-            {"engine": engine, "watch": replace(watch, progress=None)} | options,
-        )
+        options = {"engine": engine, "watch": replace(watch, progress=None)} | options
+        training = pools[fault].submit(_train, package, recipe, data, options)
         try:
             trace = training.result()
         except Exception as error:
@@ -96,7 +94,7 @@ def _plant(package: str, fault: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's process would wait for work for ever where the one that started it was killed."""
+    """End this process when the one that started it is killed; else it waits for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -104,8 +102,7 @@ def _end_with_parent() -> None:
 
 
 def _train(package: str, recipe: Recipe, data: PreparedData, options: dict[str, Any]) -> Trace:
-    # loaded after the fault is planted, with the twin
-    trace: Trace = import_module("lockstep.run.engine").train(
-        recipe, data, package=package, **options
-    )
+    # the engine imports the twin, which must follow the planting
+    engine = import_module("lockstep.run.engine")
+    trace: Trace = engine.train(recipe, data, package=package, **options)
     return trace

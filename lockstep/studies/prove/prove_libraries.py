@@ -1,6 +1,4 @@
-"""Plant every fault in its library, train as `lockstep run` does with either engine, and see what
-is found.
-"""
+"""Plant every fault in its library, train as `lockstep run` does with either engine, and judge."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,36 +23,38 @@ __all__ = ["ENGINES", "PROCESSES", "LibraryOutcome", "prove_libraries"]
 
 ENGINES = ("plain", "fast")
 PROCESSES = {"torch": 1, "jax": 2}
-"""Of each twin: JAX compiles every fault anew."""
+"""Twin -> how many processes train it; JAX has more, because it compiles every fault anew."""
 
 
 @dataclass(frozen=True)
 class LibraryOutcome:
-    """What was found of one library's fault in the float64 run of one engine: the first difference
-    from the oracle, whether any bit is another than without the fault, and why the run could not be
-    made, "" where it could."""
+    """The float64 run of one engine with one library's fault."""
 
     fault: LibraryFault
     engine: str
     first: Difference | None
+    """The first difference from the oracle."""
     is_reached: bool
+    """Whether any bit differs from the run without the fault."""
     error: str = ""
+    """Why there is no run."""
 
     @property
     def is_right(self) -> bool:
-        """Where the engine comes by the fault it is found at its place, and elsewhere it changes no
-        bit.
+        """Whether the run parts at the fault's place, or has the right bits if the engine does not
+        reach the function.
         """
         place = self.fault.places[self.engine]
         if self.error or self.is_reached != (place is not None):
             return False
-        return place == (None if self.first is None else (self.first.update, self.first.stage))
+        if self.first is None:
+            return place is None
+        return place == (self.first.update, self.first.stage)
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """A recipe to plant faults on: its data, and the oracle's float64 trace, with what bounds the
-    rounding around it."""
+    """What the runs of a recipe need: its data, the oracle's float64 trace, and its bounds."""
 
     data: PreparedData
     oracle: Trace
@@ -71,68 +71,60 @@ def prove_libraries(
         report: told of each process's progress.
 
     Raises:
-        InputError: a framework that is not installed, or runs without a fault that cannot be made.
+        InputError: a framework is not installed, or a run without a fault cannot be made.
     """
-    settings = {
-        recipe: _setting(recipe) for recipe in dict.fromkeys(fault.right for fault in faults)
-    }
+    recipes = list(dict.fromkeys(fault.right for fault in faults))
+    settings = [_setting(recipe) for recipe in recipes]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for i, setting in enumerate(settings.values()):
+        for i, setting in enumerate(settings):
             setting.data.save(folder / f"{i}.data")
-        shares: list[tuple[str, list[Job]]] = []
+        twins: list[str] = []
+        shares: list[list[Job]] = []
         for twin in BACKENDS:
-            processes = list(_jobs(faults, list(settings), twin, folder))
-            many = PROCESSES[twin]
-            shares += [
-                (twin, list(chain.from_iterable(processes[i::many])))
-                for i in range(many)
-                if processes[i:]
-            ]
-        with Team([twin for twin, _ in shares], threads=1, plants="library") as team:
-            team.begin({name: jobs for name, (_, jobs) in zip(team.names, shares)}, report)
+            jobs_of_processes = list(_jobs(faults, recipes, twin, folder))
+            for i in range(min(PROCESSES[twin], len(jobs_of_processes))):
+                twins.append(twin)
+                shares.append(list(chain.from_iterable(jobs_of_processes[i :: PROCESSES[twin]])))
+        with Team(twins, threads=1, plants="library") as team:
+            team.begin(dict(zip(team.names, shares)), report)
             errors = team.finish()
-        places = list(settings)
-        return tuple(
-            _outcome(
-                fault, engine, settings[fault.right], places.index(fault.right), folder, errors
-            )
-            for fault in faults
-            for engine in ENGINES
-        )
+        outcomes: list[LibraryOutcome] = []
+        for fault in faults:
+            i = recipes.index(fault.right)
+            outcomes += [
+                _outcome(fault, engine, settings[i], i, folder, errors) for engine in ENGINES
+            ]
+    return tuple(outcomes)
 
 
 def _setting(recipe: Recipe) -> _Setting:
-    data, exact = prepare(recipe), recipe.with_dtype("float64")
+    data = prepare(recipe)
+    exact = recipe.with_dtype("float64")
     return _Setting(data, train_oracle(exact, data, bounds=False), float64_bounds(exact, data))
 
 
 def _jobs(
     faults: Sequence[LibraryFault], recipes: Sequence[Recipe], twin: str, folder: Path
 ) -> Iterator[list[Job]]:
-    """The trainings of each process of a twin: a recipe without a fault, then each fault, with both
-    engines.
+    """The jobs of each process of a twin: each recipe without a fault, then each fault, both
+    with both engines.
     """
-    mine = [fault for fault in faults if fault.twin == twin]
-    right = [
-        (_name(recipes.index(recipe), twin), "", recipe)
-        for recipe in dict.fromkeys(f.right for f in mine)
-    ]
-    for name, key, recipe in right + [(fault.key, fault.key, fault.right) for fault in mine]:
+    own = [fault for fault in faults if fault.twin == twin]
+    used = dict.fromkeys(fault.right for fault in own)
+    runs = [(_name(recipes.index(recipe), twin), "", recipe) for recipe in used]
+    runs += [(fault.key, fault.key, fault.right) for fault in own]
+    for name, key, recipe in runs:
         data = folder / f"{recipes.index(recipe)}.data"
+        exact = recipe.with_dtype("float64")
         yield [
-            Job(
-                recipe.with_dtype("float64"),
-                data,
-                _place(folder, name, engine),
-                fault=key,
-                engine=engine,
-            )
+            Job(exact, data, _place(folder, name, engine), fault=key, engine=engine)
             for engine in ENGINES
         ]
 
 
 def _name(i: int, twin: str) -> str:
+    """The name of a twin's runs of recipe i without a fault."""
     return f"{i}.{twin}"
 
 
@@ -151,14 +143,13 @@ def _outcome(
     place = _place(folder, fault.key, engine)
     if place in errors:
         return LibraryOutcome(fault, engine, None, True, errors[place])
-    trace, right = (
-        Trace.load_unchecked(path) for path in (place, _place(folder, _name(i, fault.twin), engine))
-    )
+    trace = Trace.load_unchecked(place)
+    right = Trace.load_unchecked(_place(folder, _name(i, fault.twin), engine))
     first = compare_exactly(trace, setting.oracle, setting.derive_bounds).first
     return LibraryOutcome(fault, engine, first, not _same_bits(trace, right))
 
 
 def _same_bits(a: Trace, b: Trace) -> bool:
-    """Of all that is judged: a prediction through the trained model is not."""
+    """Whether all that is judged has the same bits; predictions of the trained model are not."""
     names = [name for name in a.arrays if not name.startswith("prediction/")]
     return all(np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for name in names)
