@@ -75,8 +75,9 @@ def with_figures(page: Page, values: Figures, versions: Mapping[str, str]) -> Pa
         package: tuple(sorted({*numbers, own[package]}, key=Version))
         for package, numbers in page.measured.items()
     }
-    old, new = describe_versions(page.measured), describe_versions(measured)
-    return parse_page(page.slug, text.replace(f"**Measured** {old}\n", f"**Measured** {new}\n", 1))
+    old = f"**Measured** {describe_versions(page.measured)}\n"
+    new = f"**Measured** {describe_versions(measured)}\n"
+    return parse_page(page.slug, text.replace(old, new, 1))
 
 
 def main(slugs: Sequence[str]) -> int:

@@ -535,9 +535,9 @@ def train_torch(recipe: Torch) -> Tensors:
         linear.bias.data = torch.from_numpy(start[f"bias{i}"].copy())
         linears.append(linear)
     net = torch.nn.Sequential(linears[0], recipe.layer(), linears[1])
-    optimizer = recipe.optimizer(list(net.parameters()), lr=RATE)
-    optimizers = list(optimizer) if isinstance(optimizer, tuple) else [optimizer]
-    scheduler = recipe.schedule(optimizer) if recipe.schedule else None
+    one_or_two = recipe.optimizer(list(net.parameters()), lr=RATE)
+    optimizers = list(one_or_two) if isinstance(one_or_two, tuple) else [one_or_two]
+    scheduler = recipe.schedule(optimizers[0]) if recipe.schedule else None
     for update in range(UPDATES):
         rows = slice(update % 3 * ROWS, (update % 3 + 1) * ROWS)
         net.zero_grad()

@@ -64,11 +64,11 @@ Pages = dict[str, str]
 # --- the navigation
 
 
-def navigation(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def navigation(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The `nav` of mkdocs.yml with every folder ("atlas/") replaced by its pages."""
     expanded: list[dict[str, Any]] = []
-    for entry in entries:
-        ((title, target),) = entry.items()
+    for item in items:
+        ((title, target),) = item.items()
         if isinstance(target, list):
             expanded.append({title: navigation(target)})
         elif target.endswith("/"):
@@ -78,11 +78,11 @@ def navigation(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return expanded
 
 
-def paths_of(entries: list[Any]) -> list[str]:
+def paths_of(items: list[Any]) -> list[str]:
     """Every path of an expanded navigation."""
     paths: list[str] = []
-    for entry in entries:
-        target = entry if isinstance(entry, str) else next(iter(entry.values()))
+    for item in items:
+        target = item if isinstance(item, str) else next(iter(item.values()))
         paths += [target] if isinstance(target, str) else paths_of(target)
     return paths
 

@@ -82,10 +82,8 @@ def _prepare(work: dict[str, Any], recipe: dict[str, Any], data: list[str]) -> P
     from lockstep.recipe import Recipe
 
     members = [PreparedData.load(Path(path)) for path in data]
-    prepared: Prepared = make(work["contender"])(
-        Recipe.from_dict(recipe), members, work["device"], work["threads"]
-    )
-    return prepared
+    prepare = make(work["contender"])
+    return prepare(Recipe.from_dict(recipe), members, work["device"], work["threads"])
 
 
 def _prove(work: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def require_common(recipe: Recipe) -> None:
     Raises:
         Unable: with the part of the recipe that a contender lacks.
     """
-    model, optimizer = recipe.model, recipe.optimizer
+    model = recipe.model
+    optimizer = recipe.optimizer
     if (
         recipe.loss != Loss()
         or model.activation != "relu"
@@ -90,5 +91,9 @@ def members_of(blocks: list[dict[str, Any]], number: int) -> list[dict[str, Any]
     members: list[dict[str, Any]] = []
     for block in blocks:
         size = len(next(iter(block.values())))
-        members += [{name: array[s] for name, array in block.items()} for s in range(size)]
+        members += [_take(block, s) for s in range(size)]
     return members[:number]
+
+
+def _take(block: dict[str, Any], s: int) -> dict[str, Any]:
+    return {name: array[s] for name, array in block.items()}

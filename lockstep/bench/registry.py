@@ -1,13 +1,17 @@
 """Every contender by name. None of their packages is loaded here."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep.backends import TWINS
 from lockstep.diagnose.compare import SEMANTICS
+
+if TYPE_CHECKING:
+    from lockstep.bench.prepared import Prepared
 
 __all__ = ["ALWAYS", "CONTENDERS", "ENSEMBLES", "GROUPS", "Entry", "chosen", "is_there", "make"]
 
@@ -128,9 +132,9 @@ def is_there(name: str) -> bool:
     return not CONTENDERS[name].make.startswith("benchmarks.") or CHECKOUT.is_dir()
 
 
-def make(name: str) -> Any:
+def make(name: str) -> "Callable[..., Prepared]":
     """The function that prepares a contender."""
     path, _, argument = CONTENDERS[name].make.partition(":")
     module, _, function = path.rpartition(".")
-    prepare = getattr(import_module(module), function)
+    prepare: Callable[..., Any] = getattr(import_module(module), function)
     return prepare(argument) if argument else prepare

@@ -71,8 +71,8 @@ def compare(
 
     if junit is not None:
         check_output(junit, JUNIT, option="--junit", inputs=[a, b, names_file, *noise])
-    names = str(a), str(b)
-    with refusals_in(junit, names):
+    sides = str(a), str(b)
+    with refusals_in(junit, sides):
         pair = load_pair(a, b, names_file, noise)
         comparison = diagnose.compare(pair.a, pair.b, pair.bounds)
     if pair.oracle is None:  # own loops, which may be set as they like
@@ -80,9 +80,9 @@ def compare(
             echo(f"set differently: {printable(name)}: {' and '.join(map(printable, values))}")
     for note in pair.notes:
         echo(printable(note))
-    print_comparison(comparison, names, make_console())
+    print_comparison(comparison, sides, make_console())
     if junit is not None:
-        write_file(junit, junit_comparison(comparison, names), JUNIT)
+        write_file(junit, junit_comparison(comparison, sides), JUNIT)
     return EXIT_STATUS[comparison.verdict]
 
 
@@ -128,7 +128,7 @@ def names(a: Path, b: Path, out: Path, settled: Path | None) -> int:
 
 
 @contextmanager
-def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
+def refusals_in(junit: Path | None, sides: tuple[str, str]) -> Iterator[None]:
     """Write a refusal to the JUnit file too, so that nobody takes an older result for this one."""
     from lockstep.files.outputs import write_file
     from lockstep.report.junit import JUNIT, junit_error
@@ -137,7 +137,7 @@ def refusals_in(junit: Path | None, names: tuple[str, str]) -> Iterator[None]:
         yield
     except InputError as error:
         if junit is not None:
-            write_file(junit, junit_error(str(error), names), JUNIT)
+            write_file(junit, junit_error(str(error), sides), JUNIT)
         raise
 
 

@@ -257,7 +257,8 @@ def _html(curves: Sequence[Curve]) -> str:
         texts = [_gap(first.name, first, other.name, other) for other in others]
         paragraphs = "".join(f"<p>{_plain(text)}</p>" for text in texts)
         gaps = f"<h2>Apart from {_plain(first.name)}</h2><div id='apart'></div>{paragraphs}"
-    gaps += "".join(f"<p>{_plain(note)}</p>" for note in _notes({c.name: c for c in curves}))
+    by_name = {curve.name: curve for curve in curves}
+    gaps += "".join(f"<p>{_plain(note)}</p>" for note in _notes(by_name))
     return PAGE.format(
         title=_plain(" and ".join(curve.name for curve in curves)),
         plotly=plotly_script(),

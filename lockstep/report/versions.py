@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -92,28 +93,30 @@ def versions_json(rows: Sequence[Row], origins: Sequence[Origin], against: str) 
     content = {
         "schema": "lockstep.versions/1",
         "against": against,
-        "combinations": [
-            {
-                "versions": dict(row.combination.versions),
-                "verdict": row.change.words,
-                "fault": row.fault,
-                "stages": {stage: change.words for stage, change in row.stages.items()},
-                "findings": [finding_json(finding) for finding in row.findings],
-            }
-            for row in rows
-        ],
-        "origins": [
-            {
-                "recipe": origin.recipe,
-                "change": origin.change.words,
-                "without": dict(origin.without.versions),
-                "with": dict(origin.with_it.versions),
-                "untried": [dict(combination.versions) for combination in origin.untried],
-            }
-            for origin in origins
-        ],
+        "combinations": [_row_json(row) for row in rows],
+        "origins": [_origin_json(origin) for origin in origins],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "versions": dict(row.combination.versions),
+        "verdict": row.change.words,
+        "fault": row.fault,
+        "stages": {stage: change.words for stage, change in row.stages.items()},
+        "findings": [finding_json(finding) for finding in row.findings],
+    }
+
+
+def _origin_json(origin: Origin) -> dict[str, Any]:
+    return {
+        "recipe": origin.recipe,
+        "change": origin.change.words,
+        "without": dict(origin.without.versions),
+        "with": dict(origin.with_it.versions),
+        "untried": [dict(combination.versions) for combination in origin.untried],
+    }
 
 
 def _stages(rows: Sequence[Row]) -> list[str]:

@@ -98,27 +98,32 @@ def _observations(recipe: Recipe, traces: Mapping[str, Trace]) -> list[str]:
     for epoch in range(epochs):
         train_pair = pair(traces, "train_loss", epoch)
         held_out_pair = pair(traces, "held_out_loss", epoch)
-        losses = [*train_pair, *held_out_pair]
         train = train_pair[0]
         held_out = held_out_pair[0]
-        if np.isnan(losses).any():
-            words = "not a number"
-        elif np.isinf(losses).any():
-            words = "infinite"
+        losses = [*train_pair, *held_out_pair]
+        if not np.isfinite(losses).all():
+            words = "not a number" if np.isnan(losses).any() else "infinite"
         elif peak >= (epoch + 1) * length:
             words = "warming up"
         elif peak >= epoch * length and peak > 0:
             words = "peak reached"
-        elif train > 1.01 * before:
-            words = "loss rises"
-        elif held_out > 1.01 * best and train < before:
-            words = "overfitting"
         else:
-            words = "converging" if train < 0.99 * before else "steady"
+            words = _course(train, before, held_out, best)
         observations.append(words)
         before = train
         best = min(best, held_out)
     return observations
+
+
+def _course(train: float, before: float, held_out: float, best: float) -> str:
+    """How the loss goes on: the training loss against the one before it, and the held-out loss
+    against the best so far.
+    """
+    if train > 1.01 * before:
+        return "loss rises"
+    if held_out > 1.01 * best and train < before:
+        return "overfitting"
+    return "converging" if train < 0.99 * before else "steady"
 
 
 def _peak_update(recipe: Recipe, rates_ET: NDArray[Any]) -> int:

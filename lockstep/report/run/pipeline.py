@@ -1,6 +1,7 @@
 """The five stages from rows to updates, and what each did to this run's numbers."""
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def _data_loading(data: PreparedData, raw: Table) -> Stage:
     facts = (
         Fact("to train on", f"{rows} rows x {features} features"),
         Fact("held out in addition", f"{len(data.held_out_y_N)} rows"),
-        *(Fact(*described) for described in describe_targets(data)),
+        *starmap(Fact, describe_targets(data)),
         Fact("first row", _cells(raw.columns, raw.row(0))),
         Fact(*first_target(raw)),
     )
@@ -116,7 +117,7 @@ def _preprocessing(data: PreparedData, raw: Table) -> Stage:
         Fact("after", _cells(data.columns, x_ND[0])),
         Fact("mean achieved", f"at most {furthest} away from 0 in any column"),
         Fact("deviation achieved", f"{number(std_D.min(), 6)} to {number(std_D.max(), 6)}"),
-        *(Fact(*described) for described in target_before_and_after(data)),
+        *starmap(Fact, target_before_and_after(data)),
     ]
     facts += [Fact("warning", name(warning, 120)) for warning in data.warnings[:3]]
     if len(data.warnings) > 3:

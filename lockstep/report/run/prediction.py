@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.data_prep import IGNORED, PreparedData
 from lockstep.numbers import difference, name, number
@@ -43,8 +45,8 @@ def predict_first_held_out(
     layers = [
         LayerRow(
             layer,
-            tuple(float(value) for value in np.ravel(torch[layer])),
-            tuple(float(value) for value in np.ravel(jax[layer])),
+            _floats(torch[layer]),
+            _floats(jax[layer]),
             difference(torch[layer], jax[layer]),
         )
         for layer in torch
@@ -56,6 +58,10 @@ def predict_first_held_out(
         unit = f" ({number(data.target_mean)} + {number(data.target_scale)} x the last layer)"
     predicted = f"Predicted by torch: {by_torch}; by jax: {by_jax}{unit}."
     return Prediction(tuple(layers), predicted, _truth(recipe, data))
+
+
+def _floats(array: NDArray[Any]) -> tuple[float, ...]:
+    return tuple(np.ravel(array).astype(float).tolist())
 
 
 def _answer(recipe: Recipe, data: PreparedData, last_layer: Sequence[float]) -> str:

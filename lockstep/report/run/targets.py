@@ -92,7 +92,7 @@ def describe_loss(loss: Loss) -> str:
 def _in_short(value: Any) -> str:
     """A knob's value: a number, the first few of several, or a name."""
     if isinstance(value, tuple):
-        return ", ".join(f"{number:g}" for number in value[:LISTED])
+        return ", ".join(f"{part:g}" for part in value[:LISTED])
     return f"{value:g}" if isinstance(value, float) else name(value)
 
 

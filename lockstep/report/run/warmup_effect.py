@@ -88,7 +88,8 @@ def _effect_sentence(
         return (
             "Both runs have the same learning rate at every update, so this warmup changes nothing."
         )
-    first, early, late = rows[0], rows[5], rows[6]
+    first = rows[0]
+    early, late = rows[5:]
     return (
         f"{first_update(first.with_warmup[0], first.without[0])} "
         f"After epoch 1 the held-out loss {_compared(early)}; at the end it {_compared(late)}."

@@ -320,7 +320,10 @@ def find_pages(pages: Sequence[Page], words: Iterable[str]) -> list[Page]:
     for page in pages:
         if _plain(page.slug) == phrase:
             return [page]
-    scored = [(min((_score(page, word) for word in searched), default=0), page) for page in pages]
+    scored = []
+    for page in pages:
+        scores = [_score(page, word) for word in searched]
+        scored.append((min(scores, default=0), page))
     scored.sort(key=lambda item: -item[0])
     matching = [page for score, page in scored if score > 0]
     if not matching:

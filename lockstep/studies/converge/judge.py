@@ -16,8 +16,7 @@ Each false verdict has at most probability alpha: *equivalent* where |d| is M or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,26 +89,9 @@ def judge(
     """
     a_S = np.asarray(a_S, np.float64)
     b_S = np.asarray(b_S, np.float64)
-    means = (float(a_S.mean()), float(b_S.mean()))
-    shared: dict[str, Any] = {
-        "metric": metric,
-        "means": means,
-        "deviations": (float(a_S.std(ddof=1)), float(b_S.std(ddof=1))),
-        "margin": margin,
-        "paired": paired,
-    }
+    unjudged = _unjudged(metric, a_S, b_S, margin, paired)
     if not (np.isfinite(a_S).all() and np.isfinite(b_S).all()):
-        unbounded = (-np.inf, np.inf)
-        return Judgement(
-            **shared,
-            word="inconclusive",
-            difference=means[1] - means[0],
-            interval=unbounded,
-            bootstrap=unbounded,
-            p_equivalent=1.0,
-            p_different=1.0,
-            power=Power(0.0, 0.0, np.inf, 0.0),
-        )
+        return unjudged
     samples = [b_S - a_S] if paired else [b_S, -a_S]
     d = float(sum(sample_S.mean() for sample_S in samples))
     error, freedom = _standard_error(samples)
@@ -126,8 +108,8 @@ def judge(
     elif p_different < alpha / together and (wide[0] > margin or wide[1] < -margin):
         word = "different"
     half = float(stats.t.isf(alpha, freedom)) * error
-    return Judgement(
-        **shared,
+    return replace(
+        unjudged,
         word=word,
         difference=d,
         interval=(d - half, d + half),
@@ -135,6 +117,32 @@ def judge(
         p_equivalent=p_equivalent,
         p_different=p_different,
         power=_power(margin, error, freedom, alpha, alpha / together, power),
+    )
+
+
+def _unjudged(
+    metric: str,
+    a_S: NDArray[np.float64],
+    b_S: NDArray[np.float64],
+    margin: float,
+    paired: bool,
+) -> Judgement:
+    """The judgement of samples of which nothing can be shown."""
+    means = (float(a_S.mean()), float(b_S.mean()))
+    unbounded = (-np.inf, np.inf)
+    return Judgement(
+        metric=metric,
+        word="inconclusive",
+        means=means,
+        deviations=(float(a_S.std(ddof=1)), float(b_S.std(ddof=1))),
+        difference=means[1] - means[0],
+        interval=unbounded,
+        bootstrap=unbounded,
+        p_equivalent=1.0,
+        p_different=1.0,
+        margin=margin,
+        power=Power(0.0, 0.0, np.inf, 0.0),
+        paired=paired,
     )
 
 
@@ -156,7 +164,9 @@ def _standard_error(samples: Sequence[NDArray[np.float64]]) -> tuple[float, floa
     square = sum(squares)
     if square == 0:
         return 0.0, float(sum(freedoms))
-    return square**0.5, square**2 / sum(v**2 / n for v, n in zip(squares, freedoms))
+    return square**0.5, square**2 / sum(
+        part**2 / freedom for part, freedom in zip(squares, freedoms)
+    )
 
 
 def _tail(excess: float, error: float, freedom: float) -> float:

@@ -1,7 +1,7 @@
 """A study trains many seeds in both frameworks, with own draws and with shared ones, and judges."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -129,14 +129,7 @@ def converge(
     data = prepare(recipe)
     contrast = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
     span = (first_seed, first_seed + seeds)
-    set_ups: dict[Key, SetUp] = {}
-    for backend in BACKENDS:
-        set_ups["own", backend] = SetUp(recipe, span, own=True)
-        set_ups["shared", backend] = SetUp(recipe, span, own=False)
-        set_ups["contrast", backend] = SetUp(contrast, span, own=True)
-    for control in planted:
-        set_ups[control.key, "jax"] = SetUp(control.recipe, span, own=True)
-        set_ups[f"{control.key}-shared", "jax"] = SetUp(control.recipe, span, own=False)
+    set_ups = _set_ups(recipe, contrast, planted, span)
     in_torch = (repeats + 1) // 2
     repeated = ["torch"] * in_torch + ["jax"] * (repeats - in_torch)
     for i, backend in enumerate(repeated):
@@ -167,6 +160,21 @@ def converge(
         controls=tuple(judged_controls),
         repeats=tuple(judged_repeats),
     )
+
+
+def _set_ups(
+    recipe: Recipe, contrast: Recipe, planted: Sequence[Control], span: tuple[int, int]
+) -> dict[Key, SetUp]:
+    """The set-ups of a study, but its repeats."""
+    set_ups: dict[Key, SetUp] = {}
+    for backend in BACKENDS:
+        set_ups["own", backend] = SetUp(recipe, span, own=True)
+        set_ups["shared", backend] = SetUp(recipe, span, own=False)
+        set_ups["contrast", backend] = SetUp(contrast, span, own=True)
+    for control in planted:
+        set_ups[control.key, "jax"] = SetUp(control.recipe, span, own=True)
+        set_ups[f"{control.key}-shared", "jax"] = SetUp(control.recipe, span, own=False)
+    return set_ups
 
 
 def pilot(

@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.backends import BACKENDS
+from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe
 from lockstep.studies.prove import wrong_feeds
 from lockstep.studies.prove.wrong_feeds import Feed
 
 __all__ = ["BASE", "FAULTS", "PlantedFault"]
+
+Float64 = NDArray[np.float64]
 
 BASE: dict[str, Any] = {
     # 90 rows in batches of 32: two full ones and one of 26; 4 epochs of 3 updates are 12
@@ -67,17 +71,18 @@ class PlantedFault:
         return Recipe().with_values(BASE | dict(self.recipe))
 
 
-def _float32(name: str, array: Any) -> Any:
+def _float32(name: str, array: Float64) -> Float64:
     return array.astype(np.float32).astype(np.float64)
 
 
-def _raw(data: Any, x_ND: Any) -> Any:
+def _raw(data: PreparedData, x_ND: Float64) -> Float64:
     return x_ND * data.scale_D + data.mean_D
 
 
-def _scaled_by_n_minus_1(data: Any, x_ND: Any) -> Any:
+def _scaled_by_n_minus_1(data: PreparedData, x_ND: Float64) -> Float64:
     rows = len(data.train_y_N)
-    return x_ND * np.sqrt((rows - 1) / rows)
+    scaled: Float64 = x_ND * np.sqrt((rows - 1) / rows)
+    return scaled
 
 
 SQUARE = {"model.hidden": (6,), "data.classes": 6, "data.rows": 120}

@@ -157,8 +157,9 @@ def record(
             recipe = recipes[key.recipe].forms[key.dtype]
             return Job(recipe, folder / f"{key.recipe}.data", folder / key.file, EVERY)
 
+        jobs = {backend: list(map(job, keys[backend])) for backend in twins}
         with Team(twins, device, interpreter=interpreter) as team:
-            team.begin({backend: [job(key) for key in keys[backend]] for backend in twins}, report)
+            team.begin(jobs, report)
             recording.traces.update(_train_oracles(recipes, data, keys.get("oracle", []), report))
             faults = team.finish()
         for key in chain.from_iterable(keys[backend] for backend in twins):
