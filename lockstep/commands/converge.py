@@ -66,7 +66,7 @@ INCONCLUSIVE = 3
     help="Propose margins and a target from other seeds, and judge nothing.",
 )
 @click.option(
-    "--out", metavar="FOLDER", help="Where the study goes; default runs/<recipe>-convergence."
+    "--out", metavar="FOLDER", help="The study's folder; default runs/<recipe>-convergence."
 )
 @click.option(
     "--png",

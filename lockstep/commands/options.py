@@ -91,7 +91,7 @@ data_options = (
     click.option(
         "--target",
         metavar="COLUMN",
-        help="With --data: the column to predict, a class or a number.",
+        help="The column of --data to predict, a class or a number.",
     ),
 )
 

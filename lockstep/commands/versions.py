@@ -28,7 +28,7 @@ out_option = click.option(
     help="Write the findings as .md or .json too; repeatable.",
 )
 recipe_option = click.option(
-    "--recipe", "names", multiple=True, metavar="NAME", help="Only this one; repeatable."
+    "--recipe", "names", multiple=True, metavar="NAME", help="Take this recipe alone; repeatable."
 )
 
 
@@ -88,7 +88,7 @@ def bless(recipes: Sequence[str], folder: Path, backends: Sequence[str], device:
     "backends",
     multiple=True,
     type=click.Choice(TRAINERS),
-    help="Only this one; repeatable; default: all that were blessed.",
+    help="Check this backend alone; repeatable; default: all that were blessed.",
 )
 @device_option
 @out_option
@@ -183,10 +183,12 @@ def _versions_option(package: str) -> Callable[..., Any]:
     help="The least change to trace to a package and a release; rounding: any change of bits.",
 )
 @click.option(
-    "--atlas", "atlas", is_flag=True, help="Run the pages of the atlas too: say which traps moved."
+    "--atlas", is_flag=True, help="Run the pages of the atlas too, and say which traps moved."
 )
 @click.option(
-    "--keep", type=click.Path(path_type=Path, file_okay=False), help="Where the environments stay."
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the environments in this folder, for the next time.",
 )
 @out_option
 def matrix_versions(
