@@ -261,6 +261,7 @@ CASES: dict[str, Case] = {
         peak=0.02,
     ),
     "signum": Case({"optax.signum": optax.signum, "optax.sign_sgd": optax.sign_sgd}),
+    "adabelief": Case({"optax.adabelief": optax.adabelief}),
 }
 """Optimizer -> what is tested of it."""
 
