@@ -262,6 +262,7 @@ CASES: dict[str, Case] = {
     ),
     "signum": Case({"optax.signum": optax.signum, "optax.sign_sgd": optax.sign_sgd}),
     "adabelief": Case({"optax.adabelief": optax.adabelief}),
+    "adan": Case({"optax.adan": optax.adan}),
 }
 """Optimizer -> what is tested of it."""
 
