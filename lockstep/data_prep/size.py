@@ -31,7 +31,7 @@ def refuse_rows(data: Data, numbers: bool) -> None:
     rows = data.rows + round(data.rows * data.held_out)
     needed = data.features * (TABLES * NUMBER * rows + NAME)
     if not numbers:
-        # scikit-learn turns each class by a square matrix
+        # scikit-learn multiplies each class by a square matrix
         needed += NUMBER * ((data.features + 1) // 2) ** 2
     refuse_too_large(
         f"data: {rows:,} rows (data.rows) of {data.features:,} features (data.features)", needed

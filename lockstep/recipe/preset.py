@@ -26,4 +26,4 @@ class Preset:
     least: Mapping[str, float] = field(default_factory=dict)
     """Knob -> the smallest value that the library takes."""
     note: str = ""
-    """What one must know beside the numbers."""
+    """A remark that one needs beside the numbers."""

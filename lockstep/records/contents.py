@@ -75,6 +75,15 @@ class Form(NamedTuple):
         )
 
 
+Forms = dict[str, Form]
+"""Name -> the form that the array must have."""
+
+
+def _forms(prefix: str, shapes: Mapping[str, Shape], dtypes: tuple[str, ...]) -> Forms:
+    """The forms of arrays of these shapes and dtypes, named below `prefix`."""
+    return {f"{prefix}{name}": Form(shape, dtypes) for name, shape in shapes.items()}
+
+
 def metric_names(loss: Loss) -> tuple[str, ...]:
     """The metrics that a trace has at each epoch's end: "train_loss", "train_accuracy", ..."""
     kinds = ("loss", "r2", "mae") if loss.predicts_number else ("loss", "accuracy")
@@ -137,6 +146,19 @@ def without_row_axis(array: ArrayLike, ndim: int) -> NDArray[Any]:
     return moment[0] if ndim == 1 and moment.ndim == 2 else moment
 
 
+def slot_shapes(recipe: Recipe, shapes: Shapes) -> Shapes:
+    """slot/name -> shape of every slot of the optimizer, for parameters of these shapes."""
+    slots: Shapes = {}
+    for name, shape in shapes.items():
+        for slot, slot_shape in recipe.optimizer.slots(shape).items():
+            slots[f"{slot}/{name}"] = slot_shape
+    return slots
+
+
+def _below(prefix: str, shapes: Shapes) -> Shapes:
+    return {f"{prefix}/{name}": shape for name, shape in shapes.items()}
+
+
 def checkpoint_shapes(recipe: Recipe, shapes: Shapes, update: int, accumulated: int) -> Shapes:
     """Name -> shape of every array of a checkpoint.
 
@@ -146,17 +168,14 @@ def checkpoint_shapes(recipe: Recipe, shapes: Shapes, update: int, accumulated: 
         update: updates done.
         accumulated: batches done of the next one.
     """
-    expected = {f"parameters/{name}": shape for name, shape in shapes.items()}
-    expected |= {f"statistics/{name}": shape for name, shape in statistic_shapes(recipe).items()}
+    expected = _below("parameters", shapes)
+    expected |= _below("statistics", statistic_shapes(recipe))
     if update:
-        for name, shape in shapes.items():
-            slots = recipe.optimizer.slots(shape)
-            for slot, slot_shape in slots.items():
-                expected[f"optimizer/{slot}/{name}"] = slot_shape
+        expected |= _below("optimizer", slot_shapes(recipe, shapes))
     if recipe.average.decay:
-        expected |= {f"average/{name}": shape for name, shape in shapes.items()}
+        expected |= _below("average", shapes)
     if accumulated:
-        expected |= {f"accumulated/{name}": shape for name, shape in shapes.items()}
+        expected |= _below("accumulated", shapes)
         expected["accumulated/loss"] = ()
     return expected
 
@@ -262,11 +281,9 @@ def check_checkpoint(whose: str, header: Header, arrays: Arrays) -> None:
     sizes = sizes_of(whose, recipe, arrays, "parameters/")
     dtypes = ("float64",) if header["backend"] == "oracle" else (recipe.training.dtype,)
     shapes = parameter_shapes(recipe, *sizes)
-    parameters = {f"parameters/{name}": Form(shape, dtypes) for name, shape in shapes.items()}
-    _check_present(whose, arrays, parameters)  # slots are derived from them
-    all_shapes = checkpoint_shapes(recipe, shapes, update, accumulated)
-    expected = {name: Form(shape, dtypes) for name, shape in all_shapes.items()}
-    check_arrays(whose, arrays, expected)
+    _check_present(whose, arrays, _forms("parameters/", shapes, dtypes))  # slots follow from them
+    expected = checkpoint_shapes(recipe, shapes, update, accumulated)
+    check_arrays(whose, arrays, _forms("", expected, dtypes))
 
 
 def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
@@ -301,8 +318,7 @@ def check_data(whose: str, recipe: Recipe, data: PreparedData) -> None:
             f"{loss.name}"
         )
     shapes = parameter_shapes(recipe, len(data.columns), data.outputs)
-    expected = {name: Form(shape, ("float64",)) for name, shape in shapes.items()}
-    check_arrays(whose, data.parameters, expected)
+    check_arrays(whose, data.parameters, _forms("", shapes, ("float64",)))
 
 
 def check_ensemble(whose: str, header: Header, arrays: Arrays) -> None:
@@ -416,7 +432,7 @@ _LOOP_ARRAY = re.compile(
 """The names that a recorder gives its arrays."""
 
 
-def check_arrays(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> None:
+def check_arrays(whose: str, arrays: Arrays, expected: Forms) -> None:
     """Raise InputError unless the arrays have the expected names and forms.
 
     Raises:
@@ -438,7 +454,7 @@ def check_arrays(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> No
         raise InputError(f"{whose}: {'; '.join(faults[:NAMED])}{more}")
 
 
-def _check_present(whose: str, arrays: Arrays, expected: Mapping[str, Form]) -> None:
+def _check_present(whose: str, arrays: Arrays, expected: Forms) -> None:
     check_arrays(whose, {name: arrays[name] for name in expected if name in arrays}, expected)
 
 
@@ -478,17 +494,17 @@ def _check_position(whose: str, recipe: Recipe, header: Header) -> None:
         raise InputError(f"{whose}: header: {'; '.join(faults)}")
 
 
-def _series(header: Header) -> dict[str, Form]:
+def _series(header: Header) -> Forms:
     count = header["updates"] - header["first_update"]
     return {f"updates/{name}": Form((count,), (header["dtype"],)) for name in UPDATE_SERIES}
 
 
-def _metrics(recipe: Recipe, header: Header) -> dict[str, Form]:
+def _metrics(recipe: Recipe, header: Header) -> Forms:
     epochs = recipe.training.epochs - header["first_update"] // header["updates_per_epoch"]
     return {f"epochs/{name}": Form((epochs,), ("float64",)) for name in metric_names(recipe.loss)}
 
 
-def _tensors(whose: str, recipe: Recipe, header: Header, arrays: Arrays) -> dict[str, Form]:
+def _tensors(whose: str, recipe: Recipe, header: Header, arrays: Arrays) -> Forms:
     """Parameters, average, prediction, detail and statistics."""
     last = header["updates"]
     dtypes = (header["dtype"],)
@@ -501,16 +517,16 @@ def _tensors(whose: str, recipe: Recipe, header: Header, arrays: Arrays) -> dict
         "parameters": shapes | statistic_shapes(recipe),
         "average": shapes if recipe.average.decay else {},
     }
-    expected = {f"prediction/{layer}": Form((units,), dtypes) for layer, units in layers.items()}
-    for done in _recorded(header, arrays):
+    outputs = {layer: (units,) for layer, units in layers.items()}
+    expected = _forms("prediction/", outputs, dtypes)
+    for update in _recorded(header, arrays):
         for kind, tensors in state.items():
-            for name, shape in tensors.items():
-                expected[f"{kind}/{done}/{name}"] = Form(shape, dtypes)
+            expected |= _forms(f"{kind}/{update}/", tensors, dtypes)
     begin = header.get("statistics")
     detail = header.get("detail", [])
     if begin is None and not detail:
         return expected
-    _check_present(whose, arrays, expected)  # slots are derived from them
+    _check_present(whose, arrays, expected)  # slots follow from them
     watched = _watched(recipe, header, sizes, shapes)
     for update in detail:
         expected |= {f"detail/{update}/{name}": form for name, form in watched.items()}
@@ -559,12 +575,7 @@ def _layers(recipe: Recipe, inputs: int, outputs: int, *, trains: bool) -> dict[
     return layers
 
 
-def _watched(
-    recipe: Recipe,
-    header: Header,
-    sizes: tuple[int, int],
-    shapes: Shapes,
-) -> dict[str, Form]:
+def _watched(recipe: Recipe, header: Header, sizes: tuple[int, int], shapes: Shapes) -> Forms:
     """The arrays of one update in detail.
 
     The comparison judges how many rows the update was fed, and whether a tensor was computed in
@@ -573,22 +584,21 @@ def _watched(
     floats = FLOATS[: FLOATS.index(header["dtype"]) + 1]
     labels = floats if recipe.loss.predicts_number else ("int32", "int64")
     inputs, _ = sizes
-    watched = {"batch/x": Form((None, inputs), floats), "batch/y": Form((None,), labels)}
+    watched: Forms = {}
+    watched["batch/x"] = Form((None, inputs), floats)
+    watched["batch/y"] = Form((None,), labels)
     if recipe.model.dropout:
-        hidden = enumerate(recipe.model.hidden, start=1)
-        watched |= {f"batch/mask{i}": Form((None, units), ("bool",)) for i, units in hidden}
-    layers = _layers(recipe, *sizes, trains=True)
-    watched |= {f"forward/{layer}": Form((None, units), floats) for layer, units in layers.items()}
-    families = ["gradients"] if recipe.gradient.clip == "none" else ["gradients", "clip"]
-    for family in families:
-        watched |= {f"{family}/{name}": Form(shape, floats) for name, shape in shapes.items()}
-    for name, shape in shapes.items():
-        for slot, slot_shape in recipe.optimizer.slots(shape).items():
-            watched[f"moments/{slot}/{name}"] = Form(slot_shape, floats)
-    return watched
+        for i, units in enumerate(recipe.model.hidden, start=1):
+            watched[f"batch/mask{i}"] = Form((None, units), ("bool",))
+    for layer, units in _layers(recipe, *sizes, trains=True).items():
+        watched[f"forward/{layer}"] = Form((None, units), floats)
+    watched |= _forms("gradients/", shapes, floats)
+    if recipe.gradient.clip != "none":
+        watched |= _forms("clip/", shapes, floats)
+    return watched | _forms("moments/", slot_shapes(recipe, shapes), floats)
 
 
-def _bounds(header: Header, bounded: Mapping[str, Form]) -> dict[str, Form]:
+def _bounds(header: Header, bounded: Forms) -> Forms:
     """The bounds of these arrays, always of the whole run; an array of exact bits has none."""
     updates = header["updates"]
     shapes: dict[str, Shape] = {

@@ -266,8 +266,8 @@ class RunRecorder:
             return
         arrays: Parameters = {}
         for name, values in self._rows.items():
-            rows = [np.asarray(batch)[:count] for batch, count in zip(values, self._counts)]
-            array = np.concatenate(rows)
+            batches = zip(values, self._counts)
+            array = np.concatenate([np.asarray(batch)[:count] for batch, count in batches])
             # a trace cannot hold bfloat16; each of its values is one of float32
             arrays[name] = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         for name, values in detail.items():

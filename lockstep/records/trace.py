@@ -141,10 +141,8 @@ class Trace:
     @property
     def recorded_updates(self) -> list[int]:
         """The numbers of updates after which the parameters were recorded, from 0, ascending."""
-        updates = {
-            int(name.split("/")[1]) for name in self.arrays if name.startswith("parameters/")
-        }
-        return sorted(updates)
+        names = arrays_below(self.arrays, "parameters/")
+        return sorted({int(name.partition("/")[0]) for name in names})
 
     def parameters(self, update: int) -> Parameters:
         """The parameters after that many updates, by canonical name."""
@@ -192,7 +190,8 @@ class Trace:
 
 def _completed(header: Header, arrays: Arrays) -> Header:
     """The header with the fields that the first golden files do not have."""
-    recorded = {name.split("/")[1] for name in arrays if name.startswith("parameters/")}
+    names = arrays_below(arrays, "parameters/")
+    recorded = {name.partition("/")[0] for name in names}
     has_every_update = len(recorded) == header["updates"] + 1
     return {
         "parameters_every": 1 if has_every_update else 0,

@@ -57,12 +57,14 @@ def linear_warmup(
     if top == "W-1":
         length = max(length - 1, 1)
     done = np.minimum(done, length)
-    return np.where(t < W, start + (1 - start) * RISES[shape](done, length), 1.0)
+    rise = RISES[shape](done, length)
+    return np.where(t < W, start + (1 - start) * rise, 1.0)
 
 
 def _log_rise(done: Float64, length: float) -> Float64:
     """log(done) / log(length), and 0 where `done` is 0 or 1."""
-    return np.asarray(np.log(np.maximum(done, 1)) / np.log(max(length, 2)))
+    whole = np.log(max(length, 2))
+    return np.asarray(np.log(np.maximum(done, 1)) / whole)
 
 
 RISES: dict[str, Callable[[Float64, float], Float64]] = {

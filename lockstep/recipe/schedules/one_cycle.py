@@ -114,7 +114,7 @@ class OneCycle(Schedule):
 
 
 def _anneal(p: Phase, begin: float, end: float, fall: Callable[[Phase], Float64]) -> Float64:
-    """From `begin` to `end` within a phase; upwards, the fall is read backwards."""
+    """The way from `begin` to `end` within a phase; upwards, the fall is read backwards."""
     if begin > end:
         return between(end, begin, fall(p))
     return between(begin, end, fall(Phase(p.left, p.done, p.length)))
