@@ -61,12 +61,15 @@ JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statisti
 FED = ("batch", "forward")
 """Families in which a value that is not finite may be meant: a missing value, a masked score."""
 
-Bounds = Mapping[str, NDArray[np.float64]]
+Values = NDArray[Any]
+Floats = NDArray[np.float64]
+
+Bounds = Mapping[str, Floats]
 """Name of an array -> absolute bounds on how far rounding may carry it. A bound that is not finite
 bounds nothing."""
 
 
-class OracleBounds(dict[str, NDArray[np.float64]]):
+class OracleBounds(dict[str, Floats]):
     """`Bounds` as an oracle's trace carries them; `reason` says why they are infinite from some
     update on, or is "".
     """
@@ -285,11 +288,11 @@ class _Gap(NamedTuple):
     """
 
     begin: int
-    a: NDArray[np.float64]
-    b: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    bound: NDArray[np.float64]
-    ratio: NDArray[np.float64]
+    a: Floats
+    b: Floats
+    distance: Floats
+    bound: Floats
+    ratio: Floats
     unjudged: NDArray[np.bool_]
 
 
@@ -299,7 +302,7 @@ def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
         values_a, values_b = _of_as_many_rows(values_a, values_b)
     if values_a.shape != values_b.shape:
         raise InputError(f"{name}: shapes differ, {values_a.shape} and {values_b.shape}")
-    bound: NDArray[Any] = np.zeros(())
+    bound: Values = np.zeros(())
     if not _must_be_equal(a, name, bounds):
         bound = _bound(a, b, name, bounds, begin, values_b)
     elif values_a.dtype.kind == values_b.dtype.kind == "f":
@@ -333,9 +336,7 @@ def _must_be_equal(trace: Trace, name: str, bounds: Bounds) -> bool:
     return not (is_loop(trace) and name in bounds)
 
 
-def _bound(
-    a: Trace, b: Trace, name: str, bounds: Bounds, begin: int, values: NDArray[Any]
-) -> NDArray[Any]:
+def _bound(a: Trace, b: Trace, name: str, bounds: Bounds, begin: int, values: Values) -> Values:
     """The bound on the distance of both sides, from the update or epoch `begin` on; `values` are
     one side's.
     """
@@ -351,7 +352,7 @@ def _bound(
     return bound
 
 
-def _sizes(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+def _sizes(name: str, values: Values) -> Floats:
     """The sizes to which a float64 difference is relative: a tensor's largest value, each scalar of
     a series, and for statistics the tensor's largest value at each update. A value that is not
     finite counts as 0.
@@ -398,7 +399,7 @@ def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
     return Limit(update, getattr(bounds, "reason", "") or "no bound on rounding is finite")
 
 
-def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _of_as_many_rows(a: Values, b: Values) -> tuple[Values, Values]:
     """Both arrays, the shorter one with rows of NaN at its end; as they are where they differ in
     more than their rows.
     """
@@ -408,7 +409,7 @@ def _of_as_many_rows(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], ND
     return _filled_up(a, rows), _filled_up(b, rows)
 
 
-def _filled_up(array: NDArray[Any], rows: int) -> NDArray[Any]:
+def _filled_up(array: Values, rows: int) -> Values:
     """The array with rows of NaN at its end."""
     # an integer or a flag cannot be NaN
     wide = array.astype(np.result_type(array, np.float16))
@@ -416,7 +417,7 @@ def _filled_up(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return np.concatenate([wide, missing])
 
 
-def _common(a: Trace, b: Trace, name: str) -> tuple[int, NDArray[Any], NDArray[Any]]:
+def _common(a: Trace, b: Trace, name: str) -> tuple[int, Values, Values]:
     """The first update, or epoch, of which both traces hold the array, and both from there on."""
     kind = name.partition("/")[0]
     if kind == "statistics":

@@ -32,6 +32,9 @@ WORDS = ("identical", "rounding", "inconclusive", "diverged")
 """Verdicts, the gravest last."""
 GRAVE = WORDS[2:]
 
+Settings = Mapping[str, Any]
+"""Name -> value, as a trace's header states it; values may nest."""
+
 
 class Unequal(NamedTuple):
     """A setting that the two sides do not share; None where a side does not state it."""
@@ -263,13 +266,13 @@ def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
     )
 
 
-def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> Iterator[Unequal]:
+def _unequal(a: Settings, b: Settings, names: Sequence[str]) -> Iterator[Unequal]:
     for name in names:
         if a.get(name) != b.get(name):
             yield Unequal(name, a.get(name), b.get(name))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Settings, prefix: str = "") -> dict[str, Any]:
     """Nested values by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():

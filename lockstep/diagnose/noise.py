@@ -29,7 +29,7 @@ from scipy.ndimage import maximum_filter1d
 
 from lockstep.diagnose.names import split_name
 from lockstep.errors import InputError
-from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, unit_roundoff
+from lockstep.oracle.arithmetic import BFLOAT16, SAFETY, Array, unit_roundoff
 from lockstep.records.trace import Trace
 
 __all__ = ["loop_bounds", "unit_of"]
@@ -42,9 +42,7 @@ COARSE = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
 """Begin of a dtype's name that NumPy does not know -> its unit roundoff."""
 
 
-def loop_bounds(
-    a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()
-) -> dict[str, NDArray[np.float64]]:
+def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> dict[str, Array]:
     """Absolute bounds on what either of two loops may be off, as `compare` takes them.
 
     Args:
@@ -70,7 +68,7 @@ def loop_bounds(
     sides = [list(side) for side in noise]
     sizes_a = _sizes(a)
     sizes_b = _sizes(b)
-    bounds: dict[str, NDArray[np.float64]] = {}
+    bounds: dict[str, Array] = {}
     for name in names:
         bound = np.maximum(_first_order(a, sizes_a, name), _first_order(b, sizes_b, name))
         for side in sides:
@@ -117,7 +115,7 @@ class _Sizes(NamedTuple):
     step: float
     terms: int
     norm: float
-    way_T: NDArray[np.float64]
+    way_T: Array
     largest: Mapping[str, float]
 
 
@@ -169,13 +167,13 @@ def _layer(name: str) -> str:
     return prefix + tensor.rpartition(".")[0]
 
 
-def _finite(array: NDArray[Any]) -> NDArray[np.float64]:
+def _finite(array: NDArray[Any]) -> Array:
     """Absolute values, 0 for what is not finite."""
     wide = np.abs(array.astype(np.float64))
     return np.where(np.isfinite(wide), wide, 0.0)
 
 
-def _first_order(trace: Trace, sizes: _Sizes, name: str) -> NDArray[np.float64]:
+def _first_order(trace: Trace, sizes: _Sizes, name: str) -> Array:
     """The first-order bound of an array: that of one update, times the updates done."""
     array = _finite(trace.arrays[name])
     kind = name.partition("/")[0]
@@ -212,7 +210,7 @@ def _first_order(trace: Trace, sizes: _Sizes, name: str) -> NDArray[np.float64]:
     return np.asarray(bound)
 
 
-def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
+def _spread(side: Sequence[Trace], name: str) -> Array:
     """The farthest that the runs of a side stray from the first of them, times SAFETY. In a series
     the widest near an update counts.
     """
@@ -230,7 +228,7 @@ def _spread(side: Sequence[Trace], name: str) -> NDArray[np.float64]:
     return np.asarray(SAFETY * gap.max(initial=0.0))
 
 
-def _distance(array: NDArray[Any], first: NDArray[Any]) -> NDArray[np.float64]:
+def _distance(array: NDArray[Any], first: NDArray[Any]) -> Array:
     """|array - first|: 0 where both are the same or NaN, infinite where it is not finite."""
     with np.errstate(all="ignore"):
         gap = np.abs(array.astype(np.float64) - first)

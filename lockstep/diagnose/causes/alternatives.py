@@ -4,11 +4,11 @@ does not.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from lockstep.diagnose.causes.tensors import FLOOR, NO_NOISE, Tensors, residual, scales
 from lockstep.numbers import factor, number_beside
 from lockstep.oracle.arithmetic import Array
 
@@ -17,17 +17,10 @@ __all__ = [
     "TOLERANCE",
     "Alternative",
     "Cause",
-    "Tensors",
     "choose",
     "fit",
     "fitted",
-    "residual",
 ]
-
-Tensors = dict[str, Array]
-"""family/name -> float64 array: "gradients/linear1.weight", "moments/first/linear1.weight",
-"loss/mean".
-"""
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}
 """Largest relative error of an explanation, by the precision of what was recorded. A stage
@@ -45,15 +38,9 @@ ALIKE = 10.0
 first, is named.
 """
 
-FLOOR = 1e-3
-"""A tensor smaller than this share of the largest of its family is judged against that share. The
-gradient of a bias in front of a batch normalisation, for one, is rounding and nothing else."""
-
 FEWEST = 4  # numbers that a fit needs: fewer can be met by chance
 
 MOST_SECANTS = 40
-
-NO_NOISE: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -95,27 +82,6 @@ class _Explanation(NamedTuple):
     residual: float
     null_residual: float
     alternative: Alternative
-
-
-def residual(tensors: Tensors, recorded: Tensors, noise: Mapping[str, float] = NO_NOISE) -> float:
-    """The largest relative error, in the 2-norm, of a tensor that both have; infinite where there
-    is none.
-
-    `noise` is the 2-norm of what storing a tensor may have done to it: so much of an error does not
-    count.
-    """
-    names = tensors.keys() & recorded.keys()
-    scales = _scales({name: recorded[name] for name in names}, tensors)
-    worst = 0.0 if names else np.inf
-    for name in names:
-        if tensors[name].shape != recorded[name].shape:
-            return np.inf
-        gap = _distance(tensors[name], recorded[name])
-        if not np.isfinite(gap):
-            return np.inf
-        gap = max(gap - noise.get(name, 0.0), 0.0)
-        worst = max(worst, gap / scales[name] if gap else 0.0)
-    return worst
 
 
 def choose(
@@ -247,43 +213,13 @@ def _errors(tensors: Tensors | None, recorded: Tensors) -> Array | None:
     if not tensors:
         return None
     names = sorted(recorded.keys() & tensors.keys())
-    scales = _scales(recorded, {})
+    sizes = scales(recorded, {})
     parts = []
     with np.errstate(all="ignore"):
         for name in names:
             if tensors[name].shape != recorded[name].shape:
                 return None
-            error = (tensors[name] - recorded[name]) / (scales[name] or 1.0)
+            error = (tensors[name] - recorded[name]) / (sizes[name] or 1.0)
             parts.append(error.ravel())
     vector = np.concatenate(parts) if parts else np.zeros(0)
     return vector if len(vector) >= FEWEST and np.isfinite(vector).all() else None
-
-
-def _distance(array: Array, other: Array) -> float:
-    """The 2-norm of the difference; what is the same, or NaN on both sides, counts as 0."""
-    same = (array == other) | (np.isnan(array) & np.isnan(other))
-    with np.errstate(all="ignore"):
-        return float(np.linalg.norm(np.where(same, 0.0, array - other)))
-
-
-def _scales(recorded: Tensors, tensors: Tensors) -> dict[str, float]:
-    """The 2-norm of each recorded tensor's finite values, or of the other side's where that is
-    larger, and no less than `FLOOR` of its family's largest.
-    """
-    sizes: dict[str, float] = {}
-    largest: dict[str, float] = {}
-    for name, array in recorded.items():
-        size = _size(array)
-        if name in tensors:
-            size = max(size, _size(tensors[name]))
-        sizes[name] = size
-        family = name.rpartition("/")[0]
-        largest[family] = max(largest.get(family, 0.0), size)
-    return {
-        name: max(size, FLOOR * largest[name.rpartition("/")[0]]) for name, size in sizes.items()
-    }
-
-
-def _size(array: Array) -> float:
-    """The 2-norm of the finite values."""
-    return float(np.linalg.norm(array[np.isfinite(array)]))

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Batches, PreparedData
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors
+from lockstep.diagnose.causes.alternatives import Alternative
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Masks, RecordedBatch, Side, prepared_data
+from lockstep.diagnose.causes.tensors import Tensors
 from lockstep.numbers import factor
 from lockstep.oracle.arithmetic import Array
 from lockstep.records.trace import Trace
 
-__all__ = ["alternatives", "null", "recorded"]
+__all__ = ["alternatives", "null", "recorded_by"]
 
 EPOCHS = 2
 """Rows of another update are looked for so many epochs before and after it."""
@@ -29,7 +30,7 @@ class Rows(NamedTuple):
     y: NDArray[Any]
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """x, y and the masks as they were recorded."""
     batch = side.batch()
     return {} if batch is None else _tensors(_rows_of(batch), batch.masks)
@@ -42,8 +43,8 @@ def null(side: Side) -> Tensors | None:
     return None if rows is None else _tensors(rows, source.masks(side.update))
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     source = _Source(side)
     batch = side.batch()
     right = source.rows(side.update)
@@ -236,7 +237,7 @@ def _other_labels(
     for step in (-1, 1):
         text = f"{{side}}'s labels are numbered from {step} on, not from 0"
         yield with_labels(text, right.y + step)
-    if fed.y.shape == right.y.shape and (np.sort(fed.y) == np.sort(right.y)).all():
+    if np.array_equal(np.sort(fed.y), np.sort(right.y)):
         yield with_labels("{side}'s labels are in another order than the rows", fed.y)
 
 
@@ -269,11 +270,12 @@ def _scaled(fed: Rows, right: Rows, masks: Masks) -> Iterator[Alternative]:
         return
     flat = right.x.reshape(len(right.y), -1)
     mine = fed.x.reshape(len(fed.y), -1)
-    centre = flat.mean(axis=0)
+    centred = flat - flat.mean(axis=0)
     centre_mine = mine.mean(axis=0)
-    spread = np.square(flat - centre).sum(axis=0)
-    scale = ((flat - centre) * (mine - centre_mine)).sum(axis=0) / np.where(spread > 0, spread, 1.0)
-    x = ((flat - centre) * scale + centre_mine).reshape(fed.x.shape)
+    spread = np.square(centred).sum(axis=0)
+    spread_mine = (centred * (mine - centre_mine)).sum(axis=0)
+    scale = spread_mine / np.where(spread > 0, spread, 1.0)
+    x = (centred * scale + centre_mine).reshape(fed.x.shape)
     least = scale.min()
     most = scale.max()
     if max(abs(least - 1), abs(most - 1)) <= ROUNDING:

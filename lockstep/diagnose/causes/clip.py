@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors
+from lockstep.diagnose.causes.alternatives import Alternative
 from lockstep.diagnose.causes.knobs import fitted_knobs, other_choices
 from lockstep.diagnose.causes.passes import compute, parts, variant_of
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, family, times
 from lockstep.numbers import written
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip
@@ -16,14 +17,14 @@ from lockstep.recipe import Gradient
 from lockstep.schedules.rate_tables import decays
 from lockstep.tensor_file import arrays_below
 
-__all__ = ["alternatives", "null", "recorded"]
+__all__ = ["alternatives", "null", "recorded_by"]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """The gradients after clipping."""
-    return _named(side.detail("clip"))
+    return family("clip", side.detail("clip"))
 
 
 def null(side: Side) -> Tensors | None:
@@ -34,13 +35,14 @@ def null(side: Side) -> Tensors | None:
     return _clipped(side.recipe.gradient, gradients)
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     gradients = side.detail("gradients")
     if side.recipe is None or not gradients:
         return
     rule = side.recipe.gradient
-    yield Alternative("clip-missing", "{side} does not clip the gradient", "", _named(gradients))
+    text = "{side} does not clip the gradient"
+    yield Alternative("clip-missing", text, "", family("clip", gradients))
     if rule.clip == "norm":
         yield from _other_norms(rule, gradients)
 
@@ -52,16 +54,12 @@ def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
     yield from _after_decay(side, gradients)
     knobs = ["clip_at", "clip_eps"] if rule.clip == "norm" else ["clip_at"]
     yield from fitted_knobs(
-        "gradient", rule, knobs, lambda other: _clipped(other, gradients), tensors
+        "gradient", rule, knobs, lambda other: _clipped(other, gradients), recorded
     )
 
 
-def _named(tensors: Tensors) -> Tensors:
-    return {f"clip/{name}": array for name, array in tensors.items()}
-
-
 def _clipped(rule: Gradient, gradients: Tensors) -> Tensors:
-    return _named(clip(rule, dict(sorted(gradients.items())), Exact()))
+    return family("clip", clip(rule, dict(sorted(gradients.items())), Exact()))
 
 
 def _other_norms(rule: Gradient, gradients: Tensors) -> Iterator[Alternative]:
@@ -83,9 +81,9 @@ def _other_norms(rule: Gradient, gradients: Tensors) -> Iterator[Alternative]:
         yield Alternative("clip-per-tensor", text, "clip-inside-partition", tensors)
     squares = [float(np.square(array).sum()) for array in gradients.values()]
     norm = np.sqrt(sum(squares))
-    scaled = {name: array * (rule.clip_at / norm) for name, array in gradients.items()}
+    scaled = times(rule.clip_at / norm, gradients)
     text = "{side} scales the gradient to the norm even where it is shorter"
-    yield Alternative("clip-always", text, "", _named(scaled))
+    yield Alternative("clip-always", text, "", family("clip", scaled))
 
 
 def _layer_number(name: str) -> str:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lockstep.diagnose.causes.alternatives import Cause, Tensors, residual
+from lockstep.diagnose.causes.alternatives import Cause
 from lockstep.diagnose.causes.precision import rounded_to
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, residual
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Array
 
@@ -186,7 +187,8 @@ def _digits(mine: Array, its: Array, precision: str, noise: Array) -> _Digits:
     for name, bits in BITS.items():
         if bits >= BITS.get(precision, 0):
             break
-        if not np.isfinite(mine).all() or (np.abs(mine - rounded_to(name, mine)) > noise).any():
+        lost = np.abs(mine - rounded_to(name, mine))
+        if not np.isfinite(mine).all() or (lost > noise).any():
             continue
         needs_more = (np.abs(its - rounded_to(name, its)) > 4 * noise) & (mine != 0)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from lockstep.diagnose.causes import passes
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, fitted
 from lockstep.diagnose.causes.knobs import changed, fitted_knobs, other_choices
 from lockstep.diagnose.causes.side import Side, prepared_data
+from lockstep.diagnose.causes.tensors import Tensors, family, times
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.average import averaged, start_average, update_average
 from lockstep.oracle.trajectory import evaluate, rows_of
@@ -35,7 +36,7 @@ __all__ = [
 
 def statistics_recorded(side: Side) -> Tensors:
     """Running mean and variance after the update."""
-    return {f"statistics/{name}": array for name, array in side.statistics(side.update + 1).items()}
+    return family("statistics", side.statistics(side.update + 1))
 
 
 def statistics_null(side: Side) -> Tensors | None:
@@ -43,8 +44,8 @@ def statistics_null(side: Side) -> Tensors | None:
     return _statistics(side, side.recipe.model) if side.recipe else None
 
 
-def statistics_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def statistics_alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     if side.recipe is None:
         return
     model = side.recipe.model
@@ -52,15 +53,15 @@ def statistics_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternativ
     if mirrored is not None:
         text = "{side} keeps the share of the running statistics that the recipe replaces"
         yield Alternative("momentum-complement", text, "batchnorm-momentum", mirrored)
-    before = {f"statistics/{name}": array for name, array in side.statistics(side.update).items()}
     text = "{side} does not update the running statistics"
+    before = family("statistics", side.statistics(side.update))
     yield Alternative("update-skipped", text, "", before)
 
     def with_model(other: Model) -> Tensors | None:
         return _statistics(side, other)
 
     yield from other_choices("model", model, ["norm_variance"], with_model)
-    yield from fitted_knobs("model", model, ["norm_momentum"], with_model, tensors)
+    yield from fitted_knobs("model", model, ["norm_momentum"], with_model, recorded)
 
 
 def _statistics(side: Side, model: Model) -> Tensors | None:
@@ -77,7 +78,7 @@ def _statistics(side: Side, model: Model) -> Tensors | None:
 
 def average_recorded(side: Side) -> Tensors:
     """The average as it is read after the update."""
-    return _named(side.below(f"average/{side.update + 1}/"))
+    return family("average", side.below(f"average/{side.update + 1}/"))
 
 
 def average_null(side: Side) -> Tensors | None:
@@ -85,8 +86,8 @@ def average_null(side: Side) -> Tensors | None:
     return _averaged(side, side.recipe.average) if side.recipe else None
 
 
-def average_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def average_alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     if side.recipe is None:
         return
     average = side.recipe.average
@@ -104,7 +105,8 @@ def average_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
     }
     for words, parameters in not_averaged.items():
         text = f"{{side}}'s average is {words}"
-        yield Alternative("average-start", text, "ema-starts-at-zero", _named(parameters))
+        tensors = family("average", parameters)
+        yield Alternative("average-start", text, "ema-starts-at-zero", tensors)
     early = _averaged(side, average, parameters=before)
     if early is not None:
         text = "{side} averages the parameters from before each update"
@@ -119,11 +121,7 @@ def average_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
         f"{average.decay:.4g}"
     )
     span = (0.0, 1 - 1e-9)
-    yield from fitted("average-decay", text, "", with_decay, tensors, average.decay, span)
-
-
-def _named(tensors: Tensors) -> Tensors:
-    return {f"average/{name}": array for name, array in tensors.items()}
+    yield from fitted("average-decay", text, "", with_decay, recorded, average.decay, span)
 
 
 def _started_otherwise(side: Side, average: Average) -> Iterator[Alternative]:
@@ -155,7 +153,7 @@ def _averaged(side: Side, average: Average, *, parameters: Tensors | None = None
         mine = side.recipe.average if side.recipe else average
         weight = 1 - mine.decay**done if mine.debias else 1.0
         recorded = side.below(f"average/{done}/", agreed=True)
-        before = {name: array * weight for name, array in recorded.items()}
+        before = times(weight, recorded)
     after = _moved(average, before, following)
     return None if after is None else _read(average, after, done + 1)
 
@@ -179,7 +177,7 @@ def _moved(average: Average, before: Tensors, parameters: Tensors) -> Tensors | 
 
 def _read(average: Average, moving: Tensors, updates: int) -> Tensors:
     """The average as it is read after so many updates."""
-    return _named(averaged(average, moving, updates, Exact()))
+    return family("average", averaged(average, moving, updates, Exact()))
 
 
 # ---- the metrics of an epoch
@@ -203,7 +201,7 @@ def metric_null(side: Side) -> Tensors | None:
     return _metrics(side, side.update + 1)
 
 
-def metric_alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+def metric_alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
     """The known other ways; none has a free number."""
     done = side.update + 1
     null = _metrics(side, done)

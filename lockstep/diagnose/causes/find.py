@@ -16,18 +16,12 @@ from lockstep.diagnose.causes import (
     step,
     update,
 )
-from lockstep.diagnose.causes.alternatives import (
-    BETTER,
-    Alternative,
-    Cause,
-    Tensors,
-    choose,
-    residual,
-)
+from lockstep.diagnose.causes.alternatives import BETTER, Alternative, Cause, choose
 from lockstep.diagnose.causes.digits import low_precision
 from lockstep.diagnose.causes.layers import layer_cause
 from lockstep.diagnose.causes.relations import relation
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, residual
 from lockstep.diagnose.compare import Difference
 from lockstep.records.trace import Trace
 
@@ -46,8 +40,8 @@ class StageTest(NamedTuple):
     alternatives: Callable[[Side, Tensors], Iterator[Alternative]]
 
 
-PASS = StageTest(passes.recorded, passes.null, gradient.alternatives)
-UPDATE = StageTest(step.recorded, step.null, update.alternatives)
+PASS = StageTest(passes.recorded_by, passes.null, gradient.alternatives)
+UPDATE = StageTest(step.recorded_by, step.null, update.alternatives)
 STATISTICS = StageTest(
     evaluation.statistics_recorded, evaluation.statistics_null, evaluation.statistics_alternatives
 )
@@ -58,13 +52,13 @@ METRICS = StageTest(
     evaluation.metric_recorded, evaluation.metric_null, evaluation.metric_alternatives
 )
 STAGES: dict[str, StageTest] = {
-    "init": StageTest(start.recorded, start.null, start.alternatives),
-    "batch": StageTest(batch.recorded, batch.null, batch.alternatives),
+    "init": StageTest(start.recorded_by, start.null, start.alternatives),
+    "batch": StageTest(batch.recorded_by, batch.null, batch.alternatives),
     "forward": PASS,
     "loss": PASS,
     "gradients": PASS,
-    "clip": StageTest(clip.recorded, clip.null, clip.alternatives),
-    "lr": StageTest(rate.recorded, rate.null, rate.alternatives),
+    "clip": StageTest(clip.recorded_by, clip.null, clip.alternatives),
+    "lr": StageTest(rate.recorded_by, rate.null, rate.alternatives),
     "moments": UPDATE,
     "update": UPDATE,
     "parameters": UPDATE,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, fitted
 from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.passes import Bend, PassVariant, compute, parts
 from lockstep.diagnose.causes.precision import FORMATS, LowProducts, WideVariance
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, only
 from lockstep.numbers import written
 from lockstep.recipe import Model
 
@@ -98,9 +99,7 @@ def _each_and_all(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _other_parameters(side: Side, variant: PassVariant) -> Iterator[Alternative]:
     """Transposed kernels, absent biases, and parameters of another time."""
-    linear = {
-        name: array for name, array in variant.parameters.items() if name.startswith("linear")
-    }
+    linear = only("linear", variant.parameters)
     square_kernels = [
         name
         for name, array in linear.items()

@@ -8,51 +8,44 @@ from dataclasses import replace
 import numpy as np
 
 from lockstep.diagnose.causes import forward, loss
-from lockstep.diagnose.causes.alternatives import (
-    BETTER,
-    Alternative,
-    Cause,
-    Tensors,
-    fitted,
-    residual,
-)
+from lockstep.diagnose.causes.alternatives import BETTER, Alternative, Cause, fitted
 from lockstep.diagnose.causes.passes import PassVariant, compute, parts, variant_of
 from lockstep.diagnose.causes.precision import Kink, Signs
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, family, only, residual, times
 
 __all__ = ["alternatives", "relu_flip"]
 
 FACTORS = (-1e12, 1e12)
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
     """The known other ways of the whole pass: its forward part, where that is off, then its loss,
-    then its gradients; `tensors` are what was recorded.
+    then its gradients.
     """
     variant = variant_of(side)
     if variant is None:
         return
     null = compute(variant)
-    outputs = {name: array for name, array in tensors.items() if name.startswith("forward/")}
+    outputs = only("forward/", recorded)
     has_right_outputs = bool(outputs) and residual(null, outputs) <= side.tolerance
     if not has_right_outputs:
         yield from forward.alternatives(side, variant)
     if len(parts(variant)) > 1:
         yield from _accumulated_otherwise(variant)
     yield from loss.alternatives(side, variant, null)
-    yield from _other_gradients(side, variant, null, tensors)
+    yield from _other_gradients(side, variant, null, recorded)
     if not has_right_outputs:
-        yield from forward.fits(variant, tensors)
-    yield from loss.fits(variant, tensors)
-    yield from _fits(variant, null, tensors)
+        yield from forward.fits(variant, recorded)
+    yield from loss.fits(variant, recorded)
+    yield from _fits(variant, null, recorded)
 
 
 def _scaled(tensors: Tensors, factor: float, *, loss_too: bool = False) -> Tensors:
     """The pass with its gradients multiplied, or its loss as well."""
-    scaled = dict(tensors)
-    for name, array in tensors.items():
-        if name.startswith("gradients/") or (loss_too and name == "loss/mean"):
-            scaled[name] = factor * array
+    scaled = tensors | times(factor, only("gradients/", tensors))
+    if loss_too:
+        scaled |= times(factor, only("loss/", tensors))
     return scaled
 
 
@@ -72,14 +65,11 @@ def _other_gradients(
     """Another sign, missing or stale gradients, another slope at 0, decay, and known factors."""
     text = "{side}'s gradient has the wrong sign"
     yield Alternative("gradient-sign", text, "", _scaled(null, -1.0))
-    zero = [
-        name
-        for name, array in recorded.items()
-        if name.startswith("gradients/") and not array.any()
-    ]
+    gradients = only("gradients/", recorded)
+    zero = [name for name, array in gradients.items() if not array.any()]
     if zero:
         names = ", ".join(name.removeprefix("gradients/") for name in zero)
-        tensors = null | {name: np.zeros_like(recorded[name]) for name in zero}
+        tensors = null | {name: np.zeros_like(gradients[name]) for name in zero}
         text = f"{{side}} has no gradient for {names}"
         yield Alternative("gradient-missing", text, "parameters-without-gradient", tensors)
     before = side.detail("gradients", side.update - 1)
@@ -90,7 +80,7 @@ def _other_gradients(
         )
         yield Alternative("gradient-stale", text, "forgotten-zero-grad", _plus(null, before))
         text = "{side} has the gradient of the update before"
-        tensors = null | {f"gradients/{name}": array for name, array in before.items()}
+        tensors = null | family("gradients", before)
         yield Alternative("gradient-stale", text, "", tensors)
     for share, words in ((0.5, "half"), (1.0, "all")):
         text = (
@@ -213,8 +203,8 @@ def relu_flip(a: Side, b: Side) -> Cause | None:
             flips.append((name, int(row), int(unit)))
     if not flips:
         return None
-    gradients_a = {f"gradients/{name}": array for name, array in a.detail("gradients").items()}
-    gradients_b = {f"gradients/{name}": array for name, array in b.detail("gradients").items()}
+    gradients_a = family("gradients", a.detail("gradients"))
+    gradients_b = family("gradients", b.detail("gradients"))
     by_own_signs = max(
         residual(_with_signs(variant_a, forward_a, layers), gradients_a),
         residual(_with_signs(variant_b, forward_b, layers), gradients_b),

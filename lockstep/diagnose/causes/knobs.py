@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, fitted
+from lockstep.diagnose.causes.tensors import Tensors
 from lockstep.numbers import written
 from lockstep.recipe import Optimizer
 from lockstep.recipe.variants import Cause, NamedSection, choices_of

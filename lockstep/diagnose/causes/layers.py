@@ -9,15 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lockstep.diagnose.causes.alternatives import (
-    Alternative,
-    Cause,
-    Tensors,
-    choose,
-    fitted,
-    residual,
-)
+from lockstep.diagnose.causes.alternatives import Alternative, Cause, choose, fitted
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, residual
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.activations import activate
 from lockstep.oracle.arithmetic import Array, Exact
@@ -124,23 +118,33 @@ def _paddings(side: Side, name: str) -> dict[str, float]:
         is_square = kernel.shape[2] == size
         if y.ndim != 4 or not is_square or (y.shape[1], x.shape[1]) != kernel.shape[:2]:
             continue
-        # the same on both sides first: with a stride what is added after may not be seen
-        pads = sorted(product(range(size), repeat=2), key=lambda pads: pads[0] != pads[1])
-        for before, after in pads:
-            padded = np.pad(x[:ROWS], ((0, 0), (0, 0), (before, after), (before, after)))
-            if any((padded.shape[axis] - size) // stride + 1 != y.shape[axis] for axis in (2, 3)):
+        for pads in _pads(size):
+            sizes = tuple((length + sum(pads) - size) // stride + 1 for length in x.shape[2:])
+            if sizes != y.shape[2:]:
                 continue
-            left = residual({name: _convolved(padded, kernel, bias, stride)}, {name: y})
+            convolved = _convolved(x[:ROWS], kernel, bias, stride, pads)
+            left = residual({name: convolved}, {name: y})
             if left <= side.tolerance:
-                residuals[f"{before} before and {after} after"] = left
+                residuals[f"{pads[0]} before and {pads[1]} after"] = left
     return residuals
 
 
-def _convolved(x: Array, kernel: Array, bias: Array | None, stride: int) -> Array:
-    """The convolution of an input (B, C, H, W) that is padded already."""
+def _pads(size: int) -> list[tuple[int, int]]:
+    """What a convolution may add before and after. The same on both sides comes first: with a
+    stride what is added after may not be seen.
+    """
+    pads = [(before, after) for before in range(size) for after in range(size)]
+    return sorted(pads, key=lambda pair: pair[0] != pair[1])
+
+
+def _convolved(
+    x: Array, kernel: Array, bias: Array | None, stride: int, pads: tuple[int, int]
+) -> Array:
+    """The convolution of an input (B, C, H, W), with zeros before and after both its axes."""
     size = kernel.shape[-1]
-    windows = sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
-    y: Array = np.einsum("bchwij,ocij->bohw", windows, kernel)
+    padded = np.pad(x, ((0, 0), (0, 0), pads, pads))
+    windows = sliding_window_view(padded, (size, size), axis=(2, 3))
+    y: Array = np.einsum("bchwij,ocij->bohw", windows[:, :, ::stride, ::stride], kernel)
     return y if bias is None else y + bias.reshape(1, -1, 1, 1)
 
 

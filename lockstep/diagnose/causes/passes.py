@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import initial_parameters
-from lockstep.diagnose.causes.alternatives import Tensors
 from lockstep.diagnose.causes.side import Masks, Side
+from lockstep.diagnose.causes.tensors import Tensors, family
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import Pass, backward, forward, running_statistics
@@ -24,7 +24,7 @@ __all__ = [
     "compute",
     "null",
     "parts",
-    "recorded",
+    "recorded_by",
     "statistics",
     "variant_of",
 ]
@@ -117,8 +117,8 @@ def compute(variant: PassVariant, cuts: Sequence[Cut] | None = None) -> Tensors:
                 outputs.setdefault(name, []).append(values)
             for name, array in _loss_and_gradients(variant, bent, passed, cut).items():
                 summed[name] = summed.get(name, 0.0) + share * array
-    layers = {f"forward/{name}": np.concatenate(values) for name, values in outputs.items()}
-    return layers | summed
+    layers = {name: np.concatenate(values) for name, values in outputs.items()}
+    return family("forward", layers) | summed
 
 
 def _forward(variant: PassVariant, parameters: Tensors, cut: slice) -> Pass:
@@ -170,17 +170,15 @@ def statistics(variant: PassVariant, before: Tensors) -> Tensors:
         running = running_statistics(
             variant.recipe.model, running, passed, rows, variant.arithmetic
         )
-    return {f"statistics/{name}": array for name, array in running.items()}
+    return family("statistics", running)
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """What `compute` gives, as it was recorded."""
     loss = side.series("loss")
     tensors = {} if loss is None else {"loss/mean": np.full((1, 1), loss)}
-    for family in ("forward", "gradients"):
-        for name, array in side.detail(family).items():
-            tensors[f"{family}/{name}"] = array
-    return tensors
+    tensors |= family("forward", side.detail("forward"))
+    return tensors | family("gradients", side.detail("gradients"))
 
 
 def null(side: Side) -> Tensors | None:

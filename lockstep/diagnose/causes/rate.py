@@ -8,22 +8,23 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.diagnose.causes.alternatives import Alternative, Cause, Tensors, residual
+from lockstep.diagnose.causes.alternatives import Alternative, Cause
 from lockstep.diagnose.causes.knobs import changed, created, fitted_knobs, other_choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
+from lockstep.diagnose.causes.tensors import Tensors, residual
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe, Schedule
 from lockstep.schedules.rate_tables import rate_tables
 
-__all__ = ["ROUNDING", "alternatives", "null", "recorded", "rounded"]
+__all__ = ["ROUNDING", "alternatives", "null", "recorded_by", "rounded"]
 
 ROUNDING = {"float64": 1e-9, "float32": 2e-6}
 """Relative size of what a schedule computed in float32 may be off by, a few units of the last
 place. A smaller difference does not make a schedule of another meaning."""
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """The rates that were reported."""
     values = side.trace.arrays.get("updates/lr")
     return {} if values is None else {"lr/all": rows(values)}
@@ -35,8 +36,8 @@ def null(side: Side) -> Tensors | None:
     return None if table_T is None else _cut(side, table_T)
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     recipe = side.recipe
     table_T = _table(side, recipe)
     if table_T is None or recipe is None:
@@ -52,14 +53,14 @@ def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
         text = f"{{side}}'s learning rate comes one epoch {word}"
         yield Alternative(key, text, "", _cut(side, _shifted(table_T, offset)))
     knobs = _knobs(recipe.schedule)
-    yield from fitted_knobs("schedule", recipe.schedule, knobs, _maker(side, recipe), tensors)
+    yield from fitted_knobs("schedule", recipe.schedule, knobs, _maker(side, recipe), recorded)
 
 
-def rounded(side: Side, tensors: Tensors, right: Tensors) -> Cause | None:
+def rounded(side: Side, recorded: Tensors, right: Tensors) -> Cause | None:
     """The cause of rates that are the scheduled ones but for their last bits; None for the same
     bits.
     """
-    gap = residual(right, tensors)
+    gap = residual(right, recorded)
     if not gap:
         return None
     text = (
@@ -117,7 +118,7 @@ def _rates(recipe: Recipe, updates_per_epoch: int) -> NDArray[np.float64] | None
 
 def _updates(side: Side) -> int:
     """The number of rates that were recorded."""
-    rates = recorded(side).get("lr/all")
+    rates = recorded_by(side).get("lr/all")
     return 0 if rates is None else rates.shape[-1]
 
 

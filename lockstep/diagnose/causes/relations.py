@@ -2,21 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 
 import numpy as np
 
-from lockstep.diagnose.causes.alternatives import (
-    Alternative,
-    Cause,
-    Tensors,
-    choose,
-    fitted,
-    residual,
-)
+from lockstep.diagnose.causes.alternatives import Alternative, Cause, choose, fitted
 from lockstep.diagnose.causes.digits import low_precision
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, each, family, residual, times
 from lockstep.diagnose.compare import Difference
 from lockstep.oracle.arithmetic import Array
 from lockstep.records.trace import Trace
@@ -126,12 +121,13 @@ def _family(side: Side, stage: str, update: int | None = None) -> Tensors:
     """The tensors of a stage; for "update" and "parameters" the change of every parameter."""
     update = side.update if update is None else update
     if stage == "init":
-        return {f"init/{name}": array for name, array in side.below("parameters/0/").items()}
+        return family("init", side.below("parameters/0/"))
     if stage in ("update", "parameters"):
         before = side.parameters(update)
         after = side.parameters(update + 1)
-        return {f"update/{name}": after[name] - before[name] for name in after if name in before}
-    return {f"{stage}/{name}": array for name, array in side.detail(stage, update).items()}
+        changes = {name: after[name] - before[name] for name in after if name in before}
+        return family("update", changes)
+    return family(stage, side.detail(stage, update))
 
 
 @dataclass(frozen=True)
@@ -147,14 +143,14 @@ class _Relations:
     def alternatives(self) -> Iterator[Alternative]:
         """The known relations, the simplest first."""
         other = self.right.name
-        zeros = {name: np.zeros_like(array) for name, array in self.its.items()}
+        zeros = each(np.zeros_like, self.its)
         yield self._alternative("zero", f"is 0; {other}'s is not", zeros)
-        negated = {name: -array for name, array in self.its.items()}
+        negated = each(np.negative, self.its)
         yield self._alternative("sign", f"is {other}'s with the other sign", negated)
         for kind, text, tensors in _layouts(self.mine, self.its):
             yield self._alternative(kind, text.format(other=other), tensors)
         for name in FORMATS if self.off.precision == "float64" else list(FORMATS)[1:]:
-            low = {key: rounded_to(name, array) for key, array in self.its.items()}
+            low = each(partial(rounded_to, name), self.its)
             yield self._alternative("rounded", f"is {other}'s rounded to {name}", low)
         yield from self._stale()
         yield from self._named_factors()
@@ -162,7 +158,7 @@ class _Relations:
             self._key("scaled"),
             f"{self.head} is {{value}} times {other}'s",
             PAGES["scaled"],
-            self._scaled,
+            lambda factor: times(factor, self.its),
             self.mine,
             1.0,
             FACTORS,
@@ -182,9 +178,6 @@ class _Relations:
 
     def _alternative(self, kind: str, text: str, tensors: Tensors) -> Alternative:
         return Alternative(self._key(kind), f"{self.head} {text}", PAGES.get(kind, ""), tensors)
-
-    def _scaled(self, factor: float) -> Tensors:
-        return {name: factor * array for name, array in self.its.items()}
 
     def _stale(self) -> Iterator[Alternative]:
         """The tensors of a neighbouring update, or added to those of the update before."""
@@ -213,7 +206,7 @@ class _Relations:
         other = self.right.name
         for name, count in counts.items():
             text = f"is {count} times {other}'s: {name}"
-            yield self._alternative("scaled", text, self._scaled(count))
+            yield self._alternative("scaled", text, times(count, self.its))
             text = f"is {other}'s divided by {count}: {name}"
             divided = {key: array / count for key, array in self.its.items()}
             yield self._alternative("scaled", text, divided)

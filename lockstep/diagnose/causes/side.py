@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import PreparedData, initial_statistics, prepare
-from lockstep.diagnose.causes.alternatives import TOLERANCE, Tensors
+from lockstep.diagnose.causes.alternatives import TOLERANCE
+from lockstep.diagnose.causes.tensors import Tensors
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Array, Moments
 from lockstep.recipe import Recipe, field_infos

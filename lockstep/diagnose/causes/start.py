@@ -2,25 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from lockstep.data_prep import initial_parameters
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors
+from lockstep.diagnose.causes.alternatives import Alternative
 from lockstep.diagnose.causes.knobs import changed, choices
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
 from lockstep.diagnose.causes.side import Side, rows
+from lockstep.diagnose.causes.tensors import Tensors, each, family
 from lockstep.numbers import factor
 from lockstep.recipe import Recipe
 
-__all__ = ["alternatives", "null", "recorded"]
+__all__ = ["alternatives", "null", "recorded_by"]
 
 SEEDS = range(10)
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """The parameters before training."""
-    return {f"init/{name}": array for name, array in side.below("parameters/0/").items()}
+    return family("init", side.below("parameters/0/"))
 
 
 def null(side: Side) -> Tensors | None:
@@ -31,30 +33,30 @@ def null(side: Side) -> Tensors | None:
         if drawn is not None:
             return drawn
     for trace in side.others:
-        tensors = recorded(Side("", trace, 0))
+        tensors = recorded_by(Side("", trace, 0))
         if tensors:
             return tensors
     return None
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     right = null(side)
     if right is None:
         return
     yield from _transposed(right)
     for name in FORMATS:
-        low = {key: rounded_to(name, array) for key, array in right.items()}
         text = f"{{side}}'s initial parameters are rounded to {name}"
+        low = each(partial(rounded_to, name), right)
         yield Alternative("init-rounded", text, "float64-becomes-float32", low)
-    zero = [name for name, array in tensors.items() if not array.any() and name in right]
+    zero = [name for name, array in recorded.items() if not array.any() and name in right]
     if zero:
         text = f"{{side}} starts with {_listed(zero, ', ')} at 0"
         zeros = {name: np.zeros_like(right[name]) for name in zero}
         yield Alternative("other-init", text, "linear-initialisation", right | zeros)
     if side.recipe is not None and "recipe" in side.trace.header:
         yield from _drawn_otherwise(side, side.recipe)
-    yield _scaled(right, tensors)
+    yield _scaled(right, recorded)
 
 
 def _listed(names: list[str], separator: str) -> str:
@@ -81,7 +83,8 @@ def _drawn(side: Side, recipe: Recipe) -> Tensors | None:
     if first is None or last is None:
         return None
     drawn = initial_parameters(recipe, first.shape[0], last.shape[-1])
-    return {f"init/{name}": rows(array.astype(recipe.dtype)) for name, array in drawn.items()}
+    rounded = {name: rows(array.astype(recipe.dtype)) for name, array in drawn.items()}
+    return family("init", rounded)
 
 
 def _drawn_otherwise(side: Side, recipe: Recipe) -> Iterator[Alternative]:
@@ -101,13 +104,13 @@ def _drawn_otherwise(side: Side, recipe: Recipe) -> Iterator[Alternative]:
             yield Alternative("other-init", text, "", other)
 
 
-def _scaled(right: Tensors, tensors: Tensors) -> Alternative:
+def _scaled(right: Tensors, recorded: Tensors) -> Alternative:
     """Each tensor by a factor of its own."""
     scaled = dict(right)
     factors = []
     for name, array in right.items():
         size = float(np.square(array).sum())
-        mine = tensors.get(name)
+        mine = recorded.get(name)
         if mine is None or mine.shape != array.shape or not size or array.size < 2:
             continue
         scale = float((mine * array).sum()) / size

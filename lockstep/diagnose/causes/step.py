@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lockstep.diagnose.causes.alternatives import Tensors
 from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.tensors import Tensors, family
 from lockstep.oracle.arithmetic import Array, Exact, Moments, unit_roundoff
 from lockstep.oracle.optimizer import update_parameter
 from lockstep.recipe import Optimizer
 
-__all__ = ["UpdateVariant", "attempt", "compute", "null", "recorded", "rounding", "variant_of"]
+__all__ = ["UpdateVariant", "attempt", "compute", "null", "recorded_by", "rounding", "variant_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,12 @@ def attempt(variant: UpdateVariant) -> Tensors | None:
         return None
 
 
-def recorded(side: Side) -> Tensors:
+def recorded_by(side: Side) -> Tensors:
     """What `compute` gives, as it was recorded."""
     before = side.parameters(side.update)
     after = side.parameters(side.update + 1)
-    steps = {f"update/{name}": after[name] - before[name] for name in after if name in before}
-    return steps | {f"moments/{name}": array for name, array in side.detail("moments").items()}
+    steps = {name: after[name] - before[name] for name in after if name in before}
+    return family("update", steps) | family("moments", side.detail("moments"))
 
 
 def null(side: Side) -> Tensors | None:

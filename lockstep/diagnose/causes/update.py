@@ -4,14 +4,16 @@ given.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from lockstep.diagnose.causes.alternatives import Alternative, Tensors, fitted
+from lockstep.diagnose.causes.alternatives import Alternative, fitted
 from lockstep.diagnose.causes.knobs import changed, created, fitted_knobs, other_choices
 from lockstep.diagnose.causes.precision import NoCorrection, rounded_to
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.causes.step import UpdateVariant, attempt, compute, variant_of
+from lockstep.diagnose.causes.tensors import Tensors, each, family, only, times
 from lockstep.oracle.arithmetic import Moments
 from lockstep.recipe import Optimizer
 from lockstep.schedules.rate_tables import is_weight, layer_of
@@ -23,8 +25,8 @@ MOMENT_FORMATS = ("float32", "float16", "bfloat16")
 FACTORS = (-1e6, 1e6)
 
 
-def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
-    """The known other ways, those with a free number last; `tensors` are what was recorded."""
+def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
+    """The known other ways, those with a free number last."""
     variant = variant_of(side)
     if variant is None:
         return
@@ -37,10 +39,10 @@ def alternatives(side: Side, tensors: Tensors) -> Iterator[Alternative]:
     yield from _ascent(variant)
     yield from _other_words(variant)
     yield from _other_gradients(side, variant)
-    yield from _untouched(variant, tensors)
+    yield from _untouched(variant, recorded)
     yield from _rounded_moments(variant)
     yield from _other_optimizers(variant)
-    yield from _fits(variant, tensors)
+    yield from _fits(variant, recorded)
 
 
 # ---- weight decay
@@ -128,13 +130,13 @@ def _forgotten(side: Side, variant: UpdateVariant) -> Iterator[Alternative]:
 
 def _skipped(variant: UpdateVariant) -> Iterator[Alternative]:
     """An update that does nothing, or changes the moments alone."""
-    still = {f"update/{name}": np.zeros_like(array) for name, array in variant.parameters.items()}
+    still = family("update", each(np.zeros_like, variant.parameters))
     moments: Tensors = {}
     for name, slots in variant.moments.items():
         for slot, array in slots.items():
             moments[f"moments/{slot}/{name}"] = np.atleast_2d(array)
     yield Alternative("update-skipped", "{side} skips this update", "", still | moments)
-    moved = {name: array for name, array in compute(variant).items() if name.startswith("moments/")}
+    moved = only("moments/", compute(variant))
     text = "{side} does not apply this update to the parameters"
     yield Alternative("update-skipped", text, "", still | moved)
 
@@ -165,11 +167,8 @@ def _rounded_moments(variant: UpdateVariant) -> Iterator[Alternative]:
     """Moments kept in fewer bits."""
     tensors = compute(variant)
     for format_name in MOMENT_FORMATS:
-        low = dict(tensors)
-        for name, array in tensors.items():
-            if name.startswith("moments/"):
-                low[name] = rounded_to(format_name, array)
         text = f"{{side}} keeps its moments in {format_name}"
+        low = tensors | each(partial(rounded_to, format_name), only("moments/", tensors))
         yield Alternative("moments-rounded", text, "", low)
 
 
@@ -224,7 +223,7 @@ def _ascent(variant: UpdateVariant) -> Iterator[Alternative]:
     against = {name: -rate for name, rate in variant.rates.items()}
     text = "{side} climbs: its step has the wrong sign"
     yield Alternative("ascent", text, "", compute(replace(variant, rates=against)))
-    turned = {name: -gradient for name, gradient in variant.gradients.items()}
+    turned = each(np.negative, variant.gradients)
     text = "{side} gives the optimizer the gradient with the wrong sign"
     yield Alternative("ascent", text, "", compute(replace(variant, gradients=turned)))
 
@@ -241,7 +240,7 @@ def _other_words(variant: UpdateVariant) -> Iterator[Alternative]:
     )
     dampening = optimizer.get("dampening")
     if dampening and variant.count == 0:
-        damped = {name: (1 - dampening) * array for name, array in variant.gradients.items()}
+        damped = times(1 - dampening, variant.gradients)
         text = "{side} dampens the first gradient too"
         tensors = compute(replace(variant, gradients=damped))
         yield Alternative("dampening", text, "dampening-spares-the-first-step", tensors)
@@ -274,9 +273,7 @@ def _untouched(variant: UpdateVariant, recorded: Tensors) -> Iterator[Alternativ
     ]
     if not still or len(still) == len(variant.parameters):
         return
-    tensors = {
-        name: array for name, array in compute(variant).items() if name.startswith("update/")
-    }
+    tensors = only("update/", compute(variant))
     for name in still:
         tensors[f"update/{name}"] = np.zeros_like(variant.parameters[name])
     text = f"{{side}} does not train {', '.join(still)}"
@@ -336,8 +333,7 @@ def _fits(variant: UpdateVariant, recorded: Tensors) -> Iterator[Alternative]:
     yield from fitted("lr-not-applied", text, "", make, recorded, 1.0, FACTORS)
 
     def with_gradients_times(factor: float) -> UpdateVariant:
-        gradients = {name: factor * array for name, array in variant.gradients.items()}
-        return replace(variant, gradients=gradients)
+        return replace(variant, gradients=times(factor, variant.gradients))
 
     text = "{side} gives the optimizer {value} times the gradient"
     make = _attempting(with_gradients_times)
