@@ -159,7 +159,7 @@ def _other_updates(side: Side, source: _Source, masks: Masks) -> Iterator[Altern
             continue
         if update > side.update and len(right.y) < len(rows.y):
             key = "dropped-last-batch"
-            text = f"{{side}} leaves out the short last batch: it is at that of update {update}"
+            text = f"{{side}} leaves out the short last batch: it is fed that of update {update}"
             page = "padded-batch-in-the-mean"
         else:
             key = "other-order"

@@ -130,6 +130,6 @@ def _after_decay(side: Side, gradients: Tensors) -> Iterator[Alternative]:
         name: array + decay * decays(optimizer, name) * parameters[name]
         for name, array in gradients.items()
     }
-    text = "{side} adds weight decay before it clips; the recipe after"
+    text = "{side} adds weight decay before it clips; the recipe adds it after"
     tensors = _clipped(side.recipe.gradient, summed)
     yield Alternative("decay-before-clip", text, "weight-decay-before-clip", tensors)

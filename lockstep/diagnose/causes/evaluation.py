@@ -242,7 +242,7 @@ def _measured_otherwise(side: Side) -> Iterator[Alternative]:
         ),
         Alternative(
             "mean-of-means",
-            "{side} takes the mean of the batches' means; the recipe the mean over the rows",
+            "{side} takes the mean of the batches' means; the recipe takes the mean over the rows",
             "epoch-loss-mean-of-means",
             _metrics(side, done, by_batch=True) or {},
         ),

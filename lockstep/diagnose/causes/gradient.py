@@ -84,7 +84,8 @@ def _other_gradients(
         yield Alternative("gradient-stale", text, "", tensors)
     for share, words in ((0.5, "half"), (1.0, "all")):
         text = (
-            f"{{side}} passes {words} of the gradient where the input of ReLU is 0; the recipe none"
+            f"{{side}} passes {words} of the gradient where the input of ReLU is 0; the recipe "
+            "passes none"
         )
         tensors = compute(replace(variant, arithmetic=Kink(share)))
         yield Alternative("gradient-at-the-kink", text, "gradient-at-the-kink", tensors)
@@ -139,8 +140,8 @@ def _accumulated_otherwise(variant: PassVariant) -> Iterator[Alternative]:
         rule, accumulate_mean="rows" if rule.accumulate_mean == "batches" else "batches"
     )
     text = (
-        f"{{side}} weighs the batches of an update by {other.accumulate_mean}; the recipe by "
-        f"{rule.accumulate_mean}"
+        f"{{side}} weighs the batches of an update by {other.accumulate_mean}; the recipe weighs "
+        f"them by {rule.accumulate_mean}"
     )
     tensors = compute(replace(variant, recipe=replace(variant.recipe, gradient=other)))
     yield Alternative("accumulation-mean", text, page, tensors)

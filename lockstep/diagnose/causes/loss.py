@@ -94,8 +94,8 @@ def _other_divisors(variant: PassVariant) -> Iterator[Alternative]:
     if loss.class_weights:
         yield multiplied(
             "weighted-mean",
-            "{side} divides the weighted loss by the number of rows; the recipe by the sum of "
-            "their weights",
+            "{side} divides the weighted loss by the number of rows; the recipe divides it by the "
+            "sum of their weights",
             "weighted-cross-entropy-mean",
             lambda y_B: _total(variant, y_B) / _counted(y_B),
         )
@@ -168,8 +168,8 @@ def _other_targets(variant: PassVariant, loss: CrossEntropy) -> Iterator[Alterna
         spread = changed(loss, label_smoothing=loss.label_smoothing * outputs / (outputs - 1))
         if spread is not None:
             text = (
-                "{side} spreads the label smoothing over the K - 1 other classes; the recipe over "
-                "all K"
+                "{side} spreads the label smoothing over the K - 1 other classes; the recipe "
+                "spreads it over all K"
             )
             page = "label-smoothing-over-k-or-k-minus-1"
             yield Alternative("label-smoothing", text, page, _with_loss(variant, spread))

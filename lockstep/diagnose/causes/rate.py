@@ -82,7 +82,7 @@ def _other_places(
     yield Alternative("lr-early", text, "last-lr-is-the-next-lr", early)
     places = np.arange(len(table_T)) * recipe.gradient.accumulate
     by_batch = _cut(side, table_T[np.minimum(places, len(table_T) - 1)])
-    text = "{side}'s schedule counts every batch; the recipe every update"
+    text = "{side}'s schedule counts every batch; the recipe's counts every update"
     yield Alternative("lr-early", text, "", by_batch)
     begun_again = _cut(side, _shifted(table_T, -side.trace.first_update))
     text = "{side}'s schedule begins again where the run went on"
