@@ -495,8 +495,8 @@ def _place(trace: Trace, name: str, gap: _Gap, index: int) -> _Place:
     kind, _, rest = name.partition("/")
     element = tuple(int(i) for i in np.unravel_index(index, gap.ratio.shape))
     if kind in ("parameters", "average"):
-        done, _, tensor = rest.partition("/")
-        return _Place("init" if done == "0" else kind, tensor, int(done) - 1, element)
+        updates, _, tensor = rest.partition("/")
+        return _Place("init" if updates == "0" else kind, tensor, int(updates) - 1, element)
     if kind == "detail":
         update, stage, tensor = rest.split("/", 2)
         return _Place(stage, tensor, int(update), element)

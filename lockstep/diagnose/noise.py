@@ -187,17 +187,17 @@ def _first_order(trace: Trace, sizes: _Sizes, name: str) -> Array:
         at = np.arange(len(array))
     else:
         at = np.array(int(name.split("/")[1]))
-    done = at + (family != "parameters" or kind == "statistics")
+    updates = at + (family != "parameters" or kind == "statistics")
     terms = min(sizes.terms, SAFETY * np.sqrt(sizes.terms))
-    relative = sizes.unit * terms * done + sizes.step * sizes.way_T[at]
+    relative = sizes.unit * terms * updates + sizes.step * sizes.way_T[at]
     if family == "moments" or name == "updates/update_norm":
-        relative = relative + sizes.step * done
+        relative = relative + sizes.step * updates
     if kind == "statistics":
         return np.asarray(relative[:, None] * array[:, 2:])
     if kind == "updates":
         # a change is that of rounded parameters, a loss the sum of terms that may be larger
         least = {"updates/update_norm": sizes.norm, "updates/loss": 1.0}.get(name, 0.0)
-        return np.asarray(sizes.unit * least * done + relative * array)
+        return np.asarray(sizes.unit * least * updates + relative * array)
     if family in LAYERED:
         bound = relative * sizes.largest.get(_layer(name), 0.0)
     else:
@@ -206,7 +206,7 @@ def _first_order(trace: Trace, sizes: _Sizes, name: str) -> Array:
     if family == "parameters" and initial is not None:
         # a bias that was 0 has gone further than it is large
         gone = _finite(trace.arrays[name].astype(np.float64) - initial).max(initial=0.0)
-        bound = bound + sizes.step * done * gone
+        bound = bound + sizes.step * updates * gone
     return np.asarray(bound)
 
 

@@ -59,15 +59,15 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> tuple[NameMap, 
         InputError: names without a counterpart, or with several; names them all, with their
             candidates.
     """
-    given = given or NameMap()
-    search = _Search(a, b, given)
+    settled = given or NameMap()
+    search = _Search(a, b, settled)
     search.run()
     search.refuse()
     names = replace(
-        given,
+        settled,
         names=dict(sorted(search.settled.items())),
-        forward=_by_value(_detail(a, "forward"), _detail(b, "forward"), given.forward),
-        batch=_by_value(_detail(a, "batch"), _detail(b, "batch"), given.batch),
+        forward=_by_value(_detail(a, "forward"), _detail(b, "forward"), settled.forward),
+        batch=_by_value(_detail(a, "batch"), _detail(b, "batch"), settled.batch),
     )
     return names, search.reasons
 
@@ -256,17 +256,20 @@ def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> It
     """
     if not shape_a and not shape_b:
         yield Layout(name)
-    elif len(shape_a) > MOST_AXES or len(shape_b) > MOST_AXES:
+        return
+    if len(shape_a) > MOST_AXES or len(shape_b) > MOST_AXES:
         if shape_a == shape_b:
             yield Layout(name)
-    elif sorted(shape_a) == sorted(shape_b):
-        for axes in permutations(range(len(shape_a))):
-            if tuple(shape_b[axis] for axis in axes) == shape_a:
-                yield Layout(name, _unless_in_order(axes))
-    elif len(shape_a) != len(shape_b):
-        for axes in permutations(range(len(shape_a))):
+        return
+    is_reordered = sorted(shape_a) == sorted(shape_b)
+    if not is_reordered and len(shape_a) == len(shape_b):
+        return
+    for axes in permutations(range(len(shape_a))):
+        if not is_reordered:
             middle = tuple(shape_a[axes.index(axis)] for axis in range(len(axes)))
             yield Layout(name, _unless_in_order(axes), middle)
+        elif tuple(shape_b[axis] for axis in axes) == shape_a:
+            yield Layout(name, _unless_in_order(axes))
 
 
 def _unless_in_order(axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -240,18 +240,18 @@ class _Spreads:
                 self.statistics[name][update] = spread
 
     def _add_parameters(self, state: State) -> None:
-        done = state.updates
-        if not (self.has_statistics or done in self.recorded):
+        updates = state.updates
+        if not (self.has_statistics or updates in self.recorded):
             return
-        average = averaged(self.recipe.average, state.average, done, self.arithmetic)
+        average = averaged(self.recipe.average, state.average, updates, self.arithmetic)
         kinds = {"parameters": state.parameters | state.statistics, "average": average}
         for kind, tensors in kinds.items():
             for name, members in canonical(tensors).items():
                 spread = self._spread(members)
-                if done in self.recorded:
-                    self.tensors[f"{kind}/{done}/{name}"] = done - 1, spread
+                if updates in self.recorded:
+                    self.tensors[f"{kind}/{updates}/{name}"] = updates - 1, spread
                 if self.has_statistics:
-                    self.statistics[f"{kind}/{name}"][done - 1] = spread
+                    self.statistics[f"{kind}/{name}"][updates - 1] = spread
 
     def _add_metrics(self, state: State) -> None:
         data = self.data

@@ -85,29 +85,15 @@ def train_everywhere(
         InputError: data that cannot be trained on, a device or framework that is not there.
     """
     table, data = prepare_cached(recipe)
-    exact = recipe.with_dtype("float64")
-    without_warmup = replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch))
-    of_oracle = {
-        "traces": _Form(folder, recipe, ""),
-        "semantics": _Form(folder / "float64", exact, "plain"),
-        "contrast": _Form(folder / "contrast", without_warmup, ""),
-    }
-    forms = dict(of_oracle)
-    if engine != "plain":
-        forms["fast"] = _Form(folder / "float64" / "fast", exact, "fast")
+    forms = _forms(recipe, folder, data.updates_per_epoch, engine)
     for form in forms.values():
         form.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         shared = Path(scratch) / "data"
         data.save(shared)
-        jobs: dict[str, list[Job]] = {}
-        for backend in BACKENDS:
-            fault = (library_faults or {}).get(backend)
-            jobs[backend] = [form.job(shared, backend, fault) for form in forms.values()]
-        team.begin(jobs, report)
-        oracle_jobs = [
-            OracleJob(form.recipe, data, name == "traces") for name, form in of_oracle.items()
-        ]
+        team.begin(_jobs(forms, shared, library_faults or {}), report)
+        of_oracle = [name for name in forms if name != "fast"]
+        oracle_jobs = [OracleJob(forms[name].recipe, data, name == "traces") for name in of_oracle]
         oracles = dict(zip(of_oracle, train_oracles(oracle_jobs, report)))
         team.wait()
     trained = {name: form.load() for name, form in forms.items()}
@@ -116,8 +102,9 @@ def train_everywhere(
         trained[name]["oracle"] = oracle
     fast = trained.get("fast", {})
 
-    place = forms["semantics"].folder / "oracle.trace"
-    derive_bounds = float64_bounds(exact, data, receive=lambda oracle: oracle.save(place))
+    exact = forms["semantics"]
+    place = exact.folder / "oracle.trace"
+    derive_bounds = float64_bounds(exact.recipe, data, receive=lambda oracle: oracle.save(place))
     return Run(
         recipe=recipe,
         table=table,
@@ -148,3 +135,28 @@ class _Form(NamedTuple):
         return {
             backend: Trace.load_unchecked(self.folder / f"{backend}.trace") for backend in BACKENDS
         }
+
+
+def _forms(recipe: Recipe, folder: Path, updates_per_epoch: int, engine: str) -> dict[str, _Form]:
+    """The trainings of a run, by the names that they have in `Run`."""
+    exact = recipe.with_dtype("float64")
+    contrast = replace(recipe, schedule=contrast_schedule(recipe, updates_per_epoch))
+    forms = {
+        "traces": _Form(folder, recipe, ""),
+        "semantics": _Form(folder / "float64", exact, "plain"),
+        "contrast": _Form(folder / "contrast", contrast, ""),
+    }
+    if engine != "plain":
+        forms["fast"] = _Form(folder / "float64" / "fast", exact, "fast")
+    return forms
+
+
+def _jobs(
+    forms: Mapping[str, _Form], data: Path, library_faults: Mapping[str, str]
+) -> dict[str, list[Job]]:
+    """Backend -> a job for each form."""
+    jobs: dict[str, list[Job]] = {}
+    for backend in BACKENDS:
+        fault = library_faults.get(backend)
+        jobs[backend] = [form.job(data, backend, fault) for form in forms.values()]
+    return jobs

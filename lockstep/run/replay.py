@@ -84,8 +84,8 @@ def reproduces(again: Trace, trace: Trace, truth: Trace) -> bool:
     if _engine(again) != _engine(trace):
         return compare(again, trace, bounds_of(truth) or {}).verdict != "diverged"
     for_detail = ["detail/"]
-    for done in set(trace.recorded_updates) - set(again.recorded_updates):
-        for_detail += [f"parameters/{done}/", f"average/{done}/"]
+    for updates in set(trace.recorded_updates) - set(again.recorded_updates):
+        for_detail += [f"parameters/{updates}/", f"average/{updates}/"]
     return all(
         name in again.arrays and again.arrays[name].tobytes() == array.tobytes()
         for name, array in trace.arrays.items()

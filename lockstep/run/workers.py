@@ -192,14 +192,18 @@ class Worker:
                 kind = message["lockstep"]
             except (ValueError, KeyError, TypeError):
                 continue  # a library's own print
-            if kind == "progress":
-                report(self.backend, message["done"], message["total"])
-            elif kind == "ready":
-                self.ready = True
-            elif kind == "error":
-                self.failure = message["text"]
-            elif kind == "finished":
-                self.finished = True
+            self._receive(kind, message, report)
+
+    def _receive(self, kind: str, message: Mapping[str, Any], report: Report) -> None:
+        """Take note of one message of the worker."""
+        if kind == "progress":
+            report(self.backend, message["done"], message["total"])
+        elif kind == "ready":
+            self.ready = True
+        elif kind == "error":
+            self.failure = message["text"]
+        elif kind == "finished":
+            self.finished = True
 
 
 def limit_threads(threads: int) -> dict[str, str]:

@@ -144,18 +144,18 @@ def _averaged(side: Side, average: Average, *, parameters: Tensors | None = None
     """The average after the update, from that before it; `parameters` in the place of the recorded
     ones. None where those were not recorded.
     """
-    done = side.update
-    following = parameters or side.parameters(done + 1)
-    if done <= 0:
+    updates = side.update
+    following = parameters or side.parameters(updates + 1)
+    if updates <= 0:
         before = start_average(average, side.parameters(0))
     else:
         # what is read of a debiased average is divided by its weight
         mine = side.recipe.average if side.recipe else average
-        weight = 1 - mine.decay**done if mine.debias else 1.0
-        recorded = side.below(f"average/{done}/", agreed=True)
+        weight = 1 - mine.decay**updates if mine.debias else 1.0
+        recorded = side.below(f"average/{updates}/", agreed=True)
         before = times(weight, recorded)
     after = _moved(average, before, following)
-    return None if after is None else _read(average, after, done + 1)
+    return None if after is None else _read(average, after, updates + 1)
 
 
 def _averaged_from_start(side: Side, average: Average) -> Tensors | None:
@@ -203,8 +203,8 @@ def metric_null(side: Side) -> Tensors | None:
 
 def metric_alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
     """The known other ways; none has a free number."""
-    done = side.update + 1
-    null = _metrics(side, done)
+    updates = side.update + 1
+    null = _metrics(side, updates)
     if null is None or side.recipe is None:
         return
     yield from _measured_otherwise(side)
@@ -220,7 +220,7 @@ def _number(value: float) -> Array:
 
 def _measured_otherwise(side: Side) -> Iterator[Alternative]:
     """Other parameters, other statistics, or the mean of the batches' means."""
-    done = side.update + 1
+    updates = side.update + 1
     options = [
         Alternative(
             "metrics-stale",
@@ -232,25 +232,25 @@ def _measured_otherwise(side: Side) -> Iterator[Alternative]:
             "metrics-in-training-mode",
             "{side} measures in training mode: by the rows' own statistics",
             "",
-            _metrics(side, done, training=True) or {},
+            _metrics(side, updates, training=True) or {},
         ),
         Alternative(
             "metrics-in-training-mode",
             "{side} measures in training mode, batch by batch",
             "",
-            _metrics(side, done, training=True, by_batch=True) or {},
+            _metrics(side, updates, training=True, by_batch=True) or {},
         ),
         Alternative(
             "mean-of-means",
             "{side} takes the mean of the batches' means; the recipe takes the mean over the rows",
             "epoch-loss-mean-of-means",
-            _metrics(side, done, by_batch=True) or {},
+            _metrics(side, updates, by_batch=True) or {},
         ),
     ]
-    average = side.below(f"average/{done}/")
+    average = side.below(f"average/{updates}/")
     if average:
         text = "{side} measures the moving average of the parameters"
-        tensors = _metrics(side, done, parameters=average) or {}
+        tensors = _metrics(side, updates, parameters=average) or {}
         options.append(Alternative("metrics-of-average", text, "", tensors))
     yield from (alternative for alternative in options if alternative.tensors)
 
@@ -306,7 +306,7 @@ def _accuracies(side: Side, recipe: Recipe, null: Tensors) -> Iterator[Alternati
 
 def _metrics(
     side: Side,
-    done: int,
+    updates: int,
     *,
     parameters: Tensors | None = None,
     training: bool = False,
@@ -316,13 +316,13 @@ def _metrics(
 
     Args:
         side: gives recipe, data and running statistics.
-        done: updates.
+        updates: how many were done.
         parameters: what is measured; None: the parameters of the side.
         training: batch normalisation takes the rows' own statistics.
         by_batch: the mean over the batches' metrics, not over the rows.
     """
     recipe = side.recipe
-    parameters = parameters or side.parameters(done)
+    parameters = parameters or side.parameters(updates)
     if recipe is None or not parameters or "recipe" not in side.trace.header:
         return None
     data = prepared_data(recipe, side.trace.header["data_hash"])
@@ -334,7 +334,7 @@ def _metrics(
         train: (rounded.train_x_ND, rounded.train_y_N),
         held_out: (rounded.held_out_x_ND, rounded.held_out_y_N),
     }
-    statistics = None if training else side.statistics(done)
+    statistics = None if training else side.statistics(updates)
     names = ("loss", "mae") if recipe.loss.predicts_number else ("loss", "accuracy")
     tensors: Tensors = {}
     for part, (x_ND, y_N) in rows.items():

@@ -114,8 +114,8 @@ def _other_parameters(side: Side, variant: PassVariant) -> Iterator[Alternative]
         text = f"{{side}} leaves out {' and '.join(names)}"
         tensors = compute(replace(variant, bends=dict.fromkeys(names, ABSENT)))
         yield Alternative("bias-missing", text, "", tensors)
-    for done, words in {side.update - 1: "of the update before", 0: "of the start"}.items():
-        old = side.parameters(done) if 0 <= done < side.update else {}
+    for updates, words in {side.update - 1: "of the update before", 0: "of the start"}.items():
+        old = side.parameters(updates) if 0 <= updates < side.update else {}
         if old.keys() == variant.parameters.keys():
             text = f"{{side}} computes with the parameters {words}"
             tensors = compute(replace(variant, parameters=old))

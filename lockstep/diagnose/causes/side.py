@@ -112,16 +112,16 @@ class Side:
         place = (self.update if update is None else update) - self.trace.first_update
         return float(values[place]) if values is not None and 0 <= place < len(values) else None
 
-    def parameters(self, done: int) -> Tensors:
+    def parameters(self, updates: int) -> Tensors:
         """The parameters after so many updates, without running statistics. Those before this
         update may come from any of the traces.
         """
-        tensors = self.below(f"parameters/{done}/", agreed=done <= self.update)
+        tensors = self.below(f"parameters/{updates}/", agreed=updates <= self.update)
         return {name: array for name, array in tensors.items() if name not in self._statistics}
 
-    def statistics(self, done: int) -> Tensors:
+    def statistics(self, updates: int) -> Tensors:
         """Running statistics after so many updates."""
-        tensors = self.below(f"parameters/{done}/", agreed=done <= self.update)
+        tensors = self.below(f"parameters/{updates}/", agreed=updates <= self.update)
         return {name: array for name, array in tensors.items() if name in self._statistics}
 
     @cached_property
