@@ -10,13 +10,13 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import pt_impl.train
-from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.compare import compare
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.run_recorder import Watch
 from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
 from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
+from parity_tests.shared.verdicts import assert_rounding, assert_verdict, first_place
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "copy": {"average__decay": 0.9},
@@ -31,24 +31,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
-    found = compare(trace, oracle, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
-    assert "average" in found.worst
-    assert sum(name.startswith("average/") for name in trace.arrays) == 13 * len(
-        prepared(recipe).parameters
-    )
+    comparison = compare(trace, oracle, {})
+    assert_verdict(comparison, "identical", "rounding")
+    assert "average" in comparison.worst
+    averages = [name for name in trace.arrays if name.startswith("average/")]
+    assert len(averages) == 13 * len(prepared(recipe).parameters)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -160,15 +154,12 @@ def test_fault_is_caught_at_its_place(
         attribute, update = ("start_average", 0) if backend == "torch" else (attribute, update)
     patch_pair(monkeypatch, module, attribute, put(module, attribute))
     forget_compiled()
-    found = compare(
-        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-        {},
-    )
+    trace = module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     forget_compiled()
-    assert found.verdict == "diverged"
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == ("average" if update >= 0 else "init", update)
+    assert first_place(trace, oracle_trace(recipe), {}) == (
+        "average" if update >= 0 else "init",
+        update,
+    )
 
 
 def test_torch_leaves_the_trained_model_alone() -> None:

@@ -19,7 +19,6 @@ import pt_impl.train
 from lockstep.cli import main
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
@@ -27,6 +26,7 @@ from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 from parity_tests.shared.twins import patch_pair
+from parity_tests.shared.verdicts import assert_agreement, first_place
 
 TRAINERS = {
     "torch": pt_impl.train.train,
@@ -129,10 +129,7 @@ def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> No
     np.testing.assert_array_equal(trace.series("lr"), whole.series("lr")[checkpoint.update :])
     begin = checkpoint.update + (checkpoint.accumulated > 0)
     assert trace.recorded_updates == list(range(begin, whole.header["updates"] + 1))
-    found = compare(trace, whole, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    assert_agreement(trace, whole, {})
     if writer == reader:  # the state holds every bit
         for name, array in trace.arrays.items():
             begin = trace.first_update // (
@@ -351,9 +348,10 @@ def test_a_count_that_is_reset_or_one_off_is_caught(
 
     patch_pair(monkeypatch, module, "import_state", shifted)
     checkpoint = run(reader, recipe)[1][10]
-    found = compare(resumed(reader, checkpoint, recipe), run("oracle", recipe)[0], {})
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (stage, 3)
+    assert first_place(resumed(reader, checkpoint, recipe), run("oracle", recipe)[0], {}) == (
+        stage,
+        3,
+    )
 
 
 def test_a_count_of_the_optimizer_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,9 @@ def forms(name: str) -> Mapping[str, Knobs]:
     return CASES[name].forms or {name: {}, f"{name}, all knobs": other_knobs(name)}
 
 
-LIBRARIES = {preset: made for case in CASES.values() for preset, made in case.libraries.items()}
+LIBRARIES = {
+    preset: library for case in CASES.values() for preset, library in case.libraries.items()
+}
 """Preset -> the class or function of the library that it stands for."""
 
 
@@ -308,8 +310,8 @@ def _built(preset: str, rate: float, settings: Knobs) -> Make:
         return lambda parameters: transformation
 
     def make(parameters: dict[str, torch.Tensor]) -> list[Any]:
-        made = library(list(parameters.values()), lr=rate, **settings)
-        return made if isinstance(made, list) else [made]
+        optimizers = library(list(parameters.values()), lr=rate, **settings)
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     return make
 

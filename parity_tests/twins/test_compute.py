@@ -19,8 +19,7 @@ import jax_impl.train
 import pt_impl.fast.train
 import pt_impl.model
 import pt_impl.train
-from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.compare import bounds_of
 from lockstep.oracle.arithmetic import BFLOAT16, Perturbed
 from lockstep.oracle.trajectory import _to_bfloat16, rows_of
 from lockstep.recipe import Recipe
@@ -30,6 +29,7 @@ from lockstep.schedules.formulas import learning_rates
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair
+from parity_tests.shared.verdicts import assert_rounding, first_place
 
 FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
 MIXED = {"training__compute": "bfloat16"}
@@ -65,16 +65,10 @@ CHOSEN = ["adamw, tanh", "batch norm, dropout", "accumulate, clip, average", "bi
 def test_both_twins_stay_within_rounding(variant: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     oracle = oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    traces = {backend: trace_of(backend, recipe) for backend in TWINS}
-    for a, b in (
-        (traces["torch"], oracle),
-        (traces["jax"], oracle),
-        (traces["torch"], traces["jax"]),
-    ):
-        found = compare(a, b, bounds)
-        assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    in_torch, in_jax = trace_of("torch", recipe), trace_of("jax", recipe)
+    assert_rounding(in_torch, oracle)
+    assert_rounding(in_jax, oracle)
+    assert_rounding(in_torch, in_jax, bounds_of(oracle))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -83,57 +77,51 @@ def test_the_fast_engines_stay_within_rounding_too(backend: str, variant: str) -
     recipe = small_recipe(**VARIANTS[variant])
     oracle = oracle_trace(recipe)
     trace = FAST[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
-    found = compare(trace, oracle, bounds_of(oracle))
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle)
     # as far from float32 as plain: it did compute in bfloat16
-    exact = trace_of(
-        "torch", small_recipe(**VARIANTS[variant] | {"training__compute": "same"})
-    ).series("loss")
+    in_float32 = small_recipe(**VARIANTS[variant] | {"training__compute": "same"})
+    exact = trace_of("torch", in_float32).series("loss")
     plain = trace_of(backend, recipe).series("loss")
-    assert 0.2 < np.abs(trace.series("loss") - exact).max() / np.abs(plain - exact).max() < 5
+    distance = np.abs(trace.series("loss") - exact).max()
+    assert 0.2 < distance / np.abs(plain - exact).max() < 5
 
 
 def test_the_rate_and_what_is_kept_are_of_the_recipes_dtype(backend: str) -> None:
     recipe = small_recipe(**VARIANTS["batch norm, dropout"])
     trace = trace_of(backend, recipe)
     np.testing.assert_array_equal(trace.series("lr"), learning_rates(recipe, 3).astype(np.float32))
-    assert {
-        array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")
-    } == {np.dtype(np.float32)}
+    updates = [array for name, array in trace.arrays.items() if not name.startswith("epochs/")]
+    assert {array.dtype for array in updates} == {np.dtype(np.float32)}
 
 
 def test_products_are_in_bfloat16(backend: str) -> None:
-    """The logits of the first forward pass are sums that bfloat16 can hold; in float32 they are
-    not.
-    """
+    """bfloat16 can hold the logits of the first forward pass; those of float32 it cannot."""
     for compute, expected in (("bfloat16", True), ("same", False)):
         recipe = small_recipe(training__compute=compute)
         data = prepared(recipe).cast(np.float32)
         if backend == "torch":
-            logits = pt_impl.model.build_model(recipe, data, torch.device("cpu"))(
-                torch.from_numpy(data.train_x_ND)
-            )
+            model = pt_impl.model.build_model(recipe, data, torch.device("cpu"))
+            logits = model(torch.from_numpy(data.train_x_ND))
             assert logits.dtype == torch.float32
-            found = logits.detach().numpy()
+            logits_NK = logits.detach().numpy()
         else:
-            logits = jax_impl.model.build_model(recipe, data, jax.devices("cpu")[0])(
-                jnp.asarray(data.train_x_ND)
-            )
+            model = jax_impl.model.build_model(recipe, data, jax.devices("cpu")[0])
+            logits = model(jnp.asarray(data.train_x_ND))
             assert logits.dtype == jnp.float32
-            found = np.asarray(logits)
-        assert (found == _to_bfloat16(found)).all() == expected
+            logits_NK = np.asarray(logits)
+        assert (logits_NK == _to_bfloat16(logits_NK)).all() == expected
 
 
 def test_the_features_are_rounded_as_both_frameworks_do() -> None:
     recipe = small_recipe(**MIXED)
     data = prepared(recipe)
-    seen = rows_of(recipe, data).train_x_ND
+    rounded_ND = rows_of(recipe, data).train_x_ND
     x_ND = data.cast(np.float32).train_x_ND
-    np.testing.assert_array_equal(torch.from_numpy(x_ND).to(torch.bfloat16).double().numpy(), seen)
-    np.testing.assert_array_equal(
-        np.asarray(jnp.asarray(x_ND).astype(jnp.bfloat16).astype(jnp.float32)), seen
-    )
-    assert not np.array_equal(x_ND, seen)
+    in_torch = torch.from_numpy(x_ND).to(torch.bfloat16).double().numpy()
+    np.testing.assert_array_equal(in_torch, rounded_ND)
+    in_jax = jnp.asarray(x_ND).astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(np.asarray(in_jax), rounded_ND)
+    assert not np.array_equal(x_ND, rounded_ND)
 
 
 @given(st.floats(-(2.0**100), 2.0**100, width=32))
@@ -147,10 +135,8 @@ def test_casts_are_rounded_once_and_nothing_else_is() -> None:
     ones = np.ones((5, 3, 2))
     assert plain.compute is plain
     assert plain.cast(ones) is ones
-    first, again = (
-        mixed.compute.cast(ones, "linear1.weight"),
-        mixed.compute.cast(ones, "linear1.weight"),
-    )
+    first = mixed.compute.cast(ones, "linear1.weight")
+    again = mixed.compute.cast(ones, "linear1.weight")
     np.testing.assert_array_equal(first, again)
     assert set(np.abs(first[1:] - 1).ravel()) == {BFLOAT16}
     np.testing.assert_array_equal(first[0], 1)
@@ -168,16 +154,15 @@ def test_float64_computes_in_float64() -> None:
 def halved_logits(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = TWINS[twin]
     original = of_pair(module, "mean_loss")
-    patch_pair(
-        monkeypatch,
-        module,
-        "mean_loss",
-        lambda loss, outputs, *rest: original(loss, outputs * 0.5, *rest),
-    )
+
+    def mean_loss(loss: Any, outputs: Any, *rest: Any) -> Any:
+        return original(loss, outputs * 0.5, *rest)
+
+    patch_pair(monkeypatch, module, "mean_loss", mean_loss)
 
 
 def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept of each update is rounded too: small steps are lost."""
+    """Parameters are rounded after each update, so small steps are lost."""
     if twin == "torch":
         step = torch.optim.SGD.step
 
@@ -185,19 +170,18 @@ def parameters_in_bfloat16(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
             step(self)
             with torch.no_grad():
                 for group in self.param_groups:
-                    for p in group["params"]:
-                        p.copy_(p.to(torch.bfloat16))
+                    for parameter in group["params"]:
+                        parameter.copy_(parameter.to(torch.bfloat16))
 
         monkeypatch.setattr(torch.optim.SGD, "step", rounded)
         return
     original = optax.apply_updates
-    monkeypatch.setattr(
-        optax,
-        "apply_updates",
-        lambda p, steps: jax.tree.map(
-            lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), original(p, steps)
-        ),
-    )
+
+    def apply_rounded(parameters: Any, steps: Any) -> Any:
+        after = original(parameters, steps)
+        return jax.tree.map(lambda new: new.astype(jnp.bfloat16).astype(jnp.float32), after)
+
+    monkeypatch.setattr(optax, "apply_updates", apply_rounded)
 
 
 FAULTS: dict[str, tuple[Callable[[str, pytest.MonkeyPatch], None], str, int]] = {
@@ -217,11 +201,6 @@ def test_fault_is_caught_at_its_place(
     assert bounds
     plant(backend, monkeypatch)
     forget_compiled()
-    found = compare(
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle,
-        bounds,
-    )
+    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     forget_compiled()
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (stage, update)
+    assert first_place(trace, oracle, bounds) == (stage, update)

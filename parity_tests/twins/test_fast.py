@@ -1,5 +1,5 @@
-"""The fast engine climbs the ladder: the same mathematics as plain, and planted faults in it are
-seen.
+"""The fast engine climbs the ladder: it does the mathematics of plain, and faults planted in it
+are caught.
 """
 
 import os
@@ -24,8 +24,7 @@ import pt_impl.fast.train
 import pt_impl.train
 from lockstep.commands.options import keep_compiled, trainer
 from lockstep.commands.train import record
-from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.compare import compare
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints
@@ -34,6 +33,7 @@ from lockstep.records.trace import Trace
 from lockstep.run.engine import choose_engine
 from parity_tests.shared.optimizers import CASES, forms
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, first_place
 
 FAST: dict[str, Any] = {"torch": pt_impl.fast.train, "jax": jax_impl.fast.train}
 PLAIN: dict[str, Any] = {"torch": pt_impl.train, "jax": jax_impl.train}
@@ -140,7 +140,7 @@ EACH |= {
     for form, knobs in forms(name).items()
 }
 
-# every choice of the table once: a compilation takes seconds
+# every choice of the table once, in few recipes: a compilation takes seconds
 TOGETHER: dict[str, dict[str, Any]] = {
     "sgd": EACH["dampening, decay"]
     | EACH["clipped"]
@@ -154,8 +154,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     | EACH["accumulated by rows"]
     | EACH["average from zero"]
     | EACH["batch norm"],
-    "nadam": EACH["nadam"],  # remembers a number for each tensor
-    "rprop": EACH["rprop"],  # remembers two arrays of each tensor by name
+    "nadam": EACH["nadam"],  # it remembers a number for each tensor
+    "rprop": EACH["rprop"],  # it remembers two arrays of each tensor by name
     "muon": EACH["muon"] | EACH["one logit"] | EACH["elu"] | EACH["cosine by update"],
 }
 CASES = [pytest.param("torch", values, id=f"torch-{name}") for name, values in EACH.items()]
@@ -170,9 +170,8 @@ CASES += [
 
 @cache
 def fast_trace(backend: str, recipe: Recipe, every: int = 1) -> Trace:
-    trace: Trace = FAST[backend].train(
-        recipe, prepared(recipe), watch=Watch(parameters_every=every)
-    )
+    watch = Watch(parameters_every=every)
+    trace: Trace = FAST[backend].train(recipe, prepared(recipe), watch=watch)
     return trace
 
 
@@ -190,14 +189,14 @@ def test_float64_training_follows_the_oracle_at_every_update(
     judged = {name for name in oracle.arrays if not name.startswith("bounds/")}
     assert trace.arrays.keys() == judged
     assert trace.header["layers"] == oracle.header["layers"]
-    found = compare(trace, oracle, {})  # without bounds: 1e-12, and the bits of the learning rate
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    assert_agreement(trace, oracle, {})  # without bounds: 1e-12, and the bits of the learning rate
+    assert_same_prediction(trace, oracle)
+
+
+def assert_same_prediction(trace: Trace, oracle: Trace) -> None:
     for name, array in oracle.prediction.items():
-        np.testing.assert_allclose(
-            trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1)
-        )
+        allowed = 1e-12 * max(np.abs(array).max(), 1)
+        np.testing.assert_allclose(trace.prediction[name], array, rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -212,12 +211,8 @@ def test_wide_layers_in_jax_follow_the_oracle_too(
         trace = jax_impl.fast.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     finally:
         clear_compiled()
-    found = compare(trace, oracle_trace(recipe), {})
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
-    for name, array in oracle_trace(recipe).prediction.items():
-        np.testing.assert_allclose(
-            trace.prediction[name], array, rtol=0, atol=1e-12 * max(np.abs(array).max(), 1)
-        )
+    assert_rounding(trace, oracle_trace(recipe), {})
+    assert_same_prediction(trace, oracle_trace(recipe))
 
 
 def clear_compiled() -> None:
@@ -234,15 +229,11 @@ def test_float32_training_stays_within_rounding_and_has_the_rates_of_plain(
 ) -> None:
     recipe = small_recipe(**(SHORT | EACH[name]))
     trace, oracle = fast_trace(backend, recipe), oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle)
     plain = PLAIN[backend].train(recipe, prepared(recipe))
-    assert trace.series("lr").dtype == plain.series("lr").dtype == np.float32
-    np.testing.assert_array_equal(
-        trace.series("lr").view(np.uint32), plain.series("lr").view(np.uint32)
-    )
+    rates_T, plain_rates_T = trace.series("lr"), plain.series("lr")
+    assert rates_T.dtype == plain_rates_T.dtype == np.float32
+    np.testing.assert_array_equal(rates_T.view(np.uint32), plain_rates_T.view(np.uint32))
 
 
 def test_more_updates_than_a_stretch_has_room_for() -> None:
@@ -267,16 +258,11 @@ def test_a_large_network_keeps_no_updates_and_trains_the_same(
     whole = fast_trace("torch", recipe, 0)
     assert prepared(recipe).updates > pt_impl.fast.network.SLOTS
     monkeypatch.setattr("pt_impl.fast.network.ROOM", 1)
-    found = pt_impl.fast.train.train(recipe, prepared(recipe))
+    trace = pt_impl.fast.train.train(recipe, prepared(recipe))
     for name, array in whole.arrays.items():
-        if name.endswith("_norm"):
-            # two ways to a sum of n squares; their rounding errors are below n eps / 2 each, of the
-            # square
-            np.testing.assert_allclose(
-                found.arrays[name], array, rtol=500 * np.finfo(np.float32).eps, err_msg=name
-            )
-        else:
-            np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+        # a sum of n squares is taken in two ways, each with an error below n eps / 2 of the sum
+        rtol = 500 * np.finfo(np.float32).eps if name.endswith("_norm") else 0
+        np.testing.assert_allclose(trace.arrays[name], array, rtol=rtol, err_msg=name)
 
 
 @pytest.mark.parametrize("backend", FAST)  # in JAX too: of one batch XLA would make another program
@@ -296,17 +282,14 @@ def test_jax_compiles_an_update_once(name: str, caplog: pytest.LogCaptureFixture
     jax_impl.fast.train.make_segment.cache_clear()
     with jax.log_compiles():
         jax_impl.fast.train.train(recipe, prepared(recipe))
-    compiled = [
-        str(record.args[0])
-        for record in caplog.records
-        if record.args and "Compiling" in record.msg
-    ]
+    records = [record for record in caplog.records if record.args and "Compiling" in record.msg]
+    compiled = [str(record.args[0]) for record in records if record.args]
     assert compiled.count("jit(segment)") == 1
 
 
 RESUMED: dict[str, dict[str, Any]] = {
     "nadam": EACH["average"] | EACH["accumulated"] | EACH["nadam"] | EACH["batch norm"],
-    # remember less, or arrays of other shapes, of some tensors
+    # of some tensors these two remember less, or arrays of other shapes
     "adafactor": EACH["adafactor as in optax"] | EACH["accumulated"],
     "muon": EACH["muon"] | EACH["accumulated"],
 }
@@ -316,20 +299,19 @@ RESUMED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RESUMED)
 def test_one_engine_goes_on_where_the_other_stopped(name: str, first: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **(SHORT | RESUMED[name]))
-    data, written = prepared(recipe), list[Checkpoint]()
+    data = prepared(recipe)
+    written: list[Checkpoint] = []
+    watch = Watch(checkpoints=Checkpoints(1, "batch", written.append))
     engines = {"fast": FAST[backend], "plain": PLAIN[backend]}
-    engines.pop(first).train(
-        recipe, data, watch=Watch(checkpoints=Checkpoints(1, "batch", written.append))
-    )
+    engines.pop(first).train(recipe, data, watch=watch)
     (other,) = engines.values()
     # in the midst of an accumulation, and between two updates
     for checkpoint in (written[0], written[2]):
         trace = other.train(recipe, data, watch=Watch(resume=checkpoint, parameters_every=1))
-        found = compare(trace, oracle_trace(recipe), {})
-        assert found.verdict == "rounding", found.first and describe_difference(found.first)
+        assert_rounding(trace, oracle_trace(recipe), {})
 
 
-# --- faults in the fast path are seen
+# --- faults in the fast path are caught
 
 
 def wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,18 +363,11 @@ def test_a_fault_in_torch_is_caught_at_its_place(
 ) -> None:
     plant, values, stage, update = FAULTS[name]
     recipe = small_recipe(training__dtype="float64", **values)
-    assert (
-        compare(
-            pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
-        ).verdict
-        == "rounding"
-    )
+    right = pt_impl.fast.train.train(recipe, prepared(recipe))
+    assert_rounding(right, oracle_trace(recipe), {})
     plant(monkeypatch)
-    found = compare(
-        pt_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
-    ).first
-    assert found is not None
-    assert (found.stage, found.update) == (stage, update)
+    wrong = pt_impl.fast.train.train(recipe, prepared(recipe))
+    assert first_place(wrong, oracle_trace(recipe), {}) == (stage, update)
 
 
 def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,13 +377,10 @@ def test_a_fault_in_jax_is_caught_at_its_place(monkeypatch: pytest.MonkeyPatch) 
     )
     clear_compiled()
     try:
-        found = compare(
-            jax_impl.fast.train.train(recipe, prepared(recipe)), oracle_trace(recipe), {}
-        ).first
+        trace = jax_impl.fast.train.train(recipe, prepared(recipe))
     finally:
         clear_compiled()
-    assert found is not None
-    assert (found.stage, found.update) == ("loss", 0)
+    assert first_place(trace, oracle_trace(recipe), {}) == ("loss", 0)
 
 
 # --- which engine
@@ -441,28 +413,20 @@ def test_the_engine_is_chosen_and_said(
 def test_fast_is_refused_where_it_has_no_form() -> None:
     with pytest.raises(InputError, match="--engine fast: updates in detail are recorded"):
         choose_engine("fast", Watch(detail=(3,)))
-    with pytest.raises(
-        InputError, match="--engine fast: every update begins from a state that is given"
-    ):
+    line = "--engine fast: every update begins from a state that is given"
+    with pytest.raises(InputError, match=line):
         choose_engine("fast", Watch(synchronise=iter(())))
 
 
 def test_the_command_says_which_engine_and_why(tmp_path: Path) -> None:
+    small = ["data.rows=64", "training.epochs=1", "schedule.warmup=0"]
+    options = ["--out", str(tmp_path / "t"), *(f"--set={value}" for value in small)]
+
     def run(*arguments: str) -> str:
-        small = [
-            "--set",
-            "data.rows=64",
-            "--set",
-            "training.epochs=1",
-            "--set",
-            "schedule.warmup=0",
-        ]
-        done = CliRunner().invoke(
-            record, ["--out", str(tmp_path / "t"), *small, *arguments], standalone_mode=False
-        )
-        if done.exception:
-            raise done.exception
-        return done.output
+        result = CliRunner().invoke(record, [*options, *arguments], standalone_mode=False)
+        if result.exception:
+            raise result.exception
+        return result.output
 
     assert "torch, engine fast, 2 updates" in run("--backend", "torch")
     assert "torch, engine plain, 2 updates" in run("--backend", "torch", "--engine", "plain")
@@ -501,7 +465,7 @@ except SystemExit as end:
 """  # noqa: E501
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=environment,
@@ -509,6 +473,6 @@ except SystemExit as end:
         text=True,
         check=False,
     )
-    assert done.stdout.splitlines()[-1] == "0 True False", done.stderr
+    assert process.stdout.splitlines()[-1] == "0 True False", process.stderr
     # what JAX compiled is kept for the next process
     assert bool([*tmp_path.glob("lockstep/xla/*/*")]) == (backend == "jax")

@@ -16,8 +16,6 @@ import jax_impl.train
 import pt_impl.gradient
 import pt_impl.train
 from lockstep.data_prep import prepare
-from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.gradient import accumulate, clip, norm
 from lockstep.recipe import Gradient
@@ -26,6 +24,7 @@ from lockstep.schedules.formulas import learning_rates
 from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, first_place
 
 # 90 rows in 6 batches, the last of 10 rows; updates of 4 and 2 batches
 ACCUMULATE = {"training__batch": 16, "gradient__accumulate": 4}
@@ -61,25 +60,16 @@ IN_FLOAT32 = ("norm, large eps", "value", "accumulate, by rows", "accumulate, cl
 def test_float64_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
-    assert (
-        trace.recorded_updates
-        == list(range(trace.header["updates"] + 1))
-        == oracle.recorded_updates
-    )
-    found = compare(trace, oracle, {})
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    updates = list(range(trace.header["updates"] + 1))
+    assert trace.recorded_updates == updates == oracle.recorded_updates
+    assert_agreement(trace, oracle, {})
 
 
 @pytest.mark.parametrize("variant", sweep_but(IN_FLOAT32, VARIANTS))
 def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle)
 
 
 def test_two_hundred_updates(backend: str) -> None:
@@ -93,19 +83,18 @@ def test_two_hundred_updates(backend: str) -> None:
     )
     trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=20))
     assert trace.header["updates"] == 200
-    found = compare(trace, oracle_trace(recipe, parameters_every=20), {})
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle_trace(recipe, parameters_every=20), {})
 
 
 def test_clipping_is_at_work_where_it_is_tested() -> None:
     for variant in ("norm", "norm, seldom", "value"):
         recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
         free = small_recipe(training__dtype="float64")
-        clipped, plain = (oracle_trace(r).series("update_norm") for r in (recipe, free))
+        clipped = oracle_trace(recipe).series("update_norm")
+        plain = oracle_trace(free).series("update_norm")
         assert (clipped != plain).any(), variant
-    norms = oracle_trace(
-        small_recipe(training__dtype="float64", **VARIANTS["norm, seldom"])
-    ).series("grad_norm")
+    seldom = small_recipe(training__dtype="float64", **VARIANTS["norm, seldom"])
+    norms = oracle_trace(seldom).series("grad_norm")
     assert (norms > 0.25).any()
     assert (norms < 0.25).any()
 
@@ -129,30 +118,25 @@ def test_shares_of_an_update_add_up_to_one(
     )
     data = prepare(recipe)
     data = replace(data, accumulate=many, accumulate_mean=mean, drop_last=drop_last)
-    found = data.batches(0)
-    assert found.last_T[-1]
-    assert found.last_T.sum() == data.updates_per_epoch == -(-data.batches_per_epoch // many)
-    starts = np.flatnonzero(np.concatenate([[True], found.last_T[:-1]]))
-    np.testing.assert_allclose(np.add.reduceat(found.share_T, starts), 1.0, rtol=1e-15)
-    assert (found.share_T[found.last_T][:-1] > 0).all()
-    for begin, end in zip(starts, [*starts[1:], len(found.last_T)]):
+    batches = data.batches(0)
+    assert batches.last_T[-1]
+    assert batches.last_T.sum() == data.updates_per_epoch == -(-data.batches_per_epoch // many)
+    starts = np.flatnonzero(np.concatenate([[True], batches.last_T[:-1]]))
+    np.testing.assert_allclose(np.add.reduceat(batches.share_T, starts), 1.0, rtol=1e-15)
+    assert (batches.share_T[batches.last_T][:-1] > 0).all()
+    for begin, end in zip(starts, [*starts[1:], len(batches.last_T)]):
         assert end - begin <= many
-        share = found.share_T[begin:end]
-        expected = found.count_T[begin:end] if mean == "rows" else np.ones(end - begin)
+        share = batches.share_T[begin:end]
+        expected = batches.count_T[begin:end] if mean == "rows" else np.ones(end - begin)
         np.testing.assert_allclose(share, expected / expected.sum(), rtol=1e-15)
 
 
 def test_accumulating_by_rows_is_a_larger_batch(backend: str) -> None:
     small = small_recipe(training__dtype="float64", gradient__accumulate_mean="rows", **ACCUMULATE)
     large = small_recipe(training__dtype="float64", training__batch=64)
-    traces = [
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
-        for recipe in (small, large)
-    ]
-    for name, values in traces[0].arrays.items():
-        np.testing.assert_allclose(
-            values, traces[1].arrays[name], rtol=1e-10, atol=1e-13, err_msg=name
-        )
+    accumulated, whole = twin_trace(backend, small), twin_trace(backend, large)
+    for name, values in accumulated.arrays.items():
+        np.testing.assert_allclose(values, whole.arrays[name], rtol=1e-10, atol=1e-13, err_msg=name)
 
 
 def test_the_rate_counts_updates_not_batches(backend: str) -> None:
@@ -172,18 +156,21 @@ def clipped_by(backend: str, gradient: Gradient, arrays: dict[str, Any]) -> dict
         import jax
 
         with jax.enable_x64(True):
-            found = jax_impl.gradient.clip(
-                gradient, {name: jnp.asarray(a) for name, a in arrays.items()}
-            )
-            return {name: np.asarray(array) for name, array in found.items()}
+            gradients = {name: jnp.asarray(array) for name, array in arrays.items()}
+            clipped = jax_impl.gradient.clip(gradient, gradients)
+            return {name: np.asarray(array) for name, array in clipped.items()}
     parameters = {
-        name: torch.nn.Parameter(torch.zeros(a.shape, dtype=torch.float64))
-        for name, a in arrays.items()
+        name: torch.nn.Parameter(torch.zeros(array.shape, dtype=torch.float64))
+        for name, array in arrays.items()
     }
     for name, parameter in parameters.items():
         parameter.grad = torch.tensor(arrays[name])
     pt_impl.gradient.clip(gradient, list(parameters.values()))
-    return {name: p.grad.numpy() for name, p in parameters.items() if p.grad is not None}
+    return {
+        name: parameter.grad.numpy()
+        for name, parameter in parameters.items()
+        if parameter.grad is not None
+    }
 
 
 @given(
@@ -208,19 +195,19 @@ def test_clip_is_the_formula(
     }[kind]
     with np.errstate(divide="ignore"):  # a norm of 0 without eps
         by_hand = clip(gradient, arrays, Exact())
-    for found in (clipped_by(backend, gradient, arrays), by_hand):
-        joined = np.concatenate([found[name].ravel() for name in "ab"])
+    for clipped in (clipped_by(backend, gradient, arrays), by_hand):
+        joined = np.concatenate([clipped[name].ravel() for name in "ab"])
         np.testing.assert_allclose(joined, expected, rtol=1e-14, atol=1e-300)
         if kind == "norm":
             assert np.sqrt((joined**2).sum()) <= at * (1 + 1e-14)
 
 
 def test_the_oracle_accumulates_shares() -> None:
-    a, b = {"w": np.ones((2, 2))}, {"w": np.full((2, 2), 3.0)}
-    found = accumulate(accumulate({}, a, 0.25, Exact()), b, 0.75, Exact())
-    np.testing.assert_array_equal(found["w"], 2.5)
-    assert accumulate({}, a, 1.0, Exact()) is a
-    assert norm(a, Exact()) == 2.0
+    first, second = {"w": np.ones((2, 2))}, {"w": np.full((2, 2), 3.0)}
+    total = accumulate(accumulate({}, first, 0.25, Exact()), second, 0.75, Exact())
+    np.testing.assert_array_equal(total["w"], 2.5)
+    assert accumulate({}, first, 1.0, Exact()) is first
+    assert norm(first, Exact()) == 2.0
 
 
 # --- planted faults
@@ -228,8 +215,8 @@ def test_the_oracle_accumulates_shares() -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What to put in place of which name of a twin's `train` module, and the stage and update of 8
-    it is found at.
+    """Names of a twin's `train` module, what to put in their place, and the stage and the update,
+    one of 8, at which that shows.
     """
 
     put: dict[str, Callable[[Any], Any]]
@@ -254,39 +241,44 @@ def not_clipped(module: Any) -> Any:
 
 
 def clip_after(module: Any) -> Any:
-    """Clips the change that the optimizer makes, in place of the gradient."""
+    """Clip the change that the optimizer makes, in place of the gradient."""
     if module is jax_impl.train:
 
         def make_jax(optimizer: Any, schedules: Any, parameters: Any) -> Any:
             import optax
 
-            made, state = jax_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
+            transformation, state = jax_impl.optimizer.make_optimizer(
+                optimizer, schedules, parameters
+            )
 
             def update(gradients: Any, state: Any, parameters: Any) -> Any:
-                steps, state = made.update(gradients, state, parameters)
+                steps, state = transformation.update(gradients, state, parameters)
                 return jax_impl.gradient.clip(Gradient(clip="norm", clip_at=0.01), steps), state
 
-            return optax.GradientTransformation(made.init, update), state
+            return optax.GradientTransformation(transformation.init, update), state
 
         return make_jax
 
     def make_torch(optimizer: Any, schedules: Any, parameters: Any) -> Any:
-        made, scheduler = pt_impl.optimizer.make_optimizer(optimizer, schedules, parameters)
+        torch_optimizer, scheduler = pt_impl.optimizer.make_optimizer(
+            optimizer, schedules, parameters
+        )
         before: list[Any] = []
 
         def keep(*_: Any) -> None:
-            before[:] = [p.detach().clone() for p in parameters.values()]
+            before[:] = [parameter.detach().clone() for parameter in parameters.values()]
 
         def clip_changes(*_: Any) -> None:
             with torch.no_grad():
-                changes = [p - old for p, old in zip(parameters.values(), before)]
-                factor = (0.01 / torch.cat([c.ravel() for c in changes]).norm()).clamp(max=1.0)
-                for p, old, change in zip(parameters.values(), before, changes):
-                    p.copy_(old + factor * change)
+                changes = [new - old for new, old in zip(parameters.values(), before)]
+                norm = torch.cat([change.ravel() for change in changes]).norm()
+                factor = (0.01 / norm).clamp(max=1.0)
+                for parameter, old, change in zip(parameters.values(), before, changes):
+                    parameter.copy_(old + factor * change)
 
-        made.register_step_pre_hook(keep)
-        made.register_step_post_hook(clip_changes)
-        return made, scheduler
+        torch_optimizer.register_step_pre_hook(keep)
+        torch_optimizer.register_step_post_hook(clip_changes)
+        return torch_optimizer, scheduler
 
     return make_torch
 
@@ -295,19 +287,21 @@ def summed(module: Any) -> Any:
     original = module.load_batches
 
     def load(data: Any, epoch: int, device: Any) -> Any:
-        found = original(data, epoch, device)
+        batches = original(data, epoch, device)
         if module is pt_impl.train:
-            return [batch._replace(share=1.0) for batch in found]
-        return found._replace(share=jnp.ones_like(found.share))
+            return [batch._replace(share=1.0) for batch in batches]
+        return batches._replace(share=jnp.ones_like(batches.share))
 
     return load
 
 
 def by_rows(module: Any) -> Any:
     original = module.load_batches
-    return lambda data, epoch, device: original(
-        replace(data, accumulate_mean="rows"), epoch, device
-    )
+
+    def load(data: Any, epoch: int, device: Any) -> Any:
+        return original(replace(data, accumulate_mean="rows"), epoch, device)
+
+    return load
 
 
 def counted_in_batches(module: Any) -> Any:
@@ -342,12 +336,6 @@ def test_fault_is_caught_at_its_place(
     for attribute, put in fault.put.items():
         patch_pair(monkeypatch, module, attribute, put(module))
     forget_compiled()
-    found = compare(
-        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-        {},
-    )
+    trace = module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     forget_compiled()
-    assert found.verdict == "diverged"
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (fault.stage, fault.update)
+    assert first_place(trace, oracle_trace(recipe), {}) == (fault.stage, fault.update)

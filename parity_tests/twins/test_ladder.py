@@ -22,7 +22,6 @@ import pt_impl.schedule
 import pt_impl.train
 from lockstep.data_prep import Parameters
 from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
 from lockstep.oracle.arithmetic import Exact
 from lockstep.oracle.loss import loss_and_slope
 from lockstep.oracle.network import forward, loss_and_gradients
@@ -33,6 +32,7 @@ from lockstep.schedules.formulas import learning_rates
 from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, twin_trace
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, assert_verdict
 
 CPU = {"torch": torch.device("cpu"), "jax": jax.devices("cpu")[0]}
 F64 = small_recipe(training__dtype="float64")
@@ -63,14 +63,14 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 VARIANTS = {
     **{
-        f"{o}-{a}": values | {"model__activation": a}
-        for o, values in OPTIMIZERS.items()
-        for a in ("relu", "tanh")
+        f"{optimizer}-{activation}": values | {"model__activation": activation}
+        for optimizer, values in OPTIMIZERS.items()
+        for activation in ("relu", "tanh")
     },
     **{
-        f"{o}-{b}": OPTIMIZERS[o] | values
-        for o in ("momentum", "adamw")
-        for b, values in BATCHES.items()
+        f"{optimizer}-{batch}": OPTIMIZERS[optimizer] | values
+        for optimizer in ("momentum", "adamw")
+        for batch, values in BATCHES.items()
     },
     **SCHEDULES,
     "no hidden layer": {"model__hidden": ()},
@@ -80,7 +80,7 @@ VARIANTS = {
     },  # linear10 sorts before linear2
 }
 LADDER = [name for name in VARIANTS if name == "momentum-tanh" or not name.endswith("-tanh")]
-"""An activation changes nothing of an optimizer; both with each other run with `make sweep`."""
+"""An activation changes nothing of an optimizer, so their combinations run with `make sweep`."""
 IN_FLOAT32 = [
     name for name in LADDER if not name.endswith("-relu") or name in ("momentum-relu", "adamw-relu")
 ]
@@ -98,11 +98,8 @@ def relative(a: Any, b: Any) -> float:
 
 
 def test_same_data_hash_in_every_trace(backend: str) -> None:
-    assert (
-        twin_trace(backend, F64).header["data_hash"]
-        == prepared(F64).hash
-        == oracle_trace(F64).header["data_hash"]
-    )
+    assert twin_trace(backend, F64).header["data_hash"] == prepared(F64).hash
+    assert oracle_trace(F64).header["data_hash"] == prepared(F64).hash
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -119,40 +116,43 @@ def test_initial_parameters_are_the_same_bits_in_both_layouts(dtype: str) -> Non
         np.testing.assert_array_equal(
             torch_model.linear2.weight.detach().numpy().T, np.asarray(jax_model.linear2.kernel)
         )
-        for export in (
-            pt_impl.model.export_parameters(torch_model),
-            jax_impl.model.export_parameters(jax_model),
-        ):
-            assert export.keys() == data.parameters.keys()
-            for name, array in data.parameters.items():
-                assert export[name].dtype == dtype
-                np.testing.assert_array_equal(export[name], array)
+        exported = pt_impl.model.export_parameters(torch_model)
+        assert_parameters(exported, data.parameters, dtype)
+        exported = jax_impl.model.export_parameters(jax_model)
+        assert_parameters(exported, data.parameters, dtype)
+
+
+def assert_parameters(exported: Parameters, expected: Parameters, dtype: str) -> None:
+    assert exported.keys() == expected.keys()
+    for name, array in expected.items():
+        assert exported[name].dtype == dtype
+        np.testing.assert_array_equal(exported[name], array)
 
 
 # --- learning rate, as reported and as applied
 
 
 def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
-    """What an SGD update over gradient 1 takes from a parameter at 0: the learning rate, as
-    applied.
+    """The learning rates as applied: what an update of SGD with a gradient of 1 takes from a
+    parameter at 0.
     """
     table_T = learning_rates(recipe, updates_per_epoch).astype(recipe.dtype)
     plain = Optimizer(name="sgd", momentum=0.0)
     if backend == "torch":
-        p = torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, recipe.training.dtype)))
+        parameter = torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, recipe.training.dtype)))
         schedules = {0: pt_impl.schedule.make_schedule(table_T)}
         optimizer, scheduler = pt_impl.optimizer.make_optimizer(
-            plain, schedules, {"linear1.weight": p}
+            plain, schedules, {"linear1.weight": parameter}
         )
-        found = []
+        rates = []
         for _ in table_T:
             with torch.no_grad():
-                p.zero_()
-            p.grad = torch.ones_like(p)
+                parameter.zero_()
+            parameter.grad = torch.ones_like(parameter)
             optimizer.step()
             scheduler.step()
-            found.append(-p.detach().numpy().copy())
-        return np.array(found)
+            rates.append(-parameter.detach().numpy().copy())
+        return np.array(rates)
     with jax.enable_x64(recipe.training.dtype == "float64"):
         schedules = {0: jax_impl.schedule.make_schedule(jnp.asarray(table_T))}
         zero = jnp.zeros((), recipe.dtype)
@@ -162,9 +162,8 @@ def applied_rates(backend: str, recipe: Recipe, updates_per_epoch: int) -> Any:
             change, state = transformation.update(jnp.ones_like(zero), state, zero)
             return state, -optax.apply_updates(zero, change)
 
-        return np.asarray(
-            jax.jit(lambda state: jax.lax.scan(step, state, None, length=len(table_T)))(state)[1]
-        )
+        scan = jax.jit(lambda state: jax.lax.scan(step, state, None, length=len(table_T)))
+        return np.asarray(scan(state)[1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -191,9 +190,9 @@ def test_reported_rates_are_the_same_bits_everywhere(backend: str) -> None:
         recipe = small_recipe(
             training__dtype=dtype, schedule__name="cosine", schedule__unit="update"
         )
-        found = twin_trace(backend, recipe).series("lr")
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(found, learning_rates(recipe, 3).astype(dtype))
+        rates_T = twin_trace(backend, recipe).series("lr")
+        assert rates_T.dtype == dtype
+        np.testing.assert_array_equal(rates_T, learning_rates(recipe, 3).astype(dtype))
 
 
 # --- forward, loss, gradients, one update
@@ -207,36 +206,36 @@ def test_forward_loss_and_every_gradient(activation: str, backend: str) -> None:
     oracle = start(data)
     logits = forward(recipe.model, oracle, x_BD, Exact()).outputs["linear3"]
     loss, gradients, _ = loss_and_gradients(recipe, oracle, x_BD[:count], y_B[:count], Exact())
-    found_gradients: Parameters
+    twin_logits: Any
+    twin_gradients: Parameters
     if backend == "torch":
         model = pt_impl.model.build_model(recipe, data, CPU["torch"])
-        found_logits = model(torch.from_numpy(x_BD))
-        found_loss = pt_impl.loss.mean_loss(recipe.loss, found_logits, torch.from_numpy(y_B), count)
-        found_loss.backward()
-        found_gradients = {
-            name: p.grad.numpy().T for name, p in model.named_parameters() if p.grad is not None
+        outputs = model(torch.from_numpy(x_BD))
+        mean = pt_impl.loss.mean_loss(recipe.loss, outputs, torch.from_numpy(y_B), count)
+        mean.backward()
+        twin_logits, twin_loss = outputs.detach().numpy(), mean.item()
+        twin_gradients = {
+            name: parameter.grad.numpy().T
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
         }
-        found = (found_logits.detach().numpy(), found_loss.item())
     else:
         with jax.enable_x64(True):
             graph, state = nnx.split(jax_impl.model.build_model(recipe, data, CPU["jax"]))
 
             def loss_of(state: Any) -> Any:
                 logits_BK = nnx.merge(graph, state)(jnp.asarray(x_BD))
-                return jax_impl.loss.mean_loss(
-                    recipe.loss, logits_BK, jnp.asarray(y_B), count
-                ), logits_BK
+                y = jnp.asarray(y_B)
+                return jax_impl.loss.mean_loss(recipe.loss, logits_BK, y, count), logits_BK
 
-            (jax_loss, jax_logits), jax_gradients = jax.jit(
-                jax.value_and_grad(loss_of, has_aux=True)
-            )(state)
-            found_gradients = jax_impl.model.export_parameters(jax_gradients)
-            found = (np.asarray(jax_logits), float(jax_loss))
-    assert relative(found[0], logits) < SEMANTICS
-    assert relative(found[1], loss) < SEMANTICS
-    assert found_gradients.keys() == data.parameters.keys()
+            value_and_gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+            (twin_loss, twin_logits), slopes = value_and_gradients(state)
+            twin_gradients = jax_impl.model.export_parameters(slopes)
+    assert relative(twin_logits, logits) < SEMANTICS
+    assert relative(twin_loss, loss) < SEMANTICS
+    assert twin_gradients.keys() == data.parameters.keys()
     for name, gradient in canonical(gradients).items():
-        assert relative(found_gradients[name], gradient) < SEMANTICS, name
+        assert relative(twin_gradients[name], gradient) < SEMANTICS, name
 
 
 def test_oracle_gradients_against_finite_differences() -> None:
@@ -251,7 +250,7 @@ def test_oracle_gradients_against_finite_differences() -> None:
         *_, logits_BK = forward(recipe.model, moved, x_BD, Exact()).outputs.values()
         return float(loss_and_slope(recipe.loss, logits_BK, y_B, Exact())[0])
 
-    # central differences: error h^2 ~ 1e-10 of the third derivative, and 1e-16 / h ~ 1e-11 of
+    # central differences err by h^2 ~ 1e-10 of the third derivative and 1e-16 / h ~ 1e-11 of
     # rounding
     h = 1e-5
     for name, gradient in gradients.items():
@@ -263,9 +262,10 @@ def test_oracle_gradients_against_finite_differences() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_update(optimizer: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **OPTIMIZERS[optimizer])
-    expected, found = exact_trace(recipe).parameters(1), twin_trace(backend, recipe).parameters(1)
+    expected = exact_trace(recipe).parameters(1)
+    parameters = twin_trace(backend, recipe).parameters(1)
     for name in expected:
-        assert relative(found[name], expected[name]) < SEMANTICS, name
+        assert relative(parameters[name], expected[name]) < SEMANTICS, name
 
 
 # --- training
@@ -275,15 +275,9 @@ def test_one_update(optimizer: str, backend: str) -> None:
 def test_float64_training_follows_the_oracle_at_every_update(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
-    assert (
-        trace.recorded_updates
-        == list(range(trace.header["updates"] + 1))
-        == oracle.recorded_updates
-    )
-    found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    updates = list(range(trace.header["updates"] + 1))
+    assert trace.recorded_updates == updates == oracle.recorded_updates
+    assert_agreement(trace, oracle, {})  # without bounds: 1e-12 alone
     for name, values in oracle.prediction.items():
         assert relative(trace.prediction[name], values) < SEMANTICS, name
 
@@ -292,11 +286,8 @@ def test_float64_training_follows_the_oracle_at_every_update(variant: str, backe
 def test_float32_training_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
     assert trace.series("loss").dtype == np.float32
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(trace, oracle)
 
 
 def test_the_torch_and_jax_float32_runs_agree() -> None:
@@ -304,10 +295,7 @@ def test_the_torch_and_jax_float32_runs_agree() -> None:
         recipe = small_recipe(**VARIANTS[variant])
         bounds = bounds_of(oracle_trace(recipe))
         assert bounds
-        found = compare(twin_trace("torch", recipe), twin_trace("jax", recipe), bounds)
-        assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-            found.first
-        )
+        assert_agreement(twin_trace("torch", recipe), twin_trace("jax", recipe), bounds)
 
 
 def test_each_backend_gives_the_same_bits_twice(backend: str) -> None:
@@ -344,9 +332,8 @@ def test_ready_made_recipes_converge_alike(name: str) -> None:
         # held-out rows were never trained on: a chance classifier would score 1/K
         assert trace.metric("held_out_accuracy")[-1] > 0.88
     right = [trace.metric("held_out_accuracy")[-1] * len(data.held_out_y_N) for trace in traces]
-    assert (
-        abs(right[0] - right[1]) <= 1
-    )  # at most one held-out row lies within rounding of the decision
+    # at most one held-out row lies within rounding of the decision
+    assert abs(right[0] - right[1]) <= 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -361,21 +348,16 @@ def test_training_that_blows_up_is_recorded_as_it_is(dtype: str, backend: str) -
     assert trace.header["updates"] == len(oracle.series("loss"))
     bounds = bounds_of(oracle)
     assert bounds
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "inconclusive", found.first and describe_difference(found.first)
+    comparison = compare(trace, oracle, bounds)
+    assert_verdict(comparison, "inconclusive")
 
 
 @pytest.mark.gpu
 def test_gpu_training_stays_within_rounding(backend: str) -> None:
-    found = torch.cuda.is_available() if backend == "torch" else jax.default_backend() == "gpu"
-    if not found:
+    has_gpu = torch.cuda.is_available() if backend == "torch" else jax.default_backend() == "gpu"
+    if not has_gpu:
         pytest.skip(f"{backend} sees no GPU on this machine")
     for dtype in ("float64", "float32"):
         recipe = small_recipe(training__dtype=dtype, optimizer__name="adamw")
-        trace, oracle = (
-            TWINS[backend].train(recipe, prepared(recipe), device="gpu"),
-            oracle_trace(recipe),
-        )
-        bounds = bounds_of(oracle)
-        assert bounds
-        assert compare(trace, oracle, bounds).verdict == "rounding"
+        trace = TWINS[backend].train(recipe, prepared(recipe), device="gpu")
+        assert_rounding(trace, oracle_trace(recipe))

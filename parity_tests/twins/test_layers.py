@@ -24,7 +24,6 @@ import pt_impl.train
 from lockstep.data_prep import prepare
 from lockstep.data_prep.initialise import draw_weight
 from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
 from lockstep.errors import InputError
 from lockstep.oracle.activations import activate, slope_of
 from lockstep.oracle.arithmetic import SAFETY, Exact, unit_roundoff
@@ -37,6 +36,7 @@ from lockstep.records.run_recorder import Watch
 from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, of_pair, patch_pair, twin_trace
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, first_place
 from parity_tests.twins.test_ladder import CPU
 
 ACTIVATIONS = tuple(pt_impl.model.ACTIVATIONS)
@@ -91,7 +91,9 @@ IN_FLOAT32 = ("layer norm", "batch norm of Flax", "batch norm, accumulated, aver
 
 
 class Sized(Exact):
-    """Exact, and remembers how large a rounding error each value may have, in unit roundoffs."""
+    """Exact arithmetic that remembers how large a rounding error each value may have, in unit
+    roundoffs.
+    """
 
     size: Any = 0.0
 
@@ -107,29 +109,31 @@ class Sized(Exact):
 
 
 def evaluated(backend: str, name: str, z: Any) -> tuple[Any, Any]:
-    """A twin's value and slope at every z, in float64."""
+    """A twin's value and slope at every z, as float64."""
+    value: Any
+    slope: Any
     if backend == "torch":
         z_torch = torch.tensor(z, requires_grad=True)
-        value = pt_impl.model.ACTIVATIONS[name](z_torch)
-        value.sum().backward()
+        outputs = pt_impl.model.ACTIVATIONS[name](z_torch)
+        outputs.sum().backward()
         assert z_torch.grad is not None
-        return value.detach().numpy().astype(np.float64), z_torch.grad.numpy().astype(np.float64)
-    with jax.enable_x64(z.dtype == np.float64):
-        act = jax_impl.model.ACTIVATIONS[name]
-        value, slope = jax.jit(lambda z: (act(z), jax.grad(lambda z: act(z).sum())(z)))(z)
-        return np.asarray(value, dtype=np.float64), np.asarray(slope, dtype=np.float64)
+        value, slope = outputs.detach().numpy(), z_torch.grad.numpy()
+    else:
+        with jax.enable_x64(z.dtype == np.float64):
+            function = jax_impl.model.ACTIVATIONS[name]
+            slope_at = jax.grad(lambda z: function(z).sum())
+            value, slope = jax.jit(lambda z: (function(z), slope_at(z)))(z)
+    return np.asarray(value, dtype=np.float64), np.asarray(slope, dtype=np.float64)
 
 
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_and_slope_in_float64(name: str, backend: str) -> None:
-    z = np.concatenate(
-        [np.linspace(-50, 50, 20_001), [-1e5, -750, -100, -1e-9, -0.0, 0.0, 1e-9, 100, 750, 1e5]]
-    )
+    edges = [-1e5, -750, -100, -1e-9, -0.0, 0.0, 1e-9, 100, 750, 1e5]
+    z = np.concatenate([np.linspace(-50, 50, 20_001), edges])
     value, slope = evaluated(backend, name, z)
-    assert (
-        np.abs(value - activate(name, z, Exact())) <= SEMANTICS * np.maximum(1, np.abs(value))
-    ).all()
+    error = np.abs(value - activate(name, z, Exact()))
+    assert (error <= SEMANTICS * np.maximum(1, np.abs(value))).all()
     assert np.abs(slope - slope_of(name, z, Exact())).max() <= SEMANTICS
 
 
@@ -139,14 +143,13 @@ def test_activation_and_slope_in_float32_are_within_what_the_bounds_allow(
     name: str, backend: str
 ) -> None:
     z = np.linspace(-30, 30, 20_001).astype(np.float32)
-    for found, expected_of in zip(evaluated(backend, name, z), (activate, slope_of)):
+    for values, expected_of in zip(evaluated(backend, name, z), (activate, slope_of)):
         sized = Sized()
         expected = expected_of(name, z.astype(np.float64), sized)
         # 0.01 is rounded too; below the range of float32 both flush to 0
-        allowed = (
-            SAFETY * unit_roundoff(np.float32) * np.maximum(sized.size, np.abs(expected)) + 1e-37
-        )
-        assert (np.abs(found - expected) <= allowed).all()
+        size = np.maximum(sized.size, np.abs(expected))
+        allowed = SAFETY * unit_roundoff(np.float32) * size + 1e-37
+        assert (np.abs(values - expected) <= allowed).all()
 
 
 @given(name=st.sampled_from(ACTIVATIONS), z=st.floats(-30, 30))
@@ -154,9 +157,11 @@ def test_slope_is_the_derivative(name: str, z: float) -> None:
     h = 1e-5
     if name in ("relu", "leaky_relu") and abs(z) <= h:
         return
-    up, down = (activate(name, np.array([z + step]), Exact())[0] for step in (h, -h))
-    # h^2 of the third derivative, and rounding of a value as large as z over h; where the second
-    # derivative jumps at 0, as much as half of it times h: elu's is 1, softsign's 2 on either side
+    up = activate(name, np.array([z + h]), Exact())[0]
+    down = activate(name, np.array([z - h]), Exact())[0]
+    # the difference errs by h^2 of the third derivative, by the rounding of a value as large as z
+    # over h, and where the second derivative jumps at 0 by half of it times h: elu's is 1,
+    # softsign's 2 on either side
     allowed = h if name in ("elu", "softsign") else 1e-8
     assert abs((up - down) / (2 * h) - slope_of(name, np.array([z]), Exact())[0]) < allowed
 
@@ -192,10 +197,9 @@ def test_oracle_gradients_against_finite_differences(norm: str, dropout: float) 
     x_BD, y_B, parameters = data.train_x_ND[:8], data.train_y_N[:8], start(data)
     masks = [mask_TBH[0, :8] for mask_TBH in data.masks(0)]
     assert len(masks) == (2 if dropout else 0)
-    for name in parameters:  # off their initial 0 and 1
-        parameters[name] = parameters[name] + 0.1 * np.cos(
-            np.arange(parameters[name].size)
-        ).reshape(parameters[name].shape)
+    for name, array in parameters.items():  # off their initial 0 and 1
+        wave = np.cos(np.arange(array.size)).reshape(array.shape)
+        parameters[name] = array + 0.1 * wave
     _, gradients, _ = loss_and_gradients(recipe, parameters, x_BD, y_B, Exact(), masks=masks)
     assert gradients.keys() == parameters.keys()
 
@@ -223,15 +227,11 @@ def test_float64_training_follows_the_oracle_at_every_update(variant: str, backe
     arrays = {name for name in oracle.arrays if not name.startswith("bounds/")}
     assert arrays == set(trace.arrays)
     assert trace.recorded_updates == list(range(trace.header["updates"] + 1))
-    found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    assert_agreement(trace, oracle, {})  # without bounds: 1e-12 alone
     assert list(trace.prediction) == list(oracle.prediction)
     for name, values in oracle.prediction.items():
-        assert np.abs(trace.prediction[name] - values).max() <= SEMANTICS * np.abs(values).max(), (
-            name
-        )
+        error = np.abs(trace.prediction[name] - values).max()
+        assert error <= SEMANTICS * np.abs(values).max(), name
 
 
 @pytest.mark.parametrize("backend", TWINS)
@@ -239,42 +239,20 @@ def test_float64_training_follows_the_oracle_at_every_update(variant: str, backe
 def test_float32_training_stays_within_rounding(variant: str, backend: str) -> None:
     recipe = small_recipe(**VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    assert {
-        array.dtype for name, array in trace.arrays.items() if not name.startswith("epochs/")
-    } == {np.dtype(np.float32)}
-    found = compare(trace, oracle, bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    updates = [array for name, array in trace.arrays.items() if not name.startswith("epochs/")]
+    assert {array.dtype for array in updates} == {np.dtype(np.float32)}
+    assert_rounding(trace, oracle)
 
 
 def test_layers_stand_in_order() -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS["everything"])
-    assert list(oracle_trace(recipe).prediction) == [
-        *(
-            "input",
-            "linear1",
-            "norm1",
-            "gelu_tanh1",
-            "linear2",
-            "norm2",
-            "gelu_tanh2",
-            "linear3",
-            "softmax",
-        )
-    ]
-    passed = forward(
-        recipe.model,
-        start(prepared(recipe)),
-        prepared(recipe).train_x_ND[:4],
-        Exact(),
-        masks=_masks(recipe, 4),
-    )
-    assert list(passed.outputs)[1:5] == ["linear1", "norm1", "gelu_tanh1", "dropout1"]
-
-
-def _masks(recipe: Recipe, rows: int) -> Any:
-    return [mask_TBH[0, :rows] for mask_TBH in prepared(recipe).masks(0)]
+    hidden = ["linear1", "norm1", "gelu_tanh1", "linear2", "norm2", "gelu_tanh2"]
+    assert list(oracle_trace(recipe).prediction) == ["input", *hidden, "linear3", "softmax"]
+    data = prepared(recipe)
+    x_BD = data.train_x_ND[:4]
+    masks = [mask_TBH[0, :4] for mask_TBH in data.masks(0)]
+    outputs = forward(recipe.model, start(data), x_BD, Exact(), masks=masks).outputs
+    assert list(outputs)[1:5] == ["linear1", "norm1", "gelu_tanh1", "dropout1"]
 
 
 # --- normalisation
@@ -283,25 +261,21 @@ def _masks(recipe: Recipe, rows: int) -> Any:
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("variance", ["unbiased", "biased"])
 def test_running_statistics_are_those_of_the_rows_that_count(variance: str, backend: str) -> None:
-    """Against the definition: the last batch of an epoch has 26 rows of 32."""
+    """The statistics follow their definition. The last batch of an epoch has 26 rows of 32."""
     recipe = small_recipe(
         training__dtype="float64", model__norm="batch", model__norm_variance=variance
     )
-    trace, data, batches = (
-        twin_trace(backend, recipe),
-        prepared(recipe),
-        prepared(recipe).batches(0),
-    )
+    trace, data = twin_trace(backend, recipe), prepared(recipe)
+    batches = data.batches(0)
     mean, var = np.zeros(6), np.ones(6)
     for update, (rows_B, count) in enumerate(zip(batches.rows_TB, batches.count_T)):
         before = trace.parameters(update)
         z = data.train_x_ND[rows_B[:count]] @ before["linear1.weight"] + before["linear1.bias"]
         mean = 0.9 * mean + 0.1 * z.mean(axis=0)
         var = 0.9 * var + 0.1 * z.var(axis=0, ddof=variance == "unbiased")
-        np.testing.assert_allclose(
-            trace.parameters(update + 1)["norm1.mean"], mean, rtol=1e-12, atol=1e-14
-        )
-        np.testing.assert_allclose(trace.parameters(update + 1)["norm1.var"], var, rtol=1e-12)
+        after = trace.parameters(update + 1)
+        np.testing.assert_allclose(after["norm1.mean"], mean, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(after["norm1.var"], var, rtol=1e-12)
     assert count == 26
 
 
@@ -321,34 +295,24 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them(backend: str) ->
 @pytest.mark.parametrize("backend", TWINS)
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_a_variance_beyond_the_dtypes_range_raises_no_alarm(norm: str, backend: str) -> None:
-    """Its power of -3/2 underflows in JAX's gradient, and the gradient is then no longer what
-    cancels.
-    """
+    """In JAX's gradient its power of -3/2 underflows, and the gradient's terms no longer cancel."""
     recipe = small_recipe(
         model__norm=norm, schedule__peak=1e3, schedule__warmup=0, training__epochs=2
     )
     bounds = bounds_of(oracle_trace(recipe))
     assert bounds
     assert np.isfinite(bounds["parameters/2/linear1.weight"])  # and not from the start
-    assert (
-        compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds).verdict == "inconclusive"
-    )
+    comparison = compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds)
+    assert comparison.verdict == "inconclusive"
 
 
 def test_flax_statistics_would_be_float32() -> None:
-    """Why the twin sets them itself."""
+    """This is why the twin sets them itself."""
+    recipe = small_recipe(training__dtype="float64", model__norm="batch")
     with jax.enable_x64(True):
-        assert (
-            nnx.BatchNorm(
-                3, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
-            ).mean.dtype
-            == np.float32
-        )
-        model = jax_impl.model.build_model(
-            recipe := small_recipe(training__dtype="float64", model__norm="batch"),
-            prepared(recipe),
-            CPU["jax"],
-        )
+        own = nnx.BatchNorm(3, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        assert own.mean.dtype == np.float32
+        model = jax_impl.model.build_model(recipe, prepared(recipe), CPU["jax"])
         assert model.norm1.mean.dtype == np.float64
 
 
@@ -363,12 +327,11 @@ def test_a_batch_of_one_row_is_refused(values: dict[str, Any]) -> None:
 
 
 def test_a_bias_without_a_gradient_is_warned_of() -> None:
-    found = prepare(small_recipe(model__norm="batch", optimizer__name="adam")).warnings
-    assert [warning.partition(":")[0] for warning in found] == ["model.bias"]
+    warnings = prepare(small_recipe(model__norm="batch", optimizer__name="adam")).warnings
+    assert [warning.partition(":")[0] for warning in warnings] == ["model.bias"]
     for other in ({"model__bias": False}, {"optimizer__name": "sgd"}, {"model__norm": "layer"}):
-        assert not prepare(
-            small_recipe(**{"model__norm": "batch", "optimizer__name": "adam"} | other)
-        ).warnings
+        values = {"model__norm": "batch", "optimizer__name": "adam"} | other
+        assert not prepare(small_recipe(**values)).warnings
 
 
 # --- dropout
@@ -391,9 +354,8 @@ def test_both_twins_are_fed_the_masks_of_the_data(backend: str) -> None:
 
 @given(dropout=st.floats(0.01, 0.99))
 def test_masks_drop_the_share(dropout: float) -> None:
-    data = replace(
-        prepared(small_recipe(model__hidden=(40,))), dropout=dropout, hidden=(40, 40), epochs=2
-    )
+    data = prepared(small_recipe(model__hidden=(40,)))
+    data = replace(data, dropout=dropout, hidden=(40, 40), epochs=2)
     drawn = [mask for epoch in (0, 1) for mask in data.masks(epoch)]
     share = np.mean([1 - mask.mean() for mask in drawn])
     assert abs(share - dropout) < 6 * np.sqrt(dropout * (1 - dropout) / (4 * 3 * 32 * 40))
@@ -412,9 +374,8 @@ def test_masks_stand_in_the_hash() -> None:
 def test_dropout_keeps_the_mean() -> None:
     recipe = small_recipe(model__dropout=0.75, model__hidden=(4000,), model__activation="softplus")
     data = prepare(recipe)
-    outputs = forward(
-        recipe.model, start(data), data.train_x_ND[:8], Exact(), masks=[data.masks(0)[0][0, :8]]
-    ).outputs
+    x_BD, masks = data.train_x_ND[:8], [data.masks(0)[0][0, :8]]
+    outputs = forward(recipe.model, start(data), x_BD, Exact(), masks=masks).outputs
     assert abs(outputs["dropout1"].mean() / outputs["softplus1"].mean() - 1) < 0.05
 
 
@@ -461,13 +422,14 @@ def of_torch(initialiser: Any, shape: tuple[int, int]) -> Any:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Two-sample Kolmogorov-Smirnov, mean and deviation; a false alarm in a thousand."""
+    """Whether two samples have one mean and deviation and pass the test of Kolmogorov and Smirnov,
+    with a false alarm in a thousand.
+    """
     a, b = a.ravel(), b.ravel()
     error = np.sqrt(a.var() / a.size + b.var() / b.size)
     same_mean = abs(a.mean() - b.mean()) < 4 * error
-    return bool(
-        same_mean and abs(a.std() / b.std() - 1) < 0.02 and stats.ks_2samp(a, b).pvalue > 1e-3
-    )
+    same_deviation = abs(a.std() / b.std() - 1) < 0.02
+    return bool(same_mean and same_deviation and stats.ks_2samp(a, b).pvalue > 1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -477,18 +439,18 @@ def alike(a: Any, b: Any) -> bool:
 def test_weights_are_drawn_as_the_library_draws_them(
     init: str, library: str, shape: tuple[int, int]
 ) -> None:
-    theirs = (
-        of_jax(JAX_INITS[init], shape) if library == "jax" else of_torch(TORCH_INITS[init], shape)
-    )
+    if library == "jax":
+        theirs = of_jax(JAX_INITS[init], shape)
+    else:
+        theirs = of_torch(TORCH_INITS[init], shape)
     assert theirs.shape == ours(init, shape).shape
     assert alike(ours(init, shape), theirs)
 
 
 def test_flax_draws_its_default_so() -> None:
     layers = [nnx.Linear(30, 20, rngs=nnx.Rngs(seed)) for seed in range(DRAWS)]
-    assert alike(
-        ours("flax", (30, 20)), np.stack([np.asarray(layer.kernel[...]) for layer in layers])
-    )
+    kernels = np.stack([np.asarray(layer.kernel[...]) for layer in layers])
+    assert alike(ours("flax", (30, 20)), kernels)
     assert not any(np.asarray(layer.bias[...]).any() for layer in layers)
 
 
@@ -508,9 +470,9 @@ def test_another_distribution_is_told_apart(init: str, other: Any) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_orthogonal_weights_are(shape: tuple[int, int]) -> None:
-    for w in ours("orthogonal", shape):
-        small = w.T @ w if shape[0] > shape[1] else w @ w.T
-        np.testing.assert_allclose(small, np.eye(20), atol=1e-14)
+    for weight in ours("orthogonal", shape):
+        product = weight.T @ weight if shape[0] > shape[1] else weight @ weight.T
+        np.testing.assert_allclose(product, np.eye(20), atol=1e-14)
     # uniform: without the signs of R, the first column would lean to one side
     assert abs(ours("orthogonal", shape)[:, 0, 0].mean()) < 5 / np.sqrt(30 * DRAWS)
 
@@ -518,12 +480,8 @@ def test_orthogonal_weights_are(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("init", [*JAX_INITS, "zeros"])
 def test_initial_parameters_of_every_init(init: str) -> None:
     data = prepared(small_recipe(model__init=init, model__norm="layer"))
-    assert list(data.parameters)[:4] == [
-        "linear1.weight",
-        "linear1.bias",
-        "norm1.weight",
-        "norm1.bias",
-    ]
+    first_layers = ["linear1.weight", "linear1.bias", "norm1.weight", "norm1.bias"]
+    assert list(data.parameters)[:4] == first_layers
     assert (data.parameters["norm1.weight"] == 1).all()
     assert not data.parameters["norm1.bias"].any()
     assert not any(name.startswith("norm3") for name in data.parameters)
@@ -535,9 +493,8 @@ def test_initial_parameters_of_every_init(init: str) -> None:
 
 def test_torch_draws_keep_their_bits_and_a_bias_changes_no_weight() -> None:
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((0, 2))))
-    with_bias, without = (
-        prepared(small_recipe(model__bias=bias)).parameters for bias in (True, False)
-    )
+    with_bias = prepared(small_recipe(model__bias=True)).parameters
+    without = prepared(small_recipe(model__bias=False)).parameters
     for i, (fan_in, fan_out) in enumerate(((6, 6), (6, 5), (5, 3)), start=1):
         weight = generator.uniform(-(fan_in**-0.5), fan_in**-0.5, (fan_in, fan_out))
         np.testing.assert_array_equal(with_bias[f"linear{i}.weight"], weight)
@@ -557,34 +514,29 @@ def of_preset(name: str, **values: Any) -> Any:
 @pytest.mark.parametrize("name", MODEL_PRESETS)
 def test_presets_are_the_librarys_defaults(name: str) -> None:
     model = of_preset(name)
-    layer, batch = (nn.LayerNorm(3), nn.BatchNorm1d(3)), nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     if name.startswith("torch"):
+        batch_norm = nn.BatchNorm1d(3)
         assert model.init == "torch"
-        assert {layer[0].eps, layer[1].eps} == {model.norm_eps}
-        assert (layer[1].momentum, model.norm_variance) == (model.norm_momentum, "unbiased")
+        assert {nn.LayerNorm(3).eps, batch_norm.eps} == {model.norm_eps}
+        assert (batch_norm.momentum, model.norm_variance) == (model.norm_momentum, "unbiased")
     else:
+        norms = {"layer_norm": "layer", "gelu_layer_norm": "layer", "batch_norm": "batch"}
         assert model.init == "flax"
-        assert model.norm == {
-            "layer_norm": "layer",
-            "gelu_layer_norm": "layer",
-            "batch_norm": "batch",
-        }.get(name.partition(".")[2], "none")
+        assert model.norm == norms.get(name.partition(".")[2], "none")
     if model.norm == "layer":
         assert nnx.LayerNorm(3, rngs=nnx.Rngs(0)).epsilon == model.norm_eps
     if model.norm == "batch":
-        assert (batch.epsilon, batch.momentum) == (
-            model.norm_eps,
-            pytest.approx(1 - model.norm_momentum),
-        )
+        flax_norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+        assert flax_norm.epsilon == model.norm_eps
+        assert flax_norm.momentum == pytest.approx(1 - model.norm_momentum)
         assert model.norm_variance == "biased"
     if "gelu" in name:
         z = np.linspace(-4, 4, 101)
         with jax.enable_x64(True):
-            theirs = (
-                nn.GELU()(torch.tensor(z)).numpy()
-                if name.startswith("torch")
-                else np.asarray(nnx.gelu(z))
-            )
+            if name.startswith("torch"):
+                theirs = nn.GELU()(torch.tensor(z)).numpy()
+            else:
+                theirs = np.asarray(nnx.gelu(z))
         np.testing.assert_allclose(activate(model.activation, z, Exact()), theirs, atol=1e-14)
         with pytest.raises(InputError, match=r"model\.activation: .* has no such knob"):
             of_preset(name, activation="relu")
@@ -627,7 +579,7 @@ def masks_one_update_late(module: Any) -> tuple[str, Any]:
 
 
 def statistics_of_padding(module: Any) -> tuple[str, Any]:
-    """JAX alone pads: batch statistics over all rows of the batch."""
+    """Take batch statistics over all rows of the batch. Only JAX pads."""
     original = module.load_batches
 
     def load_batches(data: Any, epoch: int, device: Any) -> Any:
@@ -663,30 +615,22 @@ def test_fault_is_caught_at_its_place(
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **values)
     module = TWINS[backend]
     patch_pair(monkeypatch, module, *put(module))
-    found = compare(
-        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-        {},
-    )
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == place
+    trace = module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+    assert first_place(trace, oracle_trace(recipe), {}) == place
 
 
 def test_statistics_over_padding_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(training__dtype="float64", training__epochs=2, **BATCH)
     patch_pair(monkeypatch, jax_impl.train, *statistics_of_padding(jax_impl.train))
-    found = compare(
-        jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        oracle_trace(recipe),
-        {},
-    )
-    assert found.first is not None
-    assert found.first.update == 2  # the short batch
+    trace = jax_impl.train.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+    comparison = compare(trace, oracle_trace(recipe), {})
+    assert comparison.first is not None
+    assert comparison.first.update == 2  # the short batch
 
 
 def test_fast_variance_is_caught() -> None:
-    """Flax's default, the mean of the squares less the square of the mean, loses the variance
-    beside a large mean.
+    """Flax's default is the mean of the squares less the square of the mean. Beside a large mean it
+    loses the variance.
     """
     z = np.random.default_rng(0).normal(1e3, 1.0, (4, 8))
     with jax.enable_x64(True):
@@ -695,8 +639,7 @@ def test_fast_variance_is_caught() -> None:
             layer = nnx.LayerNorm(
                 8, epsilon=1e-5, use_fast_variance=fast, dtype=jnp.float64, rngs=nnx.Rngs(0)
             )
-            right = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(
-                z.var(axis=1, keepdims=True) + 1e-5
-            )
+            deviation = np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+            right = (z - z.mean(axis=1, keepdims=True)) / deviation
             errors.append(np.abs(np.asarray(layer(z)) - right).max())
     assert errors[0] < SEMANTICS < errors[1]

@@ -21,8 +21,7 @@ import jax_impl.train
 import pt_impl.optimizer
 import pt_impl.schedule
 import pt_impl.train
-from lockstep.diagnose.compare import SEMANTICS, bounds_of, compare
-from lockstep.diagnose.verdict import describe_difference
+from lockstep.diagnose.compare import SEMANTICS
 from lockstep.errors import InputError
 from lockstep.oracle.arithmetic import Exact, Perturbed
 from lockstep.recipe import Optimizer, Recipe
@@ -32,6 +31,7 @@ from parity_tests.shared.optimizers import CASES, KIN, at_defaults, forms
 from parity_tests.shared.recipes import exact_trace, oracle_trace, prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, forget_compiled, of_pair, patch_pair, twin_trace
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, first_place
 from parity_tests.twins.test_other_optimizers import (
     Tensors,
     apart,
@@ -73,19 +73,13 @@ def test_200_updates_in_float64_follow_the_oracle(variant: str, backend: str) ->
     recipe = recipe_of(VARIANTS[variant])
     trace, oracle = twin_trace(backend, recipe), exact_trace(recipe)
     assert trace.recorded_updates == list(range(201)) == oracle.recorded_updates
-    found = compare(trace, oracle, {})  # without bounds: 1e-12 alone
-    assert found.verdict in ("identical", "rounding"), found.first and describe_difference(
-        found.first
-    )
+    assert_agreement(trace, oracle, {})  # without bounds: 1e-12 alone
 
 
 @pytest.mark.parametrize("variant", sweep_but(FIRST_FORMS, VARIANTS))
 def test_200_updates_in_float32_stay_within_rounding(variant: str, backend: str) -> None:
     recipe = recipe_of(VARIANTS[variant], "float32")
-    bounds = bounds_of(oracle_trace(recipe))
-    assert bounds
-    found = compare(twin_trace(backend, recipe), oracle_trace(recipe), bounds)
-    assert found.verdict == "rounding", found.first and describe_difference(found.first)
+    assert_rounding(twin_trace(backend, recipe), oracle_trace(recipe))
 
 
 # --- single updates, over the same gradients
@@ -93,7 +87,7 @@ def test_200_updates_in_float32_stay_within_rounding(variant: str, backend: str)
 
 @settings(max_examples=15)
 @given(
-    variant=st.sampled_from([v for v in VARIANTS if "multipliers" not in VARIANTS[v]]),
+    variant=st.sampled_from([form for form in VARIANTS if "multipliers" not in VARIANTS[form]]),
     inputs=st.integers(1, 5),
     outputs=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
@@ -101,24 +95,22 @@ def test_200_updates_in_float32_stay_within_rounding(variant: str, backend: str)
 def test_both_twins_take_the_oracles_steps_over_any_gradients(
     variant: str, inputs: int, outputs: int, seed: int
 ) -> None:
-    optimizer, updates = Optimizer(**VARIANTS[variant]), 8  # RAdam is rectified from the sixth on
+    optimizer = Optimizer(**VARIANTS[variant])
+    updates = 8  # RAdam is rectified from the sixth on
     start = start_of(inputs, outputs, seed)
     gradients = gradients_of(start, updates, seed)
     rates = list(np.random.default_rng([seed, 2]).uniform(0, 0.1, updates))
     expected = drive_oracle(optimizer, rates, start, gradients)
     for twin in TWINS:
-        assert apart(drive_twin(twin, optimizer, rates, start, gradients), expected) < SEMANTICS, (
-            twin
-        )
+        parameters = drive_twin(twin, optimizer, rates, start, gradients)
+        assert apart(parameters, expected) < SEMANTICS, twin
 
 
 def test_the_sign_of_what_rounding_could_turn_is_drawn_and_no_other() -> None:
     arithmetic = Perturbed(64, 2.0**-24, 0)
     # member 0, then 64 that err by 1e-7: safely positive, safely negative, undecided, and 0 in all
-    errors = (
-        np.where(np.arange(65)[:, None, None] % 2 == 1, 1e-7, -1e-7)
-        * (np.arange(65) > 0)[:, None, None]
-    )
+    member = np.arange(65)[:, None, None]
+    errors = np.where(member % 2 == 1, 1e-7, -1e-7) * (member > 0)
     value = np.array([[1.0, -1e-5, 3e-7, 0.0]]) + errors * np.array([[1.0, 1.0, 1.0, 0.0]])
     signs = arithmetic.sign(value)
     np.testing.assert_array_equal(signs[0], [[1.0, -1.0, 1.0, 0.0]])
@@ -135,8 +127,9 @@ def test_past_the_tables_of_early_updates_jax_goes_on_alike(
     optimizer, rates = Optimizer(name=name, beta2=0.9), [0.01] * 20
     start = start_of(3, 2, 0)
     gradients = gradients_of(start, 20, 0)
-    truth = drive_oracle(optimizer, rates, start, gradients)
-    assert apart(drive_twin("jax", optimizer, rates, start, gradients), truth) < SEMANTICS
+    expected = drive_oracle(optimizer, rates, start, gradients)
+    parameters = drive_twin("jax", optimizer, rates, start, gradients)
+    assert apart(parameters, expected) < SEMANTICS
 
 
 # --- groups
@@ -146,11 +139,10 @@ def test_past_the_tables_of_early_updates_jax_goes_on_alike(
 def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, backend: str) -> None:
     recipe = recipe_of({"name": "sgd", "momentum": 0.0, "multipliers": (0.3, 1.7)}, dtype)
     tables = rate_tables(recipe, 50)
-    assert {layer: table_T.dtype for layer, table_T in tables.items()} == dict.fromkeys(
-        (0, 1, 2), np.dtype(dtype)
-    )
+    dtypes = {layer: table_T.dtype for layer, table_T in tables.items()}
+    assert dtypes == dict.fromkeys((0, 1, 2), np.dtype(dtype))
     names = ("linear1.weight", "norm1.bias", "linear2.bias")
-    found: dict[str, list[Any]] = {name: [] for name in names}
+    rates_of: dict[str, list[Any]] = {name: [] for name in names}
     if backend == "torch":
         parameters = {
             name: torch.nn.Parameter(torch.zeros((), dtype=getattr(torch, dtype))) for name in names
@@ -169,34 +161,34 @@ def test_the_rate_applied_in_each_group_is_its_table_bit_for_bit(dtype: str, bac
             optimizer.step()
             scheduler.step()
             for name, parameter in parameters.items():
-                found[name].append(-parameter.item())
+                rates_of[name].append(-parameter.item())
     else:
         with jax.enable_x64(dtype == "float64"):
             zeros = {"linear1": {"kernel": 0.0}, "norm1": {"bias": 0.0}, "linear2": {"bias": 0.0}}
             zeros = jax.tree.map(lambda zero: jnp.asarray(zero, dtype), zeros)
             schedules = {
-                layer: jax_impl.schedule.make_schedule(jnp.asarray(t))
-                for layer, t in tables.items()
+                layer: jax_impl.schedule.make_schedule(jnp.asarray(table_T))
+                for layer, table_T in tables.items()
             }
-            made, state = jax_impl.optimizer.make_optimizer(recipe.optimizer, schedules, zeros)
+            transformation, state = jax_impl.optimizer.make_optimizer(
+                recipe.optimizer, schedules, zeros
+            )
 
             def step(state: Any, update: Any) -> Any:
                 rate = schedules[0](update)
-                changes, state = made.update(jax.tree.map(jnp.ones_like, zeros), state, zeros)
+                changes, state = transformation.update(
+                    jax.tree.map(jnp.ones_like, zeros), state, zeros
+                )
                 return state, (rate, changes)
 
-            _, (rates, changes) = jax.jit(lambda state: jax.lax.scan(step, state, jnp.arange(200)))(
-                state
-            )
+            scan = jax.jit(lambda state: jax.lax.scan(step, state, jnp.arange(200)))
+            _, (rates, changes) = scan(state)
             np.testing.assert_array_equal(rates, tables[0])
-            leaves = (
-                changes["linear1"]["kernel"],
-                changes["norm1"]["bias"],
-                changes["linear2"]["bias"],
-            )
-            found = {name: list(-np.asarray(leaf)) for name, leaf in zip(names, leaves)}
-    for name, layer in zip(names, (1, 1, 2)):
-        np.testing.assert_array_equal(np.array(found[name], dtype), tables[layer])
+            places = (("linear1", "kernel"), ("norm1", "bias"), ("linear2", "bias"))
+            for name, (layer, kind) in zip(names, places):
+                rates_of[name] = list(-np.asarray(changes[layer][kind]))
+    for name, number in zip(names, (1, 1, 2)):
+        np.testing.assert_array_equal(np.array(rates_of[name], dtype), tables[number])
 
 
 def test_multipliers_must_be_one_a_layer() -> None:
@@ -208,7 +200,7 @@ def test_multipliers_must_be_one_a_layer() -> None:
 
 
 def decay_kept(backend: str, form: str, rate: float) -> float:
-    """Share of its weight decay that AdamW does in float32, over 2000 updates with random
+    """The share of its weight decay that AdamW does in float32, over 2000 updates with random
     gradients.
     """
     generator = np.random.default_rng(0)
@@ -219,12 +211,12 @@ def decay_kept(backend: str, form: str, rate: float) -> float:
         optimizer = Optimizer(name="adamw", decay_form=form, weight_decay=decay)
         if backend == "torch":
             parameter = torch.nn.Parameter(torch.from_numpy(starts.copy()))
-            made, _ = pt_impl.optimizer.make_optimizer(
+            torch_optimizer, _ = pt_impl.optimizer.make_optimizer(
                 optimizer, {0: lambda _: rate}, {"linear1.weight": parameter}
             )
             for gradient in noise:
                 parameter.grad = torch.from_numpy(gradient)
-                made.step()
+                torch_optimizer.step()
             ends[decay] = parameter.detach().numpy().astype(np.float64)
         else:
             tree = {"linear1": {"kernel": jnp.asarray(starts)}}
@@ -246,33 +238,30 @@ def decay_kept(backend: str, form: str, rate: float) -> float:
 
 def test_float32_loses_the_decay_as_a_factor_and_keeps_it_as_a_step(backend: str) -> None:
     assert decay_kept(backend, "factor", 1e-6) == 0
-    # in the mean: what is less than half a last bit of the parameter turns the rounding of some
-    # steps
+    # in the mean: a decay below half a last bit of the parameter turns the rounding of some steps
     assert 0.97 < decay_kept(backend, "step", 1e-6) < 1.03
     assert 0.99 < decay_kept(backend, "factor", 1e-3) < 1.01
 
 
 def test_lost_decay_is_told_with_its_updates_and_share() -> None:
-    def told(optimizer: dict[str, Any], peak: float, dtype: str = "float32") -> list[str]:
+    def warnings_of(optimizer: dict[str, Any], peak: float, dtype: str = "float32") -> list[str]:
         recipe = recipe_of(optimizer, dtype, schedule__peak=peak)
         assert prepared(recipe).warnings == tuple(decay_warnings(recipe, 50))
         return list(decay_warnings(recipe, 50))
 
     for name in ("adamw", "nadamw"):
-        (line,) = told({"name": name}, 1e-6)
-        assert (
-            "rounds to 1 at 200 of 200 updates (0 to 199): 100 % of the run's decay is lost" in line
-        )
-        assert told({"name": name, "decay_form": "step"}, 1e-6) == []
-        assert told({"name": name, "weight_decay": 0.0}, 1e-6) == []
-        assert told({"name": name}, 1e-6, "float64") == []
-    assert told({"name": "adamw"}, 1e-2) == []
-    assert told({"name": "adam", "weight_decay": 0.01}, 1e-6) == []
-    (line,) = told(
-        {"name": "adamw"}, 2e-5
-    )  # lr weight_decay is 2e-7: 3.4 steps of 2^-24, rounded to 3
+        (line,) = warnings_of({"name": name}, 1e-6)
+        lost = "at 200 of 200 updates (0 to 199): 100 % of the run's decay is lost"
+        assert f"rounds to 1 {lost}" in line
+        assert warnings_of({"name": name, "decay_form": "step"}, 1e-6) == []
+        assert warnings_of({"name": name, "weight_decay": 0.0}, 1e-6) == []
+        assert warnings_of({"name": name}, 1e-6, "float64") == []
+    assert warnings_of({"name": "adamw"}, 1e-2) == []
+    assert warnings_of({"name": "adam", "weight_decay": 0.01}, 1e-6) == []
+    # lr weight_decay is 2e-7: 3.4 steps of 2^-24, rounded to 3
+    (line,) = warnings_of({"name": "adamw"}, 2e-5)
     assert "rounds to 1 at 2 of 200 updates (0 to 1): 9.89 % of the run's decay is lost" in line
-    (line,) = told({"name": "adamw", "multipliers": (1.0, 1e-4)}, 1e-2)
+    (line,) = warnings_of({"name": "adamw", "multipliers": (1.0, 1e-4)}, 1e-2)
     assert "of 200 updates" in line
 
 
@@ -297,8 +286,8 @@ def expected(optimizer: Optimizer) -> list[Tensors]:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_the_library_at_its_defaults(preset: str) -> None:
     drive = drive_torch if preset.startswith("torch.") else drive_optax
-    found = drive(at_defaults(preset, RATE), START, GRADIENTS)
-    residual = apart(found, expected(preset_of(preset)))
+    parameters = drive(at_defaults(preset, RATE), START, GRADIENTS)
+    residual = apart(parameters, expected(preset_of(preset)))
     if preset.startswith("torch.nadam"):  # PyTorch keeps the product of the momenta in float32
         assert 1e-12 < residual < 1e-8
     else:
@@ -351,10 +340,10 @@ def test_a_preset_takes_the_librarys_own_arguments(
     preset: str, knobs: dict[str, Any], library: Any
 ) -> None:
     if preset.startswith("torch"):
-        found = drive_torch(library, START, GRADIENTS)
+        parameters = drive_torch(library, START, GRADIENTS)
     else:
-        found = drive_optax(lambda _: library(RATE), START, GRADIENTS)
-    assert apart(found, expected(preset_of(preset, **knobs))) < SEMANTICS
+        parameters = drive_optax(lambda _: library(RATE), START, GRADIENTS)
+    assert apart(parameters, expected(preset_of(preset, **knobs))) < SEMANTICS
 
 
 # --- planted faults
@@ -403,14 +392,8 @@ def test_fault_is_caught(
     original = of_pair(module, "make_optimizer")
     patch_pair(monkeypatch, module, "make_optimizer", lambda _, *rest: original(faulty, *rest))
     forget_compiled()
-    found = compare(
-        module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        exact_trace(recipe),
-        {},
-    )
+    trace = module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     forget_compiled()
-    assert found.verdict == "diverged"
-    assert found.first is not None
     # not decaying the biases is too little to be seen in the norm of LAMB's step
     stage = "parameters" if (variant, fault) == ("lamb", {"decay_on": "weights"}) else "update"
-    assert (found.first.stage, found.first.update) == (stage, update)
+    assert first_place(trace, exact_trace(recipe), {}) == (stage, update)
