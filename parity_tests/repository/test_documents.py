@@ -86,6 +86,20 @@ def test_the_page_on_python_runs(
     assert story.startswith("update 0, lr, lr: ")
 
 
+def test_the_optimizer_that_contributing_walks_through_is_the_real_one() -> None:
+    _, _, section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add an optimizer\n")
+    paths = re.findall(r"^\| `(\S+\.py)` \|", section, re.MULTILINE)
+    texts = [_unindented((ROOT / path).read_text()) for path in paths]
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
+    assert (len(paths), len(blocks)) == (5, 5)
+    for block in blocks:
+        assert any(_unindented(block) in text for text in texts), block
+
+
+def _unindented(code: str) -> str:
+    return "\n".join(line.strip() for line in code.strip().splitlines())
+
+
 def test_the_page_on_python_names_the_whole_face() -> None:
     page = (ROOT / "docs" / "python.md").read_text()
     assert [
