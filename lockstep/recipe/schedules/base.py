@@ -1,6 +1,7 @@
 """The fields of all schedules (peak, unit of time, warmup), and those that several share."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from lockstep.recipe.edges import changes_rates, refusal, takes_a_long_warmup, warmup_refusal
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.shapes import Float64, Phase, phase
 from lockstep.recipe.values import CONFIG, Count, Positive
 from lockstep.recipe.variants import Cause, NamedSection, Spec
@@ -88,6 +90,8 @@ class ScheduleSpec(Spec):
     """The report's sentence for a recipe without a warmup."""
     counts: bool = False
     """Whether it counts lengths of its own in `unit`s, beside its warmup and its end."""
+    presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
+    """"hf.cosine" -> the knobs that a library fixes and leaves free."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

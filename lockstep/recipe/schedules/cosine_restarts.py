@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import (
     AfterEnd,
     DecayStart,
@@ -18,6 +19,21 @@ from lockstep.recipe.schedules.base import (
     ScheduleSpec,
     WarmupOf,
     decay_start_of,
+)
+from lockstep.recipe.schedules.library_knobs import (
+    AFTER,
+    FROM,
+    HF,
+    LEAST,
+    LENGTH,
+    OPTAX_NOTE,
+    RAMP_A,
+    RAMP_B,
+    RAMP_B_FROM,
+    T5X,
+    T5X_NOTE,
+    WARMUP,
+    ZERO,
 )
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG, Count
@@ -82,13 +98,6 @@ class CosineRestarts(Schedule):
     cycle_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Peak of each cycle over that of the one before."""
 
-    spec = ScheduleSpec(
-        title="falls along cosines, each from the top again",
-        counts=True,
-        others={"cycle": 40, "cycles": 3, "cycle_growth": 2, "cycle_decay": 0.5},
-        causes={"cycles": Cause("other-schedule", "warm-restarts-after-the-last")},
-    )
-
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """Half cosines from W on, of the length `cycle`, or so that they end at T."""
         start = decay_start_of(self, W)
@@ -126,3 +135,76 @@ class CosineRestarts(Schedule):
             return self.cycles
         units: int = (growth**self.cycles - 1) // (growth - 1)
         return units
+
+
+CosineRestarts.spec = ScheduleSpec(
+    title="falls along cosines, each from the top again",
+    counts=True,
+    others={"cycle": 40, "cycles": 3, "cycle_growth": 2, "cycle_decay": 0.5},
+    causes={"cycles": Cause("other-schedule", "warm-restarts-after-the-last")},
+    presets={
+        "torch.cosine_restarts": Preset(
+            "torch 2.13 CosineAnnealingWarmRestarts(T_0=cycle, T_mult=cycle_growth, eta_min)",
+            {
+                "name": "cosine_restarts",
+                "length": 0,
+                "cycles": 1,
+                "cycle_decay": 1.0,
+                "after_end": "continue",
+            }
+            | RAMP_A
+            | AFTER,
+            WARMUP | {"cycle": 10, "cycle_growth": 1, "floor": 0.0},
+        ),
+        "optax.cosine_restarts": Preset(
+            "optax 0.2.8 linear_schedule, then sgdr_schedule with warmup_steps = 0, in "
+            "join_schedules",
+            {"name": "cosine_restarts", "length": 0, "after_end": "hold", "cycle_decay": 1.0}
+            | RAMP_B_FROM
+            | AFTER,
+            WARMUP | FROM | {"cycle": None, "cycles": None, "cycle_growth": 1, "floor": 0.0},
+            note=OPTAX_NOTE,
+        ),
+        "hf.cosine_with_restarts": Preset(
+            "transformers 5.23 get_cosine_with_hard_restarts_schedule_with_warmup",
+            {
+                "name": "cosine_restarts",
+                "cycle": 0,
+                "cycle_growth": 1,
+                "cycle_decay": 1.0,
+                "after_end": "hold",
+            }
+            | RAMP_B
+            | AFTER
+            | ZERO
+            | HF,
+            LENGTH | {"cycles": 1},
+        ),
+        "timm.cosine_restarts": Preset(
+            "timm 1.0.31 CosineLRScheduler(t_initial=cycle, cycle_limit=cycles, cycle_mul, "
+            "warmup_prefix=True)",
+            {"name": "cosine_restarts", "length": 0, "after_end": "hold"} | RAMP_B_FROM | AFTER,
+            WARMUP
+            | FROM
+            | {"cycle": None, "cycles": 1, "cycle_growth": 1, "cycle_decay": 1.0, "floor": 0.0},
+        ),
+        "t5.cosine_decay": Preset(
+            'T5X create_learning_rate_scheduler("constant * linear_warmup * cosine_decay"); '
+            "cycle is steps_per_cycle",
+            {
+                "name": "cosine_restarts",
+                "length": 0,
+                "cycles": 1,
+                "cycle_growth": 1,
+                "cycle_decay": 1.0,
+            }
+            | {"after_end": "continue"}
+            | RAMP_B
+            | AFTER
+            | ZERO
+            | T5X,
+            WARMUP | {"cycle": 100_000} | LEAST,
+            note=T5X_NOTE,
+        ),
+    },
+)

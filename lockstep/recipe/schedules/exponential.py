@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import (
     DecayStart,
     Delay,
@@ -15,6 +16,16 @@ from lockstep.recipe.schedules.base import (
     ScheduleSpec,
     WarmupOf,
     decay_start_of,
+)
+from lockstep.recipe.schedules.library_knobs import (
+    AFTER,
+    FROM,
+    OPTAX,
+    OPTAX_NOTE,
+    RAMP_A,
+    RAMP_B_FROM,
+    WARMUP,
+    ZERO,
 )
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG
@@ -50,13 +61,6 @@ class Exponential(Schedule):
     every: Every = 1
     delay: Delay | None = None
 
-    spec = ScheduleSpec(
-        title="falls exponentially",
-        counts=True,
-        needs={"schedule.factor": 0.99},
-        others={"factor": 0.5, "every": 17},
-    )
-
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """factor^((t - W - delay) / every), and no less than the floor."""
         start = decay_start_of(self, W) + (self.delay or 0)
@@ -68,3 +72,25 @@ class Exponential(Schedule):
     def edges_change_rates(self, warmup: int) -> bool:
         """Optax takes the floor for a ceiling where the factor is 1 or more."""
         return self.factor >= 1 if self.edges == "optax" else super().edges_change_rates(warmup)
+
+
+Exponential.spec = ScheduleSpec(
+    title="falls exponentially",
+    counts=True,
+    needs={"schedule.factor": 0.99},
+    others={"factor": 0.5, "every": 17},
+    presets={
+        "torch.exponential": Preset(
+            "torch 2.13 ExponentialLR(factor)",
+            {"name": "exponential", "every": 1} | RAMP_A | AFTER | ZERO,
+            WARMUP | {"factor": None},
+        ),
+        "optax.exponential": Preset(
+            "optax 0.2.8 warmup_exponential_decay_schedule(transition_steps=every, "
+            "decay_rate=factor, transition_begin=delay); floor 0 is no end_value",
+            {"name": "exponential"} | RAMP_B_FROM | AFTER | OPTAX,
+            WARMUP | FROM | {"factor": None, "every": None, "delay": None, "floor": 0.0},
+            note=OPTAX_NOTE,
+        ),
+    },
+)

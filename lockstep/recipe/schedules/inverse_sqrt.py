@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import (
     DecayStart,
     Floor,
@@ -15,6 +16,20 @@ from lockstep.recipe.schedules.base import (
     ScheduleSpec,
     WarmupOf,
     decay_start_of,
+)
+from lockstep.recipe.schedules.library_knobs import (
+    AFTER,
+    FROM,
+    HF,
+    LEAST,
+    MEGATRON,
+    RAMP_A,
+    RAMP_B,
+    RAMP_B_FROM,
+    T5X,
+    T5X_NOTE,
+    WARMUP,
+    ZERO,
 )
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG
@@ -45,13 +60,6 @@ class InverseSqrt(Schedule):
     timescale: Annotated[int, Field(ge=0)] = 0
     """The time, in `unit`s, from which the root counts at the decay's start; 0 is W."""
 
-    spec = ScheduleSpec(
-        title="falls with the inverse square root of the time",
-        counts=True,
-        needs={"schedule.timescale": 20},
-        others={"timescale": 50},
-    )
-
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """sqrt(timescale / (timescale + t - W)), and no less than the floor."""
         start = decay_start_of(self, W)
@@ -72,3 +80,53 @@ class InverseSqrt(Schedule):
         """The schedule without its warmup, whose root keeps W as its timescale."""
         counted = replace(self, timescale=self.timescale or warmup)
         return super(InverseSqrt, counted).without_warmup(warmup)
+
+
+InverseSqrt.spec = ScheduleSpec(
+    title="falls with the inverse square root of the time",
+    counts=True,
+    needs={"schedule.timescale": 20},
+    others={"timescale": 50},
+    presets={
+        "hf.inverse_sqrt": Preset(
+            "transformers 5.23 get_inverse_sqrt_schedule",
+            {"name": "inverse_sqrt"} | RAMP_B | AFTER | ZERO | HF,
+            WARMUP | {"timescale": None},
+        ),
+        "megatron.inverse_sqrt": Preset(
+            'Megatron-LM OptimizerParamScheduler, "inverse-square-root"; length is '
+            "lr_decay_steps, and unset past the run",
+            {"name": "inverse_sqrt", "timescale": 0} | RAMP_B_FROM | AFTER | MEGATRON,
+            WARMUP | FROM | {"length": None, "floor": 0.0},
+        ),
+        "t5.inverse_sqrt": Preset(
+            "Raffel et al., arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(t, W)), whose peak "
+            "is 1 / sqrt(W)",
+            {
+                "name": "inverse_sqrt",
+                "warmup_shape": "linear",
+                "ramp": "t/W",
+                "warmup_start": 1.0,
+                "timescale": 0,
+            }
+            | AFTER
+            | ZERO,
+            WARMUP,
+        ),
+        "t5.linear_warmup": Preset(
+            'T5X create_learning_rate_scheduler("constant * linear_warmup * '
+            'rsqrt_normalized_decay"); least_rate is '
+            "min_learning_rate",
+            {"name": "inverse_sqrt", "timescale": 0} | RAMP_B | AFTER | ZERO | T5X,
+            WARMUP | LEAST,
+            note=T5X_NOTE,
+        ),
+        "noam": Preset(
+            "Vaswani et al., arXiv:1706.03762, section 5.3, whose peak is 1 / sqrt(d_model W)",
+            {"name": "inverse_sqrt", "timescale": 0, "decay_start": "W-1", "warmup_of": "peak"}
+            | RAMP_A
+            | ZERO,
+            WARMUP,
+        ),
+    },
+)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import (
     DecayStart,
     Factor,
@@ -16,6 +17,14 @@ from lockstep.recipe.schedules.base import (
     ScheduleSpec,
     WarmupOf,
     decay_start_of,
+)
+from lockstep.recipe.schedules.library_knobs import (
+    AFTER,
+    FROM,
+    OPTAX_NOTE,
+    RAMP_A,
+    RAMP_B_FROM,
+    WARMUP,
 )
 from lockstep.recipe.schedules.shapes import Float64
 from lockstep.recipe.values import CONFIG, Count, NonNegative
@@ -37,14 +46,6 @@ class Multistep(Schedule):
     factors: Annotated[tuple[NonNegative, ...], Field(strict=False)] | None = None
     """A factor for each milestone, instead of `factor`."""
 
-    spec = ScheduleSpec(
-        title="falls at its milestones",
-        counts=True,
-        needs={"schedule.milestones": (50, 100)},
-        others={"factor": 0.5, "milestones": (10, 100)},
-        causes={"milestones": Cause("other-schedule", "multistep-boundaries")},
-    )
-
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """factor^n, or the product of the first n factors, after n milestones."""
         order = np.argsort(self.milestones, kind="stable")
@@ -63,3 +64,33 @@ class Multistep(Schedule):
         if self.factors is not None and len(self.factors) != len(self.milestones):
             return f"factors: {len(self.factors)} for {len(self.milestones)} milestones"
         return super().contradiction()
+
+
+Multistep.spec = ScheduleSpec(
+    title="falls at its milestones",
+    counts=True,
+    needs={"schedule.milestones": (50, 100)},
+    others={"factor": 0.5, "milestones": (10, 100)},
+    causes={"milestones": Cause("other-schedule", "multistep-boundaries")},
+    presets={
+        "torch.multistep": Preset(
+            "torch 2.13 MultiStepLR(milestones, factor)",
+            {"name": "multistep"} | RAMP_A | AFTER,
+            WARMUP | {"factor": 0.1, "milestones": None},
+        ),
+        "optax.multistep": Preset(
+            "optax 0.2.8 linear_schedule, then piecewise_constant_schedule, in join_schedules; "
+            "unequal scales are factors",
+            {"name": "multistep"} | RAMP_B_FROM | AFTER,
+            WARMUP | FROM | {"factor": None, "milestones": None, "factors": None},
+            note=OPTAX_NOTE,
+        ),
+        "timm.multistep_prefix": Preset(
+            "timm 1.0.31 MultiStepLRScheduler(decay_t=milestones, warmup_prefix=True), whose "
+            "steps come one update early",
+            {"name": "multistep", "decay_start": "W-1", "warmup_of": "peak", "edges": "timm"}
+            | RAMP_B_FROM,
+            WARMUP | FROM | {"factor": 1.0, "milestones": None},
+        ),
+    },
+)

@@ -11,7 +11,9 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import DecayEnd, Floor, Length, Schedule, ScheduleSpec
+from lockstep.recipe.schedules.library_knobs import ANY, OPTAX, OPTAX_NOTE, TORCH_EDGES
 from lockstep.recipe.schedules.shapes import FALLS, Float64, Phase, between, phase
 from lockstep.recipe.values import CONFIG
 
@@ -38,13 +40,6 @@ class OneCycle(Schedule):
     fall: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Share of T at which the rate is back at `first`; rounded down with decay_end = "T", 2 earlier
     with "T-1". 0 is two phases: from the peak straight to the floor."""
-
-    spec = ScheduleSpec(
-        title="goes through one cycle, up and down again",
-        alone="The learning rate rises to {peak} and falls again, in one cycle.",
-        counts=True,
-        others={"first": 0.3, "rise": 0.5, "fall": 0.7},
-    )
 
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """The cycle from `first` to 1, back to `first` and to `floor`; with two phases, from 1 to
@@ -118,3 +113,59 @@ def _anneal(p: Phase, begin: float, end: float, fall: Callable[[Phase], Float64]
     if begin > end:
         return between(end, begin, fall(p))
     return between(begin, end, fall(Phase(p.left, p.done, p.length)))
+
+
+OneCycle.spec = ScheduleSpec(
+    title="goes through one cycle, up and down again",
+    alone="The learning rate rises to {peak} and falls again, in one cycle.",
+    counts=True,
+    others={"first": 0.3, "rise": 0.5, "fall": 0.7},
+    presets={
+        "torch.one_cycle": Preset(
+            "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise)",
+            {"name": "one_cycle", "warmup": 0, "decay_end": "T-1", "fall": 0.0} | TORCH_EDGES,
+            ANY
+            | {
+                "length": None,
+                "anneal": "cosine",
+                "first": 1 / 25,
+                "rise": 0.3,
+                "floor": 1 / 25 / 1e4,
+            },
+        ),
+        "torch.one_cycle_three_phase": Preset(
+            "torch 2.13 OneCycleLR(total_steps=T, pct_start=rise, three_phase=True); fall is "
+            "twice rise",
+            {"name": "one_cycle", "warmup": 0, "decay_end": "T-1"} | TORCH_EDGES,
+            ANY
+            | {
+                "length": None,
+                "anneal": "cosine",
+                "first": 1 / 25,
+                "rise": 0.3,
+                "fall": None,
+                "floor": 1 / 25 / 1e4,
+            },
+            derived={
+                "fall": lambda knobs: (
+                    2 * knobs["rise"] if isinstance(knobs["rise"], float) else None
+                )
+            },
+        ),
+        "optax.one_cycle": Preset(
+            "optax 0.2.8 cosine_onecycle_schedule(transition_steps=T, pct_start=rise)",
+            {"name": "one_cycle", "warmup": 0, "decay_end": "T", "fall": 0.0, "anneal": "cosine"}
+            | OPTAX,
+            ANY | {"length": None, "first": 1 / 25, "rise": 0.3, "floor": 1 / 25 / 1e4},
+            note=OPTAX_NOTE,
+        ),
+        "optax.one_cycle_linear": Preset(
+            "optax 0.2.8 linear_onecycle_schedule(transition_steps=T, pct_start=rise, "
+            "pct_final=fall)",
+            {"name": "one_cycle", "warmup": 0, "decay_end": "T", "anneal": "linear"} | OPTAX,
+            ANY
+            | {"length": None, "first": 1 / 25, "rise": 0.3, "fall": 0.85, "floor": 1 / 25 / 1e4},
+            note=OPTAX_NOTE,
+        ),
+    },
+)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lockstep.recipe.preset import Preset
 from lockstep.recipe.schedules.base import (
     AfterEnd,
     DecayEnd,
@@ -14,6 +15,18 @@ from lockstep.recipe.schedules.base import (
     Schedule,
     ScheduleSpec,
     decay_end_of,
+)
+from lockstep.recipe.schedules.library_knobs import (
+    FROM,
+    GO_ON,
+    HF,
+    HOLD,
+    LENGTH,
+    MEGATRON,
+    RAMP_A,
+    RAMP_B_FROM,
+    THREE,
+    TORCHTITAN,
 )
 from lockstep.recipe.schedules.shapes import (
     FALLS,
@@ -47,13 +60,6 @@ class Wsd(Schedule):
     decay_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The ratio r of an exponential decay; 1/2 unless set."""
 
-    spec = ScheduleSpec(
-        title="stays there until it decays at the end",
-        counts=True,
-        needs={"schedule.decay_length": 30},
-        others={"decay_length": 60},
-    )
-
     def share(self, t: Float64, W: int, T: int) -> Float64:
         """floor + (1 - floor) fall(done/length) of the phase of `decay_length` that ends at T."""
         end = decay_end_of(self.decay_end, T)
@@ -82,3 +88,51 @@ class Wsd(Schedule):
         left = end - warmup
         shorter = replace(self, decay_length=max(1, min(self.decay_length, left)))
         return super(Wsd, shorter).with_warmup(warmup if left else warmup - 1, end)
+
+
+Wsd.spec = ScheduleSpec(
+    title="stays there until it decays at the end",
+    counts=True,
+    needs={"schedule.decay_length": 30},
+    others={"decay_length": 60},
+    presets={
+        "hf.warmup_stable_decay": Preset(
+            "transformers 5.23 get_wsd_schedule(num_training_steps=T, "
+            "num_decay_steps=decay_length)",
+            {"name": "wsd", "ramp": "t/W"} | HOLD | HF,
+            LENGTH
+            | {"warmup_shape": "linear", "warmup_curve": None}
+            | {"decay_length": None, "decay_shape": "cosine", "floor": 0.0},
+            {"warmup_start": "floor"},
+            only={
+                "warmup_shape": ("linear", "cosine"),
+                "warmup_curve": ("1-sqrt",),
+                "decay_shape": THREE,
+            },
+        ),
+        "timm.wsd": Preset(
+            "timm 1.0.31 WSDLRScheduler(t_initial=T-W, decay_t=decay_length); power is decay_power",
+            {"name": "wsd", "edges": "timm"} | RAMP_B_FROM | HOLD,
+            LENGTH
+            | FROM
+            | {"decay_length": None, "decay_shape": "1-sqrt", "floor": 0.0}
+            | {"decay_ratio": None, "power": None},
+            derived={
+                "decay_ratio": lambda knobs: 0.1 if knobs["decay_shape"] == "exponential" else None
+            },
+        ),
+        "torchtitan.wsd": Preset(
+            "torchtitan lr_scheduler (older versions differ); decay_ratio is decay_length / T",
+            {"name": "wsd"} | RAMP_A | GO_ON | TORCHTITAN,
+            LENGTH | {"decay_length": None, "decay_shape": "linear", "floor": 0.0},
+            only={"decay_shape": THREE},
+        ),
+        "megatron.wsd": Preset(
+            'Megatron-LM OptimizerParamScheduler, "WSD"; decay_shape is lr_wsd_decay_style, '
+            "1-sqrt being minus_sqrt",
+            {"name": "wsd"} | RAMP_B_FROM | HOLD | MEGATRON,
+            LENGTH | FROM | {"decay_length": None, "decay_shape": "exponential", "floor": 0.0},
+            only={"decay_shape": (*THREE, "exponential")},
+        ),
+    },
+)
