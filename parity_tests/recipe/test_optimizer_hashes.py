@@ -125,6 +125,28 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optimizer.eps_norm": 1e-08,
         "optimizer.eps_norm_added": True,
     },
+    "f1f85d36d37c201fb512d48640c7ec9753836d29caefc0ee28ec8d6b9f469e3d": {
+        "optimizer.name": "signum"
+    },
+    "8d2d1345d8c40ee6706f6699a36f31d322610b946bd8a52a544f4e7834f78c21": {
+        "optimizer.name": "signum",
+        "optimizer.momentum": 0.0,
+        "optimizer.weight_decay": 0.05,
+    },
+    "68953283cdfa53847007254de30b86b66d5b70b5019a8ea0545140d0978551e8": {
+        "optimizer.name": "adabelief"
+    },
+    "ba98411a7905af12a74b8cd64613eb67c4aa07c7a186935fb66070eb6f6e931b": {
+        "optimizer.name": "adabelief",
+        "optimizer.eps_root": 1e-06,
+        "optimizer.nesterov": True,
+    },
+    "63ce71a73ee2eef9aaf28d41d36233aca302e43834f38babafb158296b0e4a4a": {"optimizer.name": "adan"},
+    "c874261949170fa3bf683472c9446c93d935d59c7988aed6defc54c1c9584a61": {
+        "optimizer.name": "adan",
+        "optimizer.proximal": False,
+        "optimizer.difference_weight": "1 - beta2",
+    },
 }
 
 
