@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lockstep.data_prep import IGNORED
 from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
@@ -10,27 +11,31 @@ from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Squar
 __all__ = ["link", "mean_loss", "sums"]
 
 
-def mean_loss(
-    loss: Loss, outputs_BK: jax.Array, y_B: jax.Array, count: jax.Array | int
-) -> jax.Array:
-    """Mean over the first `count` rows, the others are padding; classes (B,) are int32, numbers
-    (B,) floats.
+def mean_loss(loss: Loss, outputs_BK: Array, y_B: Array, count: Array | int) -> Array:
+    """Mean loss over the first `count` rows; the others are padding.
+
+    Args:
+        loss: its settings.
+        outputs_BK: logits or, of a number, (B, 1).
+        y_B: classes as int32, or numbers in the dtype of the outputs.
+        count: how many rows count.
     """
     # a mask and not a slice: every batch of a scan has one shape
-    counts_B, output_B = jnp.arange(len(y_B)) < count, outputs_BK[:, 0]
+    counts_B = jnp.arange(len(y_B)) < count
+    output_B = outputs_BK[:, 0]
     if isinstance(loss, CrossEntropy):
         # Optax knows no ignored label and takes -1 for the last class
-        counts_B, y_B = counts_B & (y_B != IGNORED), jnp.maximum(y_B, 0)
-        weight_K = jnp.asarray(
-            loss.class_weights or (1.0,) * outputs_BK.shape[-1], outputs_BK.dtype
-        )
+        counts_B = counts_B & (y_B != IGNORED)
+        y_B = jnp.maximum(y_B, 0)
+        weights = loss.class_weights or (1.0,) * outputs_BK.shape[-1]
+        weight_K = jnp.asarray(weights, outputs_BK.dtype)
         weight_B = jnp.where(counts_B, weight_K[y_B], 0.0)
         if loss.label_smoothing:
             labels_BK = jax.nn.one_hot(y_B, outputs_BK.shape[-1], dtype=outputs_BK.dtype)
             labels_BK = weight_K * optax.smooth_labels(labels_BK, loss.label_smoothing)
             loss_B = optax.softmax_cross_entropy(outputs_BK, labels_BK, axis=-1)
         else:
-            # by number: a class that is not to be would be 0 x -inf where its logit is -inf
+            # by number: with one-hot labels, a logit of -inf would be multiplied by 0
             loss_B = optax.softmax_cross_entropy_with_integer_labels(outputs_BK, y_B, axis=-1)
             loss_B = weight_B * loss_B if loss.class_weights else loss_B
         return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.sum(weight_B)
@@ -45,27 +50,29 @@ def mean_loss(
     return jnp.sum(jnp.where(counts_B, loss_B, 0.0)) / jnp.asarray(count, loss_B.dtype)
 
 
-def sums(loss: Loss, outputs_NK: jax.Array, y_N: jax.Array) -> dict[str, jax.Array]:
-    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit
-    is the largest,
-    or above 0."""
+def sums(loss: Loss, outputs_NK: Array, y_N: Array) -> dict[str, Array]:
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`.
+
+    A class is right where its logit is the largest; of two classes, where it is above 0.
+    """
     if loss.predicts_number:
-        error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
-        found = {
+        error_N = outputs_NK[:, 0] - y_N
+        deviation_N = y_N - y_N.mean()
+        terms = {
             "squares": jnp.square(error_N),
             "absolute": jnp.abs(error_N),
             "variation": jnp.square(deviation_N),
         }
     elif loss.spec.link == "sigmoid":
-        found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
+        terms = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:
-        found = {"right": outputs_NK.argmax(axis=-1) == y_N}
-    found["rows"] = jnp.ones_like(y_N) if loss.predicts_number else y_N != IGNORED
-    return {name: values_N.sum() for name, values_N in found.items()}
+        terms = {"right": outputs_NK.argmax(axis=-1) == y_N}
+    terms["rows"] = jnp.ones_like(y_N) if loss.predicts_number else y_N != IGNORED
+    return {name: values_N.sum() for name, values_N in terms.items()}
 
 
-def link(loss: Loss, outputs_NK: jax.Array) -> dict[str, jax.Array]:
-    """What turns the outputs into a prediction; nothing for a number."""
+def link(loss: Loss, outputs_NK: Array) -> dict[str, Array]:
+    """The prediction (N, K) by the name of what makes it of the outputs; empty for a number."""
     if loss.spec.link == "softmax":
         return {"softmax": jax.nn.softmax(outputs_NK, axis=-1)}
     return {"sigmoid": jax.nn.sigmoid(outputs_NK)} if loss.spec.link == "sigmoid" else {}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
 from lockstep.data_prep import Parameters, PreparedData, initial_statistics, layer_sizes
 from lockstep.recipe import Model, Recipe
@@ -26,12 +28,16 @@ class MLP(nnx.Module):
     """linear1, normalisation, activation, dropout, linear2, ...: (B, D) -> logits (B, K)."""
 
     def __init__(
-        self, layers: list[tuple[str, int, int]], model: Model, dtype: Any, compute: Any
+        self,
+        layers: list[tuple[str, int, int]],
+        model: Model,
+        dtype: DTypeLike,
+        compute: DTypeLike,
     ) -> None:
-        self.model, self.dtype, self.compute = model, dtype, compute
+        self.model = model
+        self.dtype = dtype
+        self.compute = compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
-            # zeros: the parameters come from data_prep
-            zeros = nnx.initializers.zeros_init()
             layer = nnx.Linear(
                 inputs,
                 outputs,
@@ -39,8 +45,8 @@ class MLP(nnx.Module):
                 dtype=compute,
                 param_dtype=dtype,
                 precision=jax.lax.Precision.HIGHEST,
-                kernel_init=zeros,
-                bias_init=zeros,
+                kernel_init=nnx.initializers.zeros_init(),  # the parameters come from data_prep
+                bias_init=nnx.initializers.zeros_init(),
                 rngs=nnx.Rngs(0),
             )
             setattr(self, name, layer)
@@ -48,71 +54,73 @@ class MLP(nnx.Module):
                 setattr(self, f"norm{i}", make_norm(model, outputs, dtype))
 
     def __call__(
-        self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits (B, K); for `masks` and `count` see `outputs`."""
+        self, x_BD: Array, masks: Sequence[Array] = (), count: Array | None = None
+    ) -> Array:
+        """Logits (B, K); the arguments are those of `outputs`."""
         *_, logits_BK = self.outputs(x_BD, masks, count).values()
         return logits_BK
 
     def outputs(
-        self, x_BD: jax.Array, masks: Sequence[jax.Array] = (), count: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+        self, x_BD: Array, masks: Sequence[Array] = (), count: Array | None = None
+    ) -> dict[str, Array]:
         """Layer -> its output, from "input" to the logits, in order.
 
-        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer. The
-        rows after the
-        first `count` are padding.
+        Args:
+            x_BD: the rows.
+            masks: which units stay, (B, H) for each hidden layer; empty without dropout.
+            count: how many rows count; the rows after them are padding. None: all.
         """
-        found = {"input": x_BD}
+        outputs = {"input": x_BD}
+        h_BH = x_BD
         for i in range(1, len(self.model.hidden) + 1):
-            x_BD = found[f"linear{i}"] = getattr(self, f"linear{i}")(x_BD)
+            h_BH = outputs[f"linear{i}"] = getattr(self, f"linear{i}")(h_BH)
             if self.model.norm != "none":
                 # only batch normalisation mixes rows
                 counted = {"count": count} if self.model.norm == "batch" else {}
-                normalised_BH = getattr(self, f"norm{i}")(x_BD.astype(self.dtype), **counted)
-                x_BD = found[f"norm{i}"] = normalised_BH.astype(self.compute)
-            x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
+                normalised_BH = getattr(self, f"norm{i}")(h_BH.astype(self.dtype), **counted)
+                h_BH = outputs[f"norm{i}"] = normalised_BH.astype(self.compute)
+            h_BH = outputs[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](h_BH)
             if len(masks):
-                scaled_BH = x_BD * (1 / (1 - self.model.dropout))
-                x_BD = found[f"dropout{i}"] = jnp.where(masks[i - 1], scaled_BH, 0.0)
+                scaled_BH = h_BH * (1 / (1 - self.model.dropout))
+                h_BH = outputs[f"dropout{i}"] = jnp.where(masks[i - 1], scaled_BH, 0.0)
         last = f"linear{len(self.model.hidden) + 1}"
-        return found | {last: getattr(self, last)(x_BD).astype(self.dtype)}
+        outputs[last] = getattr(self, last)(h_BH).astype(self.dtype)
+        return outputs
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: jax.Device) -> MLP:
     """The recipe's model on a device, with the initial parameters of `data`."""
     layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
+    dtype = recipe.dtype
+    compute = dtype if recipe.training.compute == "same" else np.dtype(jnp.bfloat16)
     # shapes alone: nothing is drawn, compiled or computed only to be replaced
-    compute = recipe.dtype if recipe.training.compute == "same" else np.dtype(jnp.bfloat16)
-    model = nnx.eval_shape(lambda: MLP(layers, recipe.model, recipe.dtype, compute))
-    statistics = {
-        name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()
-    }
+    model = nnx.eval_shape(lambda: MLP(layers, recipe.model, dtype, compute))
+    initial = initial_statistics(recipe.model)
+    statistics = {name: array.astype(recipe.dtype) for name, array in initial.items()}
     import_parameters(model, data.parameters | statistics)
     nnx.update(model, jax.device_put(nnx.state(model), device))
     return model
 
 
 def import_parameters(model: MLP, parameters: Parameters) -> None:
-    """Set the model's parameters, and running statistics where it has any, from canonical ones."""
-    # both [in, out]
+    """Set the model's parameters, and running statistics if it has any, from canonical ones."""
     for name, array in parameters.items():
+        # both [in, out]
         layer, _, kind = name.partition(".")
-        getattr(getattr(model, layer), _flax_names(layer)[kind]).set_value(np.asarray(array))
+        variable = getattr(getattr(model, layer), _flax_names(layer)[kind])
+        variable.set_value(np.asarray(array))
 
 
 def export_parameters(model: MLP | nnx.State[Any, Any]) -> Parameters:
-    """The model's parameters, and running statistics where it has any, in canonical names and
-    layout, in NumPy.
-    """
-    # both [in, out]
-    state = nnx.to_pure_dict(model if isinstance(model, nnx.State) else nnx.state(model))
-    return {
-        f"{layer}.{kind}": np.asarray(state[layer][flax_name])
-        for layer in sorted(state)
-        for kind, flax_name in _flax_names(layer).items()
-        if flax_name in state[layer]
-    }
+    """The model's parameters, and running statistics if it has any, as canonical NumPy arrays."""
+    tree = nnx.to_pure_dict(model if isinstance(model, nnx.State) else nnx.state(model))
+    parameters = {}
+    for layer in sorted(tree):
+        for kind, flax_name in _flax_names(layer).items():
+            if flax_name in tree[layer]:
+                # both [in, out]
+                parameters[f"{layer}.{kind}"] = np.asarray(tree[layer][flax_name])
+    return parameters
 
 
 def _flax_names(layer: str) -> dict[str, str]:

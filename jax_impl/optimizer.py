@@ -1,6 +1,4 @@
-"""The recipe's optimizer with its learning-rate schedule; every hyperparameter passed
-explicitly.
-"""
+"""The recipe's optimizer with its learning-rate schedule; all hyperparameters are explicit."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -8,6 +6,7 @@ from typing import Any
 
 import jax
 import optax
+from jax import Array
 
 from lockstep.recipe import Optimizer
 from lockstep.schedules.rate_tables import decays, rate_of
@@ -24,7 +23,9 @@ MAKERS: dict[str, Callable[[Any, Groups], optax.GradientTransformation]] = {
 
 
 def make_optimizer(
-    optimizer: Optimizer, schedules: Mapping[int, Callable[[jax.Array], jax.Array]], parameters: Any
+    optimizer: Optimizer,
+    schedules: Mapping[int, Callable[[Array], Array]],
+    parameters: optax.Params,
 ) -> tuple[optax.GradientTransformation, optax.OptState]:
     """The optimizer, which carries its schedules, and its state before the first update.
 
@@ -34,14 +35,12 @@ def make_optimizer(
         parameters: a tree of layer -> kind -> array.
     """
 
-    def decayed(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: decays(optimizer, _name(path)), tree
-        )
+    def decayed(tree: optax.Params) -> Any:
+        return _map_names(lambda name: decays(optimizer, name), tree)
 
     mask = None if optimizer.decay_on == "all" else decayed
 
-    def make(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
+    def make(schedule: Callable[[Array], Array]) -> optax.GradientTransformation:
         transformation = MAKERS[optimizer.name](optimizer, Groups(schedule, mask))
         if optimizer.decay_rate and not optimizer.spec.decoupled:
             l2 = optax.add_decayed_weights(optimizer.decay_rate, mask=mask)
@@ -49,17 +48,20 @@ def make_optimizer(
         return transformation
 
     if optimizer.multipliers:
-        labels = jax.tree_util.tree_map_with_path(
-            lambda path, _: rate_of(optimizer, _name(path)), parameters
-        )
-        made = optax.partition(
-            {layer: make(schedules[layer]) for layer in schedules if layer}, labels
-        )
+        layers = _map_names(lambda name: rate_of(optimizer, name), parameters)
+        transformations = {layer: make(schedules[layer]) for layer in schedules if layer}
+        optax_optimizer = optax.partition(transformations, layers)
     else:
-        made = make(schedules[0])
-    return made, made.init(parameters)
+        optax_optimizer = make(schedules[0])
+    return optax_optimizer, optax_optimizer.init(parameters)
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    # a leaf of an NNX state is the value of a Param
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+def _map_names(function: Callable[[str], Any], tree: optax.Params) -> Any:
+    """The tree with function("linear1.weight") in place of the leaf of that name."""
+
+    def value(path: tuple[Any, ...], _: Any) -> Any:
+        # a leaf of an NNX state is the value of a Param
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        return function(name)
+
+    return jax.tree_util.tree_map_with_path(value, tree)

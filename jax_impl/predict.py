@@ -1,4 +1,4 @@
-"""What the trained model makes of rows: metrics over many, and one layer by layer."""
+"""Predictions of the trained model: metrics over many rows, and one row layer by layer."""
 
 from collections import OrderedDict
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from lockstep.data_prep import Parameters, PreparedData
 from lockstep.recipe import Loss
@@ -19,51 +20,55 @@ from .model import MLP
 __all__ = ["Rows", "evaluate", "load_rows", "trace_prediction"]
 
 
-class Rows(NamedTuple):
-    """All rows of a part of the data (N, D), and their labels (N,)."""
+Parts = tuple[nnx.GraphDef[Any], nnx.State[Any, Any]]
+"""A model as `nnx.split` returns it."""
 
-    x_ND: jax.Array
-    y_N: jax.Array
+
+class Rows(NamedTuple):
+    """All rows of a part of the data, and their labels."""
+
+    x_ND: Array
+    y_N: Array
 
 
 def load_rows(data: PreparedData, device: jax.Device) -> tuple[Rows, Rows]:
     """The training rows and those held out, on the device."""
-    parts = (data.train_x_ND, data.train_y_N), (data.held_out_x_ND, data.held_out_y_N)
-    train, held_out = (
-        Rows(jax.device_put(x_ND, device), jax.device_put(narrow(y_N), device))
-        for x_ND, y_N in parts
+    train = Rows(
+        jax.device_put(data.train_x_ND, device), jax.device_put(narrow(data.train_y_N), device)
+    )
+    held_out = Rows(
+        jax.device_put(data.held_out_x_ND, device),
+        jax.device_put(narrow(data.held_out_y_N), device),
     )
     return train, held_out
 
 
 def evaluate(loss: Loss, model: MLP, rows: Rows) -> Metrics:
-    """Loss and other metrics over all rows."""
+    """Mean loss and other metrics over all rows."""
     return metrics_of(*_evaluate(loss, nnx.split(model), rows))
 
 
 @partial(jax.jit, static_argnames="loss")
-def _evaluate(loss: Loss, parts: Any, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _evaluate(loss: Loss, parts: Parts, rows: Rows) -> tuple[Array, dict[str, Array]]:
     model = nnx.merge(*parts)
     model.eval()
     outputs_NK = model(rows.x_ND)
-    return mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N)), sums(loss, outputs_NK, rows.y_N)
+    mean = mean_loss(loss, outputs_NK, rows.y_N, len(rows.y_N))
+    return mean, sums(loss, outputs_NK, rows.y_N)
 
 
-def trace_prediction(loss: Loss, model: MLP, x_1D: jax.Array) -> Parameters:
-    """Layer -> its output for the one row, from "input" to the last layer and, for classes,
-    "softmax" or "sigmoid".
-    """
+def trace_prediction(loss: Loss, model: MLP, x_1D: Array) -> Parameters:
+    """Layer -> its output for the one row, from "input" to the logits and, of classes, `link`."""
     model.eval()  # type: ignore[no-untyped-call] # Flax gives it no types
     outputs = _outputs(loss, nnx.split(model), x_1D)
-    return {name: np.asarray(values_1H)[0] for name, values_1H in outputs.items()}
+    return {name: np.asarray(h_1H)[0] for name, h_1H in outputs.items()}
 
 
 @partial(jax.jit, static_argnames="loss")
-def _outputs(loss: Loss, parts: Any, x_1D: jax.Array) -> OrderedDict[str, jax.Array]:
+def _outputs(loss: Loss, parts: Parts, x_1D: Array) -> OrderedDict[str, Array]:
     outputs = nnx.merge(*parts).outputs(x_1D)
     *_, outputs_1K = outputs.values()
     outputs |= link(loss, outputs_1K)
-    # jit would hand a dict back in the order of its keys
-    return OrderedDict(
-        (name, values_1H.astype(outputs_1K.dtype)) for name, values_1H in outputs.items()
-    )
+    dtype = outputs_1K.dtype
+    # jit would return a dict in the order of its keys
+    return OrderedDict((name, h_1H.astype(dtype)) for name, h_1H in outputs.items())

@@ -10,6 +10,7 @@ from flax import nnx
 
 from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint
 from lockstep.records.run_recorder import RunRecorder, Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_tables
@@ -30,10 +31,7 @@ __all__ = ["initial_state", "load_batches", "make_segment", "train"]
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> State:
     """The state before the first update; `data` is of the recipe's dtype."""
-    tables = {
-        layer: jnp.asarray(table_T)
-        for layer, table_T in rate_tables(recipe, data.updates_per_epoch).items()
-    }
+    tables = jax.tree.map(jnp.asarray, rate_tables(recipe, data.updates_per_epoch))
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
     graph, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc] # a part a filter
@@ -41,34 +39,30 @@ def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> Sta
     accumulated = None
     if recipe.gradient.accumulate > 1:
         accumulated = jnp.zeros((), recipe.dtype), jax.tree.map(jnp.zeros_like, parameters)
-    average, updates = start_average(recipe.average, parameters), jnp.zeros((), jnp.int32)
+    average = start_average(recipe.average, parameters)
+    updates = jnp.zeros((), jnp.int32)
     state = State(graph, tables, parameters, statistics, optimizer, accumulated, average, updates)
-    # committed to the device as an update's results are, so that the first update compiles for all
-    # of them
+    # committed to the device, as results of an update are: one compilation serves all updates
     placed: State = jax.device_put(state, device)
     return placed
 
 
 def load_batches(data: PreparedData, epoch: int, device: jax.Device) -> Batch:
-    """The batches of an epoch, counted from 0, on the device; stacked along a leading axis."""
+    """The batches of an epoch, counted from 0, on the device: stacked, T first."""
     rows_TB, _, count_T, share_T, last_T = data.batches(epoch)
-    scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
-    arrays = (
-        data.train_x_ND[rows_TB],
-        narrow(data.train_y_N)[rows_TB],
-        *scalars,
-        data.masks(epoch),
-    )
+    x_TBD = data.train_x_ND[rows_TB]
+    y_TB = narrow(data.train_y_N)[rows_TB]
+    scalars = count_T.astype(np.int32), share_T.astype(x_TBD.dtype), last_T
+    arrays = x_TBD, y_TB, *scalars, data.masks(epoch)
     return Batch(*jax.device_put(arrays, device))
 
 
 def _cut(batches: Batch, start: int, stop: int) -> Batch:
-    # the whole epoch as it is: a slice of a JAX array is a computation, compiled for its shape
-    return (
-        batches
-        if stop - start == len(batches.used)
-        else jax.tree.map(lambda array: array[start:stop], batches)
-    )
+    # a slice of a JAX array is a computation, compiled for its shape: a whole epoch needs none
+    if stop - start == len(batches.used):
+        return batches
+    cut: Batch = jax.tree.map(lambda array: array[start:stop], batches)
+    return cut
 
 
 @cache
@@ -106,32 +100,37 @@ def train(
         record than its budget.
     """
     place = select_device(device)
-    recorder = RunRecorder(
-        recipe, data, watch, backend="jax", environment=describe_environment(place)
-    )
-    data = data.cast(recipe.dtype)
+    environment = describe_environment(place)
+    recorder = RunRecorder(recipe, data, watch, backend="jax", environment=environment)
     with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
-        state = initial_state(recipe, data, place)
-        rows = load_rows(data, place)
-        load = lru_cache(maxsize=1)(partial(load_batches, data, device=place))
-        segment, detailed = (
-            make_segment(recipe.update_rule),
-            make_detailed_segment(recipe.update_rule),
-        )
-        if watch.resume is not None:
-            state = jax.device_put(import_state(recipe, state, watch.resume), place)
-        view = View(recipe, state, rows, dict)
-        recorder.begin(view)
-        for part in recorder.segments():
-            if part.given is not None:
-                state = jax.device_put(import_state(recipe, state, part.given), place)
-            batches = _cut(load(epoch=part.epoch), part.start, part.stop)
-            # once more from the same state: compiled with more to give back, an update may round
-            # otherwise
-            see = partial(detailed, state, batches)
-            state, scalars = segment(state, batches)
-            view = View(recipe, state, rows, see)
-            recorder.record(
-                {name: np.asarray(values) for name, values in scalars._asdict().items()}, view
-            )
-        return recorder.finish(view)
+        return _train(recipe, data.cast(recipe.dtype), place, recorder, watch.resume)
+
+
+def _train(
+    recipe: Recipe,
+    data: PreparedData,
+    device: jax.Device,
+    recorder: RunRecorder,
+    resume: Checkpoint | None,
+) -> Trace:
+    state = initial_state(recipe, data, device)
+    rows = load_rows(data, device)
+    load = lru_cache(maxsize=1)(partial(load_batches, data, device=device))
+    segment = make_segment(recipe.update_rule)
+    detailed_segment = make_detailed_segment(recipe.update_rule)
+    if resume is not None:
+        state = jax.device_put(import_state(recipe, state, resume), device)
+    view = View(recipe, state, rows, dict)
+    recorder.begin(view)
+    for part in recorder.segments():
+        if part.given is not None:
+            state = jax.device_put(import_state(recipe, state, part.given), device)
+        batches = _cut(load(epoch=part.epoch), part.start, part.stop)
+        # trained once more from the same state where detail is read: an update that is compiled
+        # with more outputs may round otherwise
+        detail = partial(detailed_segment, state, batches)
+        state, scalars = segment(state, batches)
+        view = View(recipe, state, rows, detail)
+        series = {name: np.asarray(values) for name, values in scalars._asdict().items()}
+        recorder.record(series, view)
+    return recorder.finish(view)

@@ -21,9 +21,9 @@ __all__ = ["Batch", "Scalars", "State", "loss_and_gradients", "make_update"]
 
 
 class State(NamedTuple):
-    """What an update changes, here given back anew; `graph` and `tables` are constants.
+    """What an update changes, here returned anew; `graph` and `tables` are constants.
 
-    `accumulated` sums loss and gradients over the update's batches so far, None if it has one.
+    `accumulated` sums loss and gradients over the update's batches so far; None if it has one.
     """
 
     graph: nnx.GraphDef[Any]
@@ -31,14 +31,16 @@ class State(NamedTuple):
     parameters: nnx.State[Any, Any]
     statistics: nnx.State[Any, Any]
     optimizer: optax.OptState
-    accumulated: tuple[Array, Any] | None
-    average: Any
+    accumulated: tuple[Array, optax.Updates] | None
+    average: optax.Params | None
     updates: Array
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, whether it
-    completes the update, and the dropout mask of each hidden layer."""
+    """The rows of a batch, of which the first `used` count, and a dropout mask a hidden layer.
+
+    `share` is the weight of its loss in the update, and `last` says that it completes the update.
+    """
 
     x_BD: Array
     y_B: Array
@@ -49,9 +51,7 @@ class Batch(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no
-    update.
-    """
+    """Numbers of an update, or vectors of them by batch; 0 where a batch completes no update."""
 
     lr: Array | float
     loss: Array
@@ -61,7 +61,7 @@ class Scalars(NamedTuple):
 
 def loss_and_gradients(
     recipe: Recipe, state: State, batch: Batch
-) -> tuple[Array, Any, nnx.State[Any, Any]]:
+) -> tuple[Array, optax.Updates, nnx.State[Any, Any]]:
     """Loss and gradients of the update's batches so far; running statistics after this one."""
 
     def loss_of(parameters: nnx.State[Any, Any]) -> tuple[Array, nnx.State[Any, Any]]:
@@ -91,10 +91,10 @@ def make_update(recipe: Recipe) -> Callable[[State, Batch], tuple[State, Scalars
         )
         return updated
 
-    def wait(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
+    def wait(state: State, loss: Array, gradients: optax.Updates) -> tuple[State, Scalars]:
         return state._replace(accumulated=(loss, gradients)), Scalars(*[jnp.zeros_like(loss)] * 4)
 
-    def step(state: State, loss: Array, gradients: Any) -> tuple[State, Scalars]:
+    def step(state: State, loss: Array, gradients: optax.Updates) -> tuple[State, Scalars]:
         schedules = {layer: make_schedule(table_T) for layer, table_T in state.tables.items()}
         optimizer, _ = make_optimizer(recipe.optimizer, schedules, state.parameters)
         lr = make_schedule(state.tables[0])(state.updates)

@@ -1,6 +1,7 @@
 """Mean loss over the rows that count, and the sums that its metrics are made of."""
 
 import torch
+from torch import Tensor as Array
 from torch.nn import functional
 
 from lockstep.data_prep import IGNORED
@@ -9,16 +10,23 @@ from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Squar
 __all__ = ["link", "mean_loss", "sums"]
 
 
-def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: int) -> torch.Tensor:
-    """Mean over the first `count` rows, the others are padding; classes (B,) are int64, numbers
-    (B,) floats.
+def mean_loss(loss: Loss, outputs_BK: Array, y_B: Array, count: int) -> Array:
+    """Mean loss over the first `count` rows; the others are padding.
+
+    Args:
+        loss: its settings.
+        outputs_BK: logits or, of a number, (B, 1).
+        y_B: classes as int64, or numbers in the dtype of the outputs.
+        count: how many rows count.
     """
-    outputs_BK, y_B = outputs_BK[:count], y_B[:count]
+    outputs_BK = outputs_BK[:count]
+    y_B = y_B[:count]
     if isinstance(loss, CrossEntropy):
+        weights = loss.class_weights
         return functional.cross_entropy(
             outputs_BK,
             y_B,
-            weight=outputs_BK.new_tensor(loss.class_weights) if loss.class_weights else None,
+            weight=outputs_BK.new_tensor(weights) if weights else None,
             ignore_index=IGNORED,
             reduction="mean",
             label_smoothing=loss.label_smoothing,
@@ -35,27 +43,29 @@ def mean_loss(loss: Loss, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: in
     return functional.mse_loss(output_B, y_B, reduction="mean")
 
 
-def sums(loss: Loss, outputs_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Sums over all rows, for `lockstep.records.trace.metrics_of`. A class is right where its logit
-    is the largest,
-    or above 0."""
+def sums(loss: Loss, outputs_NK: Array, y_N: Array) -> dict[str, Array]:
+    """Sums over all rows, for `lockstep.records.trace.metrics_of`.
+
+    A class is right where its logit is the largest; of two classes, where it is above 0.
+    """
     if loss.predicts_number:
-        error_N, deviation_N = outputs_NK[:, 0] - y_N, y_N - y_N.mean()
-        found = {
+        error_N = outputs_NK[:, 0] - y_N
+        deviation_N = y_N - y_N.mean()
+        terms = {
             "squares": error_N.square(),
             "absolute": error_N.abs(),
             "variation": deviation_N.square(),
         }
     elif loss.spec.link == "sigmoid":
-        found = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
+        terms = {"right": (outputs_NK[:, 0] > 0) == (y_N == 1)}
     else:
-        found = {"right": outputs_NK.argmax(dim=-1) == y_N}
-    found["rows"] = torch.ones_like(y_N) if loss.predicts_number else y_N != IGNORED
-    return {name: values_N.sum() for name, values_N in found.items()}
+        terms = {"right": outputs_NK.argmax(dim=-1) == y_N}
+    terms["rows"] = torch.ones_like(y_N) if loss.predicts_number else y_N != IGNORED
+    return {name: values_N.sum() for name, values_N in terms.items()}
 
 
-def link(loss: Loss, outputs_NK: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What turns the outputs into a prediction; nothing for a number."""
+def link(loss: Loss, outputs_NK: Array) -> dict[str, Array]:
+    """The prediction (N, K) by the name of what makes it of the outputs; empty for a number."""
     if loss.spec.link == "softmax":
         return {"softmax": torch.softmax(outputs_NK, dim=-1)}
     return {"sigmoid": torch.sigmoid(outputs_NK)} if loss.spec.link == "sigmoid" else {}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor as Array
 from torch import nn
 from torch.nn import functional
 
@@ -29,51 +30,58 @@ class MLP(nn.Module):
         compute: torch.dtype,
     ) -> None:
         super().__init__()
-        self.model, self.dtype, self.compute = model, dtype, compute
+        self.model = model
+        self.dtype = dtype
+        self.compute = compute
         for i, (name, inputs, outputs) in enumerate(layers, start=1):
-            # its own draws are overwritten; nn.utils.skip_init, which makes none, loads SymPy, for
-            # half a second
-            layer = nn.Linear(inputs, outputs, bias=model.bias, dtype=dtype)
+            layer = _Linear(inputs, outputs, bias=model.bias, dtype=dtype)
+            layer.compute = compute
             setattr(self, name, layer)
             if model.norm != "none" and i < len(layers):
                 setattr(self, f"norm{i}", make_norm(model, outputs, dtype))
 
-    def forward(self, x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()) -> torch.Tensor:
-        """Logits (B, K); for `masks` see `outputs`."""
+    def forward(self, x_BD: Array, masks: Sequence[Array] = ()) -> Array:
+        """Logits (B, K); the arguments are those of `outputs`."""
         *_, logits_BK = self.outputs(x_BD, masks).values()
         return logits_BK
 
-    def outputs(
-        self, x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()
-    ) -> dict[str, torch.Tensor]:
+    def outputs(self, x_BD: Array, masks: Sequence[Array] = ()) -> dict[str, Array]:
         """Layer -> its output, from "input" to the logits, in order.
 
-        `masks`, in training with dropout: which units stay, (B, units) for each hidden layer.
+        Args:
+            x_BD: the rows.
+            masks: which units stay, (B, H) for each hidden layer; empty without dropout.
         """
-        found = {"input": x_BD}
+        outputs = {"input": x_BD}
+        h_BH = x_BD
         for i in range(1, len(self.model.hidden) + 1):
-            x_BD = found[f"linear{i}"] = _linear(getattr(self, f"linear{i}"), x_BD, self.compute)
+            h_BH = outputs[f"linear{i}"] = getattr(self, f"linear{i}")(h_BH)
             if self.model.norm != "none":
-                x_BD = found[f"norm{i}"] = getattr(self, f"norm{i}")(x_BD.to(self.dtype)).to(
-                    self.compute
-                )
-            x_BD = found[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](x_BD)
+                normalised_BH = getattr(self, f"norm{i}")(h_BH.to(self.dtype))
+                h_BH = outputs[f"norm{i}"] = normalised_BH.to(self.compute)
+            h_BH = outputs[f"{self.model.activation}{i}"] = ACTIVATIONS[self.model.activation](h_BH)
             if len(masks):
-                scaled_BH = x_BD * (1 / (1 - self.model.dropout))
-                x_BD = found[f"dropout{i}"] = torch.where(masks[i - 1], scaled_BH, 0.0)
+                scaled_BH = h_BH * (1 / (1 - self.model.dropout))
+                h_BH = outputs[f"dropout{i}"] = torch.where(masks[i - 1], scaled_BH, 0.0)
         last = f"linear{len(self.model.hidden) + 1}"
-        return found | {last: _linear(getattr(self, last), x_BD, self.compute).to(self.dtype)}
+        outputs[last] = getattr(self, last)(h_BH).to(self.dtype)
+        return outputs
 
 
-def _linear(layer: nn.Linear, x_BD: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
-    """The layer in another precision than its parameters': what `nnx.Linear` does by its
-    `dtype`.
+class _Linear(nn.Linear):
+    """`nn.Linear` that computes in another dtype than its parameters', as `nnx.Linear` can.
+
+    It draws parameters, which are replaced. `nn.utils.skip_init`, which draws none, loads SymPy
+    and takes half a second.
     """
-    if layer.weight.dtype == compute:
-        found: torch.Tensor = layer(x_BD)
-        return found
-    bias = None if layer.bias is None else layer.bias.to(compute)
-    return functional.linear(x_BD.to(compute), layer.weight.to(compute), bias)
+
+    compute: torch.dtype
+
+    def forward(self, x_BD: Array) -> Array:
+        if self.weight.dtype == self.compute:
+            return super().forward(x_BD)
+        bias = None if self.bias is None else self.bias.to(self.compute)
+        return functional.linear(x_BD.to(self.compute), self.weight.to(self.compute), bias)
 
 
 def build_model(recipe: Recipe, data: PreparedData, device: torch.device) -> MLP:
@@ -82,34 +90,31 @@ def build_model(recipe: Recipe, data: PreparedData, device: torch.device) -> MLP
     dtype = getattr(torch, recipe.training.dtype)
     compute = dtype if recipe.training.compute == "same" else torch.bfloat16
     model = MLP(layers, recipe.model, dtype, compute)
-    statistics = {
-        name: array.astype(recipe.dtype) for name, array in initial_statistics(recipe.model).items()
-    }
+    initial = initial_statistics(recipe.model)
+    statistics = {name: array.astype(recipe.dtype) for name, array in initial.items()}
     import_parameters(model, data.parameters | statistics)
     return model.to(device)
 
 
 def import_parameters(model: MLP, parameters: Parameters) -> None:
-    """Set the model's parameters, and running statistics where it has any, from canonical ones."""
+    """Set the model's parameters, and running statistics if it has any, from canonical ones."""
     names = {_canonical_name(name): name for name in model.state_dict()}
-    # [in, out] -> [out, in]; a vector is its own transpose
-    found = {
-        names[name]: torch.tensor(np.ascontiguousarray(array.T))
-        for name, array in parameters.items()
-    }
-    model.load_state_dict(found)
+    tensors = {}
+    for name, array in parameters.items():
+        # [in, out] -> [out, in]; a vector is its own transpose
+        tensors[names[name]] = torch.tensor(np.ascontiguousarray(array.T))
+    model.load_state_dict(tensors)
 
 
 def export_parameters(model: MLP) -> Parameters:
-    """The model's parameters, and running statistics where it has any, in canonical names and
-    layout, in NumPy.
-    """
-    # [out, in] -> [in, out]
-    return {
-        _canonical_name(name): tensor.detach().cpu().numpy().T
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")  # of no effect where the momentum is given
-    }
+    """The model's parameters, and running statistics if it has any, as canonical NumPy arrays."""
+    parameters = {}
+    for name, tensor in model.state_dict().items():
+        # a counter, of no effect where the momentum is given
+        if not name.endswith("num_batches_tracked"):
+            # [out, in] -> [in, out]
+            parameters[_canonical_name(name)] = tensor.detach().cpu().numpy().T
+    return parameters
 
 
 def _canonical_name(name: str) -> str:

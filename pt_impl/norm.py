@@ -1,6 +1,7 @@
 """Normalisation between a hidden linear layer and its activation."""
 
 import torch
+from torch import Tensor as Array
 from torch import nn
 
 from lockstep.recipe import Model
@@ -23,17 +24,15 @@ class BatchNorm(nn.BatchNorm1d):
         self.norm_momentum = model.norm_momentum
         self.norm_variance = model.norm_variance
 
-    def forward(self, z_BH: torch.Tensor) -> torch.Tensor:
-        """Rows normalised by their own statistics in training, by the running ones in
-        evaluation.
-        """
-        before = self.running_var
-        if not self.training or self.norm_variance == "unbiased" or before is None:
+    def forward(self, z_BH: Array) -> Array:
+        """Rows (B, H) normalised by their own statistics in training, else by the running ones."""
+        before_H = self.running_var
+        if not self.training or self.norm_variance == "unbiased" or before_H is None:
             return super().forward(z_BH)
-        before = before.clone()
+        before_H = before_H.clone()
         normalised_BH = super().forward(z_BH)
-        seen = z_BH.detach().var(dim=0, correction=0)
-        self.running_var = (1 - self.norm_momentum) * before + self.norm_momentum * seen
+        variance_H = z_BH.detach().var(dim=0, correction=0)
+        self.running_var = (1 - self.norm_momentum) * before_H + self.norm_momentum * variance_H
         return normalised_BH
 
 

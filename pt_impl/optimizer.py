@@ -1,6 +1,4 @@
-"""The recipe's optimizer with its learning-rate schedule; every hyperparameter passed
-explicitly.
-"""
+"""The recipe's optimizer with its learning-rate schedule; all hyperparameters are explicit."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -28,26 +26,23 @@ def make_optimizer(
     schedules: Mapping[int, Callable[[int], float]],
     parameters: Mapping[str, torch.nn.Parameter],
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimizer, and the scheduler that sets its learning rates (base rate 1, times the
-    schedule).
+    """The optimizer, and the scheduler that sets its rates (base rate 1, times the schedule).
 
     Args:
         optimizer: its hyperparameters.
         schedules: 0 -> the schedule; with multipliers also layer -> the layer's.
         parameters: by canonical name.
     """
-    # the first group's rate is the schedule's, and is reported: with multipliers it has no
-    # parameters
-    members: dict[tuple[int, bool], list[torch.nn.Parameter]] = (
-        {(0, True): []} if optimizer.multipliers else {}
-    )
+    members: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    if optimizer.multipliers:
+        # the first group's rate is reported: the schedule's own, for no parameter
+        members[0, True] = []
     for name, parameter in parameters.items():
-        members.setdefault((rate_of(optimizer, name), decays(optimizer, name)), []).append(
-            parameter
-        )
-    groups = [
-        {"params": list(members[key]), "lr": 1.0, "weight_decay": optimizer.decay_rate * key[1]}
-        for key in members
-    ]
-    made = MAKERS[optimizer.name](optimizer, groups)
-    return made, LambdaLR(made, [schedules[rate] for rate, _ in members])
+        key = rate_of(optimizer, name), decays(optimizer, name)
+        members.setdefault(key, []).append(parameter)
+    groups = []
+    for (_, is_decayed), group in members.items():
+        decay = optimizer.decay_rate * is_decayed
+        groups.append({"params": group, "lr": 1.0, "weight_decay": decay})
+    torch_optimizer = MAKERS[optimizer.name](optimizer, groups)
+    return torch_optimizer, LambdaLR(torch_optimizer, [schedules[rate] for rate, _ in members])

@@ -20,9 +20,7 @@ def make_schedule(table_T: NDArray[Any]) -> Callable[[int], float]:
 
 
 def applied_rates(table_T: NDArray[Any]) -> NDArray[Any]:
-    """What plain SGD over the gradient 1 takes from a parameter at 0 in each update: the learning
-    rates as applied.
-    """
+    """The learning rates as applied (T,): what plain SGD subtracts where the gradient is 1."""
     parameter = torch.nn.Parameter(torch.zeros((), dtype=torch.from_numpy(table_T).dtype))
     optimizer = torch.optim.SGD(
         [parameter],
@@ -37,8 +35,9 @@ def applied_rates(table_T: NDArray[Any]) -> NDArray[Any]:
         fused=False,
     )
     scheduler = LambdaLR(optimizer, make_schedule(table_T))
-    parameter.grad, parameter_T = torch.ones_like(parameter), np.empty_like(table_T)
+    parameter.grad = torch.ones_like(parameter)
     value = parameter.detach()
+    parameter_T = np.empty_like(table_T)
     for update in range(len(table_T)):
         value.zero_()
         optimizer.step()

@@ -7,6 +7,7 @@ import torch
 
 from lockstep.data_prep import PreparedData
 from lockstep.recipe import Recipe
+from lockstep.records.checkpoint import Checkpoint
 from lockstep.records.run_recorder import RunRecorder, Watch
 from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_tables
@@ -30,33 +31,26 @@ def initial_state(recipe: Recipe, data: PreparedData, device: torch.device) -> S
     tables = rate_tables(recipe, data.updates_per_epoch)
     schedules = {layer: make_schedule(table_T) for layer, table_T in tables.items()}
     model = build_model(recipe, data, device)
-    optimizer, scheduler = make_optimizer(
-        recipe.optimizer, schedules, dict(model.named_parameters())
-    )
-    return State(model, optimizer, scheduler, None, start_average(recipe.average, model))
+    parameters = dict(model.named_parameters())
+    optimizer, scheduler = make_optimizer(recipe.optimizer, schedules, parameters)
+    average = start_average(recipe.average, model)
+    return State(model, optimizer, scheduler, None, average)
 
 
 def load_batches(data: PreparedData, epoch: int, device: torch.device) -> list[Batch]:
     """The batches of an epoch, counted from 0, on the device."""
-    batches = data.batches(epoch)
-    x_ND, y_N = (
-        torch.from_numpy(data.train_x_ND).to(device),
-        torch.from_numpy(data.train_y_N).to(device),
-    )
-    rows_TB = torch.from_numpy(batches.rows_TB).to(device)
-    scalars = (batches.count_T.tolist(), batches.share_T.tolist(), batches.last_T.tolist())
+    rows_TB, _, count_T, share_T, last_T = data.batches(epoch)
+    x_ND = torch.from_numpy(data.train_x_ND).to(device)
+    y_N = torch.from_numpy(data.train_y_N).to(device)
     masks = [torch.from_numpy(mask_TBH).to(device) for mask_TBH in data.masks(epoch)]
-    return [
-        Batch(
-            x_ND[rows[:count]],
-            y_N[rows[:count]],
-            count,
-            share,
-            last,
-            [mask_TBH[t, :count] for mask_TBH in masks],
-        )
-        for t, (rows, count, share, last) in enumerate(zip(rows_TB, *scalars))
-    ]
+    row_numbers = torch.from_numpy(rows_TB).to(device)
+    scalars = zip(count_T.tolist(), share_T.tolist(), last_T.tolist())
+    batches = []
+    for t, (count, share, last) in enumerate(scalars):
+        rows_B = row_numbers[t, :count]
+        masks_of_t = [mask_TBH[t, :count] for mask_TBH in masks]
+        batches.append(Batch(x_ND[rows_B], y_N[rows_B], count, share, last, masks_of_t))
+    return batches
 
 
 def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, Scalars]]:
@@ -68,11 +62,10 @@ def make_segment(recipe: Recipe) -> Callable[[State, list[Batch]], tuple[State, 
         for batch in batches:
             state, scalars = update(state, batch)
             rows.append(scalars)
-        lr_T, *others = zip(*rows)
-        loss_T, grad_norm_T, update_norm_T = map(torch.stack, others)
-        return state, Scalars(
-            torch.tensor(lr_T, dtype=loss_T.dtype), loss_T, grad_norm_T, update_norm_T
-        )
+        lrs, losses, grad_norms, update_norms = zip(*rows)
+        loss_T = torch.stack(losses)
+        lr_T = torch.tensor(lrs, dtype=loss_T.dtype)
+        return state, Scalars(lr_T, loss_T, torch.stack(grad_norms), torch.stack(update_norms))
 
     return segment
 
@@ -93,16 +86,24 @@ def train(
         record than its budget.
     """
     place = select_device(device)
-    recorder = RunRecorder(
-        recipe, data, watch, backend="torch", environment=describe_environment(place)
-    )
-    data = data.cast(recipe.dtype)
-    state = initial_state(recipe, data, place)
-    rows = load_rows(data, place)
-    load = lru_cache(maxsize=1)(partial(load_batches, data, device=place))
+    environment = describe_environment(place)
+    recorder = RunRecorder(recipe, data, watch, backend="torch", environment=environment)
+    return _train(recipe, data.cast(recipe.dtype), place, recorder, watch.resume)
+
+
+def _train(
+    recipe: Recipe,
+    data: PreparedData,
+    device: torch.device,
+    recorder: RunRecorder,
+    resume: Checkpoint | None,
+) -> Trace:
+    state = initial_state(recipe, data, device)
+    rows = load_rows(data, device)
+    load = lru_cache(maxsize=1)(partial(load_batches, data, device=device))
     segment = make_segment(recipe.update_rule)
-    if watch.resume is not None:
-        state = import_state(recipe, state, watch.resume)
+    if resume is not None:
+        state = import_state(recipe, state, resume)
     view = View(recipe, state, rows, {})
     recorder.begin(view)
     for part in recorder.segments():
@@ -112,7 +113,6 @@ def train(
         with watching(recipe, state, batches if part.is_detailed else ()) as detail:
             state, scalars = segment(state, batches)
         view = View(recipe, state, rows, detail)
-        recorder.record(
-            {name: values.cpu().numpy() for name, values in scalars._asdict().items()}, view
-        )
+        series = {name: values.cpu().numpy() for name, values in scalars._asdict().items()}
+        recorder.record(series, view)
     return recorder.finish(view)

@@ -21,7 +21,7 @@ __all__ = ["Batch", "Scalars", "State", "make_update"]
 class State(NamedTuple):
     """What an update changes, here in place.
 
-    `loss` is the sum over the update's batches so far, None before the first.
+    `loss` is the sum over the update's batches so far; None before the first.
     """
 
     model: MLP
@@ -32,8 +32,10 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, how many of them count, the batch's share of its update, whether it
-    completes the update, and the dropout mask of each hidden layer."""
+    """The rows of a batch, of which the first `used` count, and a dropout mask a hidden layer.
+
+    `share` is the weight of its loss in the update, and `last` says that it completes the update.
+    """
 
     x_BD: Array
     y_B: Array
@@ -44,9 +46,7 @@ class Batch(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """Numbers of an update, or a vector of them for each batch; zeros where a batch completes no
-    update.
-    """
+    """Numbers of an update, or vectors of them by batch; 0 where a batch completes no update."""
 
     lr: Array | float
     loss: Array

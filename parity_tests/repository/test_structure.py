@@ -37,6 +37,10 @@ EXCEPTIONS = {
         "norm",
         "BatchNorm.forward",
     ): "JAX pads its batches, so its statistics take the count of the rows that are none",
+    (
+        "gradient",
+        "clip",
+    ): "PyTorch's gradients belong to its parameters; JAX's are a tree of their own",
     ("update", "State"): "PyTorch's objects hold what JAX carries in its state",
     (
         "update",

@@ -39,11 +39,11 @@ def planted(key: str) -> Iterator[None]:
 
 
 def _transposed(original: Any) -> Any:
-    return lambda layer, x_BD, compute: x_BD @ layer.weight + layer.bias
+    return lambda layer, x_BD: x_BD @ layer.weight + layer.bias
 
 
 def _biasless(original: Any) -> Any:
-    return lambda layer, x_BD, compute: original(layer, x_BD, compute) - layer.bias
+    return lambda layer, x_BD: original(layer, x_BD) - layer.bias
 
 
 def _nudged(original: Any) -> Any:
@@ -91,7 +91,7 @@ def _low(tensor: torch.Tensor) -> torch.Tensor:
 
 def _in_bfloat16(original: Any) -> Any:
     product: Any = _LowProduct.apply
-    return lambda layer, x_BD, compute: product(x_BD, layer.weight.T) + layer.bias
+    return lambda layer, x_BD: product(x_BD, layer.weight.T) + layer.bias
 
 
 def _traced(original: Any) -> Any:
@@ -100,7 +100,7 @@ def _traced(original: Any) -> Any:
     """
     first: dict[Any, list[torch.Tensor]] = {}
 
-    def linear(layer: Any, x_BD: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    def linear(layer: Any, x_BD: torch.Tensor) -> torch.Tensor:
         held = first.setdefault(layer, [p.detach().clone() for p in (layer.weight, layer.bias)])
         weight, bias = (p + (old - p).detach() for p, old in zip((layer.weight, layer.bias), held))
         return torch.nn.functional.linear(x_BD, weight, bias)
@@ -319,8 +319,8 @@ def _of_loss(change: Change) -> dict[str, Change]:
 
 
 PLANTS: dict[str, dict[str, Change]] = {
-    "kernel-transposed": {"model._linear": _transposed},
-    "bias-missing": {"model._linear": _biasless},
+    "kernel-transposed": {"model._Linear.forward": _transposed},
+    "bias-missing": {"model._Linear.forward": _biasless},
     "activation-leaky": {"model.ACTIVATIONS": lambda every: every | {"relu": every["leaky_relu"]}},
     "activation-gelu-tanh": {
         "model.ACTIVATIONS": lambda every: every | {"gelu": every["gelu_tanh"]}
@@ -330,8 +330,8 @@ PLANTS: dict[str, dict[str, Change]] = {
     "norm-evaluating": {"model.make_norm": _evaluating},
     "dropout-missing": {"model.MLP.outputs": _masked_by(torch.ones_like)},
     "dropout-inverted": {"model.MLP.outputs": _masked_by(torch.logical_not)},
-    "products-in-bfloat16": {"model._linear": _in_bfloat16},
-    "parameters-stale": {"model._linear": _traced},
+    "products-in-bfloat16": {"model._Linear.forward": _in_bfloat16},
+    "parameters-stale": {"model._Linear.forward": _traced},
     "loss-sum": _of_loss(_loss_times(lambda count: count)),
     "loss-full-size": _of_loss(_loss_times(lambda count: count / BATCH)),
     "loss-half": _of_loss(_loss_times(lambda count: 0.5)),
@@ -347,7 +347,7 @@ PLANTS: dict[str, dict[str, Change]] = {
     "gradients-at-the-kink": {
         "model.ACTIVATIONS": lambda every: every | {"relu": _relu_passing_at_0}
     },
-    "gradients-relu-flipped": {"model._linear": _nudged},
+    "gradients-relu-flipped": {"model._Linear.forward": _nudged},
     "clip-missing": {"update.clip": _clipped_as(clip="none")},
     "clip-by-value": {"update.clip": _clipped_as(clip="value")},
     "clip-per-tensor": {"update.clip": _each_clipped},
