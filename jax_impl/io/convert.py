@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jax_impl.io.checkpoint import _keys, _name, _sections, export_state, import_state
+from jax_impl.io.checkpoint import export_state, import_state, keys_of, name_of, sections_of
 from jax_impl.train import initial_state
 from jax_impl.update import State
 from lockstep.data_prep import Parameters, PreparedData
@@ -31,74 +31,69 @@ TREES = {
     "opt_state": "optimizer",
     "average": "average",
 }
-"""What Flax calls the parts of a state, and what a checkpoint does."""
+"""Flax's name of a part of the state -> a checkpoint's."""
 ORBAX_MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
 
 
 def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, int | None]:
-    """The arrays of a file, named as in a checkpoint, and the updates done, where the file says.
+    """The arrays of a file, named as in a checkpoint, and its updates; None if it does not tell.
 
-    A tree of the parameters, in an Orbax folder or in .msgpack, or of {"params": ...,
-    "batch_stats": ...,
-    "opt_state": ..., "average": ...}.
+    The file is an Orbax folder or .msgpack. It holds a tree of the parameters, or
+    {"params": ..., "batch_stats": ..., "opt_state": ..., "average": ..., "update": ...}, of which
+    all but the parameters may be absent.
 
     Raises:
-        InputError: not readable, or names that are not the recipe's.
+        InputError: the file cannot be read, or has names that are not the recipe's.
     """
-    found = _load(path, largest_state(recipe, data))
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds a {type(found).__name__}, not a tree of names")
-    if "params" not in found:
-        found = {"params": found}
-    unknown = found.keys() - TREES.keys() - {"update"}
+    content = _load(path, largest_state(recipe, data))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a tree of names")
+    if "params" not in content:
+        content = {"params": content}
+    unknown = content.keys() - TREES.keys() - {"update"}
     if unknown:
         raise InputError(f"{path}: extra: {', '.join(sorted(map(str, unknown)))}")
-    steps = {as_count(f"{path}: update", found["update"])} if "update" in found else set()
-    arrays: Parameters = {}
-    # what an optimizer keeps and never reads is left behind
+    steps = set()
+    if "update" in content:
+        steps.add(as_count(f"{path}: update", content["update"]))
+    # an optimizer may hold arrays that it never reads; no checkpoint has them
     with jax.enable_x64(recipe.training.dtype == "float64"):
-        unread = (
-            export_state(recipe, _initial(recipe, data)).keys()
-            - expected_shapes(recipe, data, 1, 1).keys()
-        )
-    for tree in TREES.keys() & found.keys():
-        for keys, leaf in _leaves(found[tree]):
-            name = _name(recipe, TREES[tree], keys)
+        exported = export_state(recipe, _initial(recipe, data))
+    unread = exported.keys() - expected_shapes(recipe, data, 1, 1).keys()
+    arrays: Parameters = {}
+    for tree in TREES.keys() & content.keys():
+        for keys, leaf in _leaves(content[tree]):
+            place = f"{tree}/{'/'.join(keys)}"
+            name = name_of(recipe, TREES[tree], keys)
             if name is None:
-                steps.add(as_count(f"{path}: {tree}/{'/'.join(keys)}", leaf))
+                steps.add(as_count(f"{path}: {place}", leaf))
             elif not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-                raise InputError(
-                    f"{path}: {tree}/{'/'.join(keys)}: a {type(leaf).__name__}, not an array"
-                )
+                raise InputError(f"{path}: {place}: a {type(leaf).__name__}, not an array")
             elif name in arrays:
-                raise InputError(
-                    f"{path}: ambiguous: {tree}/{'/'.join(keys)} is {name}, as another is"
-                )
+                raise InputError(f"{path}: ambiguous: {place} is {name}, as another is")
             elif name not in unread:
                 arrays[name] = np.asarray(leaf)
     if len(steps) > 1:
-        raise InputError(
-            f"{path}: parameters of different ages: {', '.join(map(str, sorted(steps)))} updates"
-        )
+        ages = ", ".join(map(str, sorted(steps)))
+        raise InputError(f"{path}: parameters of different ages: {ages} updates")
     return arrays, steps.pop() if steps else None
 
 
 def write(path: Path, recipe: Recipe, data: PreparedData, checkpoint: Checkpoint) -> None:
-    """Write {"params", "opt_state", "update"}, with "batch_stats" and "average" where there are
-    any, or of a model alone its "params" and "batch_stats".
+    """Write {"params", "opt_state", "update"}, and "batch_stats" and "average" if there are any.
+
+    A checkpoint of a model alone becomes its "params" and "batch_stats".
 
     Raises:
         InputError: the file cannot be written.
     """
     with jax.enable_x64(recipe.training.dtype == "float64"):
         state = import_state(recipe, _initial(recipe, data), checkpoint)
-        parts = {name: _nested(_sections(state)[section]) for name, section in TREES.items()}
-    content: dict[str, Any] = {name: tree for name, tree in parts.items() if tree}
-    if checkpoint.header.get("model_only"):
-        content = {
-            name: tree for name, tree in content.items() if name in ("params", "batch_stats")
-        }
-    else:
+        parts = {name: _nested(sections_of(state)[section]) for name, section in TREES.items()}
+    is_model_only = checkpoint.header.get("model_only")
+    chosen = ("params", "batch_stats") if is_model_only else tuple(TREES)
+    content: dict[str, Any] = {name: parts[name] for name in chosen if parts[name]}
+    if not is_model_only:
         content["update"] = np.int64(checkpoint.update)
     if path.suffix:
         write_file(path, serialization.msgpack_serialize(content), NEW)
@@ -113,12 +108,12 @@ def _initial(recipe: Recipe, data: PreparedData) -> State:
 
 def _load(path: Path, largest: int) -> Any:
     # msgpack and Orbax have error types of their own; all mean an unreadable file
-    if not path.is_dir():
-        content = read_input(path, largest)
+    if path.is_dir():
         with parsing(path, "not a readable Flax tree"):
-            return serialization.msgpack_restore(content)
+            return _read_orbax(path, largest)
+    content = read_input(path, largest)
     with parsing(path, "not a readable Flax tree"):
-        return _read_orbax(path, largest)
+        return serialization.msgpack_restore(content)
 
 
 def _read_orbax(path: Path, largest: int) -> Any:
@@ -131,14 +126,17 @@ def _read_orbax(path: Path, largest: int) -> Any:
             f"{path}: holds {in_bytes(declared)}, and this recipe's state at most "
             f"{in_bytes(largest)}"
         )
-    # in NumPy: as JAX arrays, float64 would be rounded
+    # as NumPy arrays: JAX would round float64
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return reader.restore(path.resolve(), restore_args=arguments)
 
 
 def _refuse_irregular(path: Path) -> None:
-    """Raise where a folder is no checkpoint of Orbax, or has anything in it but folders and
-    ordinary files.
+    """Raise unless a folder is a checkpoint of Orbax, made of folders and ordinary files alone.
+
+    Raises:
+        ValueError: the folder lacks the marks of Orbax.
+        InputError: a file in it is not an ordinary one.
     """
     if not any((path / name).is_file() for name in ORBAX_MARKS):
         raise ValueError(f"no checkpoint of Orbax, which has {' or '.join(ORBAX_MARKS)}")
@@ -148,17 +146,22 @@ def _refuse_irregular(path: Path) -> None:
 
 
 def _nested(tree: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """The tree as dictionaries in one another, with NumPy arrays as leaves."""
+    nested: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        *above, last = _keys(path)
-        place = found
+        *above, last = keys_of(path)
+        place = nested
         for key in above:
             place = place.setdefault(key, {})
         place[last] = np.asarray(leaf)
-    return found
+    return nested
 
 
 def _leaves(tree: Any, above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, Mapping):
-        return [leaf for key, below in tree.items() for leaf in _leaves(below, (*above, str(key)))]
-    return [(above, tree)]
+    """The leaves, each with the keys on the way to it."""
+    if not isinstance(tree, Mapping):
+        return [(above, tree)]
+    leaves = []
+    for key, below in tree.items():
+        leaves += _leaves(below, (*above, str(key)))
+    return leaves

@@ -1,10 +1,10 @@
-"""What an update is recorded with in detail, named as in a trace."""
+"""The detail of an update: everything from its rows to its gradients, named as in a trace."""
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import jax
+import optax
 from flax import nnx
 
 from jax_impl.gradient import clip
@@ -15,16 +15,14 @@ from lockstep.recipe import Recipe
 __all__ = ["Detail", "make_detailed_segment"]
 
 Detail = dict[str, jax.Array]
-"""Name as in a trace -> an array for each batch."""
+"""Name in a trace -> one array for each batch."""
 
 
 @cache
 def make_detailed_segment(
     recipe: Recipe,
 ) -> Callable[[State, Batch], tuple[State, Scalars, Detail]]:
-    """As `train.make_segment`, with the detail of each batch; compiled apart, it may round
-    otherwise.
-    """
+    """`train.make_segment` with the detail of each batch; as another program it may round apart."""
     update = make_update(recipe)
 
     @jax.jit
@@ -41,19 +39,14 @@ def make_detailed_segment(
 
 
 def _detail_of(recipe: Recipe, state: State, batch: Batch) -> Detail:
-    """The rows of a batch, its dropout masks, what every layer made of them, and the gradients so
-    far.
-    """
+    """A batch's rows, its dropout masks, the output of every layer, and the gradients so far."""
     model = nnx.merge(state.graph, state.parameters, state.statistics, copy=True)
     outputs = model.outputs(batch.x_BD, batch.masks, batch.used)
-    *_, outputs_BK = outputs.values()
+    _, *layers = outputs
+    dtype = outputs[layers[-1]].dtype
     detail = {"batch/x": batch.x_BD, "batch/y": batch.y_B}
     detail |= {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(batch.masks, start=1)}
-    detail |= {
-        f"forward/{name}": h_BH.astype(outputs_BK.dtype)
-        for name, h_BH in outputs.items()
-        if name != "input"
-    }
+    detail |= {f"forward/{name}": outputs[name].astype(dtype) for name in layers}
     _, gradients, _ = loss_and_gradients(recipe, state, batch)
     detail |= _named("gradients", gradients)
     if recipe.gradient.clip != "none":
@@ -61,8 +54,8 @@ def _detail_of(recipe: Recipe, state: State, batch: Batch) -> Detail:
     return detail
 
 
-def _named(kind: str, gradients: Any) -> Detail:
-    """A model's gradients as "gradients/linear1.weight", ..., laid out (in, out)."""
+def _named(kind: str, gradients: optax.Updates) -> Detail:
+    """The gradients as "gradients/linear1.weight", ..., laid out (in, out)."""
     # both [in, out]
     named = {}
     for layer, tensors in nnx.to_pure_dict(gradients).items():

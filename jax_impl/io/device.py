@@ -29,48 +29,51 @@ __all__ = [
 
 @contextmanager
 def few_threads(data: PreparedData) -> Iterator[None]:
-    """Nothing to do: XLA shares no small operation."""
+    """No change: XLA does not share a small operation among threads."""
     yield
 
 
 def select_device(name: str) -> jax.Device:
-    """The device for "cpu", "gpu" or "auto" (a GPU where there is one), with float32 products in
-    full precision.
+    """The device for "cpu", "gpu" or "auto", with float32 products in full precision.
+
+    "auto" is a GPU where there is one.
 
     Raises:
         InputError: "gpu" where JAX sees none.
     """
-    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32, as in the twin
-    found = jax.default_backend() == "gpu"
-    if name == "gpu" and not found:
+    # no TF32: both frameworks multiply in the recipe's dtype
+    jax.config.update("jax_default_matmul_precision", "highest")
+    has_gpu = jax.default_backend() == "gpu"
+    if name == "gpu" and not has_gpu:
         raise InputError(f"--device gpu: JAX {jax.__version__} sees no GPU on this machine")
-    return jax.devices("gpu" if found and name != "cpu" else "cpu")[0]
+    return jax.devices("gpu" if has_gpu and name != "cpu" else "cpu")[0]
 
 
 def effective_precision(device: jax.Device) -> Precision:
     """How the device computes products of float32, whatever the settings say."""
 
-    def product(a: Any, b: Any) -> Any:
-        a, b = (jax.device_put(factor, device) for factor in (a, b))
-        return np.asarray(jnp.matmul(a, b))
+    def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        left = jax.device_put(a, device)
+        right = jax.device_put(b, device)
+        return np.asarray(jnp.matmul(left, right))
 
     return measure_precision(product)
 
 
 def describe_environment(device: jax.Device) -> dict[str, Any]:
-    """Versions, device and settings that a trace carries; `matmul_bits` and `subnormals` are
-    measured.
-    """
-    gpu, precision = device.platform == "gpu", effective_precision(device)
+    """Versions, device and settings of a trace; `matmul_bits` and `subnormals` are measured."""
+    precision = effective_precision(device)
+    # not every system tells which cores a process may use
+    has_affinity = hasattr(os, "sched_getaffinity")
+    threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    gpu = device.platform == "gpu"
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
-        "flax": version("flax"),  # which the fast engine does not load
+        "flax": version("flax"),  # from its metadata: the fast engine does not load it
         "optax": optax.__version__,
         "device": device.device_kind if gpu else "cpu",
-        "threads": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "threads": threads,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "matmul_bits": precision.bits,
         "subnormals": precision.subnormals,
@@ -85,5 +88,5 @@ def synchronise(tensors: Any) -> None:
 
 
 def narrow(y_N: NDArray[Any]) -> NDArray[Any]:
-    """Labels as JAX takes them: it has no 64-bit integers unless it has 64-bit floats."""
+    """Classes in int32: JAX has no 64-bit integers unless it has 64-bit floats."""
     return y_N.astype(np.int32) if y_N.dtype.kind == "i" else y_N

@@ -1,4 +1,4 @@
-"""What the framework draws by itself: initial parameters, order and dropout masks of a member."""
+"""The draws of the framework itself: a member's initial parameters, order and dropout masks."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data_prep import OwnDraws, PreparedData, layer_sizes
+from lockstep.data_prep import OwnDraws, Parameters, PreparedData, layer_sizes
 from lockstep.recipe import Recipe
 
 __all__ = ["INITIALISERS", "draw_member"]
@@ -25,37 +25,37 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": jax.nn.initializers.orthogonal(),
     "zeros": jax.nn.initializers.zeros,
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see
-`lockstep.data_prep.initialise`.
-"""
+"""`model.init` -> the framework's initialiser; the formulas: `lockstep.data_prep.initialise`."""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
-    """The rows of `data` with initial parameters, order and masks that the framework draws; a
-    stream of random
-    numbers for each of them."""
-    model, parameters = recipe.model, {}
+    """The rows of `data` with initial parameters, order and masks drawn by the framework.
+
+    Each of the three has its own stream of random numbers.
+    """
+    model = recipe.model
+    parameters: Parameters = {}
     layers = tuple(layer_sizes(len(data.columns), model.hidden, data.outputs))
     key = jax.random.key(seed)
-    drawn = jax.device_get(_layers(model.init, layers)(jax.random.fold_in(key, 0)))
-    for i, ((name, _, fan_out), (weight, bias)) in enumerate(zip(layers, drawn), start=1):
+    draw_layers = _layers(model.init, layers)
+    tensors = jax.device_get(draw_layers(jax.random.fold_in(key, 0)))
+    for i, ((name, _, fan_out), (weight, bias)) in enumerate(zip(layers, tensors), start=1):
         parameters[f"{name}.weight"] = weight.astype(np.float64)
         if model.bias:
             parameters[f"{name}.bias"] = bias.astype(np.float64)
         if model.norm != "none" and i <= len(model.hidden):
-            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = (
-                np.ones(fan_out),
-                np.zeros(fan_out),
-            )
+            parameters[f"norm{i}.weight"] = np.ones(fan_out)
+            parameters[f"norm{i}.bias"] = np.zeros(fan_out)
     orders_EN = np.asarray(_orders(jax.random.fold_in(key, 1), data.epochs, len(data.train_y_N)))
 
     def draw_masks(epoch: int) -> list[NDArray[np.bool_]]:
         keys = jax.random.split(jax.random.fold_in(key, 2 + epoch), len(model.hidden))
         sizes = [(data.batches_per_epoch, data.batch, units) for units in model.hidden]
-        return [
-            np.asarray(jax.random.bernoulli(k, 1 - model.dropout, size))
-            for k, size in zip(keys, sizes)
-        ]
+        masks = []
+        for key_of_layer, size in zip(keys, sizes):
+            mask_TBH = jax.random.bernoulli(key_of_layer, 1 - model.dropout, size)
+            masks.append(np.asarray(mask_TBH))
+        return masks
 
     return OwnDraws.of(
         data,
@@ -68,22 +68,22 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
 
 @cache
 def _layers(init: str, layers: tuple[tuple[str, int, int], ...]) -> Any:
-    """A key -> the weight (in, out) and bias of each layer; compiled, as it is called for every
-    member.
-    """
+    """Key -> the weight (in, out) and bias of each layer; compiled once for all members."""
 
     def draw(key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        found = []
+        tensors = []
         for i, (_, fan_in, fan_out) in enumerate(layers):
             for_weight, for_bias = jax.random.split(jax.random.fold_in(key, i))
             bound = fan_in**-0.5 if init == "torch" else 0.0
             bias = jax.random.uniform(for_bias, (fan_out,), jnp.float32, -bound, bound)
-            found.append((INITIALISERS[init](for_weight, (fan_in, fan_out), jnp.float32), bias))
-        return found
+            weight = INITIALISERS[init](for_weight, (fan_in, fan_out), jnp.float32)
+            tensors.append((weight, bias))
+        return tensors
 
     return jax.jit(draw)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _orders(key: jax.Array, epochs: int, rows: int) -> jax.Array:
-    return jax.vmap(lambda k: jax.random.permutation(k, rows))(jax.random.split(key, epochs))
+    keys = jax.random.split(key, epochs)
+    return jax.vmap(lambda key_of_epoch: jax.random.permutation(key_of_epoch, rows))(keys)

@@ -173,8 +173,8 @@ def test_the_pair_says_the_same_of_itself(name: str) -> None:
         ("def build_model(recipe", "def build_model(config", "build_model"),
         ("def export_", "def read_", "export_parameters"),
         (
-            "masks: Sequence[torch.Tensor] = ()",
-            "dropped: Sequence[torch.Tensor] = ()",
+            "masks: Sequence[Array] = ()",
+            "dropped: Sequence[Array] = ()",
             "MLP.forward",
         ),
     ],

@@ -1,3 +1,1 @@
-"""What a run reads and writes: its device, checkpoints, detail, draws, and files of the
-framework.
-"""
+"""Input and output of a run: device, checkpoints, detail, draws, and the framework's own files."""

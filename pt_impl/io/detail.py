@@ -1,10 +1,10 @@
-"""What an update is recorded with in detail, named as in a trace."""
+"""The detail of an update: everything from its rows to its gradients, named as in a trace."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from lockstep.recipe import Recipe
 from pt_impl.model import MLP
@@ -12,93 +12,82 @@ from pt_impl.update import Batch, State
 
 __all__ = ["Detail", "watching"]
 
-Detail = dict[str, list[torch.Tensor]]
-"""Name as in a trace -> a tensor for each batch; of gradients, one for each time that they are
-ready.
-"""
+Detail = dict[str, list[Tensor]]
+"""Name in a trace -> one tensor for each batch; of gradients one, as the last batch left it."""
 
 
 @contextmanager
 def watching(recipe: Recipe, state: State, batches: Sequence[Batch]) -> Iterator[Detail]:
-    """The detail of the batches that are trained until the block ends, by hooks on the model and
-    its optimizer.
-    """
+    """The detail of the batches that are trained in the block, by hooks on model and optimizer."""
     detail: Detail = {}
-    gradients: dict[str, torch.Tensor] = {}
-    clipped: dict[str, torch.Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    clipped: dict[str, Tensor] = {}
+    parameters = dict(state.model.named_parameters())
+
+    def note_clipped(*_: Any) -> None:
+        for name, parameter in parameters.items():
+            clipped[name] = _gradient(parameter)
+
     with ExitStack() as hooks:
         hooks.enter_context(_watched(state.model, detail))
-        for name, parameter in state.model.named_parameters():
+        for name, parameter in parameters.items():
             hook = parameter.register_post_accumulate_grad_hook(
                 lambda parameter, name=name: gradients.update({name: _gradient(parameter)})
             )
             hooks.callback(hook.remove)
-        hook = state.optimizer.register_step_pre_hook(
-            lambda *_: clipped.update(
-                {name: _gradient(p) for name, p in state.model.named_parameters()}
-            )
-        )
+        hook = state.optimizer.register_step_pre_hook(note_clipped)
         hooks.callback(hook.remove)
         for batch in batches:
             _add(detail, _rows(batch))
         yield detail
-    kinds = (
-        {"gradients": gradients}
-        if recipe.gradient.clip == "none"
-        else {"gradients": gradients, "clip": clipped}
-    )
-    for kind, tensors in kinds.items():
-        _add(
-            detail,
-            {
-                f"{kind}/{name}": tensors[name]
-                for name, _ in state.model.named_parameters()
-                if name in tensors
-            },
-        )
+    _add(detail, _named("gradients", gradients, parameters))
+    if recipe.gradient.clip != "none":
+        _add(detail, _named("clip", clipped, parameters))
 
 
 @contextmanager
 def _watched(model: MLP, detail: Detail) -> Iterator[None]:
-    """The model's layers are seen by `detail`, until the block ends."""
-    outputs = model.outputs
+    """The outputs of the model's layers are added to `detail` until the block ends."""
+    original = model.outputs
 
-    def outputs_seen(
-        x_BD: torch.Tensor, masks: Sequence[torch.Tensor] = ()
-    ) -> dict[str, torch.Tensor]:
-        layers = outputs(x_BD, masks)
+    def outputs(x_BD: Tensor, masks: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        layers = original(x_BD, masks)
         _add(detail, _forward(layers))
         return layers
 
-    model.outputs = outputs_seen  # type: ignore[method-assign] # of this one object
+    model.outputs = outputs  # type: ignore[method-assign] # of this one object
     try:
         yield
     finally:
         del model.outputs
 
 
-def _add(detail: Detail, tensors: dict[str, torch.Tensor]) -> None:
+def _add(detail: Detail, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         detail.setdefault(name, []).append(tensor.detach().cpu())
 
 
-def _rows(batch: Batch) -> dict[str, torch.Tensor]:
+def _rows(batch: Batch) -> dict[str, Tensor]:
     """The rows of a batch, and its dropout masks."""
     masks = {f"batch/mask{i}": mask_BH for i, mask_BH in enumerate(batch.masks, start=1)}
     return {"batch/x": batch.x_BD, "batch/y": batch.y_B} | masks
 
 
-def _forward(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What every layer made of the rows, in the dtype of the last."""
-    *_, outputs_BK = outputs.values()
-    return {
-        f"forward/{name}": h_BH.to(outputs_BK.dtype)
-        for name, h_BH in outputs.items()
-        if name != "input"
-    }
+def _forward(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The output of every layer, in the dtype of the last."""
+    _, *layers = outputs
+    dtype = outputs[layers[-1]].dtype
+    return {f"forward/{name}": outputs[name].to(dtype) for name in layers}
 
 
-def _gradient(parameter: Any) -> torch.Tensor:
+def _named(
+    kind: str, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The tensors as "gradients/linear1.weight", ..., in the order of the parameters."""
+    return {f"{kind}/{name}": tensors[name] for name in parameters if name in tensors}
+
+
+def _gradient(parameter: Any) -> Tensor:
     # [out, in] -> [in, out]; a copy: clipping works in place
-    copy: torch.Tensor = parameter.grad.detach().t().clone()
+    copy: Tensor = parameter.grad.detach().t().clone()
     return copy

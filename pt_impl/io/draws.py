@@ -1,4 +1,4 @@
-"""What the framework draws by itself: initial parameters, order and dropout masks of a member."""
+"""The draws of the framework itself: a member's initial parameters, order and dropout masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lockstep.data_prep import OwnDraws, PreparedData, layer_sizes
+from lockstep.data_prep import OwnDraws, Parameters, PreparedData, layer_sizes
 from lockstep.data_prep.initialise import TRUNCATED
 from lockstep.recipe import Recipe
 
@@ -17,9 +17,8 @@ __all__ = ["INITIALISERS", "draw_member"]
 
 def _flax(weight: torch.Tensor, generator: torch.Generator) -> None:
     deviation = weight.shape[1] ** -0.5 / TRUNCATED
-    nn.init.trunc_normal_(
-        weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator
-    )
+    bound = 2 * deviation
+    nn.init.trunc_normal_(weight, 0.0, deviation, -bound, bound, generator=generator)
 
 
 INITIALISERS: dict[str, Callable[..., Any]] = {
@@ -41,21 +40,21 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "orthogonal": lambda weight, generator: nn.init.orthogonal_(weight, generator=generator),
     "zeros": lambda weight, generator: nn.init.zeros_(weight),
 }
-"""`model.init` -> the framework's own initialiser of that distribution; see
-`lockstep.data_prep.initialise`.
-"""
+"""`model.init` -> the framework's initialiser; the formulas: `lockstep.data_prep.initialise`."""
 
 
 def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
-    """The rows of `data` with initial parameters, order and masks that the framework draws; a
-    stream of random
-    numbers for each of them."""
-    model, parameters = recipe.model, {}
+    """The rows of `data` with initial parameters, order and masks drawn by the framework.
+
+    Each of the three has its own stream of random numbers.
+    """
+    model = recipe.model
+    parameters: Parameters = {}
     generator = _generator(seed, 0)
-    for i, (name, fan_in, fan_out) in enumerate(
-        layer_sizes(len(data.columns), model.hidden, data.outputs), start=1
-    ):
-        weight, bias = torch.empty(fan_out, fan_in), torch.zeros(fan_out)
+    layers = layer_sizes(len(data.columns), model.hidden, data.outputs)
+    for i, (name, fan_in, fan_out) in enumerate(layers, start=1):
+        weight = torch.empty(fan_out, fan_in)
+        bias = torch.zeros(fan_out)
         INITIALISERS[model.init](weight, generator)
         if model.init == "torch":
             nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
@@ -64,19 +63,16 @@ def draw_member(recipe: Recipe, data: PreparedData, seed: int) -> PreparedData:
         if model.bias:
             parameters[f"{name}.bias"] = bias.numpy().astype(np.float64)
         if model.norm != "none" and i <= len(model.hidden):
-            parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"] = (
-                np.ones(fan_out),
-                np.zeros(fan_out),
-            )
+            parameters[f"norm{i}.weight"] = np.ones(fan_out)
+            parameters[f"norm{i}.bias"] = np.zeros(fan_out)
     generator = _generator(seed, 1)
-    orders = [
-        torch.randperm(len(data.train_y_N), generator=generator).numpy() for _ in range(data.epochs)
-    ]
+    rows = len(data.train_y_N)
+    orders = [torch.randperm(rows, generator=generator).numpy() for _ in range(data.epochs)]
 
     def draw_masks(epoch: int) -> list[NDArray[np.bool_]]:
-        generator = _generator(seed, 2 + epoch)
+        of_epoch = _generator(seed, 2 + epoch)
         sizes = [(data.batches_per_epoch, data.batch, units) for units in model.hidden]
-        return [(torch.rand(size, generator=generator) >= model.dropout).numpy() for size in sizes]
+        return [(torch.rand(size, generator=of_epoch) >= model.dropout).numpy() for size in sizes]
 
     return OwnDraws.of(
         data, parameters=parameters, seed=seed, orders_EN=np.stack(orders), draw_masks=draw_masks

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401 - must be loaded first: while it loads it asks for more of the module
+import torch  # noqa: F401 - loaded first: while it loads, it uses more of the module
 
 __all__ = ["spare_compiler"]
 
@@ -19,8 +19,7 @@ def spare_compiler() -> None:
     torch 2.13.0 loads it at the first optimizer, which takes almost as long as all the rest of
     torch: `torch/_compile.py` for `disable` and `torch/optim/optimizer.py` for `graph_break`.
     Outside `torch.compile` a disabled function is the function itself, and a graph break does
-    nothing. Whatever else is asked of the module
-    loads it.
+    nothing. Any other attribute of the module loads it.
     """
     if COMPILER not in sys.modules:
         sys.modules[COMPILER] = _Eager(COMPILER)
@@ -36,7 +35,7 @@ class _Eager(ModuleType):
         pass
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # asked of every module by `inspect`
+        if name.startswith("__") and name != "__path__":  # `inspect` looks these up in every module
             raise AttributeError(name)
         if sys.modules.get(COMPILER) is self:
             del sys.modules[COMPILER]
