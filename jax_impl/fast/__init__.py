@@ -1,3 +1,1 @@
-"""The fast engine: the same mathematics as the pair, with nothing between the updates; and many
-members at once.
-"""
+"""The fast engine: the pair's mathematics with nothing between updates, for one or many members."""

@@ -15,16 +15,21 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 
 
 class Batch(NamedTuple):
-    """Batches stacked along a leading axis: features, targets, how many rows count, the batch's
-    share of its update, whether it completes it, and the dropout mask of each hidden layer.
-    Features and masks are (units, B), or (B, units) where the network is by rows."""
+    """Batches, stacked along a leading axis.
+
+    Features and masks are (units, B), or (B, units) if the network is by rows.
+    """
 
     x: jax.Array
     y_B: jax.Array
     used: jax.Array
+    """The number of rows that count."""
     share: jax.Array
+    """The weight of the batch's loss in its update."""
     last: jax.Array
+    """Whether the batch completes its update."""
     masks: list[jax.Array]
+    """The dropout mask of each hidden layer."""
 
 
 def load_batches(
@@ -34,19 +39,25 @@ def load_batches(
     masks: Sequence[NDArray[np.bool_]],
     device: jax.Device,
 ) -> Batch:
-    """Batches of one epoch, and their dropout masks (T, B, units), on the device; `data` is of the
-    recipe's dtype.
+    """Batches of one epoch on the device.
 
-    Of S members at once the rows are (T, S, B) and the masks (T, S, B, units), and the arrays of a
-    batch begin with S.
+    Args:
+        recipe: what is trained.
+        data: its rows, in the recipe's dtype.
+        batches: rows (T, B), or of S members at once (T, S, B); a batch's arrays then begin with S.
+        masks: the dropout mask (T, B, units) of each hidden layer, or (T, S, B, units).
+        device: where the arrays go.
     """
     rows_TB, _, count_T, share_T, last_T = batches
-    x, masks = data.train_x_ND[rows_TB], list(masks)
+    x = data.train_x_ND[rows_TB]
+    masks = list(masks)
     if not Network(recipe).by_rows:
         # [rows, units] -> [units, rows]
-        x, *masks = (array.swapaxes(-1, -2) for array in (x, *masks))
+        x = x.swapaxes(-1, -2)
+        masks = [mask.swapaxes(-1, -2) for mask in masks]
+    y_TB = _narrow(recipe.loss, data.train_y_N)[rows_TB]
     scalars = (count_T.astype(np.int32), share_T.astype(data.train_x_ND.dtype), last_T)
-    arrays = (x, _narrow(recipe.loss, data.train_y_N)[rows_TB], *scalars, masks)
+    arrays = (x, y_TB, *scalars, masks)
     return Batch(*jax.device_put(jax.tree.map(np.ascontiguousarray, arrays), device))
 
 

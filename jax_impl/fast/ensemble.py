@@ -1,8 +1,9 @@
-"""Many members of one recipe trained at once: they differ in initial parameters, order and dropout
-masks alone.
+"""Many members of one recipe trained at once.
+
+They differ in initial parameters, order and dropout masks alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from queue import SimpleQueue
@@ -42,15 +43,12 @@ __all__ = [
 ]
 
 CHUNK = 24
-"""Members trained at once on a device, which trains blocks of its own and waits for no other. 256
-members of W1 take in blocks of 16 to 28 0.75 of their time in blocks of 64, whose numbers a core's
-own cache does not hold."""
+"""Members of a block, which one device trains. 256 members of W1 in blocks of 16 to 28 take 0.75 of
+the time of blocks of 64, whose numbers a core's own cache does not hold."""
 
 
 def initial_state(recipe: Recipe, data: PreparedData, device: jax.Device) -> fast.State:
-    """The state of S members before the first update; `data` is a
-    `lockstep.records.ensemble.stack`.
-    """
+    """The state of S members before the first update; `data` is their `ensemble.stack`."""
     return fast.initial_state(recipe, data, device)
 
 
@@ -61,23 +59,25 @@ def load_batches(
     masks: Sequence[NDArray[np.bool_]],
     device: jax.Device,
 ) -> Batch:
-    """Batches as `lockstep.records.ensemble.stack_batches` gives them, on the device."""
+    """The batches of `lockstep.records.ensemble.stack_batches` on the device."""
     return fast_batches.load_batches(recipe, data, batches, masks, device)
 
 
 @cache
-def make_segment(recipe: Recipe) -> Any:
-    """Consecutive batches of S members: (state, batches) -> state, "lr" (T,) and "loss" (T, S) of
-    each; `recipe` is an `update_rule`."""
+def make_segment(
+    recipe: Recipe,
+) -> Callable[[fast.State, Batch], tuple[fast.State, dict[str, jax.Array]]]:
+    """Consecutive batches of S members: (state, batches) -> state, {"lr": (T,), "loss": (T, S)}.
+
+    `recipe` is an `update_rule`.
+    """
     member = fast.make_segment(recipe, ("lr", "loss"))
 
     def segment(state: fast.State, batches: Batch) -> tuple[fast.State, dict[str, jax.Array]]:
-        # what is no number of a member, the counts of updates and the rates, all share
+        # all members share the counts of updates and the rates
         axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state)._replace(tables=None)
-        of_batches: Any = dict.fromkeys(("x", "y_B", "masks"), 1) | dict.fromkeys(
-            ("used", "share", "last")
-        )
-        together = jax.vmap(member, (axes, Batch(**of_batches)), (axes, {"lr": None, "loss": 1}))
+        batch_axes: Any = Batch(x=1, y_B=1, used=None, share=None, last=None, masks=1)  # type: ignore[arg-type] # axes, and no arrays
+        together = jax.vmap(member, (axes, batch_axes), (axes, {"lr": None, "loss": 1}))
         trained: tuple[fast.State, dict[str, jax.Array]] = together(state, batches)
         return trained
 
@@ -85,7 +85,7 @@ def make_segment(recipe: Recipe) -> Any:
 
 
 @cache
-def make_evaluation(recipe: Recipe) -> Any:
+def make_evaluation(recipe: Recipe) -> Callable[[fast.State, fast.Rows], list[Metrics]]:
     """(state, held-out rows) -> the metrics of each member; `recipe` is an `update_rule`."""
     network = Network(recipe)
 
@@ -93,18 +93,17 @@ def make_evaluation(recipe: Recipe) -> Any:
     def evaluate(parameters: Any, statistics: Any, x_ND: jax.Array, y_N: jax.Array) -> Any:
         def member(parameters: Any, statistics: Any) -> Any:
             *_, outputs_NK = network.outputs(parameters, statistics, x_ND).values()
-            return mean_loss(recipe.loss, outputs_NK, y_N, len(y_N)), sums(
-                recipe.loss, outputs_NK, y_N
-            )
+            mean = mean_loss(recipe.loss, outputs_NK, y_N, len(y_N))
+            return mean, sums(recipe.loss, outputs_NK, y_N)
 
         return jax.vmap(member)(parameters, statistics)
 
-    def evaluation(state: fast.State, held_out: Any) -> list[Metrics]:
+    def evaluation(state: fast.State, held_out: fast.Rows) -> list[Metrics]:
         loss_S, sums_S = jax.device_get(evaluate(state.parameters, state.statistics, *held_out))
-        return [
-            metrics_of(loss, dict(zip(sums_S, values)))
-            for loss, *values in zip(loss_S, *sums_S.values())
-        ]
+        metrics = []
+        for loss, *values in zip(loss_S, *sums_S.values()):
+            metrics.append(metrics_of(loss, dict(zip(sums_S, values))))
+        return metrics
 
     return evaluation
 
@@ -124,27 +123,28 @@ def train_ensemble(
         members: data of the same rows, which differ in initial parameters, order and dropout masks.
         device: "cpu", "gpu" or "auto".
         chunk: how many to train at once, which bounds the memory; 0: as many as measured best.
-        progress: told how many updates of all members are done.
+        progress: called with the number of updates so far, of all members.
 
     Raises:
-        InputError: members whose rows or sizes differ; a device that is not there.
+        InputError: the members' rows or sizes differ, or there is no such device.
     """
-    place, tally = select_device(device), Tally(members, progress)
+    place = select_device(device)
+    tally = Tally(members, progress)
     environment = describe_environment(place)
     devices = jax.local_devices(backend=place.platform)
     blocks = blocks_of(members, chunk or default_chunk(members, CHUNK), len(devices))
     free: SimpleQueue[jax.Device] = SimpleQueue()
-    for each in devices:
-        free.put(each)
+    for one in devices:
+        free.put(one)
     with ThreadPoolExecutor(len(devices)) as pool:
-        found = list(pool.map(partial(_train_on_free, recipe, free, tally), blocks))
-    return gather(recipe, members, found, backend="jax", environment=environment)
+        trained = list(pool.map(partial(_train_on_free, recipe, free, tally), blocks))
+    return gather(recipe, members, trained, backend="jax", environment=environment)
 
 
 def _train_on_free(
     recipe: Recipe, free: SimpleQueue[jax.Device], tally: Tally, block: Sequence[PreparedData]
 ) -> Block:
-    """A block on a device that no other is trained on; settings are those of a thread."""
+    """Train a block on a free device. The thread has its own settings of JAX."""
     place = free.get()
     try:
         with jax.enable_x64(recipe.training.dtype == "float64"), jax.default_device(place):
@@ -156,21 +156,22 @@ def _train_on_free(
 def _train_block(
     recipe: Recipe, place: jax.Device, tally: Tally, block: Sequence[PreparedData]
 ) -> Block:
-    data, rule = stack(recipe, block), recipe.update_rule
+    data = stack(recipe, block)
     held_out = load_rows(recipe.loss, data.held_out_x_ND, data.held_out_y_N, place)
-    state, segment, evaluate = (
-        initial_state(recipe, data, place),
-        make_segment(rule),
-        make_evaluation(rule),
-    )
-    scalars, metrics = [], []
+    state = initial_state(recipe, data, place)
+    segment = make_segment(recipe.update_rule)
+    evaluate = make_evaluation(recipe.update_rule)
+    parts = []
+    metrics = []
     for batches, masks, ends in stretches(block):
-        state, found = segment(state, load_batches(recipe, data, batches, masks, place))
-        scalars.append({name: np.asarray(values)[batches.last_T] for name, values in found.items()})
+        state, scalars = segment(state, load_batches(recipe, data, batches, masks, place))
+        last_T = batches.last_T
+        parts.append({name: np.asarray(values)[last_T] for name, values in scalars.items()})
         tally.add(len(block) * int(batches.last_T.sum()))
         if ends:
             metrics.append(evaluate(state, held_out))
-    lr_T, loss_TS = (np.concatenate([part[name] for part in scalars]) for name in ("lr", "loss"))
+    lr_T = np.concatenate([part["lr"] for part in parts])
+    loss_TS = np.concatenate([part["loss"] for part in parts])
     return Block(lr_T, loss_TS.T, metrics, fast.parameters_of(recipe, state))
 
 

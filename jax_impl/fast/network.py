@@ -1,6 +1,4 @@
-"""The network of the fast engine: a batch's loss and gradients, in as few operations as the
-framework allows.
-"""
+"""The network of the fast engine: a batch's loss and gradients in few operations of XLA."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,34 +15,33 @@ from lockstep.recipe import CrossEntropy, Model, Recipe
 __all__ = ["ACTIVATIONS", "Network"]
 
 Tree = dict[str, dict[str, jax.Array]]
+"""Layer -> kind -> array, with Flax's names."""
 
 ACTIVATIONS = dict(PLAIN)
 
 WIDE = 384
-"""Hidden units from which XLA's products on a CPU are faster on activations (B, units) than on
-(units, B).
-"""
-
+"""Hidden units from which on XLA's products on a CPU are faster on activations (B, units)."""
 
 FEW = 4
-"""Outputs of a layer up to which the gradient by its inputs is a sum of outer products: of W1, with
-2, an update then takes 0.96 of the time, and 0.94 where many members are trained at once."""
+"""Outputs of a layer up to which the gradient by its inputs is a sum of outer products. W1, with 2
+outputs, then takes 0.96 of the time for an update, and 0.94 with many members."""
 
 
 class Network:
-    """The recipe's model on activations (units, B) where its layers are narrow, and (B, units)
-    where one is `WIDE`.
+    """The recipe's model on activations (units, B), or on (B, units) if a layer is `WIDE`.
 
-    Measured on a CPU as plain's time over this engine's: with 50 units (units, B) is the faster by
-    1.1 to 2, with 64 to 320 both take as long, with 512 (B, units) is the faster by 1.2 (128 rows)
-    to 1.35 (32 rows): there XLA spends more on products whose kernel is transposed. Parameters are
-    a tree of layer -> kind -> array with Flax's names, kernels (in, out); while a segment is
-    trained, those of a layer are one "matrix" (out, in + 1) where the optimizer treats each number
-    alike: half the operations of an update.
+    On a CPU, (units, B) is 1.1 to 2 times as fast with 50 units; with 64 to 320 units both take as
+    long; with 512 units (B, units) is 1.2 (128 rows) to 1.35 (32 rows) times as fast, for XLA
+    spends more on products of a transposed kernel.
+
+    Kernels are (in, out). If the optimizer treats every number alike, a segment has the kernel and
+    bias of a layer as one "matrix" (out, in + 1), which halves the operations of an update.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.model, self.loss, self.dtype = recipe.model, recipe.loss, recipe.dtype
+        self.model = recipe.model
+        self.loss = recipe.loss
+        self.dtype = recipe.dtype
         self.last = f"linear{len(recipe.model.hidden) + 1}"
         self.by_rows = max(recipe.model.hidden, default=0) >= WIDE
         self.compute = recipe.dtype if recipe.training.compute == "same" else jnp.bfloat16
@@ -63,23 +60,27 @@ class Network:
 
     def named(self, tree: Tree) -> Parameters:
         """Canonical name -> its part of a tree of parameters, weights (in, out), in NumPy."""
-        return {
-            f"{layer}.{'weight' if kind in ('kernel', 'scale') else kind}": np.asarray(array)
-            for layer, kinds in tree.items()
-            for kind, array in kinds.items()
-        }
+        arrays = {}
+        for layer, kinds in tree.items():
+            for kind, array in kinds.items():
+                canonical = "weight" if kind in ("kernel", "scale") else kind
+                arrays[f"{layer}.{canonical}"] = np.asarray(array)
+        return arrays
 
     def gradients(
         self, parameters: Tree, statistics: Tree, batch: Any
     ) -> tuple[jax.Array, Tree, Tree]:
-        """Mean loss of a batch as `fast` prepares it, its gradient by the parameters, and the
-        running statistics after it."""
+        """The mean loss of a prepared batch, its gradient by the parameters, and the statistics.
+
+        The batch is prepared as `train._prepared` does; the running statistics are those after it.
+        """
 
         def loss_of(parameters: Tree) -> tuple[jax.Array, Tree]:
             outputs, after = _pass(self, parameters, statistics, batch.x, batch.masks, batch.used)
             *_, logits = outputs.values()
             if isinstance(self.loss, CrossEntropy):
-                return _cross_entropy(batch.y_B, logits.T if self.by_rows else logits), after
+                logits_KB = logits.T if self.by_rows else logits
+                return _cross_entropy(batch.y_B, logits_KB), after
             return mean_loss(self.loss, _turned(self, logits), batch.y_B, batch.used), after
 
         (loss, after), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
@@ -87,14 +88,16 @@ class Network:
 
     def outputs(self, parameters: Tree, statistics: Tree, x_ND: jax.Array) -> dict[str, jax.Array]:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
-        found, _ = _pass(self, parameters, statistics, _turned(self, x_ND), (), None)
-        return {name: _turned(self, values) for name, values in found.items()}
+        outputs, _ = _pass(self, parameters, statistics, _turned(self, x_ND), (), None)
+        return {name: _turned(self, values) for name, values in outputs.items()}
 
 
 def _cross_entropy(targets_KB: jax.Array, logits_KB: jax.Array) -> jax.Array:
-    """The mean cross entropy of a batch as `fast` prepares it. A class that is not to be counts for
-    nothing, also where its logit is -inf; where no row counts the mean is 0 / 0, and its gradient
-    0."""
+    """The mean cross entropy of a prepared batch.
+
+    A class of target 0 counts nothing, even if its logit is -inf. If no row counts, the mean is
+    0 / 0 and its gradient 0.
+    """
     nothing = jnp.isnan(targets_KB[0, 0])
     targets_KB = jnp.where(nothing, 0.0, targets_KB)
     loss_KB = jnp.where(targets_KB != 0, targets_KB * jax.nn.log_softmax(logits_KB, axis=0), 0.0)
@@ -109,48 +112,57 @@ def _pass(
     masks: Sequence[jax.Array],
     count: jax.Array | None,
 ) -> tuple[dict[str, jax.Array], Tree]:
-    """Layer -> its output in the network's layout, and the running statistics after it; in
-    evaluation there is no count of rows."""
-    model, after = network.model, statistics
-    units, rows = (1, 0) if network.by_rows else (0, 1)
-    h, found = x, {"input": x}
+    """Layer -> its output in the network's layout, and the running statistics after it.
+
+    In evaluation there is no count of rows.
+    """
+    model = network.model
+    after = dict(statistics)
+    h = x
+    outputs = {"input": x}
     for i in range(1, len(model.hidden) + 1):
-        h = found[f"linear{i}"] = _linear(network, parameters[f"linear{i}"], h)
+        h = outputs[f"linear{i}"] = _linear(network, parameters[f"linear{i}"], h)
         if model.norm != "none":
+            norm = f"norm{i}"
             z = h.astype(network.dtype)
-            if model.norm == "layer":
-                mean, variance = z.mean(axis=units, keepdims=True), z.var(axis=units, keepdims=True)
-            elif count is None:
-                mean, variance = (
-                    _along(network, statistics[f"norm{i}"][kind]) for kind in ("mean", "var")
-                )
-            else:
-                counts = jnp.expand_dims(jnp.arange(z.shape[rows]) < count, units)
-                mean, variance = (
-                    of(axis=rows, keepdims=True, where=counts) for of in (z.mean, z.var)
-                )
-                after = after | {
-                    f"norm{i}": _moved(model, after[f"norm{i}"], mean, variance, count)
-                }
+            mean, variance = _moments(network, z, statistics.get(norm), count)
+            if model.norm == "batch" and count is not None:
+                after[norm] = _moved(model, statistics[norm], mean, variance, count)
             normal = (z - mean) * jax.lax.rsqrt(variance + model.norm_eps)
-            scale, bias = (
-                _along(network, parameters[f"norm{i}"][kind]) for kind in ("scale", "bias")
-            )
-            h = found[f"norm{i}"] = (normal * scale + bias).astype(network.compute)
-        h = found[f"{model.activation}{i}"] = ACTIVATIONS[model.activation](h)
+            scale = _along(network, parameters[norm]["scale"])
+            bias = _along(network, parameters[norm]["bias"])
+            h = outputs[norm] = (normal * scale + bias).astype(network.compute)
+        h = outputs[f"{model.activation}{i}"] = ACTIVATIONS[model.activation](h)
         if len(masks):
-            h = found[f"dropout{i}"] = jnp.where(masks[i - 1], h * (1 / (1 - model.dropout)), 0.0)
+            scaled = h * (1 / (1 - model.dropout))
+            h = outputs[f"dropout{i}"] = jnp.where(masks[i - 1], scaled, 0.0)
     last = network.last
-    return found | {last: _linear(network, parameters[last], h).astype(network.dtype)}, after
+    outputs[last] = _linear(network, parameters[last], h).astype(network.dtype)
+    return outputs, after
+
+
+def _moments(
+    network: Network, z: jax.Array, running: dict[str, jax.Array] | None, count: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance to normalise z with: each row's, the running ones, or the batch's."""
+    units, rows = (1, 0) if network.by_rows else (0, 1)
+    if running is None:
+        return z.mean(axis=units, keepdims=True), z.var(axis=units, keepdims=True)
+    if count is None:
+        return _along(network, running["mean"]), _along(network, running["var"])
+    counts = jnp.expand_dims(jnp.arange(z.shape[rows]) < count, units)
+    mean = z.mean(axis=rows, keepdims=True, where=counts)
+    return mean, z.var(axis=rows, keepdims=True, where=counts)
 
 
 def _linear(network: Network, layer: dict[str, jax.Array], h: jax.Array) -> jax.Array:
     if "matrix" in layer:
         matrix = layer["matrix"]
-        # the rows already have theirs
+        # the features have their row of ones already
         h = h if len(h) == matrix.shape[1] else _with_ones(h)
         return _to_few(matrix, h) if len(matrix) <= FEW else matrix @ h
-    kernel, h = layer["kernel"].astype(network.compute), h.astype(network.compute)
+    kernel = layer["kernel"].astype(network.compute)
+    h = h.astype(network.compute)
     # (B, in), (in, out) -> (B, out); or (in, out), (in, B) -> (out, B)
     z = h @ kernel if network.by_rows else kernel.T @ h
     return z + _along(network, layer["bias"].astype(network.compute)) if "bias" in layer else z
@@ -158,9 +170,7 @@ def _linear(network: Network, layer: dict[str, jax.Array], h: jax.Array) -> jax.
 
 @jax.custom_vjp
 def _to_few(matrix: jax.Array, h: jax.Array) -> jax.Array:
-    """matrix @ h, whose gradient by h is a sum of few outer products: with what follows it is one
-    operation.
-    """
+    """matrix @ h, whose gradient by h is a sum of few outer products, which XLA fuses."""
     return matrix @ h
 
 
@@ -171,9 +181,9 @@ def _to_few_forward(
 
 
 def _to_few_backward(
-    kept: tuple[jax.Array, jax.Array], slope: jax.Array
+    factors: tuple[jax.Array, jax.Array], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    matrix, h = kept
+    matrix, h = factors
     by_h: Any = sum(row[:, None] * of_row for row, of_row in zip(matrix, slope))
     return slope @ h.T, by_h
 
@@ -191,7 +201,7 @@ def _turned(network: Network, array: jax.Array) -> jax.Array:
 
 
 def _along(network: Network, vector: jax.Array) -> jax.Array:
-    """(units,), to stand beside every row's units."""
+    """A vector (units,) broadcast along the rows of the network's layout."""
     return jnp.expand_dims(vector, 0 if network.by_rows else 1)
 
 
@@ -206,8 +216,8 @@ def _moved(
     if model.norm_variance == "unbiased":
         rows = count.astype(variance.dtype)
         variance = variance * (rows / (rows - 1))
-    seen = {"mean": mean.ravel(), "var": variance.ravel()}
-    return {
-        kind: (1 - model.norm_momentum) * before[kind] + model.norm_momentum * seen[kind]
-        for kind in before
-    }
+    of_batch = {"mean": mean.ravel(), "var": variance.ravel()}
+    after = {}
+    for kind, running in before.items():
+        after[kind] = (1 - model.norm_momentum) * running + model.norm_momentum * of_batch[kind]
+    return after

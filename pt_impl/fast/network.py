@@ -1,6 +1,4 @@
-"""The network of the fast engine: a batch's loss and gradients, in as few operations as the
-framework allows.
-"""
+"""The network of the fast engine: a batch's gradients in as few operations as PyTorch allows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,23 +10,23 @@ import torch
 from lockstep.data_prep import PreparedData, layer_sizes
 from lockstep.recipe import Huber, Loss, Recipe
 from pt_impl.activations import ACTIVATIONS as FORWARD
-from pt_impl.model import build_model
+from pt_impl.model import MLP, build_model
 
-__all__ = ["ACTIVATIONS", "Network"]
+__all__ = ["ACTIVATIONS", "Network", "Slot"]
 
 Tensor = torch.Tensor
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Normalisation -> its running mean and variance (units,)."""
 
-SLOTS, ROOM = 32, 2**18
-"""Updates in a stretch, and the parameters that there may be in all for each to keep its own. Of W1
-stretches of 16 to 64 measure alike, and one of 128 takes 1.08 times as long: it touches more than a
-core's own cache holds."""
+SLOTS = 32
+"""Updates in a stretch. W1 takes as long with 16 as with 64, and 1.08 times as long with 128, whose
+numbers a core's own cache does not hold."""
+
+ROOM = 2**18
+"""Parameters that a stretch may have in all, if each of its updates stores its own."""
 
 ALIGNED = 16
-"""Numbers to whose multiples a vector is filled up: the bits of a product depend on where its
-factors begin.
-"""
+"""A vector is filled up to a multiple of it: a product's bits depend on where its factors begin."""
 
 aten = torch.ops.aten
 Call = Callable[[], Any]
@@ -88,27 +86,26 @@ ACTIVATIONS: dict[
         lambda slope, z, h: lambda: slope.copy_(aten.mish_backward(slope, z)),
     ),
 }
-"""Activation -> what makes h of z; and what makes of a gradient by h the one by z, in place. Those
-that are not here
-go by `_activate` and `_bend`."""
+"""Activation -> the call that computes h of z, and the call that turns a gradient by h into the
+gradient by z, in place. `_activate` and `_bend` serve the others."""
 
 IN_PLACE = ("relu", "tanh", "sigmoid")
-"""Activations whose h, from which their slope is found, takes the place of z."""
+"""Activations whose h overwrites z: their slope is a function of h."""
 
 
 def _activate(plain: Callable[[Tensor], Tensor], z: Tensor, h: Tensor) -> Call:
-    """What makes h of z by the activation of the plain engine."""
+    """The call that computes h of z by the activation of the plain engine."""
     return lambda: h.copy_(plain(z))
 
 
 def _bend(plain: Callable[[Tensor], Tensor], slope: Tensor, z: Tensor, h: Tensor) -> Call:
-    """What makes of a gradient by h the one by z, by automatic differentiation of the plain
-    engine's activation.
-    """
+    """The call that turns a gradient by h into the gradient by z, by autograd of `plain`."""
 
     def bend() -> None:
-        with torch.inference_mode(False):  # a clone made here may be differentiated by
-            leaf, by_h = z.clone().requires_grad_(), slope.clone()
+        # outside inference mode, so that the clones can be differentiated
+        with torch.inference_mode(False):
+            leaf = z.clone().requires_grad_()
+            by_h = slope.clone()
             with torch.enable_grad():
                 (by_z,) = torch.autograd.grad(plain(leaf), leaf, by_h)
         slope.copy_(by_z)
@@ -116,9 +113,11 @@ def _bend(plain: Callable[[Tensor], Tensor], slope: Tensor, z: Tensor, h: Tensor
     return bend
 
 
-class _Slot(NamedTuple):
-    """Where an update of a stretch has its parameters before it and after it, and its gradient: the
-    numbers of their vectors in `Network.rows` and `gradient_rows`."""
+class Slot(NamedTuple):
+    """The vectors of an update of a stretch: parameters before and after it, and their gradient.
+
+    They are numbers of rows in `Network.rows` and in `Network.gradient_rows`.
+    """
 
     before: int
     after: int
@@ -126,171 +125,147 @@ class _Slot(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """Parts of one vector: of each linear layer its weight beside its bias (out, in + 1), the same
-    the way its rows lie in memory, and its weight alone (in, out); of each normalisation its weight
-    and bias (units, 1). All have a leading axis of members where the network has it."""
+    """Parts of one vector, by layer, with a leading axis of members if the network has members."""
 
     matrices: tuple[Tensor, ...]
+    """A linear layer's weight beside its bias (out, in + 1)."""
     by_rows: tuple[Tensor, ...]
+    """The same, or transposed, so that its rows are contiguous."""
     turned: tuple[Tensor, ...]
+    """A linear layer's weight alone (in, out)."""
     scales: tuple[Tensor, ...]
+    """A normalisation's weight (units, 1)."""
     shifts: tuple[Tensor, ...]
+    """A normalisation's bias (units, 1)."""
 
 
 class _Buffer(NamedTuple):
-    """What a layer computes in, for batches of one size; its inputs (in + 1, B) have a row of ones
-    for the bias.
-    """
+    """The memory of a layer's computation, for batches of one size."""
 
     inputs: Tensor
+    """(in + 1, B), with a row of ones for the bias."""
     inputs_BD: Tensor
     z: Tensor
     h: Tensor
     mask: Tensor
-    dropped: Tensor  # h after dropout: the inputs of the following layer without the ones
-    slope: Tensor  # the gradient by z
+    dropped: Tensor
+    """h after dropout: the inputs of the following layer without the ones."""
+    slope: Tensor
+    """The gradient by z."""
     slope_BH: Tensor
 
 
 class _Buffers(NamedTuple):
-    """Those of every layer, and what the outputs of each batch of a stretch are computed in."""
+    """All layers' buffers, one output buffer for each batch of a stretch, and scratch memory."""
 
     layers: list[_Buffer]
     outputs: tuple[Tensor, ...]
-    found: Tensor
+    scratch: Tensor
 
 
 class _Program(NamedTuple):
-    """What is computed in one slot for batches of one size, apart from what depends on the batch.
-    Where it is computed in another dtype, the parameters are loaded into it, and the gradients
-    stored from it."""
+    """The calls of one slot for batches of one size, and the memory that they use."""
 
     load: list[Call]
-    forward: list[Call]  # from the first layer's z to the last one's inputs
-    backward: list[Call]  # from the gradient by the outputs to the one by the first layer's z
+    """They cast the parameters to the dtype of the computation, if it is another."""
+    forward: list[Call]
+    """From the first layer's z to the last layer's inputs."""
+    backward: list[Call]
+    """From the gradient by the outputs to the gradient by the first layer's z."""
     before: _Views
     after: _Views
     layers: list[_Buffer]
     outputs: tuple[Tensor, ...]
-    found: Tensor
+    scratch: Tensor
     store: list[Call]
+    """They cast the gradients back."""
 
 
 class Network:
     """The recipe's model on activations (units, B), with its gradients by hand.
 
-    Every parameter lies in one vector (n,), filled up with zeros. Of a small network the vectors
-    before each update of a stretch follow one another in `stretch`, and so do the gradients in
-    `gradient`: `keeps`. A larger one has two vectors, of which an update writes the one that it
-    does not read, and one gradient. The first is that of `model`.
+    All parameters lie in one vector (n,), filled up with zeros. A small network stores every
+    update: the vectors before each update of a stretch follow one another in `stretch`, and so do
+    the gradients in `gradient`. A larger one has two vectors, of which an update reads one and
+    writes the other, and one gradient. The first vector is the parameters of `model`.
 
-    Where the parameters of `data` have a leading axis of S members, all are trained at once: every
-    array of a batch has that axis too, a layer of all members lies together in the vector, an
-    update changes it in place, and there is no `model`.
+    If the parameters of `data` have a leading axis of S members, all members are trained at once:
+    every array of a batch has that axis too, a layer's parameters of all members lie together in
+    the vector, an update changes it in place, and there is no `model`.
     """
 
     def __init__(self, recipe: Recipe, data: PreparedData, device: torch.device) -> None:
-        self.recipe, self.lead = recipe, data.parameters["linear1.weight"].shape[:-2]
+        self.recipe = recipe
+        self.lead = data.parameters["linear1.weight"].shape[:-2]
         self.layers = layer_sizes(len(data.columns), recipe.model.hidden, data.outputs)
         self.ones = int(recipe.model.bias)
-        self.places: dict[str, tuple[int, tuple[int, int]]] = {}
-        size, members = 0, prod(self.lead)
-        for name, inputs, outputs in self.layers:
-            self.places[name] = size, (outputs, inputs + self.ones)
-            size += members * outputs * (inputs + self.ones)
-            norm = name.replace("linear", "norm")
-            if f"{norm}.weight" in data.parameters:
-                self.places[norm] = size, (2, outputs)
-                size += members * 2 * outputs
+        self.places, self.used = _places(self, data)
         self.is_long = [_is_long(*self.places[name][1]) for name, _, _ in self.layers]
-        self.used, size = size, -(-size // ALIGNED) * ALIGNED
-        # of members it is the outputs that there must be room for
-        many = (
-            max(1, min(SLOTS, ROOM // (members * data.outputs * data.batch)))
-            if self.lead
-            else SLOTS
-        )
-        self.keeps = not self.lead and (SLOTS + 1) * size <= ROOM
-        if self.lead:
-            self.slots = [_Slot(0, 0, 0)] * many
-        elif self.keeps:
-            self.slots = [_Slot(i, i + 1, i) for i in range(many)]
-        else:
-            self.slots = [_Slot(i % 2, (i + 1) % 2, 0) for i in range(many)]
+        size = -(-self.used // ALIGNED) * ALIGNED
+        self.stores_updates = not self.lead and (SLOTS + 1) * size <= ROOM
+        self.slots = _slots(self, data)
         dtype = getattr(torch, recipe.training.dtype)
         self.compute = dtype if recipe.training.compute == "same" else torch.bfloat16
         like = {"dtype": dtype, "device": device}
-        rows, gradients = (
-            1 + max(column)
-            for column in ([s.after for s in self.slots], [s.gradient for s in self.slots])
-        )
-        self.stretch, self.gradient = (
-            torch.zeros(rows, size, **like),
-            torch.zeros(gradients, size, **like),
-        )
-        # of every batch of a stretch; what a smaller one leaves of its place counts for nothing
-        self.outputs_TKB = torch.zeros(many, *self.lead, data.outputs, data.batch, **like)
-        self.rows, self.gradient_rows = self.stretch.unbind(0), self.gradient.unbind(0)
-        self.before, self.after = _views(self, self.stretch), _views(self, self.gradient)
-        # parameters and gradient in the dtype that products are computed in, where it is another
-        self.computed = (
-            _views(self, self.stretch.new_zeros(2, size, dtype=self.compute))
-            if self.compute != dtype
-            else []
-        )
-        self.model: Any = (
-            None if self.lead else build_model(recipe, data, device).requires_grad_(False).eval()
-        )
-        for name, place in self.named(self.stretch[0]).items():
-            place.copy_(torch.from_numpy(data.parameters[name]))
+        self.stretch = torch.zeros(1 + max(slot.after for slot in self.slots), size, **like)
+        self.gradient = torch.zeros(1 + max(slot.gradient for slot in self.slots), size, **like)
+        # a batch fills its place from the left; what a smaller one leaves is never used
+        places = (len(self.slots), *self.lead, data.outputs, data.batch)
+        self.outputs_TKB = torch.zeros(places, **like)
+        self.rows = self.stretch.unbind(0)
+        self.gradient_rows = self.gradient.unbind(0)
+        self.before = _views(self, self.stretch)
+        self.after = _views(self, self.gradient)
+        # parameters and gradient in the dtype of the products, if it is another
+        self.computed: list[_Views] = []
+        if self.compute != dtype:
+            vectors = self.stretch.new_zeros(2, size, dtype=self.compute)
+            self.computed = _views(self, vectors)
+        self.model: MLP | None = None
+        if not self.lead:
+            self.model = build_model(recipe, data, device).requires_grad_(False).eval()
+        for name, part in self.named(self.rows[0]).items():
+            part.copy_(torch.from_numpy(data.parameters[name]))
             if self.model is not None:
-                self.model.get_parameter(name).data = place.t()
-        self.statistics: Statistics = {}
-        if recipe.model.norm == "batch":
-            for i, units in enumerate(recipe.model.hidden, start=1):
-                shape = (*self.lead, units)
-                self.statistics[f"norm{i}"] = torch.zeros(shape, **like), torch.ones(shape, **like)
-                if self.model is not None:
-                    norm = getattr(self.model, f"norm{i}")
-                    self.statistics[f"norm{i}"] = norm.running_mean, norm.running_var
+                self.model.get_parameter(name).data = part.t()
+        self.statistics = _running_statistics(self)
         self.buffers: dict[int, _Buffers] = {}
         self.normals: dict[int, tuple[Tensor, Tensor]] = {}
-        self.programs: dict[tuple[_Slot, int], _Program] = {}
+        self.programs: dict[tuple[Slot, int], _Program] = {}
         self.tensors: dict[int, dict[str, Tensor]] = {}
-        # looked up once, not at every update
+        # looked up here and not at every update
         self.product = torch.bmm if self.lead else torch.mm
         self.find_slope = partial(SLOPES[recipe.loss.spec.link], recipe.loss)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Canonical name -> its part of a vector of parameters, weights (in, out)."""
-        found: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
         for name, (begin, (rows, columns)) in self.places.items():
             if name.startswith("norm"):
-                matrix = vector[begin : begin + prod(self.lead) * rows * columns].view(
-                    *self.lead, rows, columns
-                )
-                found |= {f"{name}.weight": matrix[..., 0, :], f"{name}.bias": matrix[..., 1, :]}
+                end = begin + prod(self.lead) * rows * columns
+                matrix = vector[begin:end].view(*self.lead, rows, columns)
+                parts[f"{name}.weight"] = matrix[..., 0, :]
+                parts[f"{name}.bias"] = matrix[..., 1, :]
                 continue
             (matrix,) = _matrices(self, name, vector[None])
             # [out, in] -> [in, out]
-            found[f"{name}.weight"] = matrix[..., : columns - self.ones].mT
+            parts[f"{name}.weight"] = matrix[..., : columns - self.ones].mT
             if self.ones:
-                found[f"{name}.bias"] = matrix[..., -1]
-        return found
+                parts[f"{name}.bias"] = matrix[..., -1]
+        return parts
 
-    def gradients(self, slot: _Slot, batch: Any, place: int) -> None:
-        """The gradient of a batch's share of the loss, into the slot; the outputs, in the buffer of
-        that place.
+    def gradients(self, slot: Slot, batch: Any, place: int) -> None:
+        """Write the gradient of a batch's share of the loss into the slot.
+
+        The outputs go into the buffer of that place.
         """
         program = self.programs.get((slot, batch.used)) or _program(self, slot, batch.used)
-        load, forward, backward, before, after, layers, outputs, found, store = program
-        product, x_DB, x_BD, first, last = (
-            self.product,
-            batch.x_DB,
-            batch.x_BD,
-            layers[0],
-            layers[-1],
-        )
+        load, forward, backward, before, after, layers, outputs, scratch, store = program
+        product = self.product
+        x_DB = batch.x_DB
+        x_BD = batch.x_BD
+        first = layers[0]
+        last = layers[-1]
         if load:
             x_BD = x_BD.to(self.compute)
             x_DB = x_BD.mT
@@ -306,12 +281,11 @@ class Network:
             h = last.inputs
         if load:
             outputs[place].copy_(product(before.matrices[-1], h, out=last.z))
-            self.find_slope(outputs[place], batch, found, found)
-            last.slope.copy_(found)
+            self.find_slope(outputs[place], batch, scratch, scratch)
+            last.slope.copy_(scratch)
         else:
-            self.find_slope(
-                product(before.matrices[-1], h, out=outputs[place]), batch, found, last.slope
-            )
+            outputs_KB = product(before.matrices[-1], h, out=outputs[place])
+            self.find_slope(outputs_KB, batch, scratch, last.slope)
         for call in backward:
             call()
         if self.is_long[0]:
@@ -323,122 +297,166 @@ class Network:
 
     def outputs(self, x_ND: Tensor) -> dict[str, Tensor]:
         """Layer -> its output (N, units) in evaluation, from "input" to the logits, in order."""
-        if self.model is not None:
-            found: dict[str, Tensor] = self.model.outputs(x_ND)
-            return found
-        return _member_outputs(self, x_ND)
+        return _member_outputs(self, x_ND) if self.model is None else self.model.outputs(x_ND)
+
+
+def _places(
+    network: Network, data: PreparedData
+) -> tuple[dict[str, tuple[int, tuple[int, int]]], int]:
+    """Layer -> the begin and shape of its parameters in a vector; and the length of the vector."""
+    places: dict[str, tuple[int, tuple[int, int]]] = {}
+    members = prod(network.lead)
+    end = 0
+    for name, inputs, outputs in network.layers:
+        places[name] = end, (outputs, inputs + network.ones)
+        end += members * outputs * (inputs + network.ones)
+        norm = name.replace("linear", "norm")
+        if f"{norm}.weight" in data.parameters:
+            places[norm] = end, (2, outputs)
+            end += members * 2 * outputs
+    return places, end
+
+
+def _slots(network: Network, data: PreparedData) -> list[Slot]:
+    """The slots of a stretch."""
+    if network.lead:
+        # members update in place; room is needed for their outputs
+        outputs = prod(network.lead) * data.outputs * data.batch
+        return [Slot(0, 0, 0)] * max(1, min(SLOTS, ROOM // outputs))
+    if network.stores_updates:
+        return [Slot(i, i + 1, i) for i in range(SLOTS)]
+    return [Slot(i % 2, (i + 1) % 2, 0) for i in range(SLOTS)]
+
+
+def _running_statistics(network: Network) -> Statistics:
+    """The running statistics of batch normalisation: those of `model`, where there is one."""
+    statistics: Statistics = {}
+    if network.recipe.model.norm != "batch":
+        return statistics
+    for i, units in enumerate(network.recipe.model.hidden, start=1):
+        if network.model is None:
+            zeros = network.stretch.new_zeros(*network.lead, units)
+            statistics[f"norm{i}"] = zeros, torch.ones_like(zeros)
+        else:
+            norm = getattr(network.model, f"norm{i}")
+            statistics[f"norm{i}"] = norm.running_mean, norm.running_var
+    return statistics
 
 
 def _member_outputs(network: Network, x_ND: Tensor) -> dict[str, Tensor]:
     """Layer -> its output (S, N, units) in evaluation."""
-    model, parts, h = network.recipe.model, network.named(network.rows[0]), x_ND.t()
-    found = {"input": x_ND}
+    model = network.recipe.model
+    parts = network.named(network.rows[0])
+    h = x_ND.t()
+    outputs = {"input": x_ND}
     for i, (name, _, _) in enumerate(network.layers, start=1):
         h = parts[f"{name}.weight"].mT.to(network.compute) @ h.to(network.compute)
         if network.ones:
             h = h + parts[f"{name}.bias"][..., None].to(network.compute)
-        found[name] = h.mT
+        outputs[name] = h.mT
         if i == len(network.layers):
-            found[name] = h.mT.to(x_ND.dtype)
+            outputs[name] = h.mT.to(x_ND.dtype)
             break
         if model.norm != "none":
             h = h.to(x_ND.dtype)
-            mean, variance = network.statistics.get(f"norm{i}") or (
-                h.mean(dim=-2),
-                h.var(dim=-2, correction=0),
-            )
-            axis = -1 if model.norm == "batch" else -2
+            if model.norm == "batch":
+                axis = -1
+                mean, variance = network.statistics[f"norm{i}"]
+            else:
+                axis = -2
+                mean = h.mean(dim=axis)
+                variance = h.var(dim=axis, correction=0)
             h = (h - mean.unsqueeze(axis)) * (variance.unsqueeze(axis) + model.norm_eps).rsqrt()
-            h = (h * parts[f"norm{i}.weight"][..., None] + parts[f"norm{i}.bias"][..., None]).to(
-                network.compute
-            )
-            found[f"norm{i}"] = h.mT
+            h = h * parts[f"norm{i}.weight"][..., None] + parts[f"norm{i}.bias"][..., None]
+            h = h.to(network.compute)
+            outputs[f"norm{i}"] = h.mT
         h = FORWARD[model.activation](h)
-        found[f"{model.activation}{i}"] = h.mT
-    return found
+        outputs[f"{model.activation}{i}"] = h.mT
+    return outputs
 
 
 def _matrices(network: Network, name: str, vectors: Tensor) -> Tensor:
     """A layer's weight beside its bias (V, out, in + 1), in vectors of parameters (V, n)."""
     begin, (rows, columns) = network.places[name]
-    flat, lead = (
-        vectors[:, begin : begin + prod(network.lead) * rows * columns],
-        (len(vectors), *network.lead),
-    )
+    flat = vectors[:, begin : begin + prod(network.lead) * rows * columns]
+    lead = (len(vectors), *network.lead)
     if _is_long(rows, columns):
         return flat.view(*lead, columns, rows).mT
     return flat.view(*lead, rows, columns)
 
 
 def _is_long(rows: int, columns: int) -> bool:
-    # small products are faster into long rows: 2 times for (50, 11), of many members 3 times
+    # small products are faster into long rows: 2 times for (50, 11), 3 times with many members
     return rows > columns
 
 
 def _views(network: Network, vectors: Tensor) -> list[_Views]:
-    """Those of each vector (V, n)."""
-    kinds: list[list[tuple[Tensor, ...]]] = [[], [], []]
+    """The views of each vector (V, n)."""
+    # by layer, and then by vector
+    matrices: list[tuple[Tensor, ...]] = []
+    by_rows: list[tuple[Tensor, ...]] = []
+    turned: list[tuple[Tensor, ...]] = []
     for (name, inputs, _), is_long in zip(network.layers, network.is_long):
-        matrices = _matrices(network, name, vectors)
-        for kind, views in zip(
-            kinds, (matrices, matrices.mT if is_long else matrices, matrices[..., :inputs].mT)
-        ):
-            kind.append(views.unbind(0))
+        layer = _matrices(network, name, vectors)
+        matrices.append(layer.unbind(0))
+        by_rows.append((layer.mT if is_long else layer).unbind(0))
+        turned.append(layer[..., :inputs].mT.unbind(0))
     norms = [name for name in network.places if name.startswith("norm")]
-    parts = [network.named(vector) for vector in vectors] if norms else [{} for _ in vectors]
-    columns = [
-        tuple(tuple(part[f"{name}.{kind}"][..., None] for name in norms) for part in parts)
-        for kind in ("weight", "bias")
-    ]
-    return [_Views(*of_vector) for of_vector in zip(*(zip(*kind) for kind in kinds), *columns)]
+    views = []
+    linear = zip(zip(*matrices), zip(*by_rows), zip(*turned))
+    for vector, (own_matrices, own_by_rows, own_turned) in zip(vectors, linear):
+        parts = network.named(vector) if norms else {}
+        scales = tuple(parts[f"{name}.weight"][..., None] for name in norms)
+        shifts = tuple(parts[f"{name}.bias"][..., None] for name in norms)
+        views.append(_Views(own_matrices, own_by_rows, own_turned, scales, shifts))
+    return views
 
 
 def _buffers(network: Network, batch: int) -> _Buffers:
-    if batch not in network.buffers:
-        new, lead, model = (
-            partial(network.stretch.new_empty, dtype=network.compute),
-            network.lead,
-            network.recipe.model,
-        )
-        layers: list[_Buffer] = []
-        inputs = new(0)
-        for _, _, units in network.layers:
-            shape = (*lead, units, batch)
-            following = new(*lead, units + network.ones, batch).fill_(1)
-            dropped, slope, mask = (
-                following[..., :units, :],
-                new(shape),
-                network.stretch.new_empty(shape),
-            )
-            h = new(shape) if model.dropout else dropped
-            z = h if model.activation in IN_PLACE else new(shape)
-            turned = inputs.mT if layers else inputs
-            layers.append(_Buffer(inputs, turned, z, h, mask, dropped, slope, slope.mT))
-            inputs = following
-        outputs = network.outputs_TKB[..., :batch].unbind(0)
-        network.buffers[batch] = _Buffers(layers, outputs, torch.empty_like(mask))
+    """The buffers for batches of that many rows."""
+    if batch in network.buffers:
+        return network.buffers[batch]
+    model = network.recipe.model
+    new = partial(network.stretch.new_empty, dtype=network.compute)
+    layers: list[_Buffer] = []
+    inputs = new(0)
+    for _, _, units in network.layers:
+        shape = (*network.lead, units, batch)
+        following = new(*network.lead, units + network.ones, batch).fill_(1)
+        dropped = following[..., :units, :]
+        slope = new(shape)
+        mask = network.stretch.new_empty(shape)
+        h = new(shape) if model.dropout else dropped
+        z = h if model.activation in IN_PLACE else new(shape)
+        inputs_BD = inputs.mT if layers else inputs
+        layers.append(_Buffer(inputs, inputs_BD, z, h, mask, dropped, slope, slope.mT))
+        inputs = following
+    outputs = network.outputs_TKB[..., :batch].unbind(0)
+    network.buffers[batch] = _Buffers(layers, outputs, torch.empty_like(mask))
     return network.buffers[batch]
 
 
-def _program(network: Network, slot: _Slot, batch: int) -> _Program:
-    model, product = network.recipe.model, network.product
+def _program(network: Network, slot: Slot, batch: int) -> _Program:
+    """The program of a slot for batches of that many rows."""
+    model = network.recipe.model
+    product = network.product
     # normalisation is always in the parameters' dtype
-    own_before, own_after = network.before[slot.before], network.after[slot.gradient]
+    own_before = network.before[slot.before]
+    own_after = network.after[slot.gradient]
     before, after = network.computed or (own_before, own_after)
-    layers, outputs, found = _buffers(network, batch)
+    layers, outputs, scratch = _buffers(network, batch)
     plain = FORWARD[model.activation]
-    activate, bend = ACTIVATIONS.get(
-        model.activation, (partial(_activate, plain), partial(_bend, plain))
-    )
+    by_autograd = partial(_activate, plain), partial(_bend, plain)
+    activate, bend = ACTIVATIONS.get(model.activation, by_autograd)
     load: list[Call] = []
     forward: list[Call] = []
     backward: list[Call] = []
     store: list[Call] = []
     if network.computed:
-        load += [partial(to.copy_, own) for to, own in zip(before.by_rows, own_before.by_rows)]
-        store += [
-            partial(own.copy_, computed) for own, computed in zip(own_after.by_rows, after.by_rows)
-        ]
+        for own, computed in zip(own_before.by_rows, before.by_rows):
+            load.append(partial(computed.copy_, own))
+        for own, computed in zip(own_after.by_rows, after.by_rows):
+            store.append(partial(own.copy_, computed))
     for i, buffer in enumerate(layers[:-1]):
         if i:
             forward.append(partial(product, before.matrices[i], buffer.inputs, out=buffer.z))
@@ -448,40 +466,40 @@ def _program(network: Network, slot: _Slot, batch: int) -> _Program:
         if model.dropout:
             forward.append(partial(torch.mul, buffer.h, buffer.mask, out=buffer.dropped))
     for i in range(len(layers) - 1, 0, -1):
-        above, buffer = layers[i], layers[i - 1]
-        factors = (
-            (above.inputs, above.slope_BH) if network.is_long[i] else (above.slope, above.inputs_BD)
-        )
+        above = layers[i]
+        buffer = layers[i - 1]
+        factors = (above.slope, above.inputs_BD)
+        if network.is_long[i]:
+            factors = (above.inputs, above.slope_BH)
         backward.append(partial(product, *factors, out=after.by_rows[i]))
         backward.append(partial(product, before.turned[i], above.slope, out=buffer.slope))
         if model.dropout:
             backward.append(partial(buffer.slope.mul_, buffer.mask))
         backward.append(bend(buffer.slope, buffer.z, buffer.h))
         if model.norm != "none":
-            backward.append(
-                partial(_normalise_backward, network, i - 1, buffer.slope, own_before, own_after)
-            )
-    program = _Program(load, forward, backward, before, after, layers, outputs, found, store)
+            views = (own_before, own_after)
+            backward.append(partial(_normalise_backward, network, i - 1, buffer.slope, *views))
+    program = _Program(load, forward, backward, before, after, layers, outputs, scratch, store)
     network.programs[slot, batch] = program
     return program
 
 
 def _slope_of_classes(
-    loss: Loss, outputs_KB: Tensor, batch: Any, found: Tensor, out: Tensor
+    loss: Loss, outputs_KB: Tensor, batch: Any, scratch: Tensor, out: Tensor
 ) -> None:
-    torch.softmax(outputs_KB, -2, out=found)
-    torch.addcmul(batch.shift_KB, found, batch.scale_1B, out=out)
+    torch.softmax(outputs_KB, -2, out=scratch)
+    torch.addcmul(batch.shift_KB, scratch, batch.scale_1B, out=out)
 
 
 def _slope_of_two_classes(
-    loss: Loss, outputs_1B: Tensor, batch: Any, found: Tensor, out: Tensor
+    loss: Loss, outputs_1B: Tensor, batch: Any, scratch: Tensor, out: Tensor
 ) -> None:
-    torch.sigmoid(outputs_1B, out=found)
-    torch.addcmul(batch.shift_KB, found, batch.scale_1B, out=out)
+    torch.sigmoid(outputs_1B, out=scratch)
+    torch.addcmul(batch.shift_KB, scratch, batch.scale_1B, out=out)
 
 
 def _slope_of_number(
-    loss: Loss, outputs_1B: Tensor, batch: Any, found: Tensor, out: Tensor
+    loss: Loss, outputs_1B: Tensor, batch: Any, scratch: Tensor, out: Tensor
 ) -> None:
     torch.sub(outputs_1B, batch.y_B.unsqueeze(-2), out=out)
     if isinstance(loss, Huber):
@@ -494,47 +512,45 @@ SLOPES: dict[str, Callable[[Loss, Tensor, Any, Tensor, Tensor], None]] = {
     "sigmoid": _slope_of_two_classes,
     "": _slope_of_number,
 }
-"""Link of the loss -> the gradient of the batch's share of it by the outputs; see
-`fast_batches.Batch`.
-"""
+"""Link of the loss -> the gradient of the batch's share of it by the outputs; see `Batch`."""
 
 
 def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:
-    """z (units, B) normalised in place; its normal form, before weight and bias, and 1 / deviation
-    are kept.
+    """Normalise z (units, B) in place.
+
+    The network stores its normal form, before weight and bias, and 1 / deviation.
     """
-    model, by_row, wide = (
-        network.recipe.model,
-        network.recipe.model.norm == "layer",
-        z.to(network.stretch.dtype),
-    )
+    model = network.recipe.model
+    by_row = model.norm == "layer"
+    wide = z.to(network.stretch.dtype)
     variance, mean = torch.var_mean(wide, dim=-2 if by_row else -1, correction=0, keepdim=True)
     inverse = (variance + model.norm_eps).rsqrt_()
     normal = (wide - mean).mul_(inverse)
     torch.addcmul(before.shifts[i], normal, before.scales[i], out=z)
     if not by_row:
-        share, rows = model.norm_momentum, z.shape[-1]
+        share = model.norm_momentum
+        rows = z.shape[-1]
         if model.norm_variance == "unbiased":
             variance = variance * (rows / (rows - 1))
-        for kept, seen in zip(network.statistics[f"norm{i + 1}"], (mean, variance)):
-            kept.mul_(1 - share).add_(seen[..., 0], alpha=share)
+        for running, of_batch in zip(network.statistics[f"norm{i + 1}"], (mean, variance)):
+            running.mul_(1 - share).add_(of_batch[..., 0], alpha=share)
     network.normals[i] = normal, inverse
 
 
 def _normalise_backward(
     network: Network, i: int, slope: Tensor, before: _Views, after: _Views
 ) -> None:
-    """With y the normal form and g the gradient by it: (g - mean(g) - y mean(g y)) / deviation, in
-    place.
+    """(g - mean(g) - y mean(g y)) / deviation, in place; y is the normal form, g the gradient by y.
+
+    The gradients by weight and bias go into `after`.
     """
-    (normal, inverse), axis = network.normals[i], -2 if network.recipe.model.norm == "layer" else -1
+    normal, inverse = network.normals[i]
+    axis = -2 if network.recipe.model.norm == "layer" else -1
     by_normal = slope.to(normal.dtype)
     torch.sum(by_normal * normal, -1, keepdim=True, out=after.scales[i])
     torch.sum(by_normal, -1, keepdim=True, out=after.shifts[i])
     by_normal.mul_(before.scales[i])
-    mean, projection = (
-        by_normal.mean(axis, keepdim=True),
-        (by_normal * normal).mean(axis, keepdim=True),
-    )
+    mean = by_normal.mean(axis, keepdim=True)
+    projection = (by_normal * normal).mean(axis, keepdim=True)
     by_normal.sub_(mean).addcmul_(normal, projection, value=-1)
     torch.mul(by_normal, inverse, out=slope)

@@ -1,5 +1,6 @@
 """One update of the fast engine: from a gradient to the next state."""
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
@@ -9,6 +10,7 @@ import torch
 
 from lockstep.errors import InputError
 from lockstep.recipe import Gradient, Optimizer, Recipe
+from pt_impl.fast.network import Slot
 from pt_impl.fast.optimizers.plain_rule import plain_rule
 from pt_impl.fast.optimizers.step import Moments, Rate, Room, Rule, add_decay
 from pt_impl.optimizer import MAKERS
@@ -20,13 +22,12 @@ Tensor = torch.Tensor
 
 
 def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
-    """What the optimizer remembers, before the first update: of every parameter (n,), or one number
-    for all.
+    """The optimizer's moments before the first update: vectors (n,), or one number for all.
 
-    What is remembered of the rows and columns of a weight joins it in the first update, by slot and
-    name.
+    The first update adds the moments of a weight's rows and columns, by slot and name.
     """
-    optimizer, file = recipe.optimizer, _file(recipe.optimizer)
+    optimizer = recipe.optimizer
+    file = _file(optimizer)
     if file is None:
         return _plain(optimizer).start(optimizer, parameters)
     moments: Moments = {}
@@ -39,46 +40,52 @@ def start_moments(recipe: Recipe, parameters: Tensor) -> Moments:
 
 
 def _file(optimizer: Optimizer) -> Any:
-    """The module of this engine that has its rule; None where there is none."""
+    """The module of this engine that has its rule; None if there is none."""
     name = f"pt_impl.fast.optimizers.{optimizer.file_name()}"
     return import_module(name) if find_spec(name) else None
 
 
 def _plain(optimizer: Optimizer) -> FromRule:
-    """The optimizer of the plain engine, whose rule is applied to the vectors."""
+    """The optimizer of the plain engine, whose rule is applied to the vectors.
+
+    Raises:
+        InputError: the rule treats each tensor as a whole.
+    """
     if optimizer.spec.by_tensor:
         raise InputError(
             f"--engine fast: {optimizer.name} treats each tensor as a whole, and has no "
-            "rule for this engine; plain "
-            "trains it"
+            "rule for this engine; plain trains it"
         )
-    made = MAKERS[optimizer.name](optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    assert isinstance(made, FromRule)
-    return made
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    plain = MAKERS[optimizer.name](optimizer, [{"params": [parameter]}])
+    assert isinstance(plain, FromRule)
+    return plain
 
 
-def make_step(recipe: Recipe) -> Any:
-    """(state, slot): the parameters after the update of the slot, from those before it; in
-    place.
-    """
-    optimizer, gradients = recipe.optimizer, recipe.gradient
-    file, decay = _file(optimizer), optimizer.decay_rate
+def make_step(recipe: Recipe) -> Callable[[Any, Slot], None]:
+    """(state, slot): write the parameters after the update of the slot, and the moments."""
+    optimizer = recipe.optimizer
+    gradients = recipe.gradient
+    file = _file(optimizer)
+    decay = optimizer.decay_rate
     rule: Rule = plain_rule(_plain(optimizer).rule) if file is None else file.rule
     is_l2 = bool(decay) and not optimizer.spec.decoupled
     is_decoupled = bool(decay) and optimizer.spec.decoupled
-    # in one pass over the vectors, where PyTorch has it so
+    # PyTorch makes some updates in one pass over the vectors
     is_fused = hasattr(file, "fuses") and file.fuses(optimizer)
 
     def move(state: Any, lr: Rate, before: Tensor, after: Tensor, gradient: Tensor) -> None:
-        work, room = state.work, Room(state.work[1], state.decayed, state.network)
+        work = state.work
+        room = Room(work[1], state.decayed, state.network)
         step, root, scale, has_rate, form = rule(
-            optimizer, lr, state.done[0], before, gradient, state.moments, room
+            optimizer, lr, state.updates[0], before, gradient, state.moments, room
         )
         if is_decoupled and form == "factor":
             before = torch.mul(before, _factor(lr, decay, state.decayed, before), out=work[2])
         elif is_decoupled and form == "step":
             step = step if root is None else torch.div(step, root, out=work[1])
-            step, root = add_decay(step, before, decay / scale, state.decayed, work[2]), None
+            step = add_decay(step, before, decay / scale, state.decayed, work[2])
+            root = None
         lr = 1.0 if has_rate else lr
         if not isinstance(lr, float):
             step = step if root is None else torch.div(step, root, out=work[1])
@@ -89,7 +96,8 @@ def make_step(recipe: Recipe) -> Any:
             torch.addcdiv(before, step, root, value=-lr * scale, out=after)
 
     def move_fused(state: Any, lr: float, before: Tensor, after: Tensor, gradient: Tensor) -> None:
-        counter, decay_left = state.counter.fill_(state.done[0] + 1), decay if is_decoupled else 0.0
+        counter = state.counter.fill_(state.updates[0] + 1)
+        decay_left = decay if is_decoupled else 0.0
         if decay_left and state.decayed is not None:
             torch.mul(before, _factor(lr, decay_left, state.decayed, before), out=after)
             decay_left = 0.0
@@ -97,13 +105,13 @@ def make_step(recipe: Recipe) -> Any:
             after.copy_(before)
         file.fused(optimizer, lr, decay_left, counter, after, gradient, state.moments)
 
-    def apply(state: Any, slot: Any) -> None:
-        network, update, work = state.network, state.done[0], state.work
-        before, after, gradient = (
-            network.rows[slot.before],
-            network.rows[slot.after],
-            network.gradient_rows[slot.gradient],
-        )
+    def apply(state: Any, slot: Slot) -> None:
+        network = state.network
+        update = state.updates[0]
+        work = state.work
+        before = network.rows[slot.before]
+        after = network.rows[slot.after]
+        gradient = network.gradient_rows[slot.gradient]
         lr = state.rates[update] if state.layers is None else state.rates[update][state.layers]
         if gradients.clip == "norm":
             gradient = _clip_norm(gradients, network, gradient, work[0])
@@ -117,24 +125,21 @@ def make_step(recipe: Recipe) -> Any:
             move(state, lr, before, after, gradient)
         if state.average is not None:
             state.average.lerp_(after, 1 - recipe.average.decay)
-        state.done[0] = update + 1
+        state.updates[0] = update + 1
 
     return apply
 
 
 def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor) -> Tensor:
-    """A gradient with a norm of at most `clip_at`; of members each by its own."""
+    """The gradient with a norm of at most `clip_at`; each member is clipped by its own norm."""
     parts = [(gradient[None], out[None])]
     if network.lead:
-        # of each layer what the members have (S, parameters)
-        places = [
-            slice(begin, begin + prod((*network.lead, *shape)))
-            for begin, shape in network.places.values()
-        ]
-        parts = [
-            (gradient[place].view(*network.lead, -1), out[place].view(*network.lead, -1))
-            for place in places
-        ]
+        # each layer's gradients by member (S, parameters)
+        parts = []
+        for begin, shape in network.places.values():
+            place = slice(begin, begin + prod((*network.lead, *shape)))
+            of_layer = gradient[place].view(*network.lead, -1)
+            parts.append((of_layer, out[place].view(*network.lead, -1)))
     norms = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part, _ in parts]
     norm_S1 = norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
     factor_S1 = (gradients.clip_at / (norm_S1 + gradients.clip_eps)).clamp_(max=1.0)
@@ -144,7 +149,7 @@ def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor)
 
 
 def _factor(rate: Rate, decay: float, decayed: Tensor | None, like: Tensor) -> Any:
-    """1 - rate decay, in float64 and rounded once."""
+    """1 - rate decay, computed in float64 and rounded once."""
     if decayed is None and isinstance(rate, float):
         return 1 - rate * decay
     which = torch.ones_like(like) if decayed is None else decayed

@@ -1,8 +1,8 @@
-"""What a rule of the fast engine is given and gives back.
+"""The arguments and results of the fast engine's rules.
 
 A rule is (optimizer, lr, update, parameter, gradient, moments, room) -> `Step`. Vectors (n,) have a
-place for every parameter of the network; `lr` is a number, or one for each place; the moments are
-changed in place.
+place for every parameter of the network. `lr` is one number, or one for each place. The rule
+changes the moments in place.
 """
 
 from collections.abc import Callable
@@ -25,25 +25,25 @@ __all__ = [
 
 Tensor = torch.Tensor
 Moments = dict[str, Tensor]
-"""Slot -> vector, or one number for all; of a weight alone "slot/name" -> its rows or columns."""
+"""Slot -> vector, or one number for all; "slot/name" -> the rows or columns of one weight."""
 Rate = Any
 """A number, or one for each place (n,)."""
 
 
 class Step(NamedTuple):
-    """The step is lr scale over / root, a root of None being 1."""
+    """The step is lr scale over / root; a root of None is 1."""
 
     over: Tensor
     root: Tensor | None = None
     scale: float = 1.0
     has_rate: bool = False
-    """lr is in `over` already."""
+    """Whether `over` has the factor lr already."""
     decay: Literal["step", "factor", "done"] = "step"
-    """A decoupled decay is a part of the step, a factor on the parameter, or in `over` already."""
+    """A decoupled decay is a term of the step, a factor on the parameter, or in `over` already."""
 
 
 class Room(NamedTuple):
-    """What a rule may use beside its arguments."""
+    """The means of a rule beside its arguments."""
 
     work: Tensor
     """A vector to write on."""
@@ -53,15 +53,18 @@ class Room(NamedTuple):
     """The network of the fast engine."""
 
     def tensors(self, vector: Tensor) -> dict[str, Tensor]:
-        """Canonical name -> its part of a vector that lives as long as the network, as (rows,
-        columns); of a bias one row."""
-        place, cache = vector.data_ptr(), self.network.tensors
+        """Canonical name -> its part (rows, columns) of a vector; a bias is one row.
+
+        The vector lives as long as the network, which stores the parts.
+        """
+        place = vector.data_ptr()
+        cache = self.network.tensors
         if place not in cache:
-            parts, axes = self.network.named(vector), 2 + len(self.network.lead)
-            cache[place] = {
-                name: part if part.ndim == axes else part.unsqueeze(-2)
-                for name, part in parts.items()
-            }
+            axes = 2 + len(self.network.lead)
+            parts = self.network.named(vector)
+            for name, part in parts.items():
+                parts[name] = part if part.ndim == axes else part.unsqueeze(-2)
+            cache[place] = parts
         tensors: dict[str, Tensor] = cache[place]
         return tensors
 
@@ -72,7 +75,7 @@ Rule = Callable[[Any, Rate, int, Tensor, Tensor, Moments, Room], Step]
 def add_decay(
     vector: Tensor, parameter: Tensor, decay: float, decayed: Tensor | None, out: Tensor
 ) -> Tensor:
-    """vector + decay parameter, where it decays."""
+    """vector + decay parameter, where weight decay acts."""
     if decayed is None:
         return torch.add(vector, parameter, alpha=decay, out=out)
     return torch.addcmul(vector, parameter, decayed, value=decay, out=out)
@@ -81,9 +84,7 @@ def add_decay(
 def two_moments(
     beta1: float, beta2: float, update: int, gradient: Tensor, moments: Moments
 ) -> tuple[Tensor, Tensor, float, float]:
-    """Moving averages of the gradient and of its square, and what they lack for having begun at
-    0.
-    """
+    """Moving averages of the gradient and its square, and the two factors of bias correction."""
     first = moments["first"].lerp_(gradient, 1 - beta1)
     second = moments["second"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     return first, second, 1 - beta1 ** (update + 1), 1 - beta2 ** (update + 1)
@@ -103,5 +104,5 @@ def norm(part: Tensor) -> Tensor:
 
 
 def root_mean_square(part: Tensor) -> Tensor:
-    """Of the elements of each matrix (..., 1, 1)."""
+    """The root mean square of each matrix (..., 1, 1)."""
     return norm(part).div_((part.shape[-2] * part.shape[-1]) ** 0.5)
