@@ -1,6 +1,4 @@
-"""The engines as contenders: each trains a whole run from its start, everything already on the
-device.
-"""
+"""The engines as contenders: each trains a whole run, with everything on the device already."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -74,8 +72,10 @@ def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepar
     double = recipe.training.dtype == "float64"
     data = members[0].cast(recipe.dtype)
     with jax.enable_x64(double):
-        drawn = [(data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs)]
-        epochs = [load_batches(recipe, data, *one, place) for one in drawn]
+        epochs = []
+        for epoch in range(data.epochs):
+            batches = data.batches(epoch)
+            epochs.append(load_batches(recipe, data, batches, data.masks(epoch), place))
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
         start = engine.initial_state(recipe, data, place)
         devices.synchronise((whole, start))
@@ -83,7 +83,8 @@ def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepar
 
     def reset() -> None:
         with jax.enable_x64(double):
-            last[:] = [jax.tree.map(jnp.copy, start)]  # an update takes the memory of its state
+            # an update takes the memory of its state
+            last[:] = [jax.tree.map(jnp.copy, start)]
         devices.synchronise(last)
 
     def run() -> None:
@@ -113,12 +114,14 @@ def _plain(recipe: Recipe, members: Members, device: str, run_from: Any, split: 
     with jax.enable_x64(double):
         epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
         whole = jax.tree.map(lambda *arrays: jax.device_put(np.concatenate(arrays), place), *epochs)
-        batches, start = split(whole), train.initial_state(recipe, data, place)
+        batches = split(whole)
+        start = train.initial_state(recipe, data, place)
         devices.synchronise((batches, start))
     last: list[State] = []
 
     def reset() -> None:
-        last[:] = [start]  # an update changes nothing in place
+        # an update changes nothing in place
+        last[:] = [start]
 
     def run() -> None:
         with jax.enable_x64(double):

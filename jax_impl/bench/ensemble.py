@@ -1,4 +1,4 @@
-"""The ensemble as a contender: all members' batches are loaded before the clock starts."""
+"""The ensemble as a contender, with all members' batches loaded before the clock starts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["many_seeds"]
 def many_seeds(
     recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
 ) -> Prepared:
-    """JAX, `vmap` over members, each local device with blocks of its own."""
+    """JAX, `vmap` over members, and blocks of members on each local device."""
     from concurrent.futures import ThreadPoolExecutor
 
     import jax
@@ -32,10 +32,10 @@ def many_seeds(
     last: list[Any] = []
     with jax.enable_x64(double):
         stacked = [(stack(recipe, block), local[i % len(local)]) for i, block in enumerate(blocks)]
-        loaded = [
-            [ensemble.load_batches(recipe, data, *part[:2], own) for part in stretches(block)]
-            for (data, own), block in zip(stacked, blocks)
-        ]
+        loaded = []
+        for (data, own), block in zip(stacked, blocks):
+            parts = [(batches, masks) for batches, masks, _ in stretches(block)]
+            loaded.append([ensemble.load_batches(recipe, data, *part, own) for part in parts])
 
     def train(first: int) -> None:
         with jax.enable_x64(double), jax.default_device(local[first]):

@@ -1,9 +1,8 @@
-"""The engines as contenders: each trains a whole run from its start, everything already on the
-device.
-"""
+"""The engines as contenders: each trains a whole run, with everything on the device already."""
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from lockstep.bench.prepared import Prepared, Unable
@@ -17,7 +16,8 @@ __all__ = ["compiled", "fast", "graph", "steps", "unrecorded"]
 
 Members = Sequence[PreparedData]
 
-UPDATES_A_GRAPH = 8  # more updates in one PyTorch graph take longer to compile and run no faster
+UPDATES_A_GRAPH = 8
+"""Updates of one graph; with more, PyTorch takes longer to compile and runs no faster."""
 
 
 def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -28,9 +28,8 @@ def steps(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
-    batches = [
-        batch for epoch in range(data.epochs) for batch in train.load_batches(data, epoch, place)
-    ]
+    epochs = [train.load_batches(data, epoch, place) for epoch in range(data.epochs)]
+    batches = list(chain(*epochs))
     update = make_update(recipe)
     last: list[State] = []
 
@@ -68,13 +67,14 @@ def unrecorded(recipe: Recipe, members: Members, device: str, threads: int) -> P
 
 def _fast(recipe: Recipe, members: Members, device: str, segment: Any) -> Prepared:
     from pt_impl.fast import train as engine
-    from pt_impl.fast.batches import load_batches
+    from pt_impl.fast.batches import Batch, load_batches
     from pt_impl.io import device as devices
 
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
-    epochs = ((data.batches(epoch), data.masks(epoch)) for epoch in range(data.epochs))
-    batches = [batch for drawn in epochs for batch in load_batches(recipe, data, *drawn, place)]
+    batches: list[Batch] = []
+    for epoch in range(data.epochs):
+        batches += load_batches(recipe, data, data.batches(epoch), data.masks(epoch), place)
     last: list[engine.State] = []
 
     def reset() -> None:
@@ -97,9 +97,8 @@ def compiled(recipe: Recipe, members: Members, device: str, threads: int) -> Pre
     """PyTorch, `torch.compile` over graphs of several updates in functional form."""
     import torch
 
-    return _functional(
-        recipe, members, device, partial(torch.compile, fullgraph=True, dynamic=False)
-    )
+    compiler = partial(torch.compile, fullgraph=True, dynamic=False)
+    return _functional(recipe, members, device, compiler)
 
 
 def graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepared:
@@ -112,52 +111,49 @@ def graph(recipe: Recipe, members: Members, device: str, threads: int) -> Prepar
 
 
 def _captured(updates: Any) -> Any:
-    """The same function, from a CUDA graph for each size; arguments and results are copied to and
-    from the graph's
-    own memory. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs"""
+    """The same function, replayed from a CUDA graph for each size.
+
+    Arguments and results are copied to and from the graph's own memory, see
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    """
     import torch
 
     graphs: dict[int, Any] = {}
 
     def unpacked(*arguments: Any) -> list[torch.Tensor]:
-        parameters, moments, *rest = arguments
-        return [
-            *parameters.values(),
-            *(moment for kept in moments.values() for moment in kept),
-            *rest,
-        ]
+        parameters, moments, *batches = arguments
+        return [*parameters.values(), *chain(*moments.values()), *batches]
+
+    def cloned(parameters: Any, moments: Any) -> tuple[Any, Any]:
+        own_moments = {}
+        for name, slots in moments.items():
+            own_moments[name] = tuple(moment.clone() for moment in slots)
+        return {name: tensor.clone() for name, tensor in parameters.items()}, own_moments
 
     def capture(parameters: Any, moments: Any, *batches: Any) -> Any:
-        own = (
-            {name: tensor.clone() for name, tensor in parameters.items()},
-            {name: tuple(moment.clone() for moment in kept) for name, kept in moments.items()},
-            *(batch.clone() for batch in batches),
-        )
+        own = (*cloned(parameters, moments), *(batch.clone() for batch in batches))
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(3):  # before the capture, so that libraries have set themselves up
+            # libraries set themselves up before the capture
+            for _ in range(3):
                 updates(*own)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            found = updates(*own)
-        return graph, own, found
+            results = updates(*own)
+        return graph, own, results
 
     def replay(*arguments: Any) -> Any:
         size = len(arguments[2])
         if size not in graphs:
             graphs[size] = capture(*arguments)
-        graph, own, found = graphs[size]
-        for to, given in zip(unpacked(*own), unpacked(*arguments)):
-            to.copy_(given)
+        graph, own, results = graphs[size]
+        for to, argument in zip(unpacked(*own), unpacked(*arguments)):
+            to.copy_(argument)
         graph.replay()
-        parameters, moments, scalars = found
-        return (
-            {name: tensor.clone() for name, tensor in parameters.items()},
-            {name: tuple(moment.clone() for moment in kept) for name, kept in moments.items()},
-            scalars.clone(),
-        )
+        parameters, moments, scalars = results
+        return *cloned(parameters, moments), scalars.clone()
 
     return replay
 
@@ -165,69 +161,25 @@ def _captured(updates: Any) -> Any:
 def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> Prepared:
     """Updates as pure functions, several at a time through what `turned` makes of them."""
     import torch
-    from torch.func import functional_call, grad_and_value
 
     from pt_impl import model
-    from pt_impl.bench.functional import initial_moments, update_parameter
+    from pt_impl.bench.functional import initial_moments, make_updates
     from pt_impl.io import device as devices
 
-    if recipe.loss != Loss():
-        raise Unable(
-            f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it"
-        )
-    if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
-        raise Unable("has neither clipping, accumulation, averages nor mixed precision")
-    optimizer = recipe.optimizer
-    if not isinstance(optimizer, Sgd | Adam | AdamW):
-        raise Unable(f"has SGD, Adam and AdamW, not {optimizer.name}")
+    optimizer = _functional_optimizer(recipe)
     place = devices.select_device(device)
     data = members[0].cast(recipe.dtype)
     network = model.build_model(recipe, data, place)
-    x_ND, y_N = (
-        torch.from_numpy(data.train_x_ND).to(place),
-        torch.from_numpy(data.train_y_N).to(place),
-    )
+    x_ND = torch.from_numpy(data.train_x_ND).to(place)
+    y_N = torch.from_numpy(data.train_y_N).to(place)
     epochs = [data.batches(epoch) for epoch in range(data.epochs)]
     rows_TB = torch.cat([torch.from_numpy(epoch.rows_TB) for epoch in epochs]).to(place)
-    weight_TB = torch.cat([torch.from_numpy(epoch.weight_TB) for epoch in epochs]).to(
-        place, x_ND.dtype
-    )
-    x_TBD, y_TB = x_ND[rows_TB], y_N[rows_TB]
-    lr_T = torch.from_numpy(learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)).to(
-        place
-    )
+    weight_TB = torch.cat([torch.from_numpy(epoch.weight_TB) for epoch in epochs])
+    rates_T = learning_rates(recipe, data.updates_per_epoch).astype(recipe.dtype)
+    lr_T = torch.from_numpy(rates_T).to(place)
     update_T = torch.arange(1, len(lr_T) + 1, device=place, dtype=x_ND.dtype)
-
-    def loss_of(parameters: Any, x_BD: Any, y_B: Any, weight_B: Any) -> Any:
-        loss_B = torch.nn.functional.cross_entropy(
-            functional_call(network, parameters, (x_BD,)), y_B, reduction="none"
-        )
-        return (loss_B * weight_B).sum() / weight_B.sum()
-
-    def norm(tensors: Any) -> Any:
-        return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
-
-    def updates(
-        parameters: Any, moments: Any, x: Any, y: Any, weight: Any, lr: Any, number: Any
-    ) -> Any:
-        scalars: list[Any] = []
-        for t in range(len(x)):
-            before = parameters
-            gradients, loss = grad_and_value(loss_of)(parameters, x[t], y[t], weight[t])
-            after = {
-                name: update_parameter(
-                    optimizer, lr[t], number[t], parameters[name], gradient, moments[name]
-                )
-                for name, gradient in gradients.items()
-            }
-            parameters = {name: pair[0] for name, pair in after.items()}
-            moments = {name: pair[1] for name, pair in after.items()}
-            # the other contenders compute these at every update too
-            changes = [parameters[name] - before[name] for name in parameters]
-            scalars += [loss, norm(gradients.values()), norm(changes)]
-        return parameters, moments, torch.stack(scalars)
-
-    several = turned(updates)
+    columns = (x_ND[rows_TB], y_N[rows_TB], weight_TB.to(place, x_ND.dtype), lr_T, update_T)
+    several = turned(make_updates(optimizer, network))
     last: list[Any] = []
 
     def reset() -> None:
@@ -238,12 +190,11 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
 
     def run() -> None:
         parameters, moments = last
-        found = []
+        scalars = []
         for begin in range(0, len(lr_T), UPDATES_A_GRAPH):
-            cut = slice(begin, begin + UPDATES_A_GRAPH)
-            arguments = (x_TBD[cut], y_TB[cut], weight_TB[cut], lr_T[cut], update_T[cut])
-            parameters, moments, scalars = several(parameters, moments, *arguments)
-            found.append(scalars)
+            batches = [column[begin : begin + UPDATES_A_GRAPH] for column in columns]
+            parameters, moments, of_batches = several(parameters, moments, *batches)
+            scalars.append(of_batches)
         devices.synchronise(parameters)
         last[:] = [parameters, moments]
 
@@ -251,3 +202,21 @@ def _functional(recipe: Recipe, members: Members, device: str, turned: Any) -> P
         return [{name: tensor.cpu().numpy().T for name, tensor in last[0].items()}]
 
     return Prepared(reset, run, exported, devices.describe_environment(place))
+
+
+def _functional_optimizer(recipe: Recipe) -> Sgd | Adam | AdamW:
+    """The recipe's optimizer.
+
+    Raises:
+        Unable: the recipe has something that the functional form lacks.
+    """
+    if recipe.loss != Loss():
+        raise Unable(
+            f"has cross entropy without its knobs, not {recipe.loss.name} as the recipe has it"
+        )
+    if recipe.gradient != Gradient() or recipe.average.decay or recipe.training.compute != "same":
+        raise Unable("has neither clipping, accumulation, averages nor mixed precision")
+    optimizer = recipe.optimizer
+    if not isinstance(optimizer, Sgd | Adam | AdamW):
+        raise Unable(f"has SGD, Adam and AdamW, not {optimizer.name}")
+    return optimizer

@@ -1,4 +1,4 @@
-"""The ensemble as a contender: all members' batches are loaded before the clock starts."""
+"""The ensemble as a contender, with all members' batches loaded before the clock starts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["many_seeds"]
 def many_seeds(
     recipe: Recipe, members: Sequence[PreparedData], device: str, threads: int
 ) -> Prepared:
-    """PyTorch, the products of many members at once, blocks of them side by side in threads."""
+    """PyTorch, products of many members at once, and a thread for each block of members."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -27,10 +27,10 @@ def many_seeds(
     workers = ensemble.THREADS if place.type == "cpu" else 1
     blocks = blocks_of(members, default_chunk(members, ensemble.CHUNK), workers)
     stacked = [stack(recipe, block) for block in blocks]
-    loaded = [
-        [ensemble.load_batches(recipe, data, *part[:2], place) for part in stretches(block)]
-        for data, block in zip(stacked, blocks)
-    ]
+    loaded = []
+    for data, block in zip(stacked, blocks):
+        parts = [(batches, masks) for batches, masks, _ in stretches(block)]
+        loaded.append([ensemble.load_batches(recipe, data, *part, place) for part in parts])
     segment = ensemble.make_segment(recipe.update_rule)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     last: list[Any] = []
