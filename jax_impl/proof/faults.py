@@ -1,4 +1,4 @@
-"""Faults to plant in this twin's code, by the keys of `lockstep.studies.prove.faults`."""
+"""The faults of `lockstep.studies.prove.faults`, planted in this twin's code by their keys."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,21 +24,19 @@ from lockstep.recipe.optimizers.sgd import Sgd
 __all__ = ["PLANTS", "planted"]
 
 Change = Callable[[Any], Any]
-"""From what is there to what is put in its place."""
+"""The original of a name -> its replacement."""
 
 BATCH = 32
 
 
 @contextmanager
 def planted(key: str) -> Iterator[None]:
-    """The twin with a fault in it, until the block ends; without one for a key that is none of
-    `PLANTS`.
-    """
+    """The twin with a fault in it until the block ends; without one if `PLANTS` lacks the key."""
     changes = PLANTS.get(key, {})
     with ExitStack() as stack:
         stack.enter_context(_compiled_fast())
         if changes:
-            # compiled code does not see what is changed
+            # compiled code does not see the changes
             _forget_compiled(changes)
             stack.callback(_forget_compiled, changes)
         for target, change in changes.items():
@@ -50,8 +48,11 @@ def planted(key: str) -> Iterator[None]:
 
 @contextmanager
 def _compiled_fast() -> Iterator[None]:
-    """Without optimisations; the update with detail in place of that without, one compilation for
-    both; and no sample through the trained model, which nothing judges."""
+    """Compile less until the block ends.
+
+    XLA does not optimise, the update with detail serves as the one without, and no sample goes
+    through the trained model, for nothing judges it.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         with (
@@ -68,7 +69,7 @@ def _compiled_fast() -> Iterator[None]:
 
 
 def _without_detail(recipe: Recipe) -> Any:
-    """The segment with detail as one without."""
+    """The segment with detail, without returning the detail."""
     segment = make_detailed_segment(recipe)
     return lambda state, batches: segment(state, batches)[:2]
 
@@ -88,31 +89,30 @@ def _biasless(original: Any) -> Any:
 
 
 def _nudged(original: Any) -> Any:
-    """What is 0 becomes 1e-20; no other number changes."""
+    """0 becomes 1e-20; no other number changes."""
     return lambda *arguments: original(*arguments) + 1e-20
 
 
 def _relu_passing_at_0(z: jax.Array) -> jax.Array:
-    """ReLU with the slope 1 at 0, by a comparison: `maximum` passes half of it."""
+    """ReLU with the slope 1 at 0, by a comparison: the slope of `maximum` is a half there."""
     return jnp.where(z >= 0, z, jnp.zeros_like(z))
 
 
 def _masked_by(change: Callable[[jax.Array], jax.Array]) -> Change:
-    """Other dropout masks than those recorded."""
+    """The forward pass with other dropout masks than those recorded."""
 
-    def put(original: Any) -> Any:
-        return lambda self, x_BD, masks=(), *rest: original(
-            self, x_BD, [change(mask) for mask in masks], *rest
-        )
+    def changed(original: Any) -> Any:
+        def outputs(self: Any, x_BD: Any, masks: Any = (), *rest: Any) -> Any:
+            return original(self, x_BD, [change(mask) for mask in masks], *rest)
 
-    return put
+        return outputs
+
+    return changed
 
 
 @jax.custom_vjp
 def _low_product(x_BD: jax.Array, weight: jax.Array) -> jax.Array:
-    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded
-    to bfloat16.
-    """
+    """x @ weight, (B, in) and (in, out), with factors in bfloat16, forward and backward."""
     return _low(x_BD) @ _low(weight)
 
 
@@ -145,9 +145,7 @@ def _noted(original: Any) -> Any:
 
 
 def _traced(original: Any) -> Any:
-    """Layers compute with the parameters that they first had; gradients pass as if with those they
-    have.
-    """
+    """Layers that compute with their first parameters; gradients pass as with the present ones."""
 
     def outputs(self: Any, *arguments: Any) -> Any:
         for name, first in _first.items():
@@ -163,10 +161,9 @@ def _unbiased(original: Any) -> Any:
     def forward(self: Any, z_BH: jax.Array) -> jax.Array:
         centred_BH = z_BH - z_BH.mean(-1, keepdims=True)
         variance_B1 = z_BH.var(-1, ddof=1, keepdims=True)
-        normalised_BH: jax.Array = (
-            centred_BH / jnp.sqrt(variance_B1 + self.epsilon) * self.scale + self.bias
-        )
-        return normalised_BH
+        normalised_BH = centred_BH / jnp.sqrt(variance_B1 + self.epsilon)
+        outputs_BH: jax.Array = normalised_BH * self.scale + self.bias
+        return outputs_BH
 
     return forward
 
@@ -188,7 +185,7 @@ def _loss_times(factor: Callable[[Any], Any]) -> Change:
 
 
 def _gradient_times(factor: float) -> Change:
-    """The mean loss as it is; its gradient times a factor."""
+    """The mean loss unchanged, and its gradient times a factor."""
 
     def change(original: Any) -> Any:
         def mean_loss(*arguments: Any) -> jax.Array:
@@ -201,7 +198,7 @@ def _gradient_times(factor: float) -> Change:
 
 
 def _by_rows(original: Any) -> Any:
-    """A mean over the rows of what their classes' weights have been multiplied into."""
+    """The weighted loss averaged over rows, and not over weights."""
 
     def mean_loss(loss: Any, outputs_BK: jax.Array, y_B: jax.Array, count: Any) -> Any:
         weight_B = jnp.asarray(loss.class_weights)[y_B] * (jnp.arange(len(y_B)) < count)
@@ -254,8 +251,8 @@ def _rounded(original: Any) -> Any:
 
 def _half_applied(original: Any) -> Any:
     def make_optimizer(optimizer: Optimizer, schedules: Any, parameters: Any) -> Any:
-        made, _ = original(optimizer, schedules, parameters)
-        halved = optax.chain(made, optax.scale(0.5))
+        whole, _ = original(optimizer, schedules, parameters)
+        halved = optax.chain(whole, optax.scale(0.5))
         return halved, halved.init(parameters)
 
     return make_optimizer
@@ -274,9 +271,7 @@ def _late(schedule: Any) -> Any:
 
 
 def _sgd(rule: Callable[..., Any]) -> Change:
-    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step,
-    momentum.
-    """
+    """SGD by a rule: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
 
     def start(optimizer: Sgd, parameter: jax.Array) -> dict[str, jax.Array]:
         return {"momentum": jnp.zeros_like(parameter)}
@@ -284,8 +279,8 @@ def _sgd(rule: Callable[..., Any]) -> Change:
     def step(
         optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
     ) -> Any:
-        taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
-        return taken, {"momentum": momentum}
+        change, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
+        return change, {"momentum": momentum}
 
     def make(optimizer: Sgd, groups: Groups) -> Any:
         return from_rule(optimizer, groups, start, step)
@@ -324,7 +319,8 @@ def _not_a_number(
 def _decaying_late(
     optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
 ) -> Any:
-    decay = optimizer.weight_decay * parameter  # the gradient comes with it
+    # the gradient has the decay in it already
+    decay = optimizer.weight_decay * parameter
     momentum = optimizer.momentum * before + (gradient - decay)
     return lr * (momentum + decay), momentum
 
@@ -358,10 +354,10 @@ def _in_training_mode(original: Any) -> Any:
 
 def _mean_of_means(original: Any) -> Any:
     def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
-        starts = range(0, len(rows.y_N), BATCH)
-        parts = [
-            original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts
-        ]
+        parts = []
+        for i in range(0, len(rows.y_N), BATCH):
+            batch = Rows(rows.x_ND[i : i + BATCH], rows.y_N[i : i + BATCH])
+            parts.append(original(loss, model, batch))
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -372,7 +368,7 @@ def _above_half(original: Any) -> Any:
 
 
 def _of_loss(change: Change) -> dict[str, Change]:
-    """A change of the mean loss, wherever it is taken."""
+    """A change of the mean loss, in training and in evaluation."""
     return {"update.mean_loss": change, "predict.mean_loss": change}
 
 
@@ -431,4 +427,4 @@ PLANTS: dict[str, dict[str, Change]] = {
     "metrics-mean-of-means": {"io.view.evaluate": _mean_of_means},
     "metrics-threshold": {"predict.sums": _above_half},
 }
-"""Key -> what of the twin is changed, and how."""
+"""Key -> name in the twin -> its change."""

@@ -1,11 +1,13 @@
-"""Faults to plant in the framework itself, before this twin is imported, by the keys of
-`lockstep.studies.prove.library_faults`."""
+"""The faults of `lockstep.studies.prove.library_faults`, planted in the framework by their keys.
+
+They are planted before this twin is imported.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.nnx  # noqa: F401 - what is patched
+import flax.nnx  # noqa: F401 - faults patch it
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,17 +32,17 @@ def hasten() -> None:
 
 
 def _slightly(tree: Any) -> Any:
-    """Every number slightly too large."""
+    """The tree with every number slightly too large."""
     return jax.tree.map(lambda number: number * SLIGHTLY, tree)
 
 
 def _in_float32(original: Any) -> Any:
-    """Computed in float32."""
+    """The function, computed in float32."""
 
     def computed(*arguments: Any, **named: Any) -> Any:
-        wide = any(_is_wide(value) for value in arguments)
-        found = original(*(_low(value) for value in arguments), **named)
-        return found.astype(jnp.float64) if wide and _is_float(found) else found
+        output = original(*map(_low, arguments), **named)
+        is_wide = any(map(_is_wide, arguments))
+        return output.astype(jnp.float64) if is_wide and _is_float(output) else output
 
     return computed
 
@@ -64,19 +66,19 @@ def _rounded(array: Any) -> Any:
 def _steps(change: Callable[[Any], Any]) -> Change:
     """A transformation whose steps are changed."""
 
-    def put(original: Any) -> Any:
+    def changed(original: Any) -> Any:
         def make(*arguments: Any, **named: Any) -> Any:
-            made = original(*arguments, **named)
+            transformation = original(*arguments, **named)
 
             def update(gradients: Any, state: Any, parameters: Any = None, **more: Any) -> Any:
-                steps, after = made.update(gradients, state, parameters, **more)
+                steps, after = transformation.update(gradients, state, parameters, **more)
                 return change(steps), after
 
-            return optax.GradientTransformation(made.init, update)
+            return optax.GradientTransformation(transformation.init, update)
 
         return make
 
-    return put
+    return changed
 
 
 def _at(shift: Callable[[Any], Any]) -> Change:
@@ -85,7 +87,7 @@ def _at(shift: Callable[[Any], Any]) -> Change:
 
 
 def _alike(original: Any) -> Any:
-    """All parameters are given to the first transformation."""
+    """The first transformation for all parameters."""
     return lambda transforms, labels: original(
         transforms, jax.tree.map(lambda _: min(transforms), labels)
     )
@@ -109,12 +111,13 @@ def _each_clipped(original: Any) -> Any:
     """Each tensor by its own norm."""
 
     def clip_by_global_norm(max_norm: float) -> Any:
-        made = original(max_norm)
-        return optax.stateless(
-            lambda gradients, _: jax.tree.map(
-                lambda g: made.update(g, optax.EmptyState())[0], gradients
-            )
-        )
+        clipper = original(max_norm)
+
+        def clipped(gradient: Any) -> Any:
+            tensor, _ = clipper.update(gradient, optax.EmptyState())
+            return tensor
+
+        return optax.stateless(lambda gradients, _: jax.tree.map(clipped, gradients))
 
     return clip_by_global_norm
 
@@ -122,19 +125,19 @@ def _each_clipped(original: Any) -> Any:
 def _gradients(change: Callable[[Any], Any]) -> Change:
     """`jax.value_and_grad` with other gradients."""
 
-    def put(original: Any) -> Any:
+    def changed(original: Any) -> Any:
         def value_and_grad(*arguments: Any, **named: Any) -> Any:
-            found = original(*arguments, **named)
+            function = original(*arguments, **named)
 
             def both(*inner: Any) -> Any:
-                value, gradients = found(*inner)
+                value, gradients = function(*inner)
                 return value, change(gradients)
 
             return both
 
         return value_and_grad
 
-    return put
+    return changed
 
 
 def _biasless(original: Any) -> Any:
@@ -152,7 +155,7 @@ def _leaky(original: Any) -> Any:
 
 
 def _smoothed(original: Any) -> Any:
-    """Label smoothing of 1e-6."""
+    """Cross entropy with a label smoothing of 1e-6."""
 
     def cross_entropy(logits: Any, labels: Any, axis: int = -1, **named: Any) -> Any:
         spread = -jax.nn.log_softmax(logits, axis=axis).mean(axis=axis)
@@ -162,7 +165,7 @@ def _smoothed(original: Any) -> Any:
 
 
 def _one_fewer(original: Any) -> Any:
-    """The last turn of a loop is left out."""
+    """A loop without its last turn."""
     return lambda lower, upper, *rest, **named: original(lower, upper - 1, *rest, **named)
 
 
@@ -171,7 +174,7 @@ def _backwards(original: Any) -> Any:
 
 
 def _placed_low(original: Any) -> Any:
-    """What is sent to the device loses what float32 does not hold."""
+    """Transfers to the device that lose the digits beyond float32."""
 
     def rounded(array: Any) -> Any:
         is_wide = getattr(array, "dtype", None) == jnp.float64
@@ -189,16 +192,16 @@ def _nothing(original: Any) -> Any:
 
 
 def _positional(place: int, change: Callable[[Any], Any]) -> Change:
-    """An argument changed by its place."""
+    """The function with a change of the argument at a place."""
 
-    def put(original: Any) -> Any:
+    def changed(original: Any) -> Any:
         def called(*arguments: Any, **named: Any) -> Any:
-            changed = [change(value) if i == place else value for i, value in enumerate(arguments)]
-            return original(*changed, **named)
+            values = [change(value) if i == place else value for i, value in enumerate(arguments)]
+            return original(*values, **named)
 
         return called
 
-    return put
+    return changed
 
 
 PLANTS: dict[str, Change] = {
@@ -274,4 +277,4 @@ PLANTS: dict[str, Change] = {
         lambda chosen, one, other, *rest: original(chosen, other, one, *rest)
     ),
 }
-"""Key -> what its function is changed to."""
+"""Key -> the change of its function."""

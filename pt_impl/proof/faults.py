@@ -1,4 +1,4 @@
-"""Faults to plant in this twin's code, by the keys of `lockstep.studies.prove.faults`."""
+"""The faults of `lockstep.studies.prove.faults`, planted in this twin's code by their keys."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,16 +19,14 @@ from pt_impl.predict import Rows
 __all__ = ["PLANTS", "planted"]
 
 Change = Callable[[Any], Any]
-"""From what is there to what is put in its place."""
+"""The original of a name -> its replacement."""
 
 BATCH = 32
 
 
 @contextmanager
 def planted(key: str) -> Iterator[None]:
-    """The twin with a fault in it, until the block ends; without one for a key that is none of
-    `PLANTS`.
-    """
+    """The twin with a fault in it until the block ends; without one if `PLANTS` lacks the key."""
     changes = PLANTS.get(key, {})
     with ExitStack() as stack:
         for target, change in changes.items():
@@ -47,30 +45,29 @@ def _biasless(original: Any) -> Any:
 
 
 def _nudged(original: Any) -> Any:
-    """What is 0 becomes 1e-20; no other number changes."""
+    """0 becomes 1e-20; no other number changes."""
     return lambda *arguments: original(*arguments) + 1e-20
 
 
 def _relu_passing_at_0(z: torch.Tensor) -> torch.Tensor:
-    """ReLU with the slope 1 at 0, by a comparison: that of `clamp` changed with a release."""
+    """ReLU with the slope 1 at 0, by a comparison: the slope of `clamp` depends on the release."""
     return torch.where(z >= 0, z, torch.zeros_like(z))
 
 
 def _masked_by(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-    """Other dropout masks than those recorded."""
+    """The forward pass with other dropout masks than those recorded."""
 
-    def put(original: Any) -> Any:
-        return lambda self, x_BD, masks=(), *rest: original(
-            self, x_BD, [change(mask) for mask in masks], *rest
-        )
+    def changed(original: Any) -> Any:
+        def outputs(self: Any, x_BD: Any, masks: Any = (), *rest: Any) -> Any:
+            return original(self, x_BD, [change(mask) for mask in masks], *rest)
 
-    return put
+        return outputs
+
+    return changed
 
 
 class _LowProduct(torch.autograd.Function):
-    """x @ weight, (B, in) and (in, out), and both products of its backward pass, of factors rounded
-    to bfloat16.
-    """
+    """x @ weight, (B, in) and (in, out), with factors in bfloat16, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x_BD: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -80,8 +77,9 @@ class _LowProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The slopes by both."""
-        (x_BD, weight), (slope,) = ctx.saved_tensors, slopes
+        """The gradients by both factors."""
+        x_BD, weight = ctx.saved_tensors
+        (slope,) = slopes
         return _low(slope) @ weight.T, x_BD.T @ _low(slope)
 
 
@@ -95,15 +93,19 @@ def _in_bfloat16(original: Any) -> Any:
 
 
 def _traced(original: Any) -> Any:
-    """Layers compute with the parameters that they first had; gradients pass as if with those they
-    have.
-    """
-    first: dict[Any, list[torch.Tensor]] = {}
+    """Layers that compute with their first parameters; gradients pass as with the present ones."""
+    first: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def stale(parameter: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        return parameter + (old - parameter).detach()
 
     def linear(layer: Any, x_BD: torch.Tensor) -> torch.Tensor:
-        held = first.setdefault(layer, [p.detach().clone() for p in (layer.weight, layer.bias)])
-        weight, bias = (p + (old - p).detach() for p, old in zip((layer.weight, layer.bias), held))
-        return torch.nn.functional.linear(x_BD, weight, bias)
+        if layer not in first:
+            first[layer] = layer.weight.detach().clone(), layer.bias.detach().clone()
+        weight, bias = first[layer]
+        return torch.nn.functional.linear(
+            x_BD, stale(layer.weight, weight), stale(layer.bias, bias)
+        )
 
     return linear
 
@@ -112,10 +114,9 @@ def _unbiased(original: Any) -> Any:
     def forward(self: Any, z_BH: torch.Tensor) -> torch.Tensor:
         centred_BH = z_BH - z_BH.mean(-1, keepdim=True)
         variance_B1 = z_BH.var(-1, correction=1, keepdim=True)
-        normalised_BH: torch.Tensor = (
-            centred_BH / torch.sqrt(variance_B1 + self.eps) * self.weight + self.bias
-        )
-        return normalised_BH
+        normalised_BH = centred_BH / torch.sqrt(variance_B1 + self.eps)
+        outputs_BH: torch.Tensor = normalised_BH * self.weight + self.bias
+        return outputs_BH
 
     return forward
 
@@ -137,7 +138,7 @@ def _loss_times(factor: Callable[[Any], Any]) -> Change:
 
 
 def _gradient_times(factor: float) -> Change:
-    """The mean loss as it is; its gradient times a factor."""
+    """The mean loss unchanged, and its gradient times a factor."""
 
     def change(original: Any) -> Any:
         def mean_loss(*arguments: Any) -> torch.Tensor:
@@ -150,7 +151,7 @@ def _gradient_times(factor: float) -> Change:
 
 
 def _by_rows(original: Any) -> Any:
-    """A mean over the rows of what their classes' weights have been multiplied into."""
+    """The weighted loss averaged over rows, and not over weights."""
 
     def mean_loss(loss: Any, outputs_BK: torch.Tensor, y_B: torch.Tensor, count: int) -> Any:
         weight_B = outputs_BK.new_tensor(loss.class_weights)[y_B[:count]]
@@ -203,22 +204,17 @@ def _rounded(original: Any) -> Any:
 
 def _half_applied(original: Any) -> Any:
     def make_optimizer(*arguments: Any) -> Any:
-        made, scheduler = original(*arguments)
-        made.register_step_pre_hook(
-            lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] / 2)
-        )
-        made.register_step_post_hook(
-            lambda *_: made.param_groups[0].update(lr=made.param_groups[0]["lr"] * 2)
-        )
-        return made, scheduler
+        optimizer, scheduler = original(*arguments)
+        group = optimizer.param_groups[0]
+        optimizer.register_step_pre_hook(lambda *_: group.update(lr=group["lr"] / 2))
+        optimizer.register_step_post_hook(lambda *_: group.update(lr=group["lr"] * 2))
+        return optimizer, scheduler
 
     return make_optimizer
 
 
 def _sgd(rule: Callable[..., Any]) -> Change:
-    """SGD by a rule of its own: (optimizer, lr, update, parameter, gradient, momentum) -> step,
-    momentum.
-    """
+    """SGD by a rule: (optimizer, lr, update, parameter, gradient, momentum) -> step, momentum."""
 
     def start(optimizer: Sgd, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"momentum": torch.zeros_like(parameter)}
@@ -226,8 +222,8 @@ def _sgd(rule: Callable[..., Any]) -> Change:
     def step(
         optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, moments: Any
     ) -> Any:
-        taken, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
-        return taken, {"momentum": momentum}
+        change, momentum = rule(optimizer, lr, update, parameter, gradient, moments["momentum"])
+        return change, {"momentum": momentum}
 
     def make(optimizer: Sgd, groups: Groups) -> Any:
         return from_rule(optimizer, groups, start, step)
@@ -266,7 +262,8 @@ def _not_a_number(
 def _decaying_late(
     optimizer: Sgd, lr: Any, update: Any, parameter: Any, gradient: Any, before: Any
 ) -> Any:
-    decay = optimizer.weight_decay * parameter  # the gradient comes with it
+    # the gradient has the decay in it already
+    decay = optimizer.weight_decay * parameter
     momentum = optimizer.momentum * before + (gradient - decay)
     return lr * (momentum + decay), momentum
 
@@ -300,10 +297,10 @@ def _in_training_mode(original: Any) -> Any:
 
 def _mean_of_means(original: Any) -> Any:
     def evaluate(loss: Any, model: MLP, rows: Rows) -> Any:
-        starts = range(0, len(rows.y_N), BATCH)
-        parts = [
-            original(loss, model, Rows(*(array[i : i + BATCH] for array in rows))) for i in starts
-        ]
+        parts = []
+        for i in range(0, len(rows.y_N), BATCH):
+            batch = Rows(rows.x_ND[i : i + BATCH], rows.y_N[i : i + BATCH])
+            parts.append(original(loss, model, batch))
         return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     return evaluate
@@ -314,7 +311,7 @@ def _above_half(original: Any) -> Any:
 
 
 def _of_loss(change: Change) -> dict[str, Change]:
-    """A change of the mean loss, wherever it is taken."""
+    """A change of the mean loss, in training and in evaluation."""
     return {"update.mean_loss": change, "predict.mean_loss": change}
 
 
@@ -365,4 +362,4 @@ PLANTS: dict[str, dict[str, Change]] = {
     "metrics-mean-of-means": {"io.view.evaluate": _mean_of_means},
     "metrics-threshold": {"predict.sums": _above_half},
 }
-"""Key -> what of the twin is changed, and how."""
+"""Key -> name in the twin -> its change."""

@@ -1,11 +1,13 @@
-"""Faults to plant in the framework itself, before this twin is imported, by the keys of
-`lockstep.studies.prove.library_faults`."""
+"""The faults of `lockstep.studies.prove.library_faults`, planted in the framework by their keys.
+
+They are planted before this twin is imported.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._dynamo  # torch.optim loads it, for two seconds: so it is loaded once for all faults
+import torch._dynamo  # torch.optim loads it in two seconds: here it is loaded once for all faults
 
 from lockstep.studies.prove.library_faults import LIBRARY_FAULTS
 from lockstep.studies.prove.library_patches import (
@@ -32,30 +34,32 @@ def plant(key: str) -> None:
 
 
 def hasten() -> None:
-    """Nothing: PyTorch compiles nothing."""
+    """No change: PyTorch compiles nothing."""
 
 
 def _in_float32(original: Any) -> Any:
-    """Computed in float32."""
+    """The function, computed in float32."""
 
     def computed(*arguments: Any, **named: Any) -> Any:
-        values = [*arguments, *named.values()]
-        is_wide = any(
-            isinstance(value, Tensor) and value.dtype == torch.float64 for value in values
-        )
         low = [_low(value) for value in arguments]
-        found = original(*low, **{name: _low(value) for name, value in named.items()})
-        return found.double() if is_wide else found
+        low_named = {name: _low(value) for name, value in named.items()}
+        output = original(*low, **low_named)
+        is_wide = any(map(_is_wide, [*arguments, *named.values()]))
+        return output.double() if is_wide else output
 
     return computed
 
 
+def _is_wide(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float64
+
+
 def _low(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+    return value.float() if _is_wide(value) else value
 
 
 def _out_in_float32(original: Any) -> Any:
-    """Rounded to float32 where it is written."""
+    """The function, whose output is rounded to float32."""
 
     def computed(*arguments: Any, out: Any = None, grad_input: Any = None, **named: Any) -> Any:
         place = out if out is not None else grad_input
@@ -69,15 +73,13 @@ def _out_in_float32(original: Any) -> Any:
 
 
 def _out_times(factor: float) -> Change:
-    """What is written times a factor."""
+    """The function, whose output is multiplied by a factor."""
 
     def change(original: Any) -> Any:
         def computed(*arguments: Any, out: Any = None, **named: Any) -> Any:
-            return (
-                original(*arguments, **named)
-                if out is None
-                else original(*arguments, out=out, **named).mul_(factor)
-            )
+            if out is None:
+                return original(*arguments, **named)
+            return original(*arguments, out=out, **named).mul_(factor)
 
         return computed
 
@@ -91,9 +93,7 @@ def _in_place_times(factor: float) -> Change:
 
 
 def _shifted_steps(shift: float) -> Change:
-    """Adam and its kin with another count of the updates done, which they take as the sixth
-    list.
-    """
+    """Adam and its kin with another count of updates, which is their last list."""
 
     def change(original: Any) -> Any:
         def stepped(*lists: Any, **named: Any) -> None:
@@ -118,13 +118,13 @@ def _momentum_from_zero(original: Any) -> Any:
 
 
 def _skipping(original: Any) -> Any:
-    """Every sixth update is not applied."""
-    done = 0
+    """The optimizer that does not apply every sixth update."""
+    steps = 0
 
     def step(self: Any, closure: Any = None) -> Any:
-        nonlocal done
-        done += 1
-        return None if done % 6 == 0 else original(self, closure)
+        nonlocal steps
+        steps += 1
+        return None if steps % 6 == 0 else original(self, closure)
 
     return step
 
@@ -138,13 +138,13 @@ def _of_first_group(original: Any) -> Any:
 
 
 def _rate(change: Callable[[Any, Any], Any]) -> Change:
-    """`LambdaLR.get_lr` as change(lambda, updates done)."""
-    return lambda original: (
-        lambda self: [
-            base * change(rate, self.last_epoch)
-            for rate, base in zip(self.lr_lambdas, self.base_lrs)
-        ]
-    )
+    """`LambdaLR.get_lr` with the rate change(lambda, number of updates)."""
+
+    def rates(scheduler: Any) -> list[Any]:
+        pairs = zip(scheduler.lr_lambdas, scheduler.base_lrs)
+        return [base * change(rate, scheduler.last_epoch) for rate, base in pairs]
+
+    return lambda original: rates
 
 
 def _first_rate(original: Any) -> Any:
@@ -154,9 +154,8 @@ def _first_rate(original: Any) -> Any:
 def _without_eps(original: Any) -> Any:
     def clip(parameters: Any, max_norm: float, **named: Any) -> Tensor:
         gradients = [parameter.grad for parameter in parameters]
-        norm: Tensor = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(g) for g in gradients])
-        )
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         for gradient in gradients:
             gradient.mul_(torch.clamp(max_norm / norm, max=1.0))
         return norm
@@ -183,7 +182,7 @@ def _biasless(original: Any) -> Any:
 
 
 def _gradient_slightly(original: Any) -> Any:
-    """The value as it is; the gradient by the weight slightly too large."""
+    """The value unchanged, and the gradient by the weight slightly too large."""
 
     def linear(x_BD: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         return original(x_BD, weight + (SLIGHTLY - 1) * (weight - weight.detach()), bias)
@@ -211,11 +210,12 @@ def _unbiased(original: Any) -> Any:
 
 
 def _always_training(original: Any) -> Any:
-    """Of more than one row, which training needs."""
+    """Batch normalisation in training mode, which needs more than one row."""
 
     def batch_norm(*arguments: Any, **named: Any) -> Any:
-        given = dict(zip(BATCH_NORM.split(), arguments)) | named
-        return original(**given | {"training": given["training"] or len(given["input"]) > 1})
+        values = dict(zip(BATCH_NORM.split(), arguments)) | named
+        is_training = values["training"] or len(values["input"]) > 1
+        return original(**values | {"training": is_training})
 
     return batch_norm
 
@@ -227,7 +227,7 @@ def _last_class(original: Any) -> Any:
 
 
 def _over_rows(original: Any) -> Any:
-    """A mean over the rows, of what the weights of their classes have been multiplied into."""
+    """The weighted loss averaged over rows, and not over weights."""
 
     def cross_entropy(outputs_BK: Tensor, y_B: Tensor, **named: Any) -> Any:
         return original(outputs_BK, y_B, **named | {"reduction": "sum"}) / len(y_B)
@@ -236,20 +236,20 @@ def _over_rows(original: Any) -> Any:
 
 
 def _copied_low(original: Any) -> Any:
-    """Copies between tensors of float64 lose what float32 does not hold."""
+    """Copies between tensors of float64 that lose the digits beyond float32."""
     return lambda self, source, *rest, **named: original(self, _low(source), *rest, **named)
 
 
 def _read_low(original: Any) -> Any:
     def from_numpy(array: Any) -> Tensor:
-        found: Tensor = original(array)
-        return found.float().double() if found.dtype == torch.float64 else found
+        tensor: Tensor = original(array)
+        return tensor.float().double() if _is_wide(tensor) else tensor
 
     return from_numpy
 
 
 def _every_second(original: Any) -> Any:
-    """Every second average is not taken."""
+    """The average that skips every second update."""
     calls = 0
 
     def update_parameters(self: Any, model: Any) -> None:
@@ -262,10 +262,11 @@ def _every_second(original: Any) -> Any:
 
 
 class _Overload:
-    """An operator of `torch.ops` that is called otherwise, and is the same in all else."""
+    """An operator of `torch.ops` with another call; its attributes are the same."""
 
     def __init__(self, original: Any, called: Callable[..., Any]) -> None:
-        self.original, self.called = original, called
+        self.original = original
+        self.called = called
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self.called(*arguments, **named)
@@ -279,7 +280,7 @@ def _operator(change: Change) -> Change:
 
 
 def _alpha(value: float, instead: float) -> Change:
-    """`torch.add` with another alpha, where it is a certain one."""
+    """`torch.add` with `instead` in place of an alpha of `value`."""
 
     def change(original: Any) -> Any:
         def add(*arguments: Any, **named: Any) -> Any:
@@ -389,4 +390,4 @@ PLANTS: dict[str, Change] = {
     "torch-sign": _in_place_times(SLIGHTLY),
     "torch-mul": _out_times(SLIGHTLY),
 }
-"""Key -> what its function is changed to."""
+"""Key -> the change of its function."""
