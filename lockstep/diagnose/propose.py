@@ -39,7 +39,10 @@ ROLES = {
 
 MOST_AXES = 5
 
-Arrays = Mapping[str, NDArray[Any]]
+Values = NDArray[Any]
+Sums = NDArray[np.float64]
+"""The 2-norm and the largest value of an array."""
+Arrays = Mapping[str, Values]
 """Name -> array."""
 Candidates = list[Layout]
 """What may be the counterpart of a tensor."""
@@ -101,9 +104,7 @@ class _Search:
                     [] if self.by_value[name] else self._candidates_by_shape(array)
                 )
 
-    def _candidates_by_value(
-        self, array: NDArray[Any], sums: Mapping[str, NDArray[np.float64]]
-    ) -> Candidates:
+    def _candidates_by_value(self, array: Values, sums: Mapping[str, Sums]) -> Candidates:
         fingerprint = _fingerprint(array)
         near = {
             name: other
@@ -112,7 +113,7 @@ class _Search:
         }
         return _closest(array, near)
 
-    def _candidates_by_shape(self, array: NDArray[Any]) -> Candidates:
+    def _candidates_by_shape(self, array: Values) -> Candidates:
         candidates: Candidates = []
         for name, other in self.b.items():
             if other.size == array.size and other.ndim == array.ndim:
@@ -277,7 +278,7 @@ def _unless_in_order(axes: tuple[int, ...]) -> tuple[int, ...]:
     return () if axes == tuple(range(len(axes))) else axes
 
 
-def _closest(array: NDArray[Any], others: Arrays, fixed: int = 0) -> Candidates:
+def _closest(array: Values, others: Arrays, fixed: int = 0) -> Candidates:
     """The arrays that hold the same numbers in some layout; where none does, those that hold close
     ones. The first `fixed` axes stay where they are.
     """
@@ -293,9 +294,7 @@ def _closest(array: NDArray[Any], others: Arrays, fixed: int = 0) -> Candidates:
     return exact or close
 
 
-def _distinct_layouts(
-    array: NDArray[Any], name: str, other: NDArray[Any], fixed: int
-) -> Iterator[Layout]:
+def _distinct_layouts(array: Values, name: str, other: Values, fixed: int) -> Iterator[Layout]:
     """The layouts that lead from `other` to the array's shape. An axis of length 1 may stand
     anywhere: one layout stands for all of these.
     """
@@ -359,7 +358,7 @@ def _certain(candidates: Mapping[str, Candidates]) -> dict[str, Layout]:
     return certain
 
 
-def _detail(trace: Trace, family: str) -> dict[str, NDArray[Any]]:
+def _detail(trace: Trace, family: str) -> dict[str, Values]:
     """The arrays of a family at the first update."""
     return arrays_below(trace.arrays, f"detail/0/{family}/")
 
@@ -376,7 +375,7 @@ def _changes(trace: Trace) -> tuple[Parameters, Parameters]:
     return _detail(trace, "gradients"), updates
 
 
-def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _distance(a: Values, b: Values) -> float:
     """Largest difference relative to the largest value, in the lower precision of the two; 1 where
     one is not finite or where `a` is 0 throughout.
     """
@@ -390,17 +389,17 @@ def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(gap / largest) if largest and np.isfinite(gap) else 1.0
 
 
-def _direction(change: NDArray[Any]) -> NDArray[Any]:
+def _direction(change: Values) -> Values:
     return np.asarray(change / (np.abs(change).max(initial=0.0) or 1.0))
 
 
-def _fingerprint(array: NDArray[Any]) -> NDArray[np.float64]:
+def _fingerprint(array: Values) -> Sums:
     """What no layout changes: 2-norm and largest value."""
     wide = np.abs(array.astype(np.float64))
     return np.array([np.sqrt(np.square(wide).sum()), wide.max(initial=0.0)])
 
 
-def _near(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def _near(a: Sums, b: Sums) -> bool:
     return bool(np.all(np.abs(a - b) <= 2 * CLOSE * np.abs(a)))
 
 

@@ -14,9 +14,21 @@ from numpy.typing import DTypeLike, NDArray
 
 from lockstep.records.bounds import SAFETY
 
-__all__ = ["BFLOAT16", "SAFETY", "Array", "Exact", "Moments", "Perturbed", "Rule", "unit_roundoff"]
+__all__ = [
+    "BFLOAT16",
+    "SAFETY",
+    "Array",
+    "Constant",
+    "Exact",
+    "Moments",
+    "Perturbed",
+    "Rule",
+    "unit_roundoff",
+]
 
 Array = NDArray[np.float64]
+Constant = float | Array
+"""A hyperparameter, or several as an array; perturbed, one for each member."""
 Moments = dict[str, Array]
 """Slot -> what an optimizer remembers of a parameter there."""
 Rule = Callable[[Any, float, int, Array, Array, Moments, "Exact"], tuple[Array, Moments]]
@@ -44,7 +56,7 @@ class Exact:
         product: Array = np.matmul(a, b)
         return product
 
-    def near(self, value: Array, size: float | Array) -> Array:
+    def near(self, value: Array, size: Constant) -> Array:
         """A value that an evaluation can miss by one rounding of something as large as `size`."""
         return value
 
@@ -56,7 +68,7 @@ class Exact:
         """A sum of so many squares, each of which may be too small a number for the dtype."""
         return total
 
-    def constant(self, name: str, value: Any) -> Any:
+    def constant(self, name: str, value: Constant) -> Constant:
         """A hyperparameter, or several as an array, rounded once and then the same at every
         update.
         """
@@ -141,7 +153,7 @@ class Perturbed(Exact):
         # a gradient multiplies such a product by another, even where a factor of 0 comes after
         return self.within(self.near(super().dot(a, b), size), 2.0)
 
-    def near(self, value: Array, size: float | Array) -> Array:
+    def near(self, value: Array, size: Constant) -> Array:
         signs = self._signs(np.broadcast_shapes(value.shape, self.unit_M11.shape))
         return np.asarray(value + self.unit_M11 * signs * size)
 
@@ -156,7 +168,7 @@ class Perturbed(Exact):
         lost = terms * self.smallest * signs_M.reshape(-1, *[1] * (total.ndim - 1))
         return np.where(total > 0, np.maximum(total + lost, 0.0), total)
 
-    def constant(self, name: str, value: Any) -> Any:
+    def constant(self, name: str, value: Constant) -> Constant:
         # a rounded hyperparameter errs the same way at every update, so its sign is drawn once
         return value * (1 + self.unit_M11 * self._constant_signs(name, np.shape(value)))
 

@@ -111,9 +111,9 @@ def start(data: PreparedData) -> Parameters:
     return {name: np.atleast_2d(array) for name, array in data.parameters.items()}
 
 
-def canonical(tensors: Parameters) -> dict[str, NDArray[Any]]:
+def canonical(tensors: Parameters) -> Parameters:
     """Parameters or statistics, back to the shapes of a trace."""
-    shaped: dict[str, NDArray[Any]] = {}
+    shaped: Parameters = {}
     for name, array in tensors.items():
         is_matrix = name.startswith("linear") and name.endswith(".weight")
         shaped[name] = array if is_matrix else array[..., 0, :]

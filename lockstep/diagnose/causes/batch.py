@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lockstep.data_prep import Batches, PreparedData
 from lockstep.diagnose.causes.alternatives import Alternative
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
-from lockstep.diagnose.causes.side import Masks, RecordedBatch, Side, prepared_data
+from lockstep.diagnose.causes.side import Labels, Masks, RecordedBatch, Side, prepared_data
 from lockstep.diagnose.causes.tensors import Tensors
 from lockstep.numbers import factor
 from lockstep.oracle.arithmetic import Array
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     """The rows of one update: x (B, ...) and y (B,)."""
 
     x: Array
-    y: NDArray[Any]
+    y: Labels
 
 
 def recorded_by(side: Side) -> Tensors:
@@ -102,7 +102,7 @@ class _Source:
 
         return tuple(map(of_update, self.data.masks(update // self.data.updates_per_epoch)))
 
-    def shifted_labels(self, update: int) -> dict[int, NDArray[Any]]:
+    def shifted_labels(self, update: int) -> dict[int, Labels]:
         """The labels of the rows so many places before those of an update."""
         if self.data is None:
             return {}
@@ -219,11 +219,11 @@ def _places(keys: list[bytes], rows: Rows) -> list[int]:
 
 
 def _other_labels(
-    right: Rows, fed: Rows, shifted: dict[int, NDArray[Any]], masks: Masks
+    right: Rows, fed: Rows, shifted: dict[int, Labels], masks: Masks
 ) -> Iterator[Alternative]:
     """The right features with other labels."""
 
-    def with_labels(text: str, y: NDArray[Any]) -> Alternative:
+    def with_labels(text: str, y: Labels) -> Alternative:
         return Alternative("labels-shifted", text, "", _tensors(Rows(right.x, y), masks))
 
     for shift, y in shifted.items():

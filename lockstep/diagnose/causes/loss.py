@@ -9,8 +9,8 @@ import numpy as np
 
 from lockstep.diagnose.causes.alternatives import Alternative
 from lockstep.diagnose.causes.knobs import changed, fitted_knobs
-from lockstep.diagnose.causes.passes import Labels, PassVariant, compute, parts
-from lockstep.diagnose.causes.side import Side
+from lockstep.diagnose.causes.passes import PassVariant, compute, parts
+from lockstep.diagnose.causes.side import Labels, Side
 from lockstep.diagnose.causes.tensors import Tensors
 from lockstep.recipe import CrossEntropy, Huber, Loss, SquaredError
 

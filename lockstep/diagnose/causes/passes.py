@@ -4,13 +4,12 @@ functions.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import initial_parameters
-from lockstep.diagnose.causes.side import Masks, Side
+from lockstep.diagnose.causes.side import Labels, Masks, Side
 from lockstep.diagnose.causes.tensors import Tensors, family
 from lockstep.oracle.arithmetic import Array, Exact
 from lockstep.oracle.loss import loss_and_slope
@@ -29,7 +28,6 @@ __all__ = [
     "variant_of",
 ]
 
-Labels = NDArray[Any]
 Cut = tuple[slice, float]
 """The rows of one batch of an update, and the batch's share of the gradient."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.oracle.arithmetic import Array, Exact
+from lockstep.oracle.arithmetic import Array, Constant, Exact
 
 __all__ = ["FORMATS", "Kink", "LowProducts", "NoCorrection", "Signs", "WideVariance", "rounded_to"]
 
@@ -68,7 +68,7 @@ class NoCorrection(Exact):
     def __init__(self, *betas: str) -> None:
         self.betas = tuple(f"{beta} power" for beta in betas)
 
-    def constant(self, name: str, value: Any) -> Any:
+    def constant(self, name: str, value: Constant) -> Constant:
         """0 for a power of one of the betas."""
         return 0.0 * value if name in self.betas else value
 

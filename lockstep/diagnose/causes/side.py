@@ -20,11 +20,13 @@ from lockstep.records.trace import Trace
 from lockstep.schedules.rate_tables import rate_of, rate_tables
 from lockstep.tensor_file import arrays_below
 
-__all__ = ["Masks", "RecordedBatch", "Side", "declared", "prepared_data", "rows"]
+__all__ = ["Labels", "Masks", "RecordedBatch", "Side", "declared", "prepared_data", "rows"]
 
 SECTIONS = tuple(field.name for field in fields(Recipe))
 NAMED = ("optimizer", "loss", "schedule")  # sections that say nothing without a name
 
+Labels = NDArray[Any]
+"""Classes (B,) int64, or numbers (B,) of a float dtype."""
 Masks = tuple[NDArray[np.bool_], ...]
 """The dropout masks (B, units), one for each hidden layer; empty without dropout."""
 
@@ -35,7 +37,7 @@ class RecordedBatch(NamedTuple):
     """
 
     x: Array
-    y: NDArray[Any]
+    y: Labels
     masks: Masks
 
 
