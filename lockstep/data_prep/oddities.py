@@ -62,8 +62,7 @@ def odd_columns(
 
 def _identifier(name: str, filled_N: NDArray[np.float64], least: float, most: float) -> str:
     """How whole numbers look like an index or an identifier, in words, or ""."""
-    first_N = filled_N[:FEWEST]
-    if (first_N != np.trunc(first_N)).any() or (filled_N != np.trunc(filled_N)).any():
+    if not _are_whole(filled_N[:FEWEST]) or not _are_whole(filled_N):  # the first few decide most
         return ""
     steps_N = np.diff(filled_N)
     if (steps_N == 1).all():
@@ -75,6 +74,10 @@ def _identifier(name: str, filled_N: NDArray[np.float64], least: float, most: fl
     if (is_contiguous or is_named_so) and len(np.unique(filled_N)) == len(filled_N):
         return "has another whole number in every row"
     return ""
+
+
+def _are_whole(values_N: NDArray[np.float64]) -> bool:
+    return bool((values_N == np.trunc(values_N)).all())
 
 
 def _marks(name: str, filled_N: NDArray[np.float64], least: float, most: float) -> Iterator[str]:

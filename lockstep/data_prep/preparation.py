@@ -72,7 +72,8 @@ def prepare(recipe: Recipe, table: Table | None = None, split: Split | None = No
         first_row=split.first_row,
     )
     _check_targets(recipe, data)
-    return replace(data, warnings=(*data.warnings, *decay_warnings(recipe, data.updates_per_epoch)))
+    late_warnings = decay_warnings(recipe, data.updates_per_epoch)
+    return replace(data, warnings=(*data.warnings, *late_warnings))
 
 
 def prepare_members(
@@ -159,7 +160,12 @@ def _targets(recipe: Recipe, table: Table, split: Split) -> _Targets:
             raise InputError(
                 f"data.target: {table.target!r} is {y_N[0]:g} in all {len(y_N)} {part} rows"
             )
-    return _Targets((train_y_N - mean) / scale, (held_out_y_N - mean) / scale, mean, scale)
+    return _Targets(
+        train_y_N=(train_y_N - mean) / scale,
+        held_out_y_N=(held_out_y_N - mean) / scale,
+        mean=mean,
+        scale=scale,
+    )
 
 
 def _target_scaling(train_y_N: NDArray[np.float64]) -> tuple[float, float]:

@@ -149,7 +149,8 @@ class PreparedData:
     def _same_in_every_epoch(self) -> tuple[NDArray[Any], ...]:
         """All of `Batches` but the rows."""
         places = np.arange(self.batches_per_epoch * self.batch)
-        weight_TB = (places < len(self.train_y_N)).astype(np.float64).reshape(-1, self.batch)
+        counts = places < len(self.train_y_N)
+        weight_TB = counts.astype(np.float64).reshape(-1, self.batch)
         count_T = weight_TB.sum(axis=1).astype(np.int64)
         update_T = np.arange(len(count_T)) // self.accumulate
         size_T = count_T if self.accumulate_mean == "rows" else np.ones_like(count_T)

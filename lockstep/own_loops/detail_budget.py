@@ -1,9 +1,7 @@
 """Detail of chosen updates within a budget of memory; beyond it, the detail is thinned evenly."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Detail", "note_on_budget"]
@@ -92,5 +90,5 @@ def note_on_budget(update_bytes: int, budget_mib: float) -> str:
     )
 
 
-def _bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
-    return int(np.sum([array.nbytes for array in arrays.values()], dtype=np.int64))
+def _bytes(arrays: Arrays) -> int:
+    return sum(array.nbytes for array in arrays.values())

@@ -226,7 +226,8 @@ class Recorder:
                 array that cannot be recorded.
         """
         if batch is not None and self._is_wanted:
-            self._append("batch", {"x": batch} if hasattr(batch, "shape") else name_arrays(batch))
+            arrays = {"x": batch} if hasattr(batch, "shape") else name_arrays(batch)
+            self._append("batch", arrays)
         if forward is not None and self._is_wanted:
             self._append("forward", name_arrays(forward))
         if loss is not None:
@@ -240,7 +241,8 @@ class Recorder:
                 self._scalars[f"lr{group or ''}"] = _scalar("lr", rate)
         if moments is not None and self._is_wanted:
             module = self._source if parameters is None else parameters
-            self._arrays |= self._read("moments", moments_of(moments, module, list(self._initial)))
+            slots = moments_of(moments, module, list(self._initial))
+            self._arrays |= self._read("moments", slots)
             if lr is None and "lr" not in self._scalars and hasattr(moments, "param_groups"):
                 self.record(lr=moments)
         if parameters is not None:
@@ -273,9 +275,9 @@ class Recorder:
         if self._source is not None:
             families = {"parameters": self._source, "moments": self._optimizer} | families
         self.record(**families)
-        gradients = [array for name, array in self._arrays.items() if name.startswith("gradients/")]
+        gradients = arrays_below(self._arrays, "gradients/")
         if gradients:
-            self._scalars["grad_norm"] = _norm(gradients)
+            self._scalars["grad_norm"] = _norm(gradients.values())
         if not self._scalars and not self._arrays:
             raise InputError(f"update {self.done}: nothing was given to record")
         if self.done == 0:
@@ -389,7 +391,9 @@ class Recorder:
 
     @property
     def _statistics_bytes(self) -> int:
-        return sum(len(values) * values.itemsize for values in (self._statistics or {}).values())
+        if self._statistics is None:
+            return 0
+        return sum(len(values) * values.itemsize for values in self._statistics.values())
 
     def _read(self, family: str, values: Mapping[str, Tensor]) -> Arrays:
         """Copies of tensors in NumPy, named "family/name"."""
