@@ -48,16 +48,15 @@ def test_float32_stays_within_rounding(variant: str, backend: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> None:
     recipe = small_recipe(training__dtype="float64", **VARIANTS[variant])
-    trace, average = (
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1)),
-        recipe.average,
-    )
+    trace, average = twin_trace(backend, recipe), recipe.average
     for name in trace.parameters(0):
-        # decay^u of what it began as, and (1 - decay) decay^(u - i) of the parameters after update
-        # i
-        seen = [trace.parameters(i)[name] for i in range(13)]
-        first = seen[0] if average.start == "copy" else np.zeros_like(seen[0])
-        terms = [(1 - average.decay) * average.decay ** (12 - i) * seen[i] for i in range(1, 13)]
+        # after u updates: decay^u of the start, and (1 - decay) decay^(u - i) of the parameters
+        # after update i
+        parameters = [trace.parameters(i)[name] for i in range(13)]
+        first = parameters[0] if average.start == "copy" else np.zeros_like(parameters[0])
+        terms = [
+            (1 - average.decay) * average.decay ** (12 - i) * parameters[i] for i in range(1, 13)
+        ]
         expected = average.decay**12 * first + sum(terms)
         if average.debias:
             expected = expected / (1 - average.decay**12)
@@ -68,20 +67,17 @@ def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> Non
 
 def test_a_debiased_average_begins_at_the_first_parameters(backend: str) -> None:
     recipe = small_recipe(**VARIANTS["debiased"])
-    trace = TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
+    trace = twin_trace(backend, recipe)
     for name, array in trace.parameters(1).items():
         np.testing.assert_allclose(trace.arrays[f"average/1/{name}"], array, rtol=1e-5)
 
 
 def test_keeping_an_average_changes_no_other_bit(backend: str) -> None:
-    plain, kept = small_recipe(), small_recipe(**VARIANTS["copy"])
-    traces = [
-        TWINS[backend].train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
-        for recipe in (plain, kept)
-    ]
-    for name, array in traces[0].arrays.items():
-        np.testing.assert_array_equal(array, traces[1].arrays[name], err_msg=name)
-    assert not any(name.startswith("average/") for name in traces[0].arrays)
+    plain = twin_trace(backend, small_recipe())
+    averaged = twin_trace(backend, small_recipe(**VARIANTS["copy"]))
+    for name, array in plain.arrays.items():
+        np.testing.assert_array_equal(array, averaged.arrays[name], err_msg=name)
+    assert not any(name.startswith("average/") for name in plain.arrays)
 
 
 def test_debias_with_a_copy_is_refused() -> None:
@@ -101,30 +97,30 @@ def other(**values: Any) -> Callable[[Any, str], Any]:
 
 
 def before_the_update(module: Any, name: str) -> Any:
-    """The average of the parameters as they were before the update: PyTorch keeps them here a call
-    longer.
-    """
+    """Average the parameters as they were before the update, which PyTorch holds a call longer."""
     held: list[Any] = []
 
-    def update(average: Any, kept: Any, model: Any) -> Any:
+    def update(average: Any, running: Any, model: Any) -> Any:
         now = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         if held:
             model.load_state_dict(held.pop())
-            kept.update_parameters(model)
+            running.update_parameters(model)
             model.load_state_dict(now)
         held.append(now)
-        return kept
+        return running
 
     return update
 
 
 def as_it_is_often_called(module: Any, name: str) -> Any:
-    """AveragedModel told of the parameters after each update only: it begins as a copy of those
-    after the first.
+    """Show AveragedModel the parameters after each update alone, so that it begins as a copy of
+    those after the first.
     """
-    return lambda average, model: AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(average.decay)
-    )
+
+    def start_average(average: Any, model: Any) -> Any:
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average.decay))
+
+    return start_average
 
 
 FAULTS: dict[str, tuple[str, Callable[[Any, str], Any], int, tuple[str, ...]]] = {
@@ -156,10 +152,8 @@ def test_fault_is_caught_at_its_place(
     forget_compiled()
     trace = module.train(recipe, prepared(recipe), watch=Watch(parameters_every=1))
     forget_compiled()
-    assert first_place(trace, oracle_trace(recipe), {}) == (
-        "average" if update >= 0 else "init",
-        update,
-    )
+    stage = "average" if update >= 0 else "init"
+    assert first_place(trace, oracle_trace(recipe), {}) == (stage, update)
 
 
 def test_torch_leaves_the_trained_model_alone() -> None:
@@ -167,5 +161,5 @@ def test_torch_leaves_the_trained_model_alone() -> None:
     data = prepared(recipe).cast(recipe.dtype)
     state = pt_impl.train.initial_state(recipe, data, torch.device("cpu"))
     assert state.average is not None
-    own = {id(p) for p in state.model.parameters()}
-    assert not own & {id(p) for p in state.average.parameters()}
+    trained = {id(parameter) for parameter in state.model.parameters()}
+    assert not trained & {id(parameter) for parameter in state.average.parameters()}

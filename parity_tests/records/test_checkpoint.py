@@ -1,6 +1,4 @@
-"""Stop in one framework, go on in the other: the rest of the run is the one that was not
-stopped.
-"""
+"""A run that stops in one framework and goes on in the other ends as the run that never stopped."""
 
 from dataclasses import replace
 from functools import cache
@@ -18,7 +16,6 @@ import lockstep.oracle.train
 import pt_impl.train
 from lockstep.cli import main
 from lockstep.data_prep import prepare
-from lockstep.diagnose.compare import bounds_of, compare
 from lockstep.errors import InputError
 from lockstep.recipe import Optimizer, Recipe
 from lockstep.records.checkpoint import Checkpoint, Checkpoints, expected_shapes, position
@@ -26,7 +23,7 @@ from lockstep.records.run_recorder import Watch
 from lockstep.records.trace import Trace
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 from parity_tests.shared.twins import patch_pair
-from parity_tests.shared.verdicts import assert_agreement, first_place
+from parity_tests.shared.verdicts import assert_agreement, assert_rounding, first_place
 
 TRAINERS = {
     "torch": pt_impl.train.train,
@@ -47,8 +44,8 @@ FULL: dict[str, Any] = {
     "model__dropout": 0.2,
     "optimizer__name": "adamw",
     "optimizer__weight_decay": 0.05,
-    # the gradient of a bias before batch normalisation is 0 but for rounding, which a small eps
-    # would blow up
+    # the gradient of a bias before batch normalisation is rounding alone, and a small eps would
+    # blow it up
     "optimizer__eps": 1e-3,
     "average__decay": 0.9,
     "average__start": "zero",
@@ -99,26 +96,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @cache
 def run(backend: str, recipe: Recipe) -> tuple[Trace, dict[int, Checkpoint]]:
     """The uninterrupted run, and its checkpoints after every batch."""
-    found: dict[int, Checkpoint] = {}
+    checkpoints: dict[int, Checkpoint] = {}
 
     def keep(checkpoint: Checkpoint) -> None:
-        found[checkpoint.batches] = checkpoint
+        checkpoints[checkpoint.batches] = checkpoint
 
-    options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
-    trace = TRAINERS[backend](
-        recipe,
-        prepared(recipe),
-        watch=Watch(parameters_every=1, checkpoints=Checkpoints(1, "batch", keep)),
-        **options,
-    )
-    return trace, found
+    watch = Watch(parameters_every=1, checkpoints=Checkpoints(1, "batch", keep))
+    return train(backend, recipe, watch), checkpoints
 
 
 def resumed(backend: str, checkpoint: Checkpoint, recipe: Recipe) -> Trace:
+    return train(backend, recipe, Watch(parameters_every=1, resume=checkpoint))
+
+
+def train(backend: str, recipe: Recipe, watch: Watch) -> Trace:
     options: dict[str, Any] = {"bounds": False} if backend == "oracle" else {}
-    return TRAINERS[backend](
-        recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=checkpoint), **options
-    )
+    return TRAINERS[backend](recipe, prepared(recipe), watch=watch, **options)
 
 
 def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> None:
@@ -132,20 +125,20 @@ def assert_goes_on(writer: str, reader: str, batches: int, recipe: Recipe) -> No
     assert_agreement(trace, whole, {})
     if writer == reader:  # the state holds every bit
         for name, array in trace.arrays.items():
-            begin = trace.first_update // (
-                whole.header["updates_per_epoch"] if name.startswith("epochs/") else 1
-            )
-            known = whole.arrays[name]
-            known = known[begin:] if name.startswith(("updates/", "epochs/")) else known
-            np.testing.assert_array_equal(array, known, err_msg=name)
+            expected = whole.arrays[name]
+            if name.startswith("updates/"):
+                expected = expected[trace.first_update :]
+            elif name.startswith("epochs/"):
+                expected = expected[trace.first_update // whole.header["updates_per_epoch"] :]
+            np.testing.assert_array_equal(array, expected, err_msg=name)
 
 
-PAIRS = [(a, b) for a in ("torch", "jax", "oracle") for b in ("torch", "jax", "oracle")]
+PAIRS = [(writer, reader) for writer in TRAINERS for reader in TRAINERS]
 
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
 # before the first update, in the midst of the warmup, at its end, in the midst of an accumulation,
-# at an epoch's end
+# and at an epoch's end
 @pytest.mark.parametrize("batches", [1, 4, 6, 9, 10, 23])
 def test_everything_goes_on(writer: str, reader: str, batches: int) -> None:
     assert_goes_on(writer, reader, batches, small_recipe(**FULL))
@@ -190,12 +183,10 @@ def test_all_backends_write_the_same_checkpoint(variant: str) -> None:
     for backend in ("torch", "jax"):
         assert written[backend].arrays.keys() == written["oracle"].arrays.keys()
         for name, array in written["oracle"].arrays.items():
-            found = written[backend].arrays[name]
-            assert found.dtype == np.float64
-            assert np.abs(found - array).max() <= 1e-12 * max(np.abs(array).max(), 1e-4), (
-                backend,
-                name,
-            )
+            other = written[backend].arrays[name]
+            assert other.dtype == np.float64
+            allowed = 1e-12 * max(np.abs(array).max(), 1e-4)
+            assert np.abs(other - array).max() <= allowed, (backend, name)
 
 
 @pytest.mark.parametrize("reader", ["torch", "jax"])
@@ -205,10 +196,7 @@ def test_float32_goes_on_with_the_same_bits(reader: str) -> None:
     # in the other framework within rounding
     other = "jax" if reader == "torch" else "torch"
     trace = resumed(reader, run(other, recipe)[1][9], recipe)
-    oracle = oracle_trace(recipe)
-    bounds = bounds_of(oracle)
-    assert bounds
-    assert compare(trace, oracle, bounds).verdict == "rounding"
+    assert_rounding(trace, oracle_trace(recipe))
 
 
 # --- the file and the position
@@ -230,25 +218,25 @@ def test_position_counts_as_the_batches_do(rows: int, batch: int, many: int, epo
         schedule__warmup=0,
     )
     data = replace(prepare(recipe), accumulate=many)
-    update = accumulated = done = 0
+    update = accumulated = batches = 0
     for epoch in range(epochs):
         for i, last in enumerate(data.batches(epoch).last_T):
             expected = {"update": update, "epoch": epoch, "batch": i, "accumulated": accumulated}
-            assert position(data, done) == expected
-            done += 1
+            assert position(data, batches) == expected
+            batches += 1
             update, accumulated = (update + 1, 0) if last else (update, accumulated + 1)
-    assert position(data, done)["update"] == data.updates == update
+    assert position(data, batches)["update"] == data.updates == update
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
     checkpoint = run("torch", small_recipe(**FULL))[1][9]
     checkpoint.save(tmp_path / "c")
-    found = Checkpoint.load(tmp_path / "c")
-    assert found.recipe == checkpoint.recipe
-    assert found.header.keys() == checkpoint.header.keys()
-    assert found.arrays.keys() == checkpoint.arrays.keys()
+    loaded = Checkpoint.load(tmp_path / "c")
+    assert loaded.recipe == checkpoint.recipe
+    assert loaded.header.keys() == checkpoint.header.keys()
+    assert loaded.arrays.keys() == checkpoint.arrays.keys()
     for name, array in checkpoint.arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
+        np.testing.assert_array_equal(loaded.arrays[name], array)
     content = (tmp_path / "c").read_bytes()
     for cut in (0, 7, len(content) // 2, len(content) - 1):
         (tmp_path / "cut").write_bytes(content[:cut])
@@ -269,10 +257,9 @@ def test_before_the_first_update_there_is_no_optimizer_state() -> None:
 
 
 def refusal(checkpoint: Checkpoint, recipe: Recipe, **values: Any) -> str:
+    watch = Watch(resume=replace(checkpoint, **values))
     with pytest.raises(InputError) as caught:
-        pt_impl.train.train(
-            recipe, prepare(recipe), watch=Watch(resume=replace(checkpoint, **values))
-        )
+        pt_impl.train.train(recipe, prepare(recipe), watch=watch)
     (line,) = str(caught.value).splitlines()
     return line
 
@@ -281,27 +268,20 @@ def test_refusals_name_what_is_wrong() -> None:
     recipe = small_recipe(**FULL)
     checkpoints = run("torch", recipe)[1]
     known = checkpoints[9]
-    assert "schedule.peak 0.05 and 0.1" in refusal(
-        known, recipe.with_values({"schedule.peak": 0.1})
-    )
+    other = recipe.with_values({"schedule.peak": 0.1})
+    assert "schedule.peak 0.05 and 0.1" in refusal(known, other)
     assert "other data" in refusal(known, recipe, header=known.header | {"data_hash": "0" * 64})
     assert "finished run" in refusal(checkpoints[24], recipe)
     assert "position" in refusal(known, recipe, header=known.header | {"update": 5})
-    missing = {
-        name: array
-        for name, array in known.arrays.items()
-        if name != "optimizer/first/linear1.bias"
-    }
+    missing = dict(known.arrays)
+    del missing["optimizer/first/linear1.bias"]
     assert "missing: optimizer/first/linear1.bias" in refusal(known, recipe, arrays=missing)
-    assert "extra: parameters/x" in refusal(
-        known, recipe, arrays=known.arrays | {"parameters/x": np.zeros(3)}
-    )
-    turned = known.arrays | {
-        "parameters/linear2.weight": known.arrays["parameters/linear2.weight"].T
-    }
-    assert "parameters/linear2.weight: shape (5, 6), expected (6, 5)" in refusal(
-        known, recipe, arrays=turned
-    )
+    extra = known.arrays | {"parameters/x": np.zeros(3)}
+    assert "extra: parameters/x" in refusal(known, recipe, arrays=extra)
+    weight = known.arrays["parameters/linear2.weight"]
+    turned = known.arrays | {"parameters/linear2.weight": weight.T}
+    line = refusal(known, recipe, arrays=turned)
+    assert "parameters/linear2.weight: shape (5, 6), expected (6, 5)" in line
     whole = known.arrays | {"accumulated/loss": np.array(1)}
     assert "accumulated/loss: int64" in refusal(known, recipe, arrays=whole)
 
@@ -323,14 +303,11 @@ def test_a_part_that_is_lost_is_caught(prefix: str, stage: str, update: int, rea
     recipe = small_recipe(**FULL)
     checkpoint = run("jax", recipe)[1][11]  # 3 updates done, and 1 batch of the next
     lost = {
-        name: np.zeros_like(a) if name.startswith(prefix) else a
-        for name, a in checkpoint.arrays.items()
+        name: np.zeros_like(array) if name.startswith(prefix) else array
+        for name, array in checkpoint.arrays.items()
     }
-    found = compare(
-        resumed(reader, replace(checkpoint, arrays=lost), recipe), run("oracle", recipe)[0], {}
-    )
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (stage, update)
+    trace = resumed(reader, replace(checkpoint, arrays=lost), recipe)
+    assert first_place(trace, run("oracle", recipe)[0], {}) == (stage, update)
 
 
 @pytest.mark.parametrize("reader", ["torch", "jax"])
@@ -348,10 +325,8 @@ def test_a_count_that_is_reset_or_one_off_is_caught(
 
     patch_pair(monkeypatch, module, "import_state", shifted)
     checkpoint = run(reader, recipe)[1][10]
-    assert first_place(resumed(reader, checkpoint, recipe), run("oracle", recipe)[0], {}) == (
-        stage,
-        3,
-    )
+    trace = resumed(reader, checkpoint, recipe)
+    assert first_place(trace, run("oracle", recipe)[0], {}) == (stage, 3)
 
 
 def test_a_count_of_the_optimizer_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,89 +334,44 @@ def test_a_count_of_the_optimizer_alone_is_caught(monkeypatch: pytest.MonkeyPatc
     recipe = small_recipe(**FULL)
     full_like = torch.full_like
     monkeypatch.setattr(torch, "full_like", lambda like, value: full_like(like, 0.0))
-    found = compare(
-        resumed("torch", run("torch", recipe)[1][10], recipe), run("oracle", recipe)[0], {}
-    )
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == ("update", 3)
+    trace = resumed("torch", run("torch", recipe)[1][10], recipe)
+    assert first_place(trace, run("oracle", recipe)[0], {}) == ("update", 3)
 
 
 # --- on the command line
 
 
 def test_record_stops_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--set", "data.rows=64", "--set", "training.epochs=3", "--set", "schedule.warmup=1"]
-    small += [
-        "--set",
-        "training.dtype='float64'",
-        "--set",
-        "gradient.accumulate=2",
-        "--set",
-        "training.batch=16",
-    ]
+    small = ["--set=data.rows=64", "--set=training.epochs=3", "--set=schedule.warmup=1"]
+    small += ["--set=training.dtype='float64'", "--set=gradient.accumulate=2"]
+    small += ["--set=training.batch=16"]
 
     def call(*arguments: str, status: int = 0) -> str:
         with pytest.raises(SystemExit) as end:
             main(arguments)
-        output = capsys.readouterr()
-        assert end.value.code == status, output.err
-        return output.out + output.err
+        printed = capsys.readouterr()
+        assert end.value.code == status, printed.err
+        return printed.out + printed.err
+
+    def record(backend: str, out: str, *options: str, status: int = 0) -> str:
+        command = ("record", "--backend", backend, "--out", out)
+        return call(*command, *small, *options, status=status)
 
     whole, rest = str(tmp_path / "whole.trace"), str(tmp_path / "rest.trace")
-    said = call("record", "--backend", "torch", "--out", whole, "--checkpoint-every", "2", *small)
-    assert "whole.2.checkpoint" in said
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    output = record("torch", whole, "--checkpoint-every", "2")
+    assert "whole.2.checkpoint" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "whole.2.checkpoint", "whole.4.checkpoint", "whole.6.checkpoint", "whole.trace"
     ]  # fmt: skip
     resume = str(tmp_path / "whole.4.checkpoint")
-    said = call("record", "--backend", "jax", "--out", rest, "--resume", resume, *small)
-    assert "updates 4 to 6" in said
+    assert "updates 4 to 6" in record("jax", rest, "--resume", resume)
     assert "rounding" in call("compare", whole, rest)
-    assert "finished run" in call(
-        "record",
-        "--backend",
-        "jax",
-        "--out",
-        rest,
-        "--resume",
-        str(tmp_path / "whole.6.checkpoint"),
-        *small,
-        status=2,
-    )
-    assert "another recipe: training.seed 0 and 1" in call(
-        "record",
-        "--backend",
-        "jax",
-        "--out",
-        rest,
-        "--resume",
-        resume,
-        *small,
-        "--set",
-        "training.seed=1",
-        status=2,
-    )
-    call(
-        "record",
-        "--backend",
-        "oracle",
-        "--out",
-        whole,
-        "--checkpoint-every",
-        "3",
-        "--checkpoint-unit",
-        "batch",
-        *small,
-    )
-    assert (tmp_path / "whole.1+1.checkpoint").exists()
-    said = call(
-        "record",
-        "--backend",
-        "torch",
-        "--out",
-        rest,
-        "--resume",
-        str(tmp_path / "whole.1+1.checkpoint"),
-        *small,
-    )
+    last = str(tmp_path / "whole.6.checkpoint")
+    assert "finished run" in record("jax", rest, "--resume", last, status=2)
+    output = record("jax", rest, "--resume", resume, "--set=training.seed=1", status=2)
+    assert "another recipe: training.seed 0 and 1" in output
+    record("oracle", whole, "--checkpoint-every", "3", "--checkpoint-unit", "batch")
+    inside = tmp_path / "whole.1+1.checkpoint"
+    assert inside.exists()
+    record("torch", rest, "--resume", str(inside))
     assert "rounding" in call("compare", whole, rest)

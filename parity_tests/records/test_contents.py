@@ -1,11 +1,12 @@
-"""A sealed file is data, not proof: what follows from the recipe is checked, and what contradicts
-it refused.
+"""A sealed file proves nothing: what follows from its recipe is checked, and what contradicts it is
+refused.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +59,19 @@ WRITERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Traces, a checkpoint, an ensemble and the data of one recipe, as lockstep writes them; not to
-    be changed.
+    """A folder with the traces, a checkpoint and the data of one recipe, as lockstep writes them.
+    No test may change it.
     """
     folder, data = tmp_path_factory.mktemp("run"), prepared(RECIPE)
-    pt_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
-        folder / "torch.trace"
-    )
-    jax_impl.train.train(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
-        folder / "jax.trace"
-    )
-    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True)).save(
-        folder / "oracle.trace"
-    )
-    train_oracle(RECIPE, data, watch=Watch(detail={1}, statistics=True), bounds=False).save(
-        folder / "unbounded.trace"
-    )
-    taken: list[Checkpoint] = []
-    train_oracle(
-        RECIPE, data, bounds=False, watch=Watch(checkpoints=Checkpoints(4, "update", taken.append))
-    )
-    taken[0].save(folder / "a.checkpoint")
+    watch = Watch(detail={1}, statistics=True)
+    pt_impl.train.train(RECIPE, data, watch=watch).save(folder / "torch.trace")
+    jax_impl.train.train(RECIPE, data, watch=watch).save(folder / "jax.trace")
+    train_oracle(RECIPE, data, watch=watch).save(folder / "oracle.trace")
+    train_oracle(RECIPE, data, watch=watch, bounds=False).save(folder / "unbounded.trace")
+    checkpoints: list[Checkpoint] = []
+    watch = Watch(checkpoints=Checkpoints(4, "update", checkpoints.append))
+    train_oracle(RECIPE, data, bounds=False, watch=watch)
+    checkpoints[0].save(folder / "a.checkpoint")
     data.save(folder / "a.data")
     return folder
 
@@ -94,23 +87,23 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     """The one line in which a command refuses its input."""
     capsys.readouterr()
     assert lockstep(*arguments) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert said.out == ""
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert output.out == ""
     return line
 
 
 def sealed_again(
     source: Path, out: Path, change: Callable[[dict[str, Any], Arrays], Any], kind: str = "trace"
 ) -> Path:
-    """A copy of a file, changed and sealed as lockstep seals it."""
+    """A copy of a file that is changed and sealed as lockstep seals it."""
     header, arrays = read_tensors(source, f"lockstep.{kind}/1")
     change(header, arrays)
     write_tensors(out, f"lockstep.{kind}/1", header, arrays)
     return out
 
 
-# ---- the description is what the writers write
+# ---- what the writers write is what the recipe says
 
 
 @pytest.mark.parametrize("values", WRITERS, ids=lambda values: ",".join(values) or "default")
@@ -118,29 +111,23 @@ def test_what_the_oracle_writes_is_what_the_recipe_says(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = small_recipe(**{"training__epochs": 2, "schedule__warmup": 1, **values})
-    data, taken = prepared(recipe), list[Checkpoint]()
-    assert parameter_shapes(recipe, 6, data.outputs) == {
-        name: p.shape for name, p in data.parameters.items()
-    }
-    checkpoints = Checkpoints(1, "batch", taken.append)
-    train_oracle(
-        recipe,
-        data,
-        watch=Watch(detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints),
-    ).save(tmp_path / "whole")
-    train_oracle(recipe, data, watch=Watch(resume=taken[2], statistics=True, detail={3})).save(
-        tmp_path / "resumed"
-    )
-    train_oracle(recipe, data, watch=Watch(synchronise=states(recipe, data)), bounds=False).save(
-        tmp_path / "synchronised"
-    )
+    data = prepared(recipe)
+    shapes = {name: array.shape for name, array in data.parameters.items()}
+    assert parameter_shapes(recipe, 6, data.outputs) == shapes
+    written: list[Checkpoint] = []
+    checkpoints = Checkpoints(1, "batch", written.append)
+    watch = Watch(detail={1}, statistics=True, parameters_every=2, checkpoints=checkpoints)
+    train_oracle(recipe, data, watch=watch).save(tmp_path / "whole")
+    watch = Watch(resume=written[2], statistics=True, detail={3})
+    train_oracle(recipe, data, watch=watch).save(tmp_path / "resumed")
+    watch = Watch(synchronise=states(recipe, data))
+    train_oracle(recipe, data, watch=watch, bounds=False).save(tmp_path / "synchronised")
     for name in ("whole", "resumed", "synchronised"):
         assert Trace.load(tmp_path / name).recipe == recipe
-    for checkpoint in taken:
+    for checkpoint in written:
         checkpoint.save(tmp_path / "checkpoint")
-        assert Checkpoint.load(tmp_path / "checkpoint").header == json.loads(
-            json.dumps(checkpoint.header)
-        )
+        loaded = Checkpoint.load(tmp_path / "checkpoint")
+        assert loaded.header == json.loads(json.dumps(checkpoint.header))
     data.save(tmp_path / "data")
     assert PreparedData.load(tmp_path / "data").hash == data.hash
 
@@ -245,9 +232,8 @@ def test_a_trace_that_contradicts_its_recipe_is_refused(
     change: Any, said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # both sides alike: nothing but the recipe can tell
-    a, b = (
-        sealed_again(run / f"{side}.trace", tmp_path / side, change) for side in ("torch", "jax")
-    )
+    a = sealed_again(run / "torch.trace", tmp_path / "torch", change)
+    b = sealed_again(run / "jax.trace", tmp_path / "jax", change)
     for command in ("compare", "diagnose"):
         line = refused(capsys, command, a, b)
         assert line.startswith(f"lockstep: {a}: ")
@@ -354,17 +340,15 @@ def test_bounds_may_end_where_a_run_leaves_the_range_of_its_dtype(tmp_path: Path
 
 
 def test_bounds_of_a_framework_are_refused(run: Path, tmp_path: Path) -> None:
-    def lend(_: dict[str, Any], arrays: Arrays) -> None:
-        arrays |= {
-            name: array
-            for name, array in Trace.load(run / "oracle.trace").arrays.items()
-            if "bounds" in name
-        }
+    oracle = Trace.load(run / "oracle.trace")
 
-    with pytest.raises(
-        InputError, match="has bounds, which an oracle's trace alone has, and is of torch"
-    ):
-        Trace.load(sealed_again(run / "torch.trace", tmp_path / "torch", lend))
+    def lend(_: dict[str, Any], arrays: Arrays) -> None:
+        arrays |= {name: array for name, array in oracle.arrays.items() if "bounds" in name}
+
+    lent = sealed_again(run / "torch.trace", tmp_path / "torch", lend)
+    line = "has bounds, which an oracle's trace alone has, and is of torch"
+    with pytest.raises(InputError, match=line):
+        Trace.load(lent)
 
 
 # ---- the oracle's trace
@@ -382,50 +366,28 @@ def test_the_oracle_is_the_oracles_trace_with_bounds(
 
 def test_compare_and_diagnose_say_the_same_of_a_runs_files(run: Path) -> None:
     files = [run / f"{name}.trace" for name in ("torch", "jax", "oracle", "unbounded")]
-    for a in files:
-        for b in files:
-            words = {lockstep("compare", a, b), lockstep("diagnose", a, b)}
-            assert words | {lockstep("diagnose", a, b, "--oracle", run / "oracle.trace")} == {0}, (
-                a,
-                b,
-            )
+    for a, b in product(files, repeat=2):
+        assert lockstep("compare", a, b) == 0, (a, b)
+        assert lockstep("diagnose", a, b) == 0, (a, b)
+        assert lockstep("diagnose", a, b, "--oracle", run / "oracle.trace") == 0, (a, b)
 
 
 def test_the_first_golden_files_can_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """They do not say in what detail they were recorded."""
     golden = Path(__file__).parents[2] / "golden"
-    for command in ("compare", "diagnose"):
-        assert (
-            lockstep(command, golden / "sgd.float32.torch.trace", golden / "sgd.float32.jax.trace")
-            == 0
-        )
+    sides = golden / "sgd.float32.torch.trace", golden / "sgd.float32.jax.trace"
+    assert lockstep("compare", *sides) == 0
+    assert lockstep("diagnose", *sides) == 0
 
 
 # ---- nothing crafted ends in a traceback
 
-JUNK: list[Any] = [
-    None,
-    "x",
-    "",
-    -1,
-    0,
-    1,
-    3,
-    2**70,
-    1e308,
-    math.nan,
-    True,
-    [],
-    [-1],
-    ["x"],
-    {},
-    {"a": {"b": [None]}},
-]
-
+NUMBERS = [-1, 0, 1, 3, 2**70, 1e308, math.nan, True]
+JUNK: list[Any] = [None, "x", "", *NUMBERS, [], [-1], ["x"], {}, {"a": {"b": [None]}}]
 
 FITTING = [("environment", {}), ("parameters_every", 3)]
-"""Another environment is said; every 3rd update is the end of an epoch, whose parameters are
-recorded anyway.
+"""Fields and values that fit: another environment, and every 3rd update, which is the end of an
+epoch, whose parameters are recorded anyway.
 """
 
 
@@ -452,11 +414,7 @@ recorded anyway.
 def test_no_header_field_is_trusted(field: str, run: Path, tmp_path: Path) -> None:
     known, _ = read_tensors(run / "torch.trace", "lockstep.trace/1")
     for junk in JUNK:
-        a = sealed_again(
-            run / "torch.trace",
-            tmp_path / "a",
-            lambda header, _, junk=junk: header.update({field: junk}),
-        )
+        a = sealed_again(run / "torch.trace", tmp_path / "a", _say(**{field: junk}))
         is_same = type(junk) is type(known[field]) and junk == known[field]
         if not is_same and (field, junk) not in FITTING:
             assert lockstep("compare", a, run / "jax.trace") == 2, (field, junk)
@@ -514,13 +472,11 @@ def test_no_array_is_trusted(run: Path, tmp_path: Path, draw: Any) -> None:
 
     a = sealed_again(run / f"{side}.trace", tmp_path / "a", change)
     _, left = read_tensors(a, "lockstep.trace/1")
-    same = left.keys() == known.keys() and all(
-        (left[n].dtype, left[n].shape) == (known[n].dtype, known[n].shape) for n in known
-    )
-    rows = how == "longer" and name.startswith(
-        ("detail/1/batch/", "detail/1/forward/")
-    )  # which the comparison judges
-    if not same and not rows:
+    forms = {key: (array.dtype, array.shape) for key, array in left.items()}
+    known_forms = {key: (array.dtype, array.shape) for key, array in known.items()}
+    # the number of a batch's rows is left to the comparison
+    by_rows = name.startswith(("detail/1/batch/", "detail/1/forward/"))
+    if forms != known_forms and not (how == "longer" and by_rows):
         assert lockstep("compare", a, run / "jax.trace") == 2
 
 
@@ -553,17 +509,8 @@ def test_a_checkpoint_that_contradicts_its_recipe_is_refused(
     path = sealed_again(run / "a.checkpoint", tmp_path / "a.checkpoint", change, "checkpoint")
     assert said in refused(capsys, "convert", path, tmp_path / "a.pt")
     (tmp_path / "r.toml").write_text(RECIPE.to_toml())
-    arguments = (
-        "record",
-        tmp_path / "r.toml",
-        "--backend",
-        "oracle",
-        "--resume",
-        path,
-        "--out",
-        tmp_path / "o.trace",
-    )
-    assert said in refused(capsys, *arguments)
+    record = ("record", tmp_path / "r.toml", "--backend", "oracle", "--out", tmp_path / "o.trace")
+    assert said in refused(capsys, *record, "--resume", path)
 
 
 @pytest.mark.parametrize(
@@ -621,12 +568,13 @@ def test_an_ensemble_that_contradicts_its_header_is_refused(
         "environment": {},
     }
     held_out = {"loss": np.ones((3, 2)), "accuracy": np.ones((3, 2))}
-    Ensemble(header, np.ones(6), np.ones((3, 6)), held_out, {"linear1.bias": np.ones((3, 4))}).save(
-        tmp_path / "whole"
-    )
+    parameters = {"linear1.bias": np.ones((3, 4))}
+    ensemble = Ensemble(header, np.ones(6), np.ones((3, 6)), held_out, parameters)
+    ensemble.save(tmp_path / "whole")
     assert Ensemble.load(tmp_path / "whole").header == header
+    changed = sealed_again(tmp_path / "whole", tmp_path / "changed", change, "ensemble")
     with pytest.raises(InputError) as caught:
-        Ensemble.load(sealed_again(tmp_path / "whole", tmp_path / "changed", change, "ensemble"))
+        Ensemble.load(changed)
     assert said in str(caught.value)
 
 
@@ -634,21 +582,20 @@ def test_an_ensemble_that_contradicts_its_header_is_refused(
 
 
 def loop(path: Path, labels: np.ndarray, **options: Any) -> Path:
-    """Six updates of softmax-free regression by hand, fed these labels."""
-    draw, w = np.random.default_rng(0), np.ones((4, 3))
+    """The recording of six updates of a linear model by hand, whose batches have these labels."""
+    draw, w_DK = np.random.default_rng(0), np.ones((4, 3))
     recorder = Recorder(path, backend=path.name, **options)
-    recorder.start({"w": w})
+    recorder.start({"w": w_DK})
     for _ in range(6):
-        x = draw.standard_normal((len(labels), 4))
-        gradient = x.T @ (x @ w) / len(x)
-        w = w - 0.05 * gradient
-        batch = {"x": x, "y": labels}
+        x_BD = draw.standard_normal((len(labels), 4))
+        gradient_DK = x_BD.T @ (x_BD @ w_DK) / len(x_BD)
+        w_DK = w_DK - 0.05 * gradient_DK
         recorder.update(
-            batch=batch,
-            loss=float((x @ w).mean()),
-            gradients={"w": gradient},
+            batch={"x": x_BD, "y": labels},
+            loss=float((x_BD @ w_DK).mean()),
+            gradients={"w": gradient_DK},
             lr=0.05,
-            parameters={"w": w},
+            parameters={"w": w_DK},
         )
     recorder.finish()
     return path
@@ -660,13 +607,13 @@ def test_labels_in_another_order_are_told_in_every_dtype(
     dtype: str, turned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.array([0, 1, 1, 0, 1, 1] if dtype == "?" else [0, 1, 2, 3, 4, 5]).astype(dtype)
-    a, b = (
-        loop(tmp_path / side, labels[::-1].copy() if side == turned else labels) for side in "ab"
-    )
+    labels_of = {"a": labels, "b": labels} | {turned: labels[::-1].copy()}
+    a = loop(tmp_path / "a", labels_of["a"])
+    b = loop(tmp_path / "b", labels_of["b"])
     assert lockstep("diagnose", a, b) == 1
-    said = capsys.readouterr().out
-    assert "verdict: diverged" in said
-    assert "batch" in said
+    output = capsys.readouterr().out
+    assert "verdict: diverged" in output
+    assert "batch" in output
 
 
 def test_labels_that_a_byte_cannot_hold_are_not_the_same(tmp_path: Path) -> None:
@@ -712,7 +659,8 @@ def test_a_loop_that_contradicts_its_header_is_refused(
     change: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.arange(6)
-    a, b = (loop(tmp_path / side, labels, statistics=True) for side in "ab")
+    a = loop(tmp_path / "a", labels, statistics=True)
+    b = loop(tmp_path / "b", labels, statistics=True)
     c = sealed_again(b, tmp_path / "c", change)
     for command in ("compare", "diagnose"):
         assert said in refused(capsys, command, a, c)
@@ -725,18 +673,15 @@ def test_a_loop_that_contradicts_its_header_is_refused(
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One recipe by the oracle alone; not to be changed."""
-    folder, recipe = (
-        tmp_path_factory.mktemp("golden") / "golden",
-        small_recipe(**SHORT),
-    )
+    """The golden folder of one recipe, by the oracle alone. No test may change it."""
+    folder = tmp_path_factory.mktemp("golden") / "golden"
+    recipe = small_recipe(**SHORT)
     data = prepare(recipe)
-    traces = {
-        Key("small", dtype, "oracle"): train_oracle(
-            form, data, watch=Watch(parameters_every=1), bounds=dtype == "float32"
-        )
-        for dtype, form in recipe.forms.items()
-    }
+    traces = {}
+    for dtype, form in recipe.forms.items():
+        bounds = dtype == "float32"
+        trace = train_oracle(form, data, watch=Watch(parameters_every=1), bounds=bounds)
+        traces[Key("small", dtype, "oracle")] = trace
     write_golden(folder, {"small": recipe}, {"small": data}, traces)
     assert Golden.load(folder).recipes == {"small": recipe}
     return folder
@@ -744,7 +689,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def damaged(golden: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy whose manifest is changed and sealed again, with the present files' sums."""
+    """Make a copy of the golden folder whose manifest is changed and sealed again."""
 
     def damage(change: Callable[[dict[str, Any], Path], Any]) -> Path:
         from lockstep import golden as module
@@ -765,11 +710,9 @@ def _of_small(**values: Any) -> Callable[[dict[str, Any], Path], None]:
 
 
 def _without_traces(content: dict[str, Any], _: Path) -> None:
-    content["recipes"]["small"]["files"] = {
-        file: sum_
-        for file, sum_ in content["recipes"]["small"]["files"].items()
-        if file.endswith(".data")
-    }
+    files = content["recipes"]["small"]["files"]
+    for name in [name for name in files if not name.endswith(".data")]:
+        del files[name]
 
 
 def _without_bounds(content: dict[str, Any], folder: Path) -> None:
@@ -777,11 +720,9 @@ def _without_bounds(content: dict[str, Any], folder: Path) -> None:
 
 
 def _of_another_recipe(content: dict[str, Any], folder: Path) -> None:
-    other = small_recipe(**SHORT, schedule__peak=0.1)
-    train_oracle(other, prepare(other), watch=Watch(parameters_every=1)).save(
-        folder / "small.float32.oracle.trace"
-    )
-    _replace(content, folder / "small.float32.oracle.trace", _say())
+    other, path = small_recipe(**SHORT, schedule__peak=0.1), folder / "small.float32.oracle.trace"
+    train_oracle(other, prepare(other), watch=Watch(parameters_every=1)).save(path)
+    _replace(content, path, _say())
 
 
 def _of_other_data(content: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""Checkpoints as the files that people save: bits come back, kernels are turned by name, and what
-does not fit is refused by name."""
+"""Checkpoints become the files that people save, and come back bit for bit. Kernels are turned by
+name, and what does not fit is refused by name.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +45,14 @@ ENDS = [".pt", ".msgpack", ""]
 
 
 def checkpoint_of(recipe: Recipe, update: int = 4) -> Checkpoint:
-    found: dict[int, Checkpoint] = {}
+    checkpoints: dict[int, Checkpoint] = {}
 
     def keep(checkpoint: Checkpoint) -> None:
-        found[checkpoint.update] = checkpoint
+        checkpoints[checkpoint.update] = checkpoint
 
-    pt_impl.train.train(
-        recipe, prepared(recipe), watch=Watch(checkpoints=Checkpoints(1, "update", keep))
-    )
-    return found[update]
+    watch = Watch(checkpoints=Checkpoints(1, "update", keep))
+    pt_impl.train.train(recipe, prepared(recipe), watch=watch)
+    return checkpoints[update]
 
 
 def as_file(recipe: Recipe, path: Path, checkpoint: Checkpoint | None = None) -> Path:
@@ -62,16 +62,14 @@ def as_file(recipe: Recipe, path: Path, checkpoint: Checkpoint | None = None) ->
     return path
 
 
-def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
-    assert {k: v for k, v in found.header.items() if k != "backend"} | {"model_only": False} == {
-        k: v for k, v in Checkpoint(expected.header, {}).header.items() if k != "backend"
-    } | {"model_only": False}
-    assert found.arrays.keys() == expected.arrays.keys()
+def assert_same(checkpoint: Checkpoint, expected: Checkpoint) -> None:
+    either = {"backend": "either", "model_only": False}
+    assert checkpoint.header | either == expected.header | either
+    assert checkpoint.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
-        assert (found.arrays[name].dtype, found.arrays[name].shape) == (array.dtype, array.shape), (
-            name
-        )
-        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+        other = checkpoint.arrays[name]
+        assert (other.dtype, other.shape) == (array.dtype, array.shape), name
+        np.testing.assert_array_equal(other, array, err_msg=name)
 
 
 # --- there and back
@@ -91,17 +89,16 @@ def test_bits_come_back(variant: str, end: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ends", [(".pt", ".msgpack"), ("", ".pt")])
 def test_torch_to_flax_and_on(ends: tuple[str, str], tmp_path: Path) -> None:
-    """A run begun in PyTorch, its file turned into the other framework's and back into a
-    checkpoint, goes on in JAX.
+    """A run begins in PyTorch, its file becomes the other framework's and then a checkpoint, and
+    the run goes on in JAX.
     """
     recipe = small_recipe(**VARIANTS["adamw"])
     first, second = as_file(recipe, tmp_path / f"a{ends[0]}"), tmp_path / f"b{ends[1]}"
     convert(first, second, recipe, prepared, None)
     convert(second, tmp_path / "c.checkpoint", recipe, prepared, None)
     resume = Checkpoint.load(tmp_path / "c.checkpoint")
-    trace = jax_impl.train.train(
-        recipe, prepared(recipe), watch=Watch(parameters_every=1, resume=resume)
-    )
+    watch = Watch(parameters_every=1, resume=resume)
+    trace = jax_impl.train.train(recipe, prepared(recipe), watch=watch)
     assert compare(trace, oracle_trace(recipe), {}).verdict == "rounding"
 
 
@@ -111,50 +108,38 @@ def test_torch_to_flax_and_on(ends: tuple[str, str], tmp_path: Path) -> None:
 def test_torch_finds_its_own_state(tmp_path: Path) -> None:
     recipe = small_recipe(**BASE | {"optimizer__name": "adamw"})
     checkpoint = checkpoint_of(recipe)
-    found = torch.load(as_file(recipe, tmp_path / "a.pt", checkpoint), weights_only=True)
-    layers = torch.nn.Sequential(
-        torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 3)
-    ).double()
-    names = dict(zip(("0", "1", "2"), ("linear1", "linear2", "linear3")))
-    layers.load_state_dict(
-        {
-            f"{i}.{kind}": found["model"][f"{name}.{kind}"]
-            for i, name in names.items()
-            for kind in ("weight", "bias")
-        }
-    )
-    optimizer = torch.optim.AdamW(layers.parameters())
-    optimizer.load_state_dict(found["optimizer"])
-    weight = layers[1].weight
-    np.testing.assert_array_equal(
-        weight.detach().numpy(), checkpoint.arrays["parameters/linear2.weight"].T
-    )
+    saved = torch.load(as_file(recipe, tmp_path / "a.pt", checkpoint), weights_only=True)
+    model = torch.nn.Sequential()
+    for name, outputs in (("linear1", 6), ("linear2", 6), ("linear3", 3)):
+        model.add_module(name, torch.nn.Linear(6, outputs, dtype=torch.float64))
+    model.load_state_dict(saved["model"])
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.load_state_dict(saved["optimizer"])
+    weight = model.linear2.weight
+    expected = checkpoint.arrays["parameters/linear2.weight"].T
+    np.testing.assert_array_equal(weight.detach().numpy(), expected)
     state = optimizer.state[weight]
     assert state["step"] == 4
-    np.testing.assert_array_equal(
-        state["exp_avg"].numpy(), checkpoint.arrays["optimizer/first/linear2.weight"].T
-    )
+    first_moment = checkpoint.arrays["optimizer/first/linear2.weight"].T
+    np.testing.assert_array_equal(state["exp_avg"].numpy(), first_moment)
 
 
 def test_flax_finds_its_own_tree(tmp_path: Path) -> None:
     recipe = small_recipe(**BASE | {"training__dtype": "float32"})
     checkpoint = checkpoint_of(recipe)
-    trees = [
-        serialization.msgpack_restore(
-            as_file(recipe, tmp_path / "a.msgpack", checkpoint).read_bytes()
-        ),
-        ocp.PyTreeCheckpointer().restore(as_file(recipe, tmp_path / "a", checkpoint)),
-    ]
-    for tree in trees:
+    content = as_file(recipe, tmp_path / "a.msgpack", checkpoint).read_bytes()
+    folder = as_file(recipe, tmp_path / "a", checkpoint)
+    weight = checkpoint.arrays["parameters/linear2.weight"]
+    momentum = checkpoint.arrays["optimizer/momentum/linear2.weight"]
+    for tree in (
+        serialization.msgpack_restore(content),
+        ocp.PyTreeCheckpointer().restore(folder),
+    ):
         layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
         nnx.update(layer, nnx.State(tree["params"]["linear2"]))
-        np.testing.assert_array_equal(
-            layer.kernel.get_value(), checkpoint.arrays["parameters/linear2.weight"]
-        )
-        np.testing.assert_array_equal(
-            tree["opt_state"]["0"]["trace"]["linear2"]["kernel"],
-            checkpoint.arrays["optimizer/momentum/linear2.weight"],
-        )
+        np.testing.assert_array_equal(layer.kernel.get_value(), weight)
+        slot = tree["opt_state"]["0"]["trace"]["linear2"]["kernel"]
+        np.testing.assert_array_equal(slot, momentum)
         assert int(tree["opt_state"]["1"]["count"]) == 4
 
 
@@ -167,10 +152,8 @@ def test_a_model_alone_goes_both_ways(tmp_path: Path) -> None:
     tree = serialization.msgpack_restore((tmp_path / "b.msgpack").read_bytes())
     assert tree.keys() == {"params"}
     for name, tensor in weights.items():
-        layer, _, kind = name.partition(".")
-        np.testing.assert_array_equal(
-            tree["params"][layer][{"weight": "kernel"}.get(kind, kind)], tensor.numpy().T
-        )
+        layer, _, kind = name.replace("weight", "kernel").partition(".")
+        np.testing.assert_array_equal(tree["params"][layer][kind], tensor.numpy().T)
     convert(tmp_path / "b.msgpack", tmp_path / "c.pt", recipe, prepared, None)
     back = torch.load(tmp_path / "c.pt", weights_only=True)
     for name, tensor in weights.items():
@@ -197,30 +180,36 @@ def renamed(old: str, new: str) -> Change:
     return lambda weights: {new if name == old else name: value for name, value in weights.items()}
 
 
+def without(lost: str) -> Change:
+    return lambda weights: {name: value for name, value in weights.items() if name != lost}
+
+
+def with_another(name: str, source: str, turn: Change = lambda tensor: tensor) -> Change:
+    """Put under a name what another has, turned."""
+    return lambda weights: weights | {name: turn(weights[source])}
+
+
 TORCH_FAULTS: dict[str, tuple[Change, str]] = {
-    "missing": (
-        lambda w: {k: v for k, v in w.items() if k != "linear2.bias"},
-        "missing: parameters/linear2.bias",
-    ),
-    "extra": (lambda w: w | {"head.weight": w["linear1.weight"]}, "extra: parameters/head.weight"),
+    "missing": (without("linear2.bias"), "missing: parameters/linear2.bias"),
+    "extra": (with_another("head.weight", "linear1.weight"), "extra: parameters/head.weight"),
     "a Flax name": (
         renamed("linear2.weight", "linear2.kernel"),
         "extra: parameters/linear2.kernel",
     ),
     "ambiguous": (
-        lambda w: w | {"module.linear1.bias": w["linear1.bias"]},
+        with_another("module.linear1.bias", "linear1.bias"),
         "ambiguous: linear1.bias and module.linear1.bias",
     ),
     "another shape": (
-        lambda w: w | {"linear3.weight": w["linear3.weight"].T.contiguous()},
+        with_another("linear3.weight", "linear3.weight", lambda tensor: tensor.T.contiguous()),
         "parameters/linear3.weight: shape (3, 6), expected (6, 3)",
     ),
     "half precision": (
-        lambda w: w | {"linear1.bias": w["linear1.bias"].half()},
+        with_another("linear1.bias", "linear1.bias", torch.Tensor.half),
         "linear1.bias: torch.float16",
     ),
     "another dtype": (
-        lambda w: {k: v.float() for k, v in w.items()},
+        lambda weights: {name: tensor.float() for name, tensor in weights.items()},
         "float32, and the recipe's dtype is float64",
     ),
 }
@@ -231,10 +220,8 @@ def test_torch_files_are_refused_by_name(fault: str, tmp_path: Path) -> None:
     recipe = small_recipe(**BASE)
     weights = load_file(as_file(recipe, tmp_path / "good.safetensors"))
     change, message = TORCH_FAULTS[fault]
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in change(weights).items()},
-        tmp_path / "a.safetensors",
-    )
+    changed = {name: tensor.contiguous().clone() for name, tensor in change(weights).items()}
+    save_file(changed, tmp_path / "a.safetensors")
     assert message in refusal(tmp_path / "a.safetensors", recipe, "out.msgpack")
 
 
@@ -242,27 +229,24 @@ def test_prefixes_of_wrappers_are_known(tmp_path: Path) -> None:
     recipe = small_recipe(**BASE)
     weights = load_file(as_file(recipe, tmp_path / "good.safetensors"))
     for prefix in ("module.", "_orig_mod."):
-        torch.save(
-            {prefix + name: tensor for name, tensor in weights.items()}, tmp_path / f"{prefix}pt"
-        )
-        convert(
-            tmp_path / f"{prefix}pt", tmp_path / f"{prefix}out.safetensors", recipe, prepared, None
-        )
-        back = load_file(tmp_path / f"{prefix}out.safetensors")
+        path, out = tmp_path / f"{prefix}pt", tmp_path / f"{prefix}out.safetensors"
+        torch.save({prefix + name: tensor for name, tensor in weights.items()}, path)
+        convert(path, out, recipe, prepared, None)
+        back = load_file(out)
         assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
 
 
 FLAX_FAULTS: dict[str, tuple[Change, str]] = {
     "missing": (
-        lambda p: {k: v for k, v in p.items() if k != "linear2"},
+        without("linear2"),
         "missing: parameters/linear2.bias, parameters/linear2.weight",
     ),
     "a torch name": (
-        lambda p: p | {"linear2": {"weight": p["linear2"]["kernel"], "bias": p["linear2"]["bias"]}},
+        with_another("linear2", "linear2", renamed("kernel", "weight")),
         "extra: parameters/linear2/weight",
     ),
     "automatic names": (
-        lambda p: {f"Dense_{i}": v for i, v in enumerate(p.values())},
+        lambda params: {f"Dense_{i}": layer for i, layer in enumerate(params.values())},
         "extra: parameters/Dense_0/bias",
     ),
 }
@@ -273,15 +257,15 @@ def test_flax_trees_are_refused_by_name(fault: str, tmp_path: Path) -> None:
     recipe = small_recipe(**BASE)
     tree = serialization.msgpack_restore(as_file(recipe, tmp_path / "good.msgpack").read_bytes())
     change, message = FLAX_FAULTS[fault]
-    (tmp_path / "a.msgpack").write_bytes(
-        serialization.msgpack_serialize({"params": change(tree["params"])})
-    )
+    content = serialization.msgpack_serialize({"params": change(tree["params"])})
+    (tmp_path / "a.msgpack").write_bytes(content)
     assert message in refusal(tmp_path / "a.msgpack", recipe, "out.pt")
 
 
 def test_square_kernels_are_turned_by_the_kind_of_file_alone(tmp_path: Path) -> None:
-    """A torch weight of a square layer under its name, but in the layout (in, out), cannot be seen:
-    it comes out turned, as every torch weight does, whatever its shape."""
+    """Every torch weight is turned, whatever its shape. A square one in the layout (in, out) cannot
+    be told apart.
+    """
     recipe = small_recipe(**BASE)
     weights = load_file(as_file(recipe, tmp_path / "good.safetensors"))
     convert(tmp_path / "good.safetensors", tmp_path / "out.msgpack", recipe, prepared, None)
@@ -295,16 +279,15 @@ def test_square_kernels_are_turned_by_the_kind_of_file_alone(tmp_path: Path) -> 
 def test_other_refusals(tmp_path: Path) -> None:
     recipe = small_recipe(**BASE)
     path = as_file(recipe, tmp_path / "a.pt")
-    found = torch.load(path, weights_only=True)
+    saved = torch.load(path, weights_only=True)
     assert "does not say what is trained" in refusal(path, None)  # type: ignore[arg-type] # the fault
-    torch.save({k: v for k, v in found.items() if k != "update"}, tmp_path / "b.pt")
+    torch.save(without("update")(saved), tmp_path / "b.pt")
     assert "--update N" in refusal(tmp_path / "b.pt", recipe)
     assert "says 4 updates, --update 5" in refusal(path, recipe, update=5)
-    torch.save(found["model"], tmp_path / "c.pt")
-    assert "missing: optimizer/momentum/linear1.bias" in refusal(
-        tmp_path / "c.pt", recipe, update=4
-    )
-    torch.save(found | {"scaler": {}}, tmp_path / "d.pt")
+    torch.save(saved["model"], tmp_path / "c.pt")
+    line = refusal(tmp_path / "c.pt", recipe, update=4)
+    assert "missing: optimizer/momentum/linear1.bias" in line
+    torch.save(saved | {"scaler": {}}, tmp_path / "d.pt")
     assert "extra: scaler" in refusal(tmp_path / "d.pt", recipe)
     plain = small_recipe(**BASE | {"optimizer__momentum": 0.0})
     assert "extra: momentum_buffer of linear1.weight; sgd has none" in refusal(path, plain)
@@ -325,36 +308,31 @@ def test_other_refusals(tmp_path: Path) -> None:
 
 def test_the_midst_of_an_accumulation_has_no_place(tmp_path: Path) -> None:
     recipe = small_recipe(**VARIANTS["adamw"])
-    kept: list[Checkpoint] = []
-    pt_impl.train.train(
-        recipe, prepared(recipe), watch=Watch(checkpoints=Checkpoints(5, "batch", kept.append))
-    )
-    kept[0].save(tmp_path / "a.checkpoint")
+    checkpoints: list[Checkpoint] = []
+    watch = Watch(checkpoints=Checkpoints(5, "batch", checkpoints.append))
+    pt_impl.train.train(recipe, prepared(recipe), watch=watch)
+    checkpoints[0].save(tmp_path / "a.checkpoint")
     with pytest.raises(InputError, match="midst of an accumulation"):
         convert(tmp_path / "a.checkpoint", tmp_path / "b.pt", None, prepared, None)
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--set", "data.rows=64", "--set", "training.epochs=2", "--set", "schedule.warmup=1"]
+    small = ["--set=data.rows=64", "--set=training.epochs=2", "--set=schedule.warmup=1"]
 
     def call(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as end:
             main(arguments)
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out + output.err
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out + printed.err
 
     trace = str(tmp_path / "run.trace")
-    assert (
-        call("record", "--backend", "jax", "--out", trace, "--checkpoint-every", "2", *small)[0]
-        == 0
-    )
-    source, made = str(tmp_path / "run.2.checkpoint"), str(tmp_path / "run.pt")
-    assert call("convert", source, made) == (0, f"{made}: all of it, 2 updates done\n")
-    status, said = call("convert", made, str(tmp_path / "back.checkpoint"))
-    assert (status, "--recipe RECIPE" in said) == (2, True)
-    assert (
-        call("convert", made, str(tmp_path / "back.checkpoint"), "--recipe", "seed", *small)[0] == 0
-    )
-    assert call("convert", source, str(tmp_path / "run.safetensors"))[1].endswith(
-        "the model alone\n"
-    )
+    record = ("record", "--backend", "jax", "--out", trace, "--checkpoint-every", "2", *small)
+    assert call(*record)[0] == 0
+    source, torch_file = str(tmp_path / "run.2.checkpoint"), str(tmp_path / "run.pt")
+    assert call("convert", source, torch_file) == (0, f"{torch_file}: all of it, 2 updates done\n")
+    back = str(tmp_path / "back.checkpoint")
+    status, output = call("convert", torch_file, back)
+    assert (status, "--recipe RECIPE" in output) == (2, True)
+    assert call("convert", torch_file, back, "--recipe", "seed", *small)[0] == 0
+    _, output = call("convert", source, str(tmp_path / "run.safetensors"))
+    assert output.endswith("the model alone\n")

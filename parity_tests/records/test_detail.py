@@ -1,6 +1,4 @@
-"""What an update is recorded with in detail: it is what the oracle has, and recording it changes
-nothing.
-"""
+"""The detail of an update is what the oracle has, and recording it changes nothing."""
 
 from functools import cache
 from pathlib import Path
@@ -53,12 +51,10 @@ def test_detail_is_what_the_oracle_has(backend: str, variant: str) -> None:
     names = {name for name in trace.arrays if name.startswith("detail/")}
     assert names == {name for name in oracle.arrays if name.startswith("detail/")}
     for name in names:
-        found, expected = (
-            trace.arrays[name].astype(np.float64),
-            oracle.arrays[name].astype(np.float64),
-        )
-        assert found.shape == expected.shape, name
-        assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max(), name
+        array = trace.arrays[name].astype(np.float64)
+        expected = oracle.arrays[name].astype(np.float64)
+        assert array.shape == expected.shape, name
+        assert np.abs(array - expected).max() <= 1e-12 * np.abs(expected).max(), name
 
 
 @pytest.mark.parametrize("backend", TWINS)
@@ -67,13 +63,12 @@ def test_detail_in_float32_is_within_its_bounds(backend: str, variant: str) -> N
     recipe = recipe_of(variant, "float32")
     trace, oracle = detailed(backend, recipe), detailed("oracle", recipe)
     ratios = []
-    for name, expected in oracle.arrays.items():
-        if name.startswith("detail/"):
-            gap = np.abs(trace.arrays[name].astype(np.float64) - expected).max()
-            if name.split("/")[2] == "batch":
-                assert gap == 0
-            else:
-                ratios.append(float(gap / oracle.arrays[f"bounds/{name}"]))
+    for name in [name for name in oracle.arrays if name.startswith("detail/")]:
+        gap = np.abs(trace.arrays[name].astype(np.float64) - oracle.arrays[name]).max()
+        if name.split("/")[2] == "batch":
+            assert gap == 0
+        else:
+            ratios.append(float(gap / oracle.arrays[f"bounds/{name}"]))
     assert max(ratios) <= 1
     assert max(ratios) > 0.01  # bounds so wide that nothing could leave them would bound nothing
 
@@ -97,62 +92,40 @@ def test_every_family_is_there_with_the_parameters_around(backend: str) -> None:
     families = {name.split("/")[2] for name in trace.arrays if name.startswith("detail/0/")}
     assert families == {"batch", "forward", "gradients", "clip", "moments"}
     assert {0, 1, 2, 3, 4, 5, 6} <= set(trace.recorded_updates)
-    assert trace.arrays["detail/0/batch/x"].shape == (
-        64,
-        6,
-    )  # two batches of 32, one after the other
-    assert trace.arrays["detail/3/batch/x"].shape == (
-        26,
-        6,
-    )  # the epoch's last update has what is left
+    # two batches of 32, one after the other; the epoch's last update has what is left
+    assert trace.arrays["detail/0/batch/x"].shape == (64, 6)
+    assert trace.arrays["detail/3/batch/x"].shape == (26, 6)
+
+
+def record_small(out: Path) -> list[str]:
+    """The command that records a run of 12 updates."""
+    small = ["--set=data.rows=90", "--set=training.epochs=4", "--set=schedule.warmup=1"]
+    return ["record", "--backend", "oracle", "--out", str(out), *small]
 
 
 @pytest.mark.parametrize("window", ["3", "5:5", "7:6", "0:13", "a:b", "-1:2", "0:9:0", "1:2:3:4"])
 def test_no_window_is_one_line(
     window: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
     with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                "record",
-                "--backend",
-                "oracle",
-                "--out",
-                str(tmp_path / "t"),
-                f"--detail={window}",
-                *small,
-            ]
-        )
+        main([*record_small(tmp_path / "t"), f"--detail={window}"])
     assert ended.value.code == 2
-    assert (
-        f"--detail {window}: must be A:B or A:B:K with A < B of the run's 12 updates"
-        in capsys.readouterr().err
-    )
+    line = f"--detail {window}: must be A:B or A:B:K with A < B of the run's 12 updates"
+    assert line in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
 
 
 def test_every_kth_update_within_a_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--set", "data.rows=90", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
-    command = [
-        "record",
-        "--backend",
-        "oracle",
-        "--out",
-        str(tmp_path / "t"),
-        "--detail",
-        "1:9:3",
-        *small,
-    ]
+    command = [*record_small(tmp_path / "t"), "--detail", "1:9:3"]
     for budget, code in (("0.1", 2), ("10", 0)):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--budget-mib", budget])
         assert ended.value.code == code
         assert (tmp_path / "t").exists() == (code == 0)
-    said = capsys.readouterr().err
-    assert "the detail of one update takes" in said
-    assert "of the 3 wanted" in said
-    assert "budget of 0.1 MiB" in said
+    message = capsys.readouterr().err
+    assert "the detail of one update takes" in message
+    assert "of the 3 wanted" in message
+    assert "budget of 0.1 MiB" in message
     assert Trace.load(tmp_path / "t").header["detail"] == [1, 4, 7]

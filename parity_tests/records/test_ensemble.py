@@ -1,4 +1,4 @@
-"""Many members at once: each becomes what it becomes alone, and members mixed up are seen."""
+"""Many members train at once: each becomes what it becomes alone, and members mixed up show."""
 
 import os
 import subprocess
@@ -83,39 +83,37 @@ def members_of(recipe: Recipe, count: int = 5) -> list[PreparedData]:
 
 
 def differences(
-    found: Ensemble, recipe: Recipe, backend: str, which: Sequence[int] = (0, 4)
+    ensemble: Ensemble, recipe: Recipe, backend: str, places: Sequence[int] = (0, 4)
 ) -> list[str]:
-    """What of some members is not what it is alone: 1e-12 of the largest value, and the bits of the
-    learning rate.
+    """What differs between some members and the same members alone: a value by more than 1e-12 of
+    the largest, or a bit of the learning rate.
     """
     wrong = []
-    for s in which:
-        alone = ALONE[backend](recipe, members_of(recipe)[s])
-        if alone.series("lr").tobytes() != found.lr_T.tobytes():
-            wrong.append(f"{s} lr")
+    for place in places:
+        alone = ALONE[backend](recipe, members_of(recipe)[place])
+        if alone.series("lr").tobytes() != ensemble.lr_T.tobytes():
+            wrong.append(f"{place} lr")
         expected = {"loss": alone.series("loss")} | alone.parameters(alone.recorded_updates[-1])
-        mine = {"loss": found.loss_ST[s]} | found.member(s)
-        for name in found.held_out:
-            expected[f"held-out {name}"], mine[f"held-out {name}"] = (
-                alone.metric(f"held_out_{name}"),
-                found.held_out[name][s],
-            )
+        mine = {"loss": ensemble.loss_ST[place]} | ensemble.member(place)
+        for name, values_ST in ensemble.held_out.items():
+            expected[f"held-out {name}"] = alone.metric(f"held_out_{name}")
+            mine[f"held-out {name}"] = values_ST[place]
         assert expected.keys() == mine.keys()
         for name, array in expected.items():
             assert array.shape == mine[name].shape
             if not np.abs(array - mine[name]).max() <= 1e-12 * np.abs(array).max():
-                wrong.append(f"{s} {name}")
+                wrong.append(f"{place} {name}")
     return wrong
 
 
 @pytest.mark.parametrize(("backend", "values"), CASES)
 def test_each_member_is_what_it_is_alone(backend: str, values: dict[str, Any]) -> None:
     recipe = small_recipe(**(SHORT | values))
-    found = ENSEMBLES[backend].train_ensemble(recipe, members_of(recipe), chunk=2)
-    assert found.loss_ST.shape == (5, members_of(recipe)[0].updates)
-    assert found.header["chunk"] == 2
-    assert len(np.unique(found.loss_ST[:, 0])) == 5
-    assert differences(found, recipe, backend) == []
+    ensemble = ENSEMBLES[backend].train_ensemble(recipe, members_of(recipe), chunk=2)
+    assert ensemble.loss_ST.shape == (5, members_of(recipe)[0].updates)
+    assert ensemble.header["chunk"] == 2
+    assert len(np.unique(ensemble.loss_ST[:, 0])) == 5
+    assert differences(ensemble, recipe, backend) == []
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.sweep)])
@@ -125,24 +123,20 @@ def test_each_member_is_what_it_is_alone(backend: str, values: dict[str, Any]) -
 def test_in_bfloat16_each_member_is_within_the_bounds_of_what_it_is_alone(
     backend: str, values: dict[str, Any]
 ) -> None:
-    recipe = small_recipe(
-        **(SHORT | values | {"training__dtype": "float32", "training__compute": "bfloat16"})
-    )
-    found = ENSEMBLES[backend].train_ensemble(recipe, members_of(recipe), chunk=2)
-    for s in (0, 4):
-        alone, bounds = (
-            ALONE[backend](recipe, members_of(recipe)[s]),
-            bounds_of(train_oracle(recipe, members_of(recipe)[s])),
-        )
+    mixed = {"training__dtype": "float32", "training__compute": "bfloat16"}
+    recipe = small_recipe(**(SHORT | values | mixed))
+    ensemble = ENSEMBLES[backend].train_ensemble(recipe, members_of(recipe), chunk=2)
+    for place in (0, 4):
+        member = members_of(recipe)[place]
+        alone, bounds = ALONE[backend](recipe, member), bounds_of(train_oracle(recipe, member))
         assert bounds is not None
-        np.testing.assert_array_equal(alone.series("lr"), found.lr_T)
-        assert (np.abs(alone.series("loss") - found.loss_ST[s]) <= 2 * bounds["updates/loss"]).all()
+        np.testing.assert_array_equal(alone.series("lr"), ensemble.lr_T)
+        gap_T = np.abs(alone.series("loss") - ensemble.loss_ST[place])
+        assert (gap_T <= 2 * bounds["updates/loss"]).all()
         last = alone.recorded_updates[-1]
         for name, array in alone.parameters(last).items():
-            assert (
-                np.abs(array - found.member(s)[name]).max()
-                <= 2 * bounds[f"parameters/{last}/{name}"]
-            )
+            gap = np.abs(array - ensemble.member(place)[name]).max()
+            assert gap <= 2 * bounds[f"parameters/{last}/{name}"]
 
 
 def test_two_devices_share_the_members(tmp_path: Path) -> None:
@@ -163,23 +157,26 @@ assert sorted(place.id for place in places) == [0, 1], places
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     out = tmp_path / "two.ensemble"
     subprocess.run([sys.executable, "-c", code, str(out)], env=os.environ | flags, check=True)
-    found = Ensemble.load(out)
-    assert found.header["chunk"] == 3  # for each as many
-    assert differences(found, recipe, "jax") == []
+    shared = Ensemble.load(out)
+    assert shared.header["chunk"] == 3  # as many for each device
+    assert differences(shared, recipe, "jax") == []
 
 
 def test_the_chunk_changes_nothing_and_progress_is_told() -> None:
     recipe = small_recipe(**SHORT)
-    data, told = members_of(recipe), list[tuple[int, int]]()
-    found = pt_impl.fast.ensemble.train_ensemble(
-        recipe, data, chunk=2, progress=lambda *numbers: told.append(numbers)
-    )
+    data = members_of(recipe)
+    reports: list[tuple[int, int]] = []
+
+    def report(updates: int, total: int) -> None:
+        reports.append((updates, total))
+
+    chunked = pt_impl.fast.ensemble.train_ensemble(recipe, data, chunk=2, progress=report)
     total = 5 * data[0].updates
-    assert told == sorted(told)
-    assert told[-1] == (total, total)
+    assert reports == sorted(reports)
+    assert reports[-1] == (total, total)
     whole = pt_impl.fast.ensemble.train_ensemble(recipe, data)
     assert whole.header["chunk"] == 3
-    np.testing.assert_allclose(found.loss_ST, whole.loss_ST, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(chunked.loss_ST, whole.loss_ST, rtol=1e-12, atol=0)
 
 
 def test_little_room_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,8 +184,8 @@ def test_little_room_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
     for name in ("lockstep.records.ensemble.ROOM", "pt_impl.fast.network.ROOM"):
         monkeypatch.setattr(name, 1)  # a batch, and an update, at a time
-    found = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
-    np.testing.assert_array_equal(found.loss_ST, whole.loss_ST)
+    ensemble = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe), chunk=5)
+    np.testing.assert_array_equal(ensemble.loss_ST, whole.loss_ST)
 
 
 def test_members_of_one_seed_are_what_prepare_gives() -> None:
@@ -207,7 +204,7 @@ def test_members_must_share_rows_and_sizes(values: dict[str, Any]) -> None:
         blocks_of([], 2)
 
 
-# --- members mixed up are seen
+# --- members mixed up show
 
 
 def other_orders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,14 +232,16 @@ def one_norm_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "seen"),
+    ("plant", "difference"),
     [(other_orders, "0 loss"), (other_places, "0 linear1.weight"), (one_norm_for_all, "0 loss")],
 )
-def test_a_planted_fault_is_seen(plant: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_seen(
+    plant: Any, difference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = small_recipe(**(SHORT | CLIPPED))
     plant(monkeypatch)
-    found = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe))
+    ensemble = pt_impl.fast.ensemble.train_ensemble(recipe, members_of(recipe))
     monkeypatch.undo()
-    wrong = differences(found, recipe, "torch")
-    assert seen in wrong
-    assert "0 lr" not in wrong
+    differing = differences(ensemble, recipe, "torch")
+    assert difference in differing
+    assert "0 lr" not in differing

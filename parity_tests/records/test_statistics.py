@@ -1,5 +1,5 @@
-"""Three numbers of every tensor at every update: of the real tensors, changing nothing, judged and
-placed.
+"""Three numbers of every tensor at every update: they are those of the run's own tensors, recording
+them changes nothing, and a comparison judges them and names their place.
 """
 
 from dataclasses import replace
@@ -32,6 +32,7 @@ from lockstep.run.replay import replay, reproduces, truth_of
 from parity_tests.shared.recipes import prepared, small_recipe
 from parity_tests.shared.sweep import sweep_but
 from parity_tests.shared.twins import TWINS, patch_pair
+from parity_tests.shared.verdicts import assert_rounding, assert_verdict
 
 TRAINERS = {"torch": pt_impl.train.train, "jax": jax_impl.train.train, "oracle": train_oracle}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -88,14 +89,11 @@ def test_the_numbers_are_those_of_the_values_whatever_holds_them(
     array: NDArray[np.float32],
 ) -> None:
     wide = array.astype(np.float64)
-    found = statistics_of(array)
-    np.testing.assert_allclose(
-        found,
-        [wide.mean(), np.sqrt((wide**2).mean()), np.abs(wide).max()],
-        rtol=1e-12,
-        atol=1e-12 * np.abs(wide).max(),
-    )
-    assert found == statistics_of(wide) == statistics_of(np.asfortranarray(array))
+    largest = np.abs(wide).max()
+    numbers = statistics_of(array)
+    expected = [wide.mean(), np.sqrt((wide**2).mean()), largest]
+    np.testing.assert_allclose(numbers, expected, rtol=1e-12, atol=1e-12 * largest)
+    assert numbers == statistics_of(wide) == statistics_of(np.asfortranarray(array))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -111,24 +109,25 @@ def test_what_is_not_finite_shows(value: float) -> None:
 def test_statistics_are_of_the_tensors_of_the_run(backend: str, variant: str) -> None:
     recipe = recipe_of(variant)
     updates = range(prepared(recipe).updates)
-    trace = TRAINERS[backend](
-        recipe, prepared(recipe), watch=Watch(statistics=True, detail=updates, parameters_every=1)
-    )
+    watch = Watch(statistics=True, detail=updates, parameters_every=1)
+    trace = TRAINERS[backend](recipe, prepared(recipe), watch=watch)
     expected: dict[str, list[Any]] = {}
     for update in updates:
-        for prefix in (f"detail/{update}/", f"parameters/{update + 1}/", f"average/{update + 1}/"):
-            family = "" if prefix.startswith("detail") else f"{prefix.partition('/')[0]}/"
-            for name in sorted(name for name in trace.arrays if name.startswith(prefix)):
-                if "/batch/" not in name:
-                    row = statistics_of(trace.arrays[name])
-                    expected.setdefault(
-                        f"statistics/{family}{name.removeprefix(prefix)}", []
-                    ).append(row)
-    found = statistics_in(trace)
-    assert found.keys() == expected.keys() == statistics_in(recorded("oracle", recipe)).keys()
+        prefixes = {
+            f"detail/{update}/": "statistics/",
+            f"parameters/{update + 1}/": "statistics/parameters/",
+            f"average/{update + 1}/": "statistics/average/",
+        }
+        for prefix, family in prefixes.items():
+            names = [name for name in trace.arrays if name.startswith(prefix)]
+            for name in [name for name in names if "/batch/" not in name]:
+                rows = expected.setdefault(family + name.removeprefix(prefix), [])
+                rows.append(statistics_of(trace.arrays[name]))
+    statistics = statistics_in(trace)
+    assert statistics.keys() == expected.keys() == statistics_in(recorded("oracle", recipe)).keys()
     for name, rows in expected.items():
-        assert found[name].dtype == np.float64
-        np.testing.assert_array_equal(found[name], np.array(rows), err_msg=name)
+        assert statistics[name].dtype == np.float64
+        np.testing.assert_array_equal(statistics[name], np.array(rows), err_msg=name)
 
 
 @pytest.mark.parametrize("backend", TWINS)
@@ -144,20 +143,20 @@ def test_recording_statistics_changes_no_bit(backend: str, dtype: str, variant: 
 @pytest.mark.parametrize("backend", TRAINERS)
 def test_a_run_that_stops_and_goes_on_has_the_same_statistics(backend: str) -> None:
     recipe = recipe_of("all at once")
-    data, taken = prepared(recipe), dict[int, Checkpoint]()
-    cut = TRAINERS[backend](
-        recipe,
-        data,
-        watch=Watch(
-            statistics=True,
-            checkpoints=Checkpoints(1, "batch", lambda c: taken.update({c.batches: c})),
-        ),
-    )
+    data = prepared(recipe)
+    checkpoints: dict[int, Checkpoint] = {}
+
+    def keep(checkpoint: Checkpoint) -> None:
+        checkpoints[checkpoint.batches] = checkpoint
+
+    watch = Watch(statistics=True, checkpoints=Checkpoints(1, "batch", keep))
+    cut = TRAINERS[backend](recipe, data, watch=watch)
     whole = statistics_in(recorded(backend, recipe))
     for name, rows in statistics_in(cut).items():
         np.testing.assert_array_equal(rows, whole[name], err_msg=name)
     for batches, first in ((3, 2), (4, 3)):  # after an update, and in the midst of one
-        rest = TRAINERS[backend](recipe, data, watch=Watch(statistics=True, resume=taken[batches]))
+        watch = Watch(statistics=True, resume=checkpoints[batches])
+        rest = TRAINERS[backend](recipe, data, watch=watch)
         assert rest.header["statistics"] == first
         for name, rows in statistics_in(rest).items():
             np.testing.assert_array_equal(rows, whole[name][first:], err_msg=name)
@@ -167,12 +166,11 @@ def test_a_run_that_stops_and_goes_on_has_the_same_statistics(backend: str) -> N
 def test_a_cut_update_is_recorded_in_detail_too() -> None:
     recipe = recipe_of("all at once")
     data = prepared(recipe)
-    whole, cut = (
-        pt_impl.train.train(recipe, data, watch=Watch(detail=(2,), checkpoints=checkpoints))
-        for checkpoints in (None, Checkpoints(1, "batch", lambda _: None))
-    )
+    whole = pt_impl.train.train(recipe, data, watch=Watch(detail=(2,)))
+    watch = Watch(detail=(2,), checkpoints=Checkpoints(1, "batch", lambda _: None))
+    cut = pt_impl.train.train(recipe, data, watch=watch)
     assert cut.header["detail"] == [2]
-    for name in (name for name in whole.arrays if name.startswith("detail/")):
+    for name in [name for name in whole.arrays if name.startswith("detail/")]:
         np.testing.assert_array_equal(cut.arrays[name], whole.arrays[name], err_msg=name)
 
 
@@ -182,35 +180,31 @@ def test_a_cut_update_is_recorded_in_detail_too() -> None:
 @pytest.mark.parametrize("backend", TRAINERS)
 def test_statistics_fit_a_budget_of_24_bytes_a_tensor_and_update_and_no_other(backend: str) -> None:
     recipe = recipe_of("all at once")
-    data, found = prepared(recipe), statistics_in(recorded(backend, recipe))
-    size = 24 * data.updates * len(found)
-    assert size == sum(array.nbytes for array in found.values())
+    data, statistics = prepared(recipe), statistics_in(recorded(backend, recipe))
+    size = 24 * data.updates * len(statistics)
+    assert size == sum(array.nbytes for array in statistics.values())
     TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=size / 2**20))
-    with pytest.raises(
-        InputError,
-        match=f"the statistics of {len(found)} tensors at {data.updates} updates take 0.0",
-    ):
+    line = f"the statistics of {len(statistics)} tensors at {data.updates} updates take 0.0"
+    with pytest.raises(InputError, match=line):
         TRAINERS[backend](recipe, data, watch=Watch(statistics=True, budget_mib=(size - 1) / 2**20))
 
 
 def test_detail_takes_what_statistics_leave_of_the_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--set", "data.rows=96", "--set", "training.epochs=4", "--set", "schedule.warmup=1"]
+    small = ["--set=data.rows=96", "--set=training.epochs=4", "--set=schedule.warmup=1"]
     out = tmp_path / "t"
     command = ["record", "--backend", "oracle", "--out", str(out), "--detail", "0:4", *small]
     assert call(capsys, *command, "--statistics")[0] == 0
-    held = Trace.load(out).arrays.items()
-    detail, statistics = (
-        sum(array.nbytes for name, array in held if name.startswith(prefix))
-        for prefix in ("detail/", "statistics/")
-    )
+    sizes = {name: array.nbytes for name, array in Trace.load(out).arrays.items()}
+    detail = sum(size for name, size in sizes.items() if name.startswith("detail/"))
+    statistics = sum(size for name, size in sizes.items() if name.startswith("statistics/"))
     for missing, status in ((0, 0), (1, 2)):
         budget = str((detail + statistics - missing) / 2**20)
-        code, said = call(capsys, *command, "--statistics", "--budget-mib", budget)
-        assert code == status, said
-    assert "of the 4 wanted 3 fit into the budget of 0." in said
-    assert said.strip().endswith(f"beside {statistics / 2**20:.3g} MiB of statistics")
+        code, output = call(capsys, *command, "--statistics", "--budget-mib", budget)
+        assert code == status, output
+    assert "of the 4 wanted 3 fit into the budget of 0." in output
+    assert output.strip().endswith(f"beside {statistics / 2**20:.3g} MiB of statistics")
     assert call(capsys, *command, "--budget-mib", budget)[0] == 0
 
 
@@ -223,27 +217,24 @@ def test_right_runs_differ_by_rounding(backend: str, variant: str) -> None:
     for dtype, farthest in (("float64", 1), ("float32", 0.5)):
         recipe = recipe_of(variant, dtype)
         trace, oracle = recorded(backend, recipe), recorded("oracle", recipe)
-        found = compare(trace, oracle, bounds_of(oracle) or {})
-        assert found.verdict == "rounding", found.first
-        ratios = [
-            found.worst[stage].ratio for stage in ("forward", "gradients", "moments", "parameters")
-        ]
+        comparison = compare(trace, oracle, bounds_of(oracle) or {})
+        assert_verdict(comparison, "rounding")
+        stages = ("forward", "gradients", "moments", "parameters")
+        ratios = [comparison.worst[stage].ratio for stage in stages]
         assert 1e-4 < max(ratios) <= farthest
 
 
 def test_updates_from_the_oracles_state_have_statistics_too() -> None:
     recipe = recipe_of("all at once")
     data = prepared(recipe)
-    one, run = (
-        train_oracle(recipe, data, watch=Watch(statistics=True, synchronise=given))
-        for given in (states(recipe, data), None)
-    )
-    trace = jax_impl.train.train(
-        recipe, data, watch=Watch(statistics=True, synchronise=states(recipe, data))
-    )
-    assert compare(trace, one, bounds_of(one) or {}).verdict == "rounding"
+    run = train_oracle(recipe, data, watch=Watch(statistics=True))
+    watch = Watch(statistics=True, synchronise=states(recipe, data))
+    updates = train_oracle(recipe, data, watch=watch)
+    watch = Watch(statistics=True, synchronise=states(recipe, data))
+    trace = jax_impl.train.train(recipe, data, watch=watch)
+    assert_rounding(trace, updates)
     name = "bounds/statistics/parameters/linear1.weight"
-    assert one.arrays[name][-1] < run.arrays[name][-1]
+    assert updates.arrays[name][-1] < run.arrays[name][-1]
 
 
 def test_a_run_that_blows_up_is_called_wrong_by_no_statistic() -> None:
@@ -262,17 +253,13 @@ def test_one_number_is_enough(tensor: str, number: int, update: int) -> None:
     truth = recorded("oracle", recipe_of("sgd", "float64"))
     moved = truth.arrays[f"statistics/{tensor}"].copy()
     moved[update, number] += 1e-11 * np.abs(moved).max()
-    other = Trace(
-        truth.header | {"backend": "torch"}, truth.arrays | {f"statistics/{tensor}": moved}
-    )
+    arrays = truth.arrays | {f"statistics/{tensor}": moved}
+    other = Trace(truth.header | {"backend": "torch"}, arrays)
     first = compare(other, truth, {}).first
     assert first is not None
     stage, _, name = tensor.partition("/")
-    assert (first.stage, first.update, first.tensor) == (
-        stage,
-        update,
-        f"{STATISTICS[number]} of {name}",
-    )
+    assert (first.stage, first.update) == (stage, update)
+    assert first.tensor == f"{STATISTICS[number]} of {name}"
     assert diagnose(other, truth, truth, bounds={}).off == "a"
 
 
@@ -282,8 +269,9 @@ FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "less momentum": ({"optimizer.momentum": 0.89}, 1, "moments", "momentum/linear1."),
     "shorter average": ({"average.decay": 0.89}, 0, "average", "norm1."),
 }
-"""What is set otherwise, and the update, stage and tensor at which statistics alone show it first;
-epochs, at whose ends the parameters are recorded, have two updates."""
+"""Fault -> what is set otherwise, and the update, stage and tensor at which statistics alone show
+it first. Parameters are recorded at the ends of epochs, which have two updates.
+"""
 
 
 @pytest.mark.parametrize(
@@ -293,16 +281,15 @@ def test_a_fault_shows_at_its_update_and_stage(backend: str, fault: str) -> None
     recipe = recipe_of("all at once")
     values, update, stage, tensor = FAULTS[fault]
     oracle = recorded("oracle", recipe)
-    wrong = TRAINERS[backend](
-        recipe.with_values(values), prepared(recipe), watch=Watch(statistics=True)
-    )
+    faulty = recipe.with_values(values)
+    wrong = TRAINERS[backend](faulty, prepared(recipe), watch=Watch(statistics=True))
     identity = {name: oracle.header[name] for name in ("recipe", "recipe_hash")}
     other = recorded("jax" if backend == "torch" else "torch", recipe)
-    found = diagnose(Trace(wrong.header | identity, wrong.arrays), other, oracle)
-    assert found.first is not None
-    assert (found.first.update, found.first.stage) == (update, stage)
-    assert f" of {tensor}" in found.first.tensor
-    assert found.off == "a"
+    diagnosis = diagnose(Trace(wrong.header | identity, wrong.arrays), other, oracle)
+    assert diagnosis.first is not None
+    assert (diagnosis.first.update, diagnosis.first.stage) == (update, stage)
+    assert f" of {tensor}" in diagnosis.first.tensor
+    assert diagnosis.off == "a"
 
 
 @pytest.mark.parametrize("backend", TWINS)
@@ -311,20 +298,17 @@ def test_wrong_rows_show_in_the_first_layer(backend: str, monkeypatch: pytest.Mo
     original = module.load_batches
 
     def scaled_in_the_second_epoch(data: Any, epoch: int, device: Any) -> Any:
-        return original(
-            replace(data, train_x_ND=data.train_x_ND * 1.01) if epoch == 1 else data, epoch, device
-        )
+        if epoch == 1:
+            data = replace(data, train_x_ND=data.train_x_ND * 1.01)
+        return original(data, epoch, device)
 
     oracle = recorded("oracle", recipe)
     patch_pair(monkeypatch, module, "load_batches", scaled_in_the_second_epoch)
     wrong = module.train(recipe, prepared(recipe), watch=Watch(statistics=True))
     first = compare(wrong, oracle, bounds_of(oracle) or {}).first
     assert first is not None
-    assert (first.update, first.stage, first.tensor.partition(" of ")[2]) == (
-        3,
-        "forward",
-        "linear1",
-    )
+    assert (first.update, first.stage) == (3, "forward")
+    assert first.tensor.partition(" of ")[2] == "linear1"
 
 
 def test_a_tensor_is_named_before_its_statistics() -> None:
@@ -335,11 +319,10 @@ def test_a_tensor_is_named_before_its_statistics() -> None:
         for name, array in right.arrays.items()
         if "gradients/linear2.weight" in name
     }
-    arrays = dict(
-        sorted((right.arrays | wrong).items(), reverse=True)
-    )  # statistics first, as a file may have them
-    found = compare(Trace(right.header | {"backend": "jax"}, arrays), right, {})
-    at_4 = [part.tensor for part in found.parted if part.update == 4]
+    # statistics first, as a file may have them
+    arrays = dict(sorted((right.arrays | wrong).items(), reverse=True))
+    comparison = compare(Trace(right.header | {"backend": "jax"}, arrays), right, {})
+    at_4 = [part.tensor for part in comparison.parted if part.update == 4]
     assert at_4[0] == "linear2.weight"
 
 
@@ -349,29 +332,25 @@ def test_a_tensor_is_named_before_its_statistics() -> None:
 def test_the_commands_record_and_judge_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--set", "data.rows=90", "--set", "training.epochs=2", "--set", "schedule.warmup=1"]
+    small = ["--set=data.rows=90", "--set=training.epochs=2", "--set=schedule.warmup=1"]
     paths = {backend: str(tmp_path / f"{backend}.trace") for backend in TRAINERS}
     for backend, path in paths.items():
-        code, said = call(
-            capsys, "record", "--backend", backend, "--out", path, "--statistics", *small
-        )
-        assert code == 0, said
-        assert ("engine plain (statistics of every update are recorded)" in said) == (
-            backend != "oracle"
-        )
-    for pair in (("torch", "jax"), ("torch", "oracle")):
-        code, said = call(capsys, "compare", *(paths[backend] for backend in pair))
-        assert code == 0, said
-        assert "verdict: rounding" in said
-    assert (
-        " of "
-        in call(capsys, "diagnose", paths["torch"], paths["jax"], "--oracle", paths["oracle"])[1]
-    )
+        record = ("record", "--backend", backend, "--out", path, "--statistics", *small)
+        code, output = call(capsys, *record)
+        assert code == 0, output
+        is_said = "engine plain (statistics of every update are recorded)" in output
+        assert is_said == (backend != "oracle")
+    for other in ("jax", "oracle"):
+        code, output = call(capsys, "compare", paths["torch"], paths[other])
+        assert code == 0, output
+        assert "verdict: rounding" in output
+    diagnose_both = ("diagnose", paths["torch"], paths["jax"], "--oracle")
+    assert " of " in call(capsys, *diagnose_both, paths["oracle"])[1]
     bare = str(tmp_path / "bare.trace")
     assert call(capsys, "record", "--backend", "oracle", "--out", bare, *small)[0] == 0
-    code, said = call(capsys, "diagnose", paths["torch"], paths["jax"], "--oracle", bare)
+    code, output = call(capsys, *diagnose_both, bare)
     assert code == 2
-    assert "the oracle's trace has no statistics/" in said
+    assert "the oracle's trace has no statistics/" in output
 
 
 def test_the_fast_engine_has_none() -> None:
@@ -381,13 +360,12 @@ def test_the_fast_engine_has_none() -> None:
 
 def test_a_replay_has_them_too() -> None:
     recipe = recipe_of("sgd")
-    data, traces = prepared(recipe), {backend: recorded(backend, recipe) for backend in TWINS}
+    data = prepared(recipe)
+    traces = {backend: recorded(backend, recipe) for backend in TWINS}
     truth = truth_of(*traces.values(), data)
     again = replay(traces, data, detail=(5,), report=lambda *_: None)
+    names = statistics_in(truth).keys()
     for backend, trace in traces.items():
-        assert (
-            statistics_in(trace).keys()
-            == statistics_in(truth).keys()
-            == statistics_in(again[backend]).keys()
-        )
+        assert statistics_in(trace).keys() == names
+        assert statistics_in(again[backend]).keys() == names
         assert reproduces(again[backend], trace, truth)

@@ -1,6 +1,4 @@
-"""Traces and the file under them: what comes back, what is refused, and what a failed write leaves
-behind.
-"""
+"""Traces and their files: what comes back, what is refused, what a failed write leaves behind."""
 
 import errno
 import hashlib
@@ -28,24 +26,13 @@ from lockstep.tensor_file import hash_arrays, read_tensors, write_tensors
 from parity_tests.shared.views import GivenView
 
 DTYPES = [np.float32, np.float64, np.int64, np.bool_]
-names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
-    lambda n: n != "__metadata__"
-)
-any_array = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: arrays_of.arrays(
-        dtype, arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=4)
-    )
-)
-headers = st.dictionaries(
-    st.text(max_size=8),
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(max_size=8)
-    | st.lists(st.integers()),
-    max_size=4,
-)
+characters = st.characters(exclude_categories=("Cs",))
+names = st.text(characters, min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
+shapes = arrays_of.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=4)
+any_array = st.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, shapes))
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+fields = scalars | st.text(max_size=8) | st.lists(st.integers())
+headers = st.dictionaries(st.text(max_size=8), fields, max_size=4)
 
 
 def refusal(call, *arguments):
@@ -56,11 +43,11 @@ def refusal(call, *arguments):
     return line
 
 
-def assert_same_arrays(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same_arrays(arrays, expected):
+    assert arrays.keys() == expected.keys()
     for name, array in expected.items():
-        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
-        assert found[name].tobytes() == array.tobytes(), name
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape), name
+        assert arrays[name].tobytes() == array.tobytes(), name
 
 
 RECIPE = Recipe(
@@ -87,8 +74,8 @@ def trace():
     bounds = {f"updates/{name}": np.full(6, 1e-7) for name in UPDATE_SERIES[1:]}
     bounds |= {f"epochs/{name}": np.full(2, 1e-7) for name in metric_names(Loss())}
     bounds |= {
-        f"parameters/{done}/{name}": np.array(1e-6)
-        for done in (2, 3, 4, 6)
+        f"parameters/{update}/{name}": np.array(1e-6)
+        for update in (2, 3, 4, 6)
         for name in data.parameters
     }
     recorded = recorder.finish(view)
@@ -103,6 +90,11 @@ def saved(trace, tmp_path_factory):
     return path.read_bytes()
 
 
+def record_zeros(recorder, segment, view):
+    zeros_T = np.zeros(segment.stop - segment.start)
+    recorder.record(dict.fromkeys(UPDATE_SERIES, zeros_T), view)
+
+
 # ---- round trip
 
 
@@ -110,10 +102,10 @@ def saved(trace, tmp_path_factory):
 def test_any_arrays_come_back_as_they_were(tmp_path_factory, arrays, header):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     write_tensors(path, "a.kind/1", header, arrays)
-    found_header, found = read_tensors(path, "a.kind/1")
-    assert found_header == header
-    assert_same_arrays(found, arrays)
-    assert list(found) == sorted(arrays)
+    read_header, read_arrays = read_tensors(path, "a.kind/1")
+    assert read_header == header
+    assert_same_arrays(read_arrays, arrays)
+    assert list(read_arrays) == sorted(arrays)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +116,17 @@ def test_any_arrays_come_back_as_they_were(tmp_path_factory, arrays, header):
 )  # fmt: skip
 def test_awkward_arrays_keep_shape_dtype_and_values(array, tmp_path):
     write_tensors(tmp_path / "a", "a.kind/1", {}, {"a": array})
-    _, found = read_tensors(tmp_path / "a", "a.kind/1")
-    assert_same_arrays(found, {"a": array})
+    _, read_arrays = read_tensors(tmp_path / "a", "a.kind/1")
+    assert_same_arrays(read_arrays, {"a": array})
 
 
 def test_trace_round_trip(trace, tmp_path):
     trace.save(tmp_path / "run.trace")
-    found = Trace.load(tmp_path / "run.trace")
-    assert found.header == json.loads(json.dumps(trace.header))  # a tuple comes back as a list
-    assert_same_arrays(found.arrays, trace.arrays)
-    assert found.recipe == RECIPE
-    assert found.recipe.hash == found.header["recipe_hash"]
+    loaded = Trace.load(tmp_path / "run.trace")
+    assert loaded.header == json.loads(json.dumps(trace.header))  # a tuple comes back as a list
+    assert_same_arrays(loaded.arrays, trace.arrays)
+    assert loaded.recipe == RECIPE
+    assert loaded.recipe.hash == loaded.header["recipe_hash"]
 
 
 def test_what_a_trace_says_of_itself(trace):
@@ -143,15 +135,11 @@ def test_what_a_trace_says_of_itself(trace):
     assert trace.header["data_hash"] == prepare(RECIPE).hash
     assert trace.header["environment"].keys() >= {"lockstep", "numpy", "device"}
     assert trace.recipe == RECIPE
-    # 21 rows in batches of 8 are 3 updates an epoch: recorded at the start, at multiples of 2 and
-    # at epoch ends
+    # 21 rows in batches of 8 are 3 updates an epoch; parameters are recorded at the start, at
+    # multiples of 2 and at epoch ends
     assert trace.recorded_updates == [0, 2, 3, 4, 6]
-    assert list(trace.parameters(4)) == [
-        "linear1.weight",
-        "linear1.bias",
-        "linear2.weight",
-        "linear2.bias",
-    ]
+    parameters = ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"]
+    assert list(trace.parameters(4)) == parameters
     assert trace.parameters(5) == {}
     assert list(trace.prediction) == ["input", "linear1", "relu1", "linear2", "softmax"]
     for name in UPDATE_SERIES:
@@ -173,9 +161,7 @@ def test_a_recorded_parameter_is_a_copy():
     recorder.begin(view)
     weight += 1  # as an optimizer does in place
     for segment in recorder.segments():
-        recorder.record(
-            {name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, view
-        )
+        record_zeros(recorder, segment, view)
     assert recorder.finish(view).arrays["parameters/0/linear1.bias"].tolist() == [0, 0]
 
 
@@ -216,11 +202,10 @@ def test_hash_tells_zero_from_minus_zero_and_a_scalar_from_a_vector():
 
 def test_every_truncation_is_refused(saved, tmp_path):
     path = tmp_path / "run.trace"
+    start = f"{path}: not a readable lockstep.trace file, perhaps truncated"
     for length in [*range(20), *range(20, len(saved), 97), len(saved) - 8, len(saved) - 1]:
         path.write_bytes(saved[:length])
-        assert refusal(Trace.load, path).startswith(
-            f"{path}: not a readable lockstep.trace file, perhaps truncated"
-        ), length
+        assert refusal(Trace.load, path).startswith(start), length
 
 
 def test_a_longer_file_is_refused(saved, tmp_path):
@@ -231,12 +216,8 @@ def test_a_longer_file_is_refused(saved, tmp_path):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "small"
-    write_tensors(
-        path,
-        "a.kind/1",
-        {"a": [1, 2.5]},
-        {"a": np.arange(3.0), "b": np.arange(4, dtype=np.float32)},
-    )
+    arrays = {"a": np.arange(3.0), "b": np.arange(4, dtype=np.float32)}
+    write_tensors(path, "a.kind/1", {"a": [1, 2.5]}, arrays)
     return path.read_bytes()
 
 
@@ -260,18 +241,20 @@ def test_any_change_is_refused_or_changes_nothing(tmp_path_factory, small, data)
     except InputError as error:
         lines = str(error).splitlines()
     else:
-        # other white space in the padding of the header, say
+        # it changed nothing that counts, such as white space in the padding of the header
         assert header == {"a": [1, 2.5]}
         lines = ["the same"]
         assert_same_arrays(arrays, {"a": np.arange(3.0), "b": np.arange(4, dtype=np.float32)})
     assert len(lines) == 1
 
 
+def with_length(content):
+    """The content after its length, as a file begins."""
+    return struct.pack("<Q", len(content)) + content
+
+
 @settings(max_examples=150)
-@given(
-    st.binary(max_size=200)
-    | st.binary(max_size=100).map(lambda text: struct.pack("<Q", len(text)) + text)
-)
+@given(st.binary(max_size=200) | st.binary(max_size=100).map(with_length))
 def test_random_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random"
     path.write_bytes(content)
@@ -287,10 +270,8 @@ def test_an_edited_header_is_refused(saved, tmp_path):
     ]:
         assert before in saved
         path.write_bytes(saved.replace(before, after, 1))
-        assert (
-            refusal(Trace.load, path)
-            == f"{path}: the content does not match its seal: damaged, or changed by hand"
-        )
+        line = f"{path}: the content does not match its seal: damaged, or changed by hand"
+        assert refusal(Trace.load, path) == line
 
 
 def test_an_exchanged_array_is_refused(small, tmp_path):
@@ -302,10 +283,8 @@ def test_an_exchanged_array_is_refused(small, tmp_path):
 def test_another_schema_version_is_named(tmp_path):
     path = tmp_path / "run.trace"
     write_tensors(path, "lockstep.trace/2", {}, {})
-    assert (
-        refusal(Trace.load, path)
-        == f"{path}: lockstep.trace schema 2; this lockstep reads schema 1"
-    )
+    line = f"{path}: lockstep.trace schema 2; this lockstep reads schema 1"
+    assert refusal(Trace.load, path) == line
 
 
 def test_another_kind_of_file_is_named(tmp_path):
@@ -377,10 +356,10 @@ except InputError as error:
 def test_a_write_cut_short_leaves_the_old_file_and_nothing_else(tmp_path):
     pytest.importorskip("resource")
     path = tmp_path / "run.trace"
-    result = subprocess.run(
-        [sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines() == [f"{path}: cannot be written: {os.strerror(errno.EFBIG)}"]
+    command = [sys.executable, "-c", LIMITED, path]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    line = f"{path}: cannot be written: {os.strerror(errno.EFBIG)}"
+    assert process.stdout.splitlines() == [line]
     assert read_tensors(path, "a.kind/1") == ({}, {})
     assert list(tmp_path.iterdir()) == [path]
 
@@ -408,10 +387,9 @@ except InputError as error:
 def test_a_read_only_folder_is_refused(tmp_path):
     path = tmp_path / "run.trace"
     tmp_path.chmod(0o500)
-    result = subprocess.run(
-        [sys.executable, "-c", UNPRIVILEGED, path], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines() == [f"{path}: cannot be written: Permission denied"]
+    command = [sys.executable, "-c", UNPRIVILEGED, path]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == [f"{path}: cannot be written: Permission denied"]
 
 
 @pytest.mark.parametrize("name", ["file/run.trace", "folder", "x" * 300])
@@ -482,13 +460,15 @@ def test_segments_in_words():
 
 
 def test_progress_is_told_after_each_segment():
-    told = []
-    recorder = recorder_of(5, 2, 3, progress=lambda *numbers: told.append(numbers))
+    reports = []
+
+    def report(updates, total):
+        reports.append((updates, total))
+
+    recorder = recorder_of(5, 2, 3, progress=report)
     for segment in recorder.segments():
-        recorder.record(
-            {name: np.zeros(segment.stop - segment.start) for name in UPDATE_SERIES}, GivenView()
-        )
-    assert told == [(3, 10), (5, 10), (6, 10), (9, 10), (10, 10)]
+        record_zeros(recorder, segment, GivenView())
+    assert reports == [(3, 10), (5, 10), (6, 10), (9, 10), (10, 10)]
 
 
 def test_a_trace_of_a_twin_has_the_precision_of_its_recipe():
