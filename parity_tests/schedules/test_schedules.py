@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lockstep.errors import InputError
@@ -535,7 +535,15 @@ def test_up_then_down(drawn):
         assert (np.diff(lr_T[W:]) <= slack).all()
 
 
+def cycle_without_last_phase(**knobs):
+    """A recipe of four epochs whose cycle takes one, and ends where its second phase ends."""
+    schedule = Schedule(name="one_cycle", length=1, rise=0.0, first=1.0, floor=0.0, **knobs)
+    return Recipe(schedule=schedule, training=Training(epochs=4)), 2
+
+
 @given(recipes_and_epochs())
+@example(cycle_without_last_phase(fall=1.0))
+@example(cycle_without_last_phase(fall=2.0, decay_end="T-1"))
 def test_after_the_end_the_floor_holds(drawn):
     recipe, updates_per_epoch = drawn
     schedule = recipe.schedule

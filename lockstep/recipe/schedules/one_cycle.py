@@ -59,6 +59,9 @@ class OneCycle(Schedule):
             p = phase(t, starts[i], ends[i])
             annealed = _anneal(p, values[i], values[i + 1], FALLS[self.anneal])
             share = np.where(t <= ends[i], annealed, share)
+        if self.edges != "torch":
+            # a last phase of no length is over at once; in PyTorch it never begins
+            share = np.where(t >= ends[-1], self.floor, share)
         return share
 
     def _ends(self, T: int) -> list[float]:
