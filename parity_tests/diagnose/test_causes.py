@@ -1,5 +1,5 @@
-"""The cause finder: planted alternatives are found with their numbers, and what has no known cause
-has none.
+"""The cause finder: it finds planted alternatives with their numbers, and names no cause where it
+knows none.
 """
 
 import ast
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -42,8 +42,9 @@ Arrays = dict[str, NDArray[Any]]
 @dataclass(frozen=True)
 class Planted:
     """A fault: the key and words of its cause, and where the traces part. `values` trains another
-    recipe, `patch` changes the oracle while it trains, `fed` changes its data, `edit` what it
-    recorded."""
+    recipe, `patch` changes the oracle while it trains, `fed` changes its data, and `edit` changes
+    what it recorded.
+    """
 
     key: str
     says: str
@@ -68,27 +69,21 @@ def right(recipe: Recipe) -> Trace:
 
 
 def planted(fault: Planted, monkeypatch: pytest.MonkeyPatch) -> tuple[Trace, Trace]:
-    """The right trace, and the one with the fault: it has the right one's recipe in its header."""
+    """The right trace, and the one with the fault, in whose header is the right one's recipe."""
     recipe = small_recipe(training__dtype="float64", **fault.recipe)
     data, truth = prepared(recipe), right(recipe)
-    other = recipe.with_values(
-        {name.replace("__", "."): value for name, value in fault.values.items()}
-    )
+    values = {name.replace("__", "."): value for name, value in fault.values.items()}
+    other = recipe.with_values(values)
     with monkeypatch.context() as patched:
         if fault.patch is not None:
             fault.patch(patched)
         trace = recorded(other, fault.fed(data) if fault.fed is not None else data)
-    arrays = {
-        name.replace(
-            f"forward/{other.model.activation}", f"forward/{recipe.model.activation}"
-        ): array
-        for name, array in trace.arrays.items()
-    }
+    theirs, ours = f"forward/{other.model.activation}", f"forward/{recipe.model.activation}"
+    arrays = {name.replace(theirs, ours): array for name, array in trace.arrays.items()}
     if fault.edit is not None:
         fault.edit(arrays)
-    header = trace.header | {
-        key: truth.header[key] for key in ("recipe", "recipe_hash", "data_hash")
-    }
+    identity = {key: truth.header[key] for key in ("recipe", "recipe_hash", "data_hash")}
+    header = trace.header | identity
     return Trace(truth.header, truth.arrays), Trace(header | {"backend": "torch"}, arrays)
 
 
@@ -102,60 +97,69 @@ def first(
 
 
 def instead(name: str, make: Callable[[Any], Any], module: Any = trajectory) -> Patch:
-    """Another function in the place of one that the oracle trains by."""
+    """Put another function in the place of one that the oracle trains by."""
     return lambda patched: patched.setattr(module, name, make(getattr(module, name)))
 
 
-def passed(change: Callable[..., Any]) -> Patch:
-    """`change(recipe, parameters, x, y, arithmetic, masks)` in the place of a batch's loss,
-    gradients and pass.
-    """
-    return instead(
-        "loss_and_gradients",
-        lambda _: (
-            lambda recipe, parameters, x, y, exact, *, masks=(): change(
-                recipe, parameters, x, y, exact, masks
-            )
-        ),
-    )
+class Pass(NamedTuple):
+    """The arguments of a batch's loss, gradients and forward pass."""
+
+    recipe: Recipe
+    parameters: Any
+    x: Any
+    y: Any
+    exact: Exact
+    masks: Any
+
+    def run(self, **changes: Any) -> Any:
+        """The loss, gradients and pass, with some arguments changed."""
+        *arguments, masks = self._replace(**changes)
+        return loss_and_gradients(*arguments, masks=masks)
+
+
+def passed(change: Callable[[Pass], Any]) -> Patch:
+    """`change` in the place of a batch's loss, gradients and pass."""
+
+    def make(_: Any) -> Any:
+        return lambda *arguments, masks=(): change(Pass(*arguments, masks))
+
+    return instead("loss_and_gradients", make)
 
 
 def scaled(factor: Callable[[int], float], loss: bool = True, gradient: bool = True) -> Patch:
-    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-        mean, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-        c = factor(len(y))
-        return (
-            mean * c if loss else mean,
-            {k: c * g if gradient else g for k, g in gradients.items()},
-            found,
-        )
+    """Multiply a batch's loss, its gradients or both by a factor of the number of its rows."""
+
+    def change(batch: Pass) -> Any:
+        mean, gradients, outputs = batch.run()
+        times = factor(len(batch.y))
+        if gradient:
+            gradients = {name: times * array for name, array in gradients.items()}
+        return mean * times if loss else mean, gradients, outputs
 
     return passed(change)
 
 
-def transposed(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-    turned = parameters | {"linear1.weight": parameters["linear1.weight"].T}
-    mean, gradients, found = loss_and_gradients(recipe, turned, x, y, exact, masks=masks)
-    return mean, gradients | {"linear1.weight": gradients["linear1.weight"].T}, found
+def transposed(batch: Pass) -> Any:
+    turned = batch.parameters | {"linear1.weight": batch.parameters["linear1.weight"].T}
+    mean, gradients, outputs = batch.run(parameters=turned)
+    return mean, gradients | {"linear1.weight": gradients["linear1.weight"].T}, outputs
 
 
-def without_bias(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-    bare = parameters | {"linear2.bias": 0 * parameters["linear2.bias"]}
-    mean, gradients, found = loss_and_gradients(recipe, bare, x, y, exact, masks=masks)
-    return mean, gradients | {"linear2.bias": 0 * gradients["linear2.bias"]}, found
+def without_bias(batch: Pass) -> Any:
+    bare = batch.parameters | {"linear2.bias": 0 * batch.parameters["linear2.bias"]}
+    mean, gradients, outputs = batch.run(parameters=bare)
+    return mean, gradients | {"linear2.bias": 0 * gradients["linear2.bias"]}, outputs
 
 
 def stale(pick: Callable[[list[Any]], Any]) -> Patch:
     """A pass with parameters that `pick` takes from all there have been."""
 
     def make(patched: pytest.MonkeyPatch) -> None:
-        seen: list[Any] = []
+        history: list[Any] = []
 
-        def change(
-            recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any
-        ) -> Any:
-            seen.append(parameters)
-            return loss_and_gradients(recipe, pick(seen), x, y, exact, masks=masks)
+        def change(batch: Pass) -> Any:
+            history.append(batch.parameters)
+            return batch.run(parameters=pick(history))
 
         passed(change)(patched)
 
@@ -166,10 +170,11 @@ def summed(patched: pytest.MonkeyPatch) -> None:
     """Gradients that are never set to zero."""
     total: dict[str, Any] = {}
 
-    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-        mean, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-        total.update({name: gradient + total.get(name, 0) for name, gradient in gradients.items()})
-        return mean, dict(total), found
+    def change(batch: Pass) -> Any:
+        mean, gradients, outputs = batch.run()
+        for name, gradient in gradients.items():
+            total[name] = gradient + total.get(name, 0)
+        return mean, dict(total), outputs
 
     passed(change)(patched)
 
@@ -177,42 +182,34 @@ def summed(patched: pytest.MonkeyPatch) -> None:
 def model_of(change: Callable[[Any, Any], tuple[Any, Any]]) -> Patch:
     """A pass of another model, and other masks."""
 
-    def act(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-        model, kept = change(recipe.model, masks)
-        return loss_and_gradients(replace(recipe, model=model), parameters, x, y, exact, masks=kept)
+    def act(batch: Pass) -> Any:
+        model, masks = change(batch.recipe.model, batch.masks)
+        return batch.run(recipe=replace(batch.recipe, model=model), masks=masks)
 
     return passed(act)
 
 
-def evaluated(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-    _, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-    known = {
-        f"norm{i}.{kind}": np.full((1, units), value)
-        for i, units in enumerate(recipe.model.hidden, start=1)
-        for kind, value in (("mean", 0.0), ("var", 1.0))
-    }
-    outputs = network.forward(recipe.model, parameters, x, exact, statistics=known).outputs
-    *_, logits = outputs.values()
-    return (
-        loss_and_slope(recipe.loss, logits, y, exact)[0],
-        gradients,
-        found._replace(outputs=outputs),
-    )
+def evaluated(batch: Pass) -> Any:
+    """A forward pass as in evaluation, by running statistics of mean 0 and variance 1."""
+    _, gradients, outputs = batch.run()
+    model = batch.recipe.model
+    known = {}
+    for i, units in enumerate(model.hidden, start=1):
+        known[f"norm{i}.mean"] = np.zeros((1, units))
+        known[f"norm{i}.var"] = np.ones((1, units))
+    layers = network.forward(
+        model, batch.parameters, batch.x, batch.exact, statistics=known
+    ).outputs
+    *_, logits = layers.values()
+    mean, _ = loss_and_slope(batch.recipe.loss, logits, batch.y, batch.exact)
+    return mean, gradients, outputs._replace(outputs=layers)
 
 
 def unbiased(original: Any) -> Any:
-    """Normalises by the variance over n - 1."""
+    """Normalise by the variance over n - 1."""
 
-    def normalise(
-        model: Any,
-        i: int,
-        parameters: Any,
-        z: Any,
-        statistics: Any,
-        inner: dict[str, Any],
-        exact: Exact,
-    ) -> Any:
-        original(model, i, parameters, z, statistics, inner, exact)
+    def normalise(model: Any, i: int, parameters: Any, z: Any, *rest: Any) -> Any:
+        original(model, i, parameters, z, *rest)
         deviation = np.sqrt(z.var(axis=-1, ddof=1, keepdims=True) + model.norm_eps)
         normal = (z - z.mean(axis=-1, keepdims=True)) / deviation
         return normal * parameters[f"norm{i}.weight"] + parameters[f"norm{i}.bias"]
@@ -233,9 +230,8 @@ def squashed(original: Any) -> Any:
     def loss(loss: Any, logits: Any, y: Any, exact: Exact) -> Any:
         share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         mean, slope = original(loss, share, y, exact)
-        jacobian = np.einsum("bi,ij->bij", share, np.eye(share.shape[-1])) - np.einsum(
-            "bi,bj->bij", share, share
-        )
+        diagonal = np.einsum("bi,ij->bij", share, np.eye(share.shape[-1]))
+        jacobian = diagonal - np.einsum("bi,bj->bij", share, share)
         return mean, np.einsum("bij,bj->bi", jacobian, slope)
 
     return loss
@@ -249,118 +245,91 @@ def broadcast(original: Any) -> Any:
     return loss
 
 
-def updated(change: Callable[..., Any]) -> Patch:
-    """`change(name, optimizer, lr, update, parameter, gradient, moments, exact)` in the place of an
-    update.
-    """
-    return instead("update_parameter", lambda _: change)
+class Step(NamedTuple):
+    """The arguments of the update of a parameter."""
+
+    name: str
+    optimizer: Any
+    lr: float
+    update: int
+    parameter: Any
+    gradient: Any
+    moments: Any
+    exact: Exact
+
+    def run(self, **changes: Any) -> Any:
+        """The parameter after the update, with some arguments changed."""
+        return update_parameter(*self._replace(**changes))
+
+    def without_decay(self) -> Any:
+        return replace(self.optimizer, weight_decay=0.0)
 
 
-def without_correction(
-    name: str,
-    optimizer: Any,
-    lr: float,
-    update: int,
-    parameter: Any,
-    gradient: Any,
-    moments: Any,
-    exact: Exact,
-) -> Any:
-    first_moment = moments["first"] = (
-        optimizer.beta1 * moments.get("first", 0) + (1 - optimizer.beta1) * gradient
-    )
-    second = moments["second"] = (
-        optimizer.beta2 * moments.get("second", 0) + (1 - optimizer.beta2) * gradient**2
-    )
-    return parameter - lr * first_moment / (np.sqrt(second) + optimizer.eps)
+def updated(change: Callable[[Step], Any]) -> Patch:
+    """`change` in the place of the update of a parameter."""
+    return instead("update_parameter", lambda _: lambda *arguments: change(Step(*arguments)))
 
 
-def late_decay(
-    name: str,
-    optimizer: Any,
-    lr: float,
-    update: int,
-    parameter: Any,
-    gradient: Any,
-    moments: Any,
-    exact: Exact,
-) -> Any:
+def without_correction(step: Step) -> Any:
+    """Adam without its bias correction."""
+    beta1, beta2 = step.optimizer.beta1, step.optimizer.beta2
+    first_moment = beta1 * step.moments.get("first", 0) + (1 - beta1) * step.gradient
+    second_moment = beta2 * step.moments.get("second", 0) + (1 - beta2) * step.gradient**2
+    step.moments.update(first=first_moment, second=second_moment)
+    return step.parameter - step.lr * first_moment / (np.sqrt(second_moment) + step.optimizer.eps)
+
+
+def late_decay(step: Step) -> Any:
     """SGD with its weight decay after the momentum."""
-    moments["momentum"] = optimizer.momentum * moments.get("momentum", 0) + gradient
-    return parameter - lr * (moments["momentum"] + optimizer.weight_decay * parameter)
+    momentum = step.optimizer.momentum * step.moments.get("momentum", 0) + step.gradient
+    step.moments["momentum"] = momentum
+    return step.parameter - step.lr * (momentum + step.optimizer.weight_decay * step.parameter)
 
 
-def decoupled(
-    name: str,
-    optimizer: Any,
-    lr: float,
-    update: int,
-    parameter: Any,
-    gradient: Any,
-    moments: Any,
-    exact: Exact,
-) -> Any:
-    bare = replace(optimizer, weight_decay=0.0)
-    after = update_parameter(name, bare, lr, update, parameter, gradient, moments, exact)
-    return after - lr * optimizer.weight_decay * parameter
+def decoupled(step: Step) -> Any:
+    after = step.run(optimizer=step.without_decay())
+    return after - step.lr * step.optimizer.weight_decay * step.parameter
+
+
+def decayed_at_full_rate(step: Step) -> Any:
+    after = step.run(optimizer=step.without_decay())
+    return after - step.optimizer.weight_decay * step.parameter
+
+
+def decayed_as_l2(step: Step) -> Any:
+    gradient = step.gradient + step.optimizer.weight_decay * step.parameter
+    return step.run(optimizer=step.without_decay(), gradient=gradient)
 
 
 def forgetful(at: int) -> Patch:
-    def change(
-        name: str,
-        optimizer: Any,
-        lr: float,
-        update: int,
-        p: Any,
-        g: Any,
-        moments: Any,
-        exact: Exact,
-    ) -> Any:
-        if update == at:
-            moments.clear()
-        return update_parameter(name, optimizer, lr, update, p, g, moments, exact)
+    def change(step: Step) -> Any:
+        if step.update == at:
+            step.moments.clear()
+        return step.run()
 
     return updated(change)
 
 
 def applied(rate: Callable[[float, int], float]) -> Patch:
-    def change(
-        name: str,
-        optimizer: Any,
-        lr: float,
-        update: int,
-        p: Any,
-        g: Any,
-        moments: Any,
-        exact: Exact,
-    ) -> Any:
-        return update_parameter(name, optimizer, rate(lr, update), update, p, g, moments, exact)
-
-    return updated(change)
+    return updated(lambda step: step.run(lr=rate(step.lr, step.update)))
 
 
 def skipping(which: Callable[[str, int], bool]) -> Patch:
-    def change(
-        name: str,
-        optimizer: Any,
-        lr: float,
-        update: int,
-        p: Any,
-        g: Any,
-        moments: Any,
-        exact: Exact,
-    ) -> Any:
-        after = update_parameter(name, optimizer, lr, update, p, g, moments, exact)
-        return p if which(name, update) else after
+    def change(step: Step) -> Any:
+        after = step.run()
+        return step.parameter if which(step.name, step.update) else after
 
     return updated(change)
 
 
 def rates(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Patch:
-    return instead(
-        "rate_tables",
-        lambda original: lambda *a: {layer: change(t) for layer, t in original(*a).items()},
-    )
+    def make(original: Any) -> Any:
+        def rate_tables(*arguments: Any) -> Any:
+            return {layer: change(rates_T) for layer, rates_T in original(*arguments).items()}
+
+        return rate_tables
+
+    return instead("rate_tables", make)
 
 
 def clipped(change: Callable[[Any, Any, Exact], Any]) -> Patch:
@@ -371,30 +340,77 @@ def each_alone(rule: Any, gradients: Any, exact: Exact) -> Any:
     return {name: clip(rule, {name: array}, exact)[name] for name, array in gradients.items()}
 
 
-def each_batch(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-    mean, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-    return mean, clip(recipe.gradient, gradients, exact), found
+def each_batch(batch: Pass) -> Any:
+    mean, gradients, outputs = batch.run()
+    return mean, clip(batch.recipe.gradient, gradients, batch.exact), outputs
 
 
-def put(
-    change: Callable[[str, NDArray[Any]], NDArray[Any]], *prefixes: str
-) -> Callable[[Arrays], None]:
-    """Another array in the place of every one below the prefixes."""
+Edit = Callable[[Arrays], None]
+
+
+def put(change: Callable[[NDArray[Any]], NDArray[Any]], *prefixes: str) -> Edit:
+    """Put another array in the place of every one below the prefixes."""
 
     def edit(arrays: Arrays) -> None:
-        arrays.update(
-            {
-                name: change(name, array)
-                for name, array in arrays.items()
-                if name.startswith(prefixes)
-            }
-        )
+        for name in [name for name in arrays if name.startswith(prefixes)]:
+            arrays[name] = change(arrays[name])
 
     return edit
 
 
+def batch_of_update_3(arrays: Arrays) -> None:
+    for name in [name for name in arrays if name.startswith("detail/3/batch")]:
+        arrays[name.replace("/3/", "/0/")] = arrays[name]
+
+
+def without_gradients(arrays: Arrays) -> None:
+    for name in [name for name in arrays if "/gradients/" in name]:
+        del arrays[name]
+
+
+def with_decay_in_gradients(arrays: Arrays) -> None:
+    for name in [name for name in arrays if name.startswith("detail/0/gradients")]:
+        parameter = arrays[name.replace("detail/0/gradients", "parameters/0")]
+        arrays[name] = arrays[name] + 0.05 * parameter
+
+
+def half_the_clipped(arrays: Arrays) -> None:
+    for name in [name for name in arrays if "/clip/" in name]:
+        arrays[name] = 0.5 * arrays[name]
+
+
+def mean_of_losses(arrays: Arrays) -> None:
+    arrays["epochs/train_loss"] = arrays["updates/loss"].reshape(-1, 3).mean(axis=1)
+
+
+def to_float32(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32).astype(float)
+
+
+def with_six_zeros(array: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([array, np.zeros((6, *array.shape[1:]))])
+
+
+def with_data(**values: Any) -> Callable[[PreparedData], PreparedData]:
+    return lambda data: replace(data, **values)
+
+
+def summed_batches(original: Any) -> Any:
+    """Add up batches' gradients as they are, but for the share of the first."""
+
+    def accumulate(so_far: Any, terms: Any, share: Any, exact: Exact) -> Any:
+        if not so_far:
+            return original(so_far, terms, 1.0, exact)
+        return {name: so_far[name] + array for name, array in terms.items()}
+
+    return accumulate
+
+
 def measured(change: Callable[..., Any]) -> Patch:
-    return instead("evaluate", lambda original: lambda *a: change(original, *a), oracle)
+    def make(original: Any) -> Any:
+        return lambda *arguments: change(original, *arguments)
+
+    return instead("evaluate", make, oracle)
 
 
 ADAM = {"optimizer__name": "adam"}
@@ -410,68 +426,63 @@ BINARY = {"loss__name": "binary_cross_entropy", "data__classes": 2}
 
 FAULTS = [
     # rows
-    Planted(
-        "other-rows", "other rows of the training part", "batch", fed=lambda d: replace(d, seed=7)
-    ),
+    Planted("other-rows", "other rows of the training part", "batch", fed=with_data(seed=7)),
     Planted(
         "dropped-last-batch",
         "short last batch",
         "batch",
         2,
-        fed=lambda d: replace(d, drop_last=True),
+        fed=with_data(drop_last=True),
     ),
     Planted(
-        "other-order", "another order", "batch", edit=put(lambda n, v: v[::-1], "detail/0/batch/")
+        "other-order",
+        "another order",
+        "batch",
+        edit=put(lambda array: array[::-1], "detail/0/batch/"),
     ),
     Planted(
         "other-order",
         "rows of update 3",
         "batch",
-        edit=lambda arrays: arrays.update(
-            {
-                k.replace("/3/", "/0/"): v
-                for k, v in list(arrays.items())
-                if k.startswith("detail/3/batch")
-            }
-        ),
+        edit=batch_of_update_3,
     ),
     Planted(
         "padded-batch",
         "with 6 rows of zeros",
         "batch",
         2,
-        edit=put(lambda n, v: np.concatenate([v, np.zeros((6, *v.shape[1:]))]), "detail/2/batch/"),
+        edit=put(with_six_zeros, "detail/2/batch/"),
     ),
     Planted(
         "labels-shifted",
         "shifted against the rows by 1",
         "batch",
-        edit=put(lambda n, v: np.roll(v, 1), "detail/0/batch/y"),
+        edit=put(lambda array: np.roll(array, 1), "detail/0/batch/y"),
     ),
     Planted(
         "features-scaled",
         "not standardised",
         "batch",
-        fed=lambda d: replace(d, train_x_ND=d.train_x_ND * d.scale_D + d.mean_D),
+        fed=lambda data: replace(data, train_x_ND=data.train_x_ND * data.scale_D + data.mean_D),
     ),
     Planted(
         "features-scaled",
         "scaled by 1.5",
         "batch",
-        fed=lambda d: replace(d, train_x_ND=d.train_x_ND * 1.5),
+        fed=lambda data: replace(data, train_x_ND=data.train_x_ND * 1.5),
     ),
     Planted(
         "features-rounded",
         "rounded to float32",
         "batch",
-        fed=lambda d: replace(d, train_x_ND=d.train_x_ND.astype(np.float32).astype(float)),
+        fed=lambda data: replace(data, train_x_ND=to_float32(data.train_x_ND)),
     ),
     Planted(
         "other-mask",
         "drops the units that should stay",
         "batch",
         recipe=DROPOUT,
-        edit=put(lambda n, v: ~v, "detail/0/batch/mask"),
+        edit=put(np.logical_not, "detail/0/batch/mask"),
     ),
     # initial parameters
     Planted(
@@ -479,21 +490,21 @@ FAULTS = [
         "linear1.weight transposed",
         "init",
         -1,
-        edit=put(lambda n, v: v.T, "parameters/0/linear1.weight"),
+        edit=put(np.transpose, "parameters/0/linear1.weight"),
     ),
     Planted(
         "init-scaled",
         "linear2.weight by 1.414",
         "init",
         -1,
-        edit=put(lambda n, v: v * np.sqrt(2), "parameters/0/linear2.weight"),
+        edit=put(lambda array: array * np.sqrt(2), "parameters/0/linear2.weight"),
     ),
     Planted(
         "init-rounded",
         "rounded to float32",
         "init",
         -1,
-        edit=put(lambda n, v: v.astype(np.float32).astype(float), "parameters/0/"),
+        edit=put(to_float32, "parameters/0/"),
     ),
     Planted(
         "other-init",
@@ -501,7 +512,7 @@ FAULTS = [
         "init",
         -1,
         values={"model__init": "flax"},
-        fed=lambda d: prepared(small_recipe(training__dtype="float64", model__init="flax")),
+        fed=lambda data: prepared(small_recipe(training__dtype="float64", model__init="flax")),
     ),
     # the forward pass
     Planted("kernel-transposed", "linear1.weight transposed", "forward", patch=passed(transposed)),
@@ -523,7 +534,7 @@ FAULTS = [
         "forward",
         recipe=LAYERNORM,
         patch=instead("_normalise", unbiased, network),
-        edit=lambda arrays: [arrays.pop(k) for k in list(arrays) if "/gradients/" in k] and None,
+        edit=without_gradients,
     ),
     Planted(
         "norm-evaluation-mode",
@@ -538,7 +549,10 @@ FAULTS = [
         "forward",
         recipe=DROPOUT,
         patch=model_of(
-            lambda m, masks: (replace(m, dropout=0.0), [np.ones_like(mask) for mask in masks])
+            lambda model, masks: (
+                replace(model, dropout=0.0),
+                [np.ones_like(mask) for mask in masks],
+            )
         ),
     ),
     Planted(
@@ -546,21 +560,21 @@ FAULTS = [
         "does not scale",
         "forward",
         recipe=DROPOUT,
-        patch=model_of(lambda m, masks: (replace(m, dropout=0.0), masks)),
+        patch=model_of(lambda model, masks: (replace(model, dropout=0.0), masks)),
     ),
     Planted(
         "dropout-scale",
         "as for a rate of 0.4",
         "forward",
         recipe=DROPOUT,
-        patch=model_of(lambda m, masks: (replace(m, dropout=0.4), masks)),
+        patch=model_of(lambda model, masks: (replace(model, dropout=0.4), masks)),
     ),
     Planted(
         "other-mask",
         "other units than its mask",
         "forward",
         recipe=DROPOUT,
-        patch=model_of(lambda m, masks: (m, [np.roll(mask, 1, 0) for mask in masks])),
+        patch=model_of(lambda model, masks: (model, [np.roll(mask, 1, 0) for mask in masks])),
     ),
     Planted(
         "low-precision-matmul",
@@ -573,9 +587,11 @@ FAULTS = [
         "of the update before",
         "forward",
         2,
-        patch=stale(lambda seen: seen[-2:][0]),
+        patch=stale(lambda history: history[-2:][0]),
     ),
-    Planted("stale-parameters", "of the start", "forward", 2, patch=stale(lambda seen: seen[0])),
+    Planted(
+        "stale-parameters", "of the start", "forward", 2, patch=stale(lambda history: history[0])
+    ),
     # the loss
     Planted("sum-for-mean", "sums the loss", "loss", patch=scaled(float)),
     Planted("full-size-mean", "full size of 32", "loss", 2, patch=scaled(lambda count: count / 32)),
@@ -660,23 +676,14 @@ FAULTS = [
         "gradient-missing",
         "no gradient for linear1.bias",
         "gradients",
-        edit=put(lambda n, v: 0 * v, "detail/0/gradients/linear1.bias"),
+        edit=put(np.zeros_like, "detail/0/gradients/linear1.bias"),
     ),
     Planted(
         "accumulation-sum",
         "2 batches",
         "loss",
         recipe=TWO,
-        patch=instead(
-            "accumulate",
-            lambda f: (
-                lambda so_far, terms, share, exact: (
-                    f(so_far, terms, 1.0, exact)
-                    if not so_far
-                    else {k: so_far[k] + v for k, v in terms.items()}
-                )
-            ),
-        ),
+        patch=instead("accumulate", summed_batches),
     ),
     Planted(
         "accumulation-mean",
@@ -685,20 +692,14 @@ FAULTS = [
         1,
         recipe=TWO | {"training__batch": 25},
         values={"gradient__accumulate_mean": "rows"},
-        fed=lambda d: replace(d, accumulate_mean="rows"),
+        fed=with_data(accumulate_mean="rows"),
     ),
     Planted(
         "l2-in-gradient",
         "weight decay of 0.05",
         "gradients",
         recipe=DECAYED,
-        edit=lambda arrays: arrays.update(
-            {
-                k: v + 0.05 * arrays[k.replace("detail/0/gradients", "parameters/0")]
-                for k, v in arrays.items()
-                if k.startswith("detail/0/gradients")
-            }
-        ),
+        edit=with_decay_in_gradients,
     ),
     # the clip
     Planted(
@@ -706,7 +707,7 @@ FAULTS = [
         "does not clip",
         "clip",
         recipe=CLIP,
-        patch=clipped(lambda rule, g, exact: g),
+        patch=clipped(lambda rule, gradients, exact: gradients),
     ),
     Planted("clip-eps", "adds 1e-06", "clip", recipe=CLIP, values={"gradient__clip_eps": 1e-6}),
     Planted(
@@ -718,15 +719,25 @@ FAULTS = [
     Planted("clip-per-tensor", "each tensor", "clip", recipe=CLIP, patch=clipped(each_alone)),
     Planted("other-clip", "clip_at = 0.2", "clip", recipe=CLIP, values={"gradient__clip_at": 0.2}),
     # the rate
-    Planted("lr-late", "one update late", "lr", 3, patch=rates(lambda t: np.append(t[0], t[:-1]))),
     Planted(
-        "lr-early", "one update early", "lr", 2, patch=rates(lambda t: np.append(t[1:], t[-1]))
+        "lr-late",
+        "one update late",
+        "lr",
+        3,
+        patch=rates(lambda rates_T: np.append(rates_T[0], rates_T[:-1])),
+    ),
+    Planted(
+        "lr-early",
+        "one update early",
+        "lr",
+        2,
+        patch=rates(lambda rates_T: np.append(rates_T[1:], rates_T[-1])),
     ),
     Planted(
         "lr-rounded",
         "rounded to float32",
         "lr",
-        patch=rates(lambda t: t.astype(np.float32).astype(float)),
+        patch=rates(to_float32),
     ),
     Planted("lr-scaled", "peak = 0.06", "lr", values={"schedule__peak": 0.06}),
     Planted("other-ramp", "ramp = t/W", "lr", values={"schedule__ramp": "t/W"}),
@@ -779,11 +790,7 @@ FAULTS = [
         "L2",
         "moments",
         recipe=ADAMW,
-        patch=updated(
-            lambda n, o, lr, u, p, g, m, e: update_parameter(
-                n, replace(o, weight_decay=0.0), lr, u, p, g + o.weight_decay * p, m, e
-            )
-        ),
+        patch=updated(decayed_as_l2),
     ),
     Planted(
         "decoupled-for-l2", "decoupled", "moments", recipe=ADAM | DECAYED, patch=updated(decoupled)
@@ -807,12 +814,7 @@ FAULTS = [
         "without the learning rate",
         "update",
         recipe=ADAMW,
-        patch=updated(
-            lambda n, o, lr, u, p, g, m, e: (
-                update_parameter(n, replace(o, weight_decay=0.0), lr, u, p, g, m, e)
-                - o.weight_decay * p
-            )
-        ),
+        patch=updated(decayed_at_full_rate),
     ),
     Planted("other-eps", "eps = 1e-05", "update", recipe=ADAM, values={"optimizer__eps": 1e-5}),
     Planted("other-eps", "eps = 0.00037", "update", recipe=ADAM, values={"optimizer__eps": 3.7e-4}),
@@ -851,9 +853,7 @@ FAULTS = [
         "update",
         3,
         recipe=ADAM,
-        patch=updated(
-            lambda n, o, lr, u, p, g, m, e: update_parameter(n, o, lr, u % 3, p, g, m, e)
-        ),
+        patch=updated(lambda step: step.run(update=step.update % 3)),
     ),
     Planted(
         "update-skipped",
@@ -881,9 +881,7 @@ FAULTS = [
         "gradient-scaled",
         "0.25 times the gradient",
         "moments",
-        patch=updated(
-            lambda n, o, lr, u, p, g, m, e: update_parameter(n, o, lr, u, p, 0.25 * g, m, e)
-        ),
+        patch=updated(lambda step: step.run(gradient=0.25 * step.gradient)),
     ),
     Planted(
         "other-optimizer",
@@ -897,20 +895,14 @@ FAULTS = [
         "before clipping",
         "moments",
         recipe=CLIP,
-        patch=clipped(lambda rule, g, exact: g),
-        edit=lambda arrays: arrays.update({k: 0.5 * v for k, v in arrays.items() if "/clip/" in k}),
+        patch=clipped(lambda rule, gradients, exact: gradients),
+        edit=half_the_clipped,
     ),
     Planted(
         "moments-rounded",
         "bfloat16",
         "moments",
-        edit=lambda arrays: arrays.update(
-            {
-                k: trajectory._to_bfloat16(v)
-                for k, v in arrays.items()
-                if k.startswith("detail/0/moments")
-            }
-        ),
+        edit=put(trajectory._to_bfloat16, "detail/0/moments"),
     ),
     # what is read off
     Planted(
@@ -963,7 +955,9 @@ FAULTS = [
         2,
         "train_loss",
         recipe=BATCHNORM,
-        patch=measured(lambda f, p, s, *rest: f(p, None, *rest)),
+        patch=measured(
+            lambda evaluate, parameters, statistics, *rest: evaluate(parameters, None, *rest)
+        ),
     ),
     Planted(
         "metrics-stale",
@@ -979,7 +973,7 @@ FAULTS = [
         "metrics",
         2,
         "train_accuracy",
-        edit=put(lambda n, v: 100 * v, "epochs/train_accuracy", "epochs/held_out_accuracy"),
+        edit=put(lambda array: 100 * array, "epochs/train_accuracy", "epochs/held_out_accuracy"),
     ),
     Planted(
         "mean-of-means",
@@ -987,9 +981,7 @@ FAULTS = [
         "metrics",
         2,
         "train_loss",
-        edit=lambda arrays: arrays.update(
-            {"epochs/train_loss": arrays["updates/loss"].reshape(-1, 3).mean(axis=1)}
-        ),
+        edit=mean_of_losses,
     ),
 ]
 
@@ -998,18 +990,16 @@ def stale_metrics() -> Arrays:
     recipe = small_recipe(training__dtype="float64")
     trace, data = right(recipe), prepared(recipe)
     rows = trajectory.rows_of(recipe, data)
-    found: Arrays = {}
+    parameters = {name: np.atleast_2d(array) for name, array in trace.parameters(2).items()}
+    metrics: Arrays = {}
     for part, x, y in (
         ("train", rows.train_x_ND, rows.train_y_N),
         ("held_out", rows.held_out_x_ND, rows.held_out_y_N),
     ):
-        values = trajectory.evaluate(
-            {k: np.atleast_2d(v) for k, v in trace.parameters(2).items()}, {}, x, y, recipe, Exact()
-        )[0]
-        found |= {
-            f"epochs/{part}_{name}": np.full(4, float(value)) for name, value in values.items()
-        }
-    return found
+        values, _ = trajectory.evaluate(parameters, {}, x, y, recipe, Exact())
+        for name, value in values.items():
+            metrics[f"epochs/{part}_{name}"] = np.full(4, float(value))
+    return metrics
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.key}: {fault.says}")
@@ -1029,15 +1019,12 @@ def test_a_planted_cause_is_found(fault: Planted, monkeypatch: pytest.MonkeyPatc
 
 
 def test_in_float32_a_small_decay_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both alternatives are within the tolerance: the nearer one is the cause."""
+    """Both alternatives are within the tolerance, so the nearer one is the cause."""
     fault = Planted(
         "other-decay", "", "update", recipe=ADAMW, values={"optimizer__weight_decay": 1e-4}
     )
     truth, trace = planted(fault, monkeypatch)
-    narrow = Trace(
-        trace.header | {"dtype": "float32"},
-        {k: rounded(v, "float32") for k, v in trace.arrays.items()},
-    )
+    narrow = all_rounded(trace, "float32")
     cause = find_cause(first("update"), truth, narrow)
     assert cause is not None
     assert cause.key == "other-decay"
@@ -1045,9 +1032,7 @@ def test_in_float32_a_small_decay_is_told_from_none(monkeypatch: pytest.MonkeyPa
 
 
 def named_pages() -> set[str]:
-    """The third argument of every alternative that is written as one in the package, and the pages
-    of its tables.
-    """
+    """The pages of the package's tables, and the third argument of each alternative in its code."""
     calls = [
         node
         for path in Path(causes.__path__[0]).glob("*.py")
@@ -1056,9 +1041,8 @@ def named_pages() -> set[str]:
     ]
     written = [call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)]
     assert len(written) > 50
-    return {
-        str(page) for page in (*written, *knobs.PAGES.values(), *relations.PAGES.values()) if page
-    }
+    pages = (*written, *knobs.PAGES.values(), *relations.PAGES.values())
+    return {str(page) for page in pages if page}
 
 
 def test_every_page_that_a_cause_names_is_in_the_atlas() -> None:
@@ -1076,29 +1060,16 @@ NULLS: list[dict[str, Any]] = [
     {"loss__label_smoothing": 0.1, "optimizer__name": "muon"},
     {"average__decay": 0.9, "average__start": "zero"},
 ]
-STAGES = [
-    "init",
-    "batch",
-    "forward",
-    "loss",
-    "gradients",
-    "clip",
-    "lr",
-    "moments",
-    "update",
-    "average",
-    "metrics",
-]
+STAGES = ["init", "batch", "forward", "loss", "gradients", "clip", "lr"]
+STAGES += ["moments", "update", "average", "metrics"]
 
 
 @pytest.mark.parametrize("values", NULLS, ids=str)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_right_run_has_no_cause(values: dict[str, Any], dtype: str) -> None:
     truth = right(small_recipe(training__dtype=dtype, **values))
-    trace = Trace(
-        truth.header | {"backend": "torch", "dtype": dtype},
-        {k: rounded(v, dtype) for k, v in truth.arrays.items()},
-    )
+    trace = all_rounded(truth, dtype)
+    trace.header["backend"] = "torch"
     for stage in STAGES:
         for update in (0, 2):
             assert find_cause(first(stage, update), truth, trace) is None, (stage, update)
@@ -1111,17 +1082,16 @@ LOWER = ("float32", "float16", "bfloat16")
 
 
 def low(format_name: str) -> Callable[[Any], Any]:
-    """A function that takes and gives its arrays in a lower precision."""
+    """Let a function take and give its arrays in a lower precision."""
+
+    def narrowed(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            return rounded_to(format_name, value)
+        return value
 
     def make(original: Any) -> Any:
         def computed(*values: Any) -> Any:
-            args = [
-                rounded_to(format_name, v)
-                if isinstance(v, np.ndarray) and v.dtype.kind == "f"
-                else v
-                for v in values
-            ]
-            result = original(*args)
+            result = original(*map(narrowed, values))
             parts = [rounded_to(format_name, np.asarray(part)) for part in np.atleast_1d(result)]
             return np.stack(parts) if isinstance(result, np.ndarray) and result.ndim else parts[0]
 
@@ -1131,13 +1101,12 @@ def low(format_name: str) -> Callable[[Any], Any]:
 
 
 def products_in(format_name: str) -> Patch:
-    """Matrix products of the forward and backward pass; biases are added in the run's precision."""
+    """Take matrix products in a lower precision; biases are added in the run's."""
 
     class Low(Exact):
         def dot(self, a: Any, b: Any) -> Any:
-            return rounded_to(
-                format_name, super().dot(rounded_to(format_name, a), rounded_to(format_name, b))
-            )
+            product = super().dot(rounded_to(format_name, a), rounded_to(format_name, b))
+            return rounded_to(format_name, product)
 
     return instead("Exact", lambda _: Low, oracle)
 
@@ -1154,87 +1123,56 @@ def loss_in(format_name: str) -> Patch:
 
 
 def reported_in(format_name: str) -> Patch:
-    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-        mean, gradients, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-        return rounded_to(format_name, np.asarray(mean)), gradients, found
+    def change(batch: Pass) -> Any:
+        mean, gradients, outputs = batch.run()
+        return rounded_to(format_name, np.asarray(mean)), gradients, outputs
 
     return passed(change)
 
 
 def stepped_in(format_name: str, *, stored: bool) -> Patch:
-    """An optimizer that computes in a lower precision and adds its step to float64 parameters, or
-    stores those.
+    """Let the optimizer compute in a lower precision, and store its parameters there or add its
+    step to float64 ones.
     """
 
-    def change(
-        name: str,
-        optimizer: Any,
-        lr: float,
-        update: int,
-        p: Any,
-        g: Any,
-        moments: Any,
-        exact: Exact,
-    ) -> Any:
-        narrow = rounded_to(format_name, p)
-        after = update_parameter(name, optimizer, lr, update, narrow, g, moments, exact)
-        step = rounded_to(format_name, after - narrow)
-        return rounded_to(format_name, narrow + step) if stored else p + step
+    def change(step: Step) -> Any:
+        narrow = rounded_to(format_name, step.parameter)
+        moved = rounded_to(format_name, step.run(parameter=narrow) - narrow)
+        return rounded_to(format_name, narrow + moved) if stored else step.parameter + moved
 
     return updated(change)
 
 
 def remembered_in(format_name: str) -> Patch:
-    """Moments that are computed in a lower precision, not only stored in it."""
+    """Compute moments in a lower precision, and not only store them in it."""
 
-    def change(
-        name: str,
-        optimizer: Any,
-        lr: float,
-        update: int,
-        p: Any,
-        g: Any,
-        moments: Any,
-        exact: Exact,
-    ) -> Any:
+    def round_moments(moments: Any) -> None:
         for slot, array in moments.items():
             moments[slot] = rounded_to(format_name, array)
-        after = update_parameter(
-            name, optimizer, lr, update, p, rounded_to(format_name, g), moments, exact
-        )
-        for slot, array in moments.items():
-            moments[slot] = rounded_to(format_name, array)
+
+    def change(step: Step) -> Any:
+        round_moments(step.moments)
+        after = step.run(gradient=rounded_to(format_name, step.gradient))
+        round_moments(step.moments)
         return after
 
     return updated(change)
 
 
 def gradients_in(format_name: str) -> Patch:
-    def change(recipe: Recipe, parameters: Any, x: Any, y: Any, exact: Exact, masks: Any) -> Any:
-        narrow = {name: rounded_to(format_name, array) for name, array in parameters.items()}
-        mean, _, found = loss_and_gradients(recipe, parameters, x, y, exact, masks=masks)
-        gradients = loss_and_gradients(recipe, narrow, x, y, exact, masks=masks)[1]
-        return (
-            mean,
-            {name: rounded_to(format_name, array) for name, array in gradients.items()},
-            found,
-        )
+    def narrowed(arrays: Any) -> Any:
+        return {name: rounded_to(format_name, array) for name, array in arrays.items()}
+
+    def change(batch: Pass) -> Any:
+        mean, _, outputs = batch.run()
+        _, gradients, _ = batch.run(parameters=narrowed(batch.parameters))
+        return mean, narrowed(gradients), outputs
 
     return passed(change)
 
 
-ACTIVATIONS = (
-    "leaky_relu",
-    "tanh",
-    "sigmoid",
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "elu",
-    "softplus",
-    "mish",
-    "relu",
-)
+ACTIVATIONS = ("leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+ACTIVATIONS += ("elu", "softplus", "mish", "relu")
 LOW = [
     Planted(
         "low-precision",
@@ -1332,8 +1270,13 @@ def test_a_lower_precision_is_told_by_its_digits(
         assert "digits" in cause.text
 
 
-def rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    return array.astype(dtype) if array.dtype.kind == "f" else array
+def all_rounded(trace: Trace, dtype: str) -> Trace:
+    """The trace as a run in this dtype would hold it."""
+    arrays = dict(trace.arrays)
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            arrays[name] = array.astype(dtype)
+    return Trace(trace.header | {"dtype": dtype}, arrays)
 
 
 # ---- without a recipe
@@ -1341,35 +1284,35 @@ def rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def loop(gradients: Arrays, update: int = 0, family: str = "gradients", **more: Any) -> Trace:
     """A trace of somebody's loop with these tensors at an update."""
+    header = {"kind": "loop", "backend": "torch", "settings": more.pop("settings", {})}
     arrays = {f"detail/{update}/{family}/{name}": array for name, array in gradients.items()}
-    return Trace(
-        {"kind": "loop", "backend": "torch", "settings": more.pop("settings", {})}, arrays | more
-    )
+    return Trace(header, arrays | more)
 
 
 def normal(*shape: int, seed: int = 0) -> NDArray[Any]:
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
-W, V = normal(6, 6), normal(6, 6, seed=1)
+WEIGHT, OTHER = normal(6, 6), normal(6, 6, seed=1)
+CUBE = normal(3, 3, 3, 3)
 KERNEL = normal(3, 3, 2, 4)
 RELATIONS: list[tuple[str, str, NDArray[Any], NDArray[Any]]] = [
-    ("kernel-transposed", "transposed", W, W.T),
+    ("kernel-transposed", "transposed", WEIGHT, WEIGHT.T),
     (
         "axes",
         "axes in the order (3, 2, 0, 1)",
-        normal(3, 3, 3, 3),
-        normal(3, 3, 3, 3).transpose(3, 2, 0, 1),
+        CUBE,
+        CUBE.transpose(3, 2, 0, 1),
     ),
     ("flipped", "both axes (0, 1) reversed", KERNEL, KERNEL[::-1, ::-1]),
-    ("permuted", "another order along its last axis", W, W[:, [2, 0, 1, 5, 3, 4]]),
-    ("gradient-sign", "other sign", W, -W),
-    ("gradient-missing", "is 0", W, 0 * W),
-    ("gradient-scaled", "32 times a's: batch", W, 32 * W),
-    ("gradient-scaled", "0.37 times a's", W, 0.37 * W),
-    ("rounded", "rounded to bfloat16", W, trajectory._to_bfloat16(W)),
-    ("rounded", "rounded to float32", W, W.astype(np.float32).astype(float)),
-    ("rounded", "rounded to float16", W, W.astype(np.float16).astype(float)),
+    ("permuted", "another order along its last axis", WEIGHT, WEIGHT[:, [2, 0, 1, 5, 3, 4]]),
+    ("gradient-sign", "other sign", WEIGHT, -WEIGHT),
+    ("gradient-missing", "is 0", WEIGHT, 0 * WEIGHT),
+    ("gradient-scaled", "32 times a's: batch", WEIGHT, 32 * WEIGHT),
+    ("gradient-scaled", "0.37 times a's", WEIGHT, 0.37 * WEIGHT),
+    ("rounded", "rounded to bfloat16", WEIGHT, trajectory._to_bfloat16(WEIGHT)),
+    ("rounded", "rounded to float32", WEIGHT, to_float32(WEIGHT)),
+    ("rounded", "rounded to float16", WEIGHT, WEIGHT.astype(np.float16).astype(float)),
 ]
 
 
@@ -1379,7 +1322,8 @@ RELATIONS: list[tuple[str, str, NDArray[Any], NDArray[Any]]] = [
 def test_a_relation_of_two_loops_is_found(
     key: str, says: str, mine: NDArray[Any], its: NDArray[Any]
 ) -> None:
-    a, b = (loop({"conv.weight": array}, settings={"batch": 32}) for array in (mine, its))
+    a = loop({"conv.weight": mine}, settings={"batch": 32})
+    b = loop({"conv.weight": its}, settings={"batch": 32})
     cause = find_cause(first("gradients", tensor="conv.weight"), a, b)
     assert cause is not None
     assert (cause.key, cause.side) == (key, ""), cause
@@ -1390,9 +1334,12 @@ def test_a_relation_of_two_loops_is_found(
     assert (known.key, known.side) == (key, "a"), known
 
 
-@pytest.mark.parametrize(("before", "its"), [(V, V), (V, V + W)], ids=["late", "summed"])
+@pytest.mark.parametrize(
+    ("before", "its"), [(OTHER, OTHER), (OTHER, OTHER + WEIGHT)], ids=["late", "summed"]
+)
 def test_a_stale_gradient_of_a_loop_is_found(before: NDArray[Any], its: NDArray[Any]) -> None:
-    a, b = (loop({"w": array}, update=1, **{"detail/0/gradients/w": before}) for array in (W, its))
+    a = loop({"w": WEIGHT}, update=1, **{"detail/0/gradients/w": before})
+    b = loop({"w": its}, update=1, **{"detail/0/gradients/w": before})
     cause = find_cause(first("gradients", 1, "w"), a, b)
     assert cause is not None
     assert cause.key == "gradient-stale"
@@ -1400,11 +1347,13 @@ def test_a_stale_gradient_of_a_loop_is_found(before: NDArray[Any], its: NDArray[
 
 
 def test_a_decay_that_one_loop_has_is_found_and_measured() -> None:
-    rate, decay = 0.1, 0.02
-    a, b = (
-        loop({"w": V}, **{"parameters/0/w": W, "parameters/1/w": W - rate * (V + wd * W)})
-        for wd in (0.0, decay)
-    )
+    rate = 0.1
+
+    def decayed(decay: float) -> Trace:
+        after = WEIGHT - rate * (OTHER + decay * WEIGHT)
+        return loop({"w": OTHER}, **{"parameters/0/w": WEIGHT, "parameters/1/w": after})
+
+    a, b = decayed(0.0), decayed(0.02)
     cause = find_cause(first("parameters", 0, "w"), a, b)
     assert cause is not None
     assert cause.key == "other-decay"
@@ -1412,29 +1361,26 @@ def test_a_decay_that_one_loop_has_is_found_and_measured() -> None:
 
 
 def test_a_loop_that_declares_its_optimizer_is_recomputed() -> None:
-    """No name of a recipe, no oracle's trace: the settings and the detail are enough to say which
-    side is off.
+    """Without a recipe's names and an oracle's trace, the settings and the detail say which side is
+    off.
     """
-    header = {
-        "optimizer": {"name": "adamw", "beta2": 0.95, "weight_decay": 0.1, "lr": 0.01},
-        "batch": 8,
-    }
-    tensors = {"Dense_0/kernel": W, "Dense_0/bias": normal(6)}
+    declared = {"name": "adamw", "beta2": 0.95, "weight_decay": 0.1, "lr": 0.01}
+    tensors = {"Dense_0/kernel": WEIGHT, "Dense_0/bias": normal(6)}
     gradients = {name: normal(*array.shape, seed=3) for name, array in tensors.items()}
 
     def run(decay: float) -> Trace:
-        optimizer = Recipe.from_dict(
-            {"optimizer": {"name": "adamw", "beta2": 0.95, "weight_decay": decay}}
-        ).optimizer
+        knobs = {"name": "adamw", "beta2": 0.95, "weight_decay": decay}
+        optimizer = Recipe.from_dict({"optimizer": knobs}).optimizer
         arrays: Arrays = {"updates/lr": np.array([0.01])}
         for name, array in tensors.items():
             moments: dict[str, Any] = {}
+            gradient = gradients[name]
             after = update_parameter(
-                "linear1.weight", optimizer, 0.01, 0, array, gradients[name], moments, Exact()
+                "linear1.weight", optimizer, 0.01, 0, array, gradient, moments, Exact()
             )
             arrays |= {f"parameters/0/{name}": array, f"parameters/1/{name}": after}
             arrays |= {f"detail/0/moments/{slot}/{name}": value for slot, value in moments.items()}
-        return loop(gradients, settings=header, **arrays)
+        return loop(gradients, settings={"optimizer": declared, "batch": 8}, **arrays)
 
     cause = find_cause(first("parameters", 0, "Dense_0/kernel"), run(1e-4), run(0.1))
     assert cause is not None
@@ -1448,9 +1394,8 @@ def test_flipped_units_are_recognised() -> None:
     recipe = small_recipe()
     truth = right(recipe)
     z = truth.arrays["detail/0/forward/linear1"]
-    row, unit = map(
-        int, np.argwhere((z > 0) & (z == np.where(z > 0, z, np.inf).min(axis=1, keepdims=True)))[0]
-    )
+    smallest = np.where(z > 0, z, np.inf).min(axis=1, keepdims=True)
+    row, unit = map(int, np.argwhere((z > 0) & (z == smallest))[0])
     weight = {name: np.atleast_2d(array) for name, array in truth.parameters(0).items()}
 
     class Flipped(Exact):
@@ -1460,18 +1405,17 @@ def test_flipped_units_are_recognised() -> None:
                 passes[row, unit] = False
             return passes
 
-    x, y = (truth.arrays[f"detail/0/batch/{name}"] for name in "xy")
-    gradients = trajectory.canonical(loss_and_gradients(recipe, weight, x, y, Flipped())[1])
+    x, y = truth.arrays["detail/0/batch/x"], truth.arrays["detail/0/batch/y"]
+    _, gradients, _ = loss_and_gradients(recipe, weight, x, y, Flipped())
+    flipped = {
+        f"detail/0/gradients/{name}": array
+        for name, array in trajectory.canonical(gradients).items()
+    }
     near, below = z.copy(), z.copy()
     near[row, unit], below[row, unit] = 1e-9, -1e-9  # what rounding left of 0 on either side
     header = truth.header | {"backend": "torch", "dtype": "float32"}
     a = Trace(header, truth.arrays | {"detail/0/forward/linear1": near})
-    b = Trace(
-        header,
-        truth.arrays
-        | {"detail/0/forward/linear1": below}
-        | {f"detail/0/gradients/{name}": array for name, array in gradients.items()},
-    )
+    b = Trace(header, truth.arrays | {"detail/0/forward/linear1": below} | flipped)
     cause = find_cause(first("gradients", 0, "linear1.weight"), a, b)
     assert cause is not None
     assert cause.key == "relu-flip"
@@ -1481,13 +1425,10 @@ def test_flipped_units_are_recognised() -> None:
 def test_a_rate_off_by_its_last_bit_is_rounding() -> None:
     truth = right(small_recipe())
     rates = truth.arrays["updates/lr"].astype(np.float32)
-    a, b = (
-        Trace(
-            truth.header | {"backend": name, "dtype": "float32"},
-            truth.arrays | {"updates/lr": array},
-        )
-        for name, array in (("torch", rates), ("jax", np.nextafter(rates, np.float32(1))))
-    )
+    header = truth.header | {"dtype": "float32"}
+    a = Trace(header | {"backend": "torch"}, truth.arrays | {"updates/lr": rates})
+    above = np.nextafter(rates, np.float32(1))
+    b = Trace(header | {"backend": "jax"}, truth.arrays | {"updates/lr": above})
     cause = find_cause(first("lr", 0, "lr"), a, b)
     assert cause is not None
     assert (cause.key, cause.side) == ("lr-rounded", "b")
@@ -1496,10 +1437,9 @@ def test_a_rate_off_by_its_last_bit_is_rounding() -> None:
 
 def test_what_is_no_number_is_named() -> None:
     truth = right(small_recipe(training__dtype="float64"))
-    broken = Trace(
-        truth.header | {"backend": "jax"},
-        truth.arrays | {"updates/loss": np.full_like(truth.arrays["updates/loss"], np.nan)},
-    )
+    loss_T = np.full_like(truth.arrays["updates/loss"], np.nan)
+    arrays = truth.arrays | {"updates/loss": loss_T}
+    broken = Trace(truth.header | {"backend": "jax"}, arrays)
     cause = find_cause(first("loss", 0, "loss", b=np.nan), truth, broken)
     assert cause is not None
     assert (cause.key, cause.side) == ("not-a-number", "b")
@@ -1525,16 +1465,12 @@ def test_tensors_that_have_nothing_to_do_with_each_other_have_no_cause(
     seed: int, shape: tuple[int, ...], family: str, dtype: str
 ) -> None:
     generator = np.random.default_rng(seed)
-    a, b = (
-        loop(
-            {name: generator.standard_normal(shape).astype(dtype) for name in ("v", "w")},
-            1,
-            family,
-            **{
-                f"detail/0/{family}/w": generator.standard_normal(shape).astype(dtype),
-                "parameters/1/w": generator.standard_normal(shape).astype(dtype),
-            },
-        )
-        for _ in range(2)
-    )
-    assert find_cause(first(family, 1, "w"), a, b) is None
+
+    def drawn() -> NDArray[Any]:
+        return generator.standard_normal(shape).astype(dtype)
+
+    def drawn_loop() -> Trace:
+        others = {f"detail/0/{family}/w": drawn(), "parameters/1/w": drawn()}
+        return loop({"v": drawn(), "w": drawn()}, 1, family, **others)
+
+    assert find_cause(first(family, 1, "w"), drawn_loop(), drawn_loop()) is None

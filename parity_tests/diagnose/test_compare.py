@@ -1,4 +1,4 @@
-"""The judge itself: what it must call equal, what not, and what it must refuse."""
+"""The comparison: what it must call equal, what not, and what it must refuse."""
 
 from typing import Any
 
@@ -29,9 +29,9 @@ def nudged(index: Any, by: float) -> Any:
 
 
 def test_a_trace_is_identical_to_itself() -> None:
-    found = compare(oracle_trace(RECIPE), oracle_trace(RECIPE), {})
-    assert found.verdict == "identical"
-    assert found.first is None
+    comparison = compare(oracle_trace(RECIPE), oracle_trace(RECIPE), {})
+    assert comparison.verdict == "identical"
+    assert comparison.first is None
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,19 @@ def test_one_element_of_one_tensor_is_enough(
     name: str, index: Any, stage: str, update: int
 ) -> None:
     truth = oracle_trace(RECIPE)
-    found = compare(changed(truth, name, nudged(index, 1e-11)), truth, {})
-    assert found.verdict == "diverged"
-    assert found.first is not None
-    assert (found.first.stage, found.first.update) == (stage, update)
-    assert found.first.tensor in name
+    comparison = compare(changed(truth, name, nudged(index, 1e-11)), truth, {})
+    assert comparison.verdict == "diverged"
+    assert comparison.first is not None
+    assert (comparison.first.stage, comparison.first.update) == (stage, update)
+    assert comparison.first.tensor in name
     if stage in ("init", "parameters"):
-        assert found.first.element == (index if isinstance(index, tuple) else (index,))
+        assert comparison.first.element == (index if isinstance(index, tuple) else (index,))
 
 
 def test_within_the_tolerance_is_rounding_except_where_bits_must_agree() -> None:
     truth = oracle_trace(RECIPE)
-    assert (
-        compare(changed(truth, "updates/loss", nudged(5, 1e-13)), truth, {}).verdict == "rounding"
-    )
+    close = changed(truth, "updates/loss", nudged(5, 1e-13))
+    assert compare(close, truth, {}).verdict == "rounding"
     for name in ("updates/lr", "parameters/0/linear1.bias"):
         assert compare(changed(truth, name, nudged(1, 1e-15)), truth, {}).verdict == "diverged"
 
@@ -82,10 +81,8 @@ def test_nan_is_compared_as_such() -> None:
     assert both_sides.limit == (3, "the loss is finite on neither side")
     infinite = changed(truth, "updates/loss", nudged(3, np.inf))
     assert compare(infinite, truth, {}).verdict == "diverged"
-    assert (
-        compare(infinite, changed(truth, "updates/loss", nudged(3, -np.inf)), {}).verdict
-        == "diverged"
-    )
+    negative = changed(truth, "updates/loss", nudged(3, -np.inf))
+    assert compare(infinite, negative, {}).verdict == "diverged"
 
 
 def test_differences_that_cancel_in_the_mean_are_seen() -> None:
@@ -96,9 +93,9 @@ def test_differences_that_cancel_in_the_mean_are_seen() -> None:
 
 def test_nothing_in_common_is_an_error() -> None:
     truth = oracle_trace(RECIPE)
-    without = Trace(
-        truth.header, {k: v for k, v in truth.arrays.items() if not k.startswith("parameters/")}
-    )
+    arrays = truth.arrays
+    others = {name: arrays[name] for name in arrays if not name.startswith("parameters/")}
+    without = Trace(truth.header, others)
     for pair in ((without, truth), (truth, without), (Trace(truth.header, {}), truth)):
         with pytest.raises(InputError, match="nothing to compare"):
             compare(*pair, {})
@@ -123,19 +120,15 @@ def test_bounds_come_from_the_oracle_and_catch_more_than_rounding() -> None:
     assert set(bounds) >= {"updates/loss", "epochs/train_loss", "parameters/12/linear1.weight"}
     bound = float(bounds["parameters/12/linear1.weight"])
     largest = np.abs(truth.parameters(12)["linear1.weight"]).max()
-    assert (
-        1e-8 < bound / largest < 1e-4
-    )  # some roundings of float32, far below what a wrong recipe does
+    # some roundings of float32, far below what a wrong recipe does
+    assert 1e-8 < bound / largest < 1e-4
+    twin = changed(truth, "updates/lr", lambda array: array)
     for times, verdict in ((0.5, "rounding"), (1.5, "diverged")):
-        moved = changed(
-            truth, "parameters/12/linear1.weight", nudged((0, 0), times * bound / largest)
-        )
+        change = nudged((0, 0), times * bound / largest)
+        moved = changed(truth, "parameters/12/linear1.weight", change)
         assert compare(moved, truth, bounds).verdict == verdict
         # each side may stray by its own bound
-        assert (
-            compare(moved, changed(truth, "updates/lr", lambda array: array), bounds).verdict
-            == "rounding"
-        )
+        assert compare(moved, twin, bounds).verdict == "rounding"
 
 
 def test_the_verdict_on_a_run_names_what_fails() -> None:
@@ -144,9 +137,9 @@ def test_the_verdict_on_a_run_names_what_fails() -> None:
 
     def as_twins(trace: Trace) -> dict[str, Trace]:
         header = {**trace.header, "dtype": trace.header["recipe"]["training"]["dtype"]}
-        return {
-            name: Trace({**header, "backend": name}, trace.arrays) for name in ("torch", "jax")
-        } | {"oracle": trace}
+        torch = Trace({**header, "backend": "torch"}, trace.arrays)
+        jax = Trace({**header, "backend": "jax"}, trace.arrays)
+        return {"torch": torch, "jax": jax, "oracle": trace}
 
     traces, semantics = as_twins(float32), as_twins(float64)
     assert judge(traces, semantics).word == "identical"
@@ -157,8 +150,8 @@ def test_the_verdict_on_a_run_names_what_fails() -> None:
     assert [check.name for check in failed] == ["same semantics, in float64"]
     assert "jax against oracle: at update 4, update, update_norm" in failed[0].detail
     traces["torch"] = changed(float32, "updates/lr", nudged(4, 1e-6))
-    assert not {check.name: check.passed for check in judge(traces, semantics).checks}[
-        "same learning rate, bit for bit"
-    ]
+    passed = {check.name: check.passed for check in judge(traces, semantics).checks}
+    assert not passed["same learning rate, bit for bit"]
+    unbounded = Trace({**float32.header}, {})
     with pytest.raises(InputError, match="no rounding bounds"):
-        judge({**traces, "oracle": semantics["torch"].__class__({**float32.header}, {})}, semantics)
+        judge({**traces, "oracle": unbounded}, semantics)

@@ -1,5 +1,5 @@
-"""The diagnosis: which update, stage and tensor part first, who is off, and why; through the
-command.
+"""The diagnosis names the update, stage and tensor that part first, the side that is off, and the
+cause; the command prints it.
 """
 
 import re
@@ -48,19 +48,18 @@ def with_optimizer(backend: str, **values: Any) -> Callable[[pytest.MonkeyPatch]
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         original = of_pair(module, "make_optimizer")
-        patch_pair(
-            monkeypatch,
-            module,
-            "make_optimizer",
-            lambda o, *rest: original(replace(o, **values), *rest),
-        )
+
+        def make_optimizer(optimizer: Any, *rest: Any) -> Any:
+            return original(replace(optimizer, **values), *rest)
+
+        patch_pair(monkeypatch, module, "make_optimizer", make_optimizer)
 
     return plant
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Right traces of both twins, and of each a wrong one: nesterov where the recipe has none."""
+    """Right traces of both twins, and wrong ones of each: nesterov where the recipe has none."""
     place = tmp_path_factory.mktemp("traces")
     for backend, module in TWINS.items():
         module.train(RECIPE, prepared(RECIPE)).save(place / f"{backend}.trace")
@@ -68,9 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with_optimizer(backend, nesterov=True)(monkeypatch)
             forget_compiled()
             module.train(RECIPE, prepared(RECIPE)).save(place / f"{backend}_wrong.trace")
-            module.train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL)).save(
-                place / f"{backend}_detail.trace"
-            )
+            detailed = module.train(RECIPE, prepared(RECIPE), watch=Watch(detail=DETAIL))
+            detailed.save(place / f"{backend}_detail.trace")
         forget_compiled()
     return place
 
@@ -91,12 +89,12 @@ def test_the_wrong_side_and_its_cause_are_named(
     pair = [f"{folder}/{wrong}_detail.trace", f"{folder}/right.trace"]
     code, out, _ = run(capsys, "diagnose", *(pair if side == "a" else pair[::-1]))
     assert code == 1
-    told = " ".join(out.split())
-    assert "First divergence where update 0 stage update tensor update_norm" in told
-    assert f"off {side}, and not {'b' if side == 'a' else 'a'}" in told
-    assert f"cause {side} has optimizer.nesterov = true; the recipe says false" in told
-    assert "read lockstep atlas nesterov-needs-its-flag" in told
-    assert "of its elements beyond the bound" in told
+    text = " ".join(out.split())
+    assert "First divergence where update 0 stage update tensor update_norm" in text
+    assert f"off {side}, and not {'b' if side == 'a' else 'a'}" in text
+    assert f"cause {side} has optimizer.nesterov = true; the recipe says false" in text
+    assert "read lockstep atlas nesterov-needs-its-flag" in text
+    assert "of its elements beyond the bound" in text
 
 
 def test_without_detail_it_says_what_to_record(
@@ -110,9 +108,8 @@ def test_without_detail_it_says_what_to_record(
 def test_a_replay_gives_the_same_bits_and_measures_noise(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(
-        capsys, "diagnose", f"{folder}/torch.trace", f"{folder}/jax_wrong.trace", "--replay"
-    )
+    pair = f"{folder}/torch.trace", f"{folder}/jax_wrong.trace"
+    code, out, _ = run(capsys, "diagnose", *pair, "--replay")
     assert code == 1
     assert "a: the same bits" in out
     assert "b: other bits: another code or environment" in out
@@ -126,13 +123,10 @@ def test_traces_with_detail_are_replayed_and_keep_it(
 ) -> None:
     data = prepared(RECIPE)
     for backend, module in TWINS.items():
-        given = states(RECIPE, data) if is_synchronised else None
-        module.train(RECIPE, data, watch=Watch(detail=(5,), synchronise=given)).save(
-            tmp_path / f"{backend}.trace"
-        )
-    code, out, _ = run(
-        capsys, "diagnose", f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace", "--replay"
-    )
+        watch = Watch(detail=(5,), synchronise=states(RECIPE, data) if is_synchronised else None)
+        module.train(RECIPE, data, watch=watch).save(tmp_path / f"{backend}.trace")
+    pair = f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace"
+    code, out, _ = run(capsys, "diagnose", *pair, "--replay")
     assert code == 0, out
     assert "a: the same bits" in out
     assert "b: the same bits" in out
@@ -142,12 +136,12 @@ def test_traces_with_detail_are_replayed_and_keep_it(
 def test_a_run_that_went_on_from_a_checkpoint_is_not_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, taken = prepared(RECIPE), list[Checkpoint]()
-    pt_impl.train.train(
-        RECIPE, data, watch=Watch(checkpoints=Checkpoints(3, "update", taken.append))
-    )
+    data = prepared(RECIPE)
+    checkpoints: list[Checkpoint] = []
+    watch = Watch(checkpoints=Checkpoints(3, "update", checkpoints.append))
+    pt_impl.train.train(RECIPE, data, watch=watch)
     path = tmp_path / "rest.trace"
-    pt_impl.train.train(RECIPE, data, watch=Watch(resume=taken[0])).save(path)
+    pt_impl.train.train(RECIPE, data, watch=Watch(resume=checkpoints[0])).save(path)
     code, _, error = run(capsys, "diagnose", str(path), str(path), "--replay")
     assert code == 2
     assert "a goes on from update 3, of a checkpoint" in error
@@ -169,14 +163,14 @@ def test_bad_input_is_one_line(
     cut = tmp_path / "cut.trace"
     cut.write_bytes(torch.read_bytes()[:-100])
     TWINS["torch"].train(F64, prepared(F64)).save(tmp_path / "other.trace")
-    for other, said in (
+    for other, message in (
         (cut, "perhaps truncated"),
         (tmp_path / "none", "cannot be read"),
         (tmp_path / "other.trace", "different recipes: training.dtype"),
     ):
         code, _, error = run(capsys, "diagnose", str(torch), str(other))
         assert code == 2
-        assert said in error
+        assert message in error
         assert error.count("\n") == 1
         assert run(capsys, "diagnose", str(torch), str(torch), "--oracle", str(other))[0] == 2
 
@@ -189,41 +183,47 @@ def changed(trace: Trace, name: str, change: Callable[[Any], Any], **header: Any
 
 def test_both_sides_can_be_off() -> None:
     truth = oracle_trace(F64)
-    a, b = (
-        changed(truth, "updates/loss", lambda loss_T, by=by: loss_T + by) for by in (1e-3, -1e-3)
-    )
-    found = diagnose(a, b, truth)
-    assert found.off == "both"
-    assert found.distances is not None
-    assert min(found.distances) > 1
+    a = changed(truth, "updates/loss", lambda loss_T: loss_T + 1e-3)
+    b = changed(truth, "updates/loss", lambda loss_T: loss_T - 1e-3)
+    diagnosis = diagnose(a, b, truth)
+    assert diagnosis.off == "both"
+    assert diagnosis.distances is not None
+    assert min(diagnosis.distances) > 1
 
 
 def test_two_sides_that_are_wrong_alike_diverge() -> None:
     truth = oracle_trace(F64)
-    a = changed(
-        truth, "updates/loss", lambda loss_T: loss_T * np.where(np.arange(len(loss_T)) < 3, 1, 1.5)
-    )
-    for pair in ((a, a), (a, changed(a, "updates/grad_norm", lambda norm_T: norm_T * (1 + 1e-16)))):
-        found = diagnose(*pair, truth)
-        assert found.comparison.verdict in ("identical", "rounding")
-        assert (found.verdict, found.off) == ("diverged", "both")
-        assert found.first is not None
-        assert (found.first.update, found.first.stage) == (3, "loss")
-        assert found.first.a == found.first.b == a.series("loss")[3]
-        assert found.truth == truth.series("loss")[3]
-        assert found.deciding[0] == ("a", "oracle")
+
+    def more_from_3_on(loss_T: Any) -> Any:
+        loss_T[3:] *= 1.5
+        return loss_T
+
+    a = changed(truth, "updates/loss", more_from_3_on)
+    close = changed(a, "updates/grad_norm", lambda norm_T: norm_T * (1 + 1e-16))
+    for pair in ((a, a), (a, close)):
+        diagnosis = diagnose(*pair, truth)
+        assert diagnosis.comparison.verdict in ("identical", "rounding")
+        assert (diagnosis.verdict, diagnosis.off) == ("diverged", "both")
+        assert diagnosis.first is not None
+        assert (diagnosis.first.update, diagnosis.first.stage) == (3, "loss")
+        assert diagnosis.first.a == diagnosis.first.b == a.series("loss")[3]
+        assert diagnosis.truth == truth.series("loss")[3]
+        assert diagnosis.deciding[0] == ("a", "oracle")
 
 
 def test_one_side_that_is_nearer_to_the_other_than_to_the_truth_diverges() -> None:
     truth = oracle_trace(RECIPE)
     bound_T = (bounds_of(truth) or {})["updates/loss"]
-    near, far = (
-        changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bound_T) for s in (0.5, 1.5)
-    )
+    near = changed(truth, "updates/loss", lambda loss_T: loss_T + 0.5 * bound_T)
+    far = changed(truth, "updates/loss", lambda loss_T: loss_T + 1.5 * bound_T)
     for pair, off in (((far, near), "a"), ((near, far), "b")):
-        found = diagnose(*pair, truth)
-        assert (found.comparison.verdict, found.verdict, found.off) == ("rounding", "diverged", off)
-    # where one is the oracle there is nobody else to hold it against
+        diagnosis = diagnose(*pair, truth)
+        assert (diagnosis.comparison.verdict, diagnosis.verdict, diagnosis.off) == (
+            "rounding",
+            "diverged",
+            off,
+        )
+    # where one side is the oracle, nothing else is left to hold it against
     assert diagnose(far, truth, truth).against == {}
 
 
@@ -237,19 +237,18 @@ def test_a_knob_that_both_twins_have_wrong_is_named(
     for backend, module in TWINS.items():
         with_optimizer(backend, momentum=0.8)(monkeypatch)
         forget_compiled()
-        module.train(F64, prepared(F64), watch=Watch(detail=DETAIL)).save(
-            tmp_path / f"{backend}.trace"
-        )
+        trace = module.train(F64, prepared(F64), watch=Watch(detail=DETAIL))
+        trace.save(tmp_path / f"{backend}.trace")
     forget_compiled()
     junit = tmp_path / "found.xml"
     pair = f"{tmp_path}/torch.trace", f"{tmp_path}/jax.trace"
     code, out, _ = run(capsys, "diagnose", *pair, "--junit", str(junit), *option)
-    told = " ".join(out.split())
+    text = " ".join(out.split())
     assert code == 1, out
-    assert "off both a and b: neither does what the recipe says" in told
-    assert "cause a has optimizer.momentum = 0.8; the recipe says 0.9; likewise b" in told
-    assert "a against oracle" in told
-    assert "verdict: diverged" in told
+    assert "off both a and b: neither does what the recipe says" in text
+    assert "cause a has optimizer.momentum = 0.8; the recipe says 0.9; likewise b" in text
+    assert "a against oracle" in text
+    assert "verdict: diverged" in text
     suite = ElementTree.parse(junit).find("testsuite")
     assert suite is not None
     assert suite.get("name") == f"{pair[0]} against oracle"
@@ -259,15 +258,13 @@ def test_a_knob_that_both_twins_have_wrong_is_named(
 def test_as_near_to_the_truth_as_each_other() -> None:
     recipe = small_recipe()
     truth = oracle_trace(recipe)
-    bounds = bounds_of(truth) or {}
-    up, down = (
-        changed(truth, "updates/loss", lambda loss_T, s=s: loss_T + s * bounds["updates/loss"])
-        for s in (0.9, -0.9)
-    )
+    bound_T = (bounds_of(truth) or {})["updates/loss"]
+    up = changed(truth, "updates/loss", lambda loss_T: loss_T + 0.9 * bound_T)
+    down = changed(truth, "updates/loss", lambda loss_T: loss_T - 0.9 * bound_T)
     assert diagnose(up, down, truth).verdict == "rounding"  # each may stray by its own bound
-    far = changed(truth, "updates/loss", lambda loss_T: loss_T + 1.3 * bounds["updates/loss"])
-    found = diagnose(far, down, truth)
-    assert (found.verdict, found.off) == ("diverged", "a")
+    far = changed(truth, "updates/loss", lambda loss_T: loss_T + 1.3 * bound_T)
+    diagnosis = diagnose(far, down, truth)
+    assert (diagnosis.verdict, diagnosis.off) == ("diverged", "a")
 
 
 def test_the_horizon_is_where_bounds_let_anything_pass() -> None:
@@ -281,27 +278,22 @@ def test_the_horizon_is_where_bounds_let_anything_pass() -> None:
 
 def test_unequal_settings_are_named() -> None:
     truth = oracle_trace(F64)
-    a, b = (
-        Trace(
-            {**truth.header, "environment": truth.header["environment"] | {"threads": n}},
-            truth.arrays,
-        )
-        for n in (1, 2)
-    )
+    environment = truth.header["environment"]
+    a = Trace(truth.header | {"environment": environment | {"threads": 1}}, truth.arrays)
+    b = Trace(truth.header | {"environment": environment | {"threads": 2}}, truth.arrays)
     assert [tuple(setting) for setting in unequal_settings(a, b)] == [("threads", 1, 2)]
-    c, d = (
-        Trace({**truth.header, "settings": s}, truth.arrays) for s in ({"optimizer": {"lr": 1}}, {})
-    )
-    assert [tuple(setting) for setting in unequal_settings(c, d)] == [("optimizer.lr", 1, None)]
+    a = Trace(truth.header | {"settings": {"optimizer": {"lr": 1}}}, truth.arrays)
+    b = Trace(truth.header | {"settings": {}}, truth.arrays)
+    assert [tuple(setting) for setting in unequal_settings(a, b)] == [("optimizer.lr", 1, None)]
 
 
 def test_a_side_that_differs_from_itself_is_told() -> None:
     truth = oracle_trace(F64)
     again = changed(truth, "updates/loss", lambda loss_T: loss_T * (1 + 1e-6))
-    found = diagnose(truth, truth, truth, reruns={"a": [again], "b": [truth]})
-    assert found.noise is not None
-    assert found.noise["b"] == 0
-    assert found.noise["a"] > 1
+    diagnosis = diagnose(truth, truth, truth, reruns={"a": [again], "b": [truth]})
+    assert diagnosis.noise is not None
+    assert diagnosis.noise["b"] == 0
+    assert diagnosis.noise["a"] > 1
 
 
 def test_not_a_number_is_reported_where_it_begins() -> None:
@@ -311,11 +303,11 @@ def test_not_a_number_is_reported_where_it_begins() -> None:
         loss_T[5:] = np.nan
         return loss_T
 
-    found = diagnose(changed(truth, "updates/loss", broken), truth, truth)
-    assert found.first is not None
-    assert (found.first.update, found.first.stage) == (5, "loss")
-    assert found.cause is not None
-    assert (found.cause.key, found.cause.side) == ("not-a-number", "a")
+    diagnosis = diagnose(changed(truth, "updates/loss", broken), truth, truth)
+    assert diagnosis.first is not None
+    assert (diagnosis.first.update, diagnosis.first.stage) == (5, "loss")
+    assert diagnosis.cause is not None
+    assert (diagnosis.cause.key, diagnosis.cause.side) == ("not-a-number", "a")
 
 
 def recipe_of(**values: Any) -> Recipe:
@@ -337,18 +329,18 @@ def test_within_an_update_layers_go_forward_and_gradients_backward(
     monkeypatch.setattr(module, "load_batches", load_scaled)
     trace = module.train(recipe, data, watch=Watch(detail=DETAIL))
     truth = train_oracle(recipe, data, watch=Watch(detail=DETAIL))
-    found = diagnose(trace, truth, truth)
-    assert found.first is not None
-    assert (found.first.update, found.first.stage, found.first.tensor) == (0, "batch", "x")
-    now = [d for d in found.comparison.parted if d.update == 0]
-    assert [d.tensor for d in now if d.stage == "forward"] == [
-        "linear1",
-        "relu1",
-        "linear2",
-        "relu2",
-        "linear3",
-    ]
-    layers = [d.tensor.partition(".")[0] for d in now if d.stage == "gradients"]
+    diagnosis = diagnose(trace, truth, truth)
+    assert diagnosis.first is not None
+    assert (diagnosis.first.update, diagnosis.first.stage, diagnosis.first.tensor) == (
+        0,
+        "batch",
+        "x",
+    )
+    parted = [difference for difference in diagnosis.comparison.parted if difference.update == 0]
+    forward = [difference.tensor for difference in parted if difference.stage == "forward"]
+    assert forward == ["linear1", "relu1", "linear2", "relu2", "linear3"]
+    gradients = [difference.tensor for difference in parted if difference.stage == "gradients"]
+    layers = [tensor.partition(".")[0] for tensor in gradients]
     assert layers == ["linear3", "linear3", "linear2", "linear2", "linear1", "linear1", "grad_norm"]
 
 
@@ -363,11 +355,7 @@ def test_the_oracle_is_trained_with_all_that_the_traces_hold() -> None:
 
 def test_it_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = Trace.load(folder / "torch_detail.trace"), Trace.load(folder / "jax.trace")
-    print_diagnosis(
-        diagnose(a, b, oracle_trace(RECIPE)),
-        ("a.trace", "b.trace"),
-        make_console(),
-        replayed={"a": True},
-    )
+    diagnosis = diagnose(a, b, oracle_trace(RECIPE))
+    print_diagnosis(diagnosis, ("a.trace", "b.trace"), make_console(), replayed={"a": True})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

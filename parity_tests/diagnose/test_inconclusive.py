@@ -1,7 +1,8 @@
-"""What cannot be judged is called inconclusive: never a pass, and a fault before it is found."""
+"""What cannot be judged is called inconclusive and never passes. A fault before that is found."""
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,7 +46,7 @@ def run(*words: str) -> int:
 
 
 def overrides(values: list[str]) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
+    return [f"--set={value}" for value in values]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,14 @@ def test_a_run_that_overflows_is_judged_up_to_there(exploded: Path) -> None:
     assert 0 < summary["judged_updates"] < Trace.load(exploded / "torch.trace").header["updates"]
     outcomes = {check["name"]: check["outcome"] for check in summary["checks"]}
     assert outcomes["same learning rate, bit for bit"] == "pass"
-    (rounding,) = (
-        check for check in summary["checks"] if check["name"].startswith("the rest is rounding")
-    )
+    checks = {check["name"]: check for check in summary["checks"]}
+    (name,) = [name for name in checks if name.startswith("the rest is rounding")]
+    rounding = checks[name]
     assert rounding["outcome"] == "inconclusive"
     assert not rounding["passed"]
-    assert (
-        f"equal up to update {summary['judged_updates'] - 1}; from there on the loss leaves "
-        "float32's range" in (rounding["detail"])
-    )
+    last = summary["judged_updates"] - 1
+    line = f"equal up to update {last}; from there on the loss leaves float32's range"
+    assert line in rounding["detail"]
     assert "nconclusive" in (exploded / "report.html").read_text()
 
 
@@ -91,17 +91,18 @@ def test_what_overflows_is_not_blessed(tmp_path: Path, capsys: pytest.CaptureFix
     path = tmp_path / "exploding.toml"
     path.write_text(Recipe().with_overrides(EXPLODING).to_toml())
     assert run("bless", str(path), "--out", str(tmp_path / "gold"), "--backend", "torch") == 2
-    said = capsys.readouterr().err
-    assert "exploding" in said
-    assert "cannot be blessed" in said
+    message = capsys.readouterr().err
+    assert "exploding" in message
+    assert "cannot be blessed" in message
     assert not (tmp_path / "gold").exists()
 
 
 def trained(
     recipe: Recipe, fault: str, twin: str, faulty: Collection[str] = ("float32", "float64")
 ) -> tuple[Verdict, Mapping[str, Trace]]:
-    """A run whose one twin has the fault in those dtypes; the other is the same twin without, which
-    halves the work.
+    """The verdict on a run whose one twin has the fault in those dtypes, and the float64 traces.
+
+    The other twin is the same one without the fault, which halves the work.
     """
     exact, data = recipe.with_dtype("float64"), prepare(recipe)
     plant, oracle = planting_trainer(twin), trainer("oracle", "plain")
@@ -129,9 +130,8 @@ def test_a_failure_as_trained_says_how_far_float64_was_judged() -> None:
     assert verdict.sentence.startswith(
         "As trained here, PyTorch strays farther than rounding can; in float64, equal up to"
     )
-    settled, _ = trained(
-        chaotic_recipe("Adam at a high rate", 1, "float32"), "loss-sum", "torch", ["float32"]
-    )
+    recipe = chaotic_recipe("Adam at a high rate", 1, "float32")
+    settled, _ = trained(recipe, "loss-sum", "torch", ["float32"])
     assert settled.sentence.startswith(
         "In float64 both do what the recipe says; as trained here, PyTorch strays"
     )
@@ -165,10 +165,8 @@ def test_float64_settles_what_float32_cannot_say() -> None:
     verdict, exact = trained(recipe, "", "torch")
     oracle = trainer("oracle", "plain")(recipe, prepare(recipe))
     assert oracle.header["horizon"]["reason"] == AMPLIFIED
-    assert (
-        compare(exact["torch"], exact["oracle"], bounds_of(exact["oracle"]) or {}).verdict
-        == "rounding"
-    )
+    comparison = compare(exact["torch"], exact["oracle"], bounds_of(exact["oracle"]) or {})
+    assert comparison.verdict == "rounding"
     assert verdict.word == "rounding"
     assert verdict.limit is not None
     assert f"within the bound up to update {verdict.limit.update - 1}" in verdict.sentence
@@ -177,7 +175,7 @@ def test_float64_settles_what_float32_cannot_say() -> None:
 def loop(
     recorder: lockstep.Recorder, *, blows_up: int | None = None, off: int | None = None
 ) -> None:
-    """Least squares by hand; the loss is not a number from an update on, or wrong at one."""
+    """Least squares by hand. The loss is not a number from an update on, or is wrong at one."""
     generator = np.random.default_rng(5)
     weight = generator.standard_normal((3, 2))
     recorder.start({"weight": weight})
@@ -203,25 +201,21 @@ def record(path: Path, **options: Any) -> str:
 def test_loops_that_are_not_a_number_on_both_sides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], off: int | None, status: int
 ) -> None:
-    a, b = (
-        record(tmp_path / "a.trace", blows_up=6),
-        record(tmp_path / "b.trace", blows_up=6, off=off),
-    )
+    a = record(tmp_path / "a.trace", blows_up=6)
+    b = record(tmp_path / "b.trace", blows_up=6, off=off)
     for command in ("compare", "diagnose"):
         assert run(command, a, b) == status
         printed = capsys.readouterr().out
         assert f"verdict: {'diverged' if off else 'inconclusive'}" in printed
         if not off:
-            assert (
-                "Equal up to update 5; from there on the loss is finite on neither side." in printed
-            )
+            line = "Equal up to update 5; from there on the loss is finite on neither side."
+            assert line in printed
 
 
 def test_parity_asserts_nothing_of_what_is_not_a_number() -> None:
+    broken = partial(loop, blows_up=6)
     with pytest.raises(ParityError, match="inconclusive, equal up to update 5"):
-        assert_parity(
-            lambda recorder: loop(recorder, blows_up=6), lambda recorder: loop(recorder, blows_up=6)
-        )
+        assert_parity(broken, broken)
     assert assert_parity(loop, loop).verdict == "identical"
 
 
@@ -246,9 +240,8 @@ def test_masked_scores_are_no_overflow(tmp_path: Path) -> None:
 def test_a_bound_that_is_not_finite_passes_nothing(change: float) -> None:
     recipe = Recipe().with_values(SMALL)
     oracle = trainer("oracle", "plain")(recipe, prepare(recipe))
-    bounds = {
-        name: np.full_like(bound, change) for name, bound in (bounds_of(oracle) or {}).items()
-    }
+    known = bounds_of(oracle) or {}
+    bounds = {name: np.full_like(bound, change) for name, bound in known.items()}
     off = {name: array.copy() for name, array in oracle.arrays.items()}
     off["updates/loss"][4:] *= 1.5
     comparison = compare(Trace(oracle.header | {"backend": "torch"}, off), oracle, bounds)
@@ -267,5 +260,5 @@ def test_members_that_blow_up_are_not_measured() -> None:
     values = measure(recipe, members)
     assert blown_up(members) == 2
     assert np.isnan(values["score"]).tolist() == [False, True, True]
-    # who met the target before it blew up has met it
+    # a member that met the target before it blew up has met it
     assert np.isnan(values["updates"]).tolist() == [False, True, False]

@@ -1,5 +1,5 @@
 """The name map of two loops: proposals from values and shapes, refusals where these leave a choice,
-and its use.
+and the use of a map.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ DRAW = np.random.Generator(np.random.PCG64(0))
 def trace_of(
     parameters: dict[str, Any], changes: dict[str, Any] | None = None, **families: Any
 ) -> Trace:
-    """A trace of one update, by which parameters change as said."""
+    """A trace of one update, which changes the parameters by `changes`."""
     path = Path("not written")
     recorder = Recorder(path, backend="loop")
     recorder.start(parameters)
@@ -41,12 +41,14 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def names_of(a: Trace, b: Trace, settled: NameMap | None = None) -> dict[str, tuple[Any, ...]]:
-    found, _ = propose(a, b, settled)
-    turned = apply(found, b)
+    names, _ = propose(a, b, settled)
+    turned = apply(names, b)
     for name, array in a.parameters(0).items():
-        if name not in found.only_a:
+        if name not in names.only_a:
             assert turned.parameters(0)[name].shape == array.shape, name
-    return {name: (x.name, x.axes, x.reshape) for name, x in found.names.items()}
+    return {
+        name: (layout.name, layout.axes, layout.reshape) for name, layout in names.names.items()
+    }
 
 
 # --- proposals
@@ -106,24 +108,19 @@ def test_values_decide_between_kernels_of_one_shape_and_closeness_where_none_is_
 def test_biases_follow_their_kernels_and_constants_their_changes() -> None:
     kernels = draw(4, 4), draw(4, 4)
     zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
-    a = trace_of(
-        {"one.weight": kernels[0], "one.bias": zeros, "two.weight": kernels[1], "two.bias": zeros}
-    )
-    b = trace_of(
-        {"B.kernel": kernels[0].T, "B.bias": zeros, "A.kernel": kernels[1].T, "A.bias": zeros}
-    )
-    found = names_of(a, b)
-    assert (found["one.bias"][0], found["two.bias"][0]) == ("B.bias", "A.bias")
-    # nothing but constants: their first changes tell them apart, even where a fault has scaled them
-    # all
+    one = {"one.weight": kernels[0], "one.bias": zeros}
+    two = {"two.weight": kernels[1], "two.bias": zeros}
+    of_b = {"B.kernel": kernels[0].T, "B.bias": zeros, "A.kernel": kernels[1].T, "A.bias": zeros}
+    names = names_of(trace_of(one | two), trace_of(of_b))
+    assert (names["one.bias"][0], names["two.bias"][0]) == ("B.bias", "A.bias")
+    # constants are told apart by their first changes, even where a fault has scaled all of these
     moves = [draw(4) for _ in range(4)]
     norm = {"n.weight": ones, "n.bias": zeros, "n.running_mean": zeros, "n.running_var": ones}
     other = {"N.var": ones, "N.mean": zeros, "N.scale": ones, "N.bias": zeros}
     a = trace_of(norm, dict(zip(norm, moves)))
     for scale in (1, 3):
         b = trace_of(other, {name: scale * moves[i] for name, i in zip(other, (3, 2, 0, 1))})
-        found = names_of(a, b)
-        assert {name: x[0] for name, x in found.items()} == {
+        assert {name: layout[0] for name, layout in names_of(a, b).items()} == {
             "n.weight": "N.scale",
             "n.bias": "N.bias",
             "n.running_mean": "N.mean",
@@ -139,12 +136,11 @@ def test_alike_names_settle_what_nothing_else_does() -> None:
 
 def test_shape_alone_is_said_and_never_turns_a_square() -> None:
     a, b = trace_of({"x": draw(3, 2), "y": draw(5)}), trace_of({"p": draw(2, 3), "q": draw(5)})
-    found, reasons = propose(a, b)
-    assert found.names == {"x": Layout("p", (1, 0)), "y": Layout("q")}
+    names, reasons = propose(a, b)
+    assert names.names == {"x": Layout("p", (1, 0)), "y": Layout("q")}
     assert set(reasons.values()) == {"shape alone, as the values differ"}
-    message = (
-        r"x may be p \(the initial values differ, and the shape does not say which axis is which\)"
-    )
+    reason = "the initial values differ, and the shape does not say which axis is which"
+    message = rf"x may be p \({reason}\)"
     with pytest.raises(InputError, match=message):
         propose(trace_of({"x": draw(3, 3)}), trace_of({"p": draw(3, 3)}))
     with pytest.raises(InputError, match=message):
@@ -193,10 +189,10 @@ def test_layers_and_batches_are_found_by_their_numbers() -> None:
             "more": draw(2, 9),
         },
     )
-    found, _ = propose(a, b)
-    assert found.forward == {"conv1": Layout("Conv_0", (0, 3, 1, 2))}
-    assert found.batch == {"x": Layout("image", (0, 3, 1, 2))}
-    turned = apply(found, b)
+    names, _ = propose(a, b)
+    assert names.forward == {"conv1": Layout("Conv_0", (0, 3, 1, 2))}
+    assert names.batch == {"x": Layout("image", (0, 3, 1, 2))}
+    turned = apply(names, b)
     assert turned.header["layers"] == ["conv1", "same", "more"]
     np.testing.assert_array_equal(turned.arrays["detail/0/batch/x"], image)
 
@@ -213,38 +209,28 @@ def test_an_output_that_differs_is_laid_out_as_the_others() -> None:
         name: array.transpose(0, 2, 3, 1) for name, array in images.items() if array.ndim == 4
     }
     other = {"conv2": turned["conv2"] + 1, "gone": images["gone"] + 1, "dense": draw(2, 4)}
-    found, _ = propose(a, trace_of(a.parameters(0), forward=turned | other))
-    # (2, 5, 5, 5) has the same shape either way: the numbers tell
-    assert found.forward == {
-        name: Layout(name, (0, 3, 1, 2)) for name in ("cube", "conv1", "conv2")
-    }
+    names, _ = propose(a, trace_of(a.parameters(0), forward=turned | other))
+    # (2, 5, 5, 5) has the same shape either way, so the numbers tell
+    turned_layers = ("cube", "conv1", "conv2")
+    assert names.forward == {name: Layout(name, (0, 3, 1, 2)) for name in turned_layers}
 
 
 # --- the file
 
 
-layouts = st.builds(
-    Layout,
-    st.text(min_size=1, max_size=8),
-    st.permutations(range(3)).map(tuple) | st.just((1, 0)) | st.just(()),
-    st.lists(st.integers(0, 9), max_size=3).map(tuple),
-)
+def names_each_once(table: dict[str, Layout]) -> bool:
+    return len({layout.name for layout in table.values()}) == len(table)
+
+
+axes = st.permutations(range(3)).map(tuple) | st.just((1, 0)) | st.just(())
+shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
+layouts = st.builds(Layout, st.text(min_size=1, max_size=8), axes, shapes)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
-tables = st.dictionaries(texts, layouts, max_size=4).filter(
-    lambda table: len({x.name for x in table.values()}) == len(table)
-)
+tables = st.dictionaries(texts, layouts, max_size=4).filter(names_each_once)
+missing = st.frozensets(texts, max_size=2)
 
 
-@given(
-    st.builds(
-        NameMap,
-        tables,
-        tables,
-        tables,
-        st.frozensets(texts, max_size=2),
-        st.frozensets(texts, max_size=2),
-    )
-)
+@given(st.builds(NameMap, tables, tables, tables, missing, missing))
 def test_a_map_comes_back_from_its_file(
     tmp_path_factory: pytest.TempPathFactory, names: NameMap
 ) -> None:
@@ -322,9 +308,8 @@ def test_a_map_that_does_not_fit_its_trace_is_refused() -> None:
         apply(NameMap({"a": Layout("x"), "b": Layout("u")}), trace)
     with pytest.raises(InputError, match="v: two arrays of loop would have this name"):
         apply(NameMap({"v": Layout("w")}), trace)
-    with pytest.raises(
-        InputError, match=r"w: shape \(2, 3\) cannot be laid out by axes \[0, 2, 1\]"
-    ):
+    line = r"w: shape \(2, 3\) cannot be laid out by axes \[0, 2, 1\]"
+    with pytest.raises(InputError, match=line):
         apply(NameMap({"a": Layout("w", (0, 2, 1))}), trace)
 
 
@@ -364,8 +349,8 @@ def test_the_command_writes_the_map_or_one_line(
     assert (status, err.count("\n")) == (2, 1)
     assert "only in A: fc.weight; only in B: fc.kernel" in err
     assert not out.exists()
-    status, said, err = names(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))
+    status, text, err = names(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))
     assert (status, err) == (0, "")
-    assert "1 parameters, 1 of them laid out otherwise" in said
+    assert "1 parameters, 1 of them laid out otherwise" in text
     assert load_names(out).names == {"fc.weight": Layout("fc.kernel", (1, 0))}
     assert names(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))[0] == 2

@@ -1,7 +1,8 @@
-"""Two people's loops held against each other: their own noise as the bound, and a bug in either
+"""Two people's loops held against each other: their own noise is the bound, and a bug in either is
 found at its stage.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
 from parity_tests.shared.loops import LOOPS, SETTINGS, start_of
+from parity_tests.shared.verdicts import assert_verdict
 
 NOISY, SEEDS = ("torch", "linen"), (1, 2)
 
@@ -25,9 +27,8 @@ NOISY, SEEDS = ("torch", "linen"), (1, 2)
 def record(
     folder: Path, kind: str, fault: str = "", seed: int | None = None, **options: Any
 ) -> Trace:
-    with lockstep.Recorder(
-        folder / "trace", backend=kind, settings=SETTINGS, perturb=seed, **options
-    ) as recorder:
+    options |= {"settings": SETTINGS, "perturb": seed}
+    with lockstep.Recorder(folder / "trace", backend=kind, **options) as recorder:
         LOOPS[kind](recorder, fault=fault)
     return Trace.load(folder / "trace")
 
@@ -36,14 +37,14 @@ def record(
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Trace]:
     """Each kind of loop as it is, and two of them twice from a perturbed start."""
     folder = tmp_path_factory.mktemp("runs")
-    found = {(kind, None): record(folder, kind) for kind in LOOPS}
-    return found | {
-        (kind, seed): record(folder, kind, seed=seed) for kind in NOISY for seed in SEEDS
-    }
+    traces: dict[Any, Trace] = {(kind, None): record(folder, kind) for kind in LOOPS}
+    for kind, seed in product(NOISY, SEEDS):
+        traces[kind, seed] = record(folder, kind, seed=seed)
+    return traces
 
 
 def judge(a: Trace, b: Trace, noise: list[Trace]) -> Comparison:
-    """Compare by a map drawn from the traces themselves."""
+    """Compare by the name map that the traces themselves give."""
     names, _ = propose(a, b)
     aligned = align(a, b, names)
     return compare(*aligned, loop_bounds(*aligned, sides_of(noise, a, b, names)))
@@ -53,9 +54,9 @@ def judge(a: Trace, b: Trace, noise: list[Trace]) -> Comparison:
 def test_right_loops_differ_by_rounding(kind: str, runs: dict[Any, Trace]) -> None:
     noise = [runs[side, seed] for side in NOISY if side in ("torch", kind) for seed in SEEDS]
     for measured in (noise, []):
-        found = judge(runs["torch", None], runs[kind, None], measured)
-        assert found.verdict == "rounding", found.first
-        assert found.compared > 150
+        comparison = judge(runs["torch", None], runs[kind, None], measured)
+        assert_verdict(comparison, "rounding")
+        assert comparison.compared > 150
     assert judge(runs[kind, None], runs[kind, None], []).verdict == "identical"
 
 
@@ -82,22 +83,21 @@ def test_a_bug_in_either_loop_is_found_at_its_update_and_stage(
     a, b = (wrong, runs["linen", None]) if side == "torch" else (runs["torch", None], wrong)
     noise = [runs[kind, seed] for kind in NOISY for seed in SEEDS]
     for measured in (noise, []):
-        found = judge(a, b, measured)
-        assert found.first is not None
-        assert (found.first.update, found.first.stage) == (update, stage)
-        assert found.first.tensor.endswith(tensor)
-        assert found.first.ratio > 20
+        comparison = judge(a, b, measured)
+        assert comparison.first is not None
+        assert (comparison.first.update, comparison.first.stage) == (update, stage)
+        assert comparison.first.tensor.endswith(tensor)
+        assert comparison.first.ratio > 20
 
 
 def test_statistics_alone_find_the_update_and_the_tensor(tmp_path: Path) -> None:
-    right, wrong = (
-        record(tmp_path, "plain", fault, every=0, statistics=True) for fault in ("", "clip")
-    )
+    right = record(tmp_path, "plain", "", every=0, statistics=True)
+    wrong = record(tmp_path, "plain", "clip", every=0, statistics=True)
     assert not any(name.startswith("detail/") for name in right.arrays)
-    found = judge(right, wrong, [])
-    assert found.first is not None
-    assert (found.first.update, found.first.stage) == (0, "clip")
-    assert "linear" in found.first.tensor
+    comparison = judge(right, wrong, [])
+    assert comparison.first is not None
+    assert (comparison.first.update, comparison.first.stage) == (0, "clip")
+    assert "linear" in comparison.first.tensor
 
 
 # --- bounds
@@ -106,7 +106,7 @@ def test_statistics_alone_find_the_update_and_the_tensor(tmp_path: Path) -> None
 def tiny(
     folder: Path, values: list[float], backend: str = "loop", dtype: Any = np.float32, **more: Any
 ) -> Trace:
-    """A loop of one parameter of two elements, which becomes what is given."""
+    """A loop of one parameter, whose second element takes these values."""
     with lockstep.Recorder(folder / "tiny", backend=backend, **more) as recorder:
         recorder.start({"w": np.ones(2, dtype)})
         for value in values:
@@ -118,13 +118,11 @@ def test_a_bound_is_the_spread_or_the_first_order_whichever_is_more(tmp_path: Pa
     run, far = tiny(tmp_path, [2.0, 2.0]), tiny(tmp_path, [2.0, 2.5])
     unit = 2.0**-24
     # the longest sum has a single term here; 1 - 0.999 is off by 1000 roundings, and so is a
-    # change, of 1 in sqrt(2)
+    # change, of 1 in sqrt(2); every update rounds anew
     first_order = loop_bounds(run, run)
     way = 1000 / np.sqrt(2) * 2
     assert first_order["parameters/1/w"] == pytest.approx((2 + 1000 + way) * unit)
-    assert first_order["parameters/2/w"] == pytest.approx(
-        (2 * (2 + 1000) + way) * unit
-    )  # every update rounds anew
+    assert first_order["parameters/2/w"] == pytest.approx((2 * (2 + 1000) + way) * unit)
     assert "parameters/0/w" not in first_order
     bounds = loop_bounds(run, run, [[run, far]])
     assert bounds["parameters/1/w"] == first_order["parameters/1/w"]
@@ -140,9 +138,8 @@ def test_the_coarsest_dtype_sets_the_unit(tmp_path: Path) -> None:
     assert unit_of(tiny(tmp_path, [1.0])) == 2.0**-24
     assert unit_of(tiny(tmp_path, [1.0], dtype=np.float16)) == 2.0**-11
     trace = tiny(tmp_path, [1.0])
-    assert (
-        unit_of(Trace(trace.header | {"dtypes": ["bfloat16", "float32"]}, trace.arrays)) == 2.0**-8
-    )
+    trace.header["dtypes"] = ["bfloat16", "float32"]
+    assert unit_of(trace) == 2.0**-8
 
 
 def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
@@ -153,14 +150,13 @@ def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
             LOOPS["torch"](recorder, start, fault)
         traces.append(Trace.load(tmp_path / "t"))
     assert traces[0].header["dtype"] == "float64"
-    nudged = dict(traces[0].arrays)
-    nudged["parameters/4/linear1.weight"] = nudged["parameters/4/linear1.weight"] * (1 + 1e-14)
-    assert judge(traces[0], Trace(traces[0].header, nudged), []).verdict == "rounding"
-    nudged["parameters/4/linear1.weight"] = nudged["parameters/4/linear1.weight"] * (1 + 1e-9)
-    assert judge(traces[0], Trace(traces[0].header, nudged), []).verdict == "diverged"
-    found = judge(*traces, []).first
-    assert found is not None
-    assert (found.update, found.stage) == (3, "lr")
+    name = "parameters/4/linear1.weight"
+    for factor, verdict in ((1 + 1e-14, "rounding"), (1 + 1e-9, "diverged")):
+        nudged = traces[0].arrays | {name: traces[0].arrays[name] * factor}
+        assert judge(traces[0], Trace(traces[0].header, nudged), []).verdict == verdict
+    first = judge(*traces, []).first
+    assert first is not None
+    assert (first.update, first.stage) == (3, "lr")
 
 
 # --- what cannot be compared, and what to know beforehand
@@ -168,16 +164,13 @@ def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[Any, Trace]) -> None:
     a, b = runs["torch", None], runs["linen", None]
-    with pytest.raises(
-        InputError,
-        match=r"only in A: linear1.bias, .*; only in B: Dense_0.bias, .* `lockstep names",
-    ):
+    line = r"only in A: linear1.bias, .*; only in B: Dense_0.bias, .* `lockstep names"
+    with pytest.raises(InputError, match=line):
         align(a, b)
     with pytest.raises(InputError, match="the trace of torch has a perturbed start"):
         align(runs["torch", 1], b)
-    with pytest.raises(
-        InputError, match=r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"
-    ):
+    line = r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"
+    with pytest.raises(InputError, match=line):
         align(a, runs["plain", None])
     with pytest.raises(InputError, match="1 updates and 2"):
         align(tiny(tmp_path, [1.0]), tiny(tmp_path, [1.0, 1.0]))
@@ -195,15 +188,13 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[A
 
 
 def test_nan_is_compared_as_such_and_named_first(tmp_path: Path) -> None:
-    fine, broken = (
-        tiny(tmp_path, [1.0, 2.0, 3.0]),
-        tiny(tmp_path, [1.0, np.nan, np.nan], backend="other"),
-    )
+    fine = tiny(tmp_path, [1.0, 2.0, 3.0])
+    broken = tiny(tmp_path, [1.0, np.nan, np.nan], backend="other")
     assert notes_on(fine, fine) == []
     assert notes_on(fine, broken) == ["other: NaN or infinity from update 1, loss on"]
-    found = compare(fine, broken, loop_bounds(fine, broken))
-    assert found.first is not None
-    assert (found.first.update, found.first.ratio) == (1, np.inf)
+    comparison = compare(fine, broken, loop_bounds(fine, broken))
+    assert comparison.first is not None
+    assert (comparison.first.update, comparison.first.ratio) == (1, np.inf)
     both = compare(broken, broken, loop_bounds(broken, broken))
     assert both.verdict == "inconclusive"
     assert len(notes_on(broken, broken)) == 2
@@ -233,10 +224,10 @@ def test_the_command_compares_loops(
     runs["torch", None].save(a)
     runs["linen", None].save(b)
     noise = []
-    for kind in NOISY:
-        for seed in SEEDS:
-            runs[kind, seed].save(tmp_path / f"{kind} {seed}")
-            noise += ["--noise", str(tmp_path / f"{kind} {seed}")]
+    for kind, seed in product(NOISY, SEEDS):
+        path = tmp_path / f"{kind} {seed}"
+        runs[kind, seed].save(path)
+        noise += ["--noise", str(path)]
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

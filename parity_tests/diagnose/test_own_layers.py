@@ -1,5 +1,5 @@
-"""Causes in somebody's own layers: each is planted in one of two loops in NumPy, and must be told
-from the numbers.
+"""Causes in somebody's own layers: each is planted in one of two loops in NumPy, and the numbers
+must tell it.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,17 @@ def loop(
     recorder: Recorder, *, layer: Layer, x: np.ndarray, parameters: dict[str, Any] | None = None
 ) -> None:
     """A layer called "layer", after one called "before"."""
-    w = recorder.start({"other": np.ones(2)} | (parameters or {}))
-    recorder.update(forward={"before": x, "layer": layer(x)}, parameters=w)
+    weights = recorder.start({"other": np.ones(2)} | (parameters or {}))
+    recorder.update(forward={"before": x, "layer": layer(x)}, parameters=weights)
 
 
-def cause_of(first: Layer, second: Layer, **given: Any) -> tuple[str, str]:
-    """Key and text of the cause that is found, "" for none."""
+def cause_of(first: Layer, second: Layer, **options: Any) -> tuple[str, str]:
+    """The key and the text of the cause; "" where there is none."""
     with pytest.raises(ParityError) as caught:
-        assert_parity(partial(loop, layer=first, **given), partial(loop, layer=second, **given))
-    assert caught.value.properties["tensor"] == "layer"
-    return caught.value.properties.get("cause", ""), caught.value.properties.get("cause.text", "")
+        assert_parity(partial(loop, layer=first, **options), partial(loop, layer=second, **options))
+    properties = caught.value.properties
+    assert properties["tensor"] == "layer"
+    return properties.get("cause", ""), properties.get("cause.text", "")
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -57,41 +58,35 @@ def normed(
 
 
 def convolved(x: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Stride 2, one output at a time."""
+    """A convolution of stride 2, one output at a time."""
     padded = np.pad(x, ((0, 0), (0, 0), (before, after), (before, after)))
     y = np.zeros((len(x), 2, 4, 4))
-    for i in range(4):
-        for j in range(4):
-            y[:, :, i, j] = np.tensordot(
-                padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], KERNEL_OIHW, ((1, 2, 3),) * 2
-            )
+    for i, j in np.ndindex(4, 4):
+        window = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        y[:, :, i, j] = np.tensordot(window, KERNEL_OIHW, ((1, 2, 3), (1, 2, 3)))
     return y
 
 
 def test_an_activation_is_told_by_what_it_makes_of_the_layer_before() -> None:
-    assert cause_of(gelu, gelu_tanh, x=X_BD) == (
-        "gelu-approximation",
-        "b's layer is gelu_tanh, a's gelu",
-    )
-    assert cause_of(relu, np.tanh, x=X_BD) == ("other-activation", "b's layer is tanh, a's relu")
+    key, text = cause_of(gelu, gelu_tanh, x=X_BD)
+    assert (key, text) == ("gelu-approximation", "b's layer is gelu_tanh, a's gelu")
+    key, text = cause_of(relu, np.tanh, x=X_BD)
+    assert (key, text) == ("other-activation", "b's layer is tanh, a's relu")
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.02, 1e3])
 def test_the_eps_of_a_layer_norm_is_measured(factor: float) -> None:
     parameters = {"layer.weight": GAMMA, "layer.bias": BETA}
-    layers = (partial(normed, eps=eps) for eps in (1e-5, factor * 1e-5))
+    layers = partial(normed, eps=1e-5), partial(normed, eps=factor * 1e-5)
     key, text = cause_of(*layers, x=X_BD, parameters=parameters)
     assert (key, text) == ("norm-eps", f"b's layer has an eps of {factor:.4g} times a's")
 
 
 def test_the_eps_of_a_batch_norm_is_measured() -> None:
     gamma, beta = DRAW.normal(size=(2, 3))
-    affine = {
-        "gamma": gamma.reshape(1, 3, 1, 1),
-        "beta": beta.reshape(1, 3, 1, 1),
-        "over": (0, 2, 3),
-    }
-    layers = (partial(normed, eps=eps, **affine) for eps in (1e-3, 1e-5))
+    affine = {"gamma": gamma.reshape(1, 3, 1, 1), "beta": beta.reshape(1, 3, 1, 1)}
+    batch_norm = partial(normed, over=(0, 2, 3), **affine)
+    layers = partial(batch_norm, eps=1e-3), partial(batch_norm, eps=1e-5)
     key, text = cause_of(*layers, x=X_BCHW, parameters={"layer.scale": gamma, "layer.bias": beta})
     assert (key, text) == ("norm-eps", "b's layer has an eps of 0.01 times a's")
 
@@ -99,29 +94,22 @@ def test_the_eps_of_a_batch_norm_is_measured() -> None:
 def test_the_padding_of_a_convolution_is_told() -> None:
     layers = partial(convolved, before=1, after=1), partial(convolved, before=0, after=1)
     key, text = cause_of(*layers, x=X_BCHW, parameters={"layer.weight": KERNEL_OIHW})
-    assert (key, text) == (
-        "other-padding",
-        "b's layer pads 0 before and 1 after, a's 1 before and 1 after",
-    )
+    assert key == "other-padding"
+    assert text == "b's layer pads 0 before and 1 after, a's 1 before and 1 after"
 
 
 def test_what_is_none_of_these_is_not_called_one() -> None:
-    noise = DRAW.normal(size=X_BD.shape)
+    noise = 1e-3 * DRAW.normal(size=X_BD.shape)
     parameters = {"layer.weight": GAMMA, "layer.bias": BETA}
-    key, _ = cause_of(
-        partial(normed, eps=1e-5),
-        lambda x: normed(x, 1e-5) + 1e-3 * noise,
-        x=X_BD,
-        parameters=parameters,
-    )
+    layer = partial(normed, eps=1e-5)
+    key, _ = cause_of(layer, lambda x: layer(x) + noise, x=X_BD, parameters=parameters)
     assert key == ""
-    assert cause_of(gelu, lambda x: gelu(x) + 1e-3 * noise, x=X_BD)[0] == ""
-    shifted = partial(convolved, before=1, after=1)
-    kernel = {"layer.weight": KERNEL_OIHW}
-    assert (
-        cause_of(shifted, lambda x: shifted(x + 0.1), x=X_BCHW, parameters=kernel)[0]
-        != "other-padding"
-    )
+    key, _ = cause_of(gelu, lambda x: gelu(x) + noise, x=X_BD)
+    assert key == ""
+    padded = partial(convolved, before=1, after=1)
+    parameters = {"layer.weight": KERNEL_OIHW}
+    key, _ = cause_of(padded, lambda x: padded(x + 0.1), x=X_BCHW, parameters=parameters)
+    assert key != "other-padding"
 
 
 def statistics_loop(recorder: Recorder, *, momentum: float = 0.1, ddof: int = 1) -> None:
@@ -129,9 +117,12 @@ def statistics_loop(recorder: Recorder, *, momentum: float = 0.1, ddof: int = 1)
     variables = recorder.start({"params": {"w": np.ones(2)}, "batch_stats": values})
     draw = np.random.default_rng(1)
     for _ in range(2):
-        x = draw.normal(1, 2, (20, 5))
-        seen = {"norm.mean": x.mean(0), "norm.var": x.var(0, ddof=ddof)}
-        values = {name: (1 - momentum) * values[name] + momentum * seen[name] for name in values}
+        x_BD = draw.normal(1, 2, (20, 5))
+        batch_statistics = {"norm.mean": x_BD.mean(0), "norm.var": x_BD.var(0, ddof=ddof)}
+        values = {
+            name: (1 - momentum) * values[name] + momentum * batch_statistics[name]
+            for name in values
+        }
         recorder.update(parameters=variables | {"batch_stats": values})
 
 

@@ -13,7 +13,7 @@ from lockstep.records.matmul_precision import Precision, measure_precision
 
 
 def cut(array: Any, bits: int, *, up: bool = True) -> Any:
-    """float32 with so many bits of the significand, rounded to nearest or cut off."""
+    """The array as float32 with so many bits of the significand, rounded to nearest or cut off."""
     dropped = 24 - bits
     half = np.uint32(1 << (dropped - 1)) if dropped and up else np.uint32(0)
     raw = np.asarray(array, dtype=np.float32).view(np.uint32) + half
@@ -29,10 +29,8 @@ def test_full_float32_products() -> None:
 def test_factors_in_fewer_bits(bits: int) -> None:
     assert measure_precision(lambda a, b: cut(a, bits) @ cut(b, bits)).bits == bits
     # what is cut off may be a whole unit, not half of one
-    assert measure_precision(lambda a, b: cut(a, bits, up=False) @ cut(b, bits, up=False)).bits in (
-        bits - 1,
-        bits,
-    )
+    precision = measure_precision(lambda a, b: cut(a, bits, up=False) @ cut(b, bits, up=False))
+    assert precision.bits in (bits - 1, bits)
 
 
 @settings(max_examples=10)
@@ -45,15 +43,16 @@ def test_one_factor_in_fewer_bits(bits: int) -> None:
 @settings(max_examples=10)
 @given(st.integers(3, 23))
 def test_sums_in_fewer_bits(bits: int) -> None:
-    """The factors of this product are whole: what is lost is lost in the sum."""
+    """The factors of this product are whole, and the sum loses the bits."""
     assert measure_precision(lambda a, b: cut(a @ b, bits)).bits == bits
 
 
 def test_float32_split_into_two_bfloat16_does_not_pass_for_float32() -> None:
-    """1 + 2^-20 is the sum of two bfloat16: a probe with such numbers would see nothing."""
+    """1 + 2^-20 is the sum of two bfloat16, so a probe with such numbers would show nothing."""
 
     def product(a: Any, b: Any) -> Any:
-        (a1, a2), (b1, b2) = ((cut(x, 8), cut(x - cut(x, 8), 8)) for x in (a, b))
+        a1, b1 = cut(a, 8), cut(b, 8)
+        a2, b2 = cut(a - a1, 8), cut(b - b1, 8)
         return a1 @ b1 + (a1 @ b2 + a2 @ b1)
 
     assert measure_precision(product).bits in (16, 17)
@@ -61,8 +60,8 @@ def test_float32_split_into_two_bfloat16_does_not_pass_for_float32() -> None:
 
 def test_flushed_subnormals() -> None:
     def product(a: Any, b: Any) -> Any:
-        found = a @ b
-        return np.where(np.abs(found) < np.finfo(np.float32).tiny, np.float32(0), found)
+        exact = a @ b
+        return np.where(np.abs(exact) < np.finfo(np.float32).tiny, np.float32(0), exact)
 
     assert measure_precision(product) == Precision(24, False)
 
