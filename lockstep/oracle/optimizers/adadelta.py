@@ -23,7 +23,8 @@ def rule(
     exact: Exact,
 ) -> tuple[Array, Moments]:
     """The parameter after the update, and the second moments of its gradient and of its steps."""
-    eps, before = optimizer.eps, moments.get("update_second", np.zeros_like(gradient))
+    eps = optimizer.eps
+    before = moments.get("update_second", np.zeros_like(gradient))
     second = average("decay", optimizer.decay, moments.get("second"), gradient**2, exact)
     ratio = exact.round(np.sqrt(exact.round(before + eps)) / np.sqrt(exact.round(second + eps)))
     direction = exact.round(ratio * gradient)

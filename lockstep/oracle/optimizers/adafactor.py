@@ -2,10 +2,9 @@
 
 At update t, counted from 1, share = t^-decay_power; row and column <- (1 - share) of themselves +
 share of the mean of g^2 along the other axis; v = row column / mean(row). The step is lr
-max(eps_scale, rms(parameter)) d with
-d = g / sqrt(v), scaled to a root mean square of at most clip_threshold. Sources: Shazeer & Stern,
-arXiv:1804.04235, algorithm 4; the details are the libraries' (`torch.optim.Adafactor` 2.13,
-`optax.adafactor` 0.2.8).
+max(eps_scale, rms(parameter)) d with d = g / sqrt(v), scaled to a root mean square of at most
+clip_threshold. Source: Shazeer & Stern, arXiv:1804.04235, algorithm 4; the details are the
+libraries' (`torch.optim.Adafactor` 2.13, `optax.adafactor` 0.2.8).
 """
 
 from typing import Any
@@ -28,7 +27,7 @@ def rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """Of a bias, a normalisation or a small weight: the second moment is whole."""
+    """The rule of a bias, a normalisation or a small weight: the second moment is whole."""
     square, share = _square(optimizer, gradient, exact), _share(optimizer, update, exact)
     second = _mix(moments.get("second"), square, share, exact)
     return _after(optimizer, lr, update, parameter, gradient, second, exact), {"second": second}
@@ -43,13 +42,15 @@ def weight_rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """Of a weight of enough rows and columns: the second moment is factored."""
+    """The rule of a weight with enough rows and columns: the second moment is factored."""
     if min(gradient.shape[-2:]) < optimizer.min_factored:
         return rule(optimizer, lr, update, parameter, gradient, moments, exact)
     square, share = _square(optimizer, gradient, exact), _share(optimizer, update, exact)
-    row = _mix(moments.get("row"), exact.round(square.mean(-1, keepdims=True)), share, exact)
-    column = _mix(moments.get("column"), exact.round(square.mean(-2, keepdims=True)), share, exact)
-    # the mean of the rows' and that of the columns' are one number, to rounding
+    mean = exact.round(square.mean(-1, keepdims=True))
+    row = _mix(moments.get("row"), mean, share, exact)
+    mean = exact.round(square.mean(-2, keepdims=True))
+    column = _mix(moments.get("column"), mean, share, exact)
+    # the mean over the rows and the mean over the columns are one number, to rounding
     mean = exact.round(row.mean(-2, keepdims=True))
     if not optimizer.eps_in_root:
         mean = np.maximum(mean, optimizer.eps)
@@ -63,7 +64,7 @@ def _square(optimizer: Adafactor, gradient: Array, exact: Exact) -> Array:
 
 
 def _share(optimizer: Adafactor, update: int, exact: Exact) -> Any:
-    """What the newest square weighs: (update + 1)^-decay_power."""
+    """The weight of the newest square: (update + 1)^-decay_power."""
     share = np.asarray((update + 1.0) ** -optimizer.decay_power)
     # the rounding of the power counts log(update + 1) times
     return exact.near(share, share * (1 + optimizer.decay_power * np.log(update + 1.0)))
@@ -71,9 +72,9 @@ def _share(optimizer: Adafactor, update: int, exact: Exact) -> Any:
 
 def _mix(before: Array | None, value: Array, share: Any, exact: Exact) -> Array:
     """(1 - share) before + share value; at the first update the share is 1."""
-    return (
-        exact.round(value) if before is None else exact.round((1 - share) * before + share * value)
-    )
+    if before is None:
+        return exact.round(value)
+    return exact.round((1 - share) * before + share * value)
 
 
 def _after(

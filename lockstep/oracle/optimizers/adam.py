@@ -25,18 +25,18 @@ def rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """The parameter after the update, and both moments, with the largest second one where amsgrad
-    needs it.
-    """
+    """The parameter after the update, and both moments; with amsgrad the largest second one too."""
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)
     after = {"first": first, "second": second}
     first = exact.round(first / bias("beta1", optimizer.beta1, update, exact))
     bias2 = bias("beta2", optimizer.beta2, update, exact)
     if optimizer.amsgrad == "raw":
-        second = after["largest_second"] = np.maximum(moments.get("largest_second", second), second)
+        second = np.maximum(moments.get("largest_second", second), second)
+        after["largest_second"] = second
     second = exact.round(second / bias2)
     if optimizer.amsgrad == "corrected":
-        second = after["largest_second"] = np.maximum(moments.get("largest_second", second), second)
+        second = np.maximum(moments.get("largest_second", second), second)
+        after["largest_second"] = second
     inside, outside = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
     root = np.sqrt(second + inside) + outside
     return stepped(optimizer, lr, parameter, exact.round(first / root), exact), after
@@ -48,7 +48,8 @@ def stepped(
     """The parameter less lr direction; a decoupled decay is a factor on it, or a part of the
     direction.
     """
-    decay, form = optimizer.decay_rate, optimizer.get("decay_form")
+    decay = optimizer.decay_rate
+    form = optimizer.get("decay_form")
     if decay and form == "factor":
         parameter = decayed(decay, lr, parameter, exact)
     elif decay and form == "step":

@@ -30,7 +30,8 @@ def rule(
     second = exact.round(second / bias("beta2", optimizer.beta2, update, exact))
     direction = exact.round(first / (np.sqrt(second) + optimizer.eps))
     direction = exact.round(direction + optimizer.weight_decay * parameter)
-    long, wide = norm(parameter, exact), norm(direction, exact)
-    usable = (long > 0) & (wide > 0)
-    ratio = np.where(usable, long / np.where(usable, wide, 1.0), 1.0)
+    length = norm(parameter, exact)
+    step_length = norm(direction, exact)
+    usable = (length > 0) & (step_length > 0)
+    ratio = np.where(usable, length / np.where(usable, step_length, 1.0), 1.0)
     return exact.round(parameter - exact.round(lr * exact.round(ratio * direction))), after

@@ -1,10 +1,9 @@
 """Muon for the weights of linear layers, AdamW for all else.
 
-Of a weight: m <- momentum m + (1 - momentum) g, its singular values driven towards 1 by
-Newton-Schulz iterations
-X <- a X + (b A + c A A) X with A = X X^T; the step is lr scale X. Sources: Jordan, Muon (2024); the
-scale is "original" or that of Liu et al., arXiv:2502.16982, which matches the size of AdamW's
-steps.
+For a weight, m <- momentum m + (1 - momentum) g. Newton-Schulz iterations drive its singular values
+towards 1: X <- a X + (b A + c A A) X with A = X X^T. The step is lr scale X. Source: Jordan, Muon
+(2024). The scale is "original" or that of Liu et al., arXiv:2502.16982, which matches the size of
+AdamW's steps.
 """
 
 from typing import Any
@@ -30,11 +29,11 @@ def rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """Of all but the weights: AdamW, which may look ahead as `optax.adamw(nesterov=True)` does."""
-    beta1, looks = optimizer.beta1, optimizer.nesterov_rest
-    first, ahead = _ahead(
-        "beta1", beta1, looks, True, update, gradient, moments.get("first"), exact
-    )
+    """AdamW for all but the weights; it may look ahead as `optax.adamw(nesterov=True)` does."""
+    beta1 = optimizer.beta1
+    looks = optimizer.nesterov_rest
+    before = moments.get("first")
+    first, ahead = _ahead("beta1", beta1, looks, True, update, gradient, before, exact)
     second = average("beta2", optimizer.beta2, moments.get("second"), gradient**2, exact)
     corrected = exact.round(second / bias("beta2", optimizer.beta2, update, exact))
     step = exact.round(lr * exact.round(ahead / (np.sqrt(corrected) + optimizer.eps)))
@@ -51,9 +50,11 @@ def weight_rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """Of the weight of a linear layer."""
-    before, beta = moments.get("momentum"), optimizer.momentum
-    looks, corrects = optimizer.nesterov, optimizer.momentum_correction
+    """Muon for the weight of a linear layer."""
+    before = moments.get("momentum")
+    beta = optimizer.momentum
+    looks = optimizer.nesterov
+    corrects = optimizer.momentum_correction
     momentum, ahead = _ahead("momentum", beta, looks, corrects, update, gradient, before, exact)
     x = _orthogonalised(optimizer, ahead, exact)
     inputs, outputs = x.shape[-2:]
@@ -75,8 +76,9 @@ def _ahead(
     before: Array | None,
     exact: Exact,
 ) -> tuple[Array, Array]:
-    """The moving average of the gradient, and what is stepped along: it, or with a look ahead its
-    next value for the same gradient; either may be corrected for its start at 0."""
+    """The moving average of the gradient, and the direction of the step: the average, or with a
+    look ahead its next value for the same gradient. Either may be corrected for its start at 0.
+    """
     after = average(name, beta, before, gradient, exact)
     ahead = after
     if corrects:
@@ -88,11 +90,10 @@ def _ahead(
 def _orthogonalised(optimizer: Muon, weight: Array, exact: Exact) -> Array:
     """Newton-Schulz iterations on the weight over its norm."""
     norm: Any = exact.round(np.sqrt((weight**2).sum(axis=(-2, -1), keepdims=True)))
-    norm = (
-        norm + optimizer.eps_norm
-        if optimizer.eps_norm_added
-        else np.maximum(norm, optimizer.eps_norm)
-    )
+    if optimizer.eps_norm_added:
+        norm = norm + optimizer.eps_norm
+    else:
+        norm = np.maximum(norm, optimizer.eps_norm)
     x = exact.round(weight / norm)
     tall = x.shape[-2] > x.shape[-1]
     x = x.swapaxes(-1, -2) if tall else x

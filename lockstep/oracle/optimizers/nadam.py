@@ -32,21 +32,16 @@ def rule(
     now, following = (
         exact.constant(f"momentum {i}", _ramped(optimizer, update + 1 + i)) for i in range(2)
     )
-    before = (
-        moments.get("momentum_product", np.ones(()))
-        if optimizer.momentum_ramp
-        else np.asarray(now**update)
-    )
+    before = np.asarray(now**update)  # a power, which nobody need remember
+    if optimizer.momentum_ramp:
+        before = moments.get("momentum_product", np.ones(()))
     product = exact.round(np.atleast_2d(before) * now)
-    if optimizer.momentum_ramp:  # else a power, which nobody need remember
-        after["momentum_product"] = (
-            product if product.ndim > 2 else product[0, 0]
-        )  # a number, or one a member
+    if optimizer.momentum_ramp:  # a number, or one a member
+        after["momentum_product"] = product if product.ndim > 2 else product[0, 0]
     ahead = exact.round(following / (1 - product * following) * first)
     here = exact.round((1 - now) / (1 - product) * gradient)
-    root = (
-        np.sqrt(exact.round(second / bias("beta2", optimizer.beta2, update, exact))) + optimizer.eps
-    )
+    corrected = exact.round(second / bias("beta2", optimizer.beta2, update, exact))
+    root = np.sqrt(corrected) + optimizer.eps
     direction = exact.near((ahead + here) / root, (np.abs(ahead) + np.abs(here)) / root)
     return stepped(optimizer, lr, parameter, direction, exact), after
 

@@ -2,11 +2,9 @@
 decay.
 """
 
-from typing import Any
-
 import numpy as np
 
-from lockstep.oracle.arithmetic import Array, Exact, Moments
+from lockstep.oracle.arithmetic import Array, Constant, Exact, Moments
 
 __all__ = ["average", "bias", "decayed", "norm", "root", "root_mean_square", "two_moments"]
 
@@ -18,7 +16,7 @@ def average(name: str, beta: float, before: Array | None, value: Array, exact: E
     return exact.round(exact.constant(name, beta) * before + share * value)
 
 
-def bias(name: str, beta: float, update: int, exact: Exact) -> Any:
+def bias(name: str, beta: float, update: int, exact: Exact) -> Constant:
     """1 - beta^(update + 1): it magnifies by cancellation what beta was rounded by."""
     power = exact.constant(name, beta) ** (update + 1)
     return 1 - exact.constant(f"{name} power", power)

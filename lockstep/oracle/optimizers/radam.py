@@ -28,14 +28,16 @@ def rule(
     first, second = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments, exact)
     after = {"first": first, "second": second}
     direction = exact.round(first / bias("beta1", optimizer.beta1, update, exact))
-    t, beta2 = update + 1, optimizer.beta2
+    t = update + 1
+    beta2 = optimizer.beta2
     longest = 2 / (1 - beta2) - 1
     rho = longest - 2 * t * beta2**t / (1 - beta2**t)
     if rho > 5:
         bias2 = bias("beta2", beta2, update, exact)
         # rho is a small difference of numbers as large as `longest`
         length = exact.near(np.full((1, 1), rho), longest)
-        shrunk = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        numerator = (length - 4) * (length - 2) * longest
+        shrunk = numerator / ((longest - 4) * (longest - 2) * length)
         if optimizer.eps_corrected:
             root = np.sqrt(exact.round(second / bias2)) + optimizer.eps
         else:

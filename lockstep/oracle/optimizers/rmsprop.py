@@ -23,24 +23,23 @@ def rule(
     moments: Moments,
     exact: Exact,
 ) -> tuple[Array, Moments]:
-    """The parameter after the update, its second moment, and the first and the momentum where there
+    """The parameter after the update, its second moment, and its first one and momentum where there
     are any.
     """
     second = average("decay", optimizer.decay, moments.get("second"), gradient**2, exact)
     after = {"second": second}
     if optimizer.centered:
-        first = after["first"] = average(
-            "decay", optimizer.decay, moments.get("first"), gradient, exact
-        )
+        first = average("decay", optimizer.decay, moments.get("first"), gradient, exact)
+        after["first"] = first
         second = exact.near(second - first**2, second)
     step = exact.round(gradient / root(optimizer.eps, optimizer.eps_in_root, second, exact))
     if optimizer.rate_in_momentum:
         step = exact.round(lr * step)
     if optimizer.momentum:
         momentum = exact.constant("momentum", optimizer.momentum)
-        step = after["momentum"] = exact.round(
-            momentum * moments.get("momentum", np.zeros_like(step)) + step
-        )
+        before = moments.get("momentum", np.zeros_like(step))
+        step = exact.round(momentum * before + step)
+        after["momentum"] = step
     if not optimizer.rate_in_momentum:
         step = exact.round(lr * step)
     return exact.round(parameter - step), after

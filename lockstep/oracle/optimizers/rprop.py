@@ -26,16 +26,12 @@ def rule(
     """The parameter after the update, its step sizes and the gradient as it counts."""
     sign = exact.sign(gradient)
     agreement = sign * np.sign(moments.get("previous", np.zeros_like(gradient)))
-    shrink, grow = (
-        exact.constant("shrink", optimizer.shrink),
-        exact.constant("grow", optimizer.grow),
-    )
+    shrink = exact.constant("shrink", optimizer.shrink)
+    grow = exact.constant("grow", optimizer.grow)
     factor = np.where(agreement > 0, grow, np.where(agreement < 0, shrink, 1.0))
     size = exact.round(moments.get("step_size", np.full_like(gradient, lr)) * factor)
-    least, most = (
-        exact.constant("step_min", optimizer.step_min),
-        exact.constant("step_max", optimizer.step_max),
-    )
+    least = exact.constant("step_min", optimizer.step_min)
+    most = exact.constant("step_max", optimizer.step_max)
     size = np.clip(size, least, most)
     sign = np.where(agreement < 0, 0.0, sign)
     # the sign as it was drawn is the one that the next update meets

@@ -5,7 +5,7 @@ nesterov the step is along g + momentum m. Sources: Sutskever et al., ICML 2013;
 2.13, whose learning rate is outside the momentum.
 """
 
-from lockstep.oracle.arithmetic import Array, Exact, Moments
+from lockstep.oracle.arithmetic import Array, Constant, Exact, Moments
 from lockstep.recipe.optimizers.sgd import Sgd
 
 __all__ = ["rule"]
@@ -25,11 +25,9 @@ def rule(
     if optimizer.momentum:
         momentum = exact.constant("momentum", optimizer.momentum)
         if "momentum" in moments:
-            share = (
-                exact.constant("1 - dampening", 1 - optimizer.dampening)
-                if optimizer.dampening
-                else 1.0
-            )
+            share: Constant = 1.0
+            if optimizer.dampening:
+                share = exact.constant("1 - dampening", 1 - optimizer.dampening)
             direction = exact.round(momentum * moments["momentum"] + share * gradient)
         moments = {"momentum": direction}
         if optimizer.nesterov:
