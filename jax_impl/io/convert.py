@@ -61,18 +61,19 @@ def read(path: Path, recipe: Recipe, data: PreparedData) -> tuple[Parameters, in
         exported = export_state(recipe, _initial(recipe, data))
     unread = exported.keys() - expected_shapes(recipe, data, 1, 1).keys()
     arrays: Parameters = {}
-    for tree in TREES.keys() & content.keys():
-        for keys, leaf in _leaves(content[tree]):
-            place = f"{tree}/{'/'.join(keys)}"
-            name = name_of(recipe, TREES[tree], keys)
-            if name is None:
-                steps.add(as_count(f"{path}: {place}", leaf))
-            elif not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-                raise InputError(f"{path}: {place}: a {type(leaf).__name__}, not an array")
-            elif name in arrays:
-                raise InputError(f"{path}: ambiguous: {place} is {name}, as another is")
-            elif name not in unread:
-                arrays[name] = np.asarray(leaf)
+    trees = {tree: content[tree] for tree in TREES.keys() & content.keys()}
+    for (tree, *keys), leaf in _leaves(trees):
+        place = "/".join((tree, *keys))
+        name = name_of(recipe, TREES[tree], tuple(keys))
+        if name is None:
+            steps.add(as_count(f"{path}: {place}", leaf))
+            continue
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise InputError(f"{path}: {place}: a {type(leaf).__name__}, not an array")
+        if name in arrays:
+            raise InputError(f"{path}: ambiguous: {place} is {name}, as another is")
+        if name not in unread:
+            arrays[name] = np.asarray(leaf)
     if len(steps) > 1:
         ages = ", ".join(map(str, sorted(steps)))
         raise InputError(f"{path}: parameters of different ages: {ages} updates")

@@ -24,9 +24,10 @@ def _rule(
     gradient: jax.Array,
     moments: Moments,
 ) -> tuple[jax.Array, Moments]:
-    """By hand: `optax.scale_by_factored_rms` (0.2.8) computes the decay rate in float32."""
+    """Adafactor by hand: `optax.scale_by_factored_rms` (0.2.8) has its decay rate in float32."""
     share = (update + 1) ** -optimizer.decay_power
-    added, least = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
+    added = optimizer.eps if optimizer.eps_in_root else 0.0
+    least = 0.0 if optimizer.eps_in_root else optimizer.eps
     square = gradient**2 + added
     if "row" in moments:
         row = (1 - share) * moments["row"] + share * square.mean(1, keepdims=True)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from jax_impl.optimizers.from_rule import Groups, Moments, from_rule
-from jax_impl.optimizers.parts import bias, start_moments, step_along, stepped, two_moments
+from jax_impl.optimizers.parts import (
+    bias,
+    root,
+    start_moments,
+    step_along,
+    stepped,
+    two_moments,
+)
 from lockstep.recipe.optimizers.adam import Adam, AdamW
 
 __all__ = ["make"]
@@ -18,9 +25,9 @@ def make(optimizer: Adam | AdamW, groups: Groups) -> optax.GradientTransformatio
     if optimizer.amsgrad == "raw":
         return from_rule(optimizer, groups, start_moments, _rule)
     rule: dict[str, Any] = {"b1": optimizer.beta1, "b2": optimizer.beta2, "mu_dtype": None}
-    # a root over moment + eps has nothing added to it
-    inside, outside = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
-    rule |= {"eps": outside, "eps_root": inside}
+    # eps is added either inside the root or to it
+    rule["eps"] = 0.0 if optimizer.eps_in_root else optimizer.eps
+    rule["eps_root"] = optimizer.eps if optimizer.eps_in_root else 0.0
     if optimizer.amsgrad == "corrected":
         direction = optax.scale_by_amsgrad(**rule, bias_correction_mu=True, bias_correction_nu=True)
     else:
@@ -38,13 +45,9 @@ def _rule(
 ) -> tuple[jax.Array, Moments]:
     """Adam with AMSGrad of the raw moment (`torch.optim.Adam(amsgrad=True)` 2.13)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
-    bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
+    bias1 = bias(optimizer.beta1, update)
+    bias2 = bias(optimizer.beta2, update)
     largest = after["largest_second"] = jnp.maximum(moments["largest_second"], after["second"])
-    second = largest / bias2
-    root = (
-        jnp.sqrt(second + optimizer.eps)
-        if optimizer.eps_in_root
-        else jnp.sqrt(second) + optimizer.eps
-    )
-    direction = after["first"] / bias1 / root
+    below = root(optimizer.eps, optimizer.eps_in_root, largest / bias2)
+    direction = after["first"] / bias1 / below
     return step_along(optimizer, lr, parameter, direction), after

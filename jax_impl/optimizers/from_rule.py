@@ -13,59 +13,66 @@ __all__ = ["Groups", "Moments", "Rule", "RuleState", "Start", "from_rule"]
 
 
 class Groups(NamedTuple):
-    """What is trained alike: `schedule` has the learning rate of each update, `mask` says of a tree
-    what decays in it (None: all)."""
+    """The settings of all parameters that an optimizer trains."""
 
     schedule: Callable[[jax.Array], jax.Array]
-    mask: Callable[[Any], Any] | None
+    """Update, counted from 0 -> its learning rate."""
+    mask: Callable[[optax.Params], Any] | None
+    """Tree of parameters -> tree of whether each decays; None: all decay."""
 
 
 Moments = dict[str, jax.Array]
-"""Slot, by its canonical name -> what is remembered of one parameter."""
+"""Canonical name of a slot -> its tensor for one parameter."""
 Start = Callable[[Any, jax.Array], Moments]
 """(optimizer, parameter) -> its moments before the first update."""
 Rule = Callable[
     [Any, jax.Array, jax.Array, jax.Array, jax.Array, Moments], tuple[jax.Array, Moments]
 ]
-"""(optimizer, lr, update, parameter, gradient, moments) -> what to subtract from the parameter, and
-its new moments.
+"""(optimizer, lr, update, parameter, gradient, moments) -> step to subtract, and new moments.
 
-`update` is counted from 0. L2 decay is in the gradient. A decoupled decay is the rule's own:
-`optimizer.weight_decay`, which is 0 for a parameter that does not decay."""
+`update` is counted from 0. The gradient has L2 decay in it already. The rule applies a decoupled
+decay itself: `optimizer.weight_decay`, which is 0 for a parameter that does not decay."""
 
 
 class RuleState(NamedTuple):
-    """Updates done, and the parameters' tree with a dict of moments in place of each."""
+    """The state of an optimizer by its rule; `count`, named as in Optax, is its updates so far."""
 
-    count: jax.Array  # type: ignore[assignment]  # as in the states of Optax
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     moments: Any
+    """The parameters' tree with a dictionary of moments in place of each."""
 
 
 def from_rule(
     optimizer: Optimizer, groups: Groups, start: Start, rule: Rule
 ) -> optax.GradientTransformation:
-    """The optimizer that does what `rule` says to each parameter."""
+    """The optimizer that applies `rule` to each parameter."""
     undecayed = optimizer.with_knobs(weight_decay=0.0) if optimizer.decay_rate else optimizer
 
-    def init(parameters: Any) -> RuleState:
+    def init(parameters: optax.Params) -> RuleState:
         moments = jax.tree.map(lambda parameter: start(optimizer, parameter), parameters)
         return RuleState(jnp.zeros([], jnp.int32), moments)
 
-    def update(gradients: Any, state: RuleState, parameters: Any = None) -> tuple[Any, RuleState]:
+    def update(
+        gradients: optax.Updates, state: RuleState, parameters: optax.Params | None = None
+    ) -> tuple[optax.Updates, RuleState]:
         leaves: list[jax.Array]
         tree: Any
         leaves, tree = jax.tree.flatten(gradients)
         decaying = jax.tree.leaves(groups.mask(gradients)) if groups.mask else [True] * len(leaves)
-        befores, moments = tree.flatten_up_to(parameters), tree.flatten_up_to(state.moments)
+        parameter_leaves = tree.flatten_up_to(parameters)
+        moment_leaves = tree.flatten_up_to(state.moments)
         lr = groups.schedule(state.count)
-        steps, afters = [], []
-        for gradient, parameter, before, decays in zip(leaves, befores, moments, decaying):
-            count, seen = state.count.astype(gradient.dtype), optimizer if decays else undecayed
-            step, after = rule(seen, lr, count, parameter, gradient, before)
+        steps = []
+        new_moments = []
+        for gradient, parameter, moments, decays in zip(
+            leaves, parameter_leaves, moment_leaves, decaying
+        ):
+            count = state.count.astype(gradient.dtype)
+            settings = optimizer if decays else undecayed
+            step, after = rule(settings, lr, count, parameter, gradient, moments)
             steps.append(-step)
-            afters.append(after)
-        return tree.unflatten(steps), RuleState(
-            optax.safe_increment(state.count), tree.unflatten(afters)
-        )
+            new_moments.append(after)
+        after_update = RuleState(optax.safe_increment(state.count), tree.unflatten(new_moments))
+        return tree.unflatten(steps), after_update
 
     return optax.GradientTransformation(init, update)

@@ -40,13 +40,10 @@ def _rule(
     """NAdam with a ramp of its momentum (`torch.optim.NAdam` 2.13)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     pace = optimizer.momentum_decay
-    now, following = (
-        optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2)
-    )
+    now = optimizer.beta1 * (1 - 0.5 * 0.96 ** ((update + 1) * pace))
+    following = optimizer.beta1 * (1 - 0.5 * 0.96 ** ((update + 2) * pace))
     product = after["momentum_product"] = moments["momentum_product"] * now
-    ahead = (
-        following / (1 - product * following) * after["first"]
-        + (1 - now) / (1 - product) * gradient
-    )
+    ahead = following / (1 - product * following) * after["first"]
+    ahead = ahead + (1 - now) / (1 - product) * gradient
     direction = ahead / (jnp.sqrt(after["second"] / bias(optimizer.beta2, update)) + optimizer.eps)
     return step_along(optimizer, lr, parameter, direction), after

@@ -26,11 +26,10 @@ def _rule(
     gradient: jax.Array,
     moments: Moments,
 ) -> tuple[jax.Array, Moments]:
-    """As `torch.optim.RAdam` (2.13) or `optax.radam` (0.2.8), with its rectification from a table
-    made in float64.
-    """
+    """`torch.optim.RAdam` 2.13 or `optax.radam` 0.2.8, with the rectification in float64."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
-    bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
+    bias1 = bias(optimizer.beta1, update)
+    bias2 = bias(optimizer.beta2, update)
     longest = 2 / (1 - optimizer.beta2) - 1
 
     def length(t: Any, bias2: Any) -> Any:

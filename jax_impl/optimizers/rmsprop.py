@@ -9,7 +9,7 @@ __all__ = ["make"]
 
 
 def make(optimizer: RMSprop, groups: Groups) -> optax.GradientTransformation:
-    """The parts of `optax.rmsprop`, whose momentum has the learning rate in it, in either order."""
+    """The parts of `optax.rmsprop`, with the learning rate before or after the momentum."""
     scale = optax.scale_by_stddev if optimizer.centered else optax.scale_by_rms
     scaled = scale(
         decay=optimizer.decay,
@@ -24,6 +24,6 @@ def make(optimizer: RMSprop, groups: Groups) -> optax.GradientTransformation:
     trace = optax.trace(optimizer.momentum, nesterov=False, accumulator_dtype=None)
     if not optimizer.rate_in_momentum:
         return optax.chain(scaled, trace, rate)
-    # turned after the momentum, which then has the sign that it has in the twin
+    # the sign is flipped after the momentum, which then has the same sign in both twins
     rate = optax.scale_by_learning_rate(groups.schedule, flip_sign=False)
     return optax.chain(scaled, rate, trace, optax.scale(-1.0))

@@ -24,11 +24,10 @@ def _rule(
     gradient: jax.Array,
     moments: Moments,
 ) -> tuple[jax.Array, Moments]:
-    """As `torch.optim.Rprop` (2.13): `optax.rprop` (0.2.8) takes each step one update late."""
+    """`torch.optim.Rprop` (2.13) by hand: `optax.rprop` (0.2.8) takes each step one update late."""
     agreement = gradient * moments["previous"]
-    factor = jnp.where(
-        agreement > 0, optimizer.grow, jnp.where(agreement < 0, optimizer.shrink, 1.0)
-    )
+    factor = jnp.where(agreement < 0, optimizer.shrink, 1.0)
+    factor = jnp.where(agreement > 0, optimizer.grow, factor)
     size = jnp.where(update == 0, lr, moments["step_size"]) * factor
     size = jnp.clip(size, optimizer.step_min, optimizer.step_max)
     # a gradient that turned counts as 0, now and next

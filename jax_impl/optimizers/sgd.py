@@ -1,5 +1,6 @@
 """SGD with momentum: the library's."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -19,7 +20,8 @@ def make(optimizer: Sgd, groups: Groups) -> optax.GradientTransformation:
     )
     if not (optimizer.momentum and optimizer.dampening):
         return library
-    damp = optax.scale_by_schedule(
-        lambda update: jnp.where(update == 0, 1.0, 1 - optimizer.dampening)
-    )
-    return optax.chain(damp, library)
+
+    def damping(update: jax.Array) -> jax.Array:
+        return jnp.where(update == 0, 1.0, 1 - optimizer.dampening)
+
+    return optax.chain(optax.scale_by_schedule(damping), library)

@@ -164,20 +164,18 @@ def _optimizer_arrays(
     arrays: Parameters = {}
     for number, parameter in zip(chain(*groups), chain(*own_groups)):
         name = names[id(parameter)]
-        slots = state.optimizer.state[parameter]
-        for key, value in saved["state"].get(number, {}).items():
-            if key == "step":
-                steps.add(as_count(f"{path}: optimizer: step of {name}", value))
-            elif value is not None:
-                if key not in slots:
-                    raise InputError(
-                        f"{path}: optimizer: extra: {key} of {name}; "
-                        f"{recipe.optimizer.name} has none"
-                    )
-                # an optimizer may hold arrays that it never reads; no checkpoint has them
-                place = f"optimizer/{slot_of(recipe, key)}/{name}"
-                if place in expected:
-                    arrays[place] = _array(path, f"{key} of {name}", value)
+        slots = saved["state"].get(number, {})
+        if "step" in slots:
+            steps.add(as_count(f"{path}: optimizer: step of {name}", slots["step"]))
+        for key in [key for key in slots if key != "step" and slots[key] is not None]:
+            if key not in state.optimizer.state[parameter]:
+                raise InputError(
+                    f"{path}: optimizer: extra: {key} of {name}; {recipe.optimizer.name} has none"
+                )
+            # an optimizer may hold arrays that it never reads; no checkpoint has them
+            place = f"optimizer/{slot_of(recipe, key)}/{name}"
+            if place in expected:
+                arrays[place] = _array(path, f"{key} of {name}", slots[key])
     return arrays
 
 

@@ -36,14 +36,13 @@ def _rule(
     gradient: Tensor,
     moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """Adafactor in the details in which `optax.adafactor` (0.2.8) differs from
-    `torch.optim.Adafactor`.
-    """
+    """Adafactor as `optax.adafactor` (0.2.8), where it differs from `torch.optim.Adafactor`."""
     share = (update + 1) ** -optimizer.decay_power
-    added, least = (optimizer.eps, 0.0) if optimizer.eps_in_root else (0.0, optimizer.eps)
+    added = optimizer.eps if optimizer.eps_in_root else 0.0
+    least = 0.0 if optimizer.eps_in_root else optimizer.eps
     square = gradient**2 + added
     if "row" in moments:
-        # named for the layout (in, out): a row has the outputs of an input
+        # rows and columns are those of the layout (in, out)
         row = (1 - share) * moments["row"] + share * square.mean(0, keepdim=True)
         column = (1 - share) * moments["column"] + share * square.mean(1, keepdim=True)
         second = row / row.mean().clamp(min=least) * column

@@ -4,7 +4,7 @@ import torch
 
 from lockstep.recipe.optimizers.adam import Adam, AdamW
 from pt_impl.optimizers.from_rule import Groups, Moments, from_rule
-from pt_impl.optimizers.parts import bias, start_moments, two_moments
+from pt_impl.optimizers.parts import bias, root, start_moments, two_moments
 
 __all__ = ["make"]
 
@@ -40,21 +40,18 @@ def _rule(
     gradient: Tensor,
     moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """Adam with eps inside the root, AMSGrad of the corrected moment, or a decay by step (`optax`
-    0.2.8).
-    """
+    """Optax 0.2.8: eps inside the root, AMSGrad of the corrected moment, or a decay by step."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
-    bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
+    bias1 = bias(optimizer.beta1, update)
+    bias2 = bias(optimizer.beta2, update)
     second = after["second"]
     if optimizer.amsgrad == "raw":
         second = after["largest_second"] = torch.maximum(moments["largest_second"], second)
     second = second / bias2
     if optimizer.amsgrad == "corrected":
         second = after["largest_second"] = torch.maximum(moments["largest_second"], second)
-    root = (
-        (second + optimizer.eps).sqrt() if optimizer.eps_in_root else second.sqrt() + optimizer.eps
-    )
-    direction: Tensor = after["first"] / bias1 / root
+    below = root(optimizer.eps, optimizer.eps_in_root, second)
+    direction: Tensor = after["first"] / bias1 / below
     if isinstance(optimizer, AdamW):
         direction = direction.add(parameter, alpha=optimizer.weight_decay)
     return lr * direction, after

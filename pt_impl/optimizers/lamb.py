@@ -21,9 +21,11 @@ def _rule(
 ) -> tuple[Tensor, Moments]:
     """LAMB as `optax.lamb` (0.2.8): PyTorch has none."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
-    bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
+    bias1 = bias(optimizer.beta1, update)
+    bias2 = bias(optimizer.beta2, update)
     direction = after["first"] / bias1 / ((after["second"] / bias2).sqrt() + optimizer.eps)
     direction = direction + optimizer.weight_decay * parameter
-    long, wide = parameter.norm(), direction.norm()
-    ratio = torch.where((long > 0) & (wide > 0), long / wide, 1.0)
+    size = parameter.norm()
+    length = direction.norm()
+    ratio = torch.where((size > 0) & (length > 0), size / length, 1.0)
     return lr * (direction * ratio), after

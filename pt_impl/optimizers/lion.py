@@ -20,7 +20,9 @@ def _rule(
     optimizer: Lion, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
 ) -> tuple[Tensor, Moments]:
     """Lion as `optax.lion` (0.2.8): PyTorch has none."""
-    before, beta1, beta2 = moments["first"], optimizer.beta1, optimizer.beta2
+    before = moments["first"]
+    beta1 = optimizer.beta1
+    beta2 = optimizer.beta2
     sign = (beta1 * before + (1 - beta1) * gradient).sign()
     first = beta2 * before + (1 - beta2) * gradient
     return lr * (sign + optimizer.weight_decay * parameter), {"first": first}

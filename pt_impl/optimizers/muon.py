@@ -1,7 +1,7 @@
 """Muon for the weights of linear layers, AdamW for all else.
 
-By its rule: `torch.optim.Muon` computes in bfloat16, and leaves all but the weights to another
-optimizer; `optax.contrib.muon` corrects the bias of the momentum.
+Both twins go by its rule: `torch.optim.Muon` computes in bfloat16 and leaves all but the weights to
+another optimizer; `optax.contrib.muon` corrects the bias of the momentum.
 """
 
 import torch
@@ -23,17 +23,18 @@ def make(optimizer: Muon, groups: Groups) -> torch.optim.Optimizer:
 def _rule(
     optimizer: Muon, lr: float, update: int, parameter: Tensor, gradient: Tensor, moments: Moments
 ) -> tuple[Tensor, Moments]:
-    """Muon for weights (`torch.optim.Muon` 2.13, in the recipe's dtype; `optax.contrib.muon`
-    0.2.8), else AdamW.
-    """
+    """Muon of `torch.optim` 2.13 or `optax.contrib` 0.2.8 in the recipe's dtype, else AdamW."""
     decayed = lr * optimizer.weight_decay * parameter
     if parameter.ndim != 2:
-        beta1, beta2, looks = optimizer.beta1, optimizer.beta2, optimizer.nesterov_rest
-        first, ahead = _momentum(beta1, looks, True, update, gradient, moments["first"])
+        beta2 = optimizer.beta2
+        first, ahead = _momentum(
+            optimizer.beta1, optimizer.nesterov_rest, True, update, gradient, moments["first"]
+        )
         second = beta2 * moments["second"] + (1 - beta2) * gradient**2
         root = torch.sqrt(second / (1 - beta2 ** (update + 1))) + optimizer.eps
         return lr * ahead / root + decayed, {"first": first, "second": second}
-    beta, corrects = optimizer.momentum, optimizer.momentum_correction
+    beta = optimizer.momentum
+    corrects = optimizer.momentum_correction
     momentum, ahead = _momentum(
         beta, optimizer.nesterov, corrects, update, gradient, moments["momentum"]
     )
@@ -47,7 +48,7 @@ def _rule(
 def _momentum(
     beta: float, looks_ahead: bool, corrects: bool, update: int, gradient: Tensor, before: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The moving average of the gradient, and what it steps along."""
+    """The moving average of the gradient, and the direction of the step."""
     after = beta * before + (1 - beta) * gradient
     bias = 1 - beta ** (update + 1) if corrects else 1.0
     if not looks_ahead:
@@ -59,11 +60,10 @@ def _momentum(
 def _orthogonalised(optimizer: Muon, weight: Tensor) -> Tensor:
     """Newton-Schulz iterations on the weight over its norm; coefficients: Jordan, Muon, 2024."""
     norm = torch.sqrt((weight**2).sum())
-    x = weight / (
-        norm + optimizer.eps_norm
-        if optimizer.eps_norm_added
-        else norm.clamp(min=optimizer.eps_norm)
-    )
+    if optimizer.eps_norm_added:
+        x = weight / (norm + optimizer.eps_norm)
+    else:
+        x = weight / norm.clamp(min=optimizer.eps_norm)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(optimizer.orthogonalisations):

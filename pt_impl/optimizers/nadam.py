@@ -1,5 +1,7 @@
 """NAdam and NAdamW: the library's where it has the knobs, else by their rule."""
 
+from itertools import chain
+
 import torch
 
 from lockstep.recipe.optimizers.nadam import NAdam, NAdamW
@@ -11,7 +13,7 @@ __all__ = ["make"]
 Tensor = torch.Tensor
 
 NO_RAMP = 1e9
-"""A pace of the ramp at which it is over at once: 0.96^1e9 is 0."""
+"""The pace of a ramp that ends at once: 0.96^1e9 is 0."""
 
 
 def make(optimizer: NAdam | NAdamW, groups: Groups) -> torch.optim.Optimizer:
@@ -31,9 +33,9 @@ def make(optimizer: NAdam | NAdamW, groups: Groups) -> torch.optim.Optimizer:
         differentiable=False,
         capturable=False,
     )
-    for parameter in (parameter for group in groups for parameter in group["params"]):
-        # PyTorch would keep the product of the momenta in float32, 7e-10 off after 200 updates in
-        # float64
+    for parameter in chain(*(group["params"] for group in groups)):
+        # PyTorch would hold the product of the momenta in float32, which is 7e-10 off after 200
+        # updates in float64
         product = torch.ones((), dtype=parameter.dtype)
         zeros = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         library.state[parameter] = {"step": torch.tensor(0.0), "mu_product": product, **zeros}
@@ -55,13 +57,10 @@ def _rule(
     """NAdamW with a decay by step (`optax.nadamw` 0.2.8)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
     pace = optimizer.momentum_decay if optimizer.momentum_ramp else NO_RAMP
-    now, following = (
-        optimizer.beta1 * (1 - 0.5 * 0.96 ** (t * pace)) for t in (update + 1, update + 2)
-    )
+    now = optimizer.beta1 * (1 - 0.5 * 0.96 ** ((update + 1) * pace))
+    following = optimizer.beta1 * (1 - 0.5 * 0.96 ** ((update + 2) * pace))
     product = after["momentum_product"] = moments["momentum_product"] * now
-    ahead = (
-        following / (1 - product * following) * after["first"]
-        + (1 - now) / (1 - product) * gradient
-    )
+    ahead = following / (1 - product * following) * after["first"]
+    ahead = ahead + (1 - now) / (1 - product) * gradient
     root = (after["second"] / bias(optimizer.beta2, update)).sqrt() + optimizer.eps
     return lr * (ahead / root + optimizer.weight_decay * parameter), after

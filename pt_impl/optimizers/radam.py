@@ -34,7 +34,8 @@ def _rule(
 ) -> tuple[Tensor, Moments]:
     """RAdam with eps on the root of the corrected moment (`optax.radam` 0.2.8)."""
     after = two_moments(optimizer.beta1, optimizer.beta2, gradient, moments)
-    bias1, bias2 = bias(optimizer.beta1, update), bias(optimizer.beta2, update)
+    bias1 = bias(optimizer.beta1, update)
+    bias2 = bias(optimizer.beta2, update)
     longest = 2 / (1 - optimizer.beta2) - 1
     length = longest - 2 * (update + 1) * (1 - bias2) / bias2
     direction = after["first"] / bias1

@@ -4,7 +4,7 @@ import torch
 
 from lockstep.recipe.optimizers.rmsprop import RMSprop
 from pt_impl.optimizers.from_rule import Groups, Moments, from_rule
-from pt_impl.optimizers.parts import start_moments
+from pt_impl.optimizers.parts import root, start_moments
 
 __all__ = ["make"]
 
@@ -38,19 +38,16 @@ def _rule(
     gradient: Tensor,
     moments: Moments,
 ) -> tuple[Tensor, Moments]:
-    """RMSprop with eps inside the root, or the learning rate inside the momentum (`optax.rmsprop`
-    0.2.8).
-    """
-    decay, eps = optimizer.decay, optimizer.eps
+    """RMSprop of Optax 0.2.8: eps inside the root, or the learning rate inside the momentum."""
+    decay = optimizer.decay
     variance = decay * moments["second"] + (1 - decay) * gradient**2
     after = {"second": variance}
     if optimizer.centered:
         after["first"] = decay * moments["first"] + (1 - decay) * gradient
         variance = variance - after["first"] ** 2
-    step = gradient / (
-        torch.sqrt(variance + eps) if optimizer.eps_in_root else torch.sqrt(variance) + eps
-    )
-    before_momentum, after_momentum = (lr, 1.0) if optimizer.rate_in_momentum else (1.0, lr)
+    step = gradient / root(optimizer.eps, optimizer.eps_in_root, variance)
+    before_momentum = lr if optimizer.rate_in_momentum else 1.0
+    after_momentum = 1.0 if optimizer.rate_in_momentum else lr
     step = before_momentum * step
     if optimizer.momentum:
         step = after["momentum"] = optimizer.momentum * moments["momentum"] + step

@@ -1,3 +1,1 @@
-"""The optimizers of the fast engine, named as the recipe's; one that has no file here goes by its
-plain rule.
-"""
+"""The fast engine's optimizers, named as the recipe's; the others go by their plain rules."""

@@ -31,10 +31,9 @@ def rule(
         second = torch.maximum(moments["largest_second"], second, out=moments["largest_second"])
     elif optimizer.amsgrad == "corrected":
         largest = moments["largest_second"]
-        second, bias2 = (
-            torch.maximum(largest, torch.div(second, bias2, out=room.work), out=largest),
-            1.0,
-        )
+        corrected = torch.div(second, bias2, out=room.work)
+        second = torch.maximum(largest, corrected, out=largest)
+        bias2 = 1.0
     # a factor of the root goes into the scale
     if optimizer.eps_in_root:
         root = torch.add(second, optimizer.eps * bias2, out=room.work).sqrt_()
@@ -55,12 +54,10 @@ def step_of_moments(
 
 
 def fuses(optimizer: Adam | AdamW) -> bool:
-    """Whether PyTorch has this Adam in one pass over the vectors."""
-    by_step = (
-        isinstance(optimizer, AdamW)
-        and bool(optimizer.weight_decay)
-        and optimizer.decay_form == "step"
-    )
+    """Whether PyTorch has a kernel for this Adam, of one pass over the vectors."""
+    by_step = False
+    if isinstance(optimizer, AdamW) and optimizer.weight_decay:
+        by_step = optimizer.decay_form == "step"
     return optimizer.amsgrad != "corrected" and not optimizer.eps_in_root and not by_step
 
 

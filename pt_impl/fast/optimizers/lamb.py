@@ -22,11 +22,12 @@ def rule(
 ) -> Step:
     """Adam's step, decayed, then as long in each tensor as the parameter is large."""
     first, root, scale, *_ = step_of_moments(optimizer, update, gradient, moments, room)
-    assert root is not None  # Adam's
+    assert root is not None  # Adam has one
     direction = torch.div(first, root, out=room.work)
     if optimizer.weight_decay:
         add_decay(direction, parameter, optimizer.weight_decay / scale, room.decayed, direction)
     for name, part in room.tensors(direction).items():
-        long, wide = norm(room.tensors(parameter)[name]), norm(part) * scale
-        part.mul_(torch.where((long > 0) & (wide > 0), long / wide, 1.0))
+        size = norm(room.tensors(parameter)[name])
+        length = norm(part) * scale
+        part.mul_(torch.where((size > 0) & (length > 0), size / length, 1.0))
     return Step(direction, scale=scale, decay="done")

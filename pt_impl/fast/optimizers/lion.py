@@ -21,10 +21,7 @@ def rule(
 ) -> Step:
     """The sign of a mean of momentum and gradient."""
     first = moments["first"]
-    sign = (
-        torch.mul(first, optimizer.beta1, out=room.work)
-        .add_(gradient, alpha=1 - optimizer.beta1)
-        .sign_()
-    )
+    mean = torch.mul(first, optimizer.beta1, out=room.work)
+    sign = mean.add_(gradient, alpha=1 - optimizer.beta1).sign_()
     first.mul_(optimizer.beta2).add_(gradient, alpha=1 - optimizer.beta2)
     return Step(sign)

@@ -27,11 +27,14 @@ def rule(
     root = torch.sqrt(second, out=room.work).add_(optimizer.eps * bias2**0.5)
     ahead = _ahead(optimizer.beta1, optimizer.nesterov_rest, True, update, gradient, first)
     step = torch.div(ahead, root, out=room.work).mul_(bias2**0.5)
-    beta, looks, corrects = optimizer.momentum, optimizer.nesterov, optimizer.momentum_correction
+    beta = optimizer.momentum
+    looks = optimizer.nesterov
+    corrects = optimizer.momentum_correction
     momentum = moments["momentum"].lerp_(gradient, 1 - beta)
     for name, part in room.tensors(step).items():
         if is_weight(name):
-            of_weight, average = room.tensors(gradient)[name], room.tensors(momentum)[name]
+            of_weight = room.tensors(gradient)[name]
+            average = room.tensors(momentum)[name]
             ahead = _ahead(beta, looks, corrects, update, of_weight, average)
             inputs, outputs = part.shape[-2:]
             scale = max(1.0, outputs / inputs) ** 0.5
@@ -44,8 +47,9 @@ def rule(
 def _ahead(
     beta: float, looks: bool, corrects: bool, update: int, gradient: Tensor, average: Tensor
 ) -> Tensor:
-    """What is stepped along: a moving average, or its next value for the same gradient."""
-    bias, next_bias = (1 - beta ** (update + t) if corrects else 1.0 for t in (1, 2))
+    """The direction of the step: a moving average, or its next value for the same gradient."""
+    bias = 1 - beta ** (update + 1) if corrects else 1.0
+    next_bias = 1 - beta ** (update + 2) if corrects else 1.0
     if not looks:
         return average / bias
     return torch.add(average * (beta / next_bias), gradient, alpha=(1 - beta) / bias)
@@ -53,12 +57,16 @@ def _ahead(
 
 def _orthogonalised(optimizer: Muon, weight: Tensor) -> Tensor:
     """Newton-Schulz iterations on a weight over its norm; coefficients: Jordan, Muon, 2024."""
-    length, plus = norm(weight), torch.baddbmm if weight.ndim == 3 else torch.addmm
-    added = optimizer.eps_norm_added
-    x = weight / (length + optimizer.eps_norm if added else length.clamp(min=optimizer.eps_norm))
+    add_product = torch.baddbmm if weight.ndim == 3 else torch.addmm
+    length = norm(weight)
+    if optimizer.eps_norm_added:
+        x = weight / (length + optimizer.eps_norm)
+    else:
+        x = weight / length.clamp(min=optimizer.eps_norm)
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
     for _ in range(optimizer.orthogonalisations):
         gram = x @ x.mT
-        x = plus(x, plus(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        polynomial = add_product(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = add_product(x, polynomial, x, beta=3.4445)
     return x.mT if is_tall else x

@@ -11,7 +11,7 @@ Tensor = torch.Tensor
 
 
 def start(optimizer: NAdam | NAdamW, moments: Moments) -> None:
-    """The product of no momenta is 1; in float64, for it is multiplied at every update."""
+    """The product of no momenta, 1; it is float64, for every update multiplies it."""
     if optimizer.momentum_ramp:
         moments["momentum_product"] = torch.ones((), dtype=torch.float64)
 
@@ -29,7 +29,8 @@ def rule(
     first, second, _, bias2 = two_moments(
         optimizer.beta1, optimizer.beta2, update, gradient, moments
     )
-    now, following = (optimizer.beta1 * _ramp(optimizer, t) for t in (update + 1, update + 2))
+    now = optimizer.beta1 * _ramp(optimizer, update + 1)
+    following = optimizer.beta1 * _ramp(optimizer, update + 2)
     product = now ** (update + 1)
     if optimizer.momentum_ramp:
         product = moments["momentum_product"].mul_(now).item()
@@ -41,6 +42,6 @@ def rule(
 
 def _ramp(optimizer: NAdam | NAdamW, t: int) -> float:
     """beta1 at update t, counted from 1, over beta1."""
-    return (
-        float(1 - 0.5 * 0.96 ** (t * optimizer.momentum_decay)) if optimizer.momentum_ramp else 1.0
-    )
+    if not optimizer.momentum_ramp:
+        return 1.0
+    return float(1 - 0.5 * 0.96 ** (t * optimizer.momentum_decay))

@@ -1,6 +1,4 @@
-"""A rule of the plain engine as one of the fast engine, for an optimizer that treats all elements
-alike.
-"""
+"""A rule of the plain engine in the fast engine, for an optimizer that treats elements alike."""
 
 from typing import Any
 
@@ -15,8 +13,9 @@ Tensor = torch.Tensor
 
 
 def plain_rule(rule: PlainRule) -> Rule:
-    """The rule on vectors with a place for every parameter. Where only some decay, it is computed
-    with and without.
+    """The rule on vectors with a place for every parameter.
+
+    If only some parameters decay, it is computed with and without decay.
     """
 
     def step(
@@ -28,13 +27,13 @@ def plain_rule(rule: PlainRule) -> Rule:
         moments: Moments,
         room: Room,
     ) -> Step:
-        taken, after = rule(optimizer, lr, update, parameter, gradient, moments)
+        change, after = rule(optimizer, lr, update, parameter, gradient, moments)
         if optimizer.decay_rate and optimizer.spec.decoupled and room.decayed is not None:
             undecayed = optimizer.with_knobs(weight_decay=0.0)
-            other, _ = rule(undecayed, lr, update, parameter, gradient, moments)
-            taken = torch.where(room.decayed > 0, taken, other)
+            undecayed_change, _ = rule(undecayed, lr, update, parameter, gradient, moments)
+            change = torch.where(room.decayed > 0, change, undecayed_change)
         for slot, value in after.items():
             moments[slot].copy_(value)
-        return Step(taken, has_rate=True, decay="done")
+        return Step(change, has_rate=True, decay="done")
 
     return step

@@ -19,16 +19,16 @@ def rule(
     moments: Moments,
     room: Room,
 ) -> Step:
-    """The first moment alone until the second is of enough gradients."""
+    """The first moment alone until the second has enough gradients."""
     first, second, bias1, bias2 = two_moments(
         optimizer.beta1, optimizer.beta2, update, gradient, moments
     )
-    t, longest = update + 1, 2 / (1 - optimizer.beta2) - 1
+    t = update + 1
+    longest = 2 / (1 - optimizer.beta2) - 1
     length = longest - 2 * t * optimizer.beta2**t / bias2
     if length <= 5:
         return Step(first, scale=1 / bias1)
-    shrunk = (
-        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-    ) ** 0.5
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     eps = optimizer.eps * bias2**0.5 if optimizer.eps_corrected else optimizer.eps
-    return Step(first, torch.sqrt(second, out=room.work).add_(eps), shrunk * bias2**0.5 / bias1)
+    root = torch.sqrt(second, out=room.work).add_(eps)
+    return Step(first, root, ratio**0.5 * bias2**0.5 / bias1)

@@ -19,7 +19,7 @@ def rule(
     moments: Moments,
     room: Room,
 ) -> Step:
-    """The gradient over the root of its mean square, or the momentum of that."""
+    """The gradient over the root of its mean square, or the momentum of this quotient."""
     decay = optimizer.decay
     variance = moments["second"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
     if optimizer.centered:

@@ -20,7 +20,8 @@ def rule(
     room: Room,
 ) -> Step:
     """The step sizes by the signs of the gradient."""
-    size, previous = moments["step_size"], moments["previous"]
+    size = moments["step_size"]
+    previous = moments["previous"]
     if update == 0:
         size.fill_(1.0).mul_(lr)
     agreement = torch.mul(gradient, previous, out=room.work)
