@@ -358,7 +358,10 @@ def _mean_of_means(original: Any) -> Any:
         for i in range(0, len(rows.y_N), BATCH):
             batch = Rows(rows.x_ND[i : i + BATCH], rows.y_N[i : i + BATCH])
             parts.append(original(loss, model, batch))
-        return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        means = {}
+        for name in parts[0]:
+            means[name] = sum(part[name] for part in parts) / len(parts)
+        return means
 
     return evaluate
 

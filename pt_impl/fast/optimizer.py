@@ -73,6 +73,7 @@ def make_step(recipe: Recipe) -> Callable[[Any, Slot], None]:
     is_decoupled = bool(decay) and optimizer.spec.decoupled
     # PyTorch makes some updates in one pass over the vectors
     is_fused = hasattr(file, "fuses") and file.fuses(optimizer)
+    move_fused = _make_fused(file, optimizer, decay if is_decoupled else 0.0)
 
     def move(state: Any, lr: Rate, before: Tensor, after: Tensor, gradient: Tensor) -> None:
         work = state.work
@@ -94,16 +95,6 @@ def make_step(recipe: Recipe) -> Callable[[Any, Slot], None]:
             torch.add(before, step, alpha=-lr * scale, out=after)
         else:
             torch.addcdiv(before, step, root, value=-lr * scale, out=after)
-
-    def move_fused(state: Any, lr: float, before: Tensor, after: Tensor, gradient: Tensor) -> None:
-        counter = state.counter.fill_(state.updates[0] + 1)
-        decay_left = decay if is_decoupled else 0.0
-        if decay_left and state.decayed is not None:
-            torch.mul(before, _factor(lr, decay_left, state.decayed, before), out=after)
-            decay_left = 0.0
-        else:
-            after.copy_(before)
-        file.fused(optimizer, lr, decay_left, counter, after, gradient, state.moments)
 
     def apply(state: Any, slot: Slot) -> None:
         network = state.network
@@ -128,6 +119,22 @@ def make_step(recipe: Recipe) -> Callable[[Any, Slot], None]:
         state.updates[0] = update + 1
 
     return apply
+
+
+def _make_fused(file: Any, optimizer: Optimizer, decay: float) -> Callable[..., None]:
+    """(state, lr, before, after, gradient): an update in one pass; `decay` is decoupled."""
+
+    def move(state: Any, lr: float, before: Tensor, after: Tensor, gradient: Tensor) -> None:
+        counter = state.counter.fill_(state.updates[0] + 1)
+        decay_left = decay
+        if decay and state.decayed is not None:
+            torch.mul(before, _factor(lr, decay, state.decayed, before), out=after)
+            decay_left = 0.0
+        else:
+            after.copy_(before)
+        file.fused(optimizer, lr, decay_left, counter, after, gradient, state.moments)
+
+    return move
 
 
 def _clip_norm(gradients: Gradient, network: Any, gradient: Tensor, out: Tensor) -> Tensor:

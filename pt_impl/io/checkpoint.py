@@ -79,16 +79,24 @@ def _import_optimizer(recipe: Recipe, state: State, checkpoint: Checkpoint) -> N
         slots = state.optimizer.state[parameter]
         for key, value in slots.items():
             path = f"optimizer/{slot_of(recipe, key)}/{name}"
-            if key == "step":
-                slots[key] = torch.full_like(value, checkpoint.update)
-            elif path in checkpoint.arrays:
-                slots[key] = _tensor(checkpoint.arrays[path], parameter).to(value)
-            elif slot_of(recipe, key) == "momentum_product":
-                slots[key] = _momentum_product(recipe, checkpoint, value)
+            slots[key] = _slot_value(recipe, checkpoint, path, parameter, value)
+        if "step" in slots:
+            slots["step"] = torch.full_like(slots["step"], checkpoint.update)
     scheduler = state.scheduler
     scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": checkpoint.update})
     for group, schedule in zip(state.optimizer.param_groups, scheduler.lr_lambdas):
         group["lr"] = schedule(checkpoint.update)
+
+
+def _slot_value(
+    recipe: Recipe, checkpoint: Checkpoint, path: str, parameter: Tensor, fresh: Any
+) -> Any:
+    """The checkpoint's value of a parameter's slot; the fresh one if it has none."""
+    if path in checkpoint.arrays:
+        return _tensor(checkpoint.arrays[path], parameter).to(fresh)
+    if path.startswith("optimizer/momentum_product/"):
+        return _momentum_product(recipe, checkpoint, fresh)
+    return fresh
 
 
 def _momentum_product(recipe: Recipe, checkpoint: Checkpoint, like: Tensor) -> Tensor:
