@@ -71,8 +71,8 @@ class MLP(nn.Module):
 class _Linear(nn.Linear):
     """`nn.Linear` that computes in another dtype than its parameters', as `nnx.Linear` can.
 
-    It draws parameters, which are replaced. `nn.utils.skip_init`, which draws none, loads SymPy
-    and takes half a second.
+    It draws parameters, which are replaced. `nn.utils.skip_init`, which draws none, loads SymPy and
+    takes half a second.
     """
 
     compute: torch.dtype

@@ -46,17 +46,10 @@ class Network:
         self.by_rows = max(recipe.model.hidden, default=0) >= WIDE
         self.compute = recipe.dtype if recipe.training.compute == "same" else jnp.bfloat16
         optimizer = recipe.optimizer
-        is_alike = (
-            not optimizer.spec.by_tensor
-            and optimizer.decay_on != "weights"
-            and not optimizer.multipliers
-        )
-        self.joins = (
-            is_alike
-            and recipe.model.bias
-            and not self.by_rows
-            and recipe.training.compute == "same"
-        )
+        by_element = not optimizer.spec.by_tensor and not optimizer.multipliers
+        is_alike = by_element and optimizer.decay_on != "weights"
+        is_plain = recipe.model.bias and recipe.training.compute == "same"
+        self.joins = is_alike and is_plain and not self.by_rows
 
     def named(self, tree: Tree) -> Parameters:
         """Canonical name -> its part of a tree of parameters, weights (in, out), in NumPy."""

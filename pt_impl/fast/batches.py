@@ -18,9 +18,9 @@ __all__ = ["Batch", "load_batches", "load_rows"]
 class Batch(NamedTuple):
     """The rows of a batch that count, and what it shares with the batches loaded with it.
 
-    The gradient of the batch's share of the loss by the outputs is
-    softmax(outputs) or sigmoid(outputs) x `scale_1B` + `shift_KB`. If a number is predicted it is
-    `scale_1B` x the error, which the Huber loss clips.
+    The gradient of the batch's share of the loss by the outputs is softmax(outputs), or
+    sigmoid(outputs), x `scale_1B` + `shift_KB`. If a number is predicted it is `scale_1B` x the
+    error, which the Huber loss clips.
     """
 
     x_DB: Tensor
