@@ -126,7 +126,7 @@ def make_segment(
     has_norms = "grad_norm" in series
 
     def stretch(state: State, batches: list[Batch]) -> list[Tensor]:
-        """Train at most as many batches as there are slots; the scalars but the learning rate."""
+        """Train batches, at most one a slot, and return all scalars but the learning rate."""
         network = state.network
         completed = 0
         squares: list[Tensor] = []
