@@ -112,8 +112,8 @@ class Diagnosis:
 
     @property
     def most(self) -> Difference | None:
-        """Where the first divergence is the norm of an update, the parameter tensor that this
-        update moved most wrongly; else None.
+        """The parameter tensor that the update moved most wrongly, where the first divergence is
+        the norm of an update; else None.
         """
         first = self.first
         if first is None or first.tensor != "update_norm":

@@ -84,8 +84,8 @@ def _refuse_other_parameters(a: Trace, b: Trace) -> None:
 
 
 def notes_on(a: Trace, b: Trace) -> list[str]:
-    """What to know of two aligned traces before their numbers are compared: what is not finite, and
-    what only one of them has, so that it is not compared.
+    """Notes to read before the numbers of two aligned traces are compared: arrays that are not
+    finite, and arrays that only one of them has, so that they are not compared.
     """
     notes = []
     for trace in (a, b):

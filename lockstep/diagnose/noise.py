@@ -43,7 +43,7 @@ COARSE = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
 
 
 def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> dict[str, Array]:
-    """Absolute bounds on what either of two loops may be off, as `compare` takes them.
+    """Absolute bounds on the rounding of either of two loops, as `compare` takes them.
 
     Args:
         a: a loop's trace.

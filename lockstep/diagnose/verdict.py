@@ -168,7 +168,8 @@ def judge(
 
 
 def settles(limit: Limit | None, *of_float64: Limit | None) -> bool:
-    """Whether float64 says what traces that amplify rounding cannot: it was judged at every update.
+    """Whether float64 settles what traces that amplify rounding leave open: it was judged at every
+    update.
 
     Args:
         limit: of the traces in the recipe's dtype.

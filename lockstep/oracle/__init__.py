@@ -1,3 +1,3 @@
-"""An independent trainer in float64 NumPy, gradients derived by hand: what both frameworks are held
-against.
+"""An independent trainer in float64 NumPy, with gradients derived by hand: both frameworks are held
+against it.
 """

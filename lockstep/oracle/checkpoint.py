@@ -50,5 +50,5 @@ def _section(checkpoint: Checkpoint, name: str) -> dict[str, Array]:
 
 
 def _rows(array: Array) -> Array:
-    """In float64, a vector as a single row, a number as (1, 1)."""
+    """The array in float64; a vector is a single row, a number (1, 1)."""
     return np.atleast_2d(array.astype(np.float64))

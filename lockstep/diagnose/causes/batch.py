@@ -213,7 +213,7 @@ def _other_parts(fed: Rows, source: _Source, masks: Masks) -> Iterator[Alternati
 
 
 def _places(keys: list[bytes], rows: Rows) -> list[int]:
-    """Where those of the keys stand among the rows that are there."""
+    """The places of the keys among the rows; keys of no row are left out."""
     place_of = {key: place for place, key in enumerate(_keys(rows))}
     return [place_of[key] for key in keys if key in place_of]
 

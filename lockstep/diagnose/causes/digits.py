@@ -1,4 +1,4 @@
-"""What was computed in a lower precision than the run's: told by the digits of what came out."""
+"""Tensors that were computed in a lower precision than the run's, told by their digits."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

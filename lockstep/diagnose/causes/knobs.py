@@ -1,5 +1,5 @@
-"""The knobs of a recipe as alternatives: which values a knob could have had instead, and what that
-is called.
+"""The knobs of a recipe as alternatives: the values that a knob could have had instead, and the
+name of that cause.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -193,7 +193,7 @@ def _squash(name: str, outputs_BK: Array) -> Array:
 
 
 def _unsquash(name: str, outputs_BK: Array, slope: Array) -> Array:
-    """The slope by the outputs from that by what they were squashed to."""
+    """The slope by the outputs, from the slope by the squashed outputs."""
     squashed = _squash(name, outputs_BK)
     if name == "softmax":
         return np.asarray(squashed * (slope - (slope * squashed).sum(axis=-1, keepdims=True)))

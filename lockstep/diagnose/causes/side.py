@@ -1,6 +1,4 @@
-"""What a trace holds about one update: the inputs that a stage is recomputed from, and what the
-stage gave.
-"""
+"""One update of a trace: the inputs that a stage is recomputed from, and its recorded outputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -179,7 +177,7 @@ class Side:
 
 
 def rows(array: NDArray[Any]) -> Array:
-    """In float64, a vector as a single row, a number as (1, 1): as the oracle has them."""
+    """The array in float64, as the oracle has it: a vector is a single row, a number (1, 1)."""
     return np.atleast_2d(array.astype(np.float64))
 
 

@@ -116,7 +116,9 @@ def null(side: Side) -> Tensors | None:
 
 
 def rounding(side: Side) -> dict[str, float]:
-    """The 2-norm of what storing the parameters before and after may do to their change."""
+    """The 2-norm of the rounding that storing the parameters, before and after, may add to their
+    change.
+    """
     unit = unit_roundoff("float64" if side.precision == "float64" else "float32")
     after = side.parameters(side.update + 1)
     return {

@@ -90,7 +90,7 @@ def _other_decay(variant: UpdateVariant) -> Iterator[Alternative]:
 
 
 def _undecayed(variant: UpdateVariant, decay: float) -> tuple[UpdateVariant, dict[str, float]]:
-    """The update without decay, and what of a decay acts on each parameter."""
+    """The update without decay, and the decay that acts on each parameter."""
     everywhere = variant.optimizer.decay_on == "all"
     shares = {
         name: decay * (everywhere or is_weight(known)) for name, known in variant.names.items()

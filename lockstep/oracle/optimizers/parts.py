@@ -17,7 +17,7 @@ def average(name: str, beta: float, before: Array | None, value: Array, exact: E
 
 
 def bias(name: str, beta: float, update: int, exact: Exact) -> Constant:
-    """1 - beta^(update + 1): it magnifies by cancellation what beta was rounded by."""
+    """1 - beta^(update + 1). Its cancellation magnifies the rounding of beta."""
     power = exact.constant(name, beta) ** (update + 1)
     return 1 - exact.constant(f"{name} power", power)
 
