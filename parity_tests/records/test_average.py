@@ -54,10 +54,8 @@ def test_the_average_is_the_sum_it_stands_for(variant: str, backend: str) -> Non
         # after update i
         parameters = [trace.parameters(i)[name] for i in range(13)]
         first = parameters[0] if average.start == "copy" else np.zeros_like(parameters[0])
-        terms = [
-            (1 - average.decay) * average.decay ** (12 - i) * parameters[i] for i in range(1, 13)
-        ]
-        expected = average.decay**12 * first + sum(terms)
+        terms = [average.decay ** (12 - i) * parameters[i] for i in range(1, 13)]
+        expected = average.decay**12 * first + (1 - average.decay) * sum(terms)
         if average.debias:
             expected = expected / (1 - average.decay**12)
         np.testing.assert_allclose(

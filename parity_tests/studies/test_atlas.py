@@ -1,4 +1,4 @@
-"""The atlas: every page's code runs and gives the figures on it; pages are found and printed."""
+"""The atlas: the code of every page gives the figures on it, and pages are found and printed."""
 
 import re
 import sys
@@ -41,18 +41,14 @@ FIGURE = re.compile(r"0|\d\.\de[-+]\d\d|below 1e-\d\d|not finite|raises \w+")
 
 
 def check_figures(page: Page) -> None:
-    """The page says what its code gives, and the naive port is a trap while the right one is
-    none.
-    """
+    """The page says what its code gives. The naive port is a trap, and the right one is none."""
     case = page.case_with(HERE)
     assert case is not None
     divergence, residual = measure(case)
-    assert states(case.divergence, divergence), (
-        f"{page.slug}: divergence {case.divergence}, found {divergence}"
-    )
-    assert states(case.residual, residual), (
-        f"{page.slug}: residual {case.residual}, found {residual}"
-    )
+    message = f"{page.slug}: divergence {case.divergence}, found {divergence}"
+    assert states(case.divergence, divergence), message
+    message = f"{page.slug}: residual {case.residual}, found {residual}"
+    assert states(case.residual, residual), message
     assert isinstance(residual, float), residual
     if isinstance(divergence, float):
         assert divergence >= max(1e-9, 100 * residual)
@@ -74,13 +70,11 @@ def check_case_structure(case: Case) -> None:
         assert len(snippet.code.splitlines()) <= 30, snippet.heading
         assert re.search(rf"^\s*{snippet.variable}\b", snippet.code, re.MULTILINE), snippet.heading
         sides = {"torch" if name == "torch" else "jax" for name in imported(snippet.code)}
-        assert len(sides) == 1, (
-            f"{snippet.heading}: each side runs alone, in an environment of its own"
-        )
-    side = {"PyTorch": {"torch"}, "JAX": {"jax", "optax", "flax"}}[
-        re.split(r"\W", case.reference.heading)[0]
-    ]
-    assert imported(case.reference.code) <= side
+        message = f"{snippet.heading}: each side runs alone, in an environment of its own"
+        assert len(sides) == 1, message
+    framework = re.split(r"\W", case.reference.heading)[0]
+    packages = {"PyTorch": {"torch"}, "JAX": {"jax", "optax", "flax"}}[framework]
+    assert imported(case.reference.code) <= packages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.slug)
@@ -91,18 +85,20 @@ def test_structure(page: Page) -> None:
     for text, address in page.threads:
         thread = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d+)", text)
         if thread:
-            assert re.fullmatch(
-                rf"https://github\.com/{thread[1]}/(issues|pull|discussions)/{thread[2]}", address
-            )
+            repository, number = thread.groups()
+            kinds = "(issues|pull|discussions)"
+            assert re.fullmatch(rf"https://github\.com/{repository}/{kinds}/{number}", address)
         else:
             assert address.startswith("https://")
     for case in page.cases:
         check_case_structure(case)
-    used = {name for case in page.cases for part in case.snippets for name in imported(part.code)}
-    assert set(page.measured) == used | ({"jax"} if used & {"flax", "optax"} else set())
-    assert all(
-        len(line) <= 120 for line in page.text.splitlines() if not line.startswith("**Group**")
-    )
+    snippets = [snippet for case in page.cases for snippet in case.snippets]
+    used = set().union(*(imported(snippet.code) for snippet in snippets))
+    if used & {"flax", "optax"}:
+        used.add("jax")
+    assert set(page.measured) == used
+    lines = [line for line in page.text.splitlines() if not line.startswith("**Group**")]
+    assert max(map(len, lines)) <= 120
     assert page.text.endswith("\n")
 
 
@@ -159,7 +155,7 @@ def test_wrong_figures_are_rewritten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figure", "found", "expected"),
+    ("figure", "value", "expected"),
     [
         ("2.0e-03", 2.04e-3, True),
         ("2.0e-03", 2.05001e-3, True),  # the edge of two figures
@@ -181,8 +177,8 @@ def test_wrong_figures_are_rewritten() -> None:
         ("raises ValueError", "raises TypeError", False),
     ],
 )
-def test_what_a_figure_states(figure: str, found: float | str, expected: bool) -> None:
-    assert states(figure, found) is expected
+def test_what_a_figure_states(figure: str, value: float | str, expected: bool) -> None:
+    assert states(figure, value) is expected
 
 
 def test_distance() -> None:
@@ -218,9 +214,8 @@ def test_distance() -> None:
 )
 def test_a_page_of_another_shape_is_refused(old: str, new: str, message: str) -> None:
     assert old in MODEL.text
-    with pytest.raises(
-        InputError, match=f"^adamw-default-weight-decay: {message}|must begin with a {message}"
-    ):
+    line = f"^adamw-default-weight-decay: {message}|must begin with a {message}"
+    with pytest.raises(InputError, match=line):
         parse_page(MODEL.slug, MODEL.text.replace(old, new, 1))
 
 
@@ -241,11 +236,11 @@ def atlas(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 def test_without_a_word_all_pages_are_listed_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = atlas(capsys)
     assert (status, err) == (0, "")
-    firsts = [
-        line.split()[0] for line in out.splitlines() if line.strip() and line[0] != " "
-    ]  # no wrapped titles
-    shown = [first for first in firsts if first in {page.slug for page in PAGES}]
-    assert shown == [page.slug for page in PAGES]
+    # a line that begins with a space goes on with a title
+    lines = [line for line in out.splitlines() if line.strip() and line[0] != " "]
+    firsts = [line.split()[0] for line in lines]
+    slugs = [page.slug for page in PAGES]
+    assert [first for first in firsts if first in slugs] == slugs
     groups = [group for group in GROUPS if any(page.group == group for page in PAGES)]
     assert [first for first in firsts if first in GROUPS] == groups
 
@@ -257,13 +252,10 @@ def test_without_a_word_all_pages_are_listed_by_group(capsys: pytest.CaptureFixt
 def test_a_name_prints_its_page(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = atlas(capsys, *word.split())
     assert status == 0
-    for expected in (
-        MODEL.title,
-        "optax.adamw(1e-3, b1=0.9",
-        f"Divergence: {MODEL_CASE.divergence}",
-        "Residual:",
-    ):
-        assert expected in out
+    assert MODEL.title in out
+    assert "optax.adamw(1e-3, b1=0.9" in out
+    assert f"Divergence: {MODEL_CASE.divergence}" in out
+    assert "Residual:" in out
 
 
 def test_an_unknown_word_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,10 +267,13 @@ def test_an_unknown_word_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_search_ranks_knob_then_title_then_text() -> None:
+    empty = replace(MODEL, knobs=(), title="", lead="", text="")
+
     def page(slug: str, **values: Any) -> Page:
-        return replace(
-            MODEL, slug=slug, **{"knobs": (), "title": "", "lead": "", "text": "", **values}
-        )
+        return replace(empty, slug=slug, **values)
+
+    def slugs(words: list[str]) -> list[str]:
+        return [page.slug for page in find_pages(pages, words)]
 
     pages = [
         page("d", text="on weight_decay"),
@@ -287,9 +282,9 @@ def test_search_ranks_knob_then_title_then_text() -> None:
         page("a", knobs=("optimizer.weight_decay",)),
         page("e"),
     ]
-    assert [found.slug for found in find_pages(pages, ["weight-decay"])] == ["a", "b", "c", "d"]
-    assert [found.slug for found in find_pages(pages, ["optimizer.weight_decay"])] == ["a"]
-    assert [found.slug for found in find_pages(pages, ["on", "weight decay"])] == ["d"]
+    assert slugs(["weight-decay"]) == ["a", "b", "c", "d"]
+    assert slugs(["optimizer.weight_decay"]) == ["a"]
+    assert slugs(["on", "weight decay"]) == ["d"]
     assert len(find_pages(pages, ["optimizer"])) == 5  # the group
 
 
@@ -349,7 +344,7 @@ RIGHT = TRAP.replace(
 def test_each_version_has_the_case_that_holds_for_it() -> None:
     page = parse_page("trap", TRAP)
     assert page.measured == {"jax": ("0.9.2", "0.10.2")}
-    old, new = (page.case_with({"jax": number}) for number in ("0.8.1", "0.11.0rc1"))
+    old, new = page.case_with({"jax": "0.8.1"}), page.case_with({"jax": "0.11.0rc1"})
     assert old is not None
     assert new is not None
     assert (old.versions, old.divergence, old.residual) == ("jax<0.10", "5.0e-01", "0")
@@ -359,12 +354,9 @@ def test_each_version_has_the_case_that_holds_for_it() -> None:
 
 
 def test_a_figure_may_be_another_for_the_same_code() -> None:
-    text = RIGHT.replace(
-        "Divergence: 5.0e-01", "Divergence: 5.0e-01 (jax<0.10)\nDivergence: 0 (jax>=0.10)"
-    )
-    figures = {
-        case.versions: (case.divergence, case.residual) for case in parse_page("trap", text).cases
-    }
+    two = "Divergence: 5.0e-01 (jax<0.10)\nDivergence: 0 (jax>=0.10)"
+    page = parse_page("trap", RIGHT.replace("Divergence: 5.0e-01", two))
+    figures = {case.versions: (case.divergence, case.residual) for case in page.cases}
     assert figures == {"jax<0.10": ("5.0e-01", "0"), "jax>=0.10": ("0", "0")}
 
 
@@ -394,7 +386,8 @@ def test_versions_that_do_not_fit_are_refused(old: str, new: str, message: str) 
 
 
 def test_the_index_has_a_row_for_each_case() -> None:
-    rows = [line for line in index_of([parse_page("trap", TRAP)]).splitlines() if "trap.md" in line]
+    lines = index_of([parse_page("trap", TRAP)]).splitlines()
+    rows = [line for line in lines if "trap.md" in line]
     assert rows == [
         "| [A trap](trap.md), jax<0.10 |  | 5.0e-01 | 0 |",
         "| [A trap](trap.md), jax>=0.10 |  | 5.0e-01 | 2.5e-01 |",
@@ -403,12 +396,11 @@ def test_the_index_has_a_row_for_each_case() -> None:
 
 def test_a_figure_of_other_versions_is_not_overwritten() -> None:
     page = measured_with(MODEL, dict.fromkeys(FRAMEWORKS, "0.1"))
-    same, moved = (1e-3, 0.0), (2e-3, 0.0)
     page = replace(page, cases=(replace(MODEL_CASE, divergence="1.0e-03"),))
-    now = with_figures(page, same, HERE)
+    now = with_figures(page, (1e-3, 0.0), HERE)
     assert now.measured == {package: ("0.1", HERE[package]) for package in page.measured}
     with pytest.raises(MovedError, match=r"divergence 2\.0e-03, recorded 1\.0e-03: write by hand"):
-        with_figures(page, moved, HERE)
+        with_figures(page, (2e-3, 0.0), HERE)
 
 
 def test_every_page_names_the_versions_that_it_was_measured_with(
@@ -416,9 +408,9 @@ def test_every_page_names_the_versions_that_it_was_measured_with(
 ) -> None:
     assert {number for page in PAGES for number in page.measured["jax"]} == {"0.10.2"}
     _, out, _ = atlas(capsys, "clip-gradient-at-the-bound")
-    told = " ".join(out.split())
-    assert "Measured torch 2.13.0 and 2.14.1, jax 0.10.2" in told
-    assert "The right port (torch>=2.14)" in told
+    text = " ".join(out.split())
+    assert "Measured torch 2.13.0 and 2.14.1, jax 0.10.2" in text
+    assert "The right port (torch>=2.14)" in text
 
 
 # --- the check: every page in a process of its own
@@ -449,12 +441,12 @@ def test_traps_that_moved_are_named_with_both_figures(
     write_pages(tmp_path / "pages", monkeypatch, holds=TRAP, off=off, closed=closed, shaped=shaped)
     status, out, err = atlas(capsys, "--check")
     assert (status, err) == (1, "")
-    told = " ".join(out.split())
-    assert "off residual 5.0e-01, recorded 2.5e-01: the right port is off" in told
-    assert "closed divergence below 1e-12, recorded 5.0e-01: the naive port is right now" in told
-    assert "shaped residual shape (1, 2), the reference has (2,), recorded 0" in told
+    text = " ".join(out.split())
+    assert "off residual 5.0e-01, recorded 2.5e-01: the right port is off" in text
+    assert "closed divergence below 1e-12, recorded 5.0e-01: the naive port is right now" in text
+    assert "shaped residual shape (1, 2), the reference has (2,), recorded 0" in text
     assert out.splitlines()[-1] == "1 as recorded, 3 moved"
-    assert "two digits" in told
+    assert "two digits" in text
 
 
 def test_a_page_that_cannot_run_says_why_and_stops_no_other(
@@ -472,14 +464,11 @@ def test_a_page_that_cannot_run_says_why_and_stops_no_other(
     write_pages(tmp_path / "pages", monkeypatch, **texts)
     status, out, err = atlas(capsys, "--check")
     assert (status, err) == (2, "")
-    told = " ".join(out.split())
-    for expected in (
-        "gone ModuleNotFoundError: No module named 'jaxx'",
-        "dies ended by SIGKILL",
-        "leaves ended with exit status 7",
-        "1 as recorded, 3 cannot run",
-    ):
-        assert expected in told
+    text = " ".join(out.split())
+    assert "gone ModuleNotFoundError: No module named 'jaxx'" in text
+    assert "dies ended by SIGKILL" in text
+    assert "leaves ended with exit status 7" in text
+    assert "1 as recorded, 3 cannot run" in text
 
 
 def test_a_page_has_a_time_limit(
@@ -496,10 +485,8 @@ def test_a_page_has_a_time_limit(
 def test_what_moved_decides_where_another_page_cannot_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = RIGHT.replace("5.0e-01", "4.0e-01")
-    write_pages(
-        tmp_path / "pages", monkeypatch, moved=moved, gone=RIGHT.replace("right =", "right")
-    )
+    moved, gone = RIGHT.replace("5.0e-01", "4.0e-01"), RIGHT.replace("right =", "right")
+    write_pages(tmp_path / "pages", monkeypatch, moved=moved, gone=gone)
     assert atlas(capsys, "--check")[0] == 1
 
 
@@ -510,9 +497,8 @@ def test_a_release_with_which_no_page_was_measured_is_named(
     monkeypatch.setattr(lockstep.studies.atlas.check, "version", {"jax": "0.11.0"}.__getitem__)
     status, out, _ = atlas(capsys, "--check")
     assert status == 0
-    assert "No page was measured with jax 0.11.0; the last version recorded is 0.10.2." in " ".join(
-        out.split()
-    )
+    sentence = "No page was measured with jax 0.11.0; the last version recorded is 0.10.2."
+    assert sentence in " ".join(out.split())
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -541,20 +527,17 @@ def test_code_imports_nothing_from_the_present_folder(
         Code("right", "import random\nright = [2.0]"),
         Code("right", "from trap_here import right"),
     ]
-    ((value, fault),) = run_apart([codes], lambda done: None)
+    ((value, fault),) = run_apart([codes], lambda pages: None)
     assert isinstance(value, np.ndarray)
     assert value == [2.0]
     assert fault == Fault("ModuleNotFoundError: No module named 'trap_here'")
 
 
 def test_settings_of_one_section_do_not_reach_the_next() -> None:
-    codes = [
-        Code(
-            "reference", "import jax\njax.config.update('jax_enable_x64', True)\nreference = [1.0]"
-        ),
-        Code("right", "import jax.numpy as jnp\nright = jnp.ones(1).dtype.itemsize"),
-    ]
-    ((_, size),) = run_apart([codes], lambda done: None)
+    reference = "import jax\njax.config.update('jax_enable_x64', True)\nreference = [1.0]"
+    right = "import jax.numpy as jnp\nright = jnp.ones(1).dtype.itemsize"
+    codes = [Code("reference", reference), Code("right", right)]
+    ((_, size),) = run_apart([codes], lambda pages: None)
     assert isinstance(size, np.ndarray)
     assert size == 4
 
@@ -569,19 +552,17 @@ def test_what_is_going_away_is_refused_on_a_page_and_ignored_in_a_check() -> Non
 
 
 def test_a_trap_that_moves_with_other_versions_is_a_change_of_meaning(tmp_path: Path) -> None:
-    """The page of the clamp, with a torch whose clamp has the other slope at its bounds."""
+    """The page is that of the clamp, and its torch has the other slope at the bounds."""
     page = next(page for page in PAGES if page.slug == "clip-gradient-at-the-bound")
     case = page.case_with(HERE)
     assert case is not None
     slope = 0.0 if case.versions == "torch>=2.14" else 1.0
     here = [[np.array([0.0, slope, 1.0, slope, 0.0]), np.array([0.0, 0.5, 1.0, 0.5, 0.0])]]
     here[0].append(here[0][0])
-    other = replace(
-        case.reference, code=f"import torch\nreference = [0.0, {1 - slope}, 1.0, {1 - slope}, 0.0]"
-    )
-    changed = replace(case, reference=other)
+    code = f"import torch\nreference = [0.0, {1 - slope}, 1.0, {1 - slope}, 0.0]"
+    changed = replace(case, reference=replace(case.reference, code=code))
     python = Path(sys.executable)
-    (check,) = check_elsewhere([(page, changed)], here, "torch", python, lambda done: None)
+    (check,) = check_elsewhere([(page, changed)], here, "torch", python, lambda pages: None)
     assert [(moved.label, moved.now) for moved in check.moved] == [("residual", "1.0e+00")]
 
 
@@ -592,8 +573,5 @@ def test_traps_of_the_present_environment_are_as_they_are() -> None:
     ]
     checker = trap_checker(pages, lambda *_: None)
     (finding,) = checker("jax", None)
-    assert (finding.recipe, finding.stage, finding.change) == (
-        "atlas trap",
-        "atlas",
-        Change.IDENTICAL,
-    )
+    assert (finding.recipe, finding.stage) == ("atlas trap", "atlas")
+    assert finding.change == Change.IDENTICAL

@@ -1,5 +1,5 @@
 """Convergence over many seeds: the verdicts and their rates, the frameworks' own draws, and the
-command.
+command line.
 """
 
 import json
@@ -31,6 +31,7 @@ from lockstep.studies.converge.controls import Control, controls
 from lockstep.studies.converge.judge import RESAMPLES, Judgement, judge, overall
 from lockstep.studies.converge.measure import bands, measure, reached
 from parity_tests.shared.recipes import prepared, small_recipe
+from parity_tests.shared.sweep import sweep_but
 
 DRAWS: dict[str, Callable[[Recipe, PreparedData, int], PreparedData]] = {
     "torch": pt_impl.io.draws.draw_member,
@@ -40,9 +41,8 @@ DRAWS: dict[str, Callable[[Recipe, PreparedData, int], PreparedData]] = {
 
 
 def judged(a: Any, b: Any, margin: float = 1.0, **options: Any) -> Judgement:
-    return judge(
-        "loss", np.asarray(a), np.asarray(b), margin, **({"alpha": 0.05, "power": 0.9} | options)
-    )
+    options = {"alpha": 0.05, "power": 0.9} | options
+    return judge("loss", np.asarray(a), np.asarray(b), margin, **options)
 
 
 # --- the verdict
@@ -51,13 +51,13 @@ def judged(a: Any, b: Any, margin: float = 1.0, **options: Any) -> Judgement:
 def test_the_tests_are_those_of_scipy() -> None:
     generator = np.random.default_rng(1)
     a, b = generator.normal(0, 1, 20), generator.normal(0.3, 2, 20)
-    found = judged(a, b)
+    judgement = judged(a, b)
     welch = stats.ttest_ind(b, a, equal_var=False)
     low = stats.ttest_ind(b + 1, a, equal_var=False, alternative="greater").pvalue
     high = stats.ttest_ind(b - 1, a, equal_var=False, alternative="less").pvalue
-    assert found.p_equivalent == pytest.approx(max(low, high), rel=1e-9)
-    assert found.p_different == pytest.approx(min(1 - low, 1 - high), rel=1e-9)
-    assert found.interval == pytest.approx(tuple(welch.confidence_interval(0.9)), rel=1e-9)
+    assert judgement.p_equivalent == pytest.approx(max(low, high), rel=1e-9)
+    assert judgement.p_different == pytest.approx(min(1 - low, 1 - high), rel=1e-9)
+    assert judgement.interval == pytest.approx(tuple(welch.confidence_interval(0.9)), rel=1e-9)
     paired = judged(a, b, paired=True)
     expected = stats.ttest_rel(b, a)
     assert paired.interval == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-9)
@@ -69,8 +69,8 @@ def test_the_tests_are_those_of_scipy() -> None:
         method="percentile",
         rng=np.random.default_rng(1),
     )
-    # a quantile q of n draws varies by sqrt(q (1 - q) / n) / density there: 0.012 each, 0.017 for
-    # two; four times that
+    # a quantile q of n draws varies by sqrt(q (1 - q) / n) over the density there: 0.012 each, and
+    # 0.017 for two; four times that is allowed
     density = stats.norm.pdf(stats.norm.ppf(0.05)) / stats.sem(b - a)
     atol = 4 * np.sqrt(2 * 0.05 * 0.95 / RESAMPLES) / density
     np.testing.assert_allclose(paired.bootstrap, resampled.confidence_interval, rtol=0, atol=atol)
@@ -124,18 +124,20 @@ def test_false_verdicts_at_the_edge_of_the_margin_have_the_declared_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lockstep.studies.converge.judge.RESAMPLES", 500)
-    found = rates(1.5, 1.5)
+    shares = rates(1.5, 1.5)
     least, most = stats.binom.interval(0.999, RUNS, 0.05)
     # the bootstrap is asked beside the tests, and makes both a little rarer
-    assert 0.5 * least <= RUNS * found["equivalent"] <= most
-    assert 0.5 * least <= RUNS * found["different"] <= most
+    assert 0.5 * least <= RUNS * shares["equivalent"] <= most
+    assert 0.5 * least <= RUNS * shares["different"] <= most
     assert rates(0.0, 1.5)["different"] == 0
 
 
 def test_the_power_is_that_of_a_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lockstep.studies.converge.judge.RESAMPLES", 500)
-    a, b = np.random.default_rng(3).normal(0, 1, (2, SEEDS))
-    a, b = ((x - x.mean()) / x.std(ddof=1) for x in (a, b))  # of the very spread that is simulated
+    samples = np.random.default_rng(3).normal(0, 1, (2, SEEDS))
+    # of the very spread that is simulated
+    deviations = samples.std(axis=1, ddof=1, keepdims=True)
+    a, b = (samples - samples.mean(axis=1, keepdims=True)) / deviations
     power = judged(a, b).power
     assert rates(0.0, 1.0)["equivalent"] == pytest.approx(power.equivalent, abs=0.08)
     assert rates(2.0, 1.0)["different"] == pytest.approx(power.different, abs=0.08)
@@ -149,25 +151,21 @@ def ensemble(loss: Any, accuracy: Any = None, **header: Any) -> Ensemble:
     loss_SE = np.asarray(loss, np.float64)
     accuracy_SE = 1 - loss_SE if accuracy is None else np.asarray(accuracy)
     updates = 10 * loss_SE.shape[1]
-    header = {
-        "backend": "torch",
-        "updates": updates,
-        "updates_per_epoch": 10,
-        "environment": {},
-    } | header
+    position = {"updates": updates, "updates_per_epoch": 10}
+    header = {"backend": "torch", "environment": {}} | position | header
     held_out = {"loss": loss_SE, "accuracy": accuracy_SE}
     return Ensemble(header, np.ones(updates), np.repeat(loss_SE, 10, axis=1), held_out, {})
 
 
 def test_updates_to_the_target_are_read_between_epochs() -> None:
     recipe = small_recipe(convergence__target=0.5)
-    found = ensemble([[0.9, 0.7, 0.3], [0.4, 0.6, 0.3], [0.9, 0.8, 0.7], [0.9, 0.5, 0.6]])
-    np.testing.assert_allclose(measure(recipe, found)["updates"], [25, 10, 30, 20])
-    np.testing.assert_array_equal(measure(recipe, found)["loss"], [0.3, 0.3, 0.7, 0.6])
-    assert reached(recipe, found) == 0.75
-    band = bands(recipe, found)["loss"]
-    np.testing.assert_allclose(band.median, np.median(found.held_out["loss"], axis=0))
-    assert bands(recipe, found)["batch"].x.tolist() == list(range(30))
+    members = ensemble([[0.9, 0.7, 0.3], [0.4, 0.6, 0.3], [0.9, 0.8, 0.7], [0.9, 0.5, 0.6]])
+    np.testing.assert_allclose(measure(recipe, members)["updates"], [25, 10, 30, 20])
+    np.testing.assert_array_equal(measure(recipe, members)["loss"], [0.3, 0.3, 0.7, 0.6])
+    assert reached(recipe, members) == 0.75
+    band = bands(recipe, members)["loss"]
+    np.testing.assert_allclose(band.median, np.median(members.held_out["loss"], axis=0))
+    assert bands(recipe, members)["batch"].x.tolist() == list(range(30))
 
 
 # --- the frameworks' own draws
@@ -176,40 +174,33 @@ def test_updates_to_the_target_are_read_between_epochs() -> None:
 SLOW = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "zeros")
 
 
-@pytest.mark.parametrize(
-    "init",
-    [
-        "torch",
-        "flax",
-        "kaiming_normal",
-        "orthogonal",
-        *(pytest.param(name, marks=pytest.mark.sweep) for name in SLOW),
-    ],
-)
+QUICK = ("torch", "flax", "kaiming_normal", "orthogonal")
+
+
+@pytest.mark.parametrize("init", sweep_but(QUICK, (*QUICK, *SLOW)))
 def test_own_initialisers_have_the_distribution_of_the_shared_ones(init: str) -> None:
     recipe = small_recipe(model__init=init, model__hidden=(40,))
-    data, drawn = prepared(recipe), {}
+    data = prepared(recipe)
+    drawn: dict[str, dict[str, Any]] = {source: {} for source in DRAWS}
     for source, draw in DRAWS.items():
         members = [draw(recipe, data, seed).parameters for seed in range(12)]
         assert members[0].keys() == data.parameters.keys()
-        assert all(members[0][name].shape == array.shape for name, array in data.parameters.items())
-        drawn[source] = {
-            name: np.concatenate([m[name].ravel() for m in members]) for name in members[0]
-        }
+        for name, array in data.parameters.items():
+            assert members[0][name].shape == array.shape
+            drawn[source][name] = np.concatenate([member[name].ravel() for member in members])
     for name in ("linear1.weight", "linear2.weight", "linear1.bias"):
         for source in ("torch", "jax"):
-            found, expected = drawn[source][name], drawn["shared"][name]
+            values, expected = drawn[source][name], drawn["shared"][name]
             if not expected.any():
-                assert not found.any()
+                assert not values.any()
                 continue
-            assert stats.ks_2samp(found, expected).pvalue > 1e-3, (source, name)
-            assert found.std() == pytest.approx(expected.std(), rel=0.06)
+            assert stats.ks_2samp(values, expected).pvalue > 1e-3, (source, name)
+            assert values.std() == pytest.approx(expected.std(), rel=0.06)
     if init == "zeros":
         return
+    # a fault of this size shows
     other = drawn["torch"]["linear2.weight"] * 1.6
-    assert (
-        stats.ks_2samp(other, drawn["shared"]["linear2.weight"]).pvalue < 1e-3
-    )  # such a fault is seen
+    assert stats.ks_2samp(other, drawn["shared"]["linear2.weight"]).pvalue < 1e-3
 
 
 @pytest.mark.parametrize("source", DRAWS)
@@ -225,27 +216,24 @@ def test_orders_and_masks_are_drawn_anew(source: str) -> None:
     masks = [one.masks(0), one.masks(1), other.masks(0)]
     assert [mask.shape for mask in masks[0]] == [(3, 32, 6), (3, 32, 5)]
     assert len({mask[0].tobytes() for mask in masks}) == 3
-    assert np.mean([mask.mean() for drawn in masks for mask in drawn]) == pytest.approx(
-        0.7, abs=0.03
-    )
+    shares = [mask.mean() for drawn in masks for mask in drawn]
+    assert np.mean(shares) == pytest.approx(0.7, abs=0.03)
 
 
 def test_a_member_of_own_draws_is_what_it_is_alone() -> None:
     recipe = small_recipe(model__dropout=0.2, training__dtype="float64")
     members = [DRAWS["torch"](recipe, prepared(recipe), seed) for seed in range(3)]
-    found = pt_impl.fast.ensemble.train_ensemble(recipe, members)
-    np.testing.assert_allclose(
-        found.loss_ST[2], pt_impl.fast.train.train(recipe, members[2]).series("loss"), rtol=1e-11
-    )
+    ensemble = pt_impl.fast.ensemble.train_ensemble(recipe, members)
+    alone = pt_impl.fast.train.train(recipe, members[2])
+    np.testing.assert_allclose(ensemble.loss_ST[2], alone.series("loss"), rtol=1e-11)
 
 
 def test_plain_trains_members_one_after_another() -> None:
     recipe = small_recipe(training__epochs=2, schedule__warmup=1)
-    given: dict[str, Any] = {"seeds": range(2), "own": False, "device": "cpu", "progress": None}
-    plain, together = (
-        member_trainer("torch", name)(recipe, prepared(recipe), **given)
-        for name in ("plain", "auto")
-    )
+    data = prepared(recipe)
+    options: dict[str, Any] = {"seeds": range(2), "own": False, "device": "cpu", "progress": None}
+    plain = member_trainer("torch", "plain")(recipe, data, **options)
+    together = member_trainer("torch", "auto")(recipe, data, **options)
     assert plain.header["reason"] == "--engine plain"
     np.testing.assert_allclose(plain.loss_ST, together.loss_ST, rtol=1e-4)
 
@@ -255,14 +243,17 @@ def test_plain_trains_members_one_after_another() -> None:
 
 DECLARED = {
     "convergence.target": 0.9,
-    **dict.fromkeys(("convergence.loss_margin", "convergence.score_margin"), 0.05),
-    **dict.fromkeys(("convergence.paired_loss_margin", "convergence.paired_score_margin"), 0.01),
-    **dict.fromkeys(("convergence.updates_margin", "convergence.paired_updates_margin"), 2.0),
+    "convergence.loss_margin": 0.05,
+    "convergence.score_margin": 0.05,
+    "convergence.updates_margin": 2.0,
+    "convergence.paired_loss_margin": 0.01,
+    "convergence.paired_score_margin": 0.01,
+    "convergence.paired_updates_margin": 2.0,
 }
 
 
 def recipe_file(folder: Path, **values: Any) -> Path:
-    """A small recipe in a file, with what it declares."""
+    """A file with a small recipe and its declared margins."""
     declared = DECLARED | {name.replace("__", "."): value for name, value in values.items()}
     path = folder / "small.toml"
     path.write_text(small_recipe().with_values(declared).to_toml())
@@ -277,23 +268,25 @@ def run(*arguments: Any) -> int:
 
 
 def in_place_of_training(
-    shift: float, spread: float, found: list[study.Key]
+    shift: float, spread: float, trained_keys: list[study.Key]
 ) -> Callable[..., dict[study.Key, Any]]:
-    """Ensembles drawn at random; those of jax end higher by `shift`, and by 1 more where the recipe
-    is another.
+    """Draw ensembles at random. Those of jax end higher by `shift`, and those of another recipe by
+    1 more.
     """
 
     def train(jobs: study.SetUps, *_: Any) -> Mapping[study.Key, Ensemble]:
         right = next(iter(jobs.values()))[0]
-        found.extend(jobs)
+        trained_keys.extend(jobs)
         trained = {}
         for i, (key, (recipe, (begin, end), own)) in enumerate(jobs.items()):
             generator = np.random.default_rng((begin, i) if own else (begin,))
             loss_SE = np.linspace(1.2, 0.6, 4) + generator.normal(0, spread, (end - begin, 4))
-            higher = shift * (key[1] == "jax" and not key[0].startswith("repeat")) + (
-                recipe != right
-            )
-            trained[key] = ensemble(loss_SE + higher, backend=key[1])
+            study_name, backend = key
+            if backend == "jax" and not study_name.startswith("repeat"):
+                loss_SE += shift
+            if recipe != right:
+                loss_SE += 1
+            trained[key] = ensemble(loss_SE, backend=backend)
         return trained
 
     return train
@@ -312,18 +305,16 @@ def test_the_exit_status_is_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
 ) -> None:
-    found: list[study.Key] = []
-    monkeypatch.setattr(study, "_train", in_place_of_training(shift, spread, found))
-    out = tmp_path / "study"
-    assert (
-        run(recipe_file(tmp_path), "--seeds", 12, "--controls", "--repeat", 4, "--out", out) == code
-    )
+    trained_keys: list[study.Key] = []
+    monkeypatch.setattr(study, "_train", in_place_of_training(shift, spread, trained_keys))
+    out, path = tmp_path / "study", recipe_file(tmp_path)
+    assert run(path, "--seeds", 12, "--controls", "--repeat", 4, "--out", out) == code
     text = capsys.readouterr().out
     assert f"verdict: {word}" in text
     assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
     assert "4 studies of a framework against itself" in text
     assert json.loads((out / "study.json").read_text())["verdict"] == word
-    assert sum(key[0].startswith("repeat") for key in found) == 8
+    assert sum(key[0].startswith("repeat") for key in trained_keys) == 8
     assert not list(out.glob("repeat*"))
 
 
@@ -331,17 +322,16 @@ def test_a_control_that_is_not_found_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unplanted(recipe: Recipe) -> list[Control]:
-        return [
-            replace(control, recipe=recipe) if control.key == "rate" else control
-            for control in controls(recipe)
-        ]
+        rate, *others = controls(recipe)
+        assert rate.key == "rate"
+        return [replace(rate, recipe=recipe), *others]
 
     monkeypatch.setattr(study, "controls", unplanted)
     monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, []))
     assert run(recipe_file(tmp_path), "--seeds", 12, "--controls", "--out", tmp_path / "study") == 1
-    found = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert found["verdict"] == "equivalent"
-    verdicts = {text: control["verdict"] for text, control in found["controls"].items()}
+    results = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert results["verdict"] == "equivalent"
+    verdicts = {text: control["verdict"] for text, control in results["controls"].items()}
     assert verdicts.pop("learning rate 5 % too high") == "equivalent"
     assert set(verdicts.values()) == {"different"}
 
@@ -350,41 +340,38 @@ def test_both_frameworks_are_trained_and_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # short runs of few seeds: wide margins where each draws by itself, narrow ones for pairs
-    wide = dict.fromkeys(("convergence__loss_margin", "convergence__score_margin"), 0.9)
     path = recipe_file(
         tmp_path,
-        **wide,
+        convergence__loss_margin=0.9,
+        convergence__score_margin=0.9,
         convergence__updates_margin=9.0,
         convergence__paired_loss_margin=1e-4,
         model__hidden=(5,),
         data__rows=64,
         training__epochs=3,
     )
-    out = tmp_path / "study"
-    assert (
-        run(path, "--seeds", 6, "--controls", "--out", out, "--png", tmp_path / "curves.png") == 1
-    )
+    out, png = tmp_path / "study", tmp_path / "curves.png"
+    assert run(path, "--seeds", 6, "--controls", "--out", out, "--png", png) == 1
     text = capsys.readouterr().out
     assert "verdict: equivalent" in text
-    # few seeds: pairs see what changes each of them alike, and not what another initialisation does
+    # few seeds: pairs show what changes each of them alike, but not another initialisation
     assert "Controls that are not found different: flax initialisation instead of torch." in text
-    found = json.loads((out / "study.json").read_text())
-    verdicts = {text: control["verdict"] for text, control in found["controls"].items()}
+    results = json.loads((out / "study.json").read_text())
+    verdicts = {text: control["verdict"] for text, control in results["controls"].items()}
     assert len(verdicts) == 3
-    assert (
-        verdicts["learning rate 5 % too high"]
-        == verdicts["momentum 0.88 instead of 0.9"]
-        == "different"
-    )
-    torch, jax = (Ensemble.load(out / f"shared.{backend}.ensemble") for backend in ("torch", "jax"))
+    assert verdicts["learning rate 5 % too high"] == "different"
+    assert verdicts["momentum 0.88 instead of 0.9"] == "different"
+    torch = Ensemble.load(out / "shared.torch.ensemble")
+    jax = Ensemble.load(out / "shared.jax.ensemble")
     assert np.abs(torch.loss_ST - jax.loss_ST).max() < 1e-5
     assert torch.lr_T.tobytes() == jax.lr_T.tobytes()
-    own = [Ensemble.load(out / f"own.{backend}.ensemble") for backend in ("torch", "jax")]
-    assert np.abs(own[0].loss_ST[:, 0] - own[1].loss_ST[:, 0]).max() > 1e-3
+    torch = Ensemble.load(out / "own.torch.ensemble")
+    jax = Ensemble.load(out / "own.jax.ensemble")
+    assert np.abs(torch.loss_ST[:, 0] - jax.loss_ST[:, 0]).max() > 1e-3
     page = (out / "report.html").read_text()
     assert "learning rate 5 % too high" in page
     assert not re.search(r"<(script|link|img)[^>]*\s(src|href)=", page)
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_pilot_proposes_what_a_recipe_takes(
@@ -396,10 +383,9 @@ def test_a_pilot_proposes_what_a_recipe_takes(
     path = tmp_path / "declared.toml"
     path.write_text(proposed)
     declared = load_recipe(str(path)).convergence
-    assert declared.paired_loss_margin == pytest.approx(
-        0.5, abs=0.02
-    )  # half of what each other recipe changes
-    assert declared.target == pytest.approx(0.9, abs=0.06)  # half-way
+    # half of what each other recipe changes, and half-way to the end
+    assert declared.paired_loss_margin == pytest.approx(0.5, abs=0.02)
+    assert declared.target == pytest.approx(0.9, abs=0.06)
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_training(
@@ -408,11 +394,8 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_training(
     trained: list[study.Key] = []
     monkeypatch.setattr(study, "_train", in_place_of_training(0.0, 0.02, trained))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    out = tmp_path / "study"
-    assert (
-        run(recipe_file(tmp_path), "--seeds", 12, "--out", out, "--png", tmp_path / "curves.png")
-        == 2
-    )
+    out, path = tmp_path / "study", recipe_file(tmp_path)
+    assert run(path, "--seeds", 12, "--out", out, "--png", tmp_path / "curves.png") == 2
     assert capsys.readouterr().err.startswith("lockstep: --png: needs the package matplotlib")
     assert not trained
     assert not out.exists()
@@ -423,20 +406,10 @@ def test_a_study_that_is_ended_leaves_no_worker_and_no_folder(
     tmp_path: Path, ended_by: str
 ) -> None:
     path = recipe_file(tmp_path, training__epochs=5000)
-    command = [
-        sys.executable,
-        "-m",
-        "lockstep",
-        "converge",
-        str(path),
-        "--seeds",
-        "64",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    command = [sys.executable, "-m", "lockstep", "converge", str(path), "--seeds", "64"]
+    command += ["--out", str(tmp_path / "out")]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stderr=pipe, stdout=nowhere, text=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         if not children.exists():
             process.kill()
@@ -449,19 +422,20 @@ def test_a_study_that_is_ended_leaves_no_worker_and_no_folder(
     if ended_by == "SIGTERM":
         assert process.returncode == 130
         assert error.strip().endswith("lockstep: stopped")
-    waited_until = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while left := [worker for worker in workers if runs(worker)]:
-        assert time.monotonic() < waited_until, f"still running: {left}"
+        assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.05)
     assert not (tmp_path / "out").exists()
 
 
 def runs(process: str) -> bool:
-    """Whether a process is there and has not ended; who ended may wait for its parent to look."""
+    """Whether a process is there and has not ended. One that ended may wait for its parent."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return state != "Z"
 
 
 @pytest.mark.parametrize("name", ready_made_recipes())

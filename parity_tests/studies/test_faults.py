@@ -1,5 +1,6 @@
-"""The tests of the tests: every fault of the library, planted in each twin, is caught and placed;
-so is every fault of the checker; and no right run is called wrong."""
+"""The tests of the tests: every fault of the library, planted in each twin, is caught and placed,
+and so is every fault of the checker. No right run is called wrong.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from lockstep.studies.prove.run import Outcome, Proof, prove
 
 PLANTS = {"torch": pt_impl.proof.faults.PLANTS, "jax": jax_impl.proof.faults.PLANTS}
 
-# said to be planted, and not; and expected at another update than it is found at
+# one fault is said to be planted and is not; the other is expected at another update than its own
 IDLE = replace(FAULTS["lr-scaled"], key="idle", wrong={}, twins=("torch",))
 MISPLACED = replace(FAULTS["lr-late"], update=4, twins=("torch",))
 
@@ -55,21 +56,25 @@ def everything(faults: tuple[PlantedFault, ...]) -> Proof:
 
 @pytest.fixture(scope="module")
 def proof(everything: Proof) -> Proof:
-    """That of the library alone."""
-    return replace(
-        everything,
-        outcomes=tuple(o for o in everything.outcomes if FAULTS.get(o.fault.key) is o.fault),
-    )
+    """The proof of the library's faults alone."""
+    outcomes = [
+        outcome for outcome in everything.outcomes if FAULTS.get(outcome.fault.key) is outcome.fault
+    ]
+    return replace(everything, outcomes=tuple(outcomes))
 
 
-def outcome_of(fault: PlantedFault, found: Proof) -> Outcome:
-    return next(outcome for outcome in found.outcomes if outcome.fault is fault)
+def outcome_of(fault: PlantedFault, proof: Proof) -> Outcome:
+    return next(outcome for outcome in proof.outcomes if outcome.fault is fault)
 
 
 def test_every_fault_is_caught_at_its_update_and_stage_with_its_cause_in_either_twin(
     proof: Proof, faults: tuple[PlantedFault, ...]
 ) -> None:
-    missed = [(o.fault.key, o.twin, o.first, o.cause) for o in proof.outcomes if not o.is_located]
+    missed = [
+        (outcome.fault.key, outcome.twin, outcome.first, outcome.cause)
+        for outcome in proof.outcomes
+        if not outcome.is_located
+    ]
     assert not missed
     assert len(proof.outcomes) == sum(len(fault.twins) for fault in faults)
     assert len(FAULTS) >= 60
@@ -91,17 +96,17 @@ def test_without_a_fault_the_twins_are_equal_on_the_same_recipes(
 
 
 def test_a_fault_that_is_not_planted_survives(everything: Proof) -> None:
-    found = outcome_of(IDLE, everything)
-    assert found.first is None
-    assert found.is_fast_caught is None  # nothing wrong was told or fed
-    assert not any(is_right for name, is_right in found.right.items() if name != "fast")
+    outcome = outcome_of(IDLE, everything)
+    assert outcome.first is None
+    assert outcome.is_fast_caught is None  # nothing wrong was told or fed
+    assert not any(is_right for name, is_right in outcome.right.items() if name != "fast")
     assert not everything.holds
 
 
 def test_a_fault_at_another_update_is_caught_and_not_placed(everything: Proof) -> None:
-    found = outcome_of(MISPLACED, everything)
-    assert [name for name, is_right in found.right.items() if not is_right] == ["update"]
-    assert not found.is_located
+    outcome = outcome_of(MISPLACED, everything)
+    assert [name for name, is_right in outcome.right.items() if not is_right] == ["update"]
+    assert not outcome.is_located
 
 
 def test_every_fault_of_the_checker_is_exposed_and_the_right_one_is_right(proof: Proof) -> None:
@@ -113,7 +118,7 @@ def test_every_fault_of_the_checker_is_exposed_and_the_right_one_is_right(proof:
 def test_simple_rules_let_faults_through(proof: Proof, faults: tuple[PlantedFault, ...]) -> None:
     fooled = [set(outcome.fooled) for outcome in proof.outcomes if outcome.fooled is not None]
     assert len(fooled) == len(faults)
-    counts = [sum(rule in found for found in fooled) for rule in RULES]
+    counts = [sum(rule in rules for rules in fooled) for rule in RULES]
     assert all(counts) or len(faults) < len(FAULTS)
     assert counts[:4] == sorted(counts[:4])  # looser and looser
     assert counts[3] > counts[0]
@@ -135,22 +140,21 @@ def test_the_command_prints_and_writes_the_matrix_and_fails_where_a_fault_surviv
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "prove.md"
-    for found, status in ((proof, 0), (everything, 1)):
+    number = len(CHECKER_FAULTS)
+    for result, status in ((proof, 0), (everything, 1)):
         monkeypatch.setattr(
             lockstep.studies.prove.run,
             "prove",
-            lambda faults, libraries, report, found=found: found,
+            lambda faults, libraries, report, result=result: result,
         )
         assert run("prove", "--out", str(out)) == status
-        assert (
-            f"{len(CHECKER_FAULTS)} faults of the checker: {len(CHECKER_FAULTS)} exposed"
-            in capsys.readouterr().out
-        )
-        rows = out.read_text().splitlines()
-        assert sum(row.startswith("| `") for row in rows) == len(
-            {o.fault.key for o in found.outcomes}
-        ) + len(CHECKER_FAULTS)
-        assert any(row.startswith("| `idle`") and "survives" in row for row in rows) == bool(status)
+        line = f"{number} faults of the checker: {number} exposed"
+        assert line in capsys.readouterr().out
+        rows = [row for row in out.read_text().splitlines() if row.startswith("| `")]
+        keys = {outcome.fault.key for outcome in result.outcomes}
+        assert len(rows) == len(keys) + number
+        survives = any(row.startswith("| `idle`") and "survives" in row for row in rows)
+        assert survives == bool(status)
 
 
 def test_words_that_choose_no_fault_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,18 +170,18 @@ def test_right_runs_raise_no_alarm_and_one_that_is_called_wrong_does(
     assert [run.twin for run in runs] == ["torch", "jax"]
     assert all(0 < run.ratio < 1 for run in runs)
     wrong = Difference("loss", "loss", 0, (), 2.0, 1.0, 1.0, 0.0, np.inf)
-    for found, status in ((runs, 0), ([runs[0], replace(runs[1], first=wrong)], 1)):
+    with_alarm = [runs[0], replace(runs[1], first=wrong)]
+    for result, status in ((runs, 0), (with_alarm, 1)):
         monkeypatch.setattr(
             lockstep.studies.prove.false_alarms,
             "right_runs",
-            lambda number, report, found=found: found,
+            lambda number, report, result=result: result,
         )
         assert run("prove", "--unpatched", "2") == status
         printed = capsys.readouterr().out
         assert f"2 right runs, {status} false alarms" in printed
-        assert (
-            "relu, float32, seed 0, jax: at update 0, loss, loss: 2.0 and 1.0" in printed
-        ) == bool(status)
+        line = "relu, float32, seed 0, jax: at update 0, loss, loss: 2.0 and 1.0"
+        assert (line in printed) == bool(status)
 
 
 @pytest.mark.sweep

@@ -1,5 +1,6 @@
-"""Faults of the libraries themselves, planted from outside, are found by `lockstep run`, under the
-name of the engine that comes by them; and `lockstep prove` says of each where."""
+"""`lockstep run` finds faults of the libraries, planted from outside, under the name of the engine
+that comes by them. `lockstep prove` says where each shows.
+"""
 
 import json
 import os
@@ -31,13 +32,14 @@ PLANTS = {"torch": pt_impl.proof.library_faults.PLANTS, "jax": jax_impl.proof.li
 CHECKS = {engine: f"same semantics, in float64, {engine} engine" for engine in ("plain", "fast")}
 
 
-def quiet(name: str, done: int, total: int) -> None:
-    """No progress is shown."""
+def quiet(name: str, updates: int, total: int) -> None:
+    """Show no progress."""
 
 
 def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of `lockstep run` of the fault's recipe, with the fault of that key in the
-    library, "" for none."""
+    """The exit status of `lockstep run` of the fault's recipe, with the fault `key` in the library;
+    "" plants none.
+    """
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(fault.right.to_toml())
     planted = partial(train_everywhere, library_faults={fault.twin: key})
@@ -50,13 +52,9 @@ def run(fault: LibraryFault, key: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def checks_of(folder: Path) -> dict[str, dict[str, str]]:
-    """Engine -> what the verdict on the run in the folder says of its float64 run: "outcome" and
-    "detail".
-    """
-    checks = {
-        check["name"]: check
-        for check in json.loads((folder / "summary.json").read_text())["checks"]
-    }
+    """Engine -> "outcome" and "detail" of the check of its float64 run, in a run's folder."""
+    summary = json.loads((folder / "summary.json").read_text())
+    checks = {check["name"]: check for check in summary["checks"]}
     return {engine: checks[name] for engine, name in CHECKS.items()}
 
 
@@ -75,10 +73,8 @@ def test_run_finds_a_fault_of_a_library_under_the_name_of_the_engine_that_comes_
         place = fault.places[engine]
         assert check["outcome"] == ("pass" if place is None else "fail")
         if place is not None:
-            assert (
-                f"{fault.twin} against oracle: at update {place.update}, {place.stage}"
-                in check["detail"]
-            )
+            where = f"at update {place.update}, {place.stage}"
+            assert f"{fault.twin} against oracle: {where}" in check["detail"]
 
 
 def test_run_without_a_fault_in_the_same_processes_passes(
@@ -109,9 +105,9 @@ def test_a_fault_is_found_by_the_engines_that_come_by_it_and_changes_no_bit_in_t
 def test_what_cannot_be_planted_is_no_fault_that_is_caught() -> None:
     unknown = replace(LIBRARY_FAULTS["torch-zero-grad"], key="torch-unknown")
     outcomes = prove_libraries([unknown, LIBRARY_FAULTS["torch-zero-grad"]], report=quiet)
-    assert all(
-        "torch-unknown" in outcome.error and not outcome.is_right for outcome in outcomes[:2]
-    )
+    for outcome in outcomes[:2]:
+        assert "torch-unknown" in outcome.error
+        assert not outcome.is_right
     assert all(outcome.is_right for outcome in outcomes[2:])
 
 
@@ -121,11 +117,12 @@ def test_a_fault_that_survives_or_is_found_elsewhere_fails_the_proof() -> None:
     right = LibraryOutcome(fault, "plain", at, True), LibraryOutcome(fault, "fast", None, False)
     proof = Proof((), {"": ()}, 0, (), {}, right)
     assert proof.holds
-    assert (
-        "| `torch-zero-grad` | `torch.optim.Optimizer.zero_grad` | does nothing |  | 1 "
-        "gradients | not reached |" in (proof_markdown(proof))
+    row = (
+        "| `torch-zero-grad` | `torch.optim.Optimizer.zero_grad` | does nothing |  "
+        "| 1 gradients | not reached |"
     )
-    for wrong, said in (
+    assert row in proof_markdown(proof)
+    for wrong, cell in (
         (replace(right[0], first=None), "survives, not 1 gradients"),
         (replace(right[0], is_reached=False, first=None), "not reached, not 1 gradients"),
         (replace(right[0], first=replace(at, update=2)), "2 gradients, not 1 gradients"),
@@ -133,11 +130,9 @@ def test_a_fault_that_survives_or_is_found_elsewhere_fails_the_proof() -> None:
     ):
         failed = replace(proof, libraries=(wrong, right[1]))
         assert not failed.holds
-        assert f"| {said} |" in proof_markdown(failed)
-    assert (
-        "1 reach the plain engine, 1 caught, 1 at their place; 0 reach the fast engine"
-        in summarise(proof)[0]
-    )
+        assert f"| {cell} |" in proof_markdown(failed)
+    line = "1 reach the plain engine, 1 caught, 1 at their place; 0 reach the fast engine"
+    assert line in summarise(proof)[0]
 
 
 def test_a_killed_worker_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -156,9 +151,9 @@ def test_a_killed_worker_leaves_no_process_behind(tmp_path: Path) -> None:
             below = processes_below(worker.process.pid)
     finally:
         worker.stop()
-    end = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in below):
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
@@ -167,11 +162,11 @@ def processes_below(pid: int) -> set[int]:
     parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            parents[int(name)] = int(
-                Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
-            )
+            status = Path(f"/proc/{name}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
+        _, parent, *_ = status.rpartition(")")[2].split()
+        parents[int(name)] = int(parent)
     children = {child for child, parent in parents.items() if parent == pid}
     return children | {grandchild for child in children for grandchild in processes_below(child)}
 
@@ -202,4 +197,7 @@ def test_run_finds_every_fault_of_a_library(
 @pytest.mark.sweep
 def test_every_fault_of_a_library_is_found_at_its_place() -> None:
     outcomes = prove_libraries(list(LIBRARY_FAULTS.values()), report=quiet)
-    assert not [(o.fault.key, o.engine, o.first, o.error) for o in outcomes if not o.is_right]
+    wrong = [outcome for outcome in outcomes if not outcome.is_right]
+    assert not [
+        (outcome.fault.key, outcome.engine, outcome.first, outcome.error) for outcome in wrong
+    ]

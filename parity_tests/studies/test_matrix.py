@@ -1,5 +1,5 @@
-"""The parity matrix: it leaves nothing out, and it does not hold where a twin is wrong or nothing
-is compared.
+"""The parity matrix leaves nothing out. It does not hold where a twin is wrong or nothing is
+compared.
 """
 
 import re
@@ -31,7 +31,7 @@ def run(*arguments: str) -> int:
 
 
 def measured(chosen: list[Entry]) -> list[Row]:
-    return measure(chosen, device="cpu", report=lambda backend, done, total: None)
+    return measure(chosen, device="cpu", report=lambda backend, updates, total: None)
 
 
 def named(group: str, name: str) -> Entry:
@@ -42,33 +42,31 @@ def named(group: str, name: str) -> Entry:
     "section", ["model", "loss", "gradient", "optimizer", "average", "schedule"]
 )
 def test_every_choice_of_the_recipe_is_a_row(section: str) -> None:
-    found = {field: set() for field in field_infos(section)}
+    values_of: dict[str, set[Any]] = {field: set() for field in field_infos(section)}
     for entry in EVERY:
         for field, value in asdict(getattr(entry.recipe, section)).items():
-            found[field].add(value)
-    # what is not set unless it is given has no row: it reaches the twins in the table of rates
-    options = {option for having in OPTIONS.get(section, {}).values() for option in having}
+            values_of[field].add(value)
+    # an option is not set unless it is given, and has no row: it reaches the twins in the table of
+    # rates
+    options = set().union(*OPTIONS.get(section, {}).values())
+    knobs = set().union(*KNOBS.get(section, {}).values())
     for field, info in field_infos(section).items():
-        if field in options - {
-            knob for having in KNOBS.get(section, {}).values() for knob in having
-        }:
+        if field in options - knobs:
             continue
         if field == "name" and variants_of(section):
-            assert found[field] == set(variants_of(section))
+            assert values_of[field] == set(variants_of(section))
         elif get_origin(info.annotation) is Literal:
-            assert set(get_args(info.annotation)) <= found[field], field
+            assert set(get_args(info.annotation)) <= values_of[field], field
         elif info.annotation is bool:
-            assert {True, False} <= found[field], field
+            assert {True, False} <= values_of[field], field
 
 
 @pytest.mark.parametrize("section", KNOBS)
 def test_every_name_has_a_row_of_its_own_and_one_for_each_choice_of_its_knobs(section: str) -> None:
     for name, knobs in KNOBS[section].items():
-        rows = [
-            getattr(e.recipe, section)
-            for e in EVERY
-            if e.group == section and e.name.split(",")[0] == name
-        ]
+        of_section = [entry for entry in EVERY if entry.group == section]
+        of_name = [entry for entry in of_section if entry.name.split(",")[0] == name]
+        rows = [getattr(entry.recipe, section) for entry in of_name]
         assert rows
         assert {row.name for row in rows} == {name}
         for knob in knobs:
@@ -94,28 +92,26 @@ def test_every_row_has_data_with_and_without_its_choice(group: str) -> None:
 def test_every_choice_of_a_schedule_changes_a_rate() -> None:
     for entry in EVERY:
         if entry.group == "schedule":
-            with_choice, without = (
-                learning_rates(recipe, 3) for recipe in (entry.recipe, entry.without)
-            )
-            assert (with_choice != without).any(), entry.name
+            rates_T = learning_rates(entry.recipe, 3)
+            assert (rates_T != learning_rates(entry.without, 3)).any(), entry.name
 
 
 def check_page(text: str) -> None:
-    """The page has rows of the matrix in its order, as many as it says, and a figure that holds in
-    every cell; `make docs` asks for the rows of what was added since it was measured.
+    """The page has rows of the matrix in its order, as many as it says, and in every cell a figure
+    that holds. `make docs` asks for the rows that were added since it was measured.
     """
-    found = []
+    rows = []
     for part in text.split("\n## ")[1:]:
         group, *lines = part.splitlines()
         for line in lines[3:]:
             if line:
                 _, name, *cells, _ = (cell.strip() for cell in line.split("|"))
-                found.append(((group, name), cells))
-    written = dict(found)
+                rows.append(((group, name), cells))
+    written = dict(rows)
     chosen = [entry for entry in EVERY if (entry.group, entry.name) in written]
-    assert [row for row, _ in found] == [(entry.group, entry.name) for entry in chosen]
-    assert f"{len(found)} of {len(found)} hold." in text
-    for (row, cells), entry in zip(found, chosen):
+    assert [row for row, _ in rows] == [(entry.group, entry.name) for entry in chosen]
+    assert f"{len(rows)} of {len(rows)} hold." in text
+    for (row, cells), entry in zip(rows, chosen):
         if entry.recipe.training.compute == "same":
             assert all(float(cell) <= 1e-12 for cell in cells[:2]), row
         else:
@@ -154,9 +150,8 @@ def test_a_row_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "sgd, nesterov true" in printed
     assert "1 of 1 hold" in printed
-    (row,) = [
-        line for line in out.read_text().splitlines() if line.startswith("| sgd, nesterov true |")
-    ]
+    lines = out.read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| sgd, nesterov true |")]
     torch64, jax64 = (float(cell) for cell in row.split("|")[2:4])
     assert 0 < torch64 < 1e-12
     assert 0 < jax64 < 1e-12
@@ -174,9 +169,8 @@ def test_a_twin_that_differs_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> N
 
     def train_another(recipe: Any, data: Any, **options: Any) -> Any:
         momentum = recipe.optimizer.momentum + 1e-9
-        return train_oracle(
-            replace(recipe, optimizer=replace(recipe.optimizer, momentum=momentum)), data, **options
-        )
+        optimizer = replace(recipe.optimizer, momentum=momentum)
+        return train_oracle(replace(recipe, optimizer=optimizer), data, **options)
 
     monkeypatch.setattr(lockstep.run.oracles, "train", train_another)
     monkeypatch.setattr("lockstep.diagnose.compare.refuse_different_runs", lambda *_: None)

@@ -1,9 +1,12 @@
-"""Golden traces: each kind of change planted in a twin is told by its name, and golden files that
-cannot be used are refused."""
+"""Golden traces: each kind of change planted in a twin is named, and golden files that cannot be
+used are refused.
+"""
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +45,23 @@ def record_here(
     backends: Collection[str],
     **_: Any,
 ) -> Recording:
-    """As `lockstep.studies.upgrade.bless.record`, in this process: a fault planted here is seen,
-    and nothing is imported again."""
-    found = Recording({}, {})
+    """Do what `lockstep.studies.upgrade.bless.record` does in this process, where a fault planted
+    here shows and nothing is imported again.
+    """
+    recording = Recording({}, {})
     forget_compiled()
     for backend in backends:
+        train = TRAIN[backend].train if backend in TRAIN else train_oracle
         for name, recipe in recipes.items():
             for dtype, form in recipe.forms.items():
-                train = TRAIN[backend].train if backend in TRAIN else train_oracle
+                key = Key(name, dtype, backend)
                 try:
-                    found.traces[Key(name, dtype, backend)] = train(
-                        form, data[name], watch=Watch(parameters_every=1)
-                    )
+                    trace = train(form, data[name], watch=Watch(parameters_every=1))
                 except AttributeError as error:
-                    found.faults[Key(name, dtype, backend)] = str(error)
-    return found
+                    recording.faults[key] = str(error)
+                else:
+                    recording.traces[key] = trace
+    return recording
 
 
 def run(*arguments: Any) -> int:
@@ -68,29 +73,28 @@ def run(*arguments: Any) -> int:
 
 @pytest.fixture(scope="module")
 def blessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A golden folder of one recipe, trained here by PyTorch; not to be changed."""
+    """A golden folder of one recipe, trained here by PyTorch. No test may change it."""
     return bless_here(tmp_path_factory.mktemp("torch"), SGD, "torch")
 
 
 @pytest.fixture(scope="module")
 def blessed_jax(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same by JAX."""
+    """A golden folder of one recipe, trained here by JAX. No test may change it."""
     return bless_here(tmp_path_factory.mktemp("jax"), SOFTMAX, "jax")
 
 
 def bless_here(folder: Path, recipe: Recipe, backend: str) -> Path:
-    (folder / "sgd.toml").write_text(recipe.to_toml())
+    path, out = folder / "sgd.toml", folder / "golden"
+    path.write_text(recipe.to_toml())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
-        assert (
-            run("bless", folder / "sgd.toml", "--out", folder / "golden", "--backend", backend) == 0
-        )
-    return folder / "golden"
+        assert run("bless", path, "--out", out, "--backend", backend) == 0
+    return out
 
 
 @pytest.fixture
 def golden(blessed: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
+    """A copy of the golden folder that a test may damage."""
     folder = tmp_path / "golden"
     folder.mkdir()
     for path in blessed.iterdir():
@@ -100,7 +104,7 @@ def golden(blessed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything is trained in this process."""
+    """Train everything in this process."""
     monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "record", record_here)
     monkeypatch.setattr(lockstep.studies.upgrade.bless, "record", record_here)
     yield
@@ -119,42 +123,44 @@ def test_nothing_changed(blessed: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run("upgrade-check", blessed) == 0
     printed = capsys.readouterr().out
     assert f"verdict on {blessed}: identical" in printed.replace("\n", "")
-    found = check(blessed, "torch", "oracle")
-    assert found.backends == ["data", "oracle", "torch"]
-    stages = found.stages("torch")
+    upgrade = check(blessed, "torch", "oracle")
+    assert upgrade.backends == ["data", "oracle", "torch"]
+    stages = upgrade.stages("torch")
     assert set(stages.values()) == {Change.IDENTICAL}
-    assert stages.keys() >= {
-        "numeric mode",
-        "init",
-        "lr",
-        "loss",
-        "gradients",
-        "update",
-        "parameters",
-        "metrics",
-    }
+    assert stages.keys() >= {"numeric mode", "init", "lr", "loss", "gradients"}
+    assert stages.keys() >= {"update", "parameters", "metrics"}
+
+
+def sum_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every linear layer sum its products in the other order."""
+    linear = functional.linear
+
+    def backwards(x: Any, weight: Any, bias: Any = None) -> Any:
+        return linear(x.flip(-1), weight.flip(-1), bias)
+
+    monkeypatch.setattr(functional, "linear", backwards)
 
 
 @pytest.mark.usefixtures("here")
 def test_another_order_of_summation_is_rounding(
     blessed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    linear = functional.linear
-    monkeypatch.setattr(
-        functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b)
-    )
+    sum_backwards(monkeypatch)
     assert run("upgrade-check", blessed, "--backend", "torch") == 0
     stages = check(blessed, "torch").stages("torch")
     assert stages["loss"] == stages["parameters"] == Change.ROUNDING
     assert stages["init"] == stages["lr"] == stages["numeric mode"] == Change.IDENTICAL
 
 
-def other_momentum(optimizer: Any, *rest: Any, make: Callable[..., Any]) -> Any:
-    values: dict[str, Any] = {"momentum": optimizer.momentum + 1e-9}
-    return make(
-        type(optimizer)(**{k: v for k, v in (vars(optimizer) | values).items() if v is not None}),
-        *rest,
-    )
+def raise_momentum(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Let a twin train with a momentum that is 1e-9 higher."""
+    make = of_pair(TRAIN[backend], "make_optimizer")
+
+    def make_optimizer(optimizer: Any, *rest: Any) -> Any:
+        higher = replace(optimizer, momentum=optimizer.momentum + 1e-9)
+        return make(higher, *rest)
+
+    patch_pair(monkeypatch, TRAIN[backend], "make_optimizer", make_optimizer)
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
@@ -166,15 +172,9 @@ def test_a_change_of_meaning(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A momentum that is 1e-9 higher: nothing that float32 could show."""
+    """A momentum that is 1e-9 higher is nothing that float32 could show."""
     folder = request.getfixturevalue("blessed" if backend == "torch" else "blessed_jax")
-    make = TRAIN[backend].make_optimizer
-    patch_pair(
-        monkeypatch,
-        TRAIN[backend],
-        "make_optimizer",
-        lambda o, *rest: other_momentum(o, *rest, make=make),
-    )
+    raise_momentum(monkeypatch, backend)
     outs = [tmp_path / "report.md", tmp_path / "report.json"]
     options = [argument for out in outs for argument in ("--out", out)]
     assert run("upgrade-check", folder, "--backend", backend, *options) == 1
@@ -200,16 +200,18 @@ def test_products_in_another_precision(
     blessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     linear = functional.linear
-    monkeypatch.setattr(
-        functional, "linear", lambda x, w, b=None: linear(in_bfloat16(x), in_bfloat16(w), b)
-    )
+
+    def rounded(x: Any, weight: Any, bias: Any = None) -> Any:
+        return linear(in_bfloat16(x), in_bfloat16(weight), bias)
+
+    monkeypatch.setattr(functional, "linear", rounded)
     assert run("upgrade-check", blessed, "--backend", "torch") == 1
     assert "keep 8 bits of the significand, and kept 24" in capsys.readouterr().out
-    found = check(blessed, "torch")
-    assert found.change == Change.MODE
-    assert found.settings["torch"] == {"matmul_bits": (24, 8)}
-    assert found.stages("torch")["loss"] == Change.MODE
-    assert found.stages("torch")["lr"] == Change.IDENTICAL
+    upgrade = check(blessed, "torch")
+    assert upgrade.change == Change.MODE
+    assert upgrade.settings["torch"] == {"matmul_bits": (24, 8)}
+    assert upgrade.stages("torch")["loss"] == Change.MODE
+    assert upgrade.stages("torch")["lr"] == Change.IDENTICAL
 
 
 @pytest.mark.usefixtures("here")
@@ -217,9 +219,9 @@ def test_a_flag_that_does_nothing_is_no_change_of_mode(
     blessed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    found = check(blessed, "torch")
-    assert found.settings["torch"] == {"matmul_precision": ("highest", "medium")}
-    assert found.change == Change.IDENTICAL
+    upgrade = check(blessed, "torch")
+    assert upgrade.settings["torch"] == {"matmul_precision": ("highest", "medium")}
+    assert upgrade.change == Change.IDENTICAL
 
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
@@ -228,9 +230,11 @@ def test_float64_that_is_computed_in_float32(
     blessed_jax: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "enable_x64", lambda _: nullcontext())
-    found = check(blessed_jax, "jax")
-    assert found.change == Change.MODE
-    assert "float64 is computed in float32, and was in float64" in [f.note for f in found.findings]
+    upgrade = check(blessed_jax, "jax")
+    assert upgrade.change == Change.MODE
+    assert "float64 is computed in float32, and was in float64" in [
+        finding.note for finding in upgrade.findings
+    ]
 
 
 @pytest.mark.usefixtures("here")
@@ -242,12 +246,11 @@ def test_a_change_of_float32_alone(blessed: Path, monkeypatch: pytest.MonkeyPatc
         return loss * 1.001 if loss.dtype == torch.float32 else loss
 
     patch_pair(monkeypatch, pt_impl.train, "mean_loss", scaled)
-    found = check(blessed, "torch")
-    assert found.change == Change.SEMANTICS
-    assert {f.note for f in found.findings if not f.change.holds} == {
-        "in float32 alone: float64 agrees"
-    }
-    assert next(f.first for f in found.findings if f.first).stage == "loss"
+    upgrade = check(blessed, "torch")
+    assert upgrade.change == Change.SEMANTICS
+    notes = {finding.note for finding in upgrade.findings if not finding.change.holds}
+    assert notes == {"in float32 alone: float64 agrees"}
+    assert next(finding.first for finding in upgrade.findings if finding.first).stage == "loss"
 
 
 @pytest.mark.usefixtures("here")
@@ -257,10 +260,10 @@ def test_a_name_that_is_gone(blessed: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     patch_pair(monkeypatch, pt_impl.train, "make_optimizer", gone)
     assert run("upgrade-check", blessed, "--backend", "torch") == 1
-    found = check(blessed, "torch")
-    assert found.stages("torch")["training"] == found.change == Change.FAILS
+    upgrade = check(blessed, "torch")
+    assert upgrade.stages("torch")["training"] == upgrade.change == Change.FAILS
     assert "float64: module 'torch.optim' has no attribute 'SGD'" in [
-        f.note for f in found.findings
+        finding.note for finding in upgrade.findings
     ]
 
 
@@ -278,11 +281,10 @@ def test_data_that_are_prepared_otherwise(
         return data
 
     monkeypatch.setattr(lockstep.studies.upgrade.compare_releases, "prepare", prepare_otherwise)
-    found = check(blessed, "oracle")
-    assert found.stages("data") == {"data": change}
-    assert set(found.stages("oracle").values()) == {Change.IDENTICAL}, (
-        "it is trained on the golden data"
-    )
+    upgrade = check(blessed, "oracle")
+    assert upgrade.stages("data") == {"data": change}
+    # the oracle is trained on the golden data
+    assert set(upgrade.stages("oracle").values()) == {Change.IDENTICAL}
 
 
 # --- bless
@@ -290,10 +292,7 @@ def test_data_that_are_prepared_otherwise(
 
 @pytest.mark.usefixtures("here")
 def test_blessed_anew_after_a_change(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    linear = functional.linear
-    monkeypatch.setattr(
-        functional, "linear", lambda x, w, b=None: linear(x.flip(-1), w.flip(-1), b)
-    )
+    sum_backwards(monkeypatch)
     assert check(golden, "torch").change == Change.ROUNDING
     assert run("upgrade-check", golden, "--bless") == 0
     assert check(golden, "torch").change == Change.IDENTICAL
@@ -304,18 +303,10 @@ def test_what_the_oracle_does_not_train_is_not_blessed(
     golden: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in golden.iterdir()}
-    make = of_pair(pt_impl.train, "make_optimizer")
-    patch_pair(
-        monkeypatch,
-        pt_impl.train,
-        "make_optimizer",
-        lambda o, *rest: other_momentum(o, *rest, make=make),
-    )
+    raise_momentum(monkeypatch, "torch")
     assert run("upgrade-check", golden, "--bless") == 1
-    assert (
-        "sgd, float64, torch is not what the oracle trains: at update 0, update"
-        in capsys.readouterr().err
-    )
+    line = "sgd, float64, torch is not what the oracle trains: at update 0, update"
+    assert line in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in golden.iterdir()} == before
 
 
@@ -335,16 +326,14 @@ def test_blessing_writes_all_or_nothing(golden: Path, monkeypatch: pytest.Monkey
 def test_somebody_elses_file_is_kept(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (golden / "notes.txt").write_text("mine")
     assert run("bless", "--out", golden) == 2
-    assert (
-        f"{golden / 'notes.txt'}: is none of the golden files, and is kept"
-        in capsys.readouterr().err
-    )
+    line = f"{golden / 'notes.txt'}: is none of the golden files, and is kept"
+    assert line in capsys.readouterr().err
     assert (golden / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("here")
 def test_the_same_is_blessed_as_the_same_files(blessed: Path, golden: Path) -> None:
-    """So that a golden folder changes in a repository when a number does, and only then."""
+    """A golden folder changes in a repository when a number does, and only then."""
     assert run("upgrade-check", golden, "--bless") == 0
     files = [path.name for path in blessed.iterdir()]
     assert sorted(files) == sorted(path.name for path in golden.iterdir())
@@ -354,13 +343,36 @@ def test_the_same_is_blessed_as_the_same_files(blessed: Path, golden: Path) -> N
 # --- golden files that cannot be used
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any], *, sealed: bool) -> None:
-    content = json.loads((folder / "manifest.json").read_text())
-    change(content)
-    if sealed:
-        content.pop("seal")
-        content["seal"] = lockstep.golden._seal(content)
-    (folder / "manifest.json").write_text(json.dumps(content))
+Damage = Callable[[Path], Any]
+TRACE = "sgd.float32.torch.trace"
+
+
+def edit(change: Callable[[dict[str, Any]], Any], *, sealed: bool) -> Damage:
+    """Change the manifest of a folder, and seal it again where `sealed`."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / "manifest.json").read_text())
+        change(content)
+        if sealed:
+            content.pop("seal")
+            content["seal"] = lockstep.golden._seal(content)
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def remove(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, count: int) -> Damage:
+    """Leave out the last bytes of a file."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-count])
+
+
+def put_in_place(name: str, source: str) -> Damage:
+    """Write the content of another file into a file."""
+    return lambda folder: (folder / name).write_bytes((folder / source).read_bytes())
 
 
 def other_recipe(content: dict[str, Any]) -> None:
@@ -371,59 +383,40 @@ def unknown_field(content: dict[str, Any]) -> None:
     content["recipes"]["sgd"]["recipe"] += "\n[future]\nname = 1\n"
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no folder": (
-        lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(),
-        "manifest.json: cannot be read",
-    ),
-    "no manifest": (lambda f: (f / "manifest.json").unlink(), "lockstep bless writes it"),
-    "a truncated manifest": (
-        lambda f: (f / "manifest.json").write_bytes((f / "manifest.json").read_bytes()[:-200]),
-        "perhaps truncated",
-    ),
+DAMAGE: dict[str, tuple[Damage, str]] = {
+    "no folder": (shutil.rmtree, "manifest.json: cannot be read"),
+    "no manifest": (remove("manifest.json"), "lockstep bless writes it"),
+    "a truncated manifest": (cut("manifest.json", 200), "perhaps truncated"),
     "a manifest of something else": (
-        lambda f: (f / "manifest.json").write_text("[1]"),
+        lambda folder: (folder / "manifest.json").write_text("[1]"),
         "not a readable manifest",
     ),
     "an edited manifest": (
-        lambda f: edit(f, lambda c: c["backends"]["torch"].update(torch="1.0"), sealed=False),
+        edit(lambda content: content["backends"]["torch"].update(torch="1.0"), sealed=False),
         "does not match its seal",
     ),
     "a later schema": (
-        lambda f: edit(f, lambda c: c.update(schema="lockstep.golden/2"), sealed=True),
+        edit(lambda content: content.update(schema="lockstep.golden/2"), sealed=True),
         "schema lockstep.golden/2; this lockstep reads lockstep.golden/1",
     ),
     "no recipe": (
-        lambda f: edit(f, lambda c: c["recipes"].clear(), sealed=True),
+        edit(lambda content: content["recipes"].clear(), sealed=True),
         "nothing to compare",
     ),
     "another recipe": (
-        lambda f: edit(f, other_recipe, sealed=True),
+        edit(other_recipe, sealed=True),
         "reads it as another recipe; bless again",
     ),
-    "a recipe of the future": (
-        lambda f: edit(f, unknown_field, sealed=True),
-        "recipe sgd: future: ",
-    ),
-    "a missing trace": (
-        lambda f: (f / "sgd.float32.torch.trace").unlink(),
-        "sgd.float32.torch.trace: cannot be read",
-    ),
-    "a truncated trace": (
-        lambda f: (f / "sgd.float32.torch.trace").write_bytes(
-            (f / "sgd.float32.torch.trace").read_bytes()[:-1]
-        ),
-        "sgd.float32.torch.trace: is not the file that was blessed",
-    ),
+    "a recipe of the future": (edit(unknown_field, sealed=True), "recipe sgd: future: "),
+    "a missing trace": (remove(TRACE), f"{TRACE}: cannot be read"),
+    "a truncated trace": (cut(TRACE, 1), f"{TRACE}: is not the file that was blessed"),
     "a trace in place of another": (
-        lambda f: (f / "sgd.float32.torch.trace").write_bytes(
-            (f / "sgd.float32.oracle.trace").read_bytes()
-        ),
-        "sgd.float32.torch.trace: is not the file that was blessed",
+        put_in_place(TRACE, "sgd.float32.oracle.trace"),
+        f"{TRACE}: is not the file that was blessed",
     ),
-    "missing data": (lambda f: (f / "sgd.data").unlink(), "sgd.data: cannot be read"),
+    "missing data": (remove("sgd.data"), "sgd.data: cannot be read"),
     "other data": (
-        lambda f: edit(f, lambda c: c["recipes"]["sgd"].update(data_hash="0" * 64), sealed=True),
+        edit(lambda content: content["recipes"]["sgd"].update(data_hash="0" * 64), sealed=True),
         "is of other data than were blessed",
     ),
 }
@@ -437,10 +430,10 @@ def test_golden_files_that_cannot_be_used(
     spoil, text = DAMAGE[damage]
     spoil(golden)
     assert run("upgrade-check", golden, "--backend", "oracle") == 2
-    told = capsys.readouterr().err
-    assert text in told
-    assert told.count("\n") == 1
-    assert str(golden) in told
+    message = capsys.readouterr().err
+    assert text in message
+    assert message.count("\n") == 1
+    assert str(golden) in message
 
 
 @pytest.mark.usefixtures("here")
@@ -452,10 +445,9 @@ def test_data_that_cannot_be_prepared_again(
     recipe = small_recipe(
         data__source="file", data__path=str(table), data__target="b", training__epochs=2
     )
-    (tmp_path / "own.toml").write_text(recipe.to_toml())
-    assert (
-        run("bless", tmp_path / "own.toml", "--out", tmp_path / "golden", "--backend", "torch") == 0
-    )
+    path = tmp_path / "own.toml"
+    path.write_text(recipe.to_toml())
+    assert run("bless", path, "--out", tmp_path / "golden", "--backend", "torch") == 0
     table.unlink()
     assert run("upgrade-check", tmp_path / "golden") == 2
     assert "golden recipe own: its data cannot be prepared again" in capsys.readouterr().err
@@ -465,11 +457,10 @@ def test_data_that_cannot_be_prepared_again(
 def test_a_backend_that_is_not_installed_is_skipped_and_all_of_them_is_an_error(
     blessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        lockstep.studies.upgrade.bless,
-        "find_spec",
-        lambda package: None if package == "optax" else "there",
-    )
+    def find_spec(package: str) -> str | None:
+        return None if package == "optax" else "there"
+
+    monkeypatch.setattr(lockstep.studies.upgrade.bless, "find_spec", find_spec)
     assert run("upgrade-check", ROOT / "golden", "--recipe", "sgd") == 0
     assert "jax: skipped, it is not installed" in capsys.readouterr().out
     assert run("upgrade-check", ROOT / "golden", "--backend", "jax") == 2
@@ -502,17 +493,9 @@ def test_options_that_cannot_be_followed(
 def test_recipes_of_one_name_are_refused(
     blessed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "sgd.toml").write_text(SGD.to_toml())
-    assert (
-        run(
-            "bless",
-            tmp_path / "sgd.toml",
-            blessed.parent / "sgd.toml",
-            "--out",
-            tmp_path / "golden",
-        )
-        == 2
-    )
+    path, other = tmp_path / "sgd.toml", blessed.parent / "sgd.toml"
+    path.write_text(SGD.to_toml())
+    assert run("bless", path, other, "--out", tmp_path / "golden") == 2
     assert "there is another recipe sgd" in capsys.readouterr().err
 
 
@@ -521,9 +504,8 @@ def test_recipes_of_one_name_are_refused(
 
 def test_the_golden_traces_of_this_repository_are_those_of_its_recipes() -> None:
     golden = Golden.load(ROOT / "golden")
-    assert {name: recipe.hash for name, recipe in golden.recipes.items()} == {
-        name: recipe.hash for name, recipe in golden_recipes().items()
-    }
+    hashes = {name: recipe.hash for name, recipe in golden.recipes.items()}
+    assert hashes == {name: recipe.hash for name, recipe in golden_recipes().items()}
     assert golden.backends == ["oracle", "torch", "jax"]
     assert sum(path.stat().st_size for path in (ROOT / "golden").iterdir()) < 2e6
 
@@ -532,8 +514,8 @@ def test_the_golden_traces_of_this_repository_are_those_of_its_recipes() -> None
 @pytest.mark.parametrize("name", golden_recipes())
 def test_this_repository_still_trains_what_was_blessed(name: str) -> None:
     golden = Golden.load(ROOT / "golden").only([name])
-    found = check_upgrade(golden, ["torch", "oracle"], device="cpu", report=lambda *_: None)
-    assert found.change.holds
+    upgrade = check_upgrade(golden, ["torch", "oracle"], device="cpu", report=lambda *_: None)
+    assert upgrade.change.holds
 
 
 def test_in_processes_of_their_own_as_a_user_does(capsys: pytest.CaptureFixture[str]) -> None:
@@ -542,17 +524,10 @@ def test_in_processes_of_their_own_as_a_user_does(capsys: pytest.CaptureFixture[
     assert heads == ["stage", "oracle", "torch", "jax"]
     manifest = json.loads((ROOT / "golden" / "manifest.json").read_text())
     assert manifest["host"].keys() == {"python", "platform", "processor"}
-    assert manifest["backends"]["torch"].keys() >= {
-        "torch",
-        "numpy",
-        "device",
-        "threads",
-        "matmul_bits",
-    }
-    assert manifest["backends"]["jax"].keys() >= {
-        *("jax", "jaxlib", "flax", "optax", "numpy", "device", "threads"),
-        *("matmul_precision", "matmul_bits", "subnormals", "x64", "xla_flags"),
-    }
+    of_torch, of_jax = manifest["backends"]["torch"], manifest["backends"]["jax"]
+    assert of_torch.keys() >= {"torch", "numpy", "device", "threads", "matmul_bits"}
+    assert of_jax.keys() >= {"jax", "jaxlib", "flax", "optax", "numpy", "device", "threads"}
+    assert of_jax.keys() >= {"matmul_precision", "matmul_bits", "subnormals", "x64", "xla_flags"}
 
 
 @pytest.mark.sweep

@@ -1,5 +1,6 @@
-"""Other versions: which combinations there are, what each is said to change, and the release that a
-change began with."""
+"""Other versions: which combinations there are, what each is said to change, and the release with
+which a change began.
+"""
 
 import json
 import subprocess
@@ -56,18 +57,16 @@ def jax(jax: str, flax: str, optax: str) -> Combination:
 
 
 def planted(truth: Truth, tried: list[Combination] | None = None) -> Callable[[Combination], Row]:
-    """Examines by what `truth` says of each recipe; None: it cannot be installed."""
+    """Examine a combination by what `truth` says of each recipe; None: it cannot be installed."""
 
     def examine(combination: Combination) -> Row:
         if tried is not None:
             tried.append(combination)
-        found = truth(dict(combination.versions))
-        if found is None:
+        changes = truth(dict(combination.versions))
+        if changes is None:
             return Row(combination, fault="no such version")
-        return Row(
-            combination,
-            tuple(Finding("jax", name, "update", change) for name, change in found.items()),
-        )
+        findings = [Finding("jax", name, "update", change) for name, change in changes.items()]
+        return Row(combination, tuple(findings))
 
     return examine
 
@@ -77,18 +76,20 @@ def origins(
 ) -> list[tuple[str, Change, Any]]:
     examine = planted(truth)
     rows = [examine(combination) for combination in chosen]
-    found = find_origins(rows, examine, list_releases=RELEASES.__getitem__, **options)
-    return [(origin.recipe, origin.change, origin.packages) for origin in found]
+    traced = find_origins(rows, examine, list_releases=RELEASES.__getitem__, **options)
+    return [(origin.recipe, origin.change, origin.packages) for origin in traced]
 
 
 # --- bisection
 
 
-@given(
-    st.integers(2, 40).flatmap(
-        lambda n: st.tuples(st.just(n), st.integers(1, n - 1), st.sets(st.integers(0, n - 1)))
-    )
-)
+def bisections(count: int) -> st.SearchStrategy[tuple[int, int, set[int]]]:
+    """A number of states, the first changed one, and those that cannot be tried."""
+    firsts, broken = st.integers(1, count - 1), st.sets(st.integers(0, count - 1))
+    return st.tuples(st.just(count), firsts, broken)
+
+
+@given(st.integers(2, 40).flatmap(bisections))
 def test_bisection_finds_the_step_and_leaves_out_what_cannot_be_tried(
     case: tuple[int, int, set[int]],
 ) -> None:
@@ -117,7 +118,8 @@ def test_a_change_is_traced_to_the_release_of_its_package(release: str) -> None:
             "sgd": Change.ROUNDING,
         }
 
-    before = RELEASES["optax"][RELEASES["optax"].index(release) - 1]
+    releases_of = RELEASES["optax"]
+    before = releases_of[releases_of.index(release) - 1]
     chosen = [jax("0.7.2", "0.11.2", "0.2.5"), jax("0.10.2", "0.12.8", "0.2.8")]
     assert origins(truth, chosen) == [("muon", Change.SEMANTICS, [("optax", before, release)])]
 
@@ -146,9 +148,8 @@ def test_each_recipe_has_an_origin_of_its_own() -> None:
 
 def test_rounding_is_traced_where_it_is_asked_for() -> None:
     def truth(versions: dict[str, str]) -> dict[str, Change]:
-        return {
-            "sgd": Change.ROUNDING if versions["jax"] in ("0.10.0", "0.10.2") else Change.IDENTICAL
-        }
+        is_new = versions["jax"] in ("0.10.0", "0.10.2")
+        return {"sgd": Change.ROUNDING if is_new else Change.IDENTICAL}
 
     chosen = [jax("0.7.2", "0.11.2", "0.2.5"), jax("0.10.2", "0.11.2", "0.2.5")]
     assert origins(truth, chosen) == []
@@ -162,13 +163,12 @@ def test_a_version_known_to_be_at_fault_is_not_traced_again() -> None:
         faults = {"0.2.5": Change.FAILS, "0.2.6": Change.SEMANTICS}
         return {"muon": faults.get(versions["optax"], Change.IDENTICAL)}
 
-    rows = [
-        (j, f, o) for j, f in (("0.10.2", "0.12.8"), ("0.7.2", "0.11.2")) for o in RELEASES["optax"]
-    ]
+    chosen = [jax("0.10.2", "0.12.8", optax) for optax in RELEASES["optax"]]
+    chosen += [jax("0.7.2", "0.11.2", optax) for optax in RELEASES["optax"]]
+    rows = [planted(truth)(combination) for combination in chosen]
     tried: list[Combination] = []
-    examined = [planted(truth)(jax(*row)) for row in rows]
-    found = list(find_origins(examined, planted(truth, tried), list_releases=RELEASES.__getitem__))
-    assert [(origin.change, origin.packages) for origin in found] == [
+    traced = list(find_origins(rows, planted(truth, tried), list_releases=RELEASES.__getitem__))
+    assert [(origin.change, origin.packages) for origin in traced] == [
         (Change.FAILS, [("optax", "0.2.6", "0.2.5")]),
         (Change.SEMANTICS, [("optax", "0.2.7", "0.2.6")]),
     ]
@@ -181,21 +181,17 @@ def test_an_origin_that_is_not_exact_says_so_and_explains_nothing_else() -> None
             return None
         return {"muon": Change.SEMANTICS if versions["optax"] < "0.2.7" else Change.IDENTICAL}
 
-    chosen = [
-        jax(j, "0.12.8", o)
-        for j, o in (("0.10.2", "0.2.8"), ("0.10.2", "0.2.6"), ("0.9.2", "0.2.6"))
-    ]
-    chosen.append(jax("0.9.2", "0.12.8", "0.2.7"))
+    chosen = [jax("0.10.2", "0.12.8", optax) for optax in ("0.2.8", "0.2.6")]
+    chosen += [jax("0.9.2", "0.12.8", optax) for optax in ("0.2.6", "0.2.7")]
     examine = planted(truth)
     rows = [examine(combination) for combination in chosen]
-    found = list(find_origins(rows, examine, list_releases=RELEASES.__getitem__))
-    assert [(origin.packages, origin.untried) for origin in found] == [
+    traced = list(find_origins(rows, examine, list_releases=RELEASES.__getitem__))
+    assert [(origin.packages, origin.untried) for origin in traced] == [
         ([("optax", "0.2.8", "0.2.6")], (jax("0.10.2", "0.12.8", "0.2.7"),)),
         ([("optax", "0.2.7", "0.2.6")], ()),
     ]
-    assert "in between, not to be tried: jax 0.10.2, flax 0.12.8, optax 0.2.7" in describe_origin(
-        found[0]
-    )
+    line = "in between, not to be tried: jax 0.10.2, flax 0.12.8, optax 0.2.7"
+    assert line in describe_origin(traced[0])
 
 
 def test_packages_that_cannot_be_installed_apart_are_told_together() -> None:
@@ -211,11 +207,9 @@ def test_packages_that_cannot_be_installed_apart_are_told_together() -> None:
 
 
 def test_nothing_to_start_from_is_no_origin() -> None:
-    assert (
-        origins(lambda versions: {"sgd": Change.SEMANTICS}, [jax("0.10.2", "0.12.8", "0.2.8")])
-        == []
-    )
-    assert origins(lambda versions: None, [jax("0.10.2", "0.12.8", "0.2.8")]) == []
+    chosen = [jax("0.10.2", "0.12.8", "0.2.8")]
+    assert origins(lambda versions: {"sgd": Change.SEMANTICS}, chosen) == []
+    assert origins(lambda versions: None, chosen) == []
 
 
 # --- which combinations
@@ -223,26 +217,29 @@ def test_nothing_to_start_from_is_no_origin() -> None:
 
 def test_each_with_each_and_first_with_first() -> None:
     wanted = {"jax": ["0.9.2", "0.10.2"], "flax": ["0.12.8"], "optax": ["0.2.7", "0.2.8"]}
-    assert [c.label for c in combinations(wanted, together=False)] == [
-        f"jax {j}, flax 0.12.8, optax {o}" for j in ("0.9.2", "0.10.2") for o in ("0.2.7", "0.2.8")
+    assert labels(wanted, together=False) == [
+        "jax 0.9.2, flax 0.12.8, optax 0.2.7",
+        "jax 0.9.2, flax 0.12.8, optax 0.2.8",
+        "jax 0.10.2, flax 0.12.8, optax 0.2.7",
+        "jax 0.10.2, flax 0.12.8, optax 0.2.8",
     ]
-    assert [c.label for c in combinations(wanted, together=True)] == [
+    assert labels(wanted, together=True) == [
         "jax 0.9.2, flax 0.12.8, optax 0.2.7",
         "jax 0.10.2, flax 0.12.8, optax 0.2.8",
     ]
-    both = combinations(
-        {"jax": ["0.9.2"], "flax": ["1"], "optax": ["2"], "torch": ["2.8.0"]}, together=False
-    )
-    assert [c.backend for c in both] == ["jax", "torch"]
+    wanted = {"jax": ["0.9.2"], "flax": ["1"], "optax": ["2"], "torch": ["2.8.0"]}
+    both = combinations(wanted, together=False)
+    assert [combination.backend for combination in both] == ["jax", "torch"]
+
+
+def labels(wanted: dict[str, list[str]], *, together: bool) -> list[str]:
+    return [combination.label for combination in combinations(wanted, together=together)]
 
 
 def test_a_package_that_is_not_named_is_as_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        lockstep.studies.upgrade.environments, "version", {"jax": "1.0", "flax": "2.0"}.__getitem__
-    )
-    assert [c.label for c in combinations({"optax": ["3.0"]}, together=False)] == [
-        "jax 1.0, flax 2.0, optax 3.0"
-    ]
+    here = {"jax": "1.0", "flax": "2.0"}
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "version", here.__getitem__)
+    assert labels({"optax": ["3.0"]}, together=False) == ["jax 1.0, flax 2.0, optax 3.0"]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +266,8 @@ def test_options_that_cannot_be_followed(
 
 
 def test_the_releases_of_a_package_are_read_from_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "optax (0.2.8)\nAvailable versions: 0.2.8, 0.2.7, 0.2.6\n  INSTALLED: 0.2.8\n"
-    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_pip", lambda *_: told)
+    answer = "optax (0.2.8)\nAvailable versions: 0.2.8, 0.2.7, 0.2.6\n  INSTALLED: 0.2.8\n"
+    monkeypatch.setattr(lockstep.studies.upgrade.environments, "_pip", lambda *_: answer)
     assert releases("optax") == ["0.2.6", "0.2.7", "0.2.8"]
     monkeypatch.setattr(lockstep.studies.upgrade.environments, "_pip", lambda *_: "")
     with pytest.raises(InputError, match="does not say which releases of optax"):
@@ -278,13 +275,9 @@ def test_the_releases_of_a_package_are_read_from_pip(monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_installed_is_said_and_not_kept(tmp_path: Path) -> None:
-    nothing = Combination(
-        (("jax", "0.0.0.no.such.release"), ("flax", "0.12.8"), ("optax", "0.2.8"))
-    )
-    expected = pytest.raises(
-        InputError, match=r"jax 0\.0\.0\.no\.such\.release, .*: cannot be installed: "
-    )
-    with expected, environment(nothing, tmp_path):
+    nothing = jax("0.0.0.no.such.release", "0.12.8", "0.2.8")
+    line = r"jax 0\.0\.0\.no\.such\.release, .*: cannot be installed: "
+    with pytest.raises(InputError, match=line), environment(nothing, tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -308,7 +301,7 @@ def test_a_kept_environment_is_used_again_with_the_source_of_this_lockstep(
 
 
 def test_a_worker_runs_in_the_environment_that_it_is_given(tmp_path: Path) -> None:
-    """It imports the twins from the folder named, and from nowhere else."""
+    """It imports the twins from the given folder and from nowhere else."""
     (tmp_path / "lockstep").symlink_to(ROOT / "lockstep")
     (tmp_path / "jax_impl" / "io").mkdir(parents=True)
     for package in ("jax_impl", "jax_impl/io"):
@@ -336,18 +329,15 @@ sys.meta_path.insert(0, NotInstalled())
 from lockstep.cli import main
 main(["worker", "oracle"])
 """  # noqa: E501
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    ) as worker:
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
-        said = (
-            worker.stdout.readline()
-        )  # a worker ends where its stdin does, so that stays open until it is ready
+        # a worker ends where its stdin does, so that stays open until it is ready
+        line = worker.stdout.readline()
         rest, errors = worker.communicate()
     assert (worker.returncode, rest, errors) == (0, "", "")
-    assert json.loads(said) == {"lockstep": "ready"}
+    assert json.loads(line) == {"lockstep": "ready"}
 
 
 # --- the command
@@ -355,31 +345,30 @@ main(["worker", "oracle"])
 
 @pytest.fixture
 def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Releases of optax that train with another momentum from 0.2.7 on, and cannot at all before
-    0.2.6; recorded by
-    the oracle, in no environment."""
+    """Releases of optax that train otherwise from 0.2.7 on, and cannot train before 0.2.6. The
+    oracle records them here, in no environment.
+    """
     recipe = small_recipe(training__epochs=1, schedule__warmup=1)
     monkeypatch.setattr(lockstep.studies.upgrade.bless, "golden_recipes", lambda: {"sgd": recipe})
 
     def record(
         recipes: Any, data: Any, backends: list[str], interpreter: Any = None, **_: Any
     ) -> Recording:
-        found = Recording({}, {})
+        recording = Recording({}, {})
         optax = "0.2.6" if interpreter is None else interpreter.python.parts[-3].rpartition("-")[2]
         for backend in backends:
             for dtype, form in recipe.forms.items():
                 key = Key("sgd", dtype, backend)
                 if optax < "0.2.6":
-                    found.faults[key] = "optax has no attribute 'tree'"
+                    recording.faults[key] = "optax has no attribute 'tree'"
                     continue
                 trace = train_oracle(form, prepared(recipe), watch=Watch(parameters_every=1))
                 if optax >= "0.2.7" and backend == "jax":
-                    trace.arrays["updates/update_norm"] = trace.arrays["updates/update_norm"] * (
-                        1 + 1e-6
-                    )
+                    norms_T = trace.arrays["updates/update_norm"]
+                    trace.arrays["updates/update_norm"] = norms_T * (1 + 1e-6)
                 trace.header["environment"]["optax"] = optax
-                found.traces[key] = trace
-        return found
+                recording.traces[key] = trace
+        return recording
 
     def build(combination: Combination, folder: Path, python: Path) -> None:
         if dict(combination.versions)["optax"] == "9":
@@ -388,11 +377,8 @@ def planted_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lockstep.studies.upgrade.matrix, "record", record)
     monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
     monkeypatch.setattr(lockstep.studies.upgrade.matrix, "releases", RELEASES.__getitem__)
-    monkeypatch.setattr(
-        find_origins,
-        "__kwdefaults__",
-        {"least": Change.MODE, "list_releases": RELEASES.__getitem__},
-    )
+    defaults = {"least": Change.MODE, "list_releases": RELEASES.__getitem__}
+    monkeypatch.setattr(find_origins, "__kwdefaults__", defaults)
 
 
 @pytest.mark.usefixtures("planted_releases")
@@ -404,18 +390,16 @@ def test_a_planted_release_is_found_and_told(
     chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8,0.2.5,9"]
     assert run("matrix-versions", *chosen, *options) == 1
     printed = capsys.readouterr().out
-    assert (
-        "sgd: semantics changed with optax 0.2.7 (not 0.2.6), beside jax 0.10.2, flax 0.12.8"
-        in printed
-    )
+    line = "sgd: semantics changed with optax 0.2.7 (not 0.2.6), beside jax 0.10.2, flax 0.12.8"
+    assert line in printed
     assert "sgd: fails with optax 0.2.5 (not 0.2.6)" in printed
     assert "optax 9: cannot be installed: no such version" in printed
-    found = json.loads(outs[1].read_text())
-    verdicts = [row["verdict"] for row in found["combinations"]]
+    report = json.loads(outs[1].read_text())
+    verdicts = [row["verdict"] for row in report["combinations"]]
     assert verdicts == ["identical", "semantics changed", "fails", "fails"]
-    assert found["combinations"][1]["stages"]["update"] == "semantics changed"
-    assert found["combinations"][1]["stages"]["lr"] == "identical"
-    assert found["origins"][0]["with"]["optax"] == "0.2.7"
+    assert report["combinations"][1]["stages"]["update"] == "semantics changed"
+    assert report["combinations"][1]["stages"]["lr"] == "identical"
+    assert report["origins"][0]["with"]["optax"] == "0.2.7"
     row = "| jax 0.10.2, flax 0.12.8, optax 0.2.8 |"
     assert row in outs[0].read_text()
 
@@ -468,19 +452,14 @@ def test_a_trap_that_moves_is_traced_to_its_release(
         python.chmod(0o755)
 
     monkeypatch.setattr(lockstep.studies.upgrade.environments, "_build", build)
-    monkeypatch.setattr(
-        lockstep.studies.atlas.pages,
-        "load_atlas",
-        lambda: (lockstep.studies.atlas.pages.parse_page("trap", TRAP),),
-    )
+    page = lockstep.studies.atlas.pages.parse_page("trap", TRAP)
+    monkeypatch.setattr(lockstep.studies.atlas.pages, "load_atlas", lambda: (page,))
     out = tmp_path / "versions.json"
     chosen = ["--jax", "0.10.2", "--flax", "0.12.8", "--optax", "0.2.6,0.2.8"]
     assert run("matrix-versions", *chosen, "--atlas", "--out", out) == 1
     printed = capsys.readouterr().out
-    assert (
-        "atlas trap: semantics changed: residual 2.5e-01, recorded 0: the right port is off"
-        in printed
-    )
+    line = "atlas trap: semantics changed: residual 2.5e-01, recorded 0: the right port is off"
+    assert line in printed
     assert "atlas trap: semantics changed with optax 0.2.7 (not 0.2.6)" in printed
     stages = [row["stages"]["atlas"] for row in json.loads(out.read_text())["combinations"]]
     assert stages == ["identical", "semantics changed"]
@@ -490,19 +469,9 @@ def test_a_trap_that_moves_is_traced_to_its_release(
 def test_a_real_release_of_optax_that_let_a_scheduled_decay_stand_still(tmp_path: Path) -> None:
     """optax 0.2.6 never counts the updates of `add_decayed_weights` with a schedule; 0.2.7 does."""
     out = tmp_path / "versions.json"
-    chosen = [
-        "--jax",
-        "0.9.2",
-        "--flax",
-        "0.12.6",
-        "--optax",
-        "0.2.7,0.2.6",
-        "--recipe",
-        "muon",
-        "--recipe",
-        "sgd",
-    ]
+    chosen = ["--jax", "0.9.2", "--flax", "0.12.6", "--optax", "0.2.7,0.2.6"]
+    chosen += ["--recipe", "muon", "--recipe", "sgd"]
     assert run("matrix-versions", *chosen, "--out", out) == 1
-    found = json.loads(out.read_text())
-    assert [origin["recipe"] for origin in found["origins"]] == ["muon"]
-    assert found["origins"][0]["with"]["optax"] == "0.2.6"
+    report = json.loads(out.read_text())
+    assert [origin["recipe"] for origin in report["origins"]] == ["muon"]
+    assert report["origins"][0]["with"]["optax"] == "0.2.6"
