@@ -1,4 +1,4 @@
-"""`lockstep curve`: what is computed, what is shown, what is written, and what is refused."""
+"""`lockstep curve`: what it computes, prints, writes and refuses."""
 
 import io
 import json
@@ -34,9 +34,9 @@ def run(*arguments):
 
 
 def test_a_preset_takes_the_common_knobs_that_it_has_and_its_own():
-    found = curve("nanogpt.cosine,floor=0.25")
-    assert (found.rates_T[3], found.rates_T[20]) == (0.8, 0.25)
-    assert knobs_of(found)["length"] == 20
+    cosine = curve("nanogpt.cosine,floor=0.25")
+    assert (cosine.rates_T[3], cosine.rates_T[20]) == (0.8, 0.25)
+    assert knobs_of(cosine)["length"] == 20
     assert curve("torch.one_cycle").warmup == 0
     assert curve("torch.multistep, milestones=[2,5] , factor=0.5").rates_T[-1] == 0.25
     assert curve("hf.cosine", length=None).rates_T[21] > 0  # T is the run's
@@ -44,27 +44,24 @@ def test_a_preset_takes_the_common_knobs_that_it_has_and_its_own():
 
 def test_a_curve_counts_the_warmup_in_updates():
     recipe = Recipe(schedule=Schedule(name="cosine", warmup=2), training=Training(epochs=6))
-    found = Curve.of("mine", recipe, 5)
-    assert found.warmup == 10
-    assert knobs_of(found)["length"] == 6
-    np.testing.assert_array_equal(found.rates_T, learning_rates(recipe, 5))
+    mine = Curve.of("mine", recipe, 5)
+    assert mine.warmup == 10
+    assert knobs_of(mine)["length"] == 6
+    np.testing.assert_array_equal(mine.rates_T, learning_rates(recipe, 5))
 
 
 def test_gap_names_where_two_curves_part_and_where_they_are_furthest_apart():
-    hf, optax, torchtitan, timm = (
-        curve(name) for name in ("hf.cosine", "optax.cosine", "torchtitan.linear", "timm.cosine")
-    )
+    hf = curve("hf.cosine")
     assert gap(hf, hf).first is None
-    found = gap(hf, optax)  # one climbs back at T+1, the other stays
-    assert (found.same, found.first, found.largest) == (21, 21, 21)
-    found = gap(curve("hf.linear"), torchtitan)
-    assert (found.first, found.largest) == (
-        0,
-        0,
-    )  # 1/W apart all through the warmup: the first of them
-    found = gap(hf, timm)
-    assert found.first == 4
-    assert 4 < found.largest < 20
+    # one climbs back at T+1, the other stays
+    apart = gap(hf, curve("optax.cosine"))
+    assert (apart.same, apart.first, apart.largest) == (21, 21, 21)
+    # they are 1/W apart all through the warmup, and the first update of it is named
+    apart = gap(curve("hf.linear"), curve("torchtitan.linear"))
+    assert (apart.first, apart.largest) == (0, 0)
+    apart = gap(hf, curve("timm.cosine"))
+    assert apart.first == 4
+    assert 4 < apart.largest < 20
 
 
 def test_marked_updates_name_what_happens_there():
@@ -81,19 +78,17 @@ def test_marked_updates_name_what_happens_there():
 @pytest.mark.parametrize("backend", TWINS)
 def test_twins_apply_the_bits_of_the_table(backend):
     table_T = curve("hf.cosine", peak=0.01, warmup=50, updates=500, length=400).rounded_T
-    found = TWINS[backend].applied_rates(table_T)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.view(np.int32), table_T.view(np.int32))
+    rates_T = TWINS[backend].applied_rates(table_T)
+    assert rates_T.dtype == np.float32
+    np.testing.assert_array_equal(rates_T.view(np.int32), table_T.view(np.int32))
 
 
 @pytest.mark.slow
 def test_npz_has_the_closed_form_and_what_each_twin_applied(tmp_path, capsys):
     out = tmp_path / "x.npz"
     presets = ("--preset", "hf.cosine", "--preset", "nanogpt.cosine,floor=0")
-    assert (
-        run("curve", *presets, "--peak", 3e-4, "--warmup", 100, "--updates", 1000, "--out", out)
-        == 0
-    )
+    values = ("--peak", 3e-4, "--warmup", 100, "--updates", 1000)
+    assert run("curve", *presets, *values, "--out", out) == 0
     with np.load(out) as arrays:
         assert set(arrays) == {"oracle", "torch", "jax", "names"}
         assert arrays["names"].tolist() == ["hf.cosine", "nanogpt.cosine,floor=0"]
@@ -119,9 +114,7 @@ def test_arrays_of_one_curve_have_one_axis(tmp_path):
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_says_where_two_libraries_part(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    presets = [
-        item for name in ("hf.cosine", "torch.cosine", "timm.cosine") for item in ("--preset", name)
-    ]
+    presets = [f"--preset={name}" for name in ("hf.cosine", "torch.cosine", "timm.cosine")]
     assert run("curve", *presets, "--peak", 3e-4, "--warmup", 1000, "--updates", 100_000) == 0
     printed = capsys.readouterr().out
     lines = printed.splitlines()
@@ -130,15 +123,15 @@ def test_the_table_says_where_two_libraries_part(width, capsys, monkeypatch):
     assert ramp == ["ramp", "t/W", "(t+1)/W", "t/W"]
     assert not any(line.strip().startswith("peak ") for line in lines)  # it is the same in all
     text = " ".join(printed.split())
-    assert (
-        "a and b: the same float32 value at 99000 of 100000 updates (99.0 %); first apart "
-        "at update 0: 0 and 3e-07, "
-        "0.1 % of the peak; furthest apart at update 0: 0 and 3e-07, 0.1 % of the peak." in text
+    sentence = (
+        "a and b: the same float32 value at 99000 of 100000 updates (99.0 %); "
+        "first apart at update 0: 0 and 3e-07, 0.1 % of the peak; "
+        "furthest apart at update 0: 0 and 3e-07, 0.1 % of the peak."
     )
+    assert sentence in text
     assert "first apart at update 1000: 0.0003 and 0.000299926, 0.0247 % of the peak" in text
-    assert (
-        "furthest apart at update 35748: 0.000217683 and 0.000214939, 0.914 % of the peak." in text
-    )
+    place = "furthest apart at update 35748: 0.000217683 and 0.000214939"
+    assert f"{place}, 0.914 % of the peak." in text
 
 
 def test_one_curve_is_shown_with_all_its_knobs(capsys):
@@ -146,12 +139,8 @@ def test_one_curve_is_shown_with_all_its_knobs(capsys):
     printed = capsys.readouterr().out
     assert "Learning rate: hf.cosine" in printed
     rows = {tuple(line.split()) for line in printed.splitlines()}
-    assert {
-        ("ramp", "t/W"),
-        ("after_end", "continue"),
-        ("length", "100"),
-        ("10", "W", "0.01"),
-    } <= rows
+    assert {("ramp", "t/W"), ("after_end", "continue"), ("length", "100")} <= rows
+    assert ("10", "W", "0.01") in rows
 
 
 def test_a_recipe_beside_a_preset_gives_it_peak_warmup_and_length(capsys):
@@ -188,9 +177,9 @@ def test_same_curves_are_said_to_be_the_same(capsys):
 def test_png_is_a_picture(tmp_path):
     image = pytest.importorskip("PIL.Image")
     for curves in ([curve("hf.cosine")], [curve("hf.cosine"), curve("noam"), curve("hf.linear")]):
-        found = image.open(io.BytesIO(render(tmp_path / "x.png", curves, {})))
-        assert found.size[0] > 1000
-        pixels = np.asarray(found.convert("RGB")).reshape(-1, 3).astype(int)
+        picture = image.open(io.BytesIO(render(tmp_path / "x.png", curves, {})))
+        assert picture.size[0] > 1000
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
         blue = np.abs(pixels - [0x44, 0x77, 0xAA]).max(axis=1) < 8
         assert blue.sum() > 200  # the first curve is drawn
 
@@ -210,9 +199,8 @@ def test_html_opens_offline_and_holds_the_curves(tmp_path):
 
 def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(
-        InputError, match=r"a \.png needs the package matplotlib\S*, which is not installed"
-    ):
+    line = r"a \.png needs the package matplotlib\S*, which is not installed"
+    with pytest.raises(InputError, match=line):
         render(tmp_path / "x.png", [curve("noam")], {})
 
 
@@ -260,13 +248,13 @@ def test_png_without_matplotlib_is_one_line(tmp_path, monkeypatch):
 def test_bad_input_is_one_line(arguments, line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("curve", *arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (error,) = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (error,) = printed.err.splitlines()
     assert line in error
     assert not list(tmp_path.iterdir())
 
 
 def test_a_seed_recipe_is_the_curve_of_its_own_data():
-    found = Curve.of("seed", load_recipe("seed"), 32)
-    assert len(found.rates_T) == 320
+    seed = Curve.of("seed", load_recipe("seed"), 32)
+    assert len(seed.rates_T) == 320

@@ -1,6 +1,4 @@
-"""The float64 closed forms, rounded to float32, against 40-digit arithmetic of the textbook
-formulas.
-"""
+"""The float64 closed forms, rounded to float32, against the textbook formulas in 40 digits."""
 
 import mpmath
 import numpy as np
@@ -14,7 +12,7 @@ MILLION = 1_000_000
 
 
 def to_float32(values):
-    """40-digit numbers rounded once to float32: 24 bits, which float64 holds exactly."""
+    """40-digit numbers rounded once to the 24 bits of float32, which float64 holds exactly."""
     with mpmath.workprec(24):
         return np.array([float(+value) for value in values]).astype(np.float32)
 
@@ -25,11 +23,8 @@ def cosine(p):
 
 def warmup_share(s, t, W):
     if s.warmup_shape.endswith("exponential"):
-        return (
-            s.warmup_start + (1 - mpf(s.warmup_start)) * (1 - mpmath.exp(mpf(-(t + 1)) / W))
-            if W
-            else mpf(1)
-        )
+        share = 1 - mpmath.exp(mpf(-(t + 1)) / W) if W else mpf(1)
+        return s.warmup_start + (1 - mpf(s.warmup_start)) * share
     if t >= W:
         return mpf(1)
     r = {"(t+1)/W": mpf(t + 1) / W, "t/W": mpf(t) / W, "(t+1)/(W+1)": mpf(t + 1) / (W + 1)}[s.ramp]
@@ -39,11 +34,8 @@ def warmup_share(s, t, W):
 
 
 def one_cycle_share(s, t, T):
-    early = [
-        s.rise * T - 1,
-        s.fall * T - 2,
-        T - 1,
-    ]  # in float64, as the library's own arguments are
+    # in float64, as the library's own arguments are
+    early = [s.rise * T - 1, s.fall * T - 2, T - 1]
     ends = early if s.decay_end == "T-1" else [int(s.rise * T), int(s.fall * T), T]
     values = [mpf(s.first), mpf(1), mpf(s.first), mpf(s.floor)]
     if not s.fall:
@@ -52,9 +44,8 @@ def one_cycle_share(s, t, T):
     for i, end in enumerate(ends):
         if t <= end:
             p = (t - begin) / (mpf(end) - begin)
-            return values[i + 1] + (values[i] - values[i + 1]) * (
-                cosine(p) if s.anneal == "cosine" else 1 - p
-            )
+            fall = cosine(p) if s.anneal == "cosine" else 1 - p
+            return values[i + 1] + (values[i] - values[i + 1]) * fall
         begin = mpf(end)
     return mpf(s.floor)
 
@@ -74,7 +65,7 @@ def restarts_share(s, t, T, start):
 
 
 def followed_share(s, t, W, T):
-    """The share of what follows, without the warmup."""
+    """The share of the peak after the warmup."""
     if s.name == "constant":
         return mpf(1)
     if s.name == "one_cycle":
@@ -113,23 +104,22 @@ def followed_share(s, t, W, T):
 def exact_rates(recipe, t):
     """The learning rate of each update of t in 40-digit arithmetic, rounded once to float32."""
     s, W, T = recipe.schedule, recipe.warmup, recipe.schedule.length or recipe.training.epochs
-    under_way = s.warmup_of == "schedule"
+    first = mpf(s.first) if s.name == "one_cycle" else mpf(1)
+    values = []
     with mpmath.workdps(40):
-        values = [
-            s.peak
-            * warmup_share(s, k, W)
-            * ((mpf(s.first) if s.name == "one_cycle" else mpf(1)) if k < W and not under_way
-               else followed_share(s, k, W, T))
-            for k in map(int, t)
-        ]  # fmt: skip
+        for k in map(int, t):
+            is_before = k < W and s.warmup_of != "schedule"
+            followed = first if is_before else followed_share(s, k, W, T)
+            values.append(s.peak * warmup_share(s, k, W) * followed)
     return to_float32(values)
 
 
 def some_updates(T, W):
-    """Drawn updates and all of those where rounding is hardest: the beginning, W, the phases' ends
-    and the end.
+    """Drawn updates, and all of those where rounding is hardest: around the beginning, W, the ends
+    of phases and the end.
     """
-    around = [np.arange(c - 60, c + 60) for c in (0, W, T // 5, T // 2, T - T // 10, 8 * T // 10)]
+    centres = (0, W, T // 5, T // 2, T - T // 10, 8 * T // 10)
+    around = [np.arange(centre - 60, centre + 60) for centre in centres]
     drawn = np.random.default_rng(0).integers(0, T, 800)
     t = np.unique(np.concatenate([*around, drawn, np.arange(T - 600, T)]))
     return t[(t >= 0) & (t < T)]
@@ -163,12 +153,11 @@ def test_short_runs_equal_forty_digit_arithmetic_at_every_update(name, warmup):
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", schedules_over(MILLION))
 def test_closed_form_equals_forty_digit_arithmetic_at_every_one_of_a_million_updates(name):
-    assert_exact(
-        recipe_of(schedules_over(MILLION)[name], MILLION, warmup=3_000), np.arange(MILLION)
-    )
+    recipe = recipe_of(schedules_over(MILLION)[name], MILLION, warmup=3_000)
+    assert_exact(recipe, np.arange(MILLION))
 
 
-# ---- so that the tests above are known to see it: the plain cosine fails them
+# ---- the plain cosine fails the tests above, so they can fail
 
 
 def test_the_plain_cosine_fails_in_the_tail():

@@ -1,5 +1,6 @@
 """The float32 learning rate, as reported and as applied to a parameter, has the same bits in both
-frameworks however they run: those of the float64 closed form rounded once."""
+frameworks however they run. They are those of the float64 closed form rounded once.
+"""
 
 from typing import Any
 
@@ -19,57 +20,59 @@ from lockstep.recipe import Optimizer
 from lockstep.schedules.formulas import learning_rates
 from parity_tests.shared.schedules import WARMUPS, recipe_of, schedules_over
 
-PLAIN = Optimizer(
-    name="sgd", momentum=0.0
-)  # over gradient 1, it takes the learning rate from a parameter at 0
+# with a gradient of 1 it takes the learning rate from a parameter at 0
+PLAIN = Optimizer(name="sgd", momentum=0.0)
 SHORT, MILLION = 200, 1_000_000
 
 
 def torch_eager(table_T: Any) -> dict[str, Any]:
     """The twin's optimizer and scheduler, update by update."""
-    p = torch.nn.Parameter(torch.zeros(()))
-    schedule = pt_impl.schedule.make_schedule(table_T)
-    optimizer, scheduler = pt_impl.optimizer.make_optimizer(
-        PLAIN, {0: schedule}, {"linear1.weight": p}
-    )
-    return _torch_run(len(table_T), p, optimizer, scheduler, optimizer.step)
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    schedules = {0: pt_impl.schedule.make_schedule(table_T)}
+    named = {"linear1.weight": parameter}
+    optimizer, scheduler = pt_impl.optimizer.make_optimizer(PLAIN, schedules, named)
+    return _torch_run(len(table_T), parameter, optimizer, scheduler, optimizer.step)
 
 
 COMPILED: list[Any] = []
 
 
 def torch_compiled(table_T: Any) -> dict[str, Any]:
-    """The same with the optimizer's step compiled. A Python number would be compiled anew for each
-    value: the rate is
-    a tensor, which the scheduler fills."""
+    """The twin's optimizer with its step compiled.
+
+    A Python number would be compiled anew for each value, so the rate is a tensor, which the
+    scheduler fills.
+    """
     if not COMPILED:
-        p = torch.nn.Parameter(torch.zeros(()))
-        optimizer = pt_impl.optimizer.make_optimizer(
-            PLAIN, {0: lambda update: 1.0}, {"linear1.weight": p}
-        )[0]
-        COMPILED[:] = [p, optimizer, torch.compile(optimizer.step, fullgraph=False)]
-    p, optimizer, step = COMPILED
+        parameter = torch.nn.Parameter(torch.zeros(()))
+        schedules, named = {0: lambda update: 1.0}, {"linear1.weight": parameter}
+        optimizer, _ = pt_impl.optimizer.make_optimizer(PLAIN, schedules, named)
+        COMPILED[:] = [parameter, optimizer, torch.compile(optimizer.step, fullgraph=False)]
+    parameter, optimizer, step = COMPILED
     group = optimizer.param_groups[0]
     group["lr"], group["initial_lr"] = torch.tensor(1.0), 1.0
     schedule = pt_impl.schedule.make_schedule(table_T)
-    return _torch_run(len(table_T), p, optimizer, LambdaLR(optimizer, schedule), step)
+    return _torch_run(len(table_T), parameter, optimizer, LambdaLR(optimizer, schedule), step)
 
 
-def _torch_run(updates: int, p: Any, optimizer: Any, scheduler: Any, step: Any) -> dict[str, Any]:
+def _torch_run(
+    updates: int, parameter: Any, optimizer: Any, scheduler: Any, step: Any
+) -> dict[str, Any]:
     reported, applied = np.empty(updates, np.float32), np.empty(updates, np.float32)
-    p.grad, seen = torch.ones_like(p), p.detach().numpy()  # the parameter's own memory
+    parameter.grad = torch.ones_like(parameter)
+    value = parameter.detach().numpy()  # the parameter's own memory
     for t in range(updates):
-        seen[...] = 0
+        value[...] = 0
         reported[t] = optimizer.param_groups[0]["lr"]
         step()
         scheduler.step()
-        applied[t] = 0 - seen
+        applied[t] = 0 - value
     return {"reported": reported, "applied": applied}
 
 
 def jax_parts(schedule: Any) -> tuple[Any, Any]:
-    """The twin's optimizer around the schedule, and one update: state -> state, (reported,
-    parameter).
+    """The start state of the twin's optimizer around the schedule, and a function that does one
+    update: state -> state, (reported rate, parameter).
     """
     zero = jnp.zeros((), jnp.float32)
     transformation, state = jax_impl.optimizer.make_optimizer(PLAIN, {0: schedule}, zero)
@@ -88,11 +91,11 @@ def rates_of(reported: Any, parameters: Any) -> dict[str, Any]:
 
 
 def in_python(state: Any, update: Any, updates: int) -> dict[str, Any]:
-    found = []
+    rates = []
     for _ in range(updates):
-        state, rates = update(state)
-        found.append(rates)
-    return rates_of(*np.array(found, dtype=np.float32).T)
+        state, pair = update(state)
+        rates.append(pair)
+    return rates_of(*np.array(rates, dtype=np.float32).T)
 
 
 def jax_eager(schedule: Any, updates: int) -> dict[str, Any]:
@@ -107,22 +110,23 @@ def jax_jit(schedule: Any, updates: int) -> dict[str, Any]:
 
 def jax_scan(schedule: Any, updates: int) -> dict[str, Any]:
     state, update = jax_parts(schedule)
-    found = jax.jit(lambda state: jax.lax.scan(update, state, None, length=updates)[1])(state)
-    return rates_of(*found)
+    scan = jax.jit(lambda state: jax.lax.scan(update, state, None, length=updates))
+    _, rates = scan(state)
+    return rates_of(*rates)
 
 
 def jax_vmap(schedule: Any, updates: int) -> dict[str, Any]:
-    """All updates at once: the states of as many runs, each at another update."""
+    """All updates at once, from the states of as many runs, each at another update."""
     state, update = jax_parts(schedule)
     states = jax.tree.map(lambda count: jnp.arange(updates, dtype=count.dtype), state)
-    found = jax.vmap(update)(states)[1]
-    return rates_of(*found)
+    _, rates = jax.vmap(update)(states)
+    return rates_of(*rates)
 
 
-def same_bits(found: dict[str, Any], expected: Any) -> None:
-    for rates in found.values():
-        assert rates.dtype == np.float32
-        np.testing.assert_array_equal(rates.view(np.int32), expected.view(np.int32))
+def same_bits(rates: dict[str, Any], expected: Any) -> None:
+    for rates_T in rates.values():
+        assert rates_T.dtype == np.float32
+        np.testing.assert_array_equal(rates_T.view(np.int32), expected.view(np.int32))
 
 
 def table_of(knobs: dict[str, Any], T: int, warmup: int) -> Any:
@@ -195,7 +199,7 @@ def test_torch_has_the_bits_of_the_closed_form_over_a_million_updates(name: str,
 def test_compiled_updates_have_the_bits_of_the_closed_form_over_a_million_updates(
     mode: str,
 ) -> None:
-    # one call an update; the table alone differs between the schedules, and what is compiled does
+    # one call an update; only the table differs between the schedules, and what is compiled does
     # not depend on it
     table_T = table_of(schedules_over(MILLION)["cosine"], MILLION, 3_000)
     same_bits(torch_compiled(table_T) if mode in TORCH else run_jax(mode, table_T), table_T)
@@ -209,9 +213,8 @@ def test_native_optax_cosine_is_caught(mode: str) -> None:
     knobs = {"name": "cosine", "ramp": "t/W"}
     table_T = table_of(knobs, SHORT, 13)
     native = JAX[mode](optax.warmup_cosine_decay_schedule(0.0, 0.01, 13, SHORT), SHORT)
-    np.testing.assert_allclose(
-        native["applied"], table_T, atol=3e-7 * 0.01, rtol=0
-    )  # it is the same curve
+    # it is the same curve
+    np.testing.assert_allclose(native["applied"], table_T, atol=3e-7 * 0.01, rtol=0)
     with pytest.raises(AssertionError, match="Mismatched elements"):
         same_bits(native, table_T)
 
@@ -224,10 +227,10 @@ def test_a_native_optax_constant_is_caught_by_its_ramp() -> None:
 
 def test_a_recursive_torch_schedule_of_a_tensor_rate_is_caught() -> None:
     table_T = table_of({"name": "cosine"}, SHORT, 0)
-    p = torch.nn.Parameter(torch.zeros(()))
-    optimizer = torch.optim.SGD([p], lr=torch.tensor(0.01), foreach=False)
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([parameter], lr=torch.tensor(0.01), foreach=False)
     scheduler = CosineAnnealingLR(optimizer, SHORT)
-    rates = _torch_run(SHORT, p, optimizer, scheduler, optimizer.step)
+    rates = _torch_run(SHORT, parameter, optimizer, scheduler, optimizer.step)
     np.testing.assert_allclose(rates["applied"], table_T, atol=3e-6 * 0.01, rtol=0)
     with pytest.raises(AssertionError, match="Mismatched elements"):
         same_bits(rates, table_T)
