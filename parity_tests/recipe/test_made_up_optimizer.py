@@ -1,5 +1,5 @@
-"""An optimizer that is made up here goes everywhere: what lockstep does with one, it reads from its
-spec.
+"""An optimizer that is made up here goes everywhere, as all that lockstep does with one follows
+from its spec.
 """
 
 from typing import Any, Literal
@@ -61,7 +61,7 @@ def make_in_jax(optimizer: Any, groups: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> type[Optimizer]:
-    """The optimizer "mean", as long as a test runs."""
+    """The optimizer "mean", which is there while a test runs."""
     monkeypatch.setattr(Optimizer, "variants", dict(Optimizer.variants))
 
     @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -98,9 +98,8 @@ def test_a_recipe_names_it_and_refuses_what_it_lacks() -> None:
     recipe = Recipe.from_dict({"optimizer": {"name": "mean", "momentum": 0.7}})
     assert 'name = "mean"\nmomentum = 0.7' in recipe.to_toml()
     assert recipe.hash != Recipe().hash
-    with pytest.raises(
-        InputError, match=r"beta1: mean has no such knob; it has momentum, weight_decay"
-    ):
+    line = r"beta1: mean has no such knob; it has momentum, weight_decay"
+    with pytest.raises(InputError, match=line):
         Recipe.from_dict({"optimizer": {"name": "mean", "beta1": 0.7}})
     with pytest.raises(InputError, match="'mean'"):
         Recipe.from_dict({"optimizer": {"name": "meen"}})
@@ -126,21 +125,20 @@ def test_a_diagnosis_names_its_wrong_knob() -> None:
     recipe = recipe_of()
     right = trained("torch", recipe, detail=(0, 1))
     wrong = trained("torch", recipe.with_values({"optimizer.momentum": 0.7}), detail=(0, 1))
-    said = {key: right.header[key] for key in ("recipe", "recipe_hash")}
-    wrong = Trace(wrong.header | said, wrong.arrays)
+    identity = {key: right.header[key] for key in ("recipe", "recipe_hash")}
+    wrong = Trace(wrong.header | identity, wrong.arrays)
     oracle = trained("oracle", recipe, detail=(0, 1))
-    found = diagnose(right, wrong, oracle, bounds=bounds_of(oracle) or {})
-    assert found.cause is not None
-    assert found.cause.key == "other-momentum"
-    assert "optimizer.momentum = 0.7" in found.cause.text
+    cause = diagnose(right, wrong, oracle, bounds=bounds_of(oracle) or {}).cause
+    assert cause is not None
+    assert cause.key == "other-momentum"
+    assert "optimizer.momentum = 0.7" in cause.text
 
 
 def test_the_matrix_has_rows_of_it_that_the_twins_train_alike() -> None:
     rows = {entry.name: entry for entry in entries() if entry.name.split(",")[0] == "mean"}
     assert list(rows) == ["mean", "mean, momentum 0.5", "mean, weight_decay 0.05"]
-    recipe = (
-        rows["mean, momentum 0.5"].recipe.with_dtype("float64").with_values({"training.epochs": 8})
-    )
+    row = rows["mean, momentum 0.5"]
+    recipe = row.recipe.with_dtype("float64").with_values({"training.epochs": 8})
     assert compare(trained("torch", recipe), trained("oracle", recipe), {}).first is None
 
 

@@ -1,6 +1,4 @@
-"""The hash of a recipe stays what it was: a trace is compared with another of the same hash
-only.
-"""
+"""The hash of a recipe stays what it was, as a trace is compared only with another of its hash."""
 
 from typing import Any
 
@@ -15,7 +13,7 @@ READY_MADE = {
     "seed": "f08065765a584216c3aa821d0eb6ed8f6f9db5169f28463edb153304418dee37",
 }
 
-# written when all optimizers were one class; an entry may be added, and none changed
+# written when all optimizers were one class; an entry may be added, and none may change
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "f08065765a584216c3aa821d0eb6ed8f6f9db5169f28463edb153304418dee37": {"optimizer.name": "sgd"},
     "e3d38a4ac2cc4656f5ea8ec050ec99b08d57ead2084c99ef810a3c55029afc8e": {

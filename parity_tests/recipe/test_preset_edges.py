@@ -1,5 +1,5 @@
-"""Presets where a phase has no length, a factor is 1, or a default is the library's: its own
-numbers, or refused.
+"""Presets where a phase has no length, a factor is 1, or a default is the library's. They give the
+library's numbers or are refused.
 """
 
 import numpy as np
@@ -18,10 +18,7 @@ from lockstep.recipe.schedules.shapes import (
 )
 from lockstep.run.everywhere import contrast_schedule
 from lockstep.schedules.curve import preset_curve
-from lockstep.schedules.formulas import (
-    learning_rates,
-    linear_warmup,
-)
+from lockstep.schedules.formulas import learning_rates, linear_warmup
 
 
 def rates(written, updates):
@@ -35,9 +32,9 @@ def refused(written, updates=12):
     return line
 
 
-# each value is the library's: timm 1.0.31, transformers 5.23, optax 0.2.8 in x64, pytorch_warmup
-# 0.2, torch 2.13, or the formula of Megatron-LM, T5X and torchtitan, at a peak of 2 unless the
-# preset says otherwise
+# each value is the library's (timm 1.0.31, transformers 5.23, optax 0.2.8 in x64, pytorch_warmup
+# 0.2, torch 2.13) or that of the formula of Megatron-LM, T5X and torchtitan, at a peak of 2 unless
+# the preset says otherwise
 VALUES = [
     # preset, {update: rate}
     ("timm.step,peak=2,warmup=5,every=4,factor=0.5", {4: 1.6, 8: 2, 9: 1, 12: 1, 13: 0.5}),
@@ -125,10 +122,10 @@ VALUES = [
 
 @pytest.mark.parametrize(("written", "expected"), VALUES, ids=[written for written, _ in VALUES])
 def test_a_preset_has_the_librarys_numbers_at_its_edges(written, expected):
-    found = rates(written, max(max(expected) + 1, 14 if "untuned" not in written else 2100))
-    top = 1999.0 if "untuned" in written else 2.0
+    updates, top = (2100, 1999.0) if "untuned" in written else (14, 2.0)
+    lr_T = rates(written, max(max(expected) + 1, updates))
     for update, rate in expected.items():
-        assert found[update] == pytest.approx(rate, rel=1e-14, abs=1e-15 * top), update
+        assert lr_T[update] == pytest.approx(rate, rel=1e-14, abs=1e-15 * top), update
 
 
 REFUSALS = [
@@ -205,16 +202,15 @@ def test_what_the_library_refuses_is_refused_with_its_reason(written, reason):
 def test_the_recipe_that_a_preset_became_is_refused_when_its_run_gets_shorter():
     recipe = load_recipe("seed", ["schedule.preset=torch.cosine", "schedule.warmup=5"])
     assert learning_rates(recipe, 1)[5] == 0.01
-    with pytest.raises(
-        InputError, match=r"schedule\.warmup: 5 of T = 5 epochs: PyTorch divides by T - W = 0"
-    ):
+    line = r"schedule\.warmup: 5 of T = 5 epochs: PyTorch divides by T - W = 0"
+    with pytest.raises(InputError, match=line):
         recipe.with_values({"training.epochs": 5})
 
 
 def test_without_a_library_a_decay_of_no_length_is_over_at_once():
     schedule = Schedule(name="cosine", warmup=3, length=3, floor=0.5, peak=1.0)
-    found = learning_rates(Recipe(schedule=schedule, training=Training(epochs=5)), 1)
-    np.testing.assert_array_equal(found, [1 / 3, 2 / 3, 1, 0.5, 0.5])
+    lr_T = learning_rates(Recipe(schedule=schedule, training=Training(epochs=5)), 1)
+    np.testing.assert_array_equal(lr_T, [1 / 3, 2 / 3, 1, 0.5, 0.5])
 
 
 @pytest.mark.parametrize("beta2", [0.999, 0.99, 0.95, 0.9, 0.5, 0.0])
@@ -240,9 +236,8 @@ def test_the_contrast_of_a_run_begins_at_the_peak(name):
 
 def test_a_knob_below_what_the_library_takes_is_refused():
     # torch 2.13 Adafactor(d=0.9): "Clipping threshold d should be >= 1 but is: 0.9"
-    with pytest.raises(
-        InputError, match=r"clip_threshold: torch\.adafactor takes at least 1, got 0\.9"
-    ):
+    line = r"clip_threshold: torch\.adafactor takes at least 1, got 0\.9"
+    with pytest.raises(InputError, match=line):
         Recipe.from_dict({"optimizer": {"preset": "torch.adafactor", "clip_threshold": 0.9}})
     recipe = Recipe.from_dict({"optimizer": {"preset": "torch.adafactor", "clip_threshold": 1}})
     assert recipe.optimizer.clip_threshold == 1
@@ -275,24 +270,22 @@ def test_the_list_of_presets_says_what_cannot_be_said(capsys):
 # ---- float32
 
 
-def shown(capsys, *arguments):
+def printed_for(capsys, *presets):
     with pytest.raises(SystemExit) as ended:
-        main(["curve", *arguments, "--updates", "100"])
+        main(["curve", *(f"--preset={preset}" for preset in presets), "--updates", "100"])
     assert ended.value.code == 0
     return " ".join(capsys.readouterr().out.split())
 
 
 def test_a_curve_of_optax_says_that_optax_computes_it_in_float32(capsys):
-    said = (
+    note = (
         "Optax without x64 computes its schedules in float32: under jit they are not this "
         "closed form rounded once"
     )
-    assert said in shown(capsys, "--preset", "optax.cosine")
-    printed = shown(
-        capsys, "--preset", "hf.cosine", "--preset", "optax.cosine", "--preset", "optax.linear"
-    )
-    assert f"b, c: {said}" in printed
-    assert "float32: under jit" not in shown(capsys, "--preset", "hf.cosine")
+    assert note in printed_for(capsys, "optax.cosine")
+    printed = printed_for(capsys, "hf.cosine", "optax.cosine", "optax.linear")
+    assert f"b, c: {note}" in printed
+    assert "float32: under jit" not in printed_for(capsys, "hf.cosine")
 
 
 # ---- the new shapes
@@ -307,30 +300,26 @@ def test_examples_of_the_docstrings():
 
 
 def test_a_wave_of_a_half_is_the_cosine_fall_and_keeps_its_tail():
-    done = phase(np.arange(1001.0), 0, 1000)
-    tail = np.sin(np.pi / 2 * done.left / 1000) ** 2
-    np.testing.assert_allclose(cosine_waves(done, 0.5)[500:], tail[500:], rtol=1e-9, atol=0)
+    whole = phase(np.arange(1001.0), 0, 1000)
+    tail = np.sin(np.pi / 2 * whole.left / 1000) ** 2
+    np.testing.assert_allclose(cosine_waves(whole, 0.5)[500:], tail[500:], rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("fall", [power_fall, exponential_fall])
 def test_the_last_updates_of_a_fall_keep_their_digits(fall):
     length = 10**9
     slope = fall(phase(np.array([length - 1.0]), 0, length)) * length
-    # the derivative at the end: p = 1/2 gives 1/2, and r log(1/r) / (1 - r) with r = 1/2 gives log
-    # 2
+    # the derivative at the end is 1/2 for p = 1/2, and r log(1/r) / (1 - r), log 2, for r = 1/2
     np.testing.assert_allclose(slope, 0.5 if fall is power_fall else np.log(2), rtol=1e-8)
 
 
 def test_shapes_of_a_warmup():
     t = np.arange(6.0)
-    np.testing.assert_allclose(
-        linear_warmup(t, 4, "t/W", shape="1-sqrt"), [0, *(1 - np.sqrt([0.75, 0.5, 0.25])), 1, 1]
-    )
-    np.testing.assert_allclose(
-        linear_warmup(t, 4, "t/W", shape="log"), [0, 0, 0.5, np.log(3) / np.log(4), 1, 1]
-    )
-    np.testing.assert_array_equal(
-        linear_warmup(t, 4, "t/W", start=0.25, shape="constant"), [0.25] * 4 + [1, 1]
-    )
+    shares = linear_warmup(t, 4, "t/W", shape="1-sqrt")
+    np.testing.assert_allclose(shares, [0, *(1 - np.sqrt([0.75, 0.5, 0.25])), 1, 1])
+    shares = linear_warmup(t, 4, "t/W", shape="log")
+    np.testing.assert_allclose(shares, [0, 0, 0.5, np.log(3) / np.log(4), 1, 1])
+    shares = linear_warmup(t, 4, "t/W", start=0.25, shape="constant")
+    np.testing.assert_array_equal(shares, [0.25] * 4 + [1, 1])
     np.testing.assert_array_equal(linear_warmup(t, 5, "t/W", top="W-1"), [0, 0.25, 0.5, 0.75, 1, 1])
     np.testing.assert_array_equal(linear_warmup(t, 1, "t/W", top="W-1"), [0, 1, 1, 1, 1, 1])

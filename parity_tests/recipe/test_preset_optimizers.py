@@ -1,8 +1,8 @@
-"""Every preset of an optimizer against the library's own class, on 40 draws of all its knobs; run
-with `make sweep`.
+"""Every preset of an optimizer against the library's own class, on 40 draws of all its knobs. Run
+it with `make sweep`.
 
-In float64 over 30 updates of the same gradients: within 1e-12 of the library, but for what a
-preset's name says is in full precision, where the library keeps a number in float32.
+In float64, over 30 updates with the same gradients, they agree within 1e-12. Where a preset's name
+says that it is in full precision, the library keeps a number in float32.
 """
 
 import pytest
@@ -36,9 +36,8 @@ LOOSE = {
 def test_an_optimizer_is_the_library_on_forty_draws(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        torch.Tensor, "bfloat16", torch.Tensor.clone
-    )  # of Muon, whose name says that it is left out
+    # of Muon, whose name says that bfloat16 is left out
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     worst = 0.0
     for seed in range(DRAWS):
         draw = Draw(seed)

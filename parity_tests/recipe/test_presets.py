@@ -1,4 +1,4 @@
-"""Presets: the knobs that they stand for, and the libraries that they stand for."""
+"""Presets: the knobs they set, and the libraries whose schedules they are."""
 
 import math
 
@@ -17,16 +17,8 @@ from lockstep.recipe.schedules import Schedule
 from lockstep.schedules.formulas import learning_rates
 
 EVERY = [(section, name) for section, presets in PRESETS.items() for name in presets]
-NEEDED = {
-    "factor": 0.5,
-    "every": 3,
-    "milestones": (2, 5),
-    "timescale": 4,
-    "cycle": 8,
-    "cycles": 2,
-    "decay_length": 5,
-    "floor": 0.1,
-}
+NEEDED = {"factor": 0.5, "every": 3, "milestones": (2, 5), "timescale": 4}
+NEEDED |= {"cycle": 8, "cycles": 2, "decay_length": 5, "floor": 0.1}
 
 
 def preset_recipe(name, *, epochs=100, **knobs):
@@ -64,16 +56,12 @@ def test_a_preset_fixes_or_leaves_free_every_knob_that_there_is(section, name):
 @pytest.mark.parametrize("name", PRESETS["schedule"])
 def test_a_recipe_stores_the_knobs_alone(name):
     preset = PRESETS["schedule"][name]
-    needed = {
-        knob: NEEDED[knob]
-        for knob, value in preset.free.items()
-        if value is None and knob in NEEDED
-    }
-    adamw = {"name": "adamw", "beta2": 0.9}
-    # epochs enough for a default of 1000
-    recipe = Recipe.from_dict(
-        {"schedule": {"preset": name, **needed}, "optimizer": adamw, "training": {"epochs": 1000}}
-    )
+    unset = {knob for knob, value in preset.free.items() if value is None}
+    needed = {knob: value for knob, value in NEEDED.items() if knob in unset}
+    content = {"schedule": {"preset": name, **needed}}
+    content["optimizer"] = {"name": "adamw", "beta2": 0.9}
+    content["training"] = {"epochs": 1000}  # enough for a default of 1000
+    recipe = Recipe.from_dict(content)
     assert recipe.schedule.name in Schedule.variants
     assert "preset" not in recipe.to_toml()
     for knob, value in preset.fixed.items():
@@ -84,20 +72,15 @@ def test_a_preset_in_a_file_and_on_the_command_line(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[schedule]\npreset = "hf.cosine"\npeak = 3e-4\nunit = "update"\nwarmup = 9\n')
     recipe = load_recipe(str(path))
-    changes = [
-        "schedule.preset=hf.cosine",
-        "schedule.peak=3e-4",
-        "schedule.unit=update",
-        "schedule.warmup=9",
-    ]
+    changes = ["schedule.preset=hf.cosine", "schedule.peak=3e-4"]
+    changes += ["schedule.unit=update", "schedule.warmup=9"]
     assert recipe.hash == load_recipe("seed", changes).hash
     assert (recipe.schedule.ramp, recipe.schedule.after_end) == ("t/W", "continue")
 
 
 def test_of_the_recipe_before_stays_what_was_changed_and_is_left_free():
-    recipe = load_recipe("digits", ["schedule.floor=0.3"]).with_overrides(
-        ["schedule.preset=hf.cosine"]
-    )
+    floored = load_recipe("digits", ["schedule.floor=0.3"])
+    recipe = floored.with_overrides(["schedule.preset=hf.cosine"])
     assert (recipe.schedule.peak, recipe.schedule.warmup) == (0.05, 3)
     assert recipe.schedule.floor == 0.0
     assert recipe.with_overrides(["schedule.preset=nanogpt.cosine"]).schedule.floor == 0.1
@@ -105,14 +88,11 @@ def test_of_the_recipe_before_stays_what_was_changed_and_is_left_free():
 
 def test_what_a_preset_lacks_is_refused_with_what_it_has():
     line = refusal(Recipe.from_dict, {"schedule": {"preset": "hf.cosine", "floor": 0.1}})
-    assert (
-        line
-        == "schedule.floor: hf.cosine has no such knob; it has peak, unit, warmup, length, waves"
-    )
+    has = "it has peak, unit, warmup, length, waves"
+    assert line == f"schedule.floor: hf.cosine has no such knob; {has}"
     line = refusal(load_recipe, "seed", ["schedule.preset=torch.one_cycle", "schedule.warmup=3"])
-    assert line.startswith(
-        "schedule.warmup: torch.one_cycle has no such knob; it has peak, unit, length, anneal"
-    )
+    has = "it has peak, unit, length, anneal"
+    assert line.startswith(f"schedule.warmup: torch.one_cycle has no such knob; {has}")
 
 
 def test_an_unknown_preset_names_the_nearest_and_those_of_its_library():
@@ -123,12 +103,10 @@ def test_an_unknown_preset_names_the_nearest_and_those_of_its_library():
     )
     assert "there are torch.constant," in refusal(Recipe.from_dict, {"schedule": {"preset": "x"}})
     assert "no preset 3" in refusal(Recipe.from_dict, {"schedule": {"preset": 3}})
-    assert refusal(Recipe.from_dict, {"data": {"preset": "x"}}).startswith(
-        "data.preset: no such field"
-    )
-    assert refusal(load_recipe, "seed", ["schedule.preset=hf.cosin"]).startswith(
-        "schedule.preset: no preset"
-    )
+    line = refusal(Recipe.from_dict, {"data": {"preset": "x"}})
+    assert line.startswith("data.preset: no such field")
+    line = refusal(load_recipe, "seed", ["schedule.preset=hf.cosin"])
+    assert line.startswith("schedule.preset: no preset")
 
 
 def test_a_wrong_value_beside_a_preset_is_refused_by_its_field():
@@ -146,17 +124,18 @@ def torch_rates(peak, T, make):
     parameter = torch.zeros(1, requires_grad=True)
     parameter.grad = torch.zeros(1)
     optimizer = torch.optim.SGD([parameter], lr=peak)
-    scheduler, found = make(optimizer), []
+    scheduler = make(optimizer)
+    lr_T = np.empty(T)
     for t in range(T):
-        found.append(optimizer.param_groups[0]["lr"])
+        lr_T[t] = optimizer.param_groups[0]["lr"]
         optimizer.step()
         if t < T - 1:  # OneCycleLR refuses a step after its end
             scheduler.step()
-    return np.array(found, dtype=np.float64)
+    return lr_T
 
 
 def after_warmup(W, make):
-    """LinearLR over W updates, then what `make` makes of the optimizer."""
+    """LinearLR over W updates, then the scheduler that `make` gives."""
 
     def both(optimizer):
         warmup = lrs.LinearLR(optimizer, 1 / W, 1.0, total_iters=W - 1)
@@ -202,8 +181,8 @@ def test_torch_preset_is_the_real_scheduler_bit_for_bit(name, W, peak):
     if "length" in PRESETS["schedule"][name].free:
         knobs = knobs | {"length": T}
     expected = torch_rates(peak, run, after_warmup(W, make(W, T)))
-    found = rates(name, T=run, warmup=W, peak=peak, **knobs)
-    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+    lr_T = rates(name, T=run, warmup=W, peak=peak, **knobs)
+    np.testing.assert_array_equal(lr_T.astype(np.float32), expected.astype(np.float32))
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
@@ -227,15 +206,11 @@ def test_one_wrong_knob_differs_from_the_real_scheduler(wrong):
     make, knobs = TORCH["torch.cosine"]
     expected = torch_rates(0.01, run, after_warmup(W, make(W, T))).astype(np.float32)
     preset = preset_recipe("torch.cosine", epochs=run, warmup=W, peak=0.01, length=T, **knobs)
-    right, changed = (
-        learning_rates(recipe, 1).astype(np.float32)
-        for recipe in (
-            preset,
-            preset.with_values({f"schedule.{knob}": value for knob, value in wrong.items()}),
-        )
-    )
-    np.testing.assert_array_equal(right, expected)
-    assert (changed != expected).any()
+    right_T = learning_rates(preset, 1).astype(np.float32)
+    np.testing.assert_array_equal(right_T, expected)
+    changed = preset.with_values({f"schedule.{knob}": value for knob, value in wrong.items()})
+    wrong_T = learning_rates(changed, 1).astype(np.float32)
+    assert (wrong_T != expected).any()
 
 
 ONE_CYCLES = [
@@ -271,36 +246,31 @@ def test_torch_one_cycle_is_the_real_scheduler_bit_for_bit(
     name = "torch.one_cycle"
     if three:
         name, knobs = "torch.one_cycle_three_phase", knobs | {"fall": 2 * rise}
-    found = rates(name, T=T, peak=peak, **knobs)
-    np.testing.assert_array_equal(
-        found.astype(np.float32), torch_rates(peak, T, make).astype(np.float32)
-    )
+    lr_T, expected = rates(name, T=T, peak=peak, **knobs), torch_rates(peak, T, make)
+    np.testing.assert_array_equal(lr_T.astype(np.float32), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("W", [4, 5, 37])
 def test_torch_chained_and_other_start_factors(W):
-    # no presets: knobs that write out two further habits
+    # knobs say two further habits, which are no presets
     T = 90
 
     def chained(optimizer):
         warmup = lrs.LinearLR(optimizer, 1 / W, 1.0, total_iters=W - 1)
         return lrs.ChainedScheduler([warmup, lrs.CosineAnnealingLR(optimizer, T)])
 
-    schedule = {
-        "name": "cosine",
-        "unit": "epoch",
-        "decay_start": "0",
-        "warmup_of": "schedule",
-        "warmup": W,
-        "peak": 1.0,
-    }
+    def started(optimizer):
+        return lrs.LinearLR(optimizer, 1 / W, 1.0, total_iters=W)
+
+    schedule = {"name": "cosine", "unit": "epoch", "warmup": W, "peak": 1.0}
+    schedule |= {"decay_start": "0", "warmup_of": "schedule"}
     recipe = Recipe.from_dict({"schedule": schedule, "training": {"epochs": T}})
-    found = learning_rates(recipe, 1)
-    np.testing.assert_allclose(found, torch_rates(1.0, T, chained), rtol=0, atol=1e-14)
+    lr_T = learning_rates(recipe, 1)
+    np.testing.assert_allclose(lr_T, torch_rates(1.0, T, chained), rtol=0, atol=1e-14)
     schedule = {"warmup": W, "ramp": "t/W", "warmup_start": 1 / W, "peak": 0.01}
-    found = learning_rates(Recipe.from_dict({"schedule": schedule, "training": {"epochs": T}}), 1)
-    expected = torch_rates(0.01, T, lambda o: lrs.LinearLR(o, 1 / W, 1.0, total_iters=W))
-    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+    recipe = Recipe.from_dict({"schedule": schedule, "training": {"epochs": T}})
+    lr_T, expected = learning_rates(recipe, 1), torch_rates(0.01, T, started)
+    np.testing.assert_array_equal(lr_T.astype(np.float32), expected.astype(np.float32))
 
 
 # ---- optax: the real schedules within 3e-7 of the peak, which is what their float32 arithmetic
@@ -310,7 +280,7 @@ OPTAX_CLOSE = 3e-7
 
 
 def optax_rates(schedule, T):
-    """Under jit, at every update of T."""
+    """The schedule's rates under jit, at every update of T."""
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(T)), dtype=np.float64)
 
 
@@ -366,35 +336,27 @@ def test_optax_preset_is_the_real_schedule(name, W):
     make, knobs = OPTAX[name]
     if "length" in PRESETS["schedule"][name].free:
         knobs = knobs | {"length": T}
-    found = rates(name, T=run, warmup=W, peak=1.0, **knobs)
-    real = optax_rates(make(W, T), run)
-    if (
-        name == "optax.polynomial"
-    ):  # under jit 1 - count/T may end below 0, and a power of it is no number
-        real[T:] = np.where(np.isnan(real[T:]), found[T:], real[T:])
-    np.testing.assert_allclose(real, found, rtol=0, atol=OPTAX_CLOSE)
+    lr_T = rates(name, T=run, warmup=W, peak=1.0, **knobs)
+    real_T = optax_rates(make(W, T), run)
+    if name == "optax.polynomial":
+        # under jit 1 - count/T may end below 0, and a power of it is no number
+        real_T[T:] = np.where(np.isnan(real_T[T:]), lr_T[T:], real_T[T:])
+    np.testing.assert_allclose(real_T, lr_T, rtol=0, atol=OPTAX_CLOSE)
 
 
 @pytest.mark.parametrize("T", [20, 97, 1000])
 def test_optax_one_cycles_are_the_real_schedules(T):
-    real = optax.cosine_onecycle_schedule(T, 1.0, 0.3, 25.0, 1e4)
-    np.testing.assert_allclose(
-        optax_rates(real, T + 5),
-        rates("optax.one_cycle", T=T + 5, length=T, peak=1.0),
-        rtol=0,
-        atol=OPTAX_CLOSE,
-    )
-    real = optax.linear_onecycle_schedule(T, 1.0, 0.3, 0.85, 25.0, 1e4)
-    np.testing.assert_allclose(
-        optax_rates(real, T + 5),
-        rates("optax.one_cycle_linear", T=T + 5, length=T, peak=1.0),
-        rtol=0,
-        atol=OPTAX_CLOSE,
-    )
+    for name, real in (
+        ("optax.one_cycle", optax.cosine_onecycle_schedule(T, 1.0, 0.3, 25.0, 1e4)),
+        ("optax.one_cycle_linear", optax.linear_onecycle_schedule(T, 1.0, 0.3, 0.85, 25.0, 1e4)),
+    ):
+        lr_T = rates(name, T=T + 5, length=T, peak=1.0)
+        np.testing.assert_allclose(optax_rates(real, T + 5), lr_T, rtol=0, atol=OPTAX_CLOSE)
 
 
 # ---- the other libraries: values that were measured with them, W=4, T=20, peak 1
 
+WSD6 = {"decay_length": 6}
 VALUES = [
     # preset, knobs, t=0, W-1, W, T-1, T, T+1
     ("hf.constant_with_warmup", {}, 0, 0.75, 1, 1, 1, 1),
@@ -408,41 +370,25 @@ VALUES = [
     ("timm.cosine", {}, 0, 0.75, 0.905, 0.0062, 0, 0),
     ("hf.cosine_warmup_with_min_lr", {"floor": 0.1}, 0.25, 1, 0.991, 0.1, 0.109, 0.134),
     ("hf.inverse_sqrt", {}, 0, 0.75, 1, 0.4588, 0.4472, 0.4364),
-    (
-        "megatron.inverse_sqrt",
-        {},
-        0,
-        0.75,
-        1,
-        0.4588,
-        0.4472,
-        0,
-    ),  # past lr_decay_steps it is min_lr
+    # past lr_decay_steps it is min_lr
+    ("megatron.inverse_sqrt", {}, 0, 0.75, 1, 0.4588, 0.4472, 0),
     ("t5.linear_warmup", {}, 0, 0.75, 1, 0.4588, 0.4472, 0.4364),
     ("noam", {}, 0.25, 1, 0.894, 0.447, 0.436, 0.426),
-    (
-        "hf.warmup_stable_decay",
-        {"decay_length": 6, "decay_shape": "linear"},
-        0,
-        0.75,
-        1,
-        0.1667,
-        0,
-        0,
-    ),
-    ("timm.wsd", {"decay_length": 6, "decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
-    ("megatron.wsd", {"decay_length": 6, "decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
-    ("torchtitan.wsd", {"decay_length": 6}, 0.25, 1, 1, 0.1667, 0, -0.1667),
+    ("hf.warmup_stable_decay", WSD6 | {"decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
+    ("timm.wsd", WSD6 | {"decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
+    ("megatron.wsd", WSD6 | {"decay_shape": "linear"}, 0, 0.75, 1, 0.1667, 0, 0),
+    ("torchtitan.wsd", WSD6, 0.25, 1, 1, 0.1667, 0, -0.1667),
     ("pytorch_warmup.exponential", {}, 0.221, 0.632, 0.713, 0.993, 0.995, 0.996),
 ]
 
 
-@pytest.mark.parametrize(("name", "knobs", *"abcdef"), VALUES)
-def test_values_measured_with_the_libraries(name, knobs, a, b, c, d, e, f):
+@pytest.mark.parametrize(("name", "knobs", "first", "before", "at", "last", "end", "after"), VALUES)
+def test_values_measured_with_the_libraries(name, knobs, first, before, at, last, end, after):
     if "length" in PRESETS["schedule"][name].free:
         knobs = knobs | {"length": 20}
-    found = rates(name, warmup=4, peak=1.0, **knobs)[[0, 3, 4, 19, 20, 21]]
-    np.testing.assert_allclose(found, [a, b, c, d, e, f], rtol=0, atol=6e-4)  # three or four digits
+    lr_T = rates(name, warmup=4, peak=1.0, **knobs)
+    expected = [first, before, at, last, end, after]  # three or four digits
+    np.testing.assert_allclose(lr_T[[0, 3, 4, 19, 20, 21]], expected, rtol=0, atol=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -453,9 +399,8 @@ def test_values_measured_with_the_libraries(name, knobs, a, b, c, d, e, f):
     ],
 )
 def test_values_of_one_cycle(name, values):
-    np.testing.assert_allclose(
-        rates(name, length=20, peak=1.0)[[0, 3, 4, 19]], values, rtol=0, atol=6e-4
-    )
+    lr_T = rates(name, length=20, peak=1.0)
+    np.testing.assert_allclose(lr_T[[0, 3, 4, 19]], values, rtol=0, atol=6e-4)
 
 
 # ---- and their formulas, written here as they write them
@@ -465,11 +410,9 @@ def hf_cosine_with_restarts(t, W, T, cycles):
     if t < W:
         return t / max(1, W)
     progress = (t - W) / max(1, T - W)
-    return (
-        0.0
-        if progress >= 1
-        else max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1.0))))
-    )
+    if progress >= 1:
+        return 0.0
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1.0))))
 
 
 def nanogpt(t, W, T, floor):
@@ -523,11 +466,9 @@ def timm_restarts(t, W, cycle, growth, cycles, decay, floor):
     t, i, length = t - W, 0, cycle
     while t >= length:
         t, i, length = t - length, i + 1, length * growth
-    return (
-        floor + 0.5 * (decay**i - floor) * (1 + math.cos(math.pi * t / length))
-        if i < cycles
-        else floor
-    )
+    if i >= cycles:
+        return floor
+    return floor + 0.5 * (decay**i - floor) * (1 + math.cos(math.pi * t / length))
 
 
 def cosine(p):
@@ -541,7 +482,9 @@ def hf_early(t, W, T, start, floor):
 
 
 def timm_multistep(t, W, milestones, factor):
-    return t / W if t < W else factor ** sum(m <= t - W + 1 for m in milestones)
+    if t < W:
+        return t / W
+    return factor ** sum(milestone <= t - W + 1 for milestone in milestones)
 
 
 def timm_step(t, W, every, factor, prefix):
@@ -645,21 +588,17 @@ FORMULAS = [
 def test_formulas_of_the_libraries(name, knobs, formula):
     if "length" in PRESETS["schedule"][name].free:
         knobs = knobs | {"length": T}
-    found = rates(name, T=75, warmup=W, peak=1.0, **knobs)
-    np.testing.assert_allclose(found, [formula(t) for t in range(75)], rtol=1e-13, atol=2e-15)
+    lr_T = rates(name, T=75, warmup=W, peak=1.0, **knobs)
+    np.testing.assert_allclose(lr_T, [formula(t) for t in range(75)], rtol=1e-13, atol=2e-15)
 
 
 def test_every_preset_of_a_schedule_is_held_against_its_library():
     proved = {*TORCH, *OPTAX, *(name for name, *_ in (*VALUES, *FORMULAS))}
-    proved |= {
-        "torch.one_cycle",
-        "torch.one_cycle_three_phase",
-        "optax.one_cycle",
-        "optax.one_cycle_linear",
-    }
+    proved |= {"torch.one_cycle", "torch.one_cycle_three_phase"}
+    proved |= {"optax.one_cycle", "optax.one_cycle_linear"}
     missing = PRESETS["schedule"].keys() - proved
-    # those that are another preset word for word, and the untuned, which test_schedules holds
-    # against their lengths
+    # what is left is another preset word for word, or an untuned one, whose length test_schedules
+    # tests
     same = {
         "hf.constant": "constant",
         "hf.cosine_with_min_lr": "hf.cosine",

@@ -1,10 +1,11 @@
-"""Recipes: what is accepted, what is refused and in which words, and what a hash stands for."""
+"""Recipes: what is accepted, what is refused and how, and what a hash depends on."""
 
 import json
 import subprocess
 import sys
 import tomllib
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -36,7 +37,7 @@ text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
 def values_of(annotation, limits):
-    """Every value that a field of that type takes, numbers as awkward as they come."""
+    """Every value that a field of that type takes, awkward numbers too."""
     if get_origin(annotation) in (UnionType, Union):  # an option
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Annotated:
@@ -74,36 +75,31 @@ def contents(draw):
             drawn["name"] = draw(st.sampled_from(list(variants_of(name))))
         knobs, options = KNOBS.get(name, {}), OPTIONS.get(name, {})
         known = {*knobs.get(drawn.get("name"), ()), *options.get(drawn.get("name"), ())}
-        absent = {
-            knob for having in (*knobs.values(), *options.values()) for knob in having
-        } - known
+        absent = set().union(*knobs.values(), *options.values()) - known
         content[name] = {field: value for field, value in drawn.items() if field not in absent}
     if content["average"].get("debias"):
         content["average"]["start"] = "zero"
-    if content["optimizer"].get("nesterov"):
-        content["optimizer"] |= {"momentum": 0.5} | (
-            {"dampening": 0.0} if "dampening" in content["optimizer"] else {}
-        )
-    factors, layers = content["optimizer"]["multipliers"], len(content["model"]["hidden"]) + 1
-    content["optimizer"]["multipliers"] = (factors * layers)[:layers]
-    _mend_schedule(
-        content["schedule"], content["training"]["epochs"], "beta2" in content["optimizer"]
-    )
+    optimizer, layers = content["optimizer"], len(content["model"]["hidden"]) + 1
+    if optimizer.get("nesterov"):
+        optimizer["momentum"] = 0.5
+        if "dampening" in optimizer:
+            optimizer["dampening"] = 0.0
+    optimizer["multipliers"] = (optimizer["multipliers"] * layers)[:layers]
+    _mend_schedule(content["schedule"], content["training"]["epochs"], "beta2" in optimizer)
     return content
 
 
 def _mend_schedule(schedule, epochs, has_beta2):
-    """Lengths that fit into one another."""
+    """Make the lengths of a schedule fit into one another."""
     if schedule["warmup_shape"].startswith("untuned"):
         if has_beta2:
             schedule |= {"warmup": 0, "unit": "update"}
         else:
             schedule["warmup_shape"] = "linear"
     if "factors" in schedule:
-        schedule["factors"] = (*schedule["factors"], *schedule["milestones"])[
-            : len(schedule["milestones"])
-        ]
-        schedule["factors"] = tuple(map(float, schedule["factors"]))
+        milestones = schedule["milestones"]
+        factors = (*schedule["factors"], *milestones)[: len(milestones)]
+        schedule["factors"] = tuple(map(float, factors))
     if "end_rate" in schedule:
         schedule["end_rate"] = schedule["peak"] / 2
         if not schedule["end_rate"]:
@@ -112,9 +108,8 @@ def _mend_schedule(schedule, epochs, has_beta2):
     if schedule["unit"] == "epoch":
         schedule["warmup"] = min(schedule["warmup"], epochs)
     if "length" in schedule:
-        schedule["length"] = (
-            0 if schedule["unit"] == "epoch" or "untuned" in schedule["warmup_shape"] else 2**60
-        )
+        is_the_run = schedule["unit"] == "epoch" or "untuned" in schedule["warmup_shape"]
+        schedule["length"] = 0 if is_the_run else 2**60
         schedule["warmup"] = min(schedule["warmup"], 2**59)
     if decay and schedule["unit"] == "epoch":
         schedule["decay_length"] = min(decay, epochs)
@@ -129,12 +124,8 @@ def _mend_schedule(schedule, epochs, has_beta2):
     if "cycles" in schedule:
         schedule["cycles"], schedule["cycle"] = 1, schedule["cycle"] + 1
     # a library's way at the edges may be to refuse them
-    if (
-        schedule["warmup"] < 2
-        or schedule["warmup"] == epochs
-        or schedule["name"] == "one_cycle"
-        or decay
-    ):
+    is_at_an_edge = schedule["warmup"] < 2 or schedule["warmup"] == epochs
+    if is_at_an_edge or schedule["name"] == "one_cycle" or decay:
         schedule.pop("edges", None)
     if schedule["warmup_curve"] == "constant":
         schedule["warmup_start"] = 0.5
@@ -214,15 +205,13 @@ def test_toml_of_softmax_regression_has_an_empty_list():
 
 
 def fields_of(recipe):
-    """Section -> its fields but the knobs that the chosen names do not have."""
+    """Section -> its fields without the knobs that the chosen names lack."""
     content = {
         name: {field for field, value in values.items() if value is not None}
         for name, values in asdict(recipe).items()
     }
     for name, knobs in KNOBS.items():
-        every = {
-            knob for having in (*knobs.values(), *OPTIONS.get(name, {}).values()) for knob in having
-        }
+        every = set().union(*knobs.values(), *OPTIONS.get(name, {}).values())
         section = getattr(recipe, name)
         assert set(field_infos(name)) - every | set(knobs[section.name]) == content[name]
     return content
@@ -240,20 +229,16 @@ def test_every_field_is_described():
         for field in field_infos(name):
             description = field_docstrings(name)[field]
             assert description, f"{name}.{field}"
-            above = [
-                documented[i - 1]
-                for i, line in enumerate(documented)
-                if line.startswith(f"{field} =")
-            ]
-            told = any(" ".join(description.split()) in comment for comment in above)
-            assert told == (field in written[name]), f"{name}.{field}"
+            pairs = pairwise(documented)
+            comments = [above for above, line in pairs if line.startswith(f"{field} =")]
+            text = " ".join(description.split())
+            is_described = any(text in comment for comment in comments)
+            assert is_described == (field in written[name]), f"{name}.{field}"
 
 
 def test_documented_toml_lists_the_choices():
     documented = Recipe().to_toml(documented=True)
-    assert 'times. One of "none", "norm", "value". Default: "none".' in documented.replace(
-        "`clip_at`.", "times."
-    )
+    assert '`clip_at`. One of "none", "norm", "value". Default: "none".' in documented
     assert "Default: 0.9." in documented  # of a knob, that of the chosen optimizer
 
 
@@ -266,11 +251,8 @@ def test_hash_of_the_seed_recipe():
 
 
 def test_hash_does_not_depend_on_where_the_file_lies():
-    assert (
-        Recipe(data=Data(path="/a/b.csv")).hash
-        == Recipe(data=Data(path="c.csv")).hash
-        == Recipe().hash
-    )
+    assert Recipe(data=Data(path="/a/b.csv")).hash == Recipe().hash
+    assert Recipe(data=Data(path="c.csv")).hash == Recipe().hash
 
 
 @given(st.randoms(use_true_random=False))
@@ -278,10 +260,8 @@ def test_hash_does_not_depend_on_the_order_of_the_fields(random):
     content = asdict(Recipe())
     shuffled = {}
     for name in random.sample(sorted(content), len(content)):
-        shuffled[name] = {
-            field: content[name][field]
-            for field in random.sample(sorted(content[name]), len(content[name]))
-        }
+        fields = random.sample(sorted(content[name]), len(content[name]))
+        shuffled[name] = {field: content[name][field] for field in fields}
     assert Recipe.from_dict(shuffled).hash == Recipe().hash
 
 
@@ -346,10 +326,9 @@ CHOSEN = [("", "")] + [(section, name) for section, knobs in KNOBS.items() for n
 
 @pytest.mark.parametrize(("section", "name"), CHOSEN)
 def test_hash_changes_with_each_field(section, name):
-    base = Recipe(model=Model(hidden=())).with_values(
-        {f"{section}.name": name} if section else {}
-    )  # one layer
-    seen = {base.hash}
+    one_layer = Recipe(model=Model(hidden=()))
+    base = one_layer.with_values({f"{section}.name": name} if section else {})
+    hashes = {base.hash}
     names = [
         (part, field)
         for part, written in fields_of(base).items()
@@ -366,20 +345,19 @@ def test_hash_changes_with_each_field(section, name):
             continue
         other = {"length": 7, "fall": 0.5}.get(field, other)  # not shorter than warmup and rise
         changed = base.with_values({f"{part}.{field}": other} | needed)
-        assert (changed.hash in seen) == (field == "path" or part == "convergence"), (
-            f"{part}.{field}"
-        )
-        seen.add(changed.hash)
+        counts_not = field == "path" or part == "convergence"
+        assert (changed.hash in hashes) == counts_not, f"{part}.{field}"
+        hashes.add(changed.hash)
 
 
 @pytest.mark.parametrize(("section", "name"), CHOSEN[1:])
 def test_a_knob_that_the_chosen_one_lacks_is_refused_with_those_it_has(section, name):
     knobs = KNOBS[section]
     known = [*knobs[name], *OPTIONS.get(section, {}).get(name, ())]
-    lacking = {
-        knob: having[knob] for having in knobs.values() for knob in having if knob not in known
-    }
-    for knob, value in lacking.items():
+    every = {knob: default for having in knobs.values() for knob, default in having.items()}
+    for knob, value in every.items():
+        if knob in known:
+            continue
         line = refusal(Recipe.from_dict, {section: {"name": name, knob: value}})
         has = f"it has {', '.join(known)}" if known else "it has none"
         assert line == f"{section}.{knob}: {name} has no such knob; {has}"
@@ -480,10 +458,8 @@ def test_any_bytes_are_a_recipe_or_one_line(tmp_path_factory, content):
 def test_an_error_in_a_file_names_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nepoch = 3")
-    assert (
-        refusal(load_recipe, str(path))
-        == f"{path}: training.epoch: no such field; did you mean training.epochs?"
-    )
+    line = f"{path}: training.epoch: no such field; did you mean training.epochs?"
+    assert refusal(load_recipe, str(path)) == line
 
 
 # ---- from nested dicts
@@ -617,10 +593,8 @@ def test_missing_fields_take_their_defaults():
         (
             {"schedule": {"name": "cosine", "factor": 0.1}},
             "schedule.factor: cosine has no such knob; it has warmup, warmup_shape, ramp, "
-            "warmup_start, warmup_of, "
-            "length, decay_start, decay_end, floor, after_end, power, waves, k_decay, "
-            "warmup_curve, warmup_top, "
-            "least_rate, edges",
+            "warmup_start, warmup_of, length, decay_start, decay_end, floor, after_end, power, "
+            "waves, k_decay, warmup_curve, warmup_top, least_rate, edges",
         ),
         (
             {"schedule": {"warmup_shape": "untuned_linear"}},
@@ -649,15 +623,13 @@ def test_missing_fields_take_their_defaults():
         ),
         (
             {"schedule": {"name": "wsd", "decay_length": 6}},
-            "schedule.decay_length: 5 + 6 epochs of warmup and decay are longer than the "
-            "run of 10 epochs "
-            "(training.epochs)",
+            "schedule.decay_length: 5 + 6 epochs of warmup and decay are longer than the run of "
+            "10 epochs (training.epochs)",
         ),
         (
             {"schedule": {"name": "cosine_restarts", "cycles": 3, "cycle_growth": 2}},
-            "schedule.cycles: the first of 3 cycles would be shorter than one epoch in the "
-            "run of 10 epochs "
-            "(training.epochs)",
+            "schedule.cycles: the first of 3 cycles would be shorter than one epoch in the run of "
+            "10 epochs (training.epochs)",
         ),
         (
             {"schedule": {"warmup": 11}},
@@ -685,9 +657,8 @@ def test_warmup_that_fits_is_accepted(schedule):
 
 
 def test_a_whole_number_does_for_a_float():
-    assert (
-        Recipe.from_dict({"schedule": {"peak": 1}}).hash == Recipe(schedule=Schedule(peak=1.0)).hash
-    )
+    whole = Recipe.from_dict({"schedule": {"peak": 1}})
+    assert whole.hash == Recipe(schedule=Schedule(peak=1.0)).hash
 
 
 def test_length_of_the_warmup():
@@ -762,9 +733,8 @@ def test_wrong_overrides_are_refused_by_name(item, line):
 
 @pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000], ids=["5000 digits", "nested"])
 def test_absurd_overrides_are_one_line(value):
-    assert refusal(load_recipe, "seed", [f"training.epochs={value}"]).startswith(
-        "training.epochs: "
-    )
+    line = refusal(load_recipe, "seed", [f"training.epochs={value}"])
+    assert line.startswith("training.epochs: ")
 
 
 @given(st.text(max_size=30))
@@ -776,15 +746,11 @@ def test_any_override_is_applied_or_one_line(item):
 
 
 def test_the_core_imports_neither_framework():
-    modules = [
-        f"lockstep.{name}"
-        for name in ("recipe", "data_prep", "schedules.formulas", "records.trace")
-    ]
-    code = (
-        f"import sys, {', '.join(modules)}; print({{'torch', 'jax', 'sklearn', 'polars'}} & "
-        "set(sys.modules))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/")
-    )
-    assert result.stdout.strip() == "set()"
+    code = """
+import sys
+import lockstep.recipe, lockstep.data_prep, lockstep.schedules.formulas, lockstep.records.trace
+print({"torch", "jax", "sklearn", "polars"} & set(sys.modules))
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path("/"))
+    assert process.stdout.strip() == "set()"

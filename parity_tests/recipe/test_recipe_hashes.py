@@ -1,4 +1,4 @@
-"""Recipe hashes stay what they were: a change here makes every old trace incomparable."""
+"""Recipe hashes stay what they were. A change here leaves no old trace comparable."""
 
 import pytest
 
