@@ -67,7 +67,8 @@ def failure_sentence(form: str, off: Sequence[str], alike: bool, float64: Limit 
 def _stray_sentence(off: Sequence[str], float64: Limit | None) -> str:
     """The headline where a twin strays in the recipe's dtype, and does not in float64."""
     names = " and ".join(TWINS[twin] for twin in off)
-    strays = f"s trained here, {names} strays farther than rounding can"
+    verb = "strays" if len(off) == 1 else "stray"
+    strays = f"s trained here, {names} {verb} farther than rounding can"
     if float64 is None:
         return f"In float64 both do what the recipe says; a{strays}."
     return f"A{strays}; in float64, {describe_limit(float64)}."

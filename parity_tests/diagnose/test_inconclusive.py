@@ -15,7 +15,7 @@ from lockstep.cli import main
 from lockstep.commands.options import planting_trainer, trainer
 from lockstep.data_prep import prepare
 from lockstep.diagnose.compare import bounds_of, compare
-from lockstep.diagnose.verdict import Verdict, judge
+from lockstep.diagnose.verdict import Failure, Verdict, judge
 from lockstep.errors import ParityError
 from lockstep.oracle.rounding import AMPLIFIED
 from lockstep.parity import assert_parity
@@ -135,6 +135,17 @@ def test_a_failure_as_trained_says_how_far_float64_was_judged() -> None:
     assert settled.sentence.startswith(
         "In float64 both do what the recipe says; as trained here, PyTorch strays"
     )
+
+
+@pytest.mark.parametrize(
+    ("off", "stray"),
+    [
+        (("jax",), "JAX strays farther than rounding can."),
+        (("torch", "jax"), "PyTorch and JAX stray farther than rounding can."),
+    ],
+)
+def test_a_failure_as_trained_names_who_strays(off: tuple[str, ...], stray: str) -> None:
+    assert Failure("traces", off, alike=True, float64=None).sentence.endswith(stray)
 
 
 @pytest.mark.sweep
