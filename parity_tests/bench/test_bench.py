@@ -50,29 +50,29 @@ needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C co
 
 
 def bench(out: Path, *contenders: str, rounds: int = 3, **values: object) -> tuple[int, str]:
-    shown = io.StringIO()
-    console = PlainConsole(width=80, file=shown)
+    screen = io.StringIO()
+    console = PlainConsole(width=80, file=screen)
     work = [Workload("small", small_recipe(**values))]
     status = run_bench(
         work, device="cpu", rounds=rounds, out=out, console=console, contenders=contenders
     )
-    return status, shown.getvalue()
+    return status, screen.getvalue()
 
 
 @needs_compiler
 def test_figures_come_from_the_samples(tmp_path: Path) -> None:
     adamw = {"optimizer__name": "adamw", "optimizer__weight_decay": 0.01}
-    status, shown = bench(tmp_path / "bench.json", *TIMED, model__hidden=(5,), **adamw)
+    status, text = bench(tmp_path / "bench.json", *TIMED, model__hidden=(5,), **adamw)
     assert status == 0
     content = json.loads((tmp_path / "bench.json").read_text())
     assert content["schema"] == SCHEMA
     assert content["machine"]["cores"] >= 1
-    found = Results.load(tmp_path / "bench.json").workloads["small"]
-    assert list(found.contenders) == list(TIMED)
-    graph = found.contenders["torch graph"]
+    workload = Results.load(tmp_path / "bench.json").workloads["small"]
+    assert list(workload.contenders) == list(TIMED)
+    graph = workload.contenders["torch graph"]
     assert "CUDA graphs need --device gpu" in graph.skipped
     assert not graph.samples
-    for name, outcome in found.contenders.items():
+    for name, outcome in workload.contenders.items():
         if name == "torch graph":
             continue
         assert len(outcome.samples) == 3
@@ -86,9 +86,9 @@ def test_figures_come_from_the_samples(tmp_path: Path) -> None:
         assert outcome.import_seconds is not None
         assert outcome.cold_seconds > outcome.import_seconds
         assert outcome.peak_mib
-        row = next(line for line in shown.splitlines() if line.strip().startswith(f"{name}  "))
+        row = next(line for line in text.splitlines() if line.strip().startswith(f"{name}  "))
         assert three_digits(1e6 * sorted(outcome.samples)[1]) in row
-    assert max(len(line) for line in shown.splitlines() if "skipped" not in line) <= 80
+    assert max(len(line) for line in text.splitlines() if "skipped" not in line) <= 80
 
 
 @pytest.mark.sweep
@@ -96,9 +96,9 @@ def test_the_plain_engines_are_timed_too(tmp_path: Path) -> None:
     status, _ = bench(
         tmp_path / "bench.json", "torch steps", "jax steps", "jax whole run", "jax unrecorded"
     )
-    found = Results.load(tmp_path / "bench.json").workloads["small"]
+    workload = Results.load(tmp_path / "bench.json").workloads["small"]
     assert status == 0
-    assert all(len(outcome.samples) == 3 for outcome in found.contenders.values())
+    assert all(len(outcome.samples) == 3 for outcome in workload.contenders.values())
 
 
 @pytest.mark.sweep
@@ -129,9 +129,9 @@ def test_a_contender_that_computes_something_else_is_refused(
     monkeypatch.setattr(
         lockstep.bench.run, "states", lambda recipe, data: states(recipe.with_values(WRONG), data)
     )
-    status, shown = bench(tmp_path / "bench.json", "jax fast")
+    status, text = bench(tmp_path / "bench.json", "jax fast")
     assert status == 1
-    assert "jax fast: computes something else" in " ".join(shown.split())
+    assert "jax fast: computes something else" in " ".join(text.split())
     outcome = Results.load(tmp_path / "bench.json").workloads["small"].contenders["jax fast"]
     assert not outcome.samples
     assert outcome.differs is not None
@@ -221,13 +221,13 @@ def test_a_peer_that_is_not_there_is_skipped_with_what_installs_it(tmp_path: Pat
     ]
     if not missing:
         pytest.skip("all peers are installed")
-    status, shown = bench(tmp_path / "bench.json", missing[0])
+    status, text = bench(tmp_path / "bench.json", missing[0])
     assert status == 0
     assert (
         f"{missing[0]}: skipped: {CONTENDERS[missing[0]].imports} is not installed: pip install"
-        in shown
+        in text
     )
-    assert "'lockstep[peers]'" in shown
+    assert "'lockstep[peers]'" in text
 
 
 def importable(name: str) -> bool:
@@ -264,9 +264,9 @@ def test_what_comes_with_a_checkout_alone_is_named_in_one_line_by_an_installed_l
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lockstep.bench.registry, "CHECKOUT", tmp_path / "none")
-    status, shown = bench(tmp_path / "bench.json", "c", "numpy products", "torch fast")
+    status, text = bench(tmp_path / "bench.json", "c", "numpy products", "torch fast")
     assert status == 0
-    (line,) = (line for line in shown.splitlines() if "skipped" in line)
+    (line,) = (line for line in text.splitlines() if "skipped" in line)
     assert line.startswith("c, numpy products: skipped: not part of an installed lockstep")
     outcomes = Results.load(tmp_path / "bench.json").workloads["small"].contenders
     assert [name for name, outcome in outcomes.items() if outcome.samples] == ["torch fast"]
@@ -412,10 +412,12 @@ numpy.maximum = lambda *arguments: [maximum(*arguments) for _ in range(500)][-1]
 """)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     bench(files[1], "numpy", rounds=7)
-    done = CliRunner().invoke(bench_command, ["--compare", *map(str, files)], standalone_mode=False)
-    assert done.return_value == 1, done.output
+    result = CliRunner().invoke(
+        bench_command, ["--compare", *map(str, files)], standalone_mode=False
+    )
+    assert result.return_value == 1, result.output
     assert (
-        next(line for line in done.output.splitlines() if "numpy" in line).split()[-1] == "slower"
+        next(line for line in result.output.splitlines() if "numpy" in line).split()[-1] == "slower"
     )
     back = CliRunner().invoke(
         bench_command, ["--compare", *map(str, reversed(files))], standalone_mode=False
@@ -483,11 +485,11 @@ def test_a_file_is_checked_when_it_is_read(text: str, message: str, tmp_path: Pa
 
 
 def test_bad_arguments_are_one_line() -> None:
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         bench_command, ["W1", "--against", "tensorflow"], standalone_mode=False
     )
-    assert isinstance(done.exception, InputError)
-    assert "--against tensorflow: no such group; there are c, products, " in str(done.exception)
+    assert isinstance(result.exception, InputError)
+    assert "--against tensorflow: no such group; there are c, products, " in str(result.exception)
     assert SLACK > 1
 
 
@@ -506,8 +508,8 @@ def test_ensembles_are_proved_and_timed(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
-    shown = io.StringIO()
-    sweep = {"device": "cpu", "rounds": 3, "console": PlainConsole(width=80, file=shown)}
+    screen = io.StringIO()
+    sweep = {"device": "cpu", "rounds": 3, "console": PlainConsole(width=80, file=screen)}
     work, out = Workload("<small>", small_recipe()), tmp_path / "sweep.html"
     assert (
         run_sweep(
@@ -515,7 +517,7 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
         )
         == 0
     )
-    rows = [line.split() for line in shown.getvalue().splitlines()]
+    rows = [line.split() for line in screen.getvalue().splitlines()]
     assert [row[0] for row in rows if row and row[0].isdigit()] == ["16", "45"]
     assert all(row[2] == "-" for row in rows if row and row[0].isdigit())
     page = out.read_text()
@@ -524,10 +526,10 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     assert "torch graph" not in page
     with pytest.raises(InputError, match=r"a sweep is written as .png, .html or .json"):
         run_sweep(work, "batch", out=tmp_path / "sweep.txt", **sweep)
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         bench_command, ["W1", "W2", "--sweep", "width"], standalone_mode=False
     )
-    assert "--sweep: one workload at a time" in str(done.exception)
+    assert "--sweep: one workload at a time" in str(result.exception)
 
 
 @pytest.mark.parametrize(

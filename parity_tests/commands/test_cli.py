@@ -164,7 +164,7 @@ def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
             command, cwd=tmp_path, env=environment, stdout=slave, stderr=slave, stdin=slave
         )
         os.close(slave)
-        shown = b""
+        screen = b""
         while True:
             try:
                 piece = os.read(master, 65536)
@@ -172,12 +172,12 @@ def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
                 break
             if not piece:
                 break
-            shown += piece
+            screen += piece
         assert process.wait() == 0
         os.close(master)
         # colours are set by sequences like ESC[32m; bold and the moves of a progress bar are none
-        assert bool(re.search(rb"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]", shown)) is coloured
-        assert b"updates" in shown  # the progress bars
+        assert bool(re.search(rb"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]", screen)) is coloured
+        assert b"updates" in screen  # the progress bars
 
 
 # --- recipes
@@ -186,9 +186,9 @@ def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
 def test_recipe_show_init_and_check(lockstep: Lockstep, tmp_path: Path) -> None:
     status, out, _ = lockstep("recipe", "show", "digits", "--set", "training.epochs=7")
     assert status == 0
-    shown = Recipe.from_dict(__import__("tomllib").loads(out))
-    assert shown == load_recipe("digits", ["training.epochs=7"])
-    assert f"# hash {shown.hash}" in out
+    printed_recipe = Recipe.from_dict(__import__("tomllib").loads(out))
+    assert printed_recipe == load_recipe("digits", ["training.epochs=7"])
+    assert f"# hash {printed_recipe.hash}" in out
 
     assert lockstep("recipe", "init", "mine.toml")[0] == 0
     assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe("seed")
@@ -357,11 +357,11 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from lockstep.cli import main
 main({command[3:]!r})
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith("lockstep: a.trace: cannot be written: ")
-    assert done.stderr.count("\n") == 1
+    assert process.returncode == 2
+    assert process.stderr.startswith("lockstep: a.trace: cannot be written: ")
+    assert process.stderr.count("\n") == 1
     assert (tmp_path / "a.trace").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.trace"]

@@ -1,4 +1,4 @@
-"""Options that contradict one another, or say nothing: refused, never without effect."""
+"""Options that contradict one another or say nothing are refused, and are never without effect."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ RECORD = ("record", "--backend", "oracle", "--out", "t.trace", *SMALL)
 
 @pytest.fixture
 def lockstep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs a command in a folder of its own; exit status, output and errors."""
+    """A function that runs a command in a folder of its own and gives its exit status, output and
+    errors.
+    """
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text(TABLE)
 
@@ -94,9 +96,8 @@ def test_every_number_that_is_no_integer_is_one_that_is_finite() -> None:
 
     commands = [*cli.commands.values(), *cli.commands["recipe"].commands.values()]  # type: ignore[attr-defined]
     types = [option.type for command in commands for option in command.params]
-    kinds = [
-        kind for kind in types if isinstance(kind, click.types.FloatParamType | click.FloatRange)
-    ]
+    floats = click.types.FloatParamType | click.FloatRange
+    kinds = [kind for kind in types if isinstance(kind, floats)]
     assert len(kinds) >= 2
     assert all(isinstance(kind, FiniteFloat) for kind in kinds)
 
@@ -126,14 +127,13 @@ def test_presets_beside_a_recipe_take_the_peak_that_is_given(lockstep) -> None: 
 
 
 def test_the_help_has_every_command_in_a_group_with_a_whole_sentence() -> None:
-    shown = [name for name, command in cli.commands.items() if not command.hidden]
-    assert sorted(shown) == sorted(
-        command.name for commands in GROUPS.values() for command in commands
-    )
+    names = [name for name, command in cli.commands.items() if not command.hidden]
+    grouped = [command.name for commands in GROUPS.values() for command in commands]
+    assert sorted(names) == sorted(grouped)
     lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(line.endswith("...") for line in lines)
     assert [line for line in lines if line.endswith(":")][1:] == [f"{title}:" for title in GROUPS]
-    for name in shown:
+    for name in names:
         (line,) = (line for line in lines if line.split()[:1] == [name])
         assert line.endswith("."), line

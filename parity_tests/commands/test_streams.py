@@ -1,4 +1,4 @@
-"""A reader who leaves changes no exit status, and a disk that is full is told in one line."""
+"""A reader who leaves changes no exit status, and a full disk is one line."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from parity_tests.files.test_outputs import loop
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
 EQUAL = ("compare", "a.trace", "a.trace")
 PARTED = ("compare", "a.trace", "b.trace")
-SHORT = ("--set", "training.epochs=1", "--set", "schedule.warmup=0")
+SHORT = ("--set=training.epochs=1", "--set=schedule.warmup=0")
 COMMANDS = [
     (EQUAL, 0),
     (PARTED, 1),
@@ -21,20 +21,7 @@ COMMANDS = [
     (("names", "a.trace", "a.trace", "--out", "names.toml"), 0),
     (("recipe", "show"), 0),
     (("curve", "--preset", "hf.cosine"), 0),
-    (
-        (
-            "record",
-            "--backend",
-            "oracle",
-            "--out",
-            "t.trace",
-            "--set",
-            "training.epochs=1",
-            "--set",
-            "schedule.warmup=0",
-        ),
-        0,
-    ),
+    (("record", "--backend", "oracle", "--out", "t.trace", *SHORT), 0),
     (("atlas",), 0),
     (("--help",), 0),
 ]
@@ -49,7 +36,7 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def closed_pipe() -> int:
-    """The end to write to of a pipe that nobody reads."""
+    """The writing end of a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
@@ -59,13 +46,12 @@ def run(
     arguments: tuple[str, ...], *, python: tuple[str, ...] = (), **streams: int
 ) -> tuple[int, str]:
     command = [sys.executable, *python, "-m", "lockstep", *arguments]
-    done = subprocess.run(
-        command, text=True, check=False, **({"stderr": subprocess.PIPE} | streams)
-    )
+    all_streams = {"stderr": subprocess.PIPE} | streams
+    process = subprocess.run(command, text=True, check=False, **all_streams)
     for stream in streams.values():
         if stream >= 0:
             os.close(stream)
-    return done.returncode, done.stderr or ""
+    return process.returncode, process.stderr or ""
 
 
 @pytest.mark.usefixtures("traces")
@@ -87,7 +73,9 @@ def test_a_full_disk_is_one_line(command: tuple[str, ...], status: int) -> None:
 
 @pytest.mark.parametrize("python", [(), ("-u",)])
 def test_the_rest_is_done_all_the_same(python: tuple[str, ...], traces: Path) -> None:
-    """What is written after the first line that nobody reads, and for both streams in one pipe."""
+    """The command writes its files after the first line that nobody reads, and with both streams
+    in one pipe too.
+    """
     junit = traces / "j.xml"
     for command, status in ((EQUAL, 0), (PARTED, 1)):
         command += ("--junit", str(junit))
@@ -107,11 +95,9 @@ def test_the_rest_is_done_all_the_same(python: tuple[str, ...], traces: Path) ->
 def test_a_stream_that_is_closed_changes_no_status(closed: str) -> None:
     redirections = " ".join(f"{descriptor}>&-" for descriptor in closed.split())
     for command, status in ((EQUAL, 0), (PARTED, 1), (("compare", "none", "none"), 2)):
-        line = f'"$@" {redirections}'
-        done = subprocess.run(
-            ["sh", "-c", line, "sh", sys.executable, "-m", "lockstep", *command], check=False
-        )
-        assert done.returncode == status
+        shell = ["sh", "-c", f'"$@" {redirections}', "sh"]
+        process = subprocess.run([*shell, sys.executable, "-m", "lockstep", *command], check=False)
+        assert process.returncode == status
 
 
 @pytest.mark.usefixtures("traces")
@@ -119,7 +105,6 @@ def test_what_is_read_is_what_was_printed() -> None:
     command = [sys.executable, "-m", "lockstep", *PARTED]
     whole = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "verdict: diverged" in whole.stdout
-    unbuffered = subprocess.run(
-        [sys.executable, "-u", *command[1:]], capture_output=True, text=True, check=False
-    )
+    command[1:1] = ["-u"]
+    unbuffered = subprocess.run(command, capture_output=True, text=True, check=False)
     assert unbuffered.stdout == whole.stdout

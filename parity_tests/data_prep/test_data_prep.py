@@ -1,5 +1,5 @@
-"""Data preparation: the same bits every time, a fair split, whole epochs, and every bad input by
-name.
+"""Data preparation gives the same bits every time, a fair split and whole epochs, and names every
+bad input.
 """
 
 import datetime
@@ -72,9 +72,8 @@ def test_hash_of_the_seed_data(seed):
 def changed(array, position):
     """A copy with the last bit of one number changed."""
     copy = array.copy()
-    copy[position] = (
-        np.nextafter(copy[position], np.inf) if copy.dtype == np.float64 else 1 - copy[position]
-    )
+    number = copy[position]
+    copy[position] = np.nextafter(number, np.inf) if copy.dtype == np.float64 else 1 - number
     return copy
 
 
@@ -89,10 +88,8 @@ def test_hash_changes_with_one_value(seed, name):
 )
 def test_hash_changes_with_one_initial_parameter(seed, name):
     array = seed.parameters[name]
-    assert (
-        replace(seed, parameters=seed.parameters | {name: changed(array, (0,) * array.ndim)}).hash
-        != seed.hash
-    )
+    parameters = seed.parameters | {name: changed(array, (0,) * array.ndim)}
+    assert replace(seed, parameters=parameters).hash != seed.hash
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 31}, {"epochs": 9}, {"drop_last": True}])
@@ -126,13 +123,13 @@ def test_cast_rounds_what_is_fed_and_keeps_the_hash(seed):
 def test_save_and_load_round_trip(tmp_path):
     data = prepare(load_recipe("breast_cancer"))
     data.save(tmp_path / "data")
-    found = PreparedData.load(tmp_path / "data")
-    assert found.hash == data.hash
+    loaded = PreparedData.load(tmp_path / "data")
+    assert loaded.hash == data.hash
     for name in ("columns", "classes", "warnings", "batch", "drop_last", "epochs", "seed"):
-        assert getattr(found, name) == getattr(data, name)
+        assert getattr(loaded, name) == getattr(data, name)
     for name in ("train_x_ND", "train_y_N", "held_out_x_ND", "held_out_y_N", "mean_D", "scale_D"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(data, name), strict=True)
-    assert found.parameters.keys() == data.parameters.keys()
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(data, name), strict=True)
+    assert loaded.parameters.keys() == data.parameters.keys()
 
 
 def test_a_damaged_data_file_is_refused(tmp_path):
@@ -147,10 +144,8 @@ def test_a_damaged_data_file_is_refused(tmp_path):
 def test_the_seed_recipe_trains_on_1000_rows_and_holds_out_250_more(seed):
     assert seed.train_x_ND.shape == (1000, 10)
     assert seed.held_out_x_ND.shape == (250, 10)
-    assert (
-        len({row.tobytes() for row in np.concatenate([seed.train_x_ND, seed.held_out_x_ND])})
-        == 1250
-    )
+    x_ND = np.concatenate([seed.train_x_ND, seed.held_out_x_ND])
+    assert len({row.tobytes() for row in x_ND}) == 1250
     assert seed.columns == tuple(f"x{i}" for i in range(1, 11))
     assert seed.classes == ("0", "1")
     assert seed.warnings == ()
@@ -177,12 +172,11 @@ def test_the_scaler_has_not_seen_the_held_out_rows(seed):
 @pytest.mark.parametrize("name", ["seed", "digits", "breast_cancer"])
 def test_the_split_is_stratified(name):
     data = prepare(load_recipe(name))
-    count = [
-        np.bincount(y_N, minlength=len(data.classes)) for y_N in (data.train_y_N, data.held_out_y_N)
-    ]
-    rows = count[0] + count[1]
-    share = len(data.held_out_y_N) / rows.sum()
-    assert (abs(count[1] - rows * share) < 1).all()
+    train_K = np.bincount(data.train_y_N, minlength=len(data.classes))
+    held_out_K = np.bincount(data.held_out_y_N, minlength=len(data.classes))
+    rows_K = train_K + held_out_K
+    share = len(data.held_out_y_N) / rows_K.sum()
+    assert (abs(held_out_K - rows_K * share) < 1).all()
 
 
 @pytest.mark.parametrize(
@@ -278,9 +272,8 @@ def test_any_drawn_rows_are_prepared_or_refused(
         data = prepare(recipe)
     except InputError as error:
         lines = str(error).splitlines()
-        expected = (
-            features < np.log2(classes) or rows < classes or batch > rows or separation > 1e99
-        )
+        is_small = features < np.log2(classes) or rows < classes or batch > rows
+        expected = is_small or separation > 1e99
     else:
         lines, expected = ["prepared"], True
         assert data.train_x_ND.shape == (rows, features)
@@ -334,7 +327,7 @@ def test_an_epoch_has_every_row_once(rows, batch, drop_last, epoch):
     np.testing.assert_array_equal(batches.count_T, (batches.weight_TB == 1).sum(1))
     assert (batches.count_T[:-1] == batch).all()
     assert batches.count_T[-1] == (batch if drop_last or rows % batch == 0 else rows % batch)
-    # padding stands at the end of the last batch, and every row number is one that can be looked up
+    # padding stands at the end of the last batch, and every row number can be looked up
     assert (np.diff(batches.weight_TB.ravel()) <= 0).all()
     assert (batches.rows_TB >= 0).all()
     assert (batches.rows_TB < rows).all()
@@ -420,7 +413,7 @@ def file_recipe(path, target="y", **data):
 
 @pytest.fixture
 def refused(tmp_path):
-    """Writes a file and returns the line in which it is refused, less the path before it."""
+    """A function that writes a file and gives the line in which it is refused, without its path."""
 
     def write_and_read(content, name="t.csv", target="y", **data):
         path = tmp_path / name
@@ -430,9 +423,8 @@ def refused(tmp_path):
             np.savez(path, **content)
         elif content is not None:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return refusal(prepare, file_recipe(path, target, **data)).removeprefix(
-            f"{printable(path)}: "
-        )
+        line = refusal(prepare, file_recipe(path, target, **data))
+        return line.removeprefix(f"{printable(path)}: ")
 
     return write_and_read
 
@@ -440,10 +432,9 @@ def refused(tmp_path):
 @pytest.fixture
 def read_csv(tmp_path):
     def write_and_read(content, target="y"):
-        (tmp_path / "t.csv").write_bytes(
-            content if isinstance(content, bytes) else content.encode()
-        )
-        return load_table(file_recipe(tmp_path / "t.csv", target))
+        path = tmp_path / "t.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return load_table(file_recipe(path, target))
 
     return write_and_read
 
@@ -457,13 +448,13 @@ def test_csv_parquet_and_npz_of_one_table_are_equal(labels, tmp_path):
     frame.write_csv(tmp_path / "t.csv")
     frame.write_parquet(tmp_path / "t.parquet")
     np.savez(tmp_path / "t.npz", **{name: np.array(values) for name, values in rows.items()})
-    found = [prepare(file_recipe(tmp_path / f"t.{kind}")) for kind in ("csv", "parquet", "npz")]
+    prepared = [prepare(file_recipe(tmp_path / f"t.{kind}")) for kind in ("csv", "parquet", "npz")]
     names = {str(int(label) if isinstance(label, float) else label) for label in labels}
-    for data in found:
+    for data in prepared:
         assert data.columns == ("a", "b")
         # CSV writes true and false, which are read as Booleans again
         assert set(data.classes) == names
-        assert data.hash == found[0].hash
+        assert data.hash == prepared[0].hash
         assert data.train_x_ND.shape == (6, 2)
 
 

@@ -1,16 +1,17 @@
-"""Rows that are kept between processes: the same bits, found again or made anew, and nothing but
-them.
+"""Rows are kept between processes: they are the same bits, read back or prepared anew, and nothing
+else is kept.
 """
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lockstep.data_prep import prepare, split_table
+from lockstep.data_prep import Table, prepare, split_table
 from lockstep.data_prep.row_cache import cache_folder, prepare_cached
 from lockstep.errors import InputError
 from lockstep.recipe import Recipe, load_recipe
@@ -32,16 +33,8 @@ def assert_same(recipe: Recipe) -> None:
     assert data.hash == fresh.hash
     for name in ("mean_D", "scale_D"):
         np.testing.assert_array_equal(getattr(data, name), getattr(fresh, name))
-    assert (data.columns, data.classes, data.warnings) == (
-        fresh.columns,
-        fresh.classes,
-        fresh.warnings,
-    )
-    assert (data.target_mean, data.target_scale, data.target) == (
-        fresh.target_mean,
-        fresh.target_scale,
-        fresh.target,
-    )
+    for name in ("columns", "classes", "warnings", "target", "target_mean", "target_scale"):
+        assert getattr(data, name) == getattr(fresh, name), name
     assert table.columns == data.columns
 
 
@@ -50,12 +43,11 @@ def test_what_is_found_is_what_was_made(name: str, cache: Path) -> None:
     recipe = load_recipe(name)
     assert_same(recipe)
     (file,) = kept_files(cache)
-    made = file.stat().st_mtime_ns
+    written_at = file.stat().st_mtime_ns
     assert_same(recipe)
-    assert_same(
-        recipe.with_values({"optimizer.name": "adamw", "training.seed": 5, "model.hidden": (7,)})
-    )
-    assert [path.stat().st_mtime_ns for path in kept_files(cache)] == [made]
+    other = {"optimizer.name": "adamw", "training.seed": 5, "model.hidden": (7,)}
+    assert_same(recipe.with_values(other))
+    assert [path.stat().st_mtime_ns for path in kept_files(cache)] == [written_at]
 
 
 def test_other_rows_are_kept_apart(cache: Path) -> None:
@@ -110,9 +102,8 @@ def test_a_users_file_and_a_large_table_are_not_kept(
 def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
     recipe = load_recipe("seed")
     prepare_cached(recipe)
-    with pytest.raises(
-        InputError, match=r"training.batch: 5000 rows are more than the 1000 training rows"
-    ):
+    line = r"training.batch: 5000 rows are more than the 1000 training rows"
+    with pytest.raises(InputError, match=line):
         prepare_cached(recipe.with_values({"training.batch": 5000}))
     with pytest.raises(InputError, match=r"data.rows: 1 rows are fewer"):
         prepare_cached(recipe.with_values({"data.rows": 1}))
@@ -122,9 +113,11 @@ def test_what_is_found_is_checked_like_what_is_made(cache: Path) -> None:
 def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("seed")
     other = recipe.with_values({"data.seed": 1})
-    monkeypatch.setattr(
-        "lockstep.data_prep.row_cache.split_table", lambda _, table: split_table(other, table)
-    )
+
+    def split_otherwise(_: Recipe, table: Table) -> Any:
+        return split_table(other, table)
+
+    monkeypatch.setattr("lockstep.data_prep.row_cache.split_table", split_otherwise)
     prepare_cached(recipe)
     with pytest.raises(AssertionError):
         assert_same(recipe)
@@ -133,8 +126,8 @@ def test_rows_of_another_split_are_seen(cache: Path, monkeypatch: pytest.MonkeyP
 def test_a_folder_that_is_not_absolute_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the specification of XDG_CACHE_HOME says; nor is anything made in the present folder for
-    want of a home.
+    """So says the specification of XDG_CACHE_HOME. Without a home, nothing is made in the present
+    folder either.
     """
     here = tmp_path / "here"
     here.mkdir()
@@ -153,25 +146,23 @@ def test_a_folder_that_is_not_absolute_is_ignored(
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes"])
 def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> None:
-    """Without a word, and kept anew: a process that is killed while it writes leaves a file cut
-    short.
+    """It is kept anew, and no word is said: a process that is killed while it writes leaves a file
+    cut short.
     """
-    code = (
-        "from lockstep.commands.options import keep_compiled; keep_compiled(); import jax, "
-        "jax.numpy as jnp"
-    )
-    code += "; print(jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((8, 8)))[0, 0])"
+    code = """
+from lockstep.commands.options import keep_compiled
+keep_compiled()
+import jax, jax.numpy as jnp
+print(jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((8, 8)))[0, 0])
+"""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
 
     def run() -> tuple[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
         )
-        return done.stdout, done.stderr
+        return process.stdout, process.stderr
 
     first = run()
     entries = sorted(tmp_path.glob("lockstep/xla/*/jit_*-cache"))
@@ -179,9 +170,8 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
     assert entries
     for entry in entries:
         content = entry.read_bytes()
-        entry.write_bytes(
-            {"cut short": content[:10], "empty": b"", "other bytes": b"?" * len(content)}[damage]
-        )
+        damaged = {"cut short": content[:10], "empty": b"", "other bytes": b"?" * len(content)}
+        entry.write_bytes(damaged[damage])
     assert run() == first == (first[0], "")
     assert [entry.stat().st_size for entry in entries] == pytest.approx(sizes, rel=0.2)
     assert all(entry.read_bytes()[:1] != b"?" for entry in entries)
@@ -189,13 +179,14 @@ def test_what_jax_cannot_read_is_compiled_again(damage: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_next_process_does_without_scikit_learn() -> None:
-    code = (
-        "import sys; from lockstep.data_prep.row_cache import prepare_cached; from "
-        "lockstep.recipe import load_recipe"
-    )
-    code += "; prepare_cached(load_recipe('seed')); print('sklearn' in sys.modules)"
-    said = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
-    assert [one.stdout.strip() for one in said] == ["True", "False"]
+    code = """
+import sys
+from lockstep.data_prep.row_cache import prepare_cached
+from lockstep.recipe import load_recipe
+prepare_cached(load_recipe("seed"))
+print("sklearn" in sys.modules)
+"""
+    for expected in ("True", "False"):
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert process.stdout.strip() == expected

@@ -322,11 +322,11 @@ def test_commas_in_one_column_and_points_in_another_are_refused(
 
 def test_true_and_false_are_1_and_0_however_written(data_hash: Callable[..., str]) -> None:
     truth = [i % 4 == 1 for i in range(ROWS)]
-    found = {
+    columns = {
         data_hash(table(width=WIDTH, dry=[words[value] for value in truth], sort=SORT))
         for words in (["false", "true"], ["False", "True"], ["FALSE", "TRUE"], ["0", "1"])
     }
-    assert len(found) == 1
+    assert len(columns) == 1
 
 
 # ---- missing values
@@ -348,8 +348,8 @@ def test_missing_values_are_filled_in_from_the_training_rows(strategy: str, tmp_
     for mark in MARKS:
         path.write_text(table(width=WIDTH, depth=with_marks(DEPTH, mark), sort=SORT))
         recipe = recipe_of(path, missing=strategy)
-        read = load_table(recipe)
-        data = prepare(recipe, read)
+        loaded = load_table(recipe)
+        data = prepare(recipe, loaded)
         hashes.add(data.hash)
     assert len(hashes) == 1
     # undone by scikit-learn from the rows that were split
@@ -376,9 +376,11 @@ def test_rows_with_missing_values_are_left_out(check: Check, data_hash: Callable
     )
     assert (status, err) == (0, "")
     assert "missing values: 12 of 60 rows left out" in out
-    kept = [i for i in range(ROWS) if i % 5 != 2]
+    complete = [i for i in range(ROWS) if i % 5 != 2]
     shorter = table(
-        width=[WIDTH[i] for i in kept], depth=[DEPTH[i] for i in kept], sort=[SORT[i] for i in kept]
+        width=[WIDTH[i] for i in complete],
+        depth=[DEPTH[i] for i in complete],
+        sort=[SORT[i] for i in complete],
     )
     assert out.split()[-1] == data_hash(shorter)
 
@@ -437,8 +439,8 @@ def test_integer_classes_stay_integers_without_their_missing_ones(
     data_hash: Callable[..., str],
 ) -> None:
     classes = [str(i % 3 * 9) for i in range(ROWS)]  # as text 18 comes before 9
-    kept = [i for i in range(ROWS) if i % 5 != 2]
-    shorter = table(width=[WIDTH[i] for i in kept], sort=[classes[i] for i in kept])
+    complete = [i for i in range(ROWS) if i % 5 != 2]
+    shorter = table(width=[WIDTH[i] for i in complete], sort=[classes[i] for i in complete])
     assert data_hash(
         table(width=WIDTH, sort=with_marks(classes, "NA")), "data.missing=drop"
     ) == data_hash(shorter)
@@ -478,10 +480,10 @@ def test_categories_become_columns_as_scikit_learn_makes_them(tmp_path: Path) ->
     path = tmp_path / "t.csv"
     path.write_text(table(colour=COLOUR, width=WIDTH, sort=SORT))
     recipe = recipe_of(path, categories="one-hot")
-    read = load_table(recipe)
-    split = split_table(recipe, read)
-    data = prepare(recipe, read)
-    assert read.columns == ("colour", "width")
+    loaded = load_table(recipe)
+    split = split_table(recipe, loaded)
+    data = prepare(recipe, loaded)
+    assert loaded.columns == ("colour", "width")
     assert data.columns == ("colour=blue", "colour=green", "colour=red", "width")
     assert data.notes == (("categories of colour", "3 columns: 'blue', 'green', 'red'"),)
     train_N = [
@@ -493,7 +495,7 @@ def test_categories_become_columns_as_scikit_learn_makes_them(tmp_path: Path) ->
     np.testing.assert_allclose(
         data.train_x_ND[:, :3], StandardScaler().fit_transform(ones_ND), atol=1e-14
     )
-    assert read.row(data.first_row)[0] == COLOUR[train_N[0]]
+    assert loaded.row(data.first_row)[0] == COLOUR[train_N[0]]
 
 
 def test_a_missing_category_is_one_of_its_own_or_refused(
@@ -778,11 +780,11 @@ def test_types_follow_from_all_rows_and_not_from_the_first(tmp_path: Path) -> No
     width = np.where(np.arange(rows) < 10_200, generator.integers(0, 9, rows).astype("U4"), "0.25")
     text = table(width=width.tolist(), late=late.tolist(), sort=[i % 2 for i in range(rows)])
     (tmp_path / "t.csv").write_text(text)
-    read = load_table(recipe_of(tmp_path / "t.csv", missing="mean"))
-    assert read.categories == ()
-    np.testing.assert_array_equal(read.x_ND[:, 0], width.astype(float))
-    np.testing.assert_array_equal(read.x_ND[10_200:, 1], 2.5)
-    assert np.isnan(read.x_ND[:10_200, 1]).all()
+    loaded = load_table(recipe_of(tmp_path / "t.csv", missing="mean"))
+    assert loaded.categories == ()
+    np.testing.assert_array_equal(loaded.x_ND[:, 0], width.astype(float))
+    np.testing.assert_array_equal(loaded.x_ND[10_200:, 1], 2.5)
+    assert np.isnan(loaded.x_ND[:10_200, 1]).all()
 
 
 def test_recipes_without_the_new_fields_keep_their_hash() -> None:
@@ -830,7 +832,7 @@ def test_a_run_tells_in_its_second_stage_what_was_done(
     assert end.value.code == 0
     assert "ROUNDING" in out
     stage = " ".join(out.partition("2. Preprocessing")[2].partition("3. Model")[0].split())
-    for told in (
+    for line in (
         "separator ';'",
         "columns left out 'id'",
         "decimal comma 'width'",
@@ -838,7 +840,7 @@ def test_a_run_tells_in_its_second_stage_what_was_done(
         "categories of colour 3 columns: 'blue', 'green', 'red'",
         "shape in, out (45, 2) -> (45, 4)",
     ):
-        assert told in stage
+        assert line in stage
     page = (tmp_path / "R" / "report.html").read_text()
     assert "categories of colour" in page
     summary = json.loads((tmp_path / "R" / "summary.json").read_text())

@@ -1,5 +1,5 @@
-"""What a command writes replaces no input, no link and no file of another kind; what it wrote
-itself, it may.
+"""What a command writes replaces no input, no link and no file of another kind. It may replace what
+it wrote itself.
 """
 
 import os
@@ -24,7 +24,7 @@ from lockstep.report.prove import PROOF
 from lockstep.report.schedule_curve import KINDS as CURVES
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--set", "data.rows=40", "--set", "training.epochs=2", "--set", "schedule.warmup=1")
+SMALL = ("--set=data.rows=40", "--set=training.epochs=2", "--set=schedule.warmup=1")
 RECORD = ("record", "--backend", "oracle", *SMALL)
 WRITERS = [
     # the command, the option before the file, and the file
@@ -55,13 +55,15 @@ WRITERS = [
     (("bless",), "--out", "gold"),
 ]
 FOLDERS = {"run", "converge"}
-"""Commands whose --out is a folder that never replaces another: it is numbered, or refused."""
+"""Commands whose --out is a folder. It never replaces another: it is numbered or refused."""
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in an empty folder: exit status and standard error."""
+    """A function that runs a command in an empty folder and gives its exit status and standard
+    error.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str]:
@@ -77,29 +79,29 @@ def loop(path: str, rate: float = 0.1) -> None:
     with Recorder(path, backend=path[0]) as recorder:
         w = recorder.start({"w": np.ones(3)})["w"]
         for _ in range(4):
-            w, gradient = w - rate * 2 * w, 2 * w
-            recorder.update(
-                loss=float(w @ w), gradients={"w": gradient}, lr=rate, parameters={"w": w}
-            )
+            gradient = 2 * w
+            w = w - rate * gradient
+            loss = float(w @ w)
+            recorder.update(loss=loss, gradients={"w": gradient}, lr=rate, parameters={"w": w})
 
 
 def state(folder: Path) -> dict[str, object]:
     """Every name below a folder, with what it holds or where it leads."""
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else path.is_file() and path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-    }
+
+    def held(path: Path) -> object:
+        if path.is_symlink():
+            return os.readlink(path)
+        return path.read_bytes() if path.is_file() else None
+
+    return {str(path.relative_to(folder)): held(path) for path in sorted(folder.rglob("*"))}
 
 
 def test_every_option_that_writes_is_tried() -> None:
     tried = {(command[0], option) for command, option, _ in WRITERS}
     for name, command in cli.commands.items():
         parts = command.commands.values() if isinstance(command, click.Group) else [command]
-        options = {
-            option for part in parts for parameter in part.params for option in parameter.opts
-        }
+        parameters = [parameter for part in parts for parameter in part.params]
+        options = {option for parameter in parameters for option in parameter.opts}
         for option in options & {"--out", "--junit", "--png"}:
             assert (name, option) in tried or name in FOLDERS, (name, option)
 
@@ -121,15 +123,15 @@ def test_no_link_and_no_file_of_another_kind_is_replaced(
     before = state(tmp_path)
     status, err = run(*command, *filter(None, [option]), name)
     assert (status, err.count("\n")) == (2, 1), err
-    told = f"{option} {name}: ".lstrip()
-    assert told in err or command[0] == "bless", err
+    place = f"{option} {name}: ".lstrip()
+    assert place in err or command[0] == "bless", err
     assert name in err
     assert state(tmp_path) == before
 
 
 @pytest.mark.parametrize("linked", ["", "symbolic", "hard"])
 def test_an_input_is_never_replaced(linked: str, run: Run, tmp_path: Path) -> None:
-    """Under its own name and by another, and where it is of the very kind that is written."""
+    """Neither under its own name nor by another, nor where it is of the kind that is written."""
     rows = "\n".join(f"{i % 7},{i % 5},{i % 2}" for i in range(60))
     (tmp_path / "t.csv").write_text(f"a,b,y\n{rows}\n")
     (tmp_path / "own.toml").write_text('[data]\nsource = "file"\npath = "t.csv"\ntarget = "y"\n')
@@ -158,36 +160,34 @@ def test_an_input_is_never_replaced(linked: str, run: Run, tmp_path: Path) -> No
             out.symlink_to(name)
         before = state(tmp_path)
         status, err = run(*command, option, out)
-        told = f"{option} {out}: is an input of this command, and is kept; name another file"
-        assert (status, err) == (2, f"lockstep: {told}\n")
+        reason = f"{option} {out}: is an input of this command, and is kept; name another file"
+        assert (status, err) == (2, f"lockstep: {reason}\n")
         assert state(tmp_path) == before
         if linked:
             out.unlink()
 
 
 def test_a_checkpoint_is_no_other_file(run: Run, tmp_path: Path) -> None:
-    """Nor the one that the run goes on from; but one of an earlier run may be replaced."""
-    assert run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)[0] == 0
+    """A checkpoint replaces no other file and not the one that the run goes on from. It may replace
+    one of an earlier run.
+    """
+    record = (*RECORD, "--out", "t.trace", "--checkpoint-every")
+    assert run(*record, 1)[0] == 0
     checkpoints = sorted(tmp_path.glob("t.*.checkpoint"))
     first = checkpoints[0].read_bytes()
-    assert (
-        run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1, "--resume", checkpoints[0])[0]
-        == 0
-    )
+    assert run(*record, 1, "--resume", checkpoints[0])[0] == 0
     assert checkpoints[0].read_bytes() == first
     checkpoints[-1].write_text("mine")
     (tmp_path / "t.trace").unlink()
     before = state(tmp_path)
-    status, err = run(*RECORD, "--out", "t.trace", "--checkpoint-every", 1)
+    status, err = run(*record, 1)
     assert (status, err.count("\n")) == (2, 1)
-    assert (
-        f"{checkpoints[-1].name}: exists already, is no lockstep.checkpoint file, and is kept"
-        in err
-    )
+    name = checkpoints[-1].name
+    assert f"{name}: exists already, is no lockstep.checkpoint file, and is kept" in err
     assert state(tmp_path) == before
     renamed = tmp_path / "t.2.checkpoint"
     checkpoints[0].rename(renamed)
-    status, err = run(*RECORD, "--out", "t.trace", "--checkpoint-every", 2, "--resume", renamed)
+    status, err = run(*record, 2, "--resume", renamed)
     assert (status, renamed.read_bytes() == first) == (2, True), err
 
 
@@ -199,16 +199,15 @@ def test_what_lockstep_wrote_it_replaces(
     monkeypatch.setattr(lockstep.schedules.curve, "applied_rates", lambda curves: rates)
     for name in "ab":
         loop(f"{name}.trace")
-    plots = [part for name in ("c.html", "c.png", "c.npz") for part in ("--out", name)]
+    plots = [f"--out={name}" for name in ("c.html", "c.png", "c.npz")]
     for _ in range(2):
         loop("a.trace")
         assert run(*RECORD, "--out", "t.trace")[0] == 0
         assert run("compare", "a.trace", "b.trace", "--junit", "j.xml")[0] == 0
         assert run("compare", "a.trace", "none.trace", "--junit", "e.xml")[0] == 2
         assert run("curve", "--preset", "hf.cosine", *plots) == (0, "")
-    assert (
-        run("compare", "a.trace", "b.trace", "--junit", "e.xml")[0] == 0
-    )  # a refusal gives way to a result
+    # a refusal gives way to a result
+    assert run("compare", "a.trace", "b.trace", "--junit", "e.xml")[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.trace", "b.trace", "c.html", "c.npz", "c.png", "e.xml", "j.xml", "t.trace",
     ]  # fmt: skip
@@ -239,9 +238,8 @@ def test_a_file_that_only_looks_alike_is_kept(suffix: str, content: bytes, tmp_p
 
 def test_plots_of_two_commands_are_two_kinds(tmp_path: Path) -> None:
     path = tmp_path / "p.html"
-    write_file(
-        path, b'<!doctype html>\n<meta name="generator" content="lockstep bench">', SWEEPS[".html"]
-    )
+    page = b'<!doctype html>\n<meta name="generator" content="lockstep bench">'
+    write_file(path, page, SWEEPS[".html"])
     with pytest.raises(InputError, match="is no page of lockstep curve"):
         write_file(path, b"new", CURVES[".html"])
 
@@ -277,7 +275,7 @@ def test_a_trace_is_saved_over_traces_alone(
 
 
 def test_parity_keeps_a_name_map_that_is_there(tmp_path: Path) -> None:
-    """The one that it is given, and one in its folder that it did not draw."""
+    """It keeps the map that it is given, and one in its folder that it did not draw."""
 
     def side(name: str, rate: float) -> Callable[[Recorder], None]:
         def train(recorder: Recorder) -> None:
@@ -291,9 +289,9 @@ def test_parity_keeps_a_name_map_that_is_there(tmp_path: Path) -> None:
     names = tmp_path / "names.toml"
     names.write_text('# mine\n[only]\na = ["w"]\nb = ["kernel"]\n')
     before = names.read_bytes()
-    for given, told in ((names, "names.toml"), (None, "names-2.toml"), (None, "names-2.toml")):
-        with pytest.raises(AssertionError, match=rf"--names \S*{told}"):
-            assert_parity(side("w", 0.1), side("kernel", 0.2), names=given, folder=tmp_path)
+    for path, name in ((names, "names.toml"), (None, "names-2.toml"), (None, "names-2.toml")):
+        with pytest.raises(AssertionError, match=rf"--names \S*{name}"):
+            assert_parity(side("w", 0.1), side("kernel", 0.2), names=path, folder=tmp_path)
         assert names.read_bytes() == before
 
 

@@ -1,5 +1,5 @@
 """What is written takes its place whole: a process may be stopped or killed at any point, and the
-next one settles it.
+next one settles what it left.
 
 A process is stopped by an audit hook, which Python calls before everything that it does to files.
 """
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,13 +59,12 @@ from lockstep.errors import InputError
 
 
 def harnessed(code: str, *arguments: object) -> list[str]:
-    """The lines that a script prints which uses `stopped_at`."""
+    """The lines that a script which uses `stopped_at` prints."""
     command = [sys.executable, "-c", HARNESS + code, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
+    process = subprocess.run(command, cwd=ROOT, check=False, **options)
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout.splitlines()
 
 
 SWAP = """
@@ -105,9 +105,8 @@ def test_a_golden_folder_is_the_old_one_or_the_new_one(how: str, tmp_path: Path)
     names = [name for name, *_ in states]
     assert set(names) == {"sgd", "lion"}
     if how == "SIGKILL":
-        assert names == sorted(
-            names, key=("sgd", "lion").index
-        )  # from some point on it is the new one
+        # from some point on it is the new one
+        assert names == sorted(names, key=("sgd", "lion").index)
         assert {hidden for _, hidden, *_ in states} == {"0", "1"}
 
 
@@ -142,12 +141,12 @@ while is_reached:
 def test_a_run_folder_is_whole_or_not_there(how: str, tmp_path: Path) -> None:
     states = [line.split() for line in harnessed(FOLDER, tmp_path / "here/R", how)]
     assert len(states) > 10
-    for ended, kept, *beside in states:
-        assert beside == (["R"] if kept == "1" else [])
-        assert not (kept == "1" and ended == "0")
-    assert {kept for _, kept, *_ in states} == {"0", "1"}
+    for ended, is_there, *beside in states:
+        assert beside == (["R"] if is_there == "1" else [])
+        assert not (is_there == "1" and ended == "0")
+    assert {is_there for _, is_there, *_ in states} == {"0", "1"}
     if how == "OSError":  # what was trained is kept, whatever fails afterwards
-        assert all(kept == "1" for ended, kept, *_ in states if ended == "1")
+        assert all(is_there == "1" for ended, is_there, *_ in states if ended == "1")
 
 
 FILE = """
@@ -212,20 +211,14 @@ def test_what_a_living_process_fills_is_left_alone(state: str, tmp_path: Path) -
 
 
 def test_a_users_hidden_files_are_left_alone(tmp_path: Path) -> None:
-    others = (
-        ".R.partial",
-        ".R.0123456x.partial",
-        ".R.01234567.part",
-        ".S.01234567.partial",
-        "R.01234567.partial",
-    )
+    others = [".R.partial", ".R.0123456x.partial", ".R.01234567.part"]
+    others += [".S.01234567.partial", "R.01234567.partial"]
     for name in others:
         (tmp_path / name).write_text("mine")
     (tmp_path / ".R.01234567.partial").symlink_to(tmp_path / ".R.partial")
     settle(tmp_path / "R")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        (*others, ".R.01234567.partial")
-    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted([*others, ".R.01234567.partial"])
 
 
 def take_by_file(place: Path) -> None:
@@ -280,10 +273,8 @@ def test_what_killed_writers_left_goes_with_the_next_file(tmp_path: Path) -> Non
     (tmp_path / ".g.json.01234567.partial").write_text("half of")
     check_output(tmp_path / "f.json", kind)
     write_file(tmp_path / "f.json", json.dumps({"schema": "a.kind/1"}).encode(), NEW)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".g.json.01234567.partial",
-        "f.json",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".g.json.01234567.partial", "f.json"]
 
 
 # below nohup, a process is to live on
@@ -296,8 +287,8 @@ HANGUP = pytest.param(
 @pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [HANGUP, "SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_run_that_is_ended_leaves_nothing(ended_by: str, tmp_path: Path) -> None:
-    """The folder of one that is killed goes with the next run of the same --out, whatever comes of
-    that.
+    """The folder of a run that is killed goes with the next run of the same --out, even one that
+    fails.
     """
     command = [sys.executable, "-m", "lockstep", "run", "--out", "R"]
     process = subprocess.Popen(
@@ -330,5 +321,7 @@ try:
 except SystemExit:
     print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "True\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stderr == "True\n"

@@ -55,16 +55,16 @@ def by_hand(path: Path) -> Trace:
     return recorder.finish()
 
 
-def assert_same_numbers(found: Trace, expected: Trace, prefix: str, names: dict[str, str]) -> None:
+def assert_same_numbers(trace: Trace, expected: Trace, prefix: str, names: dict[str, str]) -> None:
     """Every series, gradient, clipped gradient, moment and parameter, under the module's own
     prefix.
     """
-    assert found.header["updates"] == UPDATES
+    assert trace.header["updates"] == UPDATES
     compared = 0
     for key, array in expected.arrays.items():
         family, _, name = key.rpartition("/")
         other = key if family == "updates" else f"{family}/{names.get(name, prefix + name)}"
-        np.testing.assert_allclose(found.arrays[other], array, rtol=1e-6, atol=1e-8, err_msg=key)
+        np.testing.assert_allclose(trace.arrays[other], array, rtol=1e-6, atol=1e-8, err_msg=key)
         compared += 1
     assert compared == len(expected.arrays) > 70
 

@@ -39,10 +39,10 @@ def test_the_page_runs(
             statuses.append(status)
             outputs.append(out)
         else:
-            shown = re.findall(r'"[^"]+" = [^#\n]+', code.partition("[forward]")[0])
+            lines = re.findall(r'"[^"]+" = [^#\n]+', code.partition("[forward]")[0])
             written = Path("names.toml").read_text()
-            assert len(shown) == 4
-            assert all(line.strip() in written for line in shown)
+            assert len(lines) == 4
+            assert all(line.strip() in written for line in lines)
             assert 'layout = "transpose"' in written
     assert statuses == [0, 1, 0, 0]
     assert "First at update 0, update, update_norm" in outputs[1]

@@ -70,10 +70,10 @@ def test_fault():
     root = ElementTree.parse(pytester.path / "out.xml").getroot()
     equal, fault = root.iter("testcase")
     assert equal.find("properties") is None
-    found = {p.attrib["name"]: p.attrib["value"] for p in fault.iter("property")}
-    assert (found["lockstep.stage"], found["lockstep.update"]) == ("gradients", "2")
-    assert float(found["lockstep.b"]) == pytest.approx(1.1 * float(found["lockstep.a"]))
-    assert found["lockstep.cause"] == "gradient-scaled"
+    properties = {p.attrib["name"]: p.attrib["value"] for p in fault.iter("property")}
+    assert (properties["lockstep.stage"], properties["lockstep.update"]) == ("gradients", "2")
+    assert float(properties["lockstep.b"]) == pytest.approx(1.1 * float(properties["lockstep.a"]))
+    assert properties["lockstep.cause"] == "gradient-scaled"
 
 
 def test_the_fixture_keeps_the_traces(pytester: pytest.Pytester) -> None:
@@ -202,5 +202,7 @@ def test_the_plugin_is_declared_and_loads_nothing_heavy() -> None:
     }
     heavy = "{'numpy', 'torch', 'jax', 'flax', 'optax', 'scipy', 'safetensors', 'rich', 'click'}"
     code = f"import sys, lockstep.pytest_plugin; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == "[]\n"

@@ -38,12 +38,12 @@ from parity_tests.shared.loops import (
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
     folder = tmp_path_factory.mktemp("traces")
-    found = {}
+    recorded = {}
     for name, loop in LOOPS.items():
         with lockstep.Recorder(folder / name, backend=name, settings=SETTINGS) as recorder:
             loop(recorder)
-        found[name] = Trace.load(folder / name)
-    return found
+        recorded[name] = Trace.load(folder / name)
+    return recorded
 
 
 # --- what is written
@@ -195,8 +195,8 @@ def test_what_is_recorded_is_a_copy(tmp_path: Path) -> None:
             x += 7
     trace = Trace.load(tmp_path / "t")
     np.testing.assert_array_equal(trace.arrays["detail/1/batch/x"], [1, 1])
-    for done in range(3):
-        np.testing.assert_array_equal(trace.parameters(done)["w"], [done, done])
+    for update in range(3):
+        np.testing.assert_array_equal(trace.parameters(update)["w"], [update, update])
 
 
 # --- names and kinds of arrays
@@ -225,10 +225,10 @@ def test_trees_are_named_by_their_paths() -> None:
 
 def test_linen_and_nnx_tell_statistics_from_parameters() -> None:
     ones = jnp.ones(2)
-    found, statistics = parameters_of(
+    parameters, statistics = parameters_of(
         {"params": {"norm": {"scale": ones}}, "batch_stats": {"norm": {"mean": ones}}}
     )
-    assert (list(found), statistics) == (["norm.scale", "norm.mean"], {"norm.mean"})
+    assert (list(parameters), statistics) == (["norm.scale", "norm.mean"], {"norm.mean"})
 
     class Net(nnx.Module):
         def __init__(self) -> None:
@@ -236,15 +236,12 @@ def test_linen_and_nnx_tell_statistics_from_parameters() -> None:
             self.norm, self.dropout = nnx.BatchNorm(2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
 
     for source in (Net(), nnx.state(Net())):
-        found, statistics = parameters_of(source)
-        assert set(found) == {"norm.scale", "norm.bias", "norm.mean", "norm.var"}
+        parameters, statistics = parameters_of(source)
+        assert set(parameters) == {"norm.scale", "norm.bias", "norm.mean", "norm.var"}
         assert statistics == {"norm.mean", "norm.var"}
-    assert set(parameters_of({"net": Net()})[0]) == {
-        "net.norm.scale",
-        "net.norm.bias",
-        "net.norm.mean",
-        "net.norm.var",
-    }
+    parameters, _ = parameters_of({"net": Net()})
+    names = {"net.norm.scale", "net.norm.bias", "net.norm.mean", "net.norm.var"}
+    assert set(parameters) == names
 
 
 def test_two_slots_of_one_name_keep_their_paths() -> None:
@@ -400,16 +397,15 @@ def test_detail_stays_within_its_budget_and_evenly_spread(updates: int, fitting:
         after = {"w": np.full(100, float(update))}
         detail.add(update, {"gradients/w": after["w"]}, before, after)
         before = after
-        held = sum(array.nbytes for arrays in detail.updates.values() for array in arrays.values())
-        held += sum(
-            array.nbytes for arrays in detail.parameters.values() for array in arrays.values()
-        )
-        assert held == detail.bytes <= detail.budget
-        kept = list(detail.updates)
-        assert all(set(detail.parameters) >= {u, u + 1} for u in kept)
+        families = [*detail.updates.values(), *detail.parameters.values()]
+        size_of_all = sum(array.nbytes for arrays in families for array in arrays.values())
+        assert size_of_all == detail.bytes <= detail.budget
+        recorded = list(detail.updates)
+        for one in recorded:
+            assert set(detail.parameters) >= {one, one + 1}
         if fitting >= 6:
-            assert (kept[0], kept[-1]) == (0, update)
-            assert kept[:-1] == list(range(0, update, detail.stride))
+            assert (recorded[0], recorded[-1]) == (0, update)
+            assert recorded[:-1] == list(range(0, update, detail.stride))
     if fitting >= 6:
         assert (detail.stride == 1) == (2 * updates + 1 <= fitting)
 

@@ -417,18 +417,20 @@ def timm_kind(d: Draw, kind: str, prefix: bool) -> tuple[Knobs, Rates]:
 
 def timm_step(d: Draw, prefix: bool) -> tuple[Knobs, Rates]:
     knobs = d.warmup() | {"warmup_start": d.start, "every": d.every}
-    given = {} if d.T % 3 == 0 else {"factor": d.factor}
-    rate = {"decay_rate": d.factor} if given else {}
-    return knobs | given, timm(
-        d, "StepLRScheduler", d.every, **rate, **({} if prefix else {"warmup_prefix": False})
-    )
+    settings = {} if prefix else {"warmup_prefix": False}
+    if d.T % 3:
+        knobs |= {"factor": d.factor}
+        settings |= {"decay_rate": d.factor}
+    return knobs, timm(d, "StepLRScheduler", d.every, **settings)
 
 
 def timm_multistep(d: Draw) -> tuple[Knobs, Rates]:
     knobs = d.warmup() | {"warmup_start": d.start, "milestones": d.milestones}
-    given = {} if d.T % 3 == 0 else {"factor": d.factor}
-    rate = {"decay_rate": d.factor} if given else {}
-    return knobs | given, timm(d, "MultiStepLRScheduler", d.milestones, **rate)
+    settings = {}
+    if d.T % 3:
+        knobs |= {"factor": d.factor}
+        settings = {"decay_rate": d.factor}
+    return knobs, timm(d, "MultiStepLRScheduler", d.milestones, **settings)
 
 
 def timm_restarts(d: Draw) -> tuple[Knobs, Rates]:
@@ -702,13 +704,13 @@ def load(library: str) -> None:
             "pytorch_warmup", reason="pytorch_warmup is not installed; make sweep installs it"
         )
     elif library == "timm" and "timm.scheduler" not in sys.modules:
-        found = importlib.util.find_spec("timm")
-        if found is None:
+        spec = importlib.util.find_spec("timm")
+        if spec is None:
             pytest.skip("timm is not installed; make sweep installs it")
         # its schedulers alone: the rest needs torchvision, whose wheels on the package index are
         # made for CUDA
         package = types.ModuleType("timm")
-        package.__path__ = list(found.submodule_search_locations or [])
+        package.__path__ = list(spec.submodule_search_locations or [])
         sys.modules["timm"] = package
         importlib.import_module("timm.scheduler")
 

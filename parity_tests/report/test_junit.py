@@ -1,5 +1,5 @@
-"""The result for a build server: every stage a test case, every verdict a valid document, no older
-result left.
+"""The result for a build server: every stage is a test case, every verdict a valid document, and no
+older result is left.
 """
 
 from collections.abc import Callable
@@ -21,40 +21,32 @@ Compared = tuple[int, ElementTree.Element]
 def compared(
     a: Trace, b: Trace, folder: Path, names: tuple[str, str] = ("a.trace", "b.trace")
 ) -> Compared:
-    """Exit status and the JUnit document of `lockstep compare`."""
-    for name, trace in zip(names, (a, b)):
-        trace.save(folder / name)
+    """The exit status and the JUnit document of `lockstep compare`."""
+    paths, out = [folder / name for name in names], folder / "out.xml"
+    for path, trace in zip(paths, (a, b)):
+        trace.save(path)
     with pytest.raises(SystemExit) as end:
-        main(
-            ["compare", *(str(folder / name) for name in names), "--junit", str(folder / "out.xml")]
-        )
+        main(["compare", *map(str, paths), "--junit", str(out)])
     assert isinstance(end.value.code, int)
-    return end.value.code, ElementTree.parse(folder / "out.xml").getroot()
+    return end.value.code, ElementTree.parse(out).getroot()
 
 
 def changed(trace: Trace, name: str, change: Callable[[Any], Any]) -> Trace:
-    arrays = {name: array for name, array in trace.arrays.items() if not name.startswith("bounds/")}
-    return Trace(
-        {**trace.header, "backend": "torch"}, arrays | {name: change(trace.arrays[name].copy())}
-    )
+    arrays = {key: array for key, array in trace.arrays.items() if not key.startswith("bounds/")}
+    arrays[name] = change(trace.arrays[name].copy())
+    return Trace({**trace.header, "backend": "torch"}, arrays)
 
 
 def properties(element: ElementTree.Element) -> dict[str, str]:
-    return {p.attrib["name"]: p.attrib["value"] for p in element.findall("properties/property")}
+    entries = [entry.attrib for entry in element.findall("properties/property")]
+    return {entry["name"]: entry["value"] for entry in entries}
 
 
 def test_equal_traces_pass_in_every_stage(tmp_path: Path) -> None:
     status, root = compared(oracle_trace(RECIPE), oracle_trace(RECIPE), tmp_path)
     assert status == 0
-    assert [case.attrib["name"] for case in root.iter("testcase")] == [
-        "init",
-        "loss",
-        "gradients",
-        "lr",
-        "update",
-        "parameters",
-        "metrics",
-    ]
+    stages = ["init", "loss", "gradients", "lr", "update", "parameters", "metrics"]
+    assert [case.attrib["name"] for case in root.iter("testcase")] == stages
     assert root.attrib == {"tests": "7", "skipped": "0", "failures": "0", "errors": "0"}
     suite = root[0]
     assert properties(suite)["verdict"] == "identical"
@@ -74,9 +66,9 @@ def test_a_planted_fault_fails_its_stage_and_says_where(tmp_path: Path) -> None:
     assert [case.attrib["name"] for case in failed] == ["loss"]
     assert (root.attrib["failures"], root.attrib["errors"]) == ("1", "0")
     # where it begins, not where it is worst
-    found = properties(failed[0])
-    assert (found["stage"], found["update"], found["tensor"]) == ("loss", "5", "loss")
-    assert float(found["a"]) - float(found["b"]) == pytest.approx(1e-3)
+    place = properties(failed[0])
+    assert (place["stage"], place["update"], place["tensor"]) == ("loss", "5", "loss")
+    assert float(place["a"]) - float(place["b"]) == pytest.approx(1e-3)
     failure = failed[0].find("failure")
     assert failure is not None
     assert failure.attrib["message"].startswith("the first divergence: at update 5, loss")
@@ -84,9 +76,8 @@ def test_a_planted_fault_fails_its_stage_and_says_where(tmp_path: Path) -> None:
 
 def test_nan_and_infinity_are_written(tmp_path: Path) -> None:
     truth = oracle_trace(RECIPE)
-    status, root = compared(
-        changed(truth, "updates/loss", lambda loss_T: loss_T * np.nan), truth, tmp_path
-    )
+    broken = changed(truth, "updates/loss", lambda loss_T: loss_T * np.nan)
+    status, root = compared(broken, truth, tmp_path)
     assert status == 1
     case = next(case for case in root.iter("testcase") if case.find("failure") is not None)
     assert (properties(case)["a"], properties(case)["ratio"]) == ("nan", "inf")
@@ -109,25 +100,16 @@ def test_names_that_xml_cannot_hold_are_escaped(tmp_path: Path) -> None:
     status, root = compared(truth, truth, tmp_path, names)
     assert status == 0
     assert root[0].attrib["name"].count('a<b>&"#x07.trace') == 1
-    assert (
-        compared(changed(truth, "updates/lr", lambda lr_T: lr_T[:-1]), truth, tmp_path, names)[0]
-        == 2
-    )
+    shorter = changed(truth, "updates/lr", lambda lr_T: lr_T[:-1])
+    assert compared(shorter, truth, tmp_path, names)[0] == 2
 
 
 def test_a_file_that_cannot_be_written_is_bad_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = str(tmp_path / "a")
     oracle_trace(RECIPE).save(tmp_path / "a")
     with pytest.raises(SystemExit) as end:
-        main(
-            [
-                "compare",
-                str(tmp_path / "a"),
-                str(tmp_path / "a"),
-                "--junit",
-                str(tmp_path / "no" / "out.xml"),
-            ]
-        )
+        main(["compare", path, path, "--junit", str(tmp_path / "no" / "out.xml")])
     assert end.value.code == 2
     assert "no/out.xml: no folder" in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""Numbers as text: a factor is told from 1, and a fitted value from the one that it should have
-been.
-"""
+"""Numbers as text: a factor reads apart from 1, and a fitted value apart from the right one."""
 
 import math
 
@@ -34,7 +32,7 @@ def test_a_factor_as_text(value: float, text: str) -> None:
     assert factor(value) == text
 
 
-def read(text: str) -> float:
+def distance_from_one(text: str) -> float:
     """How far from 1 a factor says that it is."""
     one, sign, apart = text.replace(" + ", " +").replace(" - ", " -").partition(" ")
     return float(apart) if sign else float(one) - 1
@@ -43,7 +41,7 @@ def read(text: str) -> float:
 @given(SMALL, st.sampled_from([2, 4]), st.booleans())
 def test_a_factor_says_how_far_from_one_it_is(apart: float, digits: int, above: bool) -> None:
     value = 1 + apart if above else 1 - apart
-    assert read(factor(value, digits)) == pytest.approx(value - 1, rel=0.06)
+    assert distance_from_one(factor(value, digits)) == pytest.approx(value - 1, rel=0.06)
 
 
 @given(st.floats(-1e6, 1e6), SMALL)

@@ -1,4 +1,4 @@
-"""Names and messages of others are shown, and never obeyed: on the terminal, in JUnit's XML and in
+"""Names and messages of others are shown and never obeyed, on the terminal, in JUnit's XML and in
 HTML.
 """
 
@@ -36,21 +36,20 @@ READABLE = ("Größe", "重み", "вес", "क्\u200dष", "w.0/β₁", "🙂
 def record(path: Path, name: str, rate: float = 0.05) -> None:
     """A small regression by hand, whose only parameter has that name."""
     rng = np.random.default_rng(4)
-    w = np.ones((3, 2))
+    w_DK = np.ones((3, 2))
     recorder = lockstep.Recorder(path, backend=path.stem, settings={name: rate})
-    recorder.start({name: w})
+    recorder.start({name: w_DK})
     for _ in range(3):
-        x = rng.standard_normal((5, 3))
-        gradient = x.T @ (x @ w) / 5
-        w = w - rate * gradient
-        recorder.update(
-            loss=float((x @ w).mean()), gradients={name: gradient}, lr=rate, parameters={name: w}
-        )
+        x_BD = rng.standard_normal((5, 3))
+        gradient = x_BD.T @ (x_BD @ w_DK) / 5
+        w_DK = w_DK - rate * gradient
+        loss = float((x_BD @ w_DK).mean())
+        recorder.update(loss=loss, gradients={name: gradient}, lr=rate, parameters={name: w_DK})
     recorder.finish()
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Exit status, and both streams."""
+    """The exit status and both streams."""
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
     streams = capsys.readouterr()
@@ -58,16 +57,19 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def obeyed(text: str) -> list[str]:
-    """The characters that do not print, but for line breaks and joiners."""
-    return [c for c in text if not c.isprintable() and c not in "\n\t\u200c\u200d"]
+    """The characters that do not print, without line breaks and joiners."""
+    joiners = "\n\t\u200c\u200d"
+    return [
+        character for character in text if not character.isprintable() and character not in joiners
+    ]
 
 
 @given(st.text(st.characters(codec=None)))
 def test_what_is_printable_holds_only_what_prints_and_stays_as_it_is(text: str) -> None:
-    shown = printable(text)
-    assert not [c for c in obeyed(shown) or shown if c in "\n\t"]
-    assert not obeyed(shown)
-    assert printable(shown) == shown
+    safe = printable(text)
+    assert not [c for c in obeyed(safe) or safe if c in "\n\t"]
+    assert not obeyed(safe)
+    assert printable(safe) == safe
 
 
 @pytest.mark.parametrize("text", READABLE)
@@ -123,9 +125,8 @@ def test_junit_holds_text_that_prints(
     out = tmp_path / "out.xml"
     run(capsys, "compare", tmp_path / "a.trace", tmp_path / "b.trace", "--junit", out)
     tree = ET.fromstring(out.read_bytes())
-    values = [
-        value for element in tree.iter() for value in (*element.attrib.values(), element.text or "")
-    ]
+    values = [element.text or "" for element in tree.iter()]
+    values += [value for element in tree.iter() for value in element.attrib.values()]
     assert not [value for value in values if obeyed(value)]
     assert [value for value in values if "w" in value]
 
@@ -141,8 +142,8 @@ def test_pages_hold_text_that_prints(
     assert status == 0
     assert not obeyed(text)
     page = Path("out.html").read_text()
-    body = page.split("</script>")
-    assert not [c for part in (body[0][:2000], body[-2], body[-1]) for c in obeyed(part)]
+    parts = page.split("</script>")
+    assert not obeyed(parts[0][:2000] + parts[-2] + parts[-1])
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
@@ -166,9 +167,9 @@ def test_a_report_of_pytest_holds_text_that_prints(name: str) -> None:
 def test_a_name_that_no_encoding_holds_is_shown(tmp_path: Path) -> None:
     lost = b"\xff\x1b.trace"
     command = [sys.executable, "-m", "lockstep", "compare", lost, lost]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith(rb"lockstep: \udcff\x1b.trace: ")
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith(rb"lockstep: \udcff\x1b.trace: ")
 
 
 def test_every_module_writes_through_the_same_doors() -> None:
@@ -176,9 +177,8 @@ def test_every_module_writes_through_the_same_doors() -> None:
     for room in ("lockstep", "benchmarks"):
         for path in (ROOT / room).rglob("*.py"):
             tree = ast.parse(path.read_text())
-            calls = {
-                ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
-            }
-            imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            nodes = list(ast.walk(tree))
+            calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+            imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
             assert path in doors or not calls & {"click.echo", "click.secho", "Console"}, path
             assert "rich.markup" not in imported, path

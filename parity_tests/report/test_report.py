@@ -152,29 +152,25 @@ VERDICT = Verdict(
 
 
 @cache
-def told(kind: str) -> tuple[Story, dict[str, Trace], dict[str, Trace], PreparedData, Table]:
+def story_of(kind: str) -> tuple[Story, dict[str, Trace], dict[str, Trace], PreparedData, Table]:
     recipe = Recipe().with_values(SMALL | RECIPES[kind])
     table = load_table(recipe)
     data = prepare(recipe, table)
-    traces, contrast = (
-        {backend: train(which, data, backend) for backend in ("torch", "jax", "oracle")}
-        for which in (
-            recipe,
-            replace(recipe, schedule=contrast_schedule(recipe, data.updates_per_epoch)),
-        )
-    )
+    schedule = contrast_schedule(recipe, data.updates_per_epoch)
+    other = replace(recipe, schedule=schedule)
+    backends = ("torch", "jax", "oracle")
+    traces = {backend: train(recipe, data, backend) for backend in backends}
+    contrast = {backend: train(other, data, backend) for backend in backends}
     return build_story(data, table, traces, contrast, VERDICT), traces, contrast, data, table
 
 
 @cache
 def hostile() -> Story:
-    _, traces, contrast, data, table = told("seed")
+    _, traces, contrast, data, table = story_of("seed")
     classes = (HOSTILE, "[red]b[/]\x1b[31m")
     columns = (HOSTILE, *table.columns[1:])
-    data, table = (
-        replace(data, classes=classes, columns=columns),
-        replace(table, classes=classes, columns=columns),
-    )
+    data = replace(data, classes=classes, columns=columns)
+    table = replace(table, classes=classes, columns=columns)
     return build_story(data, table, traces, contrast, VERDICT)
 
 
@@ -189,25 +185,23 @@ every_recipe = pytest.mark.parametrize("kind", RECIPES)
 
 @every_recipe
 def test_story_numbers_are_those_of_the_traces(kind: str) -> None:
-    story, traces, _, data, _ = told(kind)
+    story, traces, _, data, _ = story_of(kind)
     assert len(story.training) == data.epochs
     for i, row in enumerate(story.training):
         assert row.lr == traces["torch"].series("lr")[(i + 1) * data.updates_per_epoch - 1]
         for name in ("train_loss", "held_out_loss", "train_accuracy", "held_out_accuracy"):
-            shown = getattr(row, name.replace("accuracy", "score"))
-            np.testing.assert_equal(
-                shown, tuple(traces[b].metric(name)[i] for b in ("torch", "jax"))
-            )
+            values = getattr(row, name.replace("accuracy", "score"))
+            expected = tuple(traces[backend].metric(name)[i] for backend in ("torch", "jax"))
+            np.testing.assert_equal(values, expected)
         assert len(row.observation) <= 13
-    np.testing.assert_array_equal(
-        story.prediction.layers[-1].jax, traces["jax"].prediction["softmax"]
-    )
+    softmax = traces["jax"].prediction["softmax"]
+    np.testing.assert_array_equal(story.prediction.layers[-1].jax, softmax)
     assert [row.layer for row in story.prediction.layers] == traces["torch"].header["layers"]
 
 
 @every_recipe
 def test_quiz_has_one_right_answer_among_distinct_choices(kind: str) -> None:
-    story, traces, _, _, _ = told(kind)
+    story, traces, _, _, _ = story_of(kind)
     for question in story.quiz:
         assert 3 <= len(set(question.choices)) == len(question.choices) <= 4
         assert 0 <= question.right < len(question.choices)
@@ -218,23 +212,17 @@ def test_quiz_has_one_right_answer_among_distinct_choices(kind: str) -> None:
 @every_recipe
 @pytest.mark.parametrize("width", [80, 120])
 def test_piped_output_fits_and_has_no_escape_codes(kind: str, width: int) -> None:
-    text = printed(told(kind)[0], width)
+    text = printed(story_of(kind)[0], width)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
-    for part in (
-        "Pipeline",
-        "Training trace",
-        "Prediction trace",
-        "Warmup against none",
-        "Quiz",
-        "Key insight",
-    ):
+    parts = ("Pipeline", "Training trace", "Prediction trace", "Warmup against none")
+    for part in (*parts, "Quiz", "Key insight"):
         assert part in text
 
 
 @every_recipe
 def test_html_holds_every_chart_as_strict_json(kind: str) -> None:
-    charts = charts_of(render_html(told(kind)[0]))
+    charts = charts_of(render_html(story_of(kind)[0]))
     assert len(charts) == 8
     for chart in charts.values():
         for curve in chart["curves"]:
@@ -243,19 +231,18 @@ def test_html_holds_every_chart_as_strict_json(kind: str) -> None:
 
 @every_recipe
 def test_summary_is_strict_json(kind: str) -> None:
-    _, traces, _, _, _ = told(kind)
-    found = json.loads(json.dumps(summarise(traces, VERDICT), allow_nan=False))
-    assert found["verdict"] == "rounding"
-    assert found["max_difference"] == {"lr": 0.0, "loss": 1.2e-7, "parameters": None}
+    _, traces, _, _, _ = story_of(kind)
+    summary = json.loads(json.dumps(summarise(traces, VERDICT), allow_nan=False))
+    assert summary["verdict"] == "rounding"
+    assert summary["max_difference"] == {"lr": 0.0, "loss": 1.2e-7, "parameters": None}
     final = float(traces["jax"].metric("held_out_loss")[-1])
-    assert found["jax"]["held_out_loss"] == (final if np.isfinite(final) else None)
-    assert found["versions"].keys() == {"lockstep", "python", "numpy", "torch", "jax"}
+    assert summary["jax"]["held_out_loss"] == (final if np.isfinite(final) else None)
+    assert summary["versions"].keys() == {"lockstep", "python", "numpy", "torch", "jax"}
 
 
 def charts_of(page: str) -> dict[str, Any]:
-    (text,) = re.findall(
-        r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL
-    )
+    pattern = r'<script type="application/json" id="charts">(.*?)</script>'
+    (text,) = re.findall(pattern, page, flags=re.DOTALL)
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -264,7 +251,7 @@ def charts_of(page: str) -> dict[str, Any]:
 
 
 def test_warmup_is_seen_in_rates_and_observations() -> None:
-    story = told("seed")[0]
+    story = story_of("seed")[0]
     assert [row.observation for row in story.training[:5]] == ["warming up"] * 4 + ["peak reached"]
     facts = {fact.label: fact.value for fact in story.pipeline[3].facts}
     assert facts["in each epoch"] == (
@@ -274,14 +261,14 @@ def test_warmup_is_seen_in_rates_and_observations() -> None:
 
 
 def test_layers_and_parameters_are_counted() -> None:
-    facts = {fact.label: fact.value for fact in told("seed")[0].pipeline[2].facts}
+    facts = {fact.label: fact.value for fact in story_of("seed")[0].pipeline[2].facts}
     assert facts["layers"] == "Linear(10\u21928), ReLU, Linear(8\u21922)"
     assert facts["parameters in all"] == str(10 * 8 + 8 + 8 * 2 + 2)
     assert facts["same bits in both"] == "yes"
 
 
 def test_without_warmup_the_texts_turn_round() -> None:
-    story, traces, contrast, _, _ = told("no warmup")
+    story, traces, contrast, _, _ = story_of("no warmup")
     assert "The recipe has no warmup" in story.warmup.note
     assert story.warmup.rows[0].without[0] == traces["torch"].series("update_norm")[0]
     assert story.warmup.rows[0].with_warmup[0] == contrast["torch"].series("update_norm")[0]
@@ -290,13 +277,13 @@ def test_without_warmup_the_texts_turn_round() -> None:
 
 
 def test_equal_rates_are_said_to_change_nothing() -> None:
-    story = told("no warmup, one epoch")[0]
+    story = story_of("no warmup, one epoch")[0]
     assert "changes nothing" in story.warmup.sentence
     assert story.quiz[2].choices[story.quiz[2].right].startswith("It is about the same")
 
 
 def test_a_run_that_blows_up_says_so() -> None:
-    story = told("blows up")[0]
+    story = story_of("blows up")[0]
     assert story.training[-1].observation in ("not a number", "infinite")
     assert story.quiz[2].choices[story.quiz[2].right].startswith("It is no finite number")
     assert "nan" in printed(story, 80) or "inf" in printed(story, 80)
@@ -312,7 +299,7 @@ def test_a_run_that_blows_up_says_so() -> None:
     ],
 )
 def test_the_answer_on_leaving_out_warmup_is_measured(end: float, right: str) -> None:
-    _, traces, contrast, data, table = told("seed")
+    _, traces, contrast, data, table = story_of("seed")
     changed = {}
     for backend, trace in contrast.items():
         loss = traces[backend].metric("held_out_loss") * end
@@ -325,7 +312,7 @@ def test_the_answer_on_leaving_out_warmup_is_measured(end: float, right: str) ->
     ("held_out", "observation"), [([1, 0.5, 0.6], "overfitting"), ([1, 0.5, 0.5], "converging")]
 )
 def test_observations_follow_from_the_numbers(held_out: list[float], observation: str) -> None:
-    _, traces, contrast, data, table = told("no warmup")
+    _, traces, contrast, data, table = story_of("no warmup")
     changed = {}
     for backend, trace in traces.items():
         epochs = {
@@ -333,9 +320,8 @@ def test_observations_follow_from_the_numbers(held_out: list[float], observation
             "epochs/held_out_loss": np.array([*held_out, *[1.0] * 7]),
         }
         changed[backend] = Trace(trace.header, trace.arrays | epochs)
-    assert (
-        build_story(data, table, changed, contrast, VERDICT).training[2].observation == observation
-    )
+    story = build_story(data, table, changed, contrast, VERDICT)
+    assert story.training[2].observation == observation
 
 
 def test_a_hostile_name_stays_text() -> None:
@@ -349,7 +335,7 @@ def test_a_hostile_name_stays_text() -> None:
 
 
 def test_a_hostile_curve_name_stays_in_its_json() -> None:
-    story = told("seed")[0]
+    story = story_of("seed")[0]
     curve = replace(story.charts[0].curves[0], name=HOSTILE)
     story = replace(story, charts=(replace(story.charts[0], curves=(curve,)), *story.charts[1:]))
     page = render_html(story)
@@ -358,10 +344,9 @@ def test_a_hostile_curve_name_stays_in_its_json() -> None:
 
 
 def test_html_loads_nothing_from_elsewhere() -> None:
-    page = render_html(told("seed")[0])
-    own = re.sub(
-        r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL
-    )  # the first one is plotly.js
+    page = render_html(story_of("seed")[0])
+    # the first script is plotly.js
+    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
     assert len(own) < 200_000 < 1_000_000 < len(page)
     assert not re.search(r"https?:", own)
     assert not re.search(r"<(link|iframe|img|script[^>]*\ssrc)", own)
@@ -369,18 +354,17 @@ def test_html_loads_nothing_from_elsewhere() -> None:
 
 
 def test_colour_only_where_the_console_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    story = told("seed")[0]
+    story = story_of("seed")[0]
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[94m" in printed(story, 80, force_terminal=True, color_system="256")
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not re.search(
-        r"\x1b\[[0-9;]*[39][0-7]m", printed(story, 80, force_terminal=True, color_system="256")
-    )
+    text = printed(story, 80, force_terminal=True, color_system="256")
+    assert not re.search(r"\x1b\[[0-9;]*[39][0-7]m", text)
 
 
 def test_a_terminal_without_unicode_gets_what_it_can_show() -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print_story(told("seed")[0], Console(file=file, width=80))
+    print_story(story_of("seed")[0], Console(file=file, width=80))
     file.seek(0)
     assert "Linear(10?8), ReLU" in file.read()
 
@@ -389,13 +373,13 @@ def test_long_runs_are_thinned_and_keep_their_extremes() -> None:
     y = np.sin(np.arange(1_000_000) / 1000)
     y[[123_457, 765_432]] = 50, -50
     y[1000:3000] = np.nan
-    kept = thin(y)
-    assert len(kept) <= 2002
-    assert {0, 123_457, 765_432, 999_999} <= set(kept.tolist())
+    indices = thin(y)
+    assert len(indices) <= 2002
+    assert {0, 123_457, 765_432, 999_999} <= set(indices.tolist())
 
 
 def test_many_epochs_are_listed_in_part_and_said_to_be() -> None:
-    story = told("100 epochs")[0]
+    story = story_of("100 epochs")[0]
     rows = select_rows(story.training, 40)
     assert len(rows) <= 40
     assert {1, 5, 100} <= {row.epoch for row in rows}
@@ -427,6 +411,6 @@ def test_difference_of_what_is_not_a_number() -> None:
 
 
 def test_a_missing_trace_is_an_input_error() -> None:
-    _, traces, contrast, data, table = told("seed")
+    _, traces, contrast, data, table = story_of("seed")
     with pytest.raises(InputError, match="needs a trace of jax"):
         build_story(data, table, {"torch": traces["torch"]}, contrast, VERDICT)

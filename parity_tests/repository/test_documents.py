@@ -1,4 +1,4 @@
-"""What the documents show must be true: commands, links and the example."""
+"""The commands, links and examples in the documents work."""
 
 import ast
 import re
@@ -25,20 +25,18 @@ DOCUMENTS = [
 
 
 def test_every_command_in_the_documents_exists() -> None:
-    found = [
-        line for path in DOCUMENTS for line in re.findall(r"`(lockstep [^`]+)`", path.read_text())
-    ]
-    assert len(found) >= 7
-    for line in found:
+    texts = [path.read_text() for path in DOCUMENTS]
+    lines = [line for text in texts for line in re.findall(r"`(lockstep [^`]+)`", text)]
+    assert len(lines) >= 7
+    for line in lines:
         words = shlex.split(re.sub(r"\[[A-Z]+\]", "seed", line))[1:]
         command = cli.get_command(click.Context(cli), words[0])
         assert command is not None, line
         if isinstance(command, click.Group):
             command = command.get_command(click.Context(command), words.pop(1))
         assert command is not None, line
-        command.make_parser(click.Context(command)).parse_args(
-            words[1:]
-        )  # raises for an unknown option
+        parser = command.make_parser(click.Context(command))
+        parser.parse_args(words[1:])  # raises for an unknown option
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -74,11 +72,8 @@ def test_the_page_on_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(
-        r"^```python\n(.*?)^```",
-        (ROOT / "docs" / "python.md").read_text(),
-        re.MULTILINE | re.DOTALL,
-    )
+    page = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2
     exec("\n".join(blocks), {})
     accuracy, story = capsys.readouterr().out.splitlines()
@@ -102,9 +97,8 @@ def _unindented(code: str) -> str:
 
 def test_the_page_on_python_names_the_whole_face() -> None:
     page = (ROOT / "docs" / "python.md").read_text()
-    assert [
-        name for name in lockstep.__all__ if name != "__version__" and f"`{name}" not in page
-    ] == []
+    missing = {name for name in lockstep.__all__ if f"`{name}" not in page}
+    assert missing <= {"__version__"}
 
 
 @pytest.mark.parametrize(("twin", "function"), [("pt_impl", "update"), ("jax_impl", "step")])
@@ -114,7 +108,7 @@ def test_the_updates_in_the_readme_are_those_of_the_twins(twin: str, function: s
     (chosen,) = [node for node in functions if node.name == function]
     code = ast.get_source_segment(source, chosen, padded=True)
     assert code
-    shown = (
+    block = (
         f"<!-- the update of {twin}: {function} -->\n\n```python\n{dedent(code).rstrip()}\n```\n"
     )
-    assert shown in (ROOT / "README.md").read_text()
+    assert block in (ROOT / "README.md").read_text()

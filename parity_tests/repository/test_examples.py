@@ -1,5 +1,5 @@
-"""The ported nets of examples/: every step of the stories that their pages tell, by the commands
-that they show.
+"""The ported nets of examples/: every step of the stories on their pages, by the commands that the
+pages give.
 """
 
 import re
@@ -53,7 +53,7 @@ def steps_of(example: str) -> list[Step]:
 
 
 def run(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command of a page, in this process and another folder."""
+    """Run a command of a page in this process and in another folder."""
     program, *arguments = command
     monkeypatch.chdir(folder)
     if program == "lockstep":
@@ -74,21 +74,20 @@ def jax_settings() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each example, with its PyTorch side recorded."""
-    found = {}
+    recorded = {}
     for example in CAUSES:
-        found[example] = tmp_path_factory.mktemp("examples", numbered=True) / example
-        found[example].mkdir()
+        recorded[example] = tmp_path_factory.mktemp("examples", numbered=True) / example
+        recorded[example].mkdir()
         with pytest.MonkeyPatch.context() as monkeypatch:
             for command in steps_of(example)[0].commands:
-                run(command, found[example], monkeypatch)
-    return found
+                run(command, recorded[example], monkeypatch)
+    return recorded
 
 
 def cases() -> Iterator[Any]:
     for example, causes in CAUSES.items():
         for place in range(len(causes)):
-            # the port as it was first written, and as it is in the end: what lies between takes
-            # long
+            # the port as it was first written and as it is in the end; what lies between takes long
             marks = [] if place in (0, len(causes) - 1) else [pytest.mark.sweep]
             yield pytest.param(example, place, marks=marks, id=f"{example}-{place}")
 
@@ -104,18 +103,18 @@ def test_the_story_is_true(
 ) -> None:
     folder, story = folders[example], steps_of(example)[1:]
     assert len(story) == len(CAUSES[example])
-    commands, shown = story[place]
+    commands, output = story[place]
     if example == "convnet" and place and not (folder / "names.toml").exists():
         names = next(command for command in story[0].commands if command[1] == "names")
         commands = [commands[0], names, *commands[1:]]
     for command in commands:
         capsys.readouterr()
         run(command, folder, monkeypatch)
-    told = capsys.readouterr().out
-    assert CAUSES[example][place] in " ".join(told.split())
-    lines = {NUMBER.sub("#", line).strip() for line in told.splitlines()}
-    assert {NUMBER.sub("#", line).strip() for line in shown} <= lines, told
-    assert len(shown) >= 1
+    printed = capsys.readouterr().out
+    assert CAUSES[example][place] in " ".join(printed.split())
+    lines = {NUMBER.sub("#", line).strip() for line in printed.splitlines()}
+    assert {NUMBER.sub("#", line).strip() for line in output} <= lines, printed
+    assert len(output) >= 1
 
 
 def test_every_step_of_a_story_ends_with_a_verdict() -> None:

@@ -1,5 +1,5 @@
-"""The site of docs/: every page is in the navigation, every link leads somewhere, and nothing comes
-from elsewhere.
+"""The site of docs/: every page is in the navigation, every link leads somewhere, and the site
+loads nothing from elsewhere.
 """
 
 import re
@@ -23,18 +23,15 @@ def headings(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that a Git host gives the headings of a document; MkDocs gives the same to
-    these.
-    """
+    """The anchors that a Git host gives the headings of a document. MkDocs gives them the same."""
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings(text))
     return {heading.replace(" ", "-") for heading in plain}
 
 
 def test_every_document_is_in_the_navigation_once() -> None:
-    inside = [
-        path.relative_to(ROOT / "docs").as_posix() for path in DOCUMENTS if path not in OUTSIDE
-    ]
-    assert sorted(NAVIGATION) == sorted([*inside, *OUTSIDE.values(), *site.generated()])
+    inside = [path for path in DOCUMENTS if path not in OUTSIDE]
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in inside]
+    assert sorted(NAVIGATION) == sorted([*pages, *OUTSIDE.values(), *site.generated()])
 
 
 def test_every_link_of_a_document_leads_to_a_file_and_a_heading() -> None:

@@ -11,52 +11,27 @@ from typing import Protocol, TypeGuard
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAIR = (
-    "model",
-    "norm",
-    "loss",
-    "gradient",
-    "schedule",
-    "optimizer",
-    "average",
-    "update",
-    "train",
-    "predict",
-)
+PAIR = ("model", "norm", "loss", "gradient", "schedule")
+PAIR += ("optimizer", "average", "update", "train", "predict")
 """The files that people read and copy from, side by side; the twins need not match in others."""
-EXCEPTIONS = {
-    (
-        "model",
-        "MLP.forward",
-    ): "JAX pads its batches, so its model takes the count of the rows that are none",
-    (
-        "model",
-        "MLP.outputs",
-    ): "JAX pads its batches, so its model takes the count of the rows that are none",
-    (
-        "norm",
-        "BatchNorm.forward",
-    ): "JAX pads its batches, so its statistics take the count of the rows that are none",
-    (
-        "gradient",
-        "clip",
-    ): "PyTorch's gradients belong to its parameters; JAX's are a tree of their own",
-    ("update", "State"): "PyTorch's objects hold what JAX carries in its state",
-    (
-        "update",
-        "loss_and_gradients",
-    ): "a function in JAX; PyTorch's is a statement, backward, within the update",
+REASONS = {
+    "model MLP.forward": "JAX pads its batches, so its model takes the count of the padding rows",
+    "model MLP.outputs": "JAX pads its batches, so its model takes the count of the padding rows",
+    "norm BatchNorm.forward": "JAX pads its batches, so its statistics take the same count",
+    "gradient clip": "PyTorch's gradients belong to its parameters; JAX's are a tree of their own",
+    "update State": "PyTorch's objects hold what JAX carries in its state",
+    "update loss_and_gradients": "a function in JAX; in PyTorch a statement within the update",
 }
-"""(file, name) -> why its parameters or fields differ; they are those that differ, and no
-others.
-"""
+"""File and name -> why its parameters or fields differ. No others differ."""
+EXCEPTIONS = [tuple(place.split()) for place in REASONS]
 FRAMEWORKS = {"torch", "jax", "flax", "optax"}
 ALLOWED = {
     "lockstep": {"lockstep"},
     "pt_impl": {"lockstep", "pt_impl"},
     "jax_impl": {"lockstep", "jax_impl"},
 }
-# the one place of the core that names the twins does so in strings, loaded when a command needs one
+# the one place of the core that names the twins does so in strings and loads one when a command
+# needs it
 ROOMS = {"lockstep", "pt_impl", "jax_impl", "benchmarks", "parity_tests"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -78,9 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "printable", "processes", "backends"),
     ("version",),
 )
-"""Packages and modules of lockstep, from the top: each imports what lies in lower layers, and
-nothing else.
-"""
+"""Packages and modules of lockstep, from the top. Each imports from lower layers alone."""
 
 
 class FieldNode(Protocol):
@@ -92,10 +65,10 @@ def parse(path: Path) -> ast.Module:
 
 
 def public_shape(path: Path) -> dict[str, tuple[str, ...]]:
-    """Public names of a module in order: of functions and methods with their parameters, of classes
+    """The public names of a module in order: functions and methods with their parameters, classes
     with their fields.
 
-    What PyTorch calls forward, Flax calls __call__.
+    Flax calls __call__ what PyTorch calls forward.
     """
     shape: dict[str, tuple[str, ...]] = {}
     for node in parse(path).body:
@@ -142,13 +115,13 @@ def names_in_order(name: str, path: Path) -> list[str]:
 
 def imports(path: Path) -> set[str]:
     """Top-level packages that a module imports, wherever in the file."""
-    found: set[str] = set()
+    packages: set[str] = set()
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+            packages.add(node.module.partition(".")[0])
+    return packages
 
 
 def both(name: str) -> tuple[Path, Path]:
@@ -189,26 +162,27 @@ def test_a_drifted_twin_is_seen(old: str, new: str, entry: str, tmp_path: Path) 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_imports_run_one_way(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
-        found = imports(path)
-        assert found & ROOMS <= ALLOWED[room], path
+        imported = imports(path)
+        assert imported & ROOMS <= ALLOWED[room], path
         if room == "lockstep":
-            assert not found & FRAMEWORKS, path
-        assert not (room == "pt_impl" and found & {"jax", "flax", "optax"}), path
-        assert not (room == "jax_impl" and "torch" in found), path
+            assert not imported & FRAMEWORKS, path
+        assert not (room == "pt_impl" and imported & {"jax", "flax", "optax"}), path
+        assert not (room == "jax_impl" and "torch" in imported), path
 
 
 def arrows(root: Path) -> dict[tuple[str, str], set[str]]:
-    """Which package or module of a package imports which other, and the files that do, wherever in
-    the file; but not what is imported for types alone."""
-    found: dict[tuple[str, str], set[str]] = {}
+    """(importing part, imported part) of a package -> the files that import it, anywhere in them.
+    Imports for types alone do not count.
+    """
+    files_of: dict[tuple[str, str], set[str]] = {}
     for path in root.rglob("*.py"):
         place = path.relative_to(root).with_suffix("").parts
         for module in _imported(parse(path)):
             name, *rest = module.split(".")
             if name == root.name:
                 target = rest[0] if rest and _is_there(root, rest[0]) else "__init__"
-                found.setdefault((place[0], target), set()).add("/".join(place))
-    return {(a, b): files for (a, b), files in found.items() if a != b}
+                files_of.setdefault((place[0], target), set()).add("/".join(place))
+    return {(a, b): files for (a, b), files in files_of.items() if a != b}
 
 
 def _is_there(root: Path, name: str) -> bool:
@@ -286,12 +260,11 @@ for name in "ab":
 assert run("compare", "a", "b") == 0
 assert run("record", "--backend", "{"torch" if "torch" in missing else "jax"}", "--out", "c", *small) == 2
 """  # noqa: E501
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "verdict: identical" in done.stdout
-    assert "is not installed: pip install 'lockstep[" in done.stderr
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "verdict: identical" in process.stdout
+    assert "is not installed: pip install 'lockstep[" in process.stderr
 
 
 def test_help_loads_neither_numpy_nor_a_framework() -> None:
@@ -304,8 +277,10 @@ except SystemExit:
     pass
 print(sorted({"numpy", "torch", "jax", "pydantic", "rich"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_public_face_loads_when_it_is_asked_for() -> None:
@@ -322,8 +297,10 @@ print([*inspect.signature(diagnose).parameters])
 print([kind.__name__ for kind in (Recipe, Recorder, Trace)])
 print(sorted({"torch", "jax"} & set(sys.modules)))
 """  # noqa: E501
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines() == [
         "[]",
         "[]",
         "True",
@@ -334,9 +311,8 @@ print(sorted({"torch", "jax"} & set(sys.modules)))
 
 
 def test_the_map_names_every_package_in_its_layer() -> None:
-    rows = re.findall(
-        r"^\| (\d+) \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE
-    )
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE)
     places = {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
     unnamed = {"__main__", "__init__", "version"}
     layers = [[name for name in names if name not in unnamed] for names in LAYERS]

@@ -1,5 +1,6 @@
-"""A worker trains with torch.optim without the compiler that torch.optim loads: to the same bits,
-and no other process does without it."""
+"""A worker trains with torch.optim to the same bits without the compiler that torch.optim loads. No
+other process does without it.
+"""
 
 import json
 import os
@@ -41,24 +42,21 @@ assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
 """
 
 
-def python(code: str, *arguments: str, given: str = "") -> None:
+def python(code: str, *arguments: str, text: str = "") -> None:
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        command, input=given, env=environment, capture_output=True, text=True, check=False
+    process = subprocess.run(
+        command, input=text, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.fixture(scope="module")
 def spared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The traces of all optimizers, each by its name, from a process that spares the compiler."""
     folder: Path = tmp_path_factory.mktemp("spared")
-    python(
-        SPARED,
-        str(folder),
-        given=json.dumps({name: asdict(recipe) for name, recipe in RECIPES.items()}),
-    )
+    values = {name: asdict(recipe) for name, recipe in RECIPES.items()}
+    python(SPARED, str(folder), text=json.dumps(values))
     return folder
 
 

@@ -1,9 +1,8 @@
-"""What lies in the present folder is no part of lockstep: none of its processes imports it."""
+"""No process of lockstep imports what lies in the present folder."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,18 @@ from lockstep.run.workers import Job, Worker
 from lockstep.studies.upgrade.environments import releases
 from parity_tests.shared.recipes import small_recipe
 
-MODULES = (
-    "queue",
-    "random",
-    "json",
-    "numpy",
-    "click",
-    "torch",
-    "jax",
-    "benchmarks",
-    "pt_impl",
-    "sitecustomize",
-)
+MODULES = ("queue", "random", "json", "numpy", "click")
+MODULES += ("torch", "jax", "benchmarks", "pt_impl", "sitecustomize")
 
 
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The present folder, with modules that people might have in it; each writes a file and ends
+    """The present folder, with modules that people might have in it. Each writes a file and ends
     the process.
     """
+    log = str(tmp_path / "imported")
     for name in MODULES:
-        text = (
-            f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nimport os\nos._exit(9)\n"
-        )
+        text = f"open({log!r}, 'a').write('{name} ')\nimport os\nos._exit(9)\n"
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -50,7 +38,7 @@ def imported(folder: Path) -> str:
 
 
 def train(folder: Path, backend: str = "oracle") -> Trace:
-    """By a worker, as every command does."""
+    """Train by a worker, as every command does."""
     recipe = small_recipe()
     prepare(recipe).save(folder / "data")
     worker = Worker(backend, "cpu")
@@ -72,7 +60,7 @@ def train(folder: Path, backend: str = "oracle") -> Trace:
 def test_a_worker_imports_nothing_from_the_present_folder(
     backend: str, path: str | None, poisoned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty entry in PYTHONPATH, which a shell's `$PYTHONPATH:more` leaves, is none."""
+    """An empty entry in PYTHONPATH, which a shell's `$PYTHONPATH:more` leaves, counts as none."""
     if path is None:
         monkeypatch.delenv("PYTHONPATH", raising=False)
     else:
@@ -97,13 +85,8 @@ def test_what_the_user_put_on_the_path_stays(
 
 
 def lockstep(*arguments: str, safe: bool = False) -> "subprocess.CompletedProcess[str]":
-    command: Sequence[str] = [
-        sys.executable,
-        *(["-P"] if safe else []),
-        "-m",
-        "lockstep",
-        *arguments,
-    ]
+    options = ["-P"] if safe else []
+    command = [sys.executable, *options, "-m", "lockstep", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -111,19 +94,17 @@ def lockstep(*arguments: str, safe: bool = False) -> "subprocess.CompletedProces
 def test_python_m_lockstep_imports_nothing_from_the_present_folder(
     safe: bool, poisoned: Path
 ) -> None:
-    for module in ("sitecustomize",):  # which Python would import before any line of ours
-        (poisoned / f"{module}.py").unlink()
-    done = lockstep("curve", "--preset", "hf.cosine", "--out", "c.npz", safe=safe)
-    assert (done.returncode, done.stderr, imported(poisoned)) == (0, "", "")
+    (poisoned / "sitecustomize.py").unlink()  # Python would import it before any line of ours
+    process = lockstep("curve", "--preset", "hf.cosine", "--out", "c.npz", safe=safe)
+    assert (process.returncode, process.stderr, imported(poisoned)) == (0, "", "")
     assert (poisoned / "c.npz").exists()
 
 
 def test_a_contender_of_a_benchmark_imports_nothing_from_the_present_folder(poisoned: Path) -> None:
     contender = Contender("numpy", 1)
     try:
-        answer = contender.ask(
-            {"contender": "numpy"}
-        )  # no work: it says so, and has not died before
+        # without work it says so, and has not died before
+        answer = contender.ask({"contender": "numpy"})
     finally:
         contender.stop()
     assert "recipe" in answer["skipped"]
@@ -142,7 +123,7 @@ def test_pip_imports_nothing_from_the_present_folder(
 def test_a_checkout_that_is_not_installed_finds_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There lockstep lies in the present folder, or where a script says."""
+    """There lockstep lies in the present folder or where a script says."""
     root = str(Path(__file__).parents[2])
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(sys, "path", [root, "/elsewhere"])

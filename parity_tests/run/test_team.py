@@ -13,8 +13,8 @@ from lockstep.run.workers import Job, Worker
 from parity_tests.shared.recipes import small_recipe
 
 
-def quiet(name: str, done: int, total: int) -> None:
-    """No progress is shown."""
+def quiet(name: str, updates: int, total: int) -> None:
+    """Show no progress."""
 
 
 def jobs_in(folder: Path, *names: str) -> list[Job]:
@@ -24,14 +24,13 @@ def jobs_in(folder: Path, *names: str) -> list[Job]:
 
 
 def test_workers_of_one_backend_train_and_report_by_names_of_their_own(tmp_path: Path) -> None:
-    told: set[str] = set()
+    reported: set[str] = set()
     jobs = jobs_in(tmp_path, "a", "b")
     with Team(["oracle", "oracle"]) as team:
         assert team.names == ["oracle", "oracle 2"]
-        team.train(
-            dict(zip(team.names, [[job] for job in jobs])), lambda name, done, total: told.add(name)
-        )
-    assert told == {"oracle", "oracle 2"}
+        job_of = {name: [job] for name, job in zip(team.names, jobs)}
+        team.train(job_of, lambda name, updates, total: reported.add(name))
+    assert reported == {"oracle", "oracle 2"}
     assert Trace.load(jobs[0].out).header == Trace.load(jobs[1].out).header
 
 
