@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor as Array
-from torch.nn import functional
 
 from lockstep.data_prep import IGNORED
-from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
+from lockstep.recipe import Loss
+
+from .losses import LOSSES
 
 __all__ = ["link", "mean_loss", "sums"]
 
@@ -19,28 +20,7 @@ def mean_loss(loss: Loss, outputs_BK: Array, y_B: Array, count: int) -> Array:
         y_B: classes as int64, or numbers in the dtype of the outputs.
         count: how many rows count.
     """
-    outputs_BK = outputs_BK[:count]
-    y_B = y_B[:count]
-    if isinstance(loss, CrossEntropy):
-        weights = loss.class_weights
-        return functional.cross_entropy(
-            outputs_BK,
-            y_B,
-            weight=outputs_BK.new_tensor(weights) if weights else None,
-            ignore_index=IGNORED,
-            reduction="mean",
-            label_smoothing=loss.label_smoothing,
-        )
-    output_B = outputs_BK[:, 0]
-    if isinstance(loss, BinaryCrossEntropy):
-        positive = output_B.new_tensor(loss.positive_weight)
-        return functional.binary_cross_entropy_with_logits(
-            output_B, y_B.to(output_B.dtype), weight=None, reduction="mean", pos_weight=positive
-        )
-    if isinstance(loss, Huber):
-        return functional.huber_loss(output_B, y_B, reduction="mean", delta=loss.delta)
-    assert isinstance(loss, SquaredError)
-    return functional.mse_loss(output_B, y_B, reduction="mean")
+    return LOSSES[loss.name](loss, outputs_BK[:count], y_B[:count])
 
 
 def sums(loss: Loss, outputs_NK: Array, y_N: Array) -> dict[str, Array]:

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lockstep.data_prep import IGNORED, Batches, PreparedData
-from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Recipe, SquaredError
+from lockstep.data_prep import Batches, PreparedData
+from lockstep.recipe import Loss, Recipe
+from pt_impl.fast.losses import MODULES
 from pt_impl.fast.network import ALIGNED
 
 __all__ = ["Batch", "load_batches", "load_rows"]
@@ -72,7 +73,7 @@ def load_batches(
     rows = torch.from_numpy(rows_TB).to(device)
     x_TBD = _aligned(torch.from_numpy(x_ND).to(device)[rows])
     y_TB = torch.from_numpy(data.train_y_N).to(device)[rows]
-    scale_TB, shift_TKB, total_T = _targets(
+    scale_TB, shift_TKB, total_T = MODULES[recipe.loss.name].targets(
         recipe.loss, data.outputs, data.train_y_N[rows_TB], weight_TB
     )
     empty_T = total_T == 0
@@ -132,25 +133,3 @@ def load_rows(
 ) -> tuple[Tensor, Tensor]:
     """Rows to evaluate, on the device."""
     return torch.from_numpy(x_ND).to(device), torch.from_numpy(y_N).to(device)
-
-
-def _targets(
-    loss: Loss, outputs: int, y_TB: NDArray[Any], weight_TB: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Scale (T, B) and shift (T, K, B) of the summed loss, and the divisor (T,) of each mean."""
-    if isinstance(loss, BinaryCrossEntropy):
-        factor_TB = weight_TB * np.where(y_TB == 1, loss.positive_weight, 1.0)
-        return factor_TB, -(factor_TB * y_TB)[..., None, :], weight_TB.sum(axis=-1)
-    if isinstance(loss, SquaredError | Huber):
-        slope = 2.0 if isinstance(loss, SquaredError) else 1.0
-        shift_TKB = np.zeros((*y_TB.shape[:-1], outputs, y_TB.shape[-1]))
-        return slope * weight_TB, shift_TKB, weight_TB.sum(axis=-1)
-    assert isinstance(loss, CrossEntropy)
-    counts_TB = weight_TB * (y_TB != IGNORED)
-    weight_K = np.asarray(loss.class_weights or (1.0,) * outputs)
-    counts_T1B = counts_TB[..., None, :]
-    weight_K1 = weight_K[:, None]
-    label_TKB = (y_TB[..., None, :] == np.arange(outputs)[:, None]) * counts_T1B
-    spread = loss.label_smoothing / outputs
-    target_TKB = ((1 - loss.label_smoothing) * label_TKB + spread * counts_T1B) * weight_K1
-    return target_TKB.sum(axis=-2), -target_TKB, (label_TKB * weight_K1).sum(axis=(-2, -1))

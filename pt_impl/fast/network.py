@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from lockstep.data_prep import PreparedData, layer_sizes
-from lockstep.recipe import Huber, Loss, Recipe
+from lockstep.recipe import Recipe
 from pt_impl.activations import ACTIVATIONS as FORWARD
+from pt_impl.fast.losses import MODULES
 from pt_impl.model import MLP, build_model
 
 __all__ = ["ACTIVATIONS", "Network", "Slot"]
@@ -235,7 +236,7 @@ class Network:
         self.tensors: dict[int, dict[str, Tensor]] = {}
         # looked up here and not at every update
         self.product = torch.bmm if self.lead else torch.mm
-        self.find_slope = partial(SLOPES[recipe.loss.spec.link], recipe.loss)
+        self.find_slope = partial(MODULES[recipe.loss.name].slope, recipe.loss)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Canonical name -> its part of a vector of parameters, weights (in, out)."""
@@ -482,37 +483,6 @@ def _program(network: Network, slot: Slot, batch: int) -> _Program:
     program = _Program(load, forward, backward, before, after, layers, outputs, scratch, store)
     network.programs[slot, batch] = program
     return program
-
-
-def _slope_of_classes(
-    loss: Loss, outputs_KB: Tensor, batch: Any, scratch: Tensor, out: Tensor
-) -> None:
-    torch.softmax(outputs_KB, -2, out=scratch)
-    torch.addcmul(batch.shift_KB, scratch, batch.scale_1B, out=out)
-
-
-def _slope_of_two_classes(
-    loss: Loss, outputs_1B: Tensor, batch: Any, scratch: Tensor, out: Tensor
-) -> None:
-    torch.sigmoid(outputs_1B, out=scratch)
-    torch.addcmul(batch.shift_KB, scratch, batch.scale_1B, out=out)
-
-
-def _slope_of_number(
-    loss: Loss, outputs_1B: Tensor, batch: Any, scratch: Tensor, out: Tensor
-) -> None:
-    torch.sub(outputs_1B, batch.y_B.unsqueeze(-2), out=out)
-    if isinstance(loss, Huber):
-        out.clamp_(-loss.delta, loss.delta)
-    out.mul_(batch.scale_1B)
-
-
-SLOPES: dict[str, Callable[[Loss, Tensor, Any, Tensor, Tensor], None]] = {
-    "softmax": _slope_of_classes,
-    "sigmoid": _slope_of_two_classes,
-    "": _slope_of_number,
-}
-"""Link of the loss -> the gradient of the batch's share of it by the outputs; see `Batch`."""
 
 
 def _normalise(network: Network, i: int, z: Tensor, before: _Views) -> None:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lockstep.data_prep import Batches, Parameters, PreparedData
-from lockstep.recipe import BinaryCrossEntropy, CrossEntropy, Huber, Loss, Recipe, SquaredError
+from lockstep.recipe import Loss, Recipe
 from lockstep.records.checkpoint import Checkpoint
 from lockstep.records.run_recorder import RunRecorder, Watch
 from lockstep.records.trace import UPDATE_SERIES, Metrics, Trace, metrics_of
 from lockstep.schedules.rate_tables import decays, layer_of, rate_tables
 from pt_impl.fast.batches import Batch, load_batches, load_rows
+from pt_impl.fast.losses import MODULES
 from pt_impl.fast.network import Network, Slot
 from pt_impl.fast.optimizer import make_step, start_moments
 from pt_impl.io.device import describe_environment, select_device
@@ -210,7 +210,8 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> Tensor:
         size = 1 + len(others)
         outputs_TKB = state.network.outputs_TKB[end : end + size]
         end += size
-        parts.append(_mean_losses(loss, outputs_TKB, first))
+        together = slice(first.number, first.number + size)
+        parts.append(MODULES[loss.name].mean_losses(loss, outputs_TKB, first, together))
     losses = torch.cat(parts)
     if state.accumulated is None:
         return losses
@@ -222,38 +223,6 @@ def _losses(loss: Loss, state: State, batches: list[Batch]) -> Tensor:
             complete.append(total[0].clone())
             total[0] = 0
     return torch.stack(complete) if complete else losses[:0]
-
-
-def _mean_losses(loss: Loss, outputs_TKB: Tensor, first: Batch) -> Tensor:
-    """The loss of consecutive batches (T,) that were loaded together; the first is given."""
-    together = slice(first.number, first.number + len(outputs_TKB))
-    if isinstance(loss, CrossEntropy):
-        # a slope's shift is minus the target: the sum is the mean cross entropy
-        shift_TKB = first.all_shift_TKB[together]
-        loss_TKB = torch.log_softmax(outputs_TKB, -2).mul_(shift_TKB)
-        # a class of target 0 counts nothing, even if its logit is -inf, as in PyTorch's own
-        loss_T = loss_TKB.masked_fill_(shift_TKB == 0, 0.0).sum(dim=(-2, -1))
-        if first.all_empty_T is None:
-            return loss_T
-        return loss_T.masked_fill_(first.all_empty_T[together], torch.nan)
-    loss_TB = _row_losses(loss, outputs_TKB, first.all_y_TB[together])
-    if first.all_used_TB is not None:
-        loss_TB = torch.where(first.all_used_TB[together], loss_TB, 0.0)
-    return loss_TB.sum(dim=-1) * first.all_share_T[together]
-
-
-def _row_losses(loss: Loss, outputs_T1B: Tensor, y_TB: Tensor) -> Tensor:
-    """The loss of every row (T, B), times its weight."""
-    output_TB = outputs_T1B.squeeze(-2)
-    if isinstance(loss, BinaryCrossEntropy):
-        positive = output_TB.new_tensor(loss.positive_weight)
-        return functional.binary_cross_entropy_with_logits(
-            output_TB, y_TB.to(output_TB.dtype), weight=None, reduction="none", pos_weight=positive
-        )
-    if isinstance(loss, Huber):
-        return functional.huber_loss(output_TB, y_TB, reduction="none", delta=loss.delta)
-    assert isinstance(loss, SquaredError)
-    return functional.mse_loss(output_TB, y_TB, reduction="none")
 
 
 def make_evaluation(recipe: Recipe) -> Evaluation:

@@ -1,0 +1,13 @@
+"""The squared error."""
+
+import torch
+from torch.nn import functional
+
+from lockstep.recipe import SquaredError
+
+__all__ = ["mean_loss"]
+
+
+def mean_loss(loss: SquaredError, outputs_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+    """Mean over the rows; numbers (B,) are floats."""
+    return functional.mse_loss(outputs_BK[:, 0], y_B, reduction="mean")
