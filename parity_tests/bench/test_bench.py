@@ -1,4 +1,4 @@
-"""The benchmark: what it measures is checked first, what differs is refused. No test judges a
+"""The benchmark: it checks what it measures first and refuses what differs. No test judges a
 timing.
 """
 
@@ -35,16 +35,8 @@ from lockstep.recipe import load_recipe
 from lockstep.report.console import PlainConsole
 from parity_tests.shared.recipes import oracle_trace, prepared, small_recipe
 
-TIMED = (
-    "c",
-    "torch products",
-    "jax products",
-    "numpy products",
-    "torch fast",
-    "torch graph",
-    "jax fast",
-    "numpy",
-)
+TIMED = ("c", "torch products", "jax products", "numpy products")
+TIMED += ("torch fast", "torch graph", "jax fast", "numpy")
 NOT_TRAINED = ("torch products", "jax products", "numpy products")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
@@ -126,9 +118,13 @@ def test_the_compiled_torch_run_equals_the_oracle(tmp_path: Path, name: str) -> 
 def test_a_contender_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        lockstep.bench.run, "states", lambda recipe, data: states(recipe.with_values(WRONG), data)
-    )
+    states = lockstep.bench.run.states
+    wrong = {"optimizer.momentum": 0.9 * (1 + 1e-9)}
+
+    def wrong_states(recipe: Any, data: Any) -> Any:
+        return states(recipe.with_values(wrong), data)
+
+    monkeypatch.setattr(lockstep.bench.run, "states", wrong_states)
     status, text = bench(tmp_path / "bench.json", "jax fast")
     assert status == 1
     assert "jax fast: computes something else" in " ".join(text.split())
@@ -138,25 +134,18 @@ def test_a_contender_that_computes_something_else_is_refused(
     assert 1e-12 < outcome.differs < 1e-6
 
 
-states, WRONG = lockstep.bench.run.states, {"optimizer.momentum": 0.9 * (1 + 1e-9)}
-
-
 def test_what_differs_from_the_oracle() -> None:
     truth = oracle_trace(small_recipe(training__dtype="float64")).parameters(12)
-    assert compare_with_oracle(truth, truth) == 0
-    assert (
-        compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * (1 + 1e-9)}, truth)
-        > 1e-10
-    )
-    assert (
-        compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"][:-1]}, truth) == np.inf
-    )
+    bias = truth["linear1.bias"]
+
+    def distance(other: Any) -> float:
+        return compare_with_oracle({**truth, "linear1.bias": other}, truth)
+
+    assert distance(bias) == 0
+    assert distance(bias * (1 + 1e-9)) > 1e-10
+    assert distance(bias[:-1]) == np.inf
     assert compare_with_oracle({}, truth) == np.inf
-    # NaN is no agreement
-    assert (
-        not compare_with_oracle({**truth, "linear1.bias": truth["linear1.bias"] * np.nan}, truth)
-        <= 1e-12
-    )
+    assert not distance(bias * np.nan) <= 1e-12  # NaN is no agreement
 
 
 def test_gpu_where_there_is_none(tmp_path: Path) -> None:
@@ -185,25 +174,17 @@ def test_the_proof_of_a_long_run_is_its_first_updates() -> None:
         assert len(first) == 2
         if whole.ndim == 1:
             np.testing.assert_array_equal(whole[:2], first)
-    rows_TB = data.batches(0).rows_TB[:2]
-    np.testing.assert_array_equal(
-        short.train_x_ND[short.batches(0).rows_TB], data.train_x_ND[rows_TB]
-    )
-    np.testing.assert_array_equal(
-        short.train_y_N[short.batches(0).rows_TB], data.train_y_N[rows_TB]
-    )
+    rows_TB, short_TB = data.batches(0).rows_TB[:2], short.batches(0).rows_TB
+    np.testing.assert_array_equal(short.train_x_ND[short_TB], data.train_x_ND[rows_TB])
+    np.testing.assert_array_equal(short.train_y_N[short_TB], data.train_y_N[rows_TB])
 
 
 def test_the_named_workloads() -> None:
     assert find_workload("W1").recipe == load_recipe("seed")
     assert find_workload("W1-adamw").recipe.optimizer.name == "adamw"
     wide = find_workload("W2", ["training.batch=64"]).recipe
-    assert (wide.data.rows, wide.data.features, wide.model.hidden, wide.training.batch) == (
-        60000,
-        784,
-        (512, 512),
-        64,
-    )
+    assert (wide.data.rows, wide.data.features) == (60000, 784)
+    assert (wide.model.hidden, wide.training.batch) == ((512, 512), 64)
     assert find_workload("W3").seeds == 256
     with pytest.raises(InputError, match="no such recipe"):
         find_workload("W4")
@@ -223,10 +204,8 @@ def test_a_peer_that_is_not_there_is_skipped_with_what_installs_it(tmp_path: Pat
         pytest.skip("all peers are installed")
     status, text = bench(tmp_path / "bench.json", missing[0])
     assert status == 0
-    assert (
-        f"{missing[0]}: skipped: {CONTENDERS[missing[0]].imports} is not installed: pip install"
-        in text
-    )
+    package = CONTENDERS[missing[0]].imports
+    assert f"{missing[0]}: skipped: {package} is not installed: pip install" in text
     assert "'lockstep[peers]'" in text
 
 
@@ -290,11 +269,11 @@ def test_the_interval_is_that_of_the_binomial(n: int, left_out: int) -> None:
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
-    held = [
-        low <= 0 <= high
-        for _, low, high in (median_interval(generator.normal(size=15)) for _ in range(2000))
-    ]
-    assert np.mean(held) >= 0.95
+    covers = []
+    for _ in range(2000):
+        _, low, high = median_interval(generator.normal(size=15))
+        covers.append(low <= 0 <= high)
+    assert np.mean(covers) >= 0.95
 
 
 @given(
@@ -319,18 +298,18 @@ def test_the_interval_of_the_ratio_is_that_of_the_table(n: int, rank: int) -> No
     # begins one later
     generator = np.random.default_rng(n)
     old, new = generator.uniform(1, 2, (2, n)).tolist()
-    ordered = sorted(b / a for a in old for b in new)
+    ordered = sorted(after / before for before in old for after in new)
     assert ratio_interval(old, new, 0.05)[1:] == (ordered[rank - 1], ordered[-rank])
 
 
 def test_the_interval_of_the_ratio_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
-    pairs = (np.exp(0.1 * generator.normal(size=(2, 7))) for _ in range(1000))
-    held = [
-        low <= 1 <= high
-        for _, low, high in (ratio_interval(*pair.tolist(), 0.05) for pair in pairs)
-    ]
-    assert np.mean(held) >= 0.95
+    covers = []
+    for _ in range(1000):
+        old, new = np.exp(0.1 * generator.normal(size=(2, 7))).tolist()
+        _, low, high = ratio_interval(old, new, 0.05)
+        covers.append(low <= 1 <= high)
+    assert np.mean(covers) >= 0.95
 
 
 # --- two files
@@ -339,27 +318,14 @@ def test_the_interval_of_the_ratio_covers_as_often_as_it_says() -> None:
 def results(samples: dict[str, list[float]], **changed: object) -> Results:
     outcomes = {name: {"samples": values, "float64_error": 0.0} for name, values in samples.items()}
     rounds = len(next(iter(samples.values())))
-    work = {
-        "recipe": {},
-        "seeds": 1,
-        "updates": 3,
-        "proof_updates": 3,
-        "rounds": rounds,
-        "device": "cpu",
-        "threads": 1,
-    }
-    content = {
-        "schema": SCHEMA,
-        "lockstep": "1",
-        "machine": {"processor": "one"},
-        "workloads": {"W1": work},
-    }
-    work |= {"contenders": outcomes} | {
-        name: value for name, value in changed.items() if name in work
-    }
-    return Results.model_validate(
-        content | {name: value for name, value in changed.items() if name in content}
-    )
+    work: dict[str, object] = {"recipe": {}, "seeds": 1, "updates": 3, "proof_updates": 3}
+    work |= {"rounds": rounds, "device": "cpu", "threads": 1}
+    work |= {name: value for name, value in changed.items() if name in work}
+    work["contenders"] = outcomes
+    content: dict[str, object] = {"schema": SCHEMA, "lockstep": "1"}
+    content |= {"machine": {"processor": "one"}, "workloads": {"W1": work}}
+    content |= {name: value for name, value in changed.items() if name in content}
+    return Results.model_validate(content)
 
 
 @given(st.integers(0, 10**6), st.integers(7, 15), st.sampled_from(["a", "b", "c"]), st.booleans())
@@ -370,10 +336,15 @@ def test_a_slowdown_is_caught_and_equal_runs_are_not(
 
     def run(factors: dict[str, float], speed: float = 1.0) -> Results:
         noise = np.exp(0.05 * np.clip(generator.normal(size=(4, rounds)), -3, 3))
+        samples = {}
         names = ("c", "a", "b", "d") if floor else ("d", "a", "b", "e")
-        return results(
-            {n: (speed * 1e-6 * factors.get(n, 1.0) * e).tolist() for n, e in zip(names, noise)}
-        )
+        for name, noise_T in zip(names, noise):
+            samples[name] = (speed * 1e-6 * factors.get(name, 1.0) * noise_T).tolist()
+        return results(samples)
+
+    def judged(verdict: str, before: Results, after: Results) -> set[str]:
+        of_all = changes(before, after)
+        return {change.contender for change in of_all if change.verdict == verdict}
 
     # the machine's own speed is divided out where the floor is there to tell it
     old, again = run({}), run({}, speed=1.7 if floor else 1.0)
@@ -384,12 +355,8 @@ def test_a_slowdown_is_caught_and_equal_runs_are_not(
     name = "a" if slow == "c" else slow
     slower = run({name: 1.6})
     console = Console(quiet=True)
-    assert {change.contender for change in changes(old, slower) if change.verdict == "slower"} == {
-        name
-    }
-    assert {change.contender for change in changes(slower, old) if change.verdict == "faster"} == {
-        name
-    }
+    assert judged("slower", old, slower) == {name}
+    assert judged("faster", slower, old) == {name}
     assert print_changes(changes(old, slower), console) == 1
     assert print_changes(changes(slower, old), console) == 0
 
@@ -412,19 +379,17 @@ numpy.maximum = lambda *arguments: [maximum(*arguments) for _ in range(500)][-1]
 """)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     bench(files[1], "numpy", rounds=7)
-    result = CliRunner().invoke(
-        bench_command, ["--compare", *map(str, files)], standalone_mode=False
-    )
+
+    def last_word(output: str) -> str:
+        line = next(line for line in output.splitlines() if "numpy" in line)
+        return line.split()[-1]
+
+    old, new = map(str, files)
+    result = CliRunner().invoke(bench_command, ["--compare", old, new], standalone_mode=False)
     assert result.return_value == 1, result.output
-    assert (
-        next(line for line in result.output.splitlines() if "numpy" in line).split()[-1] == "slower"
-    )
-    back = CliRunner().invoke(
-        bench_command, ["--compare", *map(str, reversed(files))], standalone_mode=False
-    )
-    assert (
-        next(line for line in back.output.splitlines() if "numpy" in line).split()[-1] == "faster"
-    )
+    assert last_word(result.output) == "slower"
+    back = CliRunner().invoke(bench_command, ["--compare", new, old], standalone_mode=False)
+    assert last_word(back.output) == "faster"
 
 
 @pytest.mark.parametrize(
@@ -460,19 +425,26 @@ def broken(edit: Callable[[Any], object]) -> str:
         ("{", "not a JSON file"),
         ("[]", "not a file of lockstep bench --out"),
         (
-            broken(lambda c: c.update(schema="lockstep.bench/1")),
+            broken(lambda content: content.update(schema="lockstep.bench/1")),
             "schema 1; this lockstep reads schema 2",
         ),
-        (broken(lambda c: c.pop("machine")), "machine: field required"),
+        (broken(lambda content: content.pop("machine")), "machine: field required"),
         (
-            broken(lambda c: c["workloads"]["W1"].update(extra=1)),
+            broken(lambda content: content["workloads"]["W1"].update(extra=1)),
             "workloads.W1.extra: extra inputs",
         ),
         (
-            broken(lambda c: c["workloads"]["W1"]["contenders"]["a"].update(samples=[-1.0] * 7)),
+            broken(
+                lambda content: content["workloads"]["W1"]["contenders"]["a"].update(
+                    samples=[-1.0] * 7
+                )
+            ),
             "samples.0: input should",
         ),
-        (broken(lambda c: c["workloads"]["W1"].update(rounds=9)), "W1, a: 7 samples of 9 rounds"),
+        (
+            broken(lambda content: content["workloads"]["W1"].update(rounds=9)),
+            "W1, a: 7 samples of 9 rounds",
+        ),
     ],
 )
 def test_a_file_is_checked_when_it_is_read(text: str, message: str, tmp_path: Path) -> None:
@@ -511,12 +483,8 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
     screen = io.StringIO()
     sweep = {"device": "cpu", "rounds": 3, "console": PlainConsole(width=80, file=screen)}
     work, out = Workload("<small>", small_recipe()), tmp_path / "sweep.html"
-    assert (
-        run_sweep(
-            work, "batch", out=out, values=(16, 45), contenders=["numpy", "torch graph"], **sweep
-        )
-        == 0
-    )
+    chosen = {"values": (16, 45), "contenders": ["numpy", "torch graph"]}
+    assert run_sweep(work, "batch", out=out, **chosen, **sweep) == 0
     rows = [line.split() for line in screen.getvalue().splitlines()]
     assert [row[0] for row in rows if row and row[0].isdigit()] == ["16", "45"]
     assert all(row[2] == "-" for row in rows if row and row[0].isdigit())

@@ -1,10 +1,11 @@
-"""The commands, through the door that a user takes."""
+"""The commands, called as a user calls them."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lockstep.recipe import Recipe, load_recipe, ready_made_recipes
 from lockstep.records.trace import Trace
 from parity_tests.shared.sweep import sweep_but
 
-SMALL = ["--set", "data.rows=64", "--set", "training.epochs=3", "--set", "schedule.warmup=2"]
+SMALL = ["--set=data.rows=64", "--set=training.epochs=3", "--set=schedule.warmup=2"]
 Lockstep = Callable[..., tuple[int, str, str]]
 
 
@@ -25,7 +26,9 @@ Lockstep = Callable[..., tuple[int, str, str]]
 def lockstep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Lockstep:
-    """Runs a command in an empty folder: exit status, standard output, standard error."""
+    """A function that runs a command in an empty folder and gives its exit status, standard output
+    and standard error.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -37,14 +40,12 @@ def lockstep(
     return run
 
 
-def write_csv(
-    path: Path, rows: int = 60, label: Callable[[int], str] = lambda i: "yes" if i % 2 else "no"
-) -> None:
+def write_csv(path: Path, rows: int = 60) -> None:
     generator = np.random.default_rng(0)
     lines = ["height,weight,constant,answer"]
     for i in range(rows):
-        a, b = generator.normal(i % 2, 0.5, 2)
-        lines.append(f"{a:.3f},{b:.3f},7,{label(i)}")
+        height, weight = generator.normal(i % 2, 0.5, 2)
+        lines.append(f"{height:.3f},{weight:.3f},7,{'yes' if i % 2 else 'no'}")
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -56,17 +57,15 @@ def check_run_folder(folder: Path) -> dict[str, Any]:
         assert summary[name]["loss"] == trace.metric("train_loss")[-1]
         assert summary[name]["accuracy"] == trace.metric("train_accuracy")[-1]
     torch, jax = traces["torch"], traces["jax"]
-    last = max(torch.recorded_updates)
-    largest = max(
-        float(np.abs(torch.parameters(u)[name].astype(np.float64) - jax.parameters(u)[name]).max())
-        for u in torch.recorded_updates
-        for name in torch.parameters(last)
-    )
-    assert summary["max_difference"]["parameters"] == largest > 0
+    gaps = []
+    for update in torch.recorded_updates:
+        others = jax.parameters(update)
+        for name, array in torch.parameters(update).items():
+            gaps.append(float(np.abs(array.astype(np.float64) - others[name]).max()))
+    assert summary["max_difference"]["parameters"] == max(gaps) > 0
     assert summary["max_difference"]["lr"] == 0
-    assert summary["max_difference"]["loss"] == float(
-        np.abs(torch.series("loss") - jax.series("loss")).max()
-    )
+    gap = float(np.abs(torch.series("loss") - jax.series("loss")).max())
+    assert summary["max_difference"]["loss"] == gap
     page = (folder / "report.html").read_text()
     assert "<title>" in page
     assert "plotly" in page
@@ -82,24 +81,20 @@ def test_run_without_an_argument(lockstep: Lockstep, tmp_path: Path) -> None:
     summary = check_run_folder(tmp_path / "runs" / "seed")
     assert summary["torch"]["loss"] <= 0.30
     assert summary["torch"]["accuracy"] >= 0.88
-    for expected in (
-        "1000 rows x 10 features",
-        "Linear(10→50), ReLU, Linear(50→2)",
-        "0.002 (epoch 1)",
-        "ROUNDING",
-        "PyTorch fast, JAX fast",
-        "Quiz",
-    ):
-        assert expected in out
+    assert "1000 rows x 10 features" in out
+    assert "Linear(10→50), ReLU, Linear(50→2)" in out
+    assert "0.002 (epoch 1)" in out
+    assert "ROUNDING" in out
+    assert "PyTorch fast, JAX fast" in out
+    assert "Quiz" in out
     assert "\x1b" not in out
     assert max(len(line) for line in out.splitlines()[:-1]) <= 80
 
     # traces recorded one process each agree with the run's, bit for bit, and with one another
     for backend in ("torch", "jax", "oracle"):
         lockstep("record", "--backend", backend, "--out", f"{backend}.trace")
-        recorded, ran = (
-            Trace.load(tmp_path / place / f"{backend}.trace") for place in (".", "runs/seed")
-        )
+        recorded = Trace.load(tmp_path / f"{backend}.trace")
+        ran = Trace.load(tmp_path / "runs/seed" / f"{backend}.trace")
         for name, array in recorded.arrays.items():
             np.testing.assert_array_equal(array, ran.arrays[name], err_msg=name)
     for a, b in (("torch", "jax"), ("torch", "oracle"), ("oracle", "jax")):
@@ -127,9 +122,8 @@ def test_run_real_data(lockstep: Lockstep, tmp_path: Path, name: str) -> None:
 
 def test_run_a_table_of_ones_own(lockstep: Lockstep, tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv")
-    status, out, _ = lockstep(
-        "run", "--data", "table.csv", "--target", "answer", "--set", "training.batch=16"
-    )
+    table = ("--data", "table.csv", "--target", "answer")
+    status, out, _ = lockstep("run", *table, "--set", "training.batch=16")
     assert status == 0
     assert "no, yes" in out
     assert "constant" in out  # the constant column is named
@@ -154,10 +148,10 @@ def test_diverged_frameworks_exit_with_1(lockstep: Lockstep, tmp_path: Path) -> 
 def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     for no_color, coloured in ((None, True), ("1", False)):
-        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {
-            "TERM": "xterm-256color"
-        }
-        environment |= {"NO_COLOR": no_color} if no_color else {}
+        environment = os.environ | {"TERM": "xterm-256color"}
+        environment.pop("NO_COLOR", None)
+        if no_color:
+            environment["NO_COLOR"] = no_color
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "lockstep", "run", "--out", "here", *SMALL]
         process = subprocess.Popen(
@@ -186,7 +180,7 @@ def test_output_in_a_terminal_and_with_no_color(tmp_path: Path) -> None:
 def test_recipe_show_init_and_check(lockstep: Lockstep, tmp_path: Path) -> None:
     status, out, _ = lockstep("recipe", "show", "digits", "--set", "training.epochs=7")
     assert status == 0
-    printed_recipe = Recipe.from_dict(__import__("tomllib").loads(out))
+    printed_recipe = Recipe.from_dict(tomllib.loads(out))
     assert printed_recipe == load_recipe("digits", ["training.epochs=7"])
     assert f"# hash {printed_recipe.hash}" in out
 
@@ -290,24 +284,14 @@ def test_a_bad_table_is_one_line(
 
 
 def test_traces_that_cannot_be_compared(lockstep: Lockstep, tmp_path: Path) -> None:
-    lockstep("record", "--backend", "oracle", "--out", "a.trace", *SMALL)
-    lockstep(
-        "record", "--backend", "oracle", "--out", "b.trace", *SMALL, "--set", "schedule.peak=0.02"
-    )
+    by_oracle = ("record", "--backend", "oracle", "--out")
+    lockstep(*by_oracle, "a.trace", *SMALL)
+    lockstep(*by_oracle, "b.trace", *SMALL, "--set", "schedule.peak=0.02")
+    by_torch = ("record", "--data", "t.csv", "--target", "answer", "--backend", "torch", *SMALL[1:])
     write_csv(tmp_path / "t.csv")
-    table = (
-        "--data",
-        "t.csv",
-        "--target",
-        "answer",
-        "--set",
-        "training.epochs=3",
-        "--set",
-        "schedule.warmup=2",
-    )
-    lockstep("record", "--backend", "torch", "--out", "c.trace", *table)
+    lockstep(*by_torch, "--out", "c.trace")
     write_csv(tmp_path / "t.csv", rows=62)
-    lockstep("record", "--backend", "torch", "--out", "d.trace", *table)
+    lockstep(*by_torch, "--out", "d.trace")
     (tmp_path / "cut.trace").write_bytes((tmp_path / "a.trace").read_bytes()[:1000])
     before = {str(path) for path in tmp_path.rglob("*")}
     for pair, message in (
@@ -331,35 +315,24 @@ def test_gpu_where_there_is_none_is_one_line(lockstep: Lockstep, tmp_path: Path)
     for backend, name in (("torch", "PyTorch"), ("jax", "JAX")):
         result = lockstep("record", "--backend", backend, "--out", "x", "--device", "gpu", *SMALL)
         refused(result, f"--device gpu: {name}", tmp_path, set())
-    refused(
-        lockstep("run", "--device", "gpu", *SMALL), "sees no GPU on this machine", tmp_path, set()
-    )
+    result = lockstep("run", "--device", "gpu", *SMALL)
+    refused(result, "sees no GPU on this machine", tmp_path, set())
 
 
 def test_a_full_disk_leaves_the_old_trace_whole(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    command = [
-        sys.executable,
-        "-m",
-        "lockstep",
-        "record",
-        "--backend",
-        "oracle",
-        "--out",
-        "a.trace",
-        *SMALL,
-    ]
+    words = ["record", "--backend", "oracle", "--out", "a.trace", *SMALL]
+    command = [sys.executable, "-m", "lockstep", *words]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     before = (tmp_path / "a.trace").read_bytes()
     limited = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from lockstep.cli import main
-main({command[3:]!r})
+main({words!r})
 """
-    process = subprocess.run(
-        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", limited]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert process.stderr.startswith("lockstep: a.trace: cannot be written: ")
     assert process.stderr.count("\n") == 1

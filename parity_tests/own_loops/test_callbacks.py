@@ -1,6 +1,6 @@
-"""Recorders as callbacks: the same numbers as a loop written by hand, in Lightning and in the
-Trainer of Hugging
-Face, where these are installed."""
+"""Recorders as callbacks of Lightning and of Hugging Face's Trainer give the numbers of a loop
+written by hand. The tests run where these are installed.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def net() -> torch.nn.Sequential:
 
 
 def by_hand(path: Path) -> Trace:
-    """Two micro-batches an update, clipped, with a rate that falls after each update."""
+    """A loop of two micro-batches an update that clips, and whose rate falls after each update."""
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, UPDATES)
@@ -56,7 +56,7 @@ def by_hand(path: Path) -> Trace:
 
 
 def assert_same_numbers(trace: Trace, expected: Trace, prefix: str, names: dict[str, str]) -> None:
-    """Every series, gradient, clipped gradient, moment and parameter, under the module's own
+    """Every series, gradient, clipped gradient, moment and parameter agrees, under the module's own
     prefix.
     """
     assert trace.header["updates"] == UPDATES
@@ -83,10 +83,8 @@ def test_lightning(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), RATE, momentum=0.9)
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, UPDATES)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-            }
+            scheduler = {"scheduler": schedule, "interval": "step"}
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     recorder = lockstep.Recorder(tmp_path / "lightning", backend="lightning")
     trainer = lightning.Trainer(
@@ -119,10 +117,8 @@ def test_trainer_of_hugging_face(tmp_path: Path) -> None:
 
         def forward(self, x: Any, labels: Any) -> Any:
             logits_BK = self.net(x)
-            return {
-                "loss": torch.nn.functional.cross_entropy(logits_BK, labels),
-                "logits": logits_BK,
-            }
+            loss = torch.nn.functional.cross_entropy(logits_BK, labels)
+            return {"loss": loss, "logits": logits_BK}
 
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
@@ -164,7 +160,6 @@ def test_a_package_that_is_missing_is_named(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
     monkeypatch.setattr("lockstep.own_loops.callbacks.import_module", missing)
-    with pytest.raises(
-        InputError, match=f"the package {package} is not installed: pip install {package}"
-    ):
+    line = f"the package {package} is not installed: pip install {package}"
+    with pytest.raises(InputError, match=line):
         make(lockstep.Recorder(tmp_path / "t", backend="torch"))

@@ -1,4 +1,4 @@
-"""The page on one's own loop is true: its code runs, its commands end as it says."""
+"""The page on one's own loop is true: its code runs, and its commands end as it says."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "own_loop.md"
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The page's code, in order: (language, text)."""
+    """The language and the text of each block of code on a page, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 

@@ -1,5 +1,5 @@
-"""The pytest plugin, in a pytest of its own: what passes, what fails and how it reads, and what is
-refused.
+"""The pytest plugin, in a pytest of its own: what passes, what fails and how that reads, and what
+is refused.
 """
 
 import subprocess
@@ -70,7 +70,8 @@ def test_fault():
     root = ElementTree.parse(pytester.path / "out.xml").getroot()
     equal, fault = root.iter("testcase")
     assert equal.find("properties") is None
-    properties = {p.attrib["name"]: p.attrib["value"] for p in fault.iter("property")}
+    entries = [entry.attrib for entry in fault.iter("property")]
+    properties = {entry["name"]: entry["value"] for entry in entries}
     assert (properties["lockstep.stage"], properties["lockstep.update"]) == ("gradients", "2")
     assert float(properties["lockstep.b"]) == pytest.approx(1.1 * float(properties["lockstep.a"]))
     assert properties["lockstep.cause"] == "gradient-scaled"
@@ -90,16 +91,11 @@ def test_perturbed(parity, tmp_path):
 """,  # noqa: E501
     )
     result.assert_outcomes(passed=1, failed=1)
-    folder = Path(
-        next(line for line in result.stdout.lines if line.startswith("folder ")).removeprefix(
-            "folder "
-        )
-    )
-    traces = [Trace.load(folder / f"{side}.trace") for side in ("torch", "jax")]
-    assert [trace.header["detail"] for trace in traces] == [[2], [2]]
-    assert (
-        f"lockstep diagnose {folder / 'torch.trace'} {folder / 'jax.trace'}" in result.stdout.str()
-    )
+    line = next(line for line in result.stdout.lines if line.startswith("folder "))
+    folder = Path(line.removeprefix("folder "))
+    paths = folder / "torch.trace", folder / "jax.trace"
+    assert [Trace.load(path).header["detail"] for path in paths] == [[2], [2]]
+    assert f"lockstep diagnose {paths[0]} {paths[1]}" in result.stdout.str()
 
 
 def test_what_cannot_be_compared_is_no_pass(pytester: pytest.Pytester) -> None:
@@ -181,13 +177,8 @@ def test_fault(parity):
 
 def test_of_several_layers_the_first_in_the_order_of_the_loop_is_named() -> None:
     def loop(recorder: Recorder, shift: float = 0.0) -> None:
-        x = np.ones((2, 3))
-        layers = {
-            "token": x,
-            "norm1": x + shift,
-            "attention": x + 2 * shift,
-            "block.linear": x + 3 * shift,
-        }
+        names = ("token", "norm1", "attention", "block.linear")
+        layers = {name: np.ones((2, 3)) + i * shift for i, name in enumerate(names)}
         recorder.update(forward=layers, loss=1.0 + shift)
 
     with pytest.raises(ParityError) as caught:
@@ -197,12 +188,10 @@ def test_of_several_layers_the_first_in_the_order_of_the_loop_is_named() -> None
 
 def test_the_plugin_is_declared_and_loads_nothing_heavy() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["pytest11"] == {
-        "lockstep.pytest_plugin": "lockstep.pytest_plugin"
-    }
+    plugin = "lockstep.pytest_plugin"
+    assert project["entry-points"]["pytest11"] == {plugin: plugin}
     heavy = "{'numpy', 'torch', 'jax', 'flax', 'optax', 'scipy', 'safetensors', 'rich', 'click'}"
     code = f"import sys, lockstep.pytest_plugin; print(sorted({heavy} & set(sys.modules)))"
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout == "[]\n"

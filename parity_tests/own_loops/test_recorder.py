@@ -1,5 +1,5 @@
-"""The recorder of anybody's loop: what it writes, that it changes nothing, and that it stays within
-its budget.
+"""The recorder of anybody's loop writes the whole schema, changes nothing, and stays within its
+budget.
 """
 
 import math
@@ -60,22 +60,15 @@ def test_every_kind_of_loop_writes_the_whole_schema(name: str, traces: dict[str,
     assert trace.recorded_updates == list(range(UPDATES + 1))
     names = set(trace.parameters(0))
     assert len(names) == 4
+    expected = {"batch/x", "batch/y", "forward/tanh1", "forward/linear2"}
+    for family in ("gradients", "clip", "moments/first", "moments/second"):
+        expected |= {f"{family}/{name}" for name in names}
     for update in range(UPDATES):
-        detail = {
-            key.removeprefix(f"detail/{update}/")
-            for key in trace.arrays
-            if key.startswith(f"detail/{update}/")
-        }
-        expected = {
-            f"{family}/{name}"
-            for family in ("gradients", "clip", "moments/first")
-            for name in names
-        }
-        expected |= {f"moments/second/{name}" for name in names}
-        assert detail == expected | {"batch/x", "batch/y", "forward/tanh1", "forward/linear2"}
-    np.testing.assert_array_equal(
-        trace.series("lr"), [rate_at(update) for update in range(UPDATES)]
-    )
+        prefix = f"detail/{update}/"
+        detail = [key for key in trace.arrays if key.startswith(prefix)]
+        assert {key.removeprefix(prefix) for key in detail} == expected
+    rates = [rate_at(update) for update in range(UPDATES)]
+    np.testing.assert_array_equal(trace.series("lr"), rates)
     for update in range(UPDATES):
         gradients = [
             trace.arrays[f"detail/{update}/gradients/{name}"].astype(np.float64) for name in names
@@ -91,10 +84,8 @@ def test_every_kind_of_loop_writes_the_whole_schema(name: str, traces: dict[str,
 def test_the_same_training_is_recorded_of_every_kind(traces: dict[str, Trace]) -> None:
     for name in LOOPS:
         for series in ("loss", "grad_norm", "update_norm"):
-            expected = traces["torch"].series(series)
-            np.testing.assert_allclose(
-                traces[name].series(series), expected, rtol=1e-4, err_msg=f"{name} {series}"
-            )
+            values, expected = traces[name].series(series), traces["torch"].series(series)
+            np.testing.assert_allclose(values, expected, rtol=1e-4, err_msg=f"{name} {series}")
 
 
 def test_a_watched_loop_records_the_same_with_fewer_words(
@@ -103,9 +94,8 @@ def test_a_watched_loop_records_the_same_with_fewer_words(
     with lockstep.Recorder(tmp_path / "watched", backend="torch") as recorder:
         torch_loop(recorder, watch=True)
     watched, plain = Trace.load(tmp_path / "watched"), traces["torch"]
-    assert watched.arrays.keys() - plain.arrays.keys() == {
-        f"detail/{u}/forward/linear1" for u in range(UPDATES)
-    }
+    more = {f"detail/{update}/forward/linear1" for update in range(UPDATES)}
+    assert watched.arrays.keys() - plain.arrays.keys() == more
     assert watched.header["layers"] == ["linear1", "tanh1", "linear2"]
     for name, array in plain.arrays.items():
         np.testing.assert_array_equal(watched.arrays[name], array, err_msg=name)
@@ -143,9 +133,8 @@ def train_noisy(recorder: lockstep.Recorder | None) -> dict[str, np.ndarray]:
         model.eval()
         model(torch.from_numpy(start.x_TBD[0]))
         model.train()
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()} | {
-        "drawn next": torch.rand(3).numpy()
-    }
+    state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    return state | {"drawn next": torch.rand(3).numpy()}
 
 
 def test_recording_leaves_dropout_and_batchnorm_in_torch_as_they_are(tmp_path: Path) -> None:
@@ -155,8 +144,8 @@ def test_recording_leaves_dropout_and_batchnorm_in_torch_as_they_are(tmp_path: P
     for name, value in bare.items():
         np.testing.assert_array_equal(recorded[name], value, err_msg=name)
     trace = Trace.load(tmp_path / "t")
-    # what was applied, not what the scheduler says afterwards; micro-batches follow one another;
-    # evaluation is left out
+    # the rates are those that were applied, not what the scheduler says afterwards; micro-batches
+    # follow one another; evaluation is left out
     np.testing.assert_array_equal(trace.series("lr"), [0.1, 0.05, 0.025])
     assert trace.arrays["detail/1/forward/0"].shape == (2 * B, H)
     assert trace.header["buffers"] == ["1.running_mean", "1.running_var"]
@@ -164,16 +153,13 @@ def test_recording_leaves_dropout_and_batchnorm_in_torch_as_they_are(tmp_path: P
     assert trace.arrays["statistics/gradients/0.weight"].shape == (3, 3)
     gradient = trace.arrays["detail/2/gradients/0.weight"].astype(np.float64)
     expected = [gradient.mean(), math.sqrt((gradient**2).mean()), np.abs(gradient).max()]
-    np.testing.assert_allclose(
-        trace.arrays["statistics/gradients/0.weight"][2], expected, rtol=1e-12
-    )
-    trained = [name for name in trace.parameters(0) if "running" not in name]
-    change = [
-        trace.parameters(1)[name].astype(np.float64) - trace.parameters(0)[name] for name in trained
-    ]
-    assert trace.series("update_norm")[0] == pytest.approx(
-        math.sqrt(sum((c**2).sum() for c in change)), rel=1e-12
-    )
+    statistics = trace.arrays["statistics/gradients/0.weight"][2]
+    np.testing.assert_allclose(statistics, expected, rtol=1e-12)
+    before, after = trace.parameters(0), trace.parameters(1)
+    trained = [name for name in before if "running" not in name]
+    changes = [after[name].astype(np.float64) - before[name] for name in trained]
+    norm = math.sqrt(sum((change**2).sum() for change in changes))
+    assert trace.series("update_norm")[0] == pytest.approx(norm, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["plain", "nnx"])
@@ -213,12 +199,8 @@ def test_trees_are_named_by_their_paths() -> None:
         "b": Moments(np.ones(3), {"c": np.ones(4)}),
         "d": None,
     }
-    assert {name: array.size for name, array in name_arrays(tree).items()} == {
-        "a.0": 1,
-        "a.1.0": 2,
-        "b.count": 3,
-        "b.mu.c": 4,
-    }
+    sizes = {name: array.size for name, array in name_arrays(tree).items()}
+    assert sizes == {"a.0": 1, "a.1.0": 2, "b.count": 3, "b.mu.c": 4}
     with pytest.raises(InputError, match=r"two arrays of one tree are called 'a\.b'"):
         name_arrays({"a": {"b": np.ones(1)}, "a.b": np.ones(1)})
 
@@ -311,9 +293,8 @@ def test_attention_is_watched_though_it_has_a_layer_of_its_own(tmp_path: Path) -
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention = torch.nn.MultiheadAttention(
-                4, 2, batch_first=True
-            )  # never calls its out_proj
+            # it never calls its out_proj
+            self.attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)
             self.block = torch.nn.Sequential(torch.nn.Linear(4, 1))
 
         def forward(self, x_BTE: torch.Tensor) -> torch.Tensor:
@@ -350,10 +331,8 @@ def test_an_error_in_the_loop_leaves_the_trace_up_to_there(tmp_path: Path) -> No
     with pytest.raises(FloatingPointError):
         stop_early()
     trace = Trace.load(tmp_path / "t")
-    assert (trace.header["updates"], trace.header["recording"]["stopped"]) == (
-        1,
-        "FloatingPointError: loss is not finite",
-    )
+    assert trace.header["updates"] == 1
+    assert trace.header["recording"]["stopped"] == "FloatingPointError: loss is not finite"
     assert not any(module._forward_hooks for module in model.modules())
     assert not optimizer._optimizer_step_post_hooks
 
@@ -377,11 +356,8 @@ def record_plain(path: Path, updates: int, size: int = 1000, **options: Any) -> 
 
 def test_every_and_window_choose_the_updates(tmp_path: Path) -> None:
     assert record_plain(tmp_path / "a", 10, every=4).header["detail"] == [0, 4, 8]
-    assert record_plain(tmp_path / "b", 10, every=0, window=range(3, 6)).header["detail"] == [
-        3,
-        4,
-        5,
-    ]
+    window = record_plain(tmp_path / "b", 10, every=0, window=range(3, 6))
+    assert window.header["detail"] == [3, 4, 5]
     scalars = record_plain(tmp_path / "c", 10, every=0)
     assert scalars.header["detail"] == []
     assert not any(name.startswith("detail/") for name in scalars.arrays)
@@ -418,22 +394,16 @@ def test_what_the_budget_took_is_said(tmp_path: Path) -> None:
     assert recording["bytes"] <= 0.25 * 2**20
     assert trace.header["detail"][-1] == 49
     for update in trace.header["detail"]:
-        np.testing.assert_array_equal(
-            trace.arrays[f"detail/{update}/batch/x"], np.full(1000, float(update))
-        )
-        np.testing.assert_array_equal(trace.parameters(update)["w"], np.full(1000, float(update)))
-        np.testing.assert_array_equal(
-            trace.parameters(update + 1)["w"], np.full(1000, float(update + 1))
-        )
+        before, after = np.full(1000, float(update)), np.full(1000, float(update + 1))
+        np.testing.assert_array_equal(trace.arrays[f"detail/{update}/batch/x"], before)
+        np.testing.assert_array_equal(trace.parameters(update)["w"], before)
+        np.testing.assert_array_equal(trace.parameters(update + 1)["w"], after)
 
 
 def test_statistics_count_towards_the_budget_and_end_with_it(tmp_path: Path) -> None:
     trace = record_plain(tmp_path / "t", 300, size=4, budget_mib=0.01, statistics=True)
-    assert (
-        trace.header["recording"]["statistics_until"]
-        == len(trace.arrays["statistics/gradients/w"])
-        < 300
-    )
+    until = trace.header["recording"]["statistics_until"]
+    assert until == len(trace.arrays["statistics/gradients/w"]) < 300
     assert trace.series("loss").shape == (300,)
 
 
@@ -493,13 +463,11 @@ def test_what_is_no_optimizer_of_torch_is_refused_before_anything_is_watched(
     other: Any, tmp_path: Path
 ) -> None:
     recorder, model = lockstep.Recorder(tmp_path / "t", backend="torch"), torch.nn.Linear(2, 2)
-    with pytest.raises(
-        InputError, match=r"optimizer must be a torch.optim.Optimizer, got .*Recorder.update\(loss="
-    ):
+    line = r"optimizer must be a torch.optim.Optimizer, got .*Recorder.update\(loss="
+    with pytest.raises(InputError, match=line):
         recorder.watch(model, other)
-    with pytest.raises(
-        InputError, match=r"model must be a torch.nn.Module, got .*Recorder.update\(loss="
-    ):
+    line = r"model must be a torch.nn.Module, got .*Recorder.update\(loss="
+    with pytest.raises(InputError, match=line):
         recorder.watch(other)
     assert not model._forward_hooks
 
@@ -508,23 +476,23 @@ def large_loop(path: Path, **options: Any) -> Trace:
     """Two updates whose tensors take 4 MiB each: parameters before and after, gradients and a
     moment.
     """
-    w = {"w": np.zeros(2**18, np.float32)}
+    tree = {"w": np.zeros(2**18, np.float32)}
     recorder = lockstep.Recorder(path, backend=path.stem, **options)
-    recorder.start(w)
+    recorder.start(tree)
     for _ in range(2):
-        recorder.update(loss=1.0, gradients=w, moments={"m": w}, parameters=w)
+        recorder.update(loss=1.0, gradients=tree, moments={"m": tree}, parameters=tree)
     return recorder.finish()
 
 
 def test_a_model_too_large_for_the_budget_is_warned_of_with_the_budget_that_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = (
+    line = (
         "no update's tensors are kept: one takes 4 MiB, and budget_mib is 3; budget_mib=8 "
         "keeps the first and"
     )
     for side in ("a", "b"):
-        with pytest.warns(RecorderWarning, match=said) as warned:
+        with pytest.warns(RecorderWarning, match=line) as warned:
             trace = large_loop(tmp_path / f"{side}.trace", budget_mib=3)
         assert len(warned) == 2  # at the first update, and at the end
         assert trace.header["detail"] == []
