@@ -1,4 +1,6 @@
-"""Hostile and broken files of every kind: one line, exit 2, bounded memory and time."""
+"""Hostile and broken files of every kind are refused in one line, with exit status 2, in bounded
+memory and time.
+"""
 
 import gzip
 import io
@@ -23,11 +25,11 @@ from flax import serialization
 from lockstep.cli import main
 
 DEEP = 100_000
-TRAIN = ("--set", "data.rows=64", "--set", "training.epochs=2", "--set", "schedule.warmup=1")
+TRAIN = ("--set=data.rows=64", "--set=training.epochs=2", "--set=schedule.warmup=1")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of a command that ends with 2."""
+    """The one line with which a command ends in exit status 2."""
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
     streams = capsys.readouterr()
@@ -39,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @contextmanager
 def ending_within(seconds: int) -> Iterator[None]:
-    """An error where the block takes longer: who opens a pipe waits for its other end."""
+    """Raise an error where the block takes longer: a reader of a pipe waits for its other end."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {seconds} s")
@@ -57,40 +59,26 @@ def safetensors(header: bytes, rest: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header)) + header + rest
 
 
+def convert(path: Path) -> list[object]:
+    return ["convert", path, path.with_name("out.checkpoint"), "--recipe", "seed", *TRAIN]
+
+
+def resume(path: Path) -> list[object]:
+    record = ["record", "--backend", "oracle", "--out", path.with_name("o")]
+    return [*record, "--resume", path, *TRAIN]
+
+
 READERS: dict[str, Callable[[Path], list[object]]] = {
     "trace": lambda path: ["compare", path, path],
     "oracle": lambda path: ["diagnose", path, path, "--oracle", path],
     "names of a trace": lambda path: ["names", path, path, "--out", path.with_name("new.toml")],
     "checkpoint": lambda path: ["convert", path, path.with_name("out.msgpack")],
-    "resume": lambda path: [
-        "record",
-        "--backend",
-        "oracle",
-        "--out",
-        path.with_name("o"),
-        "--resume",
-        path,
-        *TRAIN,
-    ],
+    "resume": resume,
     "recipe": lambda path: ["recipe", "check", path],
     "bench": lambda path: ["bench", "--compare", path, path],
     "golden": lambda path: ["upgrade-check", path.parent],
-    "torch": lambda path: [
-        "convert",
-        path,
-        path.with_name("out.checkpoint"),
-        "--recipe",
-        "seed",
-        *TRAIN,
-    ],
-    "flax": lambda path: [
-        "convert",
-        path,
-        path.with_name("out.checkpoint"),
-        "--recipe",
-        "seed",
-        *TRAIN,
-    ],
+    "torch": convert,
+    "flax": convert,
     "table": lambda path: ["recipe", "check", "--data", path, "--target", "y"],
 }
 NAMES = {
@@ -172,9 +160,8 @@ def test_a_golden_folder_with_a_pipe_is_refused(
     capsys.readouterr()
     (folder / "small.data").unlink()
     os.mkfifo(folder / "small.data")
-    assert "small.data: cannot be read: not a regular file" in refused(
-        capsys, "upgrade-check", folder
-    )
+    line = refused(capsys, "upgrade-check", folder)
+    assert "small.data: cannot be read: not a regular file" in line
 
 
 DOTTED = {
@@ -229,9 +216,8 @@ def test_a_header_that_was_sealed_again_may_be_no_object(
         seal = hashlib.sha256((text + hash_arrays(arrays)).encode()).hexdigest()
         path = tmp_path / "sealed.trace"
         path.write_bytes(save(arrays, {"schema": "lockstep.trace/1", "header": text, "seal": seal}))
-        assert "sealed.trace: not a readable lockstep.trace file" in refused(
-            capsys, "compare", path, path
-        )
+        line = refused(capsys, "compare", path, path)
+        assert "sealed.trace: not a readable lockstep.trace file" in line
 
 
 SHOWN = {
@@ -292,10 +278,8 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(
     overrides: list[str], command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    words = [
-        word.replace("t", str(tmp_path / "t")) if word == "t" else word for word in command.split()
-    ]
-    line = refused(capsys, *words, *(word for item in overrides for word in ("--set", item)))
+    words = [str(tmp_path / "t") if word == "t" else word for word in command.split()]
+    line = refused(capsys, *words, *(f"--set={item}" for item in overrides))
     assert "would take at least " in line
     assert " bytes (" in line
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB

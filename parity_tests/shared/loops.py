@@ -1,5 +1,5 @@
-"""One small training, written as its users would in five ways: in PyTorch, plain JAX, NNX, Linen
-and Equinox's manner.
+"""One small training, written in the five ways of its users: PyTorch, plain JAX, NNX, Linen and
+Equinox's manner.
 
 All start from the same numbers. `fault` plants a bug in one of them.
 """
@@ -50,10 +50,9 @@ def torch_loop(
     model.add_module("linear1", torch.nn.Linear(D, H, dtype=dtype))
     model.add_module("tanh1", torch.nn.Tanh())
     model.add_module("linear2", torch.nn.Linear(H, K, dtype=dtype))
+    values = (start.w1_DH.T, start.b1_H, start.w2_HK.T, start.b2_K)
     with torch.no_grad():
-        for parameter, value in zip(
-            model.parameters(), (start.w1_DH.T, start.b1_H, start.w2_HK.T, start.b2_K)
-        ):
+        for parameter, value in zip(model.parameters(), values):
             parameter.copy_(torch.from_numpy(value))
     decay = 1e-4 if fault == "decay" else DECAY
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=decay)
@@ -61,15 +60,13 @@ def torch_loop(
         recorder.start(model)
         if watch:
             recorder.watch(model, optimizer)
-    for update, (x_BD, y_B) in enumerate(
-        zip(torch.from_numpy(start.x_TBD), torch.from_numpy(start.y_TB))
-    ):
+    batches = zip(torch.from_numpy(start.x_TBD), torch.from_numpy(start.y_TB))
+    reduction = "sum" if fault == "sum" else "mean"
+    for update, (x_BD, y_B) in enumerate(batches):
         optimizer.param_groups[0]["lr"] = rate_at(update, fault)
         h_BH = torch.tanh(model.linear1(x_BD)) if not watch else None
         logits_BK = model(x_BD) if watch else model.linear2(h_BH)
-        loss = torch.nn.functional.cross_entropy(
-            logits_BK, y_B, reduction="sum" if fault == "sum" else "mean"
-        )
+        loss = torch.nn.functional.cross_entropy(logits_BK, y_B, reduction=reduction)
         optimizer.zero_grad()
         loss.backward()
         if recorder and not watch:
@@ -92,7 +89,7 @@ def torch_loop(
 
 
 def clip(gradients: Any) -> Any:
-    """As `clip_grad_norm_` does, which adds 1e-6 to the norm."""
+    """Clip as `clip_grad_norm_` does, which adds 1e-6 to the norm."""
     factor = jnp.minimum(CLIP / (optax.tree.norm(gradients) + 1e-6), 1)
     return jax.tree.map(lambda gradient: gradient * factor, gradients)
 
@@ -104,8 +101,8 @@ def jax_loop(
     start: Start | None = None,
     fault: str = "",
 ) -> Any:
-    """The loop of everything that is a tree: plain, Linen's and Equinox's; `logits_of` gives tanh1
-    and logits.
+    """The loop of everything that is a tree: plain, Linen's and Equinox's. `logits_of` gives tanh1
+    and the logits.
     """
     start = start or start_of()
     decay = 1e-4 if fault == "decay" else DECAY  # as Optax has it, where one says nothing
@@ -156,9 +153,8 @@ def plain_logits(parameters: Any, x_BD: Any) -> tuple[Any, Any]:
 
 def plain_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
-    return jax_loop(
-        jax.tree.map(jnp.asarray, plain_parameters(start)), plain_logits, recorder, start, fault
-    )
+    parameters = jax.tree.map(jnp.asarray, plain_parameters(start))
+    return jax_loop(parameters, plain_logits, recorder, start, fault)
 
 
 class Dense(flax.linen.Module):
@@ -172,17 +168,11 @@ class Dense(flax.linen.Module):
 
 def linen_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
-    layers = plain_parameters(start)
-    variables = {
-        "params": {
-            f"Dense_{i}": {
-                "kernel": jnp.asarray(layer["weight"]),
-                "bias": jnp.asarray(layer["bias"]),
-            }
-            for i, layer in enumerate(layers.values())
-        }
-    }
-    return jax_loop(variables, Dense().apply, recorder, start, fault)
+    params = {}
+    for i, layer in enumerate(plain_parameters(start).values()):
+        kernel, bias = jnp.asarray(layer["weight"]), jnp.asarray(layer["bias"])
+        params[f"Dense_{i}"] = {"kernel": kernel, "bias": bias}
+    return jax_loop({"params": params}, Dense().apply, recorder, start, fault)
 
 
 @jax.tree_util.register_dataclass
@@ -221,10 +211,8 @@ class Modules(nnx.Module):
         layers = plain_parameters(start)
         for name, layer in layers.items():
             linear = nnx.Linear(*layer["weight"].shape, rngs=nnx.Rngs(0))
-            linear.kernel[...], linear.bias[...] = (
-                jnp.asarray(layer["weight"]),
-                jnp.asarray(layer["bias"]),
-            )
+            linear.kernel[...] = jnp.asarray(layer["weight"])
+            linear.bias[...] = jnp.asarray(layer["bias"])
             setattr(self, name, linear)
 
     def __call__(self, x_BD: Any) -> Any:
@@ -235,18 +223,15 @@ class Modules(nnx.Module):
 def nnx_loop(recorder: Any = None, start: Start | None = None, fault: str = "") -> Any:
     start = start or start_of()
     model = Modules(start)
-    optimizer = nnx.Optimizer(
-        model, optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=DECAY), wrt=nnx.Param
-    )
+    transformation = optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=DECAY)
+    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
 
     @nnx.jit
     def gradient_of(model: Modules, x_BD: Any, y_B: Any) -> Any:
         def loss_of(model: Modules) -> Any:
             h_BH, logits_BK = model(x_BD)
-            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, y_B).mean(), (
-                h_BH,
-                logits_BK,
-            )
+            losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, y_B)
+            return losses_B.mean(), (h_BH, logits_BK)
 
         return nnx.value_and_grad(loss_of, has_aux=True)(model)
 
