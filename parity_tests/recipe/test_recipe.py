@@ -81,9 +81,8 @@ def contents(draw):
         content["average"]["start"] = "zero"
     optimizer, layers = content["optimizer"], len(content["model"]["hidden"]) + 1
     if optimizer.get("nesterov"):
-        optimizer["momentum"] = 0.5
-        if "dampening" in optimizer:
-            optimizer["dampening"] = 0.0
+        needed = {"momentum": 0.5, "dampening": 0.0}
+        optimizer |= {knob: value for knob, value in needed.items() if knob in optimizer}
     optimizer["multipliers"] = (optimizer["multipliers"] * layers)[:layers]
     _mend_schedule(content["schedule"], content["training"]["epochs"], "beta2" in optimizer)
     return content
