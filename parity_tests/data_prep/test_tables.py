@@ -1,5 +1,5 @@
-"""People's tables: what is read, what is refused in one line, what is made of missing values and
-categories.
+"""People's tables: what is read, what is refused in one line, and what becomes of missing values
+and categories.
 """
 
 import bz2
@@ -34,7 +34,7 @@ COLOUR = [GENERATOR.choice(["red", "green", "blue"]) for _ in range(ROWS)]
 
 
 def table(separator: str = ",", end: str = "\n", **columns: list[Any]) -> str:
-    """The text of a table; without columns one of two numbers and two classes."""
+    """The text of a table. Without columns it has two numbers and two classes."""
     columns = columns or {"width": WIDTH, "depth": DEPTH, "sort": SORT}
     lines = [columns.keys(), *zip(*columns.values(), strict=True)]
     return "".join(separator.join(map(str, line)) + end for line in lines)
@@ -56,7 +56,9 @@ def recipe_of(path: Path, target: str = "sort", loss: str = "cross_entropy", **d
 
 @pytest.fixture
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Runs `lockstep recipe check` on a table: exit status, standard output, standard error."""
+    """A function that runs `lockstep recipe check` on a table and gives its exit status, standard
+    output and standard error.
+    """
 
     def run(
         content: Any, *changes: str, name: str = "t.csv", target: str = "sort"
@@ -68,22 +70,18 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
             np.savez(path, **content)
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        options = [part for change in changes for part in ("--set", change)]
+        options = [f"--set={change}" for change in changes]
         with pytest.raises(SystemExit) as end:
             main(["recipe", "check", "--data", str(path), "--target", target, *options])
-        out, err = capsys.readouterr()
-        return (
-            int(end.value.code or 0),
-            out.replace(f"{tmp_path}/", ""),
-            err.replace(f"{tmp_path}/", ""),
-        )
+        out, err = [text.replace(f"{tmp_path}/", "") for text in capsys.readouterr()]
+        return int(end.value.code or 0), out, err
 
     return run
 
 
 @pytest.fixture
 def data_hash(check: Check) -> Callable[..., str]:
-    """The hash of what a table is made into."""
+    """A function that gives the hash of the data of a table."""
 
     def run(*arguments: Any, **named: Any) -> str:
         status, out, err = check(*arguments, **named)
@@ -95,7 +93,7 @@ def data_hash(check: Check) -> Callable[..., str]:
 
 @pytest.fixture
 def refusal(check: Check) -> Callable[..., str]:
-    """The one line in which a table is refused."""
+    """A function that gives the one line in which a table is refused."""
 
     def run(*arguments: Any, **named: Any) -> str:
         status, out, err = check(*arguments, **named)
@@ -128,10 +126,8 @@ def test_another_separator_is_named_and_read_where_it_is_given(
 ) -> None:
     line = refusal(table(separator), name=name)
     expected = "\t" if name == "t.tsv" else ","
-    assert line == (
-        f"{name}: the separator is {separator!r}, not {expected!r}: data.separator = "
-        f"{called} reads it"
-    )
+    fault = f"the separator is {separator!r}, not {expected!r}"
+    assert line == f"{name}: {fault}: data.separator = {called} reads it"
     assert data_hash(table(separator), f"data.separator={called}", name=name) == data_hash(table())
 
 
@@ -245,13 +241,10 @@ def test_a_first_row_of_numbers_is_no_header(
     names: list[str], target: str, refusal: Callable[..., str]
 ) -> None:
     first, *rest = table(";").splitlines(keepends=True)
-    line = refusal(
-        ";".join(names) + "\n" + "".join(rest), "data.separator=semicolon", target=target
-    )
-    assert (
-        line == f"t.csv: the first row holds numbers ({', '.join(names)}); it must hold the "
-        "columns' names"
-    )
+    text = ";".join(names) + "\n" + "".join(rest)
+    line = refusal(text, "data.separator=semicolon", target=target)
+    fault = f"the first row holds numbers ({', '.join(names)})"
+    assert line == f"t.csv: {fault}; it must hold the columns' names"
     assert first == "width;depth;sort\n"
 
 
@@ -275,9 +268,8 @@ def commas(values: list[str]) -> list[str]:
 def test_decimal_commas_are_read_where_the_cells_leave_no_doubt(
     check: Check, data_hash: Callable[..., str]
 ) -> None:
-    status, out, err = check(
-        table(";", width=commas(WIDTH), depth=commas(DEPTH), sort=SORT), "data.separator=semicolon"
-    )
+    text = table(";", width=commas(WIDTH), depth=commas(DEPTH), sort=SORT)
+    status, out, err = check(text, "data.separator=semicolon")
     assert (status, err) == (0, "")
     assert "decimal comma: 'width', 'depth'" in out
     assert out.split()[-1] == data_hash(table())
@@ -289,9 +281,8 @@ def test_a_comma_before_three_digits_must_be_declared(
     thousandths = [f"{i % 9 + 1},{100 + 7 * i}" for i in range(ROWS)]
     text = table(";", width=thousandths, sort=SORT)
     assert refusal(text, "data.separator=semicolon") == (
-        "t.csv: row 1, column 'width' holds '1,100': a comma before the fraction, or "
-        "between thousands? "
-        "data.decimal = comma says the former; for the latter leave the commas out"
+        "t.csv: row 1, column 'width' holds '1,100': a comma before the fraction, or between "
+        "thousands? data.decimal = comma says the former; for the latter leave the commas out"
     )
     points = table(width=[value.replace(",", ".") for value in thousandths], sort=SORT)
     assert data_hash(text, "data.separator=semicolon", "data.decimal=comma") == data_hash(points)
@@ -300,33 +291,27 @@ def test_a_comma_before_three_digits_must_be_declared(
 @pytest.mark.parametrize("cell", ["1,234.5", "1.234,5", "12,345,678", "1'234", "1 234"])
 def test_thousands_are_refused_as_what_they_are(cell: str, refusal: Callable[..., str]) -> None:
     line = refusal(table(";", width=[*WIDTH[:-1], cell], sort=SORT), "data.separator=semicolon")
-    assert line == (
-        f"t.csv: row 60, column 'width' holds {cell!r}, a number with separators between "
-        "its thousands; "
-        "write it without"
-    )
+    fault = f"column 'width' holds {cell!r}, a number with separators between its thousands"
+    assert line == f"t.csv: row 60, {fault}; write it without"
 
 
 def test_commas_in_one_column_and_points_in_another_are_refused(
     refusal: Callable[..., str],
 ) -> None:
-    line = refusal(
-        table(";", width=WIDTH, depth=commas(DEPTH), sort=SORT), "data.separator=semicolon"
-    )
-    assert line == (
-        "t.csv: numbers of column 'depth' have a comma before their fraction, those of "
-        "'width' a point; "
-        "it must be the same in both"
+    text = table(";", width=WIDTH, depth=commas(DEPTH), sort=SORT)
+    assert refusal(text, "data.separator=semicolon") == (
+        "t.csv: numbers of column 'depth' have a comma before their fraction, those of 'width' a "
+        "point; it must be the same in both"
     )
 
 
 def test_true_and_false_are_1_and_0_however_written(data_hash: Callable[..., str]) -> None:
     truth = [i % 4 == 1 for i in range(ROWS)]
-    columns = {
-        data_hash(table(width=WIDTH, dry=[words[value] for value in truth], sort=SORT))
-        for words in (["false", "true"], ["False", "True"], ["FALSE", "TRUE"], ["0", "1"])
-    }
-    assert len(columns) == 1
+    hashes = set()
+    for words in (["false", "true"], ["False", "True"], ["FALSE", "TRUE"], ["0", "1"]):
+        dry = [words[value] for value in truth]
+        hashes.add(data_hash(table(width=WIDTH, dry=dry, sort=SORT)))
+    assert len(hashes) == 1
 
 
 # ---- missing values
@@ -352,28 +337,24 @@ def test_missing_values_are_filled_in_from_the_training_rows(strategy: str, tmp_
         data = prepare(recipe, loaded)
         hashes.add(data.hash)
     assert len(hashes) == 1
-    # undone by scikit-learn from the rows that were split
+    # scikit-learn does the same from the rows that were split
     back_ND = data.train_x_ND * data.scale_D + data.mean_D
     known = set(map(float, WIDTH))
     assert set(back_ND[:, 0].round(2)) <= known
     present = [float(DEPTH[WIDTH.index(f"{width:.2f}")]) for width in back_ND[:, 0]]
-    absent_N = np.isin(present, [float(d) for i, d in enumerate(DEPTH) if i % 5 == 2])
+    absent = [float(depth) for i, depth in enumerate(DEPTH) if i % 5 == 2]
+    absent_N = np.isin(present, absent)
     column_N = np.where(absent_N, np.nan, present)[:, None]
     filled = SimpleImputer(strategy=strategy).fit_transform(column_N)
     np.testing.assert_allclose(back_ND[:, 1], filled[:, 0], rtol=1e-12)
-    assert data.notes == (
-        (
-            "missing values",
-            f"filled in by the training rows' {strategy}: depth in 12 rows by "
-            f"{filled[absent_N][0, 0]:.4g}",
-        ),
-    )
+    value = f"{filled[absent_N][0, 0]:.4g}"
+    note = f"filled in by the training rows' {strategy}: depth in 12 rows by {value}"
+    assert data.notes == (("missing values", note),)
 
 
 def test_rows_with_missing_values_are_left_out(check: Check, data_hash: Callable[..., str]) -> None:
-    status, out, err = check(
-        table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=drop"
-    )
+    text = table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT)
+    status, out, err = check(text, "data.missing=drop")
     assert (status, err) == (0, "")
     assert "missing values: 12 of 60 rows left out" in out
     complete = [i for i in range(ROWS) if i % 5 != 2]
@@ -389,10 +370,8 @@ def test_rows_with_missing_values_are_left_out(check: Check, data_hash: Callable
 def test_drop_that_leaves_nothing_is_refused(column: str, refusal: Callable[..., str]) -> None:
     columns = {"width": WIDTH, "depth": DEPTH, "sort": SORT} | {column: ["NA"] * ROWS}
     line = refusal(table(**columns), "data.missing=drop")
-    assert (
-        line == f"t.csv: data.missing = drop leaves no row to train on; column {column!r} has 60 "
-        "missing values"
-    )
+    fault = "data.missing = drop leaves no row to train on"
+    assert line == f"t.csv: {fault}; column {column!r} has 60 missing values"
 
 
 def test_a_column_without_a_value_cannot_be_filled_in(refusal: Callable[..., str]) -> None:
@@ -412,9 +391,8 @@ def test_a_mark_of_ones_own(
     )
     assert "row 3, column 'depth' holds -999.0" in refusal(text, "data.missing_marks=-999")
     marked = data_hash(text, "data.missing=mean", 'data.missing_marks=["-999"]')
-    assert marked == data_hash(
-        table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT), "data.missing=mean"
-    )
+    text = table(width=WIDTH, depth=with_marks(DEPTH, "NA"), sort=SORT)
+    assert marked == data_hash(text, "data.missing=mean")
 
 
 def test_missing_in_a_text_target_is_a_class_with_a_warning_or_left_out(
@@ -441,15 +419,13 @@ def test_integer_classes_stay_integers_without_their_missing_ones(
     classes = [str(i % 3 * 9) for i in range(ROWS)]  # as text 18 comes before 9
     complete = [i for i in range(ROWS) if i % 5 != 2]
     shorter = table(width=[WIDTH[i] for i in complete], sort=[classes[i] for i in complete])
-    assert data_hash(
-        table(width=WIDTH, sort=with_marks(classes, "NA")), "data.missing=drop"
-    ) == data_hash(shorter)
+    text = table(width=WIDTH, sort=with_marks(classes, "NA"))
+    assert data_hash(text, "data.missing=drop") == data_hash(shorter)
 
 
 def test_plus_and_minus_are_classes(check: Check) -> None:
-    status, out, err = check(
-        table(width=WIDTH, sort=["+-"[i % 2] for i in range(ROWS)]), "data.missing=drop"
-    )
+    text = table(width=WIDTH, sort=["+-"[i % 2] for i in range(ROWS)])
+    status, out, err = check(text, "data.missing=drop")
     assert (status, err) == (0, "")
     assert "45 rows to train on, 15 held out, 1 features, 2 classes" in out
 
@@ -471,8 +447,7 @@ def test_a_number_to_predict_is_never_filled_in(refusal: Callable[..., str], che
 def test_text_is_refused_with_the_way_to_take_it(refusal: Callable[..., str]) -> None:
     assert refusal(table(width=WIDTH, colour=COLOUR, sort=SORT)) == (
         f"t.csv: row 1, column 'colour' holds {COLOUR[0]!r}, text where a number is due; "
-        "must be a finite number "
-        "(data.categories = one-hot takes text)"
+        "must be a finite number (data.categories = one-hot takes text)"
     )
 
 
@@ -486,15 +461,12 @@ def test_categories_become_columns_as_scikit_learn_makes_them(tmp_path: Path) ->
     assert loaded.columns == ("colour", "width")
     assert data.columns == ("colour=blue", "colour=green", "colour=red", "width")
     assert data.notes == (("categories of colour", "3 columns: 'blue', 'green', 'red'"),)
-    train_N = [
-        WIDTH.index(f"{width:.2f}")
-        for width in split.train_x_ND[:, 3] * split.scale_D[3] + split.mean_D[3]
-    ]
+    width_N = split.train_x_ND[:, 3] * split.scale_D[3] + split.mean_D[3]
+    train_N = [WIDTH.index(f"{width:.2f}") for width in width_N]
     colours_N = np.array(COLOUR)[train_N][:, None]
     ones_ND = OneHotEncoder(sparse_output=False).fit_transform(colours_N)
-    np.testing.assert_allclose(
-        data.train_x_ND[:, :3], StandardScaler().fit_transform(ones_ND), atol=1e-14
-    )
+    expected_ND = StandardScaler().fit_transform(ones_ND)
+    np.testing.assert_allclose(data.train_x_ND[:, :3], expected_ND, atol=1e-14)
     assert loaded.row(data.first_row)[0] == COLOUR[train_N[0]]
 
 
@@ -513,9 +485,8 @@ def test_a_missing_category_is_one_of_its_own_or_refused(
 
 
 def test_one_category_alone_is_a_constant_column(check: Check) -> None:
-    status, out, err = check(
-        table(width=WIDTH, colour=["red"] * ROWS, sort=SORT), "data.categories=one-hot"
-    )
+    text = table(width=WIDTH, colour=["red"] * ROWS, sort=SORT)
+    status, out, err = check(text, "data.categories=one-hot")
     assert status == 0
     assert "categories of colour: 1 column: 'red'" in out
     assert err == "warning: column 'colour=red' is constant in the training rows: scaled by 1\n"
@@ -541,19 +512,15 @@ def test_numbers_with_a_slip_are_no_categories(refusal: Callable[..., str], chec
         "finite number"
     )
     few = [("0", "1", "2", "3+")[i % 4] for i in range(ROWS)]
-    assert (
-        "4 columns: '0', '1', '2', '3+'"
-        in check(table(children=few, sort=SORT), "data.categories=one-hot")[1]
-    )
+    _, out, _ = check(table(children=few, sort=SORT), "data.categories=one-hot")
+    assert "4 columns: '0', '1', '2', '3+'" in out
 
 
 def test_too_many_categories_are_refused(refusal: Callable[..., str]) -> None:
     names = [f"name {i}" for i in range(1001)]
     line = refusal(table(name=names, sort=[i % 2 for i in range(1001)]), "data.categories=one-hot")
-    assert (
-        line == "t.csv: column 'name' has 1001 categories; must have at most 1000, or be left out "
-        "(data.drop)"
-    )
+    rule = "must have at most 1000, or be left out (data.drop)"
+    assert line == f"t.csv: column 'name' has 1001 categories; {rule}"
 
 
 @pytest.mark.parametrize("categories", ["refuse", "one-hot"])
@@ -576,8 +543,7 @@ def test_dates_are_refused_by_name(
     text = table(width=WIDTH, when=dates, sort=SORT)
     assert refusal(text, f"data.categories={categories}") == (
         f"t.csv: row 1, column 'when' holds dates ({dates[0]!r}); write them as numbers, or "
-        "leave the column out "
-        "(data.drop)"
+        "leave the column out (data.drop)"
     )
     status, out, err = check(text, "data.drop=when")
     assert (status, err) == (0, "")
@@ -596,10 +562,8 @@ def test_columns_are_left_out_by_name(
 ) -> None:
     text = table(width=WIDTH, note=COLOUR, depth=DEPTH, day=["2021-01-01"] * ROWS, sort=SORT)
     assert data_hash(text, 'data.drop=["note", "day"]') == data_hash(table())
-    assert (
-        refusal(text, "data.drop=Note")
-        == "data.drop: t.csv has no column 'Note'; did you mean 'note'?"
-    )
+    line = "data.drop: t.csv has no column 'Note'; did you mean 'note'?"
+    assert refusal(text, "data.drop=Note") == line
     assert refusal(text, "data.drop=sort") == "data.drop: 'sort' is the target"
 
 
@@ -620,9 +584,8 @@ def test_a_hold_out_file_is_held_out_and_fits_nothing(tmp_path: Path) -> None:
     path.write_text(table(width=WIDTH, depth=with_marks(DEPTH, ""), sort=SORT))
     outcomes = []
     for far in ("1.5", "1000000"):
-        other.write_text(
-            table(sort=["raw", "ripe", "raw"], depth=[far, "", "2"], width=["1.5", "2.5", "NA"])
-        )
+        depth, width = [far, "", "2"], ["1.5", "2.5", "NA"]
+        other.write_text(table(sort=["raw", "ripe", "raw"], depth=depth, width=width))
         outcomes.append(prepare(recipe_of(path, missing="mean", holdout=str(other))))
     first, second = outcomes
     assert first.train_x_ND.shape == (ROWS, 2)
@@ -631,11 +594,10 @@ def test_a_hold_out_file_is_held_out_and_fits_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.mean_D, second.mean_D)
     assert first.hash != second.hash
     filled = first.held_out_x_ND * first.scale_D + first.mean_D
-    known = [float(d) for i, d in enumerate(DEPTH) if i % 5 != 2]
-    np.testing.assert_allclose(filled[:, 1], [1.5, np.mean(known), 2], rtol=1e-12)
-    np.testing.assert_allclose(
-        filled[:, 0], [1.5, 2.5, np.mean([float(w) for w in WIDTH])], rtol=1e-12
-    )
+    mean_width = np.mean([float(width) for width in WIDTH])
+    mean_depth = np.mean([float(depth) for i, depth in enumerate(DEPTH) if i % 5 != 2])
+    np.testing.assert_allclose(filled[:, 1], [1.5, mean_depth, 2], rtol=1e-12)
+    np.testing.assert_allclose(filled[:, 0], [1.5, 2.5, mean_width], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -700,10 +662,8 @@ def test_what_a_file_alone_has_is_refused_of_other_rows(
         main(["recipe", "check", "digits", "--set", change])
     field = change.partition("=")[0]
     assert end.value.code == 2
-    assert (
-        capsys.readouterr().err
-        == f'lockstep: {field}: for source = "file" only, and the source is "digits"\n'
-    )
+    line = f'lockstep: {field}: for source = "file" only, and the source is "digits"\n'
+    assert capsys.readouterr().err == line
 
 
 # ---- what is odd
@@ -818,16 +778,14 @@ def test_a_run_tells_in_its_second_stage_what_was_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(
-        table(";", width=commas(with_marks(WIDTH, "NA")), colour=COLOUR, id=range(ROWS), sort=SORT)
-    )
+    width = commas(with_marks(WIDTH, "NA"))
+    path.write_text(table(";", width=width, colour=COLOUR, id=range(ROWS), sort=SORT))
     changes = ["separator=semicolon", "missing=median", "categories=one-hot", "drop=id"]
-    fields = [f"data.{change}" for change in changes] + ["training.epochs=2", "schedule.warmup=1"]
-    options = [part for field in fields for part in ("--set", field)]
+    options = [f"--set=data.{change}" for change in changes]
+    options += ["--set=training.epochs=2", "--set=schedule.warmup=1"]
+    command = ["run", "--data", str(path), "--target", "sort", "--out", str(tmp_path / "R")]
     with pytest.raises(SystemExit) as end:
-        main(
-            ["run", "--data", str(path), "--target", "sort", "--out", str(tmp_path / "R"), *options]
-        )
+        main([*command, *options])
     out = capsys.readouterr().out
     assert end.value.code == 0
     assert "ROUNDING" in out
@@ -847,19 +805,13 @@ def test_a_run_tells_in_its_second_stage_what_was_done(
     assert summary["verdict"] == "rounding"
 
 
+CELLS = ["1", "2.5", "", "NA", "x", "y", "1,5", "-999", "true", "2021-01-01", "#", '"']
+CELL_ROWS = st.lists(st.sampled_from(CELLS), min_size=3, max_size=3)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    cells=st.lists(
-        st.lists(
-            st.sampled_from(
-                ["1", "2.5", "", "NA", "x", "y", "1,5", "-999", "true", "2021-01-01", "#", '"']
-            ),
-            min_size=3,
-            max_size=3,
-        ),
-        min_size=8,
-        max_size=30,
-    ),
+    cells=st.lists(CELL_ROWS, min_size=8, max_size=30),
     missing=st.sampled_from(["refuse", "drop", "mean", "median"]),
     categories=st.sampled_from(["refuse", "one-hot"]),
     separator=st.sampled_from([("comma", ","), ("semicolon", ";")]),
@@ -871,14 +823,13 @@ def test_any_table_is_prepared_or_refused_in_one_line(
     separator: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    name, character = separator
+    lines = [character.join(row) for row in [["a", "b", "sort"], *cells]]
     path = tmp_path_factory.getbasetemp() / "any_table.csv"
-    path.write_text(
-        "\n".join(separator[1].join(row) for row in [["a", "b", "sort"], *cells]) + "\n"
-    )
+    path.write_text("\n".join(lines) + "\n")
+    recipe = recipe_of(path, missing=missing, categories=categories, separator=name)
     try:
-        data = prepare(
-            recipe_of(path, missing=missing, categories=categories, separator=separator[0])
-        )
+        data = prepare(recipe)
     except InputError as error:
         lines = str(error).splitlines()
     else:
