@@ -146,46 +146,64 @@ def torch_one_cycle(draw: Draw, three: bool) -> tuple[Knobs, Rates]:
 
 
 TORCH: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "torch.constant": lambda d: (
-        d.warmup(),
-        torch_joined(d, lambda o: lrs.LambdaLR(o, lambda t: 1.0)),
+    "torch.constant": lambda draw: (
+        draw.warmup(),
+        torch_joined(draw, lambda optimizer: lrs.LambdaLR(optimizer, lambda t: 1.0)),
     ),
-    "torch.constant_lr": lambda d: (
-        d.warmup() | {"warmup_start": d.start},
-        torch_alone(d.peak, lambda o: lrs.ConstantLR(o, d.start, d.W)),
+    "torch.constant_lr": lambda draw: (
+        draw.warmup() | {"warmup_start": draw.start},
+        torch_alone(draw.peak, lambda optimizer: lrs.ConstantLR(optimizer, draw.start, draw.W)),
     ),
-    "torch.linear": lambda d: (
-        d.length() | {"floor": d.floor},
-        torch_joined(d, lambda o: lrs.LinearLR(o, 1.0, d.floor, total_iters=d.T - d.W)),
-    ),
-    "torch.polynomial": lambda d: (
-        d.length() | {"power": d.power},
-        torch_joined(d, lambda o: lrs.PolynomialLR(o, total_iters=d.T - d.W, power=d.power)),
-    ),
-    "torch.cosine": lambda d: (
-        d.length() | {"floor": d.floor},
-        torch_joined(d, lambda o: lrs.CosineAnnealingLR(o, d.T - d.W, eta_min=d.floor * d.peak)),
-    ),
-    "torch.exponential": lambda d: (
-        d.warmup() | {"factor": d.factor},
-        torch_joined(d, lambda o: lrs.ExponentialLR(o, d.factor)),
-    ),
-    "torch.step": lambda d: (
-        d.warmup() | {"factor": d.factor, "every": d.every},
-        torch_joined(d, lambda o: lrs.StepLR(o, d.every, d.factor)),
-    ),
-    "torch.multistep": lambda d: (
-        d.warmup() | {"factor": d.factor, "milestones": d.milestones},
-        torch_joined(d, lambda o: lrs.MultiStepLR(o, d.milestones, d.factor)),
-    ),
-    "torch.cosine_restarts": lambda d: (
-        d.warmup() | {"cycle": d.every, "cycle_growth": 1 + d.T % 3, "floor": d.floor},
+    "torch.linear": lambda draw: (
+        draw.length() | {"floor": draw.floor},
         torch_joined(
-            d, lambda o: lrs.CosineAnnealingWarmRestarts(o, d.every, 1 + d.T % 3, d.floor * d.peak)
+            draw,
+            lambda optimizer: lrs.LinearLR(optimizer, 1.0, draw.floor, total_iters=draw.T - draw.W),
         ),
     ),
-    "torch.one_cycle": lambda d: torch_one_cycle(d, False),
-    "torch.one_cycle_three_phase": lambda d: torch_one_cycle(d, True),
+    "torch.polynomial": lambda draw: (
+        draw.length() | {"power": draw.power},
+        torch_joined(
+            draw,
+            lambda optimizer: lrs.PolynomialLR(
+                optimizer, total_iters=draw.T - draw.W, power=draw.power
+            ),
+        ),
+    ),
+    "torch.cosine": lambda draw: (
+        draw.length() | {"floor": draw.floor},
+        torch_joined(
+            draw,
+            lambda optimizer: lrs.CosineAnnealingLR(
+                optimizer, draw.T - draw.W, eta_min=draw.floor * draw.peak
+            ),
+        ),
+    ),
+    "torch.exponential": lambda draw: (
+        draw.warmup() | {"factor": draw.factor},
+        torch_joined(draw, lambda optimizer: lrs.ExponentialLR(optimizer, draw.factor)),
+    ),
+    "torch.step": lambda draw: (
+        draw.warmup() | {"factor": draw.factor, "every": draw.every},
+        torch_joined(draw, lambda optimizer: lrs.StepLR(optimizer, draw.every, draw.factor)),
+    ),
+    "torch.multistep": lambda draw: (
+        draw.warmup() | {"factor": draw.factor, "milestones": draw.milestones},
+        torch_joined(
+            draw, lambda optimizer: lrs.MultiStepLR(optimizer, draw.milestones, draw.factor)
+        ),
+    ),
+    "torch.cosine_restarts": lambda draw: (
+        draw.warmup() | {"cycle": draw.every, "cycle_growth": 1 + draw.T % 3, "floor": draw.floor},
+        torch_joined(
+            draw,
+            lambda optimizer: lrs.CosineAnnealingWarmRestarts(
+                optimizer, draw.every, 1 + draw.T % 3, draw.floor * draw.peak
+            ),
+        ),
+    ),
+    "torch.one_cycle": lambda draw: torch_one_cycle(draw, False),
+    "torch.one_cycle_three_phase": lambda draw: torch_one_cycle(draw, True),
 }
 
 
@@ -200,117 +218,135 @@ def in_x64(schedule: Callable[[], Any]) -> Rates:
     return rates
 
 
-def optax_joined(d: Draw, schedule: Callable[[], Any]) -> Rates:
+def optax_joined(draw: Draw, schedule: Callable[[], Any]) -> Rates:
     return in_x64(
         lambda: optax.join_schedules(
-            [optax.linear_schedule(d.start * d.peak, d.peak, d.W), schedule()], [d.W]
+            [optax.linear_schedule(draw.start * draw.peak, draw.peak, draw.W), schedule()], [draw.W]
         )
     )
 
 
-def optax_exponential(d: Draw, staircase: bool) -> tuple[Knobs, Rates]:
-    knobs = d.warmup() | {
-        "warmup_start": d.start,
-        "factor": d.factor,
-        "every": d.every,
-        "delay": d.decay,
+def optax_exponential(draw: Draw, staircase: bool) -> tuple[Knobs, Rates]:
+    knobs = draw.warmup() | {
+        "warmup_start": draw.start,
+        "factor": draw.factor,
+        "every": draw.every,
+        "delay": draw.decay,
     }
-    floor = 0.0 if staircase else d.floor
+    floor = 0.0 if staircase else draw.floor
     if not staircase:
         knobs["floor"] = floor
     return knobs, in_x64(
         lambda: optax.warmup_exponential_decay_schedule(
-            d.start * d.peak,
-            d.peak,
-            d.W,
-            d.every,
-            d.factor,
-            d.decay,
+            draw.start * draw.peak,
+            draw.peak,
+            draw.W,
+            draw.every,
+            draw.factor,
+            draw.decay,
             staircase,
-            floor * d.peak if floor else None,
+            floor * draw.peak if floor else None,
         )
     )
 
 
-def optax_multistep(d: Draw) -> tuple[Knobs, Rates]:
-    factors = [float(factor) for factor in d.rng.uniform(0, 1.2, len(d.milestones))]
-    if d.T % 2:
-        factors = [d.factor] * len(d.milestones)
-    knobs = {"factors": factors} if d.T % 2 == 0 else {"factor": d.factor}
-    scales = dict(zip(d.milestones, factors))
-    knobs |= d.warmup() | {"warmup_start": d.start, "milestones": d.milestones}
-    return knobs, optax_joined(d, lambda: optax.piecewise_constant_schedule(d.peak, scales))
+def optax_multistep(draw: Draw) -> tuple[Knobs, Rates]:
+    factors = [float(factor) for factor in draw.rng.uniform(0, 1.2, len(draw.milestones))]
+    if draw.T % 2:
+        factors = [draw.factor] * len(draw.milestones)
+    knobs = {"factors": factors} if draw.T % 2 == 0 else {"factor": draw.factor}
+    scales = dict(zip(draw.milestones, factors))
+    knobs |= draw.warmup() | {"warmup_start": draw.start, "milestones": draw.milestones}
+    return knobs, optax_joined(draw, lambda: optax.piecewise_constant_schedule(draw.peak, scales))
 
 
-def optax_one_cycle(d: Draw) -> tuple[Knobs, Rates]:
-    first, rise = float(d.rng.uniform(0.01, 1)), float(d.choice(d.rng.uniform(0, 1), 0.0, 1.0))
-    floor = float(first * d.rng.uniform(0.001, 1))
-    knobs = {"peak": d.peak, "length": d.T, "first": first, "rise": rise, "floor": floor}
+def optax_one_cycle(draw: Draw) -> tuple[Knobs, Rates]:
+    first, rise = (
+        float(draw.rng.uniform(0.01, 1)),
+        float(draw.choice(draw.rng.uniform(0, 1), 0.0, 1.0)),
+    )
+    floor = float(first * draw.rng.uniform(0.001, 1))
+    knobs = {"peak": draw.peak, "length": draw.T, "first": first, "rise": rise, "floor": floor}
     return knobs, in_x64(
-        lambda: optax.cosine_onecycle_schedule(d.T, d.peak, rise, 1 / first, first / floor)
+        lambda: optax.cosine_onecycle_schedule(draw.T, draw.peak, rise, 1 / first, first / floor)
     )
 
 
-def optax_one_cycle_linear(d: Draw) -> tuple[Knobs, Rates]:
-    first, rise = float(d.rng.uniform(0.01, 1)), float(d.rng.uniform(0, 0.6))
-    floor, fall = float(first * d.rng.uniform(0.001, 1)), float(rise + d.rng.uniform(0.01, 0.4))
+def optax_one_cycle_linear(draw: Draw) -> tuple[Knobs, Rates]:
+    first, rise = float(draw.rng.uniform(0.01, 1)), float(draw.rng.uniform(0, 0.6))
+    floor, fall = (
+        float(first * draw.rng.uniform(0.001, 1)),
+        float(rise + draw.rng.uniform(0.01, 0.4)),
+    )
     knobs = {
-        "peak": d.peak,
-        "length": d.T,
+        "peak": draw.peak,
+        "length": draw.T,
         "first": first,
         "rise": rise,
         "fall": fall,
         "floor": floor,
     }
     return knobs, in_x64(
-        lambda: optax.linear_onecycle_schedule(d.T, d.peak, rise, fall, 1 / first, first / floor)
+        lambda: optax.linear_onecycle_schedule(
+            draw.T, draw.peak, rise, fall, 1 / first, first / floor
+        )
     )
 
 
-def optax_restarts(d: Draw) -> tuple[Knobs, Rates]:
-    growth, cycles = 1 + d.T % 3, 1 + d.T % 4
-    knobs = d.warmup() | {
-        "warmup_start": d.start,
-        "cycle": d.every,
+def optax_restarts(draw: Draw) -> tuple[Knobs, Rates]:
+    growth, cycles = 1 + draw.T % 3, 1 + draw.T % 4
+    knobs = draw.warmup() | {
+        "warmup_start": draw.start,
+        "cycle": draw.every,
         "cycle_growth": growth,
         "cycles": cycles,
     }
-    lengths = [d.every * growth**k for k in range(cycles)]
+    lengths = [draw.every * growth**k for k in range(cycles)]
     same = {
-        "init_value": d.peak,
-        "peak_value": d.peak,
+        "init_value": draw.peak,
+        "peak_value": draw.peak,
         "warmup_steps": 0,
-        "end_value": d.floor * d.peak,
+        "end_value": draw.floor * draw.peak,
     }
     each = [same | {"decay_steps": length} for length in lengths]
-    return knobs | {"floor": d.floor}, optax_joined(d, lambda: optax.sgdr_schedule(each))
+    return knobs | {"floor": draw.floor}, optax_joined(draw, lambda: optax.sgdr_schedule(each))
 
 
 OPTAX: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "optax.constant": lambda d: (
-        d.warmup() | {"warmup_start": d.start},
-        in_x64(lambda: optax.warmup_constant_schedule(d.start * d.peak, d.peak, d.W)),
+    "optax.constant": lambda draw: (
+        draw.warmup() | {"warmup_start": draw.start},
+        in_x64(lambda: optax.warmup_constant_schedule(draw.start * draw.peak, draw.peak, draw.W)),
     ),
-    "optax.linear": lambda d: (
-        d.length() | {"warmup_start": d.start, "floor": d.floor},
-        optax_joined(d, lambda: optax.linear_schedule(d.peak, d.floor * d.peak, d.T - d.W)),
-    ),
-    "optax.polynomial": lambda d: (
-        d.length() | {"warmup_start": d.start, "floor": d.floor, "power": d.power},
+    "optax.linear": lambda draw: (
+        draw.length() | {"warmup_start": draw.start, "floor": draw.floor},
         optax_joined(
-            d, lambda: optax.polynomial_schedule(d.peak, d.floor * d.peak, d.power, d.T - d.W)
+            draw, lambda: optax.linear_schedule(draw.peak, draw.floor * draw.peak, draw.T - draw.W)
         ),
     ),
-    "optax.cosine": lambda d: (
-        d.length() | {"warmup_start": d.start, "floor": d.floor, "power": d.power},
+    "optax.polynomial": lambda draw: (
+        draw.length() | {"warmup_start": draw.start, "floor": draw.floor, "power": draw.power},
+        optax_joined(
+            draw,
+            lambda: optax.polynomial_schedule(
+                draw.peak, draw.floor * draw.peak, draw.power, draw.T - draw.W
+            ),
+        ),
+    ),
+    "optax.cosine": lambda draw: (
+        draw.length() | {"warmup_start": draw.start, "floor": draw.floor, "power": draw.power},
         in_x64(
             lambda: optax.warmup_cosine_decay_schedule(
-                d.start * d.peak, d.peak, d.W, d.T, d.floor * d.peak, d.power
+                draw.start * draw.peak,
+                draw.peak,
+                draw.W,
+                draw.T,
+                draw.floor * draw.peak,
+                draw.power,
             )
         ),
     ),
-    "optax.exponential": lambda d: optax_exponential(d, False),
-    "optax.step": lambda d: optax_exponential(d, True),
+    "optax.exponential": lambda draw: optax_exponential(draw, False),
+    "optax.step": lambda draw: optax_exponential(draw, True),
     "optax.multistep": optax_multistep,
     "optax.one_cycle": optax_one_cycle,
     "optax.one_cycle_linear": optax_one_cycle_linear,
@@ -321,35 +357,40 @@ OPTAX: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
 # ---- transformers
 
 
-def hf(d: Draw, name: str, *arguments: Any, **settings: Any) -> Rates:
+def hf(draw: Draw, name: str, *arguments: Any, **settings: Any) -> Rates:
     def rates(updates: int) -> np.ndarray:
         make = getattr(sys.modules["transformers.optimization"], name)
-        optimizer = optimizer_of(d.peak)
+        optimizer = optimizer_of(draw.peak)
         scheduler = make(optimizer, *arguments, **settings)
         return stepped(optimizer, lambda t: scheduler.step(), updates)
 
     return rates
 
 
-def hf_polynomial(d: Draw) -> tuple[Knobs, Rates]:
-    how = {"power": d.power}
-    if d.T % 3 == 0:
-        return d.length() | how, hf(
-            d, "get_polynomial_decay_schedule_with_warmup", d.W, d.T, power=d.power
+def hf_polynomial(draw: Draw) -> tuple[Knobs, Rates]:
+    how = {"power": draw.power}
+    if draw.T % 3 == 0:
+        return draw.length() | how, hf(
+            draw, "get_polynomial_decay_schedule_with_warmup", draw.W, draw.T, power=draw.power
         )
-    floor = d.floor if d.T % 3 == 1 else 0.0
-    end = floor * d.peak
-    return d.length() | how | {"floor": floor}, hf(
-        d, "get_polynomial_decay_schedule_with_warmup", d.W, d.T, lr_end=end, power=d.power
+    floor = draw.floor if draw.T % 3 == 1 else 0.0
+    end = floor * draw.peak
+    return draw.length() | how | {"floor": floor}, hf(
+        draw,
+        "get_polynomial_decay_schedule_with_warmup",
+        draw.W,
+        draw.T,
+        lr_end=end,
+        power=draw.power,
     )
 
 
-def hf_wsd(d: Draw) -> tuple[Knobs, Rates]:
-    up, down = d.choice("linear", "cosine", "1-sqrt"), d.choice("linear", "cosine", "1-sqrt")
-    knobs = d.length() | {"decay_length": d.decay, "decay_shape": down, "floor": d.floor}
+def hf_wsd(draw: Draw) -> tuple[Knobs, Rates]:
+    up, down = draw.choice("linear", "cosine", "1-sqrt"), draw.choice("linear", "cosine", "1-sqrt")
+    knobs = draw.length() | {"decay_length": draw.decay, "decay_shape": down, "floor": draw.floor}
     knobs |= {"warmup_curve": up} if up == "1-sqrt" else {"warmup_shape": up}
-    how = {"warmup_type": up, "decay_type": down, "min_lr_ratio": d.floor}
-    return knobs, hf(d, "get_wsd_schedule", d.W, d.decay, d.T, **how)
+    how = {"warmup_type": up, "decay_type": down, "min_lr_ratio": draw.floor}
+    return knobs, hf(draw, "get_wsd_schedule", draw.W, draw.decay, draw.T, **how)
 
 
 HF_MIN, HF_EARLY = (
@@ -357,36 +398,53 @@ HF_MIN, HF_EARLY = (
     "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
 )
 HF: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "hf.constant": lambda d: ({"peak": d.peak}, hf(d, "get_constant_schedule")),
-    "hf.constant_with_warmup": lambda d: (
-        d.warmup(),
-        hf(d, "get_constant_schedule_with_warmup", d.W),
+    "hf.constant": lambda draw: ({"peak": draw.peak}, hf(draw, "get_constant_schedule")),
+    "hf.constant_with_warmup": lambda draw: (
+        draw.warmup(),
+        hf(draw, "get_constant_schedule_with_warmup", draw.W),
     ),
-    "hf.linear": lambda d: (d.length(), hf(d, "get_linear_schedule_with_warmup", d.W, d.T)),
-    "hf.cosine": lambda d: (
-        d.length() | {"waves": d.waves},
-        hf(d, "get_cosine_schedule_with_warmup", d.W, d.T, num_cycles=d.waves),
+    "hf.linear": lambda draw: (
+        draw.length(),
+        hf(draw, "get_linear_schedule_with_warmup", draw.W, draw.T),
     ),
-    "hf.cosine_with_min_lr": lambda d: (
-        d.length() | {"waves": d.waves, "floor": d.floor},
-        hf(d, HF_MIN, d.W, d.T, num_cycles=d.waves, min_lr_rate=d.floor),
+    "hf.cosine": lambda draw: (
+        draw.length() | {"waves": draw.waves},
+        hf(draw, "get_cosine_schedule_with_warmup", draw.W, draw.T, num_cycles=draw.waves),
     ),
-    "hf.cosine_warmup_with_min_lr": lambda d: (
-        d.length() | {"waves": d.waves, "floor": d.floor},
-        hf(d, HF_EARLY, d.W, d.T, num_cycles=d.waves, min_lr_rate=d.floor),
+    "hf.cosine_with_min_lr": lambda draw: (
+        draw.length() | {"waves": draw.waves, "floor": draw.floor},
+        hf(draw, HF_MIN, draw.W, draw.T, num_cycles=draw.waves, min_lr_rate=draw.floor),
     ),
-    "hf.cosine_warmup_from_lr_rate": lambda d: (
-        d.length() | {"waves": d.waves, "floor": d.floor, "warmup_start": d.start},
-        hf(d, HF_EARLY, d.W, d.T, num_cycles=d.waves, min_lr_rate=d.floor, warmup_lr_rate=d.start),
+    "hf.cosine_warmup_with_min_lr": lambda draw: (
+        draw.length() | {"waves": draw.waves, "floor": draw.floor},
+        hf(draw, HF_EARLY, draw.W, draw.T, num_cycles=draw.waves, min_lr_rate=draw.floor),
     ),
-    "hf.cosine_with_restarts": lambda d: (
-        d.length() | {"cycles": d.every},
-        hf(d, "get_cosine_with_hard_restarts_schedule_with_warmup", d.W, d.T, num_cycles=d.every),
+    "hf.cosine_warmup_from_lr_rate": lambda draw: (
+        draw.length() | {"waves": draw.waves, "floor": draw.floor, "warmup_start": draw.start},
+        hf(
+            draw,
+            HF_EARLY,
+            draw.W,
+            draw.T,
+            num_cycles=draw.waves,
+            min_lr_rate=draw.floor,
+            warmup_lr_rate=draw.start,
+        ),
+    ),
+    "hf.cosine_with_restarts": lambda draw: (
+        draw.length() | {"cycles": draw.every},
+        hf(
+            draw,
+            "get_cosine_with_hard_restarts_schedule_with_warmup",
+            draw.W,
+            draw.T,
+            num_cycles=draw.every,
+        ),
     ),
     "hf.polynomial": hf_polynomial,
-    "hf.inverse_sqrt": lambda d: (
-        d.warmup() | ({"timescale": d.every} if d.T % 2 else {}),
-        hf(d, "get_inverse_sqrt_schedule", d.W, d.every if d.T % 2 else None),
+    "hf.inverse_sqrt": lambda draw: (
+        draw.warmup() | ({"timescale": draw.every} if draw.T % 2 else {}),
+        hf(draw, "get_inverse_sqrt_schedule", draw.W, draw.every if draw.T % 2 else None),
     ),
     "hf.warmup_stable_decay": hf_wsd,
 }
@@ -395,84 +453,91 @@ HF: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
 # ---- timm
 
 
-def timm(d: Draw, name: str, *arguments: Any, **settings: Any) -> Rates:
+def timm(draw: Draw, name: str, *arguments: Any, **settings: Any) -> Rates:
     def rates(updates: int) -> np.ndarray:
         make = getattr(sys.modules["timm.scheduler"], name)
-        optimizer = optimizer_of(d.peak)
-        warmup = {"warmup_t": d.W, "warmup_lr_init": d.start * d.peak, "t_in_epochs": False}
+        optimizer = optimizer_of(draw.peak)
+        warmup = {
+            "warmup_t": draw.W,
+            "warmup_lr_init": draw.start * draw.peak,
+            "t_in_epochs": False,
+        }
         scheduler = make(optimizer, *arguments, **settings, **warmup)
         return stepped(optimizer, scheduler.step_update, updates)
 
     return rates
 
 
-def timm_kind(d: Draw, kind: str, prefix: bool) -> tuple[Knobs, Rates]:
+def timm_kind(draw: Draw, kind: str, prefix: bool) -> tuple[Knobs, Rates]:
     how = {"warmup_prefix": True} if prefix else {}
-    knobs = d.length() | {"warmup_start": d.start, "floor": d.floor, "k_decay": d.waves}
+    knobs = draw.length() | {"warmup_start": draw.start, "floor": draw.floor, "k_decay": draw.waves}
     if kind == "PolyLRScheduler":
-        knobs, how = knobs | {"power": d.power}, how | {"power": d.power}
-    how |= {"lr_min": d.floor * d.peak, "k_decay": d.waves}
-    return knobs, timm(d, kind, d.T - d.W if prefix else d.T, **how)
+        knobs, how = knobs | {"power": draw.power}, how | {"power": draw.power}
+    how |= {"lr_min": draw.floor * draw.peak, "k_decay": draw.waves}
+    return knobs, timm(draw, kind, draw.T - draw.W if prefix else draw.T, **how)
 
 
-def timm_step(d: Draw, prefix: bool) -> tuple[Knobs, Rates]:
-    knobs = d.warmup() | {"warmup_start": d.start, "every": d.every}
+def timm_step(draw: Draw, prefix: bool) -> tuple[Knobs, Rates]:
+    knobs = draw.warmup() | {"warmup_start": draw.start, "every": draw.every}
     settings = {} if prefix else {"warmup_prefix": False}
-    if d.T % 3:
-        knobs |= {"factor": d.factor}
-        settings |= {"decay_rate": d.factor}
-    return knobs, timm(d, "StepLRScheduler", d.every, **settings)
+    if draw.T % 3:
+        knobs |= {"factor": draw.factor}
+        settings |= {"decay_rate": draw.factor}
+    return knobs, timm(draw, "StepLRScheduler", draw.every, **settings)
 
 
-def timm_multistep(d: Draw) -> tuple[Knobs, Rates]:
-    knobs = d.warmup() | {"warmup_start": d.start, "milestones": d.milestones}
+def timm_multistep(draw: Draw) -> tuple[Knobs, Rates]:
+    knobs = draw.warmup() | {"warmup_start": draw.start, "milestones": draw.milestones}
     settings = {}
-    if d.T % 3:
-        knobs |= {"factor": d.factor}
-        settings = {"decay_rate": d.factor}
-    return knobs, timm(d, "MultiStepLRScheduler", d.milestones, **settings)
+    if draw.T % 3:
+        knobs |= {"factor": draw.factor}
+        settings = {"decay_rate": draw.factor}
+    return knobs, timm(draw, "MultiStepLRScheduler", draw.milestones, **settings)
 
 
-def timm_restarts(d: Draw) -> tuple[Knobs, Rates]:
-    growth, cycles, decay = 1 + d.T % 2, 1 + d.T % 4, float(d.rng.uniform(0.3, 1))
-    knobs = d.warmup() | {"warmup_start": d.start, "floor": d.floor, "cycle": d.every}
+def timm_restarts(draw: Draw) -> tuple[Knobs, Rates]:
+    growth, cycles, decay = 1 + draw.T % 2, 1 + draw.T % 4, float(draw.rng.uniform(0.3, 1))
+    knobs = draw.warmup() | {"warmup_start": draw.start, "floor": draw.floor, "cycle": draw.every}
     knobs |= {"cycles": cycles, "cycle_growth": growth, "cycle_decay": decay}
     how = {
         "cycle_mul": float(growth),
         "cycle_limit": cycles,
         "cycle_decay": decay,
-        "lr_min": d.floor * d.peak,
+        "lr_min": draw.floor * draw.peak,
     }
-    return knobs, timm(d, "CosineLRScheduler", d.every, warmup_prefix=True, **how)
+    return knobs, timm(draw, "CosineLRScheduler", draw.every, warmup_prefix=True, **how)
 
 
-def timm_wsd(d: Draw) -> tuple[Knobs, Rates]:
-    shape = d.choice("linear", "1-sqrt", "cosine", "power", "exponential")
-    knobs = d.length() | {
-        "warmup_start": d.start,
-        "floor": d.floor,
-        "decay_length": d.decay,
+def timm_wsd(draw: Draw) -> tuple[Knobs, Rates]:
+    shape = draw.choice("linear", "1-sqrt", "cosine", "power", "exponential")
+    knobs = draw.length() | {
+        "warmup_start": draw.start,
+        "floor": draw.floor,
+        "decay_length": draw.decay,
         "decay_shape": shape,
     }
-    how: Knobs = {"decay_fn": {"exponential": "exp"}.get(shape, shape), "lr_min": d.floor * d.peak}
+    how: Knobs = {
+        "decay_fn": {"exponential": "exp"}.get(shape, shape),
+        "lr_min": draw.floor * draw.peak,
+    }
     if shape == "power":
-        knobs, how = knobs | {"power": d.power}, how | {"decay_power": d.power}
-    if shape == "exponential" and d.T % 2:
+        knobs, how = knobs | {"power": draw.power}, how | {"decay_power": draw.power}
+    if shape == "exponential" and draw.T % 2:
         knobs, how = (
-            knobs | {"decay_ratio": 0.03 + d.floor / 2},
-            how | {"decay_ratio": 0.03 + d.floor / 2},
+            knobs | {"decay_ratio": 0.03 + draw.floor / 2},
+            how | {"decay_ratio": 0.03 + draw.floor / 2},
         )
-    return knobs, timm(d, "WSDLRScheduler", d.T - d.W, d.decay, **how)
+    return knobs, timm(draw, "WSDLRScheduler", draw.T - draw.W, draw.decay, **how)
 
 
 TIMM: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "timm.cosine": lambda d: timm_kind(d, "CosineLRScheduler", False),
-    "timm.cosine_prefix": lambda d: timm_kind(d, "CosineLRScheduler", True),
+    "timm.cosine": lambda draw: timm_kind(draw, "CosineLRScheduler", False),
+    "timm.cosine_prefix": lambda draw: timm_kind(draw, "CosineLRScheduler", True),
     "timm.cosine_restarts": timm_restarts,
-    "timm.polynomial": lambda d: timm_kind(d, "PolyLRScheduler", False),
-    "timm.polynomial_prefix": lambda d: timm_kind(d, "PolyLRScheduler", True),
-    "timm.step": lambda d: timm_step(d, True),
-    "timm.step_without_prefix": lambda d: timm_step(d, False),
+    "timm.polynomial": lambda draw: timm_kind(draw, "PolyLRScheduler", False),
+    "timm.polynomial_prefix": lambda draw: timm_kind(draw, "PolyLRScheduler", True),
+    "timm.step": lambda draw: timm_step(draw, True),
+    "timm.step_without_prefix": lambda draw: timm_step(draw, False),
     "timm.multistep_prefix": timm_multistep,
     "timm.wsd": timm_wsd,
 }
@@ -496,19 +561,22 @@ def pytorch_warmup(peak: float, name: str, *arguments: Any, beta2: float = 0.999
     return rates
 
 
-def untuned(d: Draw, name: str) -> tuple[Knobs, Rates]:
-    beta2 = float(d.choice(0.999, 0.95, 0.9, 0.99, d.rng.uniform(0, 0.999)))
-    return {"peak": d.peak, "beta2": beta2}, pytorch_warmup(d.peak, name, beta2=beta2)
+def untuned(draw: Draw, name: str) -> tuple[Knobs, Rates]:
+    beta2 = float(draw.choice(0.999, 0.95, 0.9, 0.99, draw.rng.uniform(0, 0.999)))
+    return {"peak": draw.peak, "beta2": beta2}, pytorch_warmup(draw.peak, name, beta2=beta2)
 
 
 PYTORCH_WARMUP: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
-    "pytorch_warmup.linear": lambda d: (d.warmup(), pytorch_warmup(d.peak, "LinearWarmup", d.W)),
-    "pytorch_warmup.exponential": lambda d: (
-        d.warmup(),
-        pytorch_warmup(d.peak, "ExponentialWarmup", d.W),
+    "pytorch_warmup.linear": lambda draw: (
+        draw.warmup(),
+        pytorch_warmup(draw.peak, "LinearWarmup", draw.W),
     ),
-    "pytorch_warmup.untuned_linear": lambda d: untuned(d, "UntunedLinearWarmup"),
-    "pytorch_warmup.untuned_exponential": lambda d: untuned(d, "UntunedExponentialWarmup"),
+    "pytorch_warmup.exponential": lambda draw: (
+        draw.warmup(),
+        pytorch_warmup(draw.peak, "ExponentialWarmup", draw.W),
+    ),
+    "pytorch_warmup.untuned_linear": lambda draw: untuned(draw, "UntunedLinearWarmup"),
+    "pytorch_warmup.untuned_exponential": lambda draw: untuned(draw, "UntunedExponentialWarmup"),
 }
 
 
@@ -519,160 +587,164 @@ def from_formula(formula: Callable[[int], float]) -> Rates:
     return lambda updates: np.array([formula(t) for t in range(updates)], dtype=np.float64)
 
 
-def nanogpt(d: Draw) -> tuple[Knobs, Rates]:
+def nanogpt(draw: Draw) -> tuple[Knobs, Rates]:
     """karpathy/nanoGPT, train.py, get_lr."""
-    least = d.floor * d.peak
+    least = draw.floor * draw.peak
 
     def rate(it: int) -> float:
-        if it < d.W:
-            return d.peak * (it + 1) / (d.W + 1)
-        if it > d.T:
+        if it < draw.W:
+            return draw.peak * (it + 1) / (draw.W + 1)
+        if it > draw.T:
             return least
-        ratio = (it - d.W) / (d.T - d.W)
-        return least + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (d.peak - least)
+        ratio = (it - draw.W) / (draw.T - draw.W)
+        return least + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (draw.peak - least)
 
-    return d.length() | {"floor": d.floor}, from_formula(rate)
+    return draw.length() | {"floor": draw.floor}, from_formula(rate)
 
 
-def torchtitan(d: Draw, kind: str) -> tuple[Knobs, Rates]:
+def torchtitan(draw: Draw, kind: str) -> tuple[Knobs, Rates]:
     """pytorch/torchtitan, components/lr_scheduler.py, linear_warmup_stable_decay."""
-    shape = {"linear": "linear", "cosine": "cosine"}.get(kind) or d.choice(
+    shape = {"linear": "linear", "cosine": "cosine"}.get(kind) or draw.choice(
         "linear", "1-sqrt", "cosine"
     )
-    warmup = min(d.W, d.T)
-    decay = d.decay if kind == "wsd" else d.T - warmup
-    decay = min(decay, d.T - warmup)
-    stable = d.T + 1 - warmup - decay
-    knobs = d.length() | {"floor": d.floor}
+    warmup = min(draw.W, draw.T)
+    decay = draw.decay if kind == "wsd" else draw.T - warmup
+    decay = min(decay, draw.T - warmup)
+    stable = draw.T + 1 - warmup - decay
+    knobs = draw.length() | {"floor": draw.floor}
     if kind == "wsd":
-        knobs |= {"decay_length": d.decay, "decay_shape": shape}
+        knobs |= {"decay_length": draw.decay, "decay_shape": shape}
 
     def rate(step: int) -> float:
         if step < warmup:
-            return d.peak * (step + 1) / warmup
+            return draw.peak * (step + 1) / warmup
         if step < warmup + stable:
-            return d.peak
+            return draw.peak
         if decay == 0:
             raise AssertionError("decay_steps must not be zero to reach this branch")
         progress = (step + 1 - (warmup + stable)) / decay
         falls = {"linear": 1 - progress, "1-sqrt": 1 - math.sqrt(progress)}
         falls["cosine"] = 0.5 * (1.0 + math.cos(math.pi * progress))
-        return d.peak * (d.floor + (1 - d.floor) * falls[shape])
+        return draw.peak * (draw.floor + (1 - draw.floor) * falls[shape])
 
     return knobs, from_formula(rate)
 
 
-def megatron(d: Draw, style: str) -> tuple[Knobs, Rates]:
+def megatron(draw: Draw, style: str) -> tuple[Knobs, Rates]:
     """NVIDIA/Megatron-LM, core/optimizer_param_scheduler.py, get_lr."""
-    shape = d.choice("exponential", "linear", "cosine", "1-sqrt", None)
-    knobs = d.warmup() | {"warmup_start": d.start}
+    shape = draw.choice("exponential", "linear", "cosine", "1-sqrt", None)
+    knobs = draw.warmup() | {"warmup_start": draw.start}
     if style != "constant":
-        knobs |= {"length": d.T, "floor": d.floor}
+        knobs |= {"length": draw.T, "floor": draw.floor}
     if style == "WSD":
-        knobs |= {"decay_length": d.decay} | ({"decay_shape": shape} if shape else {})
-    first, least = d.start * d.peak, d.floor * d.peak
+        knobs |= {"decay_length": draw.decay} | ({"decay_shape": shape} if shape else {})
+    first, least = draw.start * draw.peak, draw.floor * draw.peak
 
     def coefficient(t: int) -> float:
-        ratio = (t - d.W) / (d.T - d.W)
+        ratio = (t - draw.W) / (draw.T - draw.W)
         if style == "linear":
             return 1.0 - ratio
         if style == "cosine":
             return 0.5 * (math.cos(math.pi * ratio) + 1.0)
-        anneal_start = d.T - d.decay
+        anneal_start = draw.T - draw.decay
         if t <= anneal_start:
             return 1.0
-        ratio = (t - anneal_start) / d.decay
+        ratio = (t - anneal_start) / draw.decay
         if shape in (None, "exponential"):
             return 2.0 * math.pow(0.5, ratio) - 1.0
         falls = {"linear": 1 - ratio, "1-sqrt": 1 - math.sqrt(ratio)}
         return falls.get(shape, 0.5 * (math.cos(math.pi * ratio) + 1))
 
     def rate(t: int) -> float:
-        assert style == "constant" or d.W < d.T
-        if d.W > 0 and t <= d.W:
-            return first + (d.peak - first) * t / d.W
+        assert style == "constant" or draw.W < draw.T
+        if draw.W > 0 and t <= draw.W:
+            return first + (draw.peak - first) * t / draw.W
         if style == "constant":
-            return d.peak
-        if t > d.T:
+            return draw.peak
+        if t > draw.T:
             return least
         if style == "inverse-square-root":
-            return max(least, d.peak * max(d.W, 1) ** 0.5 / max(t, 1) ** 0.5)
-        return least + coefficient(t) * (d.peak - least)
+            return max(least, draw.peak * max(draw.W, 1) ** 0.5 / max(t, 1) ** 0.5)
+        return least + coefficient(t) * (draw.peak - least)
 
     return knobs, from_formula(rate)
 
 
-def t5x(d: Draw, factors: str) -> tuple[Knobs, Rates]:
+def t5x(draw: Draw, factors: str) -> tuple[Knobs, Rates]:
     """google-research/t5x, utils.py, create_learning_rate_scheduler."""
-    knobs = d.warmup() | {"least_rate": 1e-8}
+    knobs = draw.warmup() | {"least_rate": 1e-8}
     if factors == "decay_every":
-        knobs |= {"factor": d.factor, "every": d.every}
+        knobs |= {"factor": draw.factor, "every": draw.every}
     if factors == "cosine_decay":
-        knobs |= {"cycle": d.every}
+        knobs |= {"cycle": draw.every}
 
     def rate(step: int) -> float:
-        ret = d.peak * np.minimum(1.0, np.float64(step) / d.W)
+        ret = draw.peak * np.minimum(1.0, np.float64(step) / draw.W)
         if factors == "rsqrt_normalized_decay":
-            ret = ret * math.sqrt(d.W) / math.sqrt(max(step, d.W))
+            ret = ret * math.sqrt(draw.W) / math.sqrt(max(step, draw.W))
         elif factors == "decay_every":
-            ret *= d.factor ** (step // d.every)
+            ret *= draw.factor ** (step // draw.every)
         else:
-            progress = max(0.0, (step - d.W) / float(d.every))
+            progress = max(0.0, (step - draw.W) / float(draw.every))
             ret *= max(0.0, 0.5 * (1.0 + math.cos(math.pi * (progress % 1.0))))
         return float(np.maximum(ret, 1e-8))
 
     return knobs, from_formula(rate)
 
 
-def deepspeed(d: Draw) -> tuple[Knobs, Rates]:
+def deepspeed(draw: Draw) -> tuple[Knobs, Rates]:
     """deepspeedai/DeepSpeed, runtime/lr_schedules.py, WarmupLR; update t has the rate of
     last_batch_iteration t - 1.
     """
-    first, warmup = d.start * d.peak, max(2, d.W)
+    first, warmup = draw.start * draw.peak, max(2, draw.W)
 
     def rate(t: int) -> float:
         if t == 0:
             return first
         gamma = math.log(t) / math.log(warmup) if t - 1 < warmup else 1.0
-        return first + (d.peak - first) * gamma
+        return first + (draw.peak - first) * gamma
 
-    return d.warmup() | {"warmup_start": d.start}, from_formula(rate)
+    return draw.warmup() | {"warmup_start": draw.start}, from_formula(rate)
 
 
-def bolts(d: Draw) -> tuple[Knobs, Rates]:
+def bolts(draw: Draw) -> tuple[Knobs, Rates]:
     """Lightning-Universe/lightning-bolts, optimizers/lr_scheduler.py, _get_closed_form_lr."""
-    first, least = d.start * d.peak, d.floor * d.peak
+    first, least = draw.start * draw.peak, draw.floor * draw.peak
 
     def rate(t: int) -> float:
-        if d.W == 0 or d.W > d.T:
+        if draw.W == 0 or draw.W > draw.T:
             raise ValueError
-        if t < d.W:
-            return first + t * (d.peak - first) / max(1, d.W - 1)
-        return least + 0.5 * (d.peak - least) * (1 + math.cos(math.pi * (t - d.W) / (d.T - d.W)))
+        if t < draw.W:
+            return first + t * (draw.peak - first) / max(1, draw.W - 1)
+        return least + 0.5 * (draw.peak - least) * (
+            1 + math.cos(math.pi * (t - draw.W) / (draw.T - draw.W))
+        )
 
-    return d.length() | {"warmup_start": d.start, "floor": d.floor}, from_formula(rate)
+    return draw.length() | {"warmup_start": draw.start, "floor": draw.floor}, from_formula(rate)
 
 
 FORMULAS: dict[str, Callable[[Draw], tuple[Knobs, Rates]]] = {
     "nanogpt.cosine": nanogpt,
-    "torchtitan.linear": lambda d: torchtitan(d, "linear"),
-    "torchtitan.cosine": lambda d: torchtitan(d, "cosine"),
-    "torchtitan.wsd": lambda d: torchtitan(d, "wsd"),
-    "megatron.constant": lambda d: megatron(d, "constant"),
-    "megatron.linear": lambda d: megatron(d, "linear"),
-    "megatron.cosine": lambda d: megatron(d, "cosine"),
-    "megatron.inverse_sqrt": lambda d: megatron(d, "inverse-square-root"),
-    "megatron.wsd": lambda d: megatron(d, "WSD"),
-    "t5.linear_warmup": lambda d: t5x(d, "rsqrt_normalized_decay"),
-    "t5.decay_every": lambda d: t5x(d, "decay_every"),
-    "t5.cosine_decay": lambda d: t5x(d, "cosine_decay"),
-    "t5.inverse_sqrt": lambda d: (
-        d.warmup(),
-        from_formula(lambda t: d.peak * math.sqrt(d.W) / math.sqrt(max(t, d.W))),
+    "torchtitan.linear": lambda draw: torchtitan(draw, "linear"),
+    "torchtitan.cosine": lambda draw: torchtitan(draw, "cosine"),
+    "torchtitan.wsd": lambda draw: torchtitan(draw, "wsd"),
+    "megatron.constant": lambda draw: megatron(draw, "constant"),
+    "megatron.linear": lambda draw: megatron(draw, "linear"),
+    "megatron.cosine": lambda draw: megatron(draw, "cosine"),
+    "megatron.inverse_sqrt": lambda draw: megatron(draw, "inverse-square-root"),
+    "megatron.wsd": lambda draw: megatron(draw, "WSD"),
+    "t5.linear_warmup": lambda draw: t5x(draw, "rsqrt_normalized_decay"),
+    "t5.decay_every": lambda draw: t5x(draw, "decay_every"),
+    "t5.cosine_decay": lambda draw: t5x(draw, "cosine_decay"),
+    "t5.inverse_sqrt": lambda draw: (
+        draw.warmup(),
+        from_formula(lambda t: draw.peak * math.sqrt(draw.W) / math.sqrt(max(t, draw.W))),
     ),
-    "noam": lambda d: (
-        d.warmup(),
-        from_formula(lambda t: d.peak * math.sqrt(d.W) * min((t + 1) ** -0.5, (t + 1) * d.W**-1.5)),
+    "noam": lambda draw: (
+        draw.warmup(),
+        from_formula(
+            lambda t: draw.peak * math.sqrt(draw.W) * min((t + 1) ** -0.5, (t + 1) * draw.W**-1.5)
+        ),
     ),
     "deepspeed.warmup": deepspeed,
     "bolts.cosine": bolts,

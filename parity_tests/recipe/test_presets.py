@@ -145,27 +145,41 @@ def after_warmup(W, make):
 
 
 TORCH = {
-    "torch.constant": (lambda W, T: lambda o: lrs.LambdaLR(o, lambda t: 1.0), {}),
+    "torch.constant": (lambda W, T: lambda optimizer: lrs.LambdaLR(optimizer, lambda t: 1.0), {}),
     "torch.linear": (
-        lambda W, T: lambda o: lrs.LinearLR(o, 1.0, 0.1, total_iters=T - W),
+        lambda W, T: lambda optimizer: lrs.LinearLR(optimizer, 1.0, 0.1, total_iters=T - W),
         {"floor": 0.1},
     ),
     "torch.polynomial": (
-        lambda W, T: lambda o: lrs.PolynomialLR(o, total_iters=T - W, power=1.7),
+        lambda W, T: lambda optimizer: lrs.PolynomialLR(optimizer, total_iters=T - W, power=1.7),
         {"power": 1.7},
     ),
     "torch.cosine": (
-        lambda W, T: lambda o: lrs.CosineAnnealingLR(o, T - W, eta_min=o.defaults["lr"] * 0.1),
+        lambda W, T: (
+            lambda optimizer: lrs.CosineAnnealingLR(
+                optimizer, T - W, eta_min=optimizer.defaults["lr"] * 0.1
+            )
+        ),
         {"floor": 0.1},
     ),
-    "torch.exponential": (lambda W, T: lambda o: lrs.ExponentialLR(o, 0.97), {"factor": 0.97}),
-    "torch.step": (lambda W, T: lambda o: lrs.StepLR(o, 7, 0.3), {"every": 7, "factor": 0.3}),
+    "torch.exponential": (
+        lambda W, T: lambda optimizer: lrs.ExponentialLR(optimizer, 0.97),
+        {"factor": 0.97},
+    ),
+    "torch.step": (
+        lambda W, T: lambda optimizer: lrs.StepLR(optimizer, 7, 0.3),
+        {"every": 7, "factor": 0.3},
+    ),
     "torch.multistep": (
-        lambda W, T: lambda o: lrs.MultiStepLR(o, [3, 20, 50], 0.3),
+        lambda W, T: lambda optimizer: lrs.MultiStepLR(optimizer, [3, 20, 50], 0.3),
         {"milestones": (3, 20, 50), "factor": 0.3},
     ),
     "torch.cosine_restarts": (
-        lambda W, T: lambda o: lrs.CosineAnnealingWarmRestarts(o, 6, 2, o.defaults["lr"] * 0.01),
+        lambda W, T: (
+            lambda optimizer: lrs.CosineAnnealingWarmRestarts(
+                optimizer, 6, 2, optimizer.defaults["lr"] * 0.01
+            )
+        ),
         {"cycle": 6, "cycle_growth": 2, "floor": 0.01},
     ),
 }

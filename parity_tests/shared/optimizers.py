@@ -337,20 +337,20 @@ class Draw:
 
 
 DRAWN: dict[str, Callable[[Draw], Any]] = {
-    "beta1": lambda d: d.beta1,
-    "beta2": lambda d: d.beta2,
-    "beta3": lambda d: d.between(0.5, 0.9999),
+    "beta1": lambda draw: draw.beta1,
+    "beta2": lambda draw: draw.beta2,
+    "beta3": lambda draw: draw.between(0.5, 0.9999),
     "centered": Draw.flag,
-    "dampening": lambda d: 0.0 if d.nesterov else d.between(0, 0.9),
-    "decay": lambda d: d.beta2,
-    "eps": lambda d: d.eps,
+    "dampening": lambda draw: 0.0 if draw.nesterov else draw.between(0, 0.9),
+    "decay": lambda draw: draw.beta2,
+    "eps": lambda draw: draw.eps,
     "eps_in_root": Draw.flag,
-    "initial_accumulator": lambda d: d.between(0, 1),
-    "lr_decay": lambda d: d.between(0, 0.1),
-    "momentum": lambda d: d.momentum,
-    "momentum_decay": lambda d: d.between(1e-4, 0.1),
-    "nesterov": lambda d: d.nesterov,
-    "weight_decay": lambda d: d.decay,
+    "initial_accumulator": lambda draw: draw.between(0, 1),
+    "lr_decay": lambda draw: draw.between(0, 0.1),
+    "momentum": lambda draw: draw.momentum,
+    "momentum_decay": lambda draw: draw.between(1e-4, 0.1),
+    "nesterov": lambda draw: draw.nesterov,
+    "weight_decay": lambda draw: draw.decay,
 }
 """Knob -> how a value of it is drawn; any other is drawn by its type."""
 
@@ -413,78 +413,78 @@ def _parameters(preset: str) -> Mapping[str, inspect.Parameter]:
 # --- where an argument is not one knob
 
 
-def torch_rprop(d: Draw) -> tuple[Knobs, Knobs]:
-    knobs = {"shrink": d.between(0.1, 0.9), "grow": d.between(1.01, 1.9)}
-    knobs |= {"step_min": 1e-5, "step_max": d.between(0.1, 9)}
+def torch_rprop(draw: Draw) -> tuple[Knobs, Knobs]:
+    knobs = {"shrink": draw.between(0.1, 0.9), "grow": draw.between(1.01, 1.9)}
+    knobs |= {"step_min": 1e-5, "step_max": draw.between(0.1, 9)}
     return knobs, {
         "etas": (knobs["shrink"], knobs["grow"]),
         "step_sizes": (knobs["step_min"], knobs["step_max"]),
     }
 
 
-def torch_adafactor(d: Draw) -> tuple[Knobs, Knobs]:
-    power, scale, threshold = d.between(0.1, 1), d.between(0, 0.1), d.between(1, 2)
-    knobs = {"decay_power": power, "eps": d.eps, "eps_scale": scale, "clip_threshold": threshold}
-    knobs |= {"weight_decay": d.decay}
+def torch_adafactor(draw: Draw) -> tuple[Knobs, Knobs]:
+    power, scale, threshold = draw.between(0.1, 1), draw.between(0, 0.1), draw.between(1, 2)
+    knobs = {"decay_power": power, "eps": draw.eps, "eps_scale": scale, "clip_threshold": threshold}
+    knobs |= {"weight_decay": draw.decay}
     return knobs, {
         "beta2_decay": -power,
-        "eps": (d.eps, scale),
+        "eps": (draw.eps, scale),
         "d": threshold,
-        "weight_decay": d.decay,
+        "weight_decay": draw.decay,
     }
 
 
-def optax_adafactor(d: Draw) -> tuple[Knobs, Knobs]:
-    power, threshold, least = d.between(0.1, 1), d.between(0.2, 2), 2 if d.flag() else 128
+def optax_adafactor(draw: Draw) -> tuple[Knobs, Knobs]:
+    power, threshold, least = draw.between(0.1, 1), draw.between(0.2, 2), 2 if draw.flag() else 128
     knobs = {
         "decay_power": power,
-        "eps": d.eps**2,
+        "eps": draw.eps**2,
         "clip_threshold": threshold,
         "min_factored": least,
     }
     return knobs, {
         "decay_rate": power,
-        "eps": d.eps**2,
+        "eps": draw.eps**2,
         "clipping_threshold": threshold,
         "min_dim_size_to_factor": least,
     }
 
 
-def muon_knobs(d: Draw) -> Knobs:
+def muon_knobs(draw: Draw) -> Knobs:
     return {
-        "beta1": d.beta1,
-        "beta2": d.beta2,
-        "weight_decay": d.decay,
-        "momentum": d.momentum or 0.9,
-        "nesterov": d.flag(),
-        "orthogonalisations": int(d.rng.integers(1, 6)),
-        "eps": d.eps,
-        "adjust": "match_rms_adamw" if d.flag() else "original",
+        "beta1": draw.beta1,
+        "beta2": draw.beta2,
+        "weight_decay": draw.decay,
+        "momentum": draw.momentum or 0.9,
+        "nesterov": draw.flag(),
+        "orthogonalisations": int(draw.rng.integers(1, 6)),
+        "eps": draw.eps,
+        "adjust": "match_rms_adamw" if draw.flag() else "original",
     }
 
 
-def torch_muon(d: Draw) -> tuple[Knobs, Knobs]:
-    knobs = muon_knobs(d)
+def torch_muon(draw: Draw) -> tuple[Knobs, Knobs]:
+    knobs = muon_knobs(draw)
     return knobs, {
         "momentum": knobs["momentum"],
         "nesterov": knobs["nesterov"],
         "ns_steps": knobs["orthogonalisations"],
-        "weight_decay": d.decay,
+        "weight_decay": draw.decay,
         "adjust_lr_fn": knobs["adjust"],
-        "adamw": {"betas": (d.beta1, d.beta2), "eps": d.eps},
+        "adamw": {"betas": (draw.beta1, draw.beta2), "eps": draw.eps},
     }
 
 
-def optax_muon(d: Draw) -> tuple[Knobs, Knobs]:
-    knobs = muon_knobs(d)
+def optax_muon(draw: Draw) -> tuple[Knobs, Knobs]:
+    knobs = muon_knobs(draw)
     return knobs, {
         "beta": knobs["momentum"],
         "nesterov": knobs["nesterov"],
         "ns_steps": knobs["orthogonalisations"],
-        "eps": d.eps,
-        "adam_b1": d.beta1,
-        "adam_b2": d.beta2,
-        "weight_decay": d.decay,
+        "eps": draw.eps,
+        "adam_b1": draw.beta1,
+        "adam_b2": draw.beta2,
+        "weight_decay": draw.decay,
         "consistent_rms": 0.2 if knobs["adjust"] == "match_rms_adamw" else None,
     }
 
