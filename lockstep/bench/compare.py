@@ -12,6 +12,7 @@ from rich.table import Table
 from lockstep.bench.intervals import ratio_interval, ratios, three_digits
 from lockstep.bench.results import Measured, Results
 from lockstep.errors import InputError
+from lockstep.recipe import Recipe
 
 __all__ = ["Change", "changes", "print_changes"]
 
@@ -63,7 +64,9 @@ def changes(old: Results, new: Results) -> list[Change]:
     pairs = []
     for name, before in old.workloads.items():
         after = new.workloads[name]
-        for field in ("recipe", "seeds", "updates", "device", "threads"):
+        if _recipe_of(name, before) != _recipe_of(name, after):
+            raise InputError(f"--compare: {name}: recipe differs")
+        for field in ("seeds", "updates", "device", "threads"):
             if getattr(before, field) != getattr(after, field):
                 raise InputError(f"--compare: {name}: {field} differs")
         both = [c for c in before.contenders if _is_timed(before, c) and _is_timed(after, c)]
@@ -113,3 +116,11 @@ def print_changes(changed: list[Change], console: Console) -> int:
         highlight=False,
     )
     return 1 if slower else 0
+
+
+def _recipe_of(workload: str, measured: Measured) -> Recipe:
+    """The recipe of a workload; an older file also names the knobs that it does not have."""
+    try:
+        return Recipe.from_dict(measured.recipe)
+    except InputError as error:
+        raise InputError(f"--compare: {workload}: {error}") from None

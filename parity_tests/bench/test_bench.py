@@ -399,7 +399,8 @@ numpy.maximum = lambda *arguments: [maximum(*arguments) for _ in range(500)][-1]
             {"machine": {"processor": "two"}},
             "machine.processor is 'one' in the first file and 'two'",
         ),
-        ({"recipe": {"a": 1}}, "W1: recipe differs"),
+        ({"recipe": {"training": {"epochs": 11}}}, "W1: recipe differs"),
+        ({"recipe": {"a": 1}}, "W1: a: no such section"),
         ({"threads": 2}, "W1: threads differs"),
         ({"workloads": {}}, "the first file has W1 and the second "),
     ],
@@ -411,6 +412,12 @@ def test_files_that_do_not_fit_each_other_are_refused(
         changes(results({"a": [1.0] * 7}), results({"a": [1.0] * 7}, **changed))
     with pytest.raises(InputError, match="no contender was timed in both"):
         changes(results({"a": [1.0] * 7}), results({"b": [1.0] * 7}))
+
+
+def test_an_older_file_names_the_knobs_that_an_optimizer_has_not() -> None:
+    old = results({"a": [1.0] * 7}, recipe={"optimizer": {"name": "sgd", "beta1": None}})
+    new = results({"a": [1.0] * 7}, recipe={"optimizer": {"name": "sgd"}})
+    assert [change.verdict for change in changes(old, new)] == ["noise"]
 
 
 def broken(edit: Callable[[Any], object]) -> str:

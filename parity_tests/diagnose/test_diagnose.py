@@ -117,7 +117,7 @@ def test_a_replay_gives_the_same_bits_and_measures_noise(
     assert "b against itself" not in out
 
 
-@pytest.mark.parametrize("is_synchronised", [False, True])
+@pytest.mark.parametrize("is_synchronised", [False, pytest.param(True, marks=pytest.mark.sweep)])
 def test_traces_with_detail_are_replayed_and_keep_it(
     is_synchronised: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
