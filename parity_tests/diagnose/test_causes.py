@@ -828,6 +828,10 @@ FAULTS = [
     Planted(
         "other-beta", "beta2 = 0.99", "moments", recipe=ADAMW, values={"optimizer__beta2": 0.99}
     ),
+    # 0.99 is also the decay of Adan's second moment
+    Planted(
+        "other-beta", "beta2 = 0.99", "moments", recipe=ADAM, values={"optimizer__beta2": 0.99}
+    ),
     Planted("other-beta", "beta1 = 0.8", "moments", recipe=ADAMW, values={"optimizer__beta1": 0.8}),
     Planted(
         "momentum-complement",

@@ -41,7 +41,7 @@ def alternatives(side: Side, recorded: Tensors) -> Iterator[Alternative]:
     yield from _other_gradients(side, variant)
     yield from _untouched(variant, recorded)
     yield from _rounded_moments(variant)
-    yield from _other_optimizers(variant)
+    yield from _other_optimizers(variant, recorded)
     yield from _fits(variant, recorded)
 
 
@@ -280,8 +280,11 @@ def _untouched(variant: UpdateVariant, recorded: Tensors) -> Iterator[Alternativ
     yield Alternative("update-skipped", text, "parameters-without-gradient", tensors)
 
 
-def _other_optimizers(variant: UpdateVariant) -> Iterator[Alternative]:
-    """Other optimizers, with the recipe's knobs or their own."""
+def _other_optimizers(variant: UpdateVariant, recorded: Tensors) -> Iterator[Alternative]:
+    """Other optimizers, with the recipe's knobs or their own. One that remembers what was not
+    recorded is none of them.
+    """
+    remembered = _slots(recorded)
     mine = variant.optimizer
     common = {"decay_on": mine.decay_on, "multipliers": mine.multipliers}
     for name, kind in Optimizer.variants.items():
@@ -291,9 +294,15 @@ def _other_optimizers(variant: UpdateVariant) -> Iterator[Alternative]:
         for values in (shared, {}):
             other = created(kind, **common, **values)
             tensors = None if other is None else attempt(replace(variant, optimizer=other))
-            if tensors is not None:
-                text = f"{{side}} updates by {name}; the recipe says {mine.name}"
-                yield Alternative("other-optimizer", text, "", tensors, rank=1)
+            if tensors is None or (remembered and not _slots(tensors) <= remembered):
+                continue
+            text = f"{{side}} updates by {name}; the recipe says {mine.name}"
+            yield Alternative("other-optimizer", text, "", tensors, rank=1)
+
+
+def _slots(tensors: Tensors) -> set[str]:
+    """What an optimizer remembers, by the names of its moments."""
+    return {name.split("/")[1] for name in tensors if name.startswith("moments/")}
 
 
 def _fits(variant: UpdateVariant, recorded: Tensors) -> Iterator[Alternative]:
