@@ -43,15 +43,17 @@ def drop_damaged(folder: Path) -> None:
     entries = [path for path in folder.iterdir() if path.is_file()]
     is_full = sum(path.stat().st_size for path in entries) > MOST_COMPILED
     for path in entries:
-        try:
-            if not is_full:
-                zlib.decompress(path.read_bytes())
-        except zlib.error:
-            is_damaged = True
-        else:
-            is_damaged = False
-        if is_full or is_damaged:
+        if is_full or is_damaged(path):
             path.unlink(missing_ok=True)
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a compiled program cannot be read."""
+    try:
+        zlib.decompress(path.read_bytes())
+    except zlib.error:
+        return True
+    return False
 
 
 @pytest.fixture(params=BACKENDS)
