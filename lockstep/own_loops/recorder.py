@@ -9,10 +9,10 @@ import math
 import warnings
 from array import array as packed
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +29,15 @@ from lockstep.own_loops.arrays import (
     parameters_of,
     perturbed,
     rates_of,
-    to_array,
 )
 from lockstep.own_loops.detail_budget import Detail, note_on_budget
+from lockstep.own_loops.present_update import Arrays, PresentUpdate
+from lockstep.own_loops.torch_watch import TorchWatch
 from lockstep.records.tensor_statistics import WATCHED, statistics_of
 from lockstep.records.trace import TRACE, Trace
 from lockstep.tensor_file import arrays_below
 
 __all__ = ["Recorder"]
-
-Arrays = dict[str, NDArray[Any]]
-WITHOUT_WATCH = (
-    "of any other loop, as of Keras or JAX, give what there is to record to "
-    "Recorder.update(loss=..., gradients=..., lr=..., moments=..., parameters=...)"
-)
 
 
 class Recorder:
@@ -103,24 +98,22 @@ class Recorder:
         self.every = every
         self.window = window
         self.budget_mib = budget_mib
-        self.done = 0
         self._detail = Detail(int(budget_mib * 2**20))
         self._statistics: dict[str, packed[float]] | None = {} if statistics else None
         self._statistics_until: int | None = None
         self._series: dict[str, list[np.generic]] = {}
-        self._scalars: dict[str, np.generic] = {}
-        self._arrays: Arrays = {}
+        self._present = PresentUpdate(self._is_wanted)
         self._initial: Arrays = {}
         self._before: Arrays = {}
         self._latest: Arrays = {}
         self._buffers: set[str] = set()
-        self._dtypes: Counter[tuple[str, str]] = Counter()
-        self._layers: dict[str, None] = {}
-        self._source: Any = None
-        self._optimizer: Any = None
-        self._has_stepped = False
-        self._hooks: list[Any] = []
+        self._watch: TorchWatch | None = None
         self._first_due: int | None = None
+
+    @property
+    def done(self) -> int:
+        """The number of updates that were closed."""
+        return self._present.number
 
     @property
     def due(self) -> bool:
@@ -168,29 +161,7 @@ class Recorder:
         Raises:
             InputError: a model or an optimizer of another kind; nothing is watched then.
         """
-        if not hasattr(model, "named_modules"):
-            raise InputError(
-                f"watch: model must be a torch.nn.Module, got {_kind(model)}; {WITHOUT_WATCH}"
-            )
-        if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
-            raise InputError(
-                f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; "
-                f"{WITHOUT_WATCH}"
-            )
-        self._source = model
-        self._optimizer = optimizer
-        for name, module in model.named_modules():
-            is_leaf = not list(module.children())
-            if is_leaf or list(module.parameters(recurse=False)):
-                layer = name or type(module).__name__.lower()
-                self._hooks.append(module.register_forward_hook(self._make_hook(layer)))
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self._hooks.append(
-                    parameter.register_post_accumulate_grad_hook(self._make_gradient_hook(name))
-                )
-        if optimizer is not None:
-            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        self._watch = TorchWatch(model, optimizer, self._present)
 
     def record(
         self,
@@ -225,26 +196,27 @@ class Recorder:
             InputError: names that differ from those at the start, two arrays of one name, or an
                 array that cannot be recorded.
         """
-        if batch is not None and self._is_wanted:
+        present = self._present
+        is_wanted = self._is_wanted()
+        if batch is not None and is_wanted:
             arrays = {"x": batch} if hasattr(batch, "shape") else name_arrays(batch)
-            self._append("batch", arrays)
-        if forward is not None and self._is_wanted:
-            self._append("forward", name_arrays(forward))
+            present.append("batch", arrays)
+        if forward is not None and is_wanted:
+            present.append("forward", name_arrays(forward))
         if loss is not None:
-            self._scalars["loss"] = _scalar("loss", loss)
+            present.set_scalar("loss", loss)
         if gradients is not None:
-            self._arrays |= self._read("gradients", gradients_of(gradients))
-        if clipped is not None and self._is_wanted:
-            self._arrays |= self._read("clip", gradients_of(clipped))
+            present.add("gradients", gradients_of(gradients))
+        if clipped is not None and is_wanted:
+            present.add("clip", gradients_of(clipped))
         if lr is not None:
-            for group, rate in enumerate(rates_of(lr)):
-                self._scalars[f"lr{group or ''}"] = _scalar("lr", rate)
-        if moments is not None and self._is_wanted:
-            module = self._source if parameters is None else parameters
-            slots = moments_of(moments, module, list(self._initial))
-            self._arrays |= self._read("moments", slots)
-            if lr is None and "lr" not in self._scalars and hasattr(moments, "param_groups"):
-                self.record(lr=moments)
+            present.set_rates(rates_of(lr))
+        if moments is not None and is_wanted:
+            model = None if self._watch is None else self._watch.model
+            module = model if parameters is None else parameters
+            present.add("moments", moments_of(moments, module, list(self._initial)))
+            if "lr" not in present.scalars and hasattr(moments, "param_groups"):
+                present.set_rates(rates_of(moments))
         if parameters is not None:
             self._record_parameters(parameters)
 
@@ -263,7 +235,7 @@ class Recorder:
         trained = [name for name in before if name not in self._buffers]
         with np.errstate(all="ignore"):
             changes = [after[name].astype(np.float64) - before[name] for name in trained]
-        self._scalars["update_norm"] = _norm(changes)
+        self._present.scalars["update_norm"] = _norm(changes)
 
     def update(self, **families: Any) -> None:
         """Record the rest of the update, by the arguments of `record`, and close it.
@@ -272,37 +244,36 @@ class Recorder:
             InputError: as in `record`; nothing was given; or a loss, rate, gradient or parameters
                 were given in this update and not in others, or the other way round.
         """
-        if self._source is not None:
-            families = {"parameters": self._source, "moments": self._optimizer} | families
+        watch = self._watch
+        if watch is not None:
+            families = {"parameters": watch.model, "moments": watch.optimizer} | families
         self.record(**families)
-        gradients = arrays_below(self._arrays, "gradients/")
+        present = self._present
+        gradients = arrays_below(present.arrays, "gradients/")
         if gradients:
-            self._scalars["grad_norm"] = _norm(gradients.values())
-        if not self._scalars and not self._arrays:
+            present.scalars["grad_norm"] = _norm(gradients.values())
+        if not present.scalars and not present.arrays:
             raise InputError(f"update {self.done}: nothing was given to record")
         if self.done == 0:
-            self._series = {name: [] for name in self._scalars}
-        if self._series.keys() != self._scalars.keys():
-            names = sorted(self._series.keys() ^ self._scalars.keys())
+            self._series = {name: [] for name in present.scalars}
+        if self._series.keys() != present.scalars.keys():
+            names = sorted(self._series.keys() ^ present.scalars.keys())
             raise InputError(
                 f"update {self.done}: {', '.join(names)}: given at some updates, not at all"
             )
-        for name, value in self._scalars.items():
+        for name, value in present.scalars.items():
             self._series[name].append(value)
         if self._statistics is not None:
             self._add_statistics(self._statistics)
         if self.due:
-            if "update_norm" in self._scalars:
-                self._detail.add(self.done, self._arrays, self._before, self._latest)
+            if "update_norm" in present.scalars:
+                self._detail.add(self.done, present.arrays, self._before, self._latest)
             else:
-                self._detail.add(self.done, self._arrays, {}, {})
+                self._detail.add(self.done, present.arrays, {}, {})
             if self._first_due is None:
                 self._first_due = self.done
                 self._warn_of_budget()
-        self._arrays = {}
-        self._scalars = {}
-        self._has_stepped = False
-        self.done += 1
+        present.close()
 
     def finish(self, stopped: str = "") -> Trace:
         """Write the trace, and return it.
@@ -346,7 +317,7 @@ class Recorder:
 
     def _header(self, stopped: str) -> dict[str, Any]:
         dtypes = Counter[str]()
-        for (family, dtype), count in self._dtypes.items():
+        for (family, dtype), count in self._present.dtypes.items():
             if family == "parameters":
                 dtypes[dtype] = count
         return {
@@ -354,12 +325,12 @@ class Recorder:
             "backend": self.backend,
             "settings": self.settings,
             "dtype": dtypes.most_common(1)[0][0] if dtypes else "float64",
-            "dtypes": sorted({dtype for _, dtype in self._dtypes}),
+            "dtypes": sorted({dtype for _, dtype in self._present.dtypes}),
             "updates": self.done,
             "updates_per_epoch": self.done,
             "first_update": 0,
             "detail": list(self._detail.updates),
-            "layers": list(self._layers),
+            "layers": list(self._present.layers),
             "buffers": sorted(self._buffers),
             "recording": {
                 "every": self.every,
@@ -382,10 +353,9 @@ class Recorder:
             warnings.warn(f"{self.path}: {note}", RecorderWarning, stacklevel=3)
 
     def _unwatch(self) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
+        if self._watch is not None:
+            self._watch.close()
 
-    @property
     def _is_wanted(self) -> bool:
         return self.due or self._statistics is not None
 
@@ -395,26 +365,14 @@ class Recorder:
             return 0
         return sum(len(values) * values.itemsize for values in self._statistics.values())
 
-    def _read(self, family: str, values: Mapping[str, Tensor]) -> Arrays:
-        """Copies of tensors in NumPy, named "family/name"."""
-        arrays = {}
-        for name, value in values.items():
-            try:
-                arrays[f"{family}/{name}"], dtype = to_array(value)
-            except InputError as error:
-                raise InputError(f"update {self.done}: {family} {name}: {error}") from None
-            if "float" in dtype:
-                self._dtypes[family, dtype] += 1
-        return arrays
-
     def _read_parameters(self, source: Tree) -> Arrays:
         parameters, self._buffers = parameters_of(source)
-        return arrays_below(self._read("parameters", parameters), "parameters/")
+        return arrays_below(self._present.read("parameters", parameters), "parameters/")
 
     def _add_statistics(self, statistics: dict[str, "packed[float]"]) -> None:
         if self._statistics_until is not None:
             return
-        arrays = self._arrays | {
+        arrays = self._present.arrays | {
             f"parameters/{name}": array for name, array in self._latest.items()
         }
         for name, array in arrays.items():
@@ -427,53 +385,6 @@ class Recorder:
             self._statistics_until = self.done + 1
         self._detail.thin(self._statistics_bytes)
 
-    def _append(self, family: str, values: Mapping[str, Tensor]) -> None:
-        """Join more rows to those of the update.
-
-        Rows of another shape, as of a layer that is used twice, get a name of their own.
-        """
-        for name, array in self._read(family, values).items():
-            key = name
-            rows = self._arrays.get(name)
-            if rows is not None and rows.shape[1:] == array.shape[1:] and array.ndim:
-                array = np.concatenate([rows, array])
-            else:
-                prefix = f"{name}#"
-                uses = [
-                    other for other in self._arrays if other == name or other.startswith(prefix)
-                ]
-                key = f"{name}#{len(uses) + 1}" if uses else name
-            self._arrays[key] = array
-            if family == "forward":
-                self._layers[key.removeprefix("forward/")] = None
-
-    def _make_hook(self, layer: str) -> Callable[[Any, Any, Any], None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            while isinstance(output, tuple | list) and output:
-                output = output[0]
-            if module.training and self._is_wanted and hasattr(output, "detach"):
-                self._append("forward", {layer: output})
-
-        return hook
-
-    def _make_gradient_hook(self, name: str) -> Callable[[Any], None]:
-        def hook(parameter: Any) -> None:
-            self._arrays |= self._read("gradients", {name: parameter.grad})
-
-        return hook
-
-    def _after_step(self, optimizer: Any, *_: Any) -> None:
-        if self._has_stepped:
-            raise InputError(
-                f"update {self.done}: the optimizer steps twice in it; call update() after each "
-                "step"
-            )
-        self._has_stepped = True
-        if any(name.startswith("gradients/") for name in self._arrays):
-            self.record(lr=optimizer, clipped=self._source)
-        else:
-            self.record(lr=optimizer, gradients=self._source)
-
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
@@ -483,18 +394,6 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"settings: must be nested dictionaries of plain values: {error}"
         ) from None
     return plain
-
-
-def _scalar(name: str, value: Tensor) -> np.generic:
-    array, _ = to_array(value)
-    if array.size != 1:
-        raise InputError(f"{name}: shape {array.shape}, expected a number")
-    return cast(np.generic, array.reshape(())[()])
-
-
-def _kind(value: object) -> str:
-    kind = type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _norm(arrays: Iterable[NDArray[Any]]) -> np.float64:
