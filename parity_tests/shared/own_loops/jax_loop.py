@@ -1,0 +1,82 @@
+"""The training loop in JAX and Optax, recorded."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lockstep import Recorder, Trace
+from parity_tests.shared.own_loops.jax_models import MODELS, tree_of
+from parity_tests.shared.own_loops.torch_models import start_of
+from parity_tests.shared.own_loops.ways import Loop, batches, rate_at
+
+__all__ = ["train"]
+
+
+def transformation_of(loop: Loop) -> optax.GradientTransformation:
+    """Optax's transformation, whose learning rate the loop sets before each update."""
+    if loop.optimizer == "sgd":
+        return optax.inject_hyperparams(optax.sgd)(
+            loop.lr, momentum=loop.momentum, nesterov=loop.is_nesterov
+        )
+    knobs = {"b1": loop.beta1, "b2": loop.beta2, "eps": loop.adam_eps}
+    if loop.optimizer == "adam":
+        return optax.inject_hyperparams(optax.adam)(loop.lr, **knobs)
+    return optax.inject_hyperparams(optax.adamw)(loop.lr, weight_decay=loop.weight_decay, **knobs)
+
+
+def clip(gradients: Any, largest: float) -> Any:
+    """Clip as `clip_grad_norm_` does, which adds 1e-6 to the norm."""
+    factor = jnp.minimum(largest / (optax.tree.norm(gradients) + 1e-6), 1)
+    return jax.tree.map(lambda gradient: gradient * factor, gradients)
+
+
+def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
+    """Train, and write the trace to `path`; float64 where the loop is in it."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", loop.dtype == "float64")
+    try:
+        return _train(loop, path, perturb)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
+    names: list[str] = []  # jit hands a dictionary back in another order
+
+    def loss_of(parameters: Any, x: jax.Array, y: jax.Array) -> Any:
+        outputs = MODELS[loop.model](parameters, x, loop)
+        names[:] = outputs
+        logits = outputs["head"]
+        logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return losses.mean(), tuple(outputs.values())
+
+    gradient_of = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    transformation = transformation_of(loop)
+    parameters = tree_of(start_of(loop), loop)
+    recorder = Recorder(path, backend="jax", perturb=perturb)
+    parameters = recorder.start(parameters)
+    state: Any = transformation.init(parameters)
+    for update, (x, y) in enumerate(batches(loop)):
+        parts = []
+        for x_part, y_part in zip(jnp.split(x, loop.micro), jnp.split(y, loop.micro)):
+            (loss, outputs), gradients = gradient_of(parameters, x_part, y_part)
+            recorder.record(batch={"x": x_part, "y": y_part}, forward=dict(zip(names, outputs)))
+            parts.append((loss, gradients))
+        loss, gradients = jax.tree.map(lambda *leaves: sum(leaves) / loop.micro, *parts)
+        clipped = clip(gradients, loop.clip) if loop.clip else gradients
+        state.hyperparams["learning_rate"] = rate_at(loop, update)
+        changes, state = transformation.update(clipped, state, parameters)
+        parameters = optax.apply_updates(parameters, changes)
+        recorder.update(
+            loss=loss,
+            gradients=gradients,
+            clipped=clipped,
+            lr=rate_at(loop, update),
+            moments=state,
+            parameters=parameters,
+        )
+    return recorder.finish()

@@ -1,0 +1,225 @@
+"""The models in JAX, as functions of a tree of parameters, and the names that this tree has."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lockstep.diagnose.names import Layout, NameMap
+from parity_tests.shared.own_loops.torch_models import HEADS
+from parity_tests.shared.own_loops.ways import Loop
+
+__all__ = ["MODELS", "Outputs", "map_of", "tree_of"]
+
+Tree = Any
+Outputs = dict[str, jax.Array]
+KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
+"""Axes of a kernel -> what leads from JAX's layout to PyTorch's."""
+
+
+def layout_of(name: str, array: np.ndarray) -> Layout:
+    """The name and layout that a parameter of PyTorch has in the tree."""
+    stem, _, leaf = name.rpartition(".")
+    if "token" in stem or "position" in stem:
+        return Layout(f"{stem}.embedding")
+    if "norm" in stem:
+        leaves = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
+        return Layout(f"{stem}.{leaves.get(leaf, leaf)}")
+    if array.ndim in KERNEL_AXES:
+        return Layout(f"{stem}.{leaf.replace('weight', 'kernel')}", KERNEL_AXES[array.ndim])
+    return Layout(name)
+
+
+def _parts(start: dict[str, np.ndarray], loop: Loop) -> dict[str, np.ndarray]:
+    """What of PyTorch's parameters and buffers the tree has: tied weights once, no counts."""
+    tied = {"head.weight"} if loop.model == "gpt" and loop.is_tied else set()
+    return {
+        name: array
+        for name, array in start.items()
+        if name not in tied and "num_batches" not in name
+    }
+
+
+def map_of(start: dict[str, np.ndarray], loop: Loop) -> NameMap:
+    """The name map of a pair whose side A is PyTorch's and whose side B is the tree."""
+    parts = _parts(start, loop)
+    return NameMap(names={name: layout_of(name, array) for name, array in parts.items()})
+
+
+def tree_of(start: dict[str, np.ndarray], loop: Loop) -> Tree:
+    """PyTorch's parameters and buffers as the tree."""
+    tree: Tree = {}
+    for name, array in _parts(start, loop).items():
+        layout = layout_of(name, array)
+        turned = array.transpose(np.argsort(layout.axes)) if layout.axes else array
+        *path, leaf = layout.name.split(".")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[leaf] = jnp.asarray(turned, loop.dtype)
+    return tree
+
+
+def narrow(x: jax.Array, loop: Loop) -> jax.Array:
+    return x.astype(loop.compute) if loop.compute else x
+
+
+def linear(tree: Tree, x: jax.Array, loop: Loop) -> jax.Array:
+    y = narrow(x, loop) @ narrow(tree["kernel"], loop)
+    return y + narrow(tree["bias"], loop) if "bias" in tree else y
+
+
+def norm(tree: Tree, x: jax.Array, loop: Loop) -> jax.Array:
+    """A LayerNorm with its statistics in float32 at least, handed on in the dtype that came."""
+    y = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    mean = y.mean(-1, keepdims=True)
+    if loop.layers == "library":
+        var = jnp.var(y, axis=-1, keepdims=True)
+    else:  # as Flax has it by default
+        var = jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean)
+    scaled = (y - mean) * jax.lax.rsqrt(var + loop.eps)
+    return (scaled * tree["scale"] + tree["bias"]).astype(x.dtype)
+
+
+def gelu(x: jax.Array, loop: Loop) -> jax.Array:
+    if loop.layers == "library":
+        return jax.nn.gelu(x, approximate=loop.gelu == "tanh")
+    y = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    return (y * 0.5 * jax.scipy.special.erfc(-y / np.sqrt(2))).astype(x.dtype)
+
+
+def attention(tree: Tree, x_BTW: jax.Array, loop: Loop, put: Callable[..., Any]) -> jax.Array:
+    B, T, W = x_BTW.shape
+    if loop.is_packed:
+        parts = jnp.split(put("qkv", linear(tree["qkv"], x_BTW, loop)), 3, axis=-1)
+    else:
+        names = ("query", "key", "value")
+        parts = [put(name, linear(tree[name], x_BTW, loop)) for name in names]
+    q, k, v = (part.reshape(B, T, HEADS, W // HEADS) for part in parts)
+    mask_TT = jnp.tril(jnp.ones((T, T), bool))
+    scale = loop.attention_scale / np.sqrt(W // HEADS)
+    if loop.attention == "library" and x_BTW.dtype != jnp.float64:
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=loop.is_causal, scale=scale)
+    else:
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * jnp.asarray(scale, q.dtype)
+        if loop.is_causal:
+            scores = jnp.where(mask_TT, scores, jnp.finfo(scores.dtype).min)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+    return put("out", linear(tree["out"], mixed.reshape(B, T, W), loop))
+
+
+def gpt(tree: Tree, tokens_BT: jax.Array, loop: Loop) -> Outputs:
+    outputs: Outputs = {}
+    embeddings = tree["token"]["embedding"], tree["position"]["embedding"]
+    if loop.residual == "bfloat16":
+        embeddings = narrow(embeddings[0], loop), narrow(embeddings[1], loop)
+    outputs["token"] = embeddings[0][tokens_BT]
+    outputs["position"] = embeddings[1][: tokens_BT.shape[1]]
+    x_BTW = outputs["token"] + outputs["position"]
+    for i, block in tree["blocks"].items():
+
+        def put(name: str, output: jax.Array, stem: str = f"blocks.{i}.") -> jax.Array:
+            outputs[stem + name] = output
+            return output
+
+        def put_attention(name: str, output: jax.Array, put: Any = put) -> jax.Array:
+            return put(f"attention.{name}", output)
+
+        normed = put("norm1", norm(block["norm1"], x_BTW, loop))
+        x_BTW = x_BTW + attention(block["attention"], normed, loop, put_attention)
+        up = put("up", linear(block["up"], put("norm2", norm(block["norm2"], x_BTW, loop)), loop))
+        x_BTW = x_BTW + put("down", linear(block["down"], put("gelu", gelu(up, loop)), loop))
+    outputs["norm"] = norm(tree["norm"], x_BTW, loop)
+    kernel = tree["token"]["embedding"].T if loop.is_tied else tree["head"]["kernel"]
+    outputs["head"] = linear({"kernel": kernel}, outputs["norm"], loop)
+    return outputs
+
+
+def mlp(tree: Tree, x_BD: jax.Array, loop: Loop) -> Outputs:
+    outputs: Outputs = {}
+    x = x_BD
+    for i in (1, 2):
+        outputs[f"linear{i}"] = linear(tree[f"linear{i}"], x, loop)
+        outputs[f"norm{i}"] = norm(tree[f"norm{i}"], outputs[f"linear{i}"], loop)
+        x = outputs[f"gelu{i}"] = gelu(outputs[f"norm{i}"], loop)
+    outputs["head"] = linear(tree["head"], x, loop)
+    return outputs
+
+
+def convolution(tree: Tree, x_BHWC: jax.Array, loop: Loop) -> jax.Array:
+    y_BHWC = jax.lax.conv_general_dilated(
+        narrow(x_BHWC, loop),
+        narrow(tree["kernel"], loop),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y_BHWC + narrow(tree["bias"], loop)
+
+
+def group_norm(tree: Tree, x_BHWC: jax.Array, loop: Loop) -> jax.Array:
+    B, H, W, C = x_BHWC.shape
+    y = x_BHWC if x_BHWC.dtype == jnp.float64 else x_BHWC.astype(jnp.float32)
+    grouped = y.reshape(B, H, W, 2, C // 2)
+    mean = grouped.mean((1, 2, 4), keepdims=True)
+    var = grouped.var((1, 2, 4), keepdims=True)
+    scaled = ((grouped - mean) * jax.lax.rsqrt(var + loop.eps)).reshape(x_BHWC.shape)
+    return (scaled * tree["scale"] + tree["bias"]).astype(x_BHWC.dtype)
+
+
+def convnet(tree: Tree, x_BCHW: jax.Array, loop: Loop) -> Outputs:
+    """Images and outputs are recorded as PyTorch lays them out."""
+    outputs: Outputs = {}
+
+    def put(name: str, x_BHWC: jax.Array) -> jax.Array:
+        outputs[name] = x_BHWC.transpose(0, 3, 1, 2)
+        return x_BHWC
+
+    x = put("conv1", convolution(tree["conv1"], x_BCHW.transpose(0, 2, 3, 1), loop))
+    x = put("relu1", jax.nn.relu(put("norm1", group_norm(tree["norm1"], x, loop))))
+    B, H, W, C = x.shape
+    x = put("pool1", x.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4)))
+    x = put("conv2", convolution(tree["conv2"], x, loop))
+    x = put("relu2", jax.nn.relu(put("norm2", group_norm(tree["norm2"], x, loop))))
+    pooled_BC = x.mean((1, 2))
+    outputs["pool2"] = pooled_BC[:, :, None, None]
+    outputs["head"] = linear(tree["head"], pooled_BC, loop)
+    return outputs
+
+
+def recurrent(tree: Tree, x_BTD: jax.Array, loop: Loop) -> Outputs:
+    rnn = tree["rnn"]
+    gates = 4 if loop.model == "lstm" else 3
+    known = {"kernel": rnn["kernel_hh_l0"], "bias": rnn["bias_hh_l0"]}
+    given_BTG = linear({"kernel": rnn["kernel_ih_l0"], "bias": rnn["bias_ih_l0"]}, x_BTD, loop)
+    width = known["kernel"].shape[0]
+    zeros_BW = jnp.zeros((len(x_BTD), width), given_BTG.dtype)
+
+    def step(state: Any, given_BG: jax.Array) -> Any:
+        h_BW, c_BW = state
+        left = jnp.split(given_BG, gates, -1)
+        right = jnp.split(linear(known, h_BW, loop), gates, -1)
+        if gates == 4:
+            i, f, g, o = (one + other for one, other in zip(left, right))
+            c_BW = jax.nn.sigmoid(f) * c_BW + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h_BW = jax.nn.sigmoid(o) * jnp.tanh(c_BW)
+        else:
+            r, z = (jax.nn.sigmoid(one + other) for one, other in zip(left[:2], right[:2]))
+            h_BW = (1 - z) * jnp.tanh(left[2] + r * right[2]) + z * h_BW
+        return (h_BW, c_BW), h_BW
+
+    _, states_TBW = jax.lax.scan(step, (zeros_BW, zeros_BW), given_BTG.swapaxes(0, 1))
+    outputs = {"rnn": states_TBW.swapaxes(0, 1)}
+    outputs["head"] = linear(tree["head"], outputs["rnn"][:, -1], loop)
+    return outputs
+
+
+MODELS: dict[str, Callable[[Tree, jax.Array, Loop], Outputs]] = {
+    "gpt": gpt,
+    "mlp": mlp,
+    "convnet": convnet,
+    "lstm": recurrent,
+    "gru": recurrent,
+}

@@ -1,0 +1,129 @@
+"""The training loop in PyTorch, recorded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lockstep import Recorder, Trace
+from parity_tests.shared.own_loops.torch_models import build, start_of
+from parity_tests.shared.own_loops.ways import Loop, batches, rate_at
+
+__all__ = ["train"]
+
+
+class WrittenAdam(torch.optim.Optimizer):
+    """AdamW, or Adam where there is no decay, as it is written by hand."""
+
+    def __init__(self, groups: Any, loop: Loop) -> None:
+        settings = {
+            "lr": loop.lr,
+            "betas": (loop.beta1, loop.beta2),
+            "eps": loop.adam_eps,
+            "weight_decay": loop.weight_decay,
+            "correct_bias": loop.is_bias_corrected,
+        }
+        super().__init__(groups, settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+        return None
+
+    def _move(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        gradient = parameter.grad
+        assert gradient is not None
+        first = state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * gradient
+        second = state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient**2
+        if group["correct_bias"]:
+            first = first / (1 - beta1 ** state["step"])
+            second = second / (1 - beta2 ** state["step"])
+        way = first / (second.sqrt() + group["eps"]) + group["weight_decay"] * parameter
+        parameter.copy_(parameter - group["lr"] * way)
+
+
+def groups_of(model: nn.Module, loop: Loop) -> Any:
+    """All parameters, or matrices and embeddings apart from the others, which do not decay."""
+    if loop.groups == 1:
+        return model.parameters()
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    decay = loop.weight_decay if loop.decays_norms else 0.0
+    return [{"params": matrices}, {"params": others, "weight_decay": decay}]
+
+
+def optimizer_of(model: nn.Module, loop: Loop) -> torch.optim.Optimizer:
+    groups = groups_of(model, loop)
+    if loop.optimizer_code == "written":
+        return WrittenAdam(groups, loop)
+    settings: dict[str, Any] = {
+        "lr": loop.lr,
+        "weight_decay": loop.weight_decay,
+        "foreach": loop.optimizer_code == "foreach",
+    }
+    if loop.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, momentum=loop.momentum, nesterov=loop.is_nesterov, **settings
+        )
+    kind: Any = torch.optim.AdamW if loop.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, betas=(loop.beta1, loop.beta2), eps=loop.adam_eps, **settings)
+
+
+def loss_of(logits: torch.Tensor, labels: torch.Tensor, loop: Loop) -> torch.Tensor:
+    """Mean cross-entropy, in float32 at least."""
+    logits_NK = logits.flatten(0, -2)
+    if logits_NK.dtype == torch.bfloat16:
+        logits_NK = logits_NK.float()
+    labels_N = labels.flatten()
+    if loop.loss_code == "library":
+        return F.cross_entropy(logits_NK, labels_N, label_smoothing=loop.smoothing)
+    logs_NK = logits_NK - torch.logsumexp(logits_NK, -1, keepdim=True)
+    return -logs_NK.gather(1, labels_N[:, None]).sum() / len(labels_N)
+
+
+def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
+    """Train, and write the trace to `path`."""
+    torch.manual_seed(1)
+    dtype = getattr(torch, loop.dtype)
+    model = build(loop)
+    start = start_of(loop)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
+    optimizer = optimizer_of(model, loop)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda update: rate_at(loop, update) / loop.lr
+    )
+    recorder = Recorder(path, backend="torch", perturb=perturb)
+    recorder.watch(recorder.start(model), optimizer)
+    for x, y in batches(loop):
+        losses = []
+        for x_part, y_part in zip(
+            torch.from_numpy(x).chunk(loop.micro), torch.from_numpy(y).chunk(loop.micro)
+        ):
+            x_part = x_part.to(dtype) if x_part.is_floating_point() else x_part
+            recorder.record(batch={"x": x_part, "y": y_part})
+            with torch.autocast("cpu", torch.bfloat16, enabled=bool(loop.compute)):
+                logits = model(x_part)
+            loss = loss_of(logits, y_part, loop)
+            (loss / loop.micro if loop.is_divided else loss).backward()
+            losses.append(loss.detach())
+        if loop.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
+        optimizer.step()
+        scheduler.step()
+        recorder.update(loss=sum(losses) / len(losses))
+        if loop.is_zeroed:
+            optimizer.zero_grad()
+    return recorder.finish()

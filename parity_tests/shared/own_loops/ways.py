@@ -1,0 +1,128 @@
+"""What one side of a pair is: its model, its dtypes, its optimizer, and how each is written."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["SIZES", "Loop", "Sizes", "batches", "rate_at"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model: rows of a batch, width, classes or vocabulary, and the shape of a row."""
+
+    rows: int
+    width: int
+    classes: int
+    row: tuple[int, ...]
+
+
+SIZES = {
+    "gpt": Sizes(rows=8, width=32, classes=50, row=(16,)),
+    "mlp": Sizes(rows=32, width=48, classes=5, row=(12,)),
+    "convnet": Sizes(rows=16, width=8, classes=5, row=(3, 8, 8)),
+    "lstm": Sizes(rows=16, width=24, classes=5, row=(10, 6)),
+    "gru": Sizes(rows=16, width=24, classes=5, row=(10, 6)),
+}
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One side of a pair.
+
+    The fields below `updates` say how the loop is written; every value of these means the same.
+    The fields below `eps` are what a fault changes.
+
+    Attributes:
+        model: a key of `SIZES`.
+        framework: "torch" or "jax".
+        dtype: of the parameters: "float32", "float64" or, of PyTorch, "bfloat16".
+        compute: "bfloat16" for autocast, or for JAX its like; "" for `dtype`.
+        updates: the updates to train.
+        micro: the micro-batches that make up a batch.
+        attention: "library" for PyTorch's own function, "written" for softmax(q k') v.
+        is_packed: whether q, k and v are one layer.
+        is_tied: whether the token embedding is the output's weight too.
+        norm: "layer" for a transformer or MLP; "batch" or "group" for a convnet.
+        layers: "library" for the framework's norm, GELU, convolution or recurrent layer, "written"
+            for its formula in float32 at least, "coarse" for its formula in the dtype that comes.
+        activation: "module" or "function", as PyTorch has both.
+        memory: "nchw" or "nhwc", the order in memory of PyTorch's images.
+        residual: the dtype of JAX's residual stream under `compute`: "float32" as autocast has it,
+            or "bfloat16" as Flax's `dtype` has it.
+        loss_code: "library" or "written".
+        optimizer_code: "foreach", "loop" or "written".
+        optimizer: "adamw", "adam" or "sgd".
+        lr: its peak.
+        warmup: updates of linear warmup.
+        clip: largest 2-norm of the gradient; 0 for any.
+        groups: 2 for matrices and embeddings apart from biases and norms.
+        eps: of every norm.
+    """
+
+    model: str = "gpt"
+    framework: str = "torch"
+    dtype: str = "float32"
+    compute: str = ""
+    updates: int = 6
+    micro: int = 1
+    attention: str = "library"
+    is_packed: bool = False
+    is_tied: bool = True
+    norm: str = "layer"
+    layers: str = "library"
+    activation: str = "module"
+    memory: str = "nchw"
+    residual: str = "float32"
+    loss_code: str = "library"
+    optimizer_code: str = "loop"
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    warmup: int = 3
+    clip: float = 0.0
+    groups: int = 1
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    adam_eps: float = 1e-8
+    momentum: float = 0.9
+    smoothing: float = 0.0
+    dropout: float = 0.0
+    gelu: str = "erf"
+    attention_scale: float = 1.0
+    is_causal: bool = True
+    is_divided: bool = True
+    is_bias_corrected: bool = True
+    is_zeroed: bool = True
+    is_nesterov: bool = False
+    decays_norms: bool = False
+    without_bias: str = ""
+    lr_offset: int = 0
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES[self.model]
+
+
+def rate_at(loop: Loop, update: int) -> float:
+    """The learning rate: a linear warmup, then the peak."""
+    step = update + 1 + loop.lr_offset
+    return loop.lr * min(1.0, step / max(loop.warmup, 1))
+
+
+def batches(loop: Loop) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Features and labels of each update; a transformer's are tokens and the tokens after them."""
+    sizes = loop.sizes
+    draw = np.random.Generator(np.random.PCG64(7))
+    dtype: Any = np.float64 if loop.dtype == "float64" else np.float32
+    drawn = []
+    for _ in range(loop.updates):
+        if loop.model == "gpt":
+            tokens = draw.integers(0, sizes.classes, (sizes.rows, sizes.row[0] + 1))
+            drawn.append((tokens[:, :-1], tokens[:, 1:]))
+        else:
+            x = draw.normal(size=(sizes.rows, *sizes.row)).astype(dtype)
+            drawn.append((x, draw.integers(0, sizes.classes, sizes.rows)))
+    return drawn
