@@ -320,6 +320,9 @@ def _gap(a: Trace, b: Trace, name: str, bounds: Bounds) -> _Gap:
         if not _may_be_infinite(a, name):
             opposite = wide_a == -wide_b  # infinities of either sign
             unjudged |= ~np.isfinite(wide_a) & ~np.isfinite(wide_b) & ~opposite
+        if is_loop(a) and _has_size(name):
+            size = np.abs(wide_a[np.isfinite(wide_a)]).max(initial=0.0)
+            unjudged |= ~same & (distance <= bound) & (bound >= size) & np.isfinite(size)
         ratio = np.where(same | unjudged, 0.0, distance / bound)
     distance = np.where(unjudged, 0.0, distance)
     bound = np.broadcast_to(bound, distance.shape)
@@ -378,6 +381,14 @@ def _may_be_infinite(trace: Trace, name: str) -> bool:
     return kind == "detail" and rest.split("/")[1] in FED
 
 
+def _has_size(name: str) -> bool:
+    """Whether a bound as wide as an array's largest value leaves nothing to judge. Gradients may be
+    0 but for rounding, and those of other tensors tell then.
+    """
+    kind, _, rest = name.partition("/")
+    return rest in SERIES_WORDS if kind == "updates" else "/forward/" in name
+
+
 def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
     """The first update of which an array was not judged; None where all of it was."""
     if not gap.unjudged.any():
@@ -385,16 +396,20 @@ def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
     kind, _, rest = name.partition("/")
     unjudged = gap.unjudged
     bound = gap.bound
+    values = gap.a
     if kind in ("updates", "statistics", "epochs"):
         row = int(unjudged.reshape(len(unjudged), -1).any(axis=1).argmax())
         unjudged = unjudged[row]
         bound = bound[row]
+        values = values[row]
         length = trace.header["updates_per_epoch"] if kind == "epochs" else 1
         update = (gap.begin + row + 1) * length - 1
     else:
         update = int(rest.split("/")[0]) - (kind != "detail")
     if np.isfinite(bound[unjudged]).all():
         noun = SERIES_WORDS.get(rest, rest.rpartition("/")[2])
+        if np.isfinite(values[unjudged]).any():
+            return Limit(update, f"the bound on rounding is as wide as {noun} is large")
         return Limit(update, f"{noun} is finite on neither side")
     return Limit(update, getattr(bounds, "reason", "") or "no bound on rounding is finite")
 

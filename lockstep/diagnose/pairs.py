@@ -18,6 +18,7 @@ from lockstep.diagnose.diagnosis import diagnose as diagnose_arrays
 from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
 from lockstep.diagnose.names import NameMap, load_names
 from lockstep.diagnose.noise import loop_bounds
+from lockstep.diagnose.remarks import remarks_on
 from lockstep.errors import InputError
 from lockstep.oracle.train import states, train
 from lockstep.records.run_recorder import Watch
@@ -138,7 +139,8 @@ def make_pair(
             "no noise was measured (--noise): bounds are what rounding every sum once an update "
             "comes to"
         )
-    return TracePair(a, b, None, loop_bounds(a, b, sides), notes)
+    bounds = loop_bounds(a, b, sides)
+    return TracePair(a, b, None, bounds, [*notes, *remarks_on(a, b, bounds)])
 
 
 def data_of(trace: Trace) -> PreparedData:

@@ -14,7 +14,7 @@ from lockstep.cli import main
 from lockstep.diagnose.compare import Comparison, compare
 from lockstep.diagnose.loops import align, notes_on, sides_of
 from lockstep.diagnose.names import apply, save_names
-from lockstep.diagnose.noise import loop_bounds, unit_of
+from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
@@ -134,12 +134,41 @@ def test_a_bound_is_the_spread_or_the_first_order_whichever_is_more(tmp_path: Pa
         loop_bounds(run, run, [[run, Trace(run.header, {})]])
 
 
-def test_the_coarsest_dtype_sets_the_unit(tmp_path: Path) -> None:
-    assert unit_of(tiny(tmp_path, [1.0])) == 2.0**-24
-    assert unit_of(tiny(tmp_path, [1.0], dtype=np.float16)) == 2.0**-11
-    trace = tiny(tmp_path, [1.0])
+def test_each_array_has_the_unit_of_its_own_dtype(tmp_path: Path) -> None:
+    trace = tiny(tmp_path, [1.5])
+    trace.arrays["detail/0/forward/h"] = np.array([1.5, -3.0], np.float32)
+    trace.arrays["detail/0/batch/x"] = np.array([1.0, 2.0], np.float32)
+    trace.arrays["updates/lr"] = np.array([0.1])
+    trace.header["layers"] = ["h"]
+    fine = loop_bounds(trace, trace)
     trace.header["dtypes"] = ["bfloat16", "float32"]
-    assert unit_of(trace) == 2.0**-8
+    trace.header["array_dtypes"] = {"forward/h": "bfloat16"}
+    mixed = loop_bounds(trace, trace)
+    assert mixed.low == "bfloat16"
+    for name in ("updates/lr", "detail/0/batch/x", "parameters/1/w"):
+        assert mixed[name] == fine[name]
+    # one layer, rounded once to the 8 bits of bfloat16; the loss, a mean, once more
+    size = np.sqrt((1.5**2 + 3**2) / 2) * np.sqrt(1.5)
+    assert mixed["detail/0/forward/h"] == pytest.approx(8 * 2.0**-8 * 3, rel=1e-3)
+    assert mixed["updates/loss"] == pytest.approx(2 * 2.0**-8 * np.sqrt(2) * size, rel=1e-3)
+    assert mixed["updates/lr"] == 8 * 2.0**-24 * 0.1  # no framework keeps rates in less
+    # an older trace does not say which arrays were widened: the values tell
+    del trace.header["array_dtypes"]
+    assert loop_bounds(trace, trace)["detail/0/forward/h"] == mixed["detail/0/forward/h"]
+
+
+def test_a_bound_as_wide_as_the_loss_judges_nothing(tmp_path: Path) -> None:
+    a, b = tiny(tmp_path, [1.0, 1.0]), tiny(tmp_path, [1.0, 1.5])
+    bounds = loop_bounds(a, b)
+    for width, verdict in ((0.1, "diverged"), (0.3, "rounding"), (0.9, "inconclusive")):
+        bounds |= {"updates/loss": np.full(2, width), "updates/update_norm": np.full(2, 1e-9)}
+        arrays = {name: array for name, array in b.arrays.items() if "parameters" not in name}
+        arrays |= {"updates/update_norm": a.arrays["updates/update_norm"]}
+        comparison = compare(a, Trace(b.header, arrays), bounds)
+        assert comparison.verdict == verdict, width
+    assert comparison.limit is not None
+    assert comparison.limit.update == 1
+    assert comparison.limit.reason == "the bound on rounding is as wide as the loss is large"
 
 
 def test_float64_loops_are_judged_by_their_semantics(tmp_path: Path) -> None:

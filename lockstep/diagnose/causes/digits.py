@@ -10,6 +10,8 @@ from lockstep.diagnose.causes.precision import rounded_to
 from lockstep.diagnose.causes.side import Side
 from lockstep.diagnose.causes.tensors import Tensors, residual
 from lockstep.diagnose.compare import Difference
+from lockstep.diagnose.loops import is_loop
+from lockstep.diagnose.units import FLOAT32, coarsest_dtype, unit_of_dtype
 from lockstep.oracle.arithmetic import Array
 
 __all__ = ["low_precision"]
@@ -97,7 +99,11 @@ def low_precision(
 
 
 def _is_meant(side: Side) -> bool:
-    """Whether the recipe itself asks for products in a lower precision."""
+    """Whether the recipe itself asks for products in a lower precision, or a loop computes in one
+    throughout: its bounds have that already.
+    """
+    if is_loop(side.trace) and unit_of_dtype(coarsest_dtype(side.trace)) > FLOAT32:
+        return True
     if side.recipe is None or not side.declares("training"):
         return False
     return side.recipe.training.compute != "same"
