@@ -46,7 +46,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
             f"{a.header['updates']} updates and {b.header['updates']}: record as many of both loops"
         )
     _refuse_other_parameters(a, b)
-    common = [key for key in a.arrays if key in b.arrays]
+    common = [key for key in a.arrays if key in b.arrays and not key.startswith("operations/")]
     if not common:
         raise InputError("the traces have no array in common: nothing to compare")
     for key in common:

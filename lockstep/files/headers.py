@@ -79,8 +79,19 @@ class Recording(Header):
     stopped: str
 
 
+class Operation(Header):
+    """One operation of an update that was listed in a loop."""
+
+    layer: str
+    op: str
+    line: str
+    shape: list[Whole]
+    dtype: str
+    inputs: list[Annotated[int, Field(ge=-1)]] = []
+
+
 class Loop(Header):
-    """The header of a trace of your own loop."""
+    """The header of a trace of your own loop; older ones lack the fields with a default."""
 
     kind: Literal["loop"]
     backend: str
@@ -95,6 +106,7 @@ class Loop(Header):
     buffers: list[str]
     recording: Recording
     environment: dict[str, Any]
+    operations: dict[str, list[Operation]] = {}
 
 
 class Checkpoint(Header):

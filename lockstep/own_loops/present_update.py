@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lockstep.errors import InputError
 from lockstep.own_loops.arrays import Tensor, to_array
+from lockstep.own_loops.operations import Operations
 
 __all__ = ["Arrays", "PresentUpdate"]
 
@@ -26,6 +27,7 @@ class PresentUpdate:
         arrays: "family/name" -> array.
         scalars: name -> number.
         layers: the outputs of layers in call order, of all updates.
+        operations: what the update computed, where that is listed.
         dtypes: (family, dtype of floats as the loop had them) -> how many arrays.
     """
 
@@ -35,6 +37,7 @@ class PresentUpdate:
         self.arrays: Arrays = {}
         self.scalars: dict[str, np.generic] = {}
         self.layers: dict[str, None] = {}
+        self.operations: Operations | None = None
         self.dtypes: Counter[tuple[str, str]] = Counter()
 
     def read(self, family: str, values: Mapping[str, Tensor]) -> Arrays:
@@ -95,4 +98,5 @@ class PresentUpdate:
         """Begin the next update."""
         self.arrays = {}
         self.scalars = {}
+        self.operations = None
         self.number += 1

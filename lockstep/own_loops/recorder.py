@@ -31,7 +31,9 @@ from lockstep.own_loops.arrays import (
     rates_of,
 )
 from lockstep.own_loops.detail_budget import Detail, note_on_budget
+from lockstep.own_loops.operations import Operations
 from lockstep.own_loops.present_update import Arrays, PresentUpdate
+from lockstep.own_loops.torch_operations import TorchOperations
 from lockstep.own_loops.torch_watch import TorchWatch
 from lockstep.records.tensor_statistics import WATCHED, statistics_of
 from lockstep.records.trace import TRACE, Trace
@@ -62,6 +64,8 @@ class Recorder:
             first. An "optimizer" with the names of a recipe's `[optimizer]` helps to find causes.
         every: the updates between two records of tensors; 0: only the updates in `window`.
         window: more updates, counted from 0, at which to record tensors.
+        operations: the update, or updates, of which to list every operation of the forward pass and
+            the loss, with its line of source; their tensors are recorded as well.
         statistics: whether to record mean, root mean square and largest absolute value of each
             tensor at every update.
         budget_mib: memory for tensors and statistics, in MiB (2^20 bytes).
@@ -81,6 +85,7 @@ class Recorder:
         settings: Mapping[str, Any] | None = None,
         every: int = 1,
         window: Collection[int] = (),
+        operations: int | Collection[int] = (),
         statistics: bool = False,
         budget_mib: float = 256,
         perturb: int | None = None,
@@ -96,7 +101,8 @@ class Recorder:
             )
         self.settings = _plain(settings or {})
         self.every = every
-        self.window = window
+        self.operations = _updates(operations)
+        self.window = {*window, *self.operations}
         self.budget_mib = budget_mib
         self._detail = Detail(int(budget_mib * 2**20))
         self._statistics: dict[str, packed[float]] | None = {} if statistics else None
@@ -108,6 +114,8 @@ class Recorder:
         self._latest: Arrays = {}
         self._buffers: set[str] = set()
         self._watch: TorchWatch | None = None
+        self._torch_operations: TorchOperations | None = None
+        self._listings: dict[int, Operations] = {}
         self._first_due: int | None = None
 
     @property
@@ -162,6 +170,8 @@ class Recorder:
             InputError: a model or an optimizer of another kind; nothing is watched then.
         """
         self._watch = TorchWatch(model, optimizer, self._present)
+        if self.operations:
+            self._torch_operations = TorchOperations(model, self._is_listed)
 
     def record(
         self,
@@ -247,8 +257,10 @@ class Recorder:
         watch = self._watch
         if watch is not None:
             families = {"parameters": watch.model, "moments": watch.optimizer} | families
-        self.record(**families)
         present = self._present
+        if self._torch_operations is not None:
+            present.operations = self._torch_operations.take()
+        self.record(**families)
         gradients = arrays_below(present.arrays, "gradients/")
         if gradients:
             present.scalars["grad_norm"] = _norm(gradients.values())
@@ -265,6 +277,8 @@ class Recorder:
             self._series[name].append(value)
         if self._statistics is not None:
             self._add_statistics(self._statistics)
+        if present.operations is not None:
+            self._listings[self.done] = present.operations
         if self.due:
             if "update_norm" in present.scalars:
                 self._detail.add(self.done, present.arrays, self._before, self._latest)
@@ -298,6 +312,8 @@ class Recorder:
             missing = (self._statistics_until or self.done) - len(rows)
             padded = np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan)
             arrays[f"statistics/{name}"] = padded
+        for update, listing in self._listings.items():
+            arrays[f"operations/{update}"] = listing.array()
         trace = Trace(self._header(stopped), arrays)
         trace.save(self.path)
         self._warn_of_budget()
@@ -345,6 +361,7 @@ class Recorder:
                 "stopped": stopped,
             },
             "environment": environment_of(),
+            "operations": {str(u): listing.entries for u, listing in self._listings.items()},
         }
 
     def _warn_of_budget(self) -> None:
@@ -355,6 +372,11 @@ class Recorder:
     def _unwatch(self) -> None:
         if self._watch is not None:
             self._watch.close()
+        if self._torch_operations is not None:
+            self._torch_operations.close()
+
+    def _is_listed(self) -> bool:
+        return self.done in self.operations
 
     def _is_wanted(self) -> bool:
         return self.due or self._statistics is not None
@@ -384,6 +406,13 @@ class Recorder:
         if self._statistics_bytes > self._detail.budget:
             self._statistics_until = self.done + 1
         self._detail.thin(self._statistics_bytes)
+
+
+def _updates(operations: int | Collection[int]) -> set[int]:
+    updates = operations if isinstance(operations, Collection) else [operations]
+    if not all(isinstance(update, int) and update >= 0 for update in updates):
+        raise InputError("Recorder: operations must be an update, counted from 0, or several")
+    return set(updates)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ checked against the recipe before it is used.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -392,6 +392,23 @@ def check_loop(whose: str, header: Header, arrays: Arrays) -> None:
             raise InputError(f"{whose}: {shown}: {fault}")
         if place["update"] and int(place["update"]) not in detail:
             raise InputError(f"{whose}: {shown}: is of no update in detail")
+    for update, operations in header.get("operations", {}).items():
+        _check_operations(f"{whose}: operations/{_shown(update)}", operations, arrays, update)
+
+
+def _check_operations(
+    whose: str, operations: Sequence[Mapping[str, Any]], arrays: Arrays, update: str
+) -> None:
+    """Raise InputError unless a listing has its norms, and each operation reads earlier ones."""
+    norms = arrays.get(f"operations/{update}")
+    expected = (len(operations), 4)
+    if norms is None or norms.shape != expected or norms.dtype != "f8":
+        raise InputError(f"{whose}: must be float64 {expected}, as the header lists operations")
+    if not np.isfinite(norms).all():
+        raise InputError(f"{whose}: must be finite")
+    for index, operation in enumerate(operations):
+        if any(entry >= index for entry in operation.get("inputs", [])):
+            raise InputError(f"{whose}: operation {index} reads a later one")
 
 
 def _fault_in_loop(array: NDArray[Any], place: re.Match[str], updates: int, shapes: Shapes) -> str:
@@ -426,6 +443,7 @@ _LOOP_ARRAY = re.compile(
     r"(?P<series>updates/(loss|lr\d*|grad_norm|update_norm))\Z"
     r"|parameters/(?P<done>0|[1-9]\d{0,15})/(?P<tensor>.+)\Z"
     r"|detail/(?P<update>0|[1-9]\d{0,15})/((batch|forward|gradients|clip)/.+|moments/[^/]+/.+)\Z"
+    r"|operations/(?P<listed>0|[1-9]\d{0,15})\Z"
     r"|(?P<summary>statistics/((forward|gradients|clip|parameters)/.+|moments/[^/]+/.+))\Z",
     re.DOTALL,
 )
