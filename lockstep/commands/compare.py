@@ -109,7 +109,7 @@ def names(a: Path, b: Path, out: Path, settled: Path | None) -> int:
     The proposal follows from the shapes and values of the initial parameters. It is refused where
     these leave a choice.
     """
-    from lockstep.diagnose.names import load_names, save_names
+    from lockstep.diagnose.names import Layout, load_names, save_names
     from lockstep.diagnose.propose import propose
     from lockstep.files.outputs import NEW, check_output
     from lockstep.records.trace import Trace
@@ -118,7 +118,7 @@ def names(a: Path, b: Path, out: Path, settled: Path | None) -> int:
     known = load_names(settled) if settled else None
     name_map, reasons = propose(Trace.load(a), Trace.load(b), known)
     save_names(out, name_map, reasons)
-    turned = sum(bool(layout.axes or layout.reshape) for layout in name_map.names.values())
+    turned = sum(source != Layout(source.names[0]) for source in name_map.names.values())
     echo(f"{out}: {len(name_map.names)} parameters, {turned} of them laid out otherwise")
     for reason in dict.fromkeys(reasons.values()):
         settled_names = [printable(name) for name in name_map.names if reasons[name] == reason]

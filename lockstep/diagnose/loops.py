@@ -2,11 +2,12 @@
 one line why not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lockstep.diagnose.names import NameMap, apply, split_name
+from lockstep.diagnose.names import Layout, NameMap, apply, reduced, split_name
+from lockstep.diagnose.naming.norms import with_common_norms
 from lockstep.errors import InputError
 from lockstep.own_loops.detail_budget import note_on_budget
 from lockstep.records.trace import Trace
@@ -22,12 +23,15 @@ def is_loop(trace: Trace) -> bool:
 
 
 def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trace]:
-    """Both traces as `compare` takes them: B in A's names and layouts, and each without the names
-    that the map says only that side has.
+    """Both traces as `compare` takes them: B in A's names and layouts, and each without what the
+    map says cannot be compared.
+
+    An array that has other shapes on both sides is left out, with a note; a batch of other rows is
+    compared. Norms are over what both sides have.
 
     Raises:
         InputError: a recipe's trace beside a loop's, a perturbed run, other numbers of updates,
-            parameters that only one side has, shapes that differ, or no array in common.
+            parameters that only one side has, or of other shapes, or no array in common.
     """
     kinds = [("a loop" if is_loop(trace) else "a recipe") for trace in (a, b)]
     if kinds != ["a loop", "a loop"]:
@@ -39,33 +43,47 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
                 "--noise"
             )
     names = names or NameMap()
-    b = apply(names, b)
-    a = _without(a, names.only_a)
+    notes = [*_untied(a, names.same_a), *_untied(b, names.same_b)]
+    a = _copied(reduced(names, a))
+    b = _copied(apply(names, b))
     if a.header["updates"] != b.header["updates"]:
         raise InputError(
             f"{a.header['updates']} updates and {b.header['updates']}: record as many of both loops"
         )
     _refuse_other_parameters(a, b)
-    common = [key for key in a.arrays if key in b.arrays and not key.startswith("operations/")]
-    if not common:
+    _refuse_other_shapes(a, b)
+    b = _laid_out_as_others(a, b, names)
+    notes += _left_out_by_shape(a, b)
+    a, b, notes_on_norms = with_common_norms(a, b, names)
+    if not any(key in b.arrays for key in a.arrays if not key.startswith("operations/")):
         raise InputError("the traces have no array in common: nothing to compare")
-    for key in common:
+    a.header["alignment"] = {"notes": notes + notes_on_norms}
+    for key in a.arrays.keys() & b.arrays.keys():
         if key.startswith("statistics/"):  # as far as both budgets went
             rows = min(len(a.arrays[key]), len(b.arrays[key]))
             a.arrays[key] = a.arrays[key][:rows]
             b.arrays[key] = b.arrays[key][:rows]
-    for key in sorted(common, key=lambda key: (not key.startswith("parameters/"), key)):
-        if a.arrays[key].shape != b.arrays[key].shape:
-            raise InputError(
-                f"{key}: shapes differ, {a.arrays[key].shape} and {b.arrays[key].shape}"
-            )
     return a, b
 
 
-def _without(trace: Trace, names: frozenset[str]) -> Trace:
-    """The trace without every array of these tensors."""
-    arrays = {key: array for key, array in trace.arrays.items() if split_name(key)[2] not in names}
-    return Trace(trace.header, arrays)
+def _copied(trace: Trace) -> Trace:
+    """The trace with a header and a table of arrays of its own, which can be changed."""
+    return Trace(dict(trace.header), dict(trace.arrays))
+
+
+def _untied(trace: Trace, copies: Mapping[str, Layout]) -> Iterator[str]:
+    """A note for each second name whose tensor does not stay what it stands for."""
+    for name, original in copies.items():
+        for update in trace.recorded_updates:
+            parameters = trace.parameters(update)
+            if name not in parameters or original.name not in parameters:
+                continue
+            if not np.array_equal(parameters[name], original.take(parameters), equal_nan=True):
+                when = f"after {update} updates" if update else "from the start"
+                yield (
+                    f"{trace.backend}: {name} and {original.name} are not tied: they differ {when}"
+                )
+                break
 
 
 def _refuse_other_parameters(a: Trace, b: Trace) -> None:
@@ -83,6 +101,74 @@ def _refuse_other_parameters(a: Trace, b: Trace) -> None:
         )
 
 
+def _refuse_other_shapes(a: Trace, b: Trace) -> None:
+    """Raise InputError where parameters have other shapes."""
+    other: dict[str, str] = {}
+    for key in a.arrays.keys() & b.arrays.keys():
+        prefix, family, name = split_name(key)
+        shapes = a.arrays[key].shape, b.arrays[key].shape
+        if family == "parameters" and prefix.startswith("parameters/") and shapes[0] != shapes[1]:
+            other[name] = f"{name}: {shapes[0]} and {shapes[1]}"
+    if other:
+        named = [other[name] for name in sorted(other)[:NAMED]]
+        more = f"; and {len(other) - NAMED} more" if len(other) > NAMED else ""
+        raise InputError(f"parameters whose shapes differ: {'; '.join(named)}{more}")
+
+
+def _laid_out_as_others(a: Trace, b: Trace, names: NameMap) -> Trace:
+    """B with the outputs and batches that the map does not name, and whose shapes differ, laid out
+    as the map lays out all others with as many axes, where this gives A's shape.
+    """
+    orders: dict[int, set[tuple[int, ...]]] = {}
+    for layout in (*names.forward.values(), *names.batch.values()):
+        if layout.axes and layout.is_plain:
+            orders.setdefault(len(layout.axes), set()).add(layout.axes)
+    arrays = dict(b.arrays)
+    for key, array in b.arrays.items():
+        prefix, family, name = split_name(key)
+        if family not in ("forward", "batch") or not prefix.startswith("detail/"):
+            continue
+        is_named = name in getattr(names, family)
+        axes = orders.get(array.ndim, set())
+        if is_named or len(axes) != 1 or key not in a.arrays:
+            continue
+        turned = array.transpose(*axes)
+        if array.shape != a.arrays[key].shape == turned.shape:
+            arrays[key] = turned
+    return Trace(b.header, arrays)
+
+
+def _left_out_by_shape(a: Trace, b: Trace) -> list[str]:
+    """Take what was recorded under other shapes from both traces, but for the rows of a batch; and
+    say so.
+    """
+    other: dict[str, dict[str, str]] = {}
+    for key in a.arrays.keys() & b.arrays.keys():
+        prefix, family, name = split_name(key)
+        shape_a = a.arrays[key].shape
+        shape_b = b.arrays[key].shape
+        is_as_wide = len(shape_a) == len(shape_b) and shape_a[1:] == shape_b[1:]
+        if not prefix.startswith("detail/") or shape_a == shape_b:
+            continue
+        if family == "batch" and is_as_wide:  # rows that one side lacks are a divergence
+            continue
+        other.setdefault(family, {}).setdefault(name, f"{shape_a} and {shape_b}")
+    for trace in (a, b):
+        for key in list(trace.arrays):
+            prefix, family, name = split_name(key)
+            is_judged = prefix.startswith(("detail/", "statistics/", "sketches/"))
+            if is_judged and name in other.get(family, {}):
+                del trace.arrays[key]
+    notes = []
+    for family, shapes in sorted(other.items()):
+        first = min(shapes)
+        notes.append(
+            f"{family} of {_listed(set(shapes))}: not compared, as the shapes differ: "
+            f"{shapes[first]} of {first}"
+        )
+    return notes
+
+
 def notes_on(a: Trace, b: Trace) -> list[str]:
     """Notes to read before the numbers of two aligned traces are compared: arrays that are not
     finite, and arrays that only one of them has, so that they are not compared.
@@ -97,6 +183,7 @@ def notes_on(a: Trace, b: Trace) -> list[str]:
         note = note_on_budget(recording.get("bytes_of_update", 0), recording["budget_mib"])
         if note and not trace.header["detail"]:
             notes.append(f"{trace.backend}: {note}")
+    notes += a.header.get("alignment", {}).get("notes", [])
     notes += _notes_on_what_only(a, b)
     notes += _notes_on_what_only(b, a)
     return notes
@@ -150,7 +237,9 @@ def sides_of(
                 f"noise: one run of {side.backend} tells nothing; give two or more, with other "
                 "seeds"
             )
-    of_b = [apply(names or NameMap(), trace) for trace in of_b]
+    names = names or NameMap()
+    of_a = [reduced(names, trace) for trace in of_a]
+    of_b = [apply(names, trace) for trace in of_b]
     return [runs for runs in (of_a, of_b) if runs]
 
 

@@ -7,6 +7,10 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
     "fc.weight" = { name = "Dense_0.kernel", layout = "transpose" }
     "conv.weight" = { name = "Conv_0.kernel", axes = [3, 2, 0, 1] }
     "query.weight" = { name = "query.kernel", reshape = [32, 32], axes = [1, 0] }
+    "in_proj_weight" = { join = ["q.kernel", "k.kernel", "v.kernel"], layout = "transpose" }
+    "key.weight" = { name = "c_attn.kernel", slice = [32, 64], axis = 1, layout = "transpose" }
+    "lstm.weight_hh" = { name = "cell.h.kernel", gates = [0, 2, 1, 3], axis = 1, axes = [1, 0] }
+    "up.weight" = { name = "up.kernel", axes = [2, 3, 0, 1], flip = [2, 3] }
 
     [forward]                                 # outputs of layers
     "conv" = { name = "conv", axes = [0, 3, 1, 2] }
@@ -14,260 +18,360 @@ A TOML file, as `lockstep names` proposes it. Names that are alike in both need 
     [batch]                                   # arrays of a batch
     "x" = { name = "x", axes = [0, 3, 1, 2] }
 
+    [sums]                                    # arrays of which only the sum can be compared
+    "lstm.bias" = { a = ["lstm.bias_ih", "lstm.bias_hh"], b = ["cell.bias"] }
+
+    [same]                                    # second names of a side's own tensors: tied weights
+    a = { "lm_head.weight" = "wte.weight" }
+    b = {}
+
     [only]                                    # names without a counterpart in the other trace
     a = ["position_ids"]
     b = []
 
-`reshape`, then `axes` (as `numpy.transpose` takes them), lead from B's array to A's; "transpose"
-stands for axes 1, 0.
+The steps lead from B's array to A's, in this order: `slice` (begin and end) and `gates` (block i is
+B's block gates[i]), both along `axis` of B's own array; `reshape`; `axes`, as `numpy.transpose`
+takes them ("transpose" stands for axes 1, 0); `flip`, the axes of A's array that are mirrored;
+`shape`, the shape in the end. A `join` puts arrays one after another along `axis` of A's array; its
+other keys are those of all its parts.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import tomlkit
-from numpy.typing import NDArray
 
+from lockstep.diagnose.naming.layouts import Arrays, Join, Layout, Source, Sum, Values
+from lockstep.diagnose.naming.name_file import load_names, save_names
+from lockstep.diagnose.naming.name_map import FAMILY_TABLE, NameMap, split_name
 from lockstep.errors import InputError
-from lockstep.files.input_file import read_toml
-from lockstep.files.outputs import NEW, write_file
 from lockstep.records.trace import Trace
+from lockstep.tensor_file import Header
 
-__all__ = ["Layout", "NameMap", "apply", "load_names", "save_names"]
+__all__ = [
+    "Join",
+    "Layout",
+    "NameMap",
+    "Sum",
+    "apply",
+    "load_names",
+    "reduced",
+    "save_names",
+    "split_name",
+]
 
-TABLES = ("names", "forward", "batch")
-FAMILY_TABLE = {
-    "parameters": "names",
-    "average": "names",
-    "gradients": "names",
-    "clip": "names",
-    "moments": "names",
-    "forward": "forward",
-    "batch": "batch",
-}
-"""Family of arrays in a trace -> the table that maps its names."""
-PREFIX_PARTS = {"detail": 3, "statistics": 2, "parameters": 2, "average": 2}
-"""First part of an array's name -> how many parts stand before the tensor's; 1 for all others."""
+NAMED = 5
+"""Names in a message; more are counted."""
+TABLE_OF_LISTS = {"layers": "forward", "buffers": "names", "parameter_order": "names"}
+"""Field of a header that lists names -> the table that maps them."""
 
-
-@dataclass(frozen=True)
-class Layout:
-    """An array of trace B, and how it becomes one of A: `reshape` first, then `axes`; () leaves it
-    as it is.
-    """
-
-    name: str
-    axes: tuple[int, ...] = ()
-    reshape: tuple[int, ...] = ()
-
-    def turn(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array as A lays it out.
-
-        Raises:
-            InputError: an array of another number of axes or elements; names it.
-        """
-        try:
-            turned = array.reshape(self.reshape) if self.reshape else array
-            return np.transpose(turned, self.axes) if self.axes else turned
-        except ValueError:
-            steps = [f"reshape {list(self.reshape)}"] if self.reshape else []
-            steps.append(f"axes {list(self.axes)}")
-            raise InputError(
-                f"names: {self.name}: shape {array.shape} cannot be laid out by {', '.join(steps)}"
-            ) from None
-
-
-@dataclass(frozen=True)
-class NameMap:
-    """A's name -> B's, of parameters, layers and arrays of a batch; and the names that only one of
-    them has.
-    """
-
-    names: Mapping[str, Layout] = field(default_factory=dict)
-    forward: Mapping[str, Layout] = field(default_factory=dict)
-    batch: Mapping[str, Layout] = field(default_factory=dict)
-    only_a: frozenset[str] = frozenset()
-    only_b: frozenset[str] = frozenset()
-
-
-def load_names(path: Path) -> NameMap:
-    """Read a name map.
-
-    Raises:
-        InputError: no such file, not TOML, another form, or two names of A for one of B; names the
-            line's key.
-    """
-    content = read_toml(path, "not TOML")
-    unknown = content.keys() - {*TABLES, "only"}
-    if unknown:
-        raise InputError(
-            f"{path}: unknown table [{min(unknown)}]; there are [names], [forward], [batch] and "
-            "[only]"
-        )
-    tables = {table: _read_table(path, table, content.get(table, {})) for table in TABLES}
-    only = content.get("only", {})
-    if not isinstance(only, dict) or only.keys() - {"a", "b"}:
-        raise InputError(f"{path}: [only]: has lists of names, a and b")
-    return NameMap(
-        **tables,
-        only_a=_read_only(path, "a", only.get("a", [])),
-        only_b=_read_only(path, "b", only.get("b", [])),
-    )
-
-
-def save_names(path: Path, names: NameMap, comments: Mapping[str, str] | None = None) -> None:
-    """Write a name map; a comment of a name stands at its line.
-
-    Raises:
-        InputError: the file cannot be written, or exists.
-    """
-    document = tomlkit.document()
-    for title in TABLES:
-        table = tomlkit.table()
-        for name, layout in getattr(names, title).items():
-            item = tomlkit.item(_write_layout(layout))
-            if comments and name in comments:
-                item.comment(comments[name])
-            table[name] = item
-        if table:
-            document.add(title, table)
-    if names.only_a or names.only_b:
-        only = tomlkit.table()
-        only["a"] = sorted(names.only_a)
-        only["b"] = sorted(names.only_b)
-        document.add("only", only)
-    write_file(path, tomlkit.dumps(document).encode(), NEW)
+Key = tuple[str, str]
+"""What stands before a tensor's name in an array's name, and the family."""
 
 
 def apply(names: NameMap, trace: Trace) -> Trace:
     """Trace B in A's names and layouts, of every family.
 
+    What a layout cannot lead over is left out: statistics of a slice, moments of a sum, moments
+    that are not of their parameter's shape.
+
     Raises:
         InputError: a name that the trace does not hold, two arrays that end up with one name, or a
             layout that does not fit.
     """
-    held: dict[str, set[str]] = {table: set() for table in TABLES}
-    arrays: dict[str, NDArray[Any]] = {}
-    by_name_of_b = {table: _by_name_of_b(getattr(names, table)) for table in TABLES}
+    _refuse_missing(names, trace)
+    terms = {label: of_both.b for label, of_both in names.sums.items()}
+    side = _Side(trace, names.names, names.only_b | names.same_b.keys(), terms, _term_names(names))
+    new_names = {
+        "names": _new_names(names.names),
+        "forward": _new_names(names.forward),
+        "batch": _new_names(names.batch),
+    }
+    arrays: dict[str, Values] = {}
+    for key, tensors in _by_prefix(trace).items():
+        prefix, family = key
+        table = FAMILY_TABLE.get(family, "")
+        if table == "names":
+            named = side.renamed(key, tensors)
+        elif table:
+            named = _renamed_outputs(getattr(names, table), prefix, tensors, trace.backend)
+        else:
+            named = dict(tensors)
+        arrays |= {prefix + name: array for name, array in named.items()}
+    return Trace(_renamed_header(trace.header, new_names), arrays)
+
+
+def reduced(names: NameMap, trace: Trace) -> Trace:
+    """Trace A as it is compared: with sums in the place of their terms, and without second names
+    and what it alone has.
+
+    Raises:
+        InputError: a term of a sum that the trace does not hold, or that does not fit.
+    """
+    if not names.leaves_out:
+        return trace
+    terms = {label: of_both.a for label, of_both in names.sums.items()}
+    _refuse_unknown("sums", _used(terms.values()), trace, "names")
+    side = _Side(trace, {}, names.only_a | names.same_a.keys(), terms, _term_names(names))
+    arrays: dict[str, Values] = {}
+    for key, tensors in _by_prefix(trace).items():
+        prefix, family = key
+        is_named = FAMILY_TABLE.get(family) == "names"
+        named = side.renamed(key, tensors) if is_named else tensors
+        arrays |= {prefix + name: array for name, array in named.items()}
+    return Trace(trace.header, arrays)
+
+
+class _Side(NamedTuple):
+    """How the tensors of a side are renamed.
+
+    Attributes:
+        trace: the side as it was recorded.
+        sources: A's name -> what it is made of.
+        left_out: names that are not compared.
+        terms: name of a sum -> this side's terms.
+        term_names: name of a sum -> the names of the gradients of its terms.
+    """
+
+    trace: Trace
+    sources: Mapping[str, Source]
+    left_out: Collection[str]
+    terms: Mapping[str, tuple[Source, ...]]
+    term_names: Mapping[str, tuple[str, ...]]
+
+    def renamed(self, key: Key, tensors: Arrays) -> dict[str, Values]:
+        """The tensors of one family at one update, by A's names."""
+        used = _used([*self.terms.values(), tuple(self.sources.values())])
+        apart = used.union(self.left_out)
+        named = {name: array for name, array in tensors.items() if name not in apart}
+        for new, source in self.sources.items():
+            array = self._taken(key, source, tensors)
+            if new in named:
+                raise InputError(
+                    f"names: {new}: two arrays of {self.trace.backend} would have this name"
+                )
+            if array is not None:
+                named[new] = array
+        for label in self.terms:
+            named |= self._added(key, label, tensors)
+        return named
+
+    def _taken(self, key: Key, source: Source, tensors: Arrays) -> Values | None:
+        """A's array; None where this family has not all its parts, or a layout says nothing."""
+        prefix, family = key
+        if any(name not in tensors for name in source.names):
+            return None
+        if prefix.startswith("sketches/"):
+            is_kept = isinstance(source, Layout) and source.is_plain
+            return tensors[source.names[0]] if is_kept else None
+        if prefix.startswith(("statistics/", "bounds/")):
+            return self._summary(source, tensors)
+        if family == "moments" and not self._are_of_parameters(source, tensors):
+            is_kept = isinstance(source, Layout) and source == Layout(source.name)
+            return tensors[source.names[0]] if is_kept else None
+        return source.take(tensors)
+
+    def _are_of_parameters(self, source: Source, tensors: Arrays) -> bool:
+        """Whether slots have the shapes of their parameters, where these are known."""
+        parameters = self.trace.parameters(0)
+        return all(
+            name not in parameters or tensors[name].shape == parameters[name].shape
+            for name in source.names
+        )
+
+    def _summary(self, source: Source, tensors: Arrays) -> Values | None:
+        """Mean, root mean square and largest value (T, 3) of an array that is laid out otherwise,
+        or of the join of several; None of slices.
+        """
+        parts = source.parts if isinstance(source, Join) else (source,)
+        parameters = self.trace.parameters(0)
+        if any(part.span for part in parts):
+            return None
+        if len(parts) == 1:
+            return tensors[parts[0].name]
+        if any(part.name not in parameters for part in parts):
+            return None
+        rows = min(len(tensors[part.name]) for part in parts)
+        sizes = np.array([parameters[part.name].size for part in parts], np.float64)
+        table = np.stack([tensors[part.name][:rows] for part in parts], axis=-1)
+        share = sizes / sizes.sum()
+        mean_T = table[:, 0] @ share
+        rms_T = np.sqrt(np.square(table[:, 1]) @ share)
+        return np.stack([mean_T, rms_T, table[:, 2].max(axis=-1)], axis=-1)
+
+    def _added(self, key: Key, label: str, tensors: Arrays) -> dict[str, Values]:
+        """What can be compared of a sum: the sum of parameters; the gradient of each term."""
+        prefix, family = key
+        terms = self.terms[label]
+        is_whole = all(name in tensors for term in terms for name in term.names)
+        if prefix.startswith(("statistics/", "sketches/")) or not is_whole:
+            return {}
+        arrays = [term.take(tensors) for term in terms]
+        if family in ("parameters", "average"):
+            try:
+                return {label: np.asarray(sum(arrays[1:], arrays[0]))}
+            except ValueError:
+                shapes = ", ".join(str(array.shape) for array in arrays)
+                raise InputError(f"names: sums.{label}: shapes {shapes} do not add up") from None
+        if family not in ("gradients", "clip"):
+            return {}
+        last = len(arrays) - 1
+        return {name: arrays[min(place, last)] for place, name in enumerate(self.term_names[label])}
+
+
+def _term_names(names: NameMap) -> dict[str, tuple[str, ...]]:
+    """Name of a sum -> the names of the gradients of its terms, which are those of the side that
+    has more of them.
+    """
+    of_label: dict[str, tuple[str, ...]] = {}
+    for label, of_both in names.sums.items():
+        longer = of_both.a if len(of_both.a) >= len(of_both.b) else of_both.b
+        of_label[label] = tuple(map(_shown, longer)) if len(longer) > 1 else (label,)
+    return of_label
+
+
+def _shown(term: Source) -> str:
+    if isinstance(term, Join):
+        return " and ".join(map(_shown, term.parts))
+    return f"{term.name}[{term.span[0]}:{term.span[1]}]" if term.span else term.name
+
+
+def _renamed_outputs(
+    table: Mapping[str, Layout], prefix: str, tensors: Arrays, backend: str
+) -> dict[str, Values]:
+    new_names = _new_names(table)
+    is_summary = prefix.startswith(("statistics/", "sketches/", "bounds/"))
+    named: dict[str, Values] = {}
+    for name, array in tensors.items():
+        for new in new_names.get(name, (name,)):
+            if new in named:
+                raise InputError(f"names: {new}: two arrays of {backend} would have this name")
+            layout = table[new] if name in new_names else Layout(name)
+            named[new] = array if is_summary else layout.turn(array)
+    return named
+
+
+def _by_prefix(trace: Trace) -> dict[Key, dict[str, Values]]:
+    """A trace's arrays by what stands before their tensors' names, and by these names."""
+    arrays: dict[Key, dict[str, Values]] = {}
     for key, array in trace.arrays.items():
         prefix, family, name = split_name(key)
-        table = FAMILY_TABLE.get(family, "")
-        if not table:
-            arrays[key] = array
-            continue
-        held[table].add(name)
-        if table == "names" and name in names.only_b:
-            continue
-        new, layout = by_name_of_b[table].get(name, (name, None))
-        if prefix + new in arrays:
-            raise InputError(f"names: {new}: two arrays of {trace.backend} would have this name")
-        is_summary = key.startswith(("statistics/", "bounds/"))
-        arrays[prefix + new] = array if layout is None or is_summary else layout.turn(array)
-    for table in TABLES:
-        missing = sorted(by_name_of_b[table].keys() - held[table])
-        if missing and (table == "names" or held[table]):
-            raise InputError(
-                f"names: [{table}]: not in the trace of {trace.backend}: {', '.join(missing)}"
-            )
-    lists = {
-        "layers": _renamed(trace.header.get("layers", []), by_name_of_b["forward"]),
-        "buffers": _renamed(trace.header.get("buffers", []), by_name_of_b["names"]),
-    }
-    return Trace(trace.header | lists, arrays)
+        arrays.setdefault((prefix, family), {})[name] = array
+    return arrays
 
 
-def split_name(key: str) -> tuple[str, str, str]:
-    """An array's name in a trace as (what stands before the tensor, family, tensor):
-    "detail/3/moments/first/fc.weight" is ("detail/3/moments/first/", "moments", "fc.weight").
-    """
-    parts = key.split("/")
-    begin = int(parts[0] == "bounds")
-    kind = parts[begin]
-    cut = begin + PREFIX_PARTS.get(kind, 1)
-    family = parts[cut - 1] if kind in ("detail", "statistics") else kind
-    cut += family == "moments"
-    prefix = "".join(f"{part}/" for part in parts[:cut])
-    return prefix, family, "/".join(parts[cut:])
+def _used(sources: Iterable[Iterable[Source]]) -> set[str]:
+    """The names of the arrays that these are made of."""
+    used: set[str] = set()
+    for group in sources:
+        for source in group:
+            used.update(source.names)
+    return used
 
 
-def _by_name_of_b(table: Mapping[str, Layout]) -> dict[str, tuple[str, Layout]]:
-    """B's name -> A's name, and the layout."""
-    return {layout.name: (name, layout) for name, layout in table.items()}
+def _new_names(table: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
+    """B's name -> the names of A that are made of it."""
+    new_names: dict[str, tuple[str, ...]] = {}
+    for name, source in table.items():
+        for part in dict.fromkeys(source.names):
+            new_names[part] = (*new_names.get(part, ()), name)
+    return new_names
 
 
-def _renamed(names: Iterable[str], by_name_of_b: Mapping[str, tuple[str, Layout]]) -> list[str]:
-    """Names of B in A's words, where A has others."""
-    return [by_name_of_b[name][0] if name in by_name_of_b else name for name in names]
+# ---- the header
 
 
-# ---- the file
+def _renamed_header(header: Header, new_names: Mapping[str, Mapping[str, Any]]) -> Header:
+    """The header of trace B with its lists of names, and what is stated by name, in A's words."""
+    renamed: Header = {}
+    for field, table in TABLE_OF_LISTS.items():
+        if field in header:
+            renamed[field] = _renamed(header[field], new_names[table])
+    of_layer = new_names["forward"]
+    if "array_dtypes" in header:
+        renamed["array_dtypes"] = {}
+        for key, dtype in header["array_dtypes"].items():
+            _, family, name = split_name(f"statistics/{key}")
+            start = key.removesuffix(name)
+            for new in new_names.get(FAMILY_TABLE.get(family, ""), {}).get(name, (name,)):
+                renamed["array_dtypes"][start + new] = dtype
+    if "inputs" in header:
+        renamed["inputs"] = {}
+        for layer, fed in header["inputs"].items():
+            family, _, name = fed.partition("/")
+            source = new_names.get(FAMILY_TABLE.get(family, ""), {}).get(name, (name,))[0]
+            renamed["inputs"][_first(of_layer, layer)] = f"{family}/{source}"
+    if "operations" in header:
+        renamed["operations"] = {}
+        for update, operations in header["operations"].items():
+            renamed["operations"][update] = [
+                operation | {"layer": _first(of_layer, operation.get("layer", ""))}
+                for operation in operations
+            ]
+    if "read" in header:
+        renamed["read"] = _renamed_reading(header["read"], new_names)
+    return header | renamed
 
 
-def _read_table(path: Path, table: str, content: Any) -> dict[str, Layout]:
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: {table}: must be a table")
-    layouts: dict[str, Layout] = {}
-    for name, value in content.items():
-        layouts[name] = _read_layout(f"{path}: {table}.{name}", value)
-    first_name: dict[str, str] = {}
-    for name, layout in layouts.items():
-        if layout.name in first_name:
-            raise InputError(
-                f"{path}: [{table}]: {first_name[layout.name]} and {name} are both {layout.name}"
-            )
-        first_name[layout.name] = name
-    return layouts
+def _renamed_reading(
+    read: Mapping[str, Any], new_names: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What was read off loop B: its modules, and the parameters of its optimizers' groups."""
+    renamed = dict(read)
+    if "modules" in read:
+        renamed["modules"] = {
+            _first(new_names["forward"], layer): setting
+            for layer, setting in read["modules"].items()
+        }
+    if "optimizers" in read:
+        renamed["optimizers"] = []
+        for optimizer in read["optimizers"]:
+            groups = [
+                group | {"parameters": _renamed(group["parameters"], new_names["names"])}
+                if "parameters" in group
+                else group
+                for group in optimizer.get("groups", [])
+            ]
+            renamed["optimizers"].append(optimizer | {"groups": groups})
+    return renamed
 
 
-def _read_only(path: Path, side: str, names: Any) -> frozenset[str]:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: only.{side}: must be a list of names")
-    return frozenset(names)
+def _first(new_names: Mapping[str, Any], name: str) -> str:
+    return str(new_names.get(name, (name,))[0])
 
 
-def _read_layout(where: str, value: Any) -> Layout:
-    if isinstance(value, str):
-        return Layout(value)
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise InputError(f'{where}: must be a name, or {{ name = "...", layout, axes or reshape }}')
-    unknown = value.keys() - {"name", "layout", "axes", "reshape"}
-    if unknown:
+def _renamed(names: Iterable[str], new_names: Mapping[str, Any]) -> list[str]:
+    """Names of B in A's words, where A has others; each once."""
+    renamed: dict[str, None] = {}
+    for name in names:
+        renamed |= dict.fromkeys(new_names.get(name, (name,)))
+    return list(renamed)
+
+
+# ---- what does not fit
+
+
+def _refuse_missing(names: NameMap, trace: Trace) -> None:
+    """Raise InputError where the map names what trace B does not hold."""
+    terms = [of_both.b for of_both in names.sums.values()]
+    _refuse_unknown("names", _used([tuple(names.names.values())]), trace, "names")
+    _refuse_unknown("sums", _used(terms), trace, "names")
+    for table in ("forward", "batch"):
+        layouts = getattr(names, table).values()
+        if any(FAMILY_TABLE.get(split_name(key)[1]) == table for key in trace.arrays):
+            _refuse_unknown(table, {layout.name for layout in layouts}, trace, table)
+
+
+def _refuse_unknown(title: str, names: set[str], trace: Trace, table: str) -> None:
+    held: set[str] = set()
+    for key in trace.arrays:
+        _, family, name = split_name(key)
+        if FAMILY_TABLE.get(family) == table:
+            held.add(name)
+    missing = sorted(names - held)
+    if missing:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise InputError(
-            f"{where}: unknown key {min(unknown)}; there are name, layout, axes and reshape"
+            f"names: [{title}]: not in the trace of {trace.backend}: "
+            f"{', '.join(missing[:NAMED])}{more}"
         )
-    axes = _read_whole_numbers(f"{where}: axes", value.get("axes", []))
-    reshape = _read_whole_numbers(f"{where}: reshape", value.get("reshape", []))
-    if sorted(axes) != list(range(len(axes))):
-        raise InputError(f"{where}: axes: {list(axes)} must name each axis once")
-    if value.get("layout", "transpose") != "transpose" or (axes and "layout" in value):
-        raise InputError(
-            f'{where}: layout: there is "transpose" alone, without axes; write any other order as '
-            "axes"
-        )
-    if "layout" in value:
-        axes = (1, 0)
-    return Layout(value["name"], axes, reshape)
-
-
-def _read_whole_numbers(where: str, numbers: Any) -> tuple[int, ...]:
-    is_list = isinstance(numbers, list)
-    if not is_list or not all(type(number) is int and number >= 0 for number in numbers):
-        raise InputError(f"{where}: must be a list of whole numbers")
-    return tuple(numbers)
-
-
-def _write_layout(layout: Layout) -> str | tomlkit.items.InlineTable:
-    if not layout.axes and not layout.reshape:
-        return layout.name
-    table = tomlkit.inline_table()
-    table["name"] = layout.name
-    if layout.reshape:
-        table["reshape"] = list(layout.reshape)
-    if layout.axes == (1, 0) and not layout.reshape:
-        table["layout"] = "transpose"
-    elif layout.axes:
-        table["axes"] = list(layout.axes)
-    return table

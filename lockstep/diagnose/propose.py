@@ -10,14 +10,14 @@ exchanged.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.data_prep import Parameters
-from lockstep.diagnose.names import Layout, NameMap
+from lockstep.diagnose.naming.layouts import Layout, Source, layouts
+from lockstep.diagnose.naming.name_map import NameMap
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
@@ -36,8 +36,6 @@ ROLES = {
     "running_var": "var",
 }
 """Last part of a name -> what it stands for in both frameworks."""
-
-MOST_AXES = 5
 
 Values = NDArray[Any]
 Sums = NDArray[np.float64]
@@ -90,9 +88,11 @@ class _Search:
                 "names: the traces need their initial parameters: call Recorder.start(parameters)"
             )
         _refuse_unknown("A", set(given.names), self.a)
-        _refuse_unknown("B", {layout.name for layout in given.names.values()}, self.b)
+        _refuse_unknown(
+            "B", {name for source in given.names.values() for name in source.names}, self.b
+        )
         self.changes = _changes(a), _changes(b)
-        self.settled: dict[str, Layout] = dict(given.names)
+        self.settled: dict[str, Source] = dict(given.names)
         self.reasons = dict.fromkeys(given.names, "what was given")
         self.by_value: dict[str, Candidates] = {}
         self.by_shape: dict[str, Candidates] = {}
@@ -123,7 +123,7 @@ class _Search:
     @property
     def settled_of_b(self) -> set[str]:
         """B's names that are settled."""
-        return {layout.name for layout in self.settled.values()}
+        return {name for source in self.settled.values() for name in source.names}
 
     def run(self) -> None:
         """Settle what is certain, then what follows from it, until nothing more does."""
@@ -175,9 +175,10 @@ class _Search:
         one.
         """
         beside = {
-            _module(layout.name)
-            for other, layout in self.settled.items()
+            _module(part)
+            for other, source in self.settled.items()
             if _module(other) == _module(name)
+            for part in source.names
         }
         near = [layout for layout in live if _module(layout.name) in beside]
         if len(near) == 1:
@@ -251,33 +252,6 @@ def _all(name: str, live: Candidates) -> Candidates:
     return live
 
 
-def layouts(shape_a: tuple[int, ...], name: str, shape_b: tuple[int, ...]) -> Iterator[Layout]:
-    """Every way in which an array of B's shape becomes one of A's: an order of its axes, after it
-    was reshaped where it has more axes, or fewer.
-    """
-    if not shape_a and not shape_b:
-        yield Layout(name)
-        return
-    if len(shape_a) > MOST_AXES or len(shape_b) > MOST_AXES:
-        if shape_a == shape_b:
-            yield Layout(name)
-        return
-    is_reordered = sorted(shape_a) == sorted(shape_b)
-    if not is_reordered and len(shape_a) == len(shape_b):
-        return
-    for axes in permutations(range(len(shape_a))):
-        if not is_reordered:
-            middle = tuple(shape_a[axes.index(axis)] for axis in range(len(axes)))
-            yield Layout(name, _unless_in_order(axes), middle)
-        elif tuple(shape_b[axis] for axis in axes) == shape_a:
-            yield Layout(name, _unless_in_order(axes))
-
-
-def _unless_in_order(axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes, or () where they are in order already."""
-    return () if axes == tuple(range(len(axes))) else axes
-
-
 def _closest(array: Values, others: Arrays, fixed: int = 0) -> Candidates:
     """The arrays that hold the same numbers in some layout; where none does, those that hold close
     ones. The first `fixed` axes stay where they are.
@@ -333,7 +307,7 @@ def _by_value(a: Arrays, b: Arrays, given: Mapping[str, Layout]) -> dict[str, La
         other = open_b[name]
         shared = [axes for ndim, axes in ways if ndim == array.ndim == other.ndim]
         if not candidates[name] and len(shared) == 1:
-            layout = Layout(name, *shared)
+            layout = Layout(name, shared[0])
             if layout.turn(other).shape == array.shape:
                 certain[name] = layout
     lines = dict(given)

@@ -302,7 +302,9 @@ class Recorder:
         if not self.done:
             raise InputError(f"{self.path}: no update was recorded: nothing to write")
         arrays = {f"updates/{name}": np.array(values) for name, values in self._series.items()}
-        states = {0: self._initial, self.done: self._latest} | self._detail.parameters
+        states = {0: self._initial}
+        if "update_norm" in self._series:  # else nobody said what became of the parameters
+            states |= {self.done: self._latest} | self._detail.parameters
         for done, parameters in sorted(states.items()):
             arrays |= {f"parameters/{done}/{name}": array for name, array in parameters.items()}
         for update, detail in self._detail.updates.items():
@@ -348,6 +350,7 @@ class Recorder:
             "detail": list(self._detail.updates),
             "layers": list(self._present.layers),
             "buffers": sorted(self._buffers),
+            "parameter_order": list(self._initial),
             "recording": {
                 "every": self.every,
                 "window": sorted(self.window),

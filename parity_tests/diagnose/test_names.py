@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep.cli import main
-from lockstep.diagnose.names import Layout, NameMap, apply, load_names, save_names, split_name
+from lockstep.diagnose.names import (
+    Join,
+    Layout,
+    NameMap,
+    Sum,
+    apply,
+    load_names,
+    save_names,
+    split_name,
+)
+from lockstep.diagnose.naming.layouts import Source
 from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError
 from lockstep.own_loops.recorder import Recorder
@@ -218,19 +228,37 @@ def test_an_output_that_differs_is_laid_out_as_the_others() -> None:
 # --- the file
 
 
-def names_each_once(table: dict[str, Layout]) -> bool:
-    return len({layout.name for layout in table.values()}) == len(table)
+def names_each_once(table: dict[str, Source]) -> bool:
+    """Whether no array of B is in two entries."""
+    names = [name for source in table.values() for name in set(source.names)]
+    return len(set(names)) == len(names)
 
 
 axes = st.permutations(range(3)).map(tuple) | st.just((1, 0)) | st.just(())
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
-layouts = st.builds(Layout, st.text(min_size=1, max_size=8), axes, shapes)
+spans = st.sampled_from([(), (0, 3), (4, 5)])
+layouts = st.builds(
+    Layout,
+    st.text(min_size=1, max_size=8),
+    axes,
+    shapes,
+    span=spans,
+    gates=axes,
+    axis=st.integers(0, 3),
+    flip=shapes,
+    shape=shapes,
+)
+joins = st.builds(Join, st.lists(layouts, min_size=1, max_size=3).map(tuple), st.integers(0, 2))
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 tables = st.dictionaries(texts, layouts, max_size=4).filter(names_each_once)
+sources = layouts | joins.filter(lambda join: len(set(join.names)) == len(join.parts))
+parameters = st.dictionaries(texts, sources, max_size=4).filter(names_each_once)
+terms = st.lists(sources, min_size=1, max_size=2).map(tuple)
+sums = st.dictionaries(texts, st.builds(Sum, terms, terms), max_size=2)
 missing = st.frozensets(texts, max_size=2)
 
 
-@given(st.builds(NameMap, tables, tables, tables, missing, missing))
+@given(st.builds(NameMap, parameters, tables, tables, missing, missing, sums, tables, tables))
 def test_a_map_comes_back_from_its_file(
     tmp_path_factory: pytest.TempPathFactory, names: NameMap
 ) -> None:
@@ -266,6 +294,18 @@ def test_a_map_comes_back_from_its_file(
             '[names]\na = { name = "x", layout = "turned" }',
             'names.a: layout: there is "transpose" alone',
         ),
+        ('[names]\na = { name = "x", slice = [3, 3] }', "names.a: slice: .* a later end"),
+        ('[names]\na = { name = "x", axis = -1 }', "names.a: axis: must be a whole number"),
+        ('[names]\na = { name = "x", gates = [0, 2] }', "names.a: gates: .* each block once"),
+        ('[names]\na = { join = "x" }', "names.a: join: must be a list of names"),
+        ('[names]\na = { join = ["x"], slice = [0, 1] }', "names.a: unknown key slice; a join"),
+        ('[names]\na = { join = ["x", "y"] }\nb = "y"', r"\[names\]: a and b are both y"),
+        ('[names]\na = { name = "x", slice = [0, 1] }\nb = "x"', "a and b are both x"),
+        ('[forward]\na = { join = ["x", "y"] }', "forward.a: an output or a batch is one array"),
+        ('[sums]\na = ["x"]', r"sums.a: must be \{ a = \[...\], b = \[...\] \}"),
+        ('[sums]\na = { a = [], b = ["x"] }', "sums.a.a: must be a list"),
+        ('[same]\na = "x"', "same.a: must be a table of names"),
+        ('[same.c]\na = "x"', r"\[same\]: has tables of names, a and b"),
         ('[only]\na = "x"', "only.a: must be a list of names"),
         ("[only]\nc = []", r"\[only\]: has lists of names, a and b"),
     ],

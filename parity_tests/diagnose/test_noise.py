@@ -198,7 +198,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[A
         align(a, b)
     with pytest.raises(InputError, match="the trace of torch has a perturbed start"):
         align(runs["torch", 1], b)
-    line = r"parameters/0/linear1.weight: shapes differ, \(5, 3\) and \(3, 5\)"
+    line = r"parameters whose shapes differ: linear1.weight: \(5, 3\) and \(3, 5\); linear2"
     with pytest.raises(InputError, match=line):
         align(a, runs["plain", None])
     with pytest.raises(InputError, match="1 updates and 2"):
