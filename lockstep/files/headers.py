@@ -107,6 +107,7 @@ class Loop(Header):
     recording: Recording
     environment: dict[str, Any]
     operations: dict[str, list[Operation]] = {}
+    shapes: dict[str, list[Whole]] = {}
 
 
 class Checkpoint(Header):

@@ -54,6 +54,11 @@ class Detail:
                 self.bytes += _bytes(parameters)
         self.thin()
 
+    def refuse(self, size: int) -> None:
+        """Count an update whose tensors, of `size` bytes with its parameters, do not fit."""
+        self.offered += 1
+        self.largest = max(self.largest, size)
+
     def thin(self, beside: int = 0) -> None:
         """Drop updates until the rest fits into the budget less the bytes that lie `beside`."""
         while self.bytes + beside > self.budget and self.updates:

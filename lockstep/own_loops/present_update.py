@@ -1,5 +1,6 @@
 """What is recorded of the update that a loop is in."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from lockstep.errors import InputError
 from lockstep.own_loops.arrays import Tensor, to_array
 from lockstep.own_loops.operations import Operations
+from lockstep.own_loops.tensor_pieces import dtype_of, flat_tensor, size_in_bytes
+from lockstep.records.tensor_statistics import WATCHED
+from lockstep.records.tensor_summary import Summary, squares_of, summarise
 
 __all__ = ["Arrays", "PresentUpdate"]
 
@@ -17,66 +21,95 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class PresentUpdate:
-    """Copies of the present update's tensors and scalars, which `close` clears for the next.
+    """Scalars of the present update, and copies and summaries of its tensors.
+
+    `close` clears them for the next.
 
     Args:
-        is_due: whether the tensors of the present update are recorded.
+        is_due: whether the tensors of the present update are recorded, as copies or as summaries.
+        is_copied: whether they are recorded as copies.
 
     Attributes:
         number: the updates that were closed.
-        arrays: "family/name" -> array.
+        arrays: "family/name" -> copy of a tensor.
+        bytes: the size of the tensors that were given, copied or not.
+        squares: name -> sum of the squares of a gradient, in float64.
+        summaries: "family/name" -> summary, where they are recorded.
         scalars: name -> number.
         layers: the outputs of layers in call order, of all updates.
         operations: what the update computed, where that is listed.
         dtypes: (family, dtype of floats as the loop had them) -> how many arrays.
+        room: the bytes that copies may take. Where the update's tensors outgrow it, none is kept.
+        with_statistics: whether tensors are summarised.
+        with_sketches: whether these summaries have sketches.
     """
 
-    def __init__(self, is_due: Callable[[], bool]) -> None:
+    def __init__(self, is_due: Callable[[], bool], is_copied: Callable[[], bool]) -> None:
         self.is_due = is_due
+        self.is_copied = is_copied
         self.number = 0
         self.arrays: Arrays = {}
+        self.bytes = 0
+        self.squares: dict[str, float] = {}
+        self.summaries: dict[str, Summary] = {}
         self.scalars: dict[str, np.generic] = {}
         self.layers: dict[str, None] = {}
         self.operations: Operations | None = None
         self.dtypes: Counter[tuple[str, str]] = Counter()
+        self.room = 0
+        self.with_statistics = False
+        self.with_sketches = False
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def read(self, family: str, values: Mapping[str, Tensor]) -> Arrays:
-        """Copies of tensors in NumPy, named "family/name".
+    @property
+    def names(self) -> Mapping[str, tuple[int, ...]]:
+        """The tensors of the update that were given, "family/name", and their shapes."""
+        return self._shapes
+
+    def note_dtype(self, family: str, value: Tensor) -> None:
+        """Count a tensor's dtype."""
+        dtype = dtype_of(value)
+        if "float" in dtype:
+            self.dtypes[family, dtype] += 1
+
+    def add(self, family: str, values: Mapping[str, Tensor]) -> None:
+        """Record tensors; those of the same names are replaced.
 
         Raises:
             InputError: a tensor that a trace cannot hold.
         """
-        arrays = {}
         for name, value in values.items():
-            try:
-                arrays[f"{family}/{name}"], dtype = to_array(value)
-            except InputError as error:
-                raise InputError(f"update {self.number}: {family} {name}: {error}") from None
-            if "float" in dtype:
-                self.dtypes[family, dtype] += 1
-        return arrays
-
-    def add(self, family: str, values: Mapping[str, Tensor]) -> None:
-        """Record tensors; those of the same names are replaced."""
-        self.arrays |= self.read(family, values)
+            key = f"{family}/{name}"
+            is_new = key not in self._shapes
+            summary = self._record(family, name, key, value, count=is_new)
+            if family == "gradients":
+                self.squares[name] = _squares(value, summary)
+            if self._has_room():
+                same = self.arrays.get(f"gradients/{name}") if family == "clip" else None
+                self.arrays[key] = _copy(value, same)
 
     def append(self, family: str, values: Mapping[str, Tensor]) -> None:
         """Join more rows to those of the update.
 
         Rows of another shape, as of a layer that is used twice, get a name of their own.
+
+        Raises:
+            InputError: a tensor that a trace cannot hold.
         """
-        for name, array in self.read(family, values).items():
-            key = name
-            rows = self.arrays.get(name)
-            if rows is not None and rows.shape[1:] == array.shape[1:] and array.ndim:
-                array = np.concatenate([rows, array])
-            else:
-                prefix = f"{name}#"
-                uses = [other for other in self.arrays if other == name or other.startswith(prefix)]
-                key = f"{name}#{len(uses) + 1}" if uses else name
-            self.arrays[key] = array
+        for name, value in values.items():
+            key = self._key_of_rows(f"{family}/{name}", tuple(value.shape))
+            rows = self.arrays.get(key)
+            self._record(family, name, key, value, joined=key in self._shapes)
+            if self._has_room():
+                array, _ = to_array(value)
+                self.arrays[key] = array if rows is None else np.concatenate([rows, array])
             if family == "forward":
                 self.layers[key.removeprefix("forward/")] = None
+
+    def summarise(self, family: str, values: Mapping[str, Tensor]) -> None:
+        """Summarise tensors that are recorded elsewhere, if summaries are recorded."""
+        for name, value in values.items():
+            self._record(family, name, f"{family}/{name}", value, count=False)
 
     def set_scalar(self, name: str, value: Tensor) -> None:
         """Record a number: an array of one element.
@@ -97,6 +130,79 @@ class PresentUpdate:
     def close(self) -> None:
         """Begin the next update."""
         self.arrays = {}
+        self.bytes = 0
+        self.squares = {}
+        self.summaries = {}
         self.scalars = {}
         self.operations = None
+        self._shapes = {}
         self.number += 1
+
+    def _record(
+        self,
+        family: str,
+        name: str,
+        key: str,
+        value: Tensor,
+        *,
+        count: bool = True,
+        joined: bool = False,
+    ) -> Summary | None:
+        """Note a tensor's size and dtype, and summarise it if its family is.
+
+        Args:
+            family: of the tensor.
+            name: as the loop has it.
+            key: "family/name" as the trace has it.
+            value: the tensor.
+            count: whether its size adds to that of the update.
+            joined: whether it is more rows of the tensor of this name.
+        """
+        shape = tuple(getattr(value, "shape", ()))
+        rows = self._shapes[key][0] if joined else 0
+        try:
+            flat = flat_tensor(value)
+        except InputError as error:
+            raise InputError(f"update {self.number}: {family} {name}: {error}") from None
+        summary = None
+        if self.with_statistics and family in WATCHED and math.prod(shape):
+            summary = summarise(shape, flat, sketches=self.with_sketches, first_row=rows)
+            known = self.summaries.get(key) if joined else None
+            self.summaries[key] = summary if known is None else known.followed_by(summary)
+        self._shapes[key] = (rows + shape[0], *shape[1:]) if joined else shape
+        self.bytes += size_in_bytes(value) if count else 0
+        self.note_dtype(family, value)
+        return summary
+
+    def _key_of_rows(self, name: str, shape: tuple[int, ...]) -> str:
+        """The name of rows: that of earlier rows, or a new one."""
+        known = self._shapes.get(name)
+        if known is None or (shape and known[1:] == shape[1:] and len(known) == len(shape)):
+            return name
+        uses = [key for key in self._shapes if key == name or key.startswith(f"{name}#")]
+        return f"{name}#{len(uses) + 1}"
+
+    def _has_room(self) -> bool:
+        """Whether a tensor is copied. Where there is no room, earlier copies are dropped."""
+        has_room = self.is_copied() and self.bytes <= self.room
+        if not has_room:
+            self.arrays = {}
+        return has_room
+
+
+def _squares(value: Tensor, summary: Summary | None) -> float:
+    if summary is not None:
+        return summary.squares
+    with np.errstate(all="ignore"):
+        return squares_of(flat_tensor(value), math.prod(value.shape))
+
+
+def _copy(value: Tensor, same: NDArray[Any] | None) -> NDArray[Any]:
+    """A copy of a tensor; or the array `same`, if it holds the same bits."""
+    if same is not None:
+        bits = f"u{same.itemsize}"
+        elements = flat_tensor(value)(0, same.size)
+        is_alike = elements.dtype == same.dtype and tuple(value.shape) == same.shape
+        if is_alike and np.array_equal(elements.view(bits), same.reshape(-1).view(bits)):
+            return same
+    return to_array(value)[0]

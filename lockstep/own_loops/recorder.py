@@ -7,15 +7,13 @@ with and without it.
 import json
 import math
 import warnings
-from array import array as packed
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lockstep.errors import InputError, RecorderWarning
 from lockstep.files.outputs import check_output
@@ -31,15 +29,19 @@ from lockstep.own_loops.arrays import (
     rates_of,
 )
 from lockstep.own_loops.detail_budget import Detail, note_on_budget
+from lockstep.own_loops.latest_parameters import LatestParameters
 from lockstep.own_loops.operations import Operations
 from lockstep.own_loops.present_update import Arrays, PresentUpdate
+from lockstep.own_loops.summary_tables import SummaryTables
 from lockstep.own_loops.torch_operations import TorchOperations
 from lockstep.own_loops.torch_watch import TorchWatch
-from lockstep.records.tensor_statistics import WATCHED, statistics_of
+from lockstep.records.tensor_summary import Summary, flat_of, summarise
 from lockstep.records.trace import TRACE, Trace
-from lockstep.tensor_file import arrays_below
 
 __all__ = ["Recorder"]
+
+SMALL = 2**21
+"""Bytes that the first and the last parameters may always take in a file, together."""
 
 
 class Recorder:
@@ -49,13 +51,16 @@ class Recorder:
 
     - Scalars are recorded at every update: loss, learning rate, and the 2-norms, in float64, of the
       gradient and of the change of the parameters.
-    - `statistics` adds three numbers of every tensor at every update.
+    - `statistics` adds three numbers of every tensor at every update, and `sketches` eight more:
+      fixed random projections, which tell tensors apart whose statistics are alike.
     - Tensors are recorded at every `every`-th update and at the updates in `window`, within
       `budget_mib`. When they outgrow it, every 2nd of these updates is kept, then every 4th, and so
       on, always with the first and the last. The header's `recording` says which were kept.
 
-    The budget does not include the first and the latest parameters and one update's tensors.
-    Writing the file takes as much memory again.
+    Beside them a recorder keeps one copy of the parameters. Where tensors are recorded, the file
+    holds the first and the last parameters as well. With `every=0` and no window, or where the
+    budget holds no update, it holds their statistics, sketches and hashes, unless both take less
+    than 2 MiB. Writing the file takes as much memory as the file.
 
     Args:
         path: where to write the trace; its folder must exist.
@@ -68,7 +73,9 @@ class Recorder:
             the loss, with its line of source; their tensors are recorded as well.
         statistics: whether to record mean, root mean square and largest absolute value of each
             tensor at every update.
-        budget_mib: memory for tensors and statistics, in MiB (2^20 bytes).
+        sketches: whether to record the sketches of each tensor as well (see
+            `lockstep.records.tensor_summary`); this includes its statistics.
+        budget_mib: memory for tensors, statistics and sketches, in MiB (2^20 bytes).
         perturb: seed by which `start` moves every parameter by one unit in the last place, to
             measure how far rounding carries this loop; None: it leaves them as they are.
 
@@ -87,6 +94,7 @@ class Recorder:
         window: Collection[int] = (),
         operations: int | Collection[int] = (),
         statistics: bool = False,
+        sketches: bool = False,
         budget_mib: float = 256,
         perturb: int | None = None,
     ) -> None:
@@ -105,13 +113,17 @@ class Recorder:
         self.window = {*window, *self.operations}
         self.budget_mib = budget_mib
         self._detail = Detail(int(budget_mib * 2**20))
-        self._statistics: dict[str, packed[float]] | None = {} if statistics else None
-        self._statistics_until: int | None = None
+        self._is_too_large = False
+        self._tables = SummaryTables(sketches=sketches)
         self._series: dict[str, list[np.generic]] = {}
-        self._present = PresentUpdate(self._is_wanted)
+        self._present = PresentUpdate(self._is_wanted, self._is_copied)
+        self._present.with_statistics = statistics or sketches
+        self._present.with_sketches = sketches
+        self._present.room = self._detail.budget
         self._initial: Arrays = {}
-        self._before: Arrays = {}
-        self._latest: Arrays = {}
+        self._initial_summaries: dict[str, Summary] = {}
+        self._states: tuple[Arrays, Arrays] = ({}, {})
+        self._latest: LatestParameters | None = None
         self._buffers: set[str] = set()
         self._watch: TorchWatch | None = None
         self._torch_operations: TorchOperations | None = None
@@ -126,6 +138,8 @@ class Recorder:
     @property
     def due(self) -> bool:
         """Whether the tensors of the present update are recorded; if not, a loop can save work."""
+        if self._is_too_large:
+            return False
         if self.done in self.window:
             return True
         return self.every > 0 and self.done % self.every == 0
@@ -144,7 +158,15 @@ class Recorder:
         """
         if self.perturb is not None:
             parameters = perturbed(parameters, self.perturb)
-        self._initial = self._latest = self._read_parameters(parameters)
+        values, self._buffers = parameters_of(parameters)
+        for value in values.values():
+            self._present.note_dtype("parameters", value)
+        self._latest = LatestParameters(values)
+        self._present.room = self._room
+        if self._stores_ends:
+            self._initial = self._latest.lend()
+        else:
+            self._initial_summaries = self._latest.summaries()
         return parameters
 
     def watch(self, model: Any, optimizer: Any = None) -> None:
@@ -224,28 +246,27 @@ class Recorder:
         if moments is not None and is_wanted:
             model = None if self._watch is None else self._watch.model
             module = model if parameters is None else parameters
-            present.add("moments", moments_of(moments, module, list(self._initial)))
+            present.add("moments", moments_of(moments, module, self._names))
             if "lr" not in present.scalars and hasattr(moments, "param_groups"):
                 present.set_rates(rates_of(moments))
         if parameters is not None:
             self._record_parameters(parameters)
 
     def _record_parameters(self, source: Tree) -> None:
-        before = self._latest
-        after = self._latest = self._read_parameters(source)
-        if not before:
+        latest = self._latest
+        if latest is None:
             raise InputError("call Recorder.start(parameters) before training")
-        if before.keys() != after.keys():
-            names = sorted(before.keys() ^ after.keys())
-            raise InputError(
-                f"update {self.done}: parameters have other names than before: "
-                f"{', '.join(names[:5])}"
-            )
-        self._before = before
-        trained = [name for name in before if name not in self._buffers]
-        with np.errstate(all="ignore"):
-            changes = [after[name].astype(np.float64) - before[name] for name in trained]
-        self._present.scalars["update_norm"] = _norm(changes)
+        values, self._buffers = parameters_of(source)
+        present = self._present
+        is_copied = self._is_copied() and present.bytes <= present.room
+        before = latest.lend() if is_copied else {}
+        try:
+            squares = latest.replace(values, values.keys() - self._buffers)
+        except InputError as error:
+            raise InputError(f"update {self.done}: {error}") from None
+        self._states = (before, latest.lend() if is_copied else {})
+        present.summarise("parameters", values)
+        present.scalars["update_norm"] = np.float64(math.sqrt(squares))
 
     def update(self, **families: Any) -> None:
         """Record the rest of the update, by the arguments of `record`, and close it.
@@ -261,10 +282,9 @@ class Recorder:
         if self._torch_operations is not None:
             present.operations = self._torch_operations.take()
         self.record(**families)
-        gradients = arrays_below(present.arrays, "gradients/")
-        if gradients:
-            present.scalars["grad_norm"] = _norm(gradients.values())
-        if not present.scalars and not present.arrays:
+        if present.squares:
+            present.scalars["grad_norm"] = np.float64(math.sqrt(sum(present.squares.values())))
+        if not present.scalars and not present.names:
             raise InputError(f"update {self.done}: nothing was given to record")
         if self.done == 0:
             self._series = {name: [] for name in present.scalars}
@@ -275,19 +295,38 @@ class Recorder:
             )
         for name, value in present.scalars.items():
             self._series[name].append(value)
-        if self._statistics is not None:
-            self._add_statistics(self._statistics)
         if present.operations is not None:
             self._listings[self.done] = present.operations
+        if present.with_statistics:
+            self._tables.add(self.done, present.summaries)
+            if self._tables.bytes > self._detail.budget:
+                self._tables.until = self.done + 1
+                present.with_statistics = False
+            self._detail.thin(self._tables.bytes)
         if self.due:
-            if "update_norm" in present.scalars:
-                self._detail.add(self.done, present.arrays, self._before, self._latest)
-            else:
-                self._detail.add(self.done, present.arrays, {}, {})
-            if self._first_due is None:
-                self._first_due = self.done
-                self._warn_of_budget()
+            self._add_detail()
+        self._states = ({}, {})
         present.close()
+        present.room = self._room
+
+    def _add_detail(self) -> None:
+        """Keep the copies of the update's tensors, if the budget holds them."""
+        present = self._present
+        if present.bytes <= present.room:
+            self._detail.add(self.done, present.arrays, *self._states)
+        else:
+            self._detail.refuse(present.bytes + self._bytes_of_states)
+        if self._first_due is None:
+            self._first_due = self.done
+            self._is_too_large = not self._detail.updates
+            self._warn_of_budget()
+            if self._initial and not self._stores_ends:
+                self._initial_summaries = {
+                    name: summarise(array.shape, flat_of(array), sketches=True, hashed=True)
+                    for name, array in self._initial.items()
+                    if array.size
+                }
+                self._initial = {}
 
     def finish(self, stopped: str = "") -> Trace:
         """Write the trace, and return it.
@@ -302,24 +341,34 @@ class Recorder:
         if not self.done:
             raise InputError(f"{self.path}: no update was recorded: nothing to write")
         arrays = {f"updates/{name}": np.array(values) for name, values in self._series.items()}
-        states = {0: self._initial}
-        if "update_norm" in self._series:  # else nobody said what became of the parameters
-            states |= {self.done: self._latest} | self._detail.parameters
-        for done, parameters in sorted(states.items()):
+        arrays |= self._ends()
+        for done, parameters in sorted(self._detail.parameters.items()):
             arrays |= {f"parameters/{done}/{name}": array for name, array in parameters.items()}
         for update, detail in self._detail.updates.items():
             arrays |= {f"detail/{update}/{name}": array for name, array in detail.items()}
-        for name, values in (self._statistics or {}).items():
-            rows = np.array(values).reshape(-1, 3)
-            missing = (self._statistics_until or self.done) - len(rows)
-            padded = np.pad(rows, ((0, missing), (0, 0)), constant_values=np.nan)
-            arrays[f"statistics/{name}"] = padded
         for update, listing in self._listings.items():
             arrays[f"operations/{update}"] = listing.array()
+        arrays |= self._tables.arrays(self.done)
         trace = Trace(self._header(stopped), arrays)
         trace.save(self.path)
         self._warn_of_budget()
         return trace
+
+    def _ends(self) -> Arrays:
+        """The first and the last parameters, or their summaries, as a trace names them."""
+        latest = self._latest
+        if latest is None:
+            return {}
+        # where no update was given parameters, nobody said what became of them
+        is_known = "update_norm" in self._series
+        if not self._stores_ends:
+            arrays = _summarised(0, self._initial_summaries)
+            return arrays | (_summarised(self.done, latest.summaries()) if is_known else {})
+        states = {0: self._initial} | ({self.done: latest.lend()} if is_known else {})
+        arrays = {}
+        for done, parameters in states.items():
+            arrays |= {f"parameters/{done}/{name}": array for name, array in parameters.items()}
+        return arrays
 
     def __enter__(self) -> Self:
         return self
@@ -350,16 +399,17 @@ class Recorder:
             "detail": list(self._detail.updates),
             "layers": list(self._present.layers),
             "buffers": sorted(self._buffers),
-            "parameter_order": list(self._initial),
+            "parameter_order": self._names,
+            "shapes": self._shapes,
             "recording": {
                 "every": self.every,
                 "window": sorted(self.window),
                 "budget_mib": self.budget_mib,
                 "offered": self._detail.offered,
                 "kept_every": self._detail.stride,
-                "bytes": self._detail.bytes + self._statistics_bytes,
+                "bytes": self._detail.bytes + self._tables.bytes,
                 "bytes_of_update": self._detail.largest,
-                "statistics_until": self._statistics_until,
+                "statistics_until": self._tables.until,
                 "perturb": self.perturb,
                 "stopped": stopped,
             },
@@ -382,33 +432,52 @@ class Recorder:
         return self.done in self.operations
 
     def _is_wanted(self) -> bool:
-        return self.due or self._statistics is not None
+        return self.due or self._present.with_statistics
+
+    def _is_copied(self) -> bool:
+        return self.due
 
     @property
-    def _statistics_bytes(self) -> int:
-        if self._statistics is None:
-            return 0
-        return sum(len(values) * values.itemsize for values in self._statistics.values())
+    def _names(self) -> list[str]:
+        """The names of the parameters."""
+        return list(self._latest.shapes) if self._latest is not None else []
 
-    def _read_parameters(self, source: Tree) -> Arrays:
-        parameters, self._buffers = parameters_of(source)
-        return arrays_below(self._present.read("parameters", parameters), "parameters/")
+    @property
+    def _shapes(self) -> dict[str, list[int]]:
+        """The shapes of the parameters and of all tensors that are summarised."""
+        shapes = dict(self._tables.shapes)
+        if self._latest is not None:
+            shapes |= {f"parameters/{name}": shape for name, shape in self._latest.shapes.items()}
+        return {name: list(shape) for name, shape in shapes.items()}
 
-    def _add_statistics(self, statistics: dict[str, "packed[float]"]) -> None:
-        if self._statistics_until is not None:
-            return
-        arrays = self._present.arrays | {
-            f"parameters/{name}": array for name, array in self._latest.items()
-        }
-        for name, array in arrays.items():
-            if name.startswith(WATCHED) and array.size:
-                values = statistics.setdefault(name, packed("d"))
-                missing = 3 * self.done - len(values)
-                values.extend([np.nan] * missing)
-                values.extend(statistics_of(array))
-        if self._statistics_bytes > self._detail.budget:
-            self._statistics_until = self.done + 1
-        self._detail.thin(self._statistics_bytes)
+    @property
+    def _room(self) -> int:
+        """The bytes that an update's tensors may take beside the parameters before and after it."""
+        return self._detail.budget - self._tables.bytes - self._bytes_of_states
+
+    @property
+    def _bytes_of_states(self) -> int:
+        """The bytes of the parameters before and after an update."""
+        return 0 if self._latest is None else 2 * self._latest.bytes
+
+    @property
+    def _stores_ends(self) -> bool:
+        """Whether the first and the last parameters are stored, or summaries of them alone."""
+        size = self._bytes_of_states
+        if size <= SMALL:
+            return True
+        has_detail = bool(self.every or len(self.window)) and not self._is_too_large
+        return has_detail and size <= self._detail.budget
+
+
+def _summarised(done: int, summaries: Mapping[str, Summary]) -> Arrays:
+    """The arrays in which a trace holds the summaries of parameters after so many updates."""
+    arrays: Arrays = {}
+    for name, summary in summaries.items():
+        numbers = [*summary.statistics, *summary.sketches]
+        arrays[f"summaries/{done}/{name}"] = np.array(numbers)
+        arrays[f"hashes/{done}/{name}"] = np.frombuffer(summary.digest, np.uint8)
+    return arrays
 
 
 def _updates(operations: int | Collection[int]) -> set[int]:
@@ -426,10 +495,3 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"settings: must be nested dictionaries of plain values: {error}"
         ) from None
     return plain
-
-
-def _norm(arrays: Iterable[NDArray[Any]]) -> np.float64:
-    """The 2-norm over all arrays, in float64."""
-    with np.errstate(all="ignore"):
-        squares = sum(np.square(array, dtype=np.float64).sum() for array in arrays)
-        return np.float64(np.sqrt(squares))

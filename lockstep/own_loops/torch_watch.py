@@ -83,7 +83,7 @@ class TorchWatch:
             )
         self._update_of_step = update
         self.present.set_rates(rates_of(optimizer))
-        if any(name.startswith("gradients/") for name in self.present.arrays):
+        if self.present.squares:
             if self.present.is_due():
                 self.present.add("clip", gradients_of(self.model))
         else:

@@ -18,6 +18,7 @@ from lockstep.files.headers import check_header
 from lockstep.recipe import Loss, Recipe
 from lockstep.records.bounds import SAFETY
 from lockstep.records.tensor_statistics import STATISTICS
+from lockstep.records.tensor_summary import SKETCHES
 from lockstep.tensor_file import Arrays, Header, arrays_below
 
 __all__ = [
@@ -425,10 +426,16 @@ def _fault_in_loop(array: NDArray[Any], place: re.Match[str], updates: int, shap
     if place["series"] and array.shape != (updates,):
         return f"shape {array.shape}, expected ({updates},)"
     if place["summary"]:
-        is_table = array.shape[1:] == (len(STATISTICS),) and len(array) <= updates
+        columns = len(STATISTICS) if place["summary"] == "statistics" else SKETCHES
+        is_table = array.shape[1:] == (columns,) and len(array) <= updates
         if not is_table or array.dtype != "f8":
-            expected = f"float64 ({updates}, {len(STATISTICS)})"
+            expected = f"float64 ({updates}, {columns})"
             return f"{array.dtype} {array.shape}, expected {expected}"
+    if place["end"]:
+        form = _HASH if place["end"] == "hashes" else _SUMMARY
+        fault = form.fault(array)
+        if fault or int(place["ended"]) not in (0, updates):
+            return fault or f"is of neither update 0 nor {updates}"
     if place["done"]:
         shape = shapes.setdefault(place["tensor"], array.shape)
         if int(place["done"]) > updates or array.shape != shape or array.dtype.kind != "f":
@@ -439,12 +446,15 @@ def _fault_in_loop(array: NDArray[Any], place: re.Match[str], updates: int, shap
     return ""
 
 
+_SUMMARY = Form((len(STATISTICS) + SKETCHES,), ("float64",))
+_HASH = Form((32,), ("uint8",))
 _LOOP_ARRAY = re.compile(
     r"(?P<series>updates/(loss|lr\d*|grad_norm|update_norm))\Z"
     r"|parameters/(?P<done>0|[1-9]\d{0,15})/(?P<tensor>.+)\Z"
     r"|detail/(?P<update>0|[1-9]\d{0,15})/((batch|forward|gradients|clip)/.+|moments/[^/]+/.+)\Z"
     r"|operations/(?P<listed>0|[1-9]\d{0,15})\Z"
-    r"|(?P<summary>statistics/((forward|gradients|clip|parameters)/.+|moments/[^/]+/.+))\Z",
+    r"|(?P<summary>statistics|sketches)/((forward|gradients|clip|parameters)/.+|moments/[^/]+/.+)\Z"
+    r"|(?P<end>summaries|hashes)/(?P<ended>0|[1-9]\d{0,15})/.+\Z",
     re.DOTALL,
 )
 """The names that a recorder gives its arrays."""
