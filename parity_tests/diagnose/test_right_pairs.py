@@ -12,31 +12,11 @@ from lockstep import diagnose
 from parity_tests.shared.own_loops.record import record
 from parity_tests.shared.own_loops.right_pairs import RIGHT_PAIRS
 
-KEY_BIAS = "Adam makes a full step of a key bias's gradient, which is 0 but for rounding"
-NO_ROWS = "the output of position embeddings has no rows, and is joined under accumulation"
-NOT_YET = dict.fromkeys(
-    (
-        "gpt-attention-written",
-        "gpt-attention-packed-written",
-        "gpt-layers-written",
-        "gpt-optimizer-written",
-        "gpt-two-groups-untied",
-        "gpt-float64",
-        "gpt-port",
-        "gpt-port-float64",
-        "gpt-jax-attention-written",
-    ),
-    KEY_BIAS,
-) | dict.fromkeys(("gpt-accumulated", "gpt-packed-float64", "gpt-mixed-accumulated"), NO_ROWS)
-
 
 def pairs() -> Iterator[Any]:
     for name, pair in RIGHT_PAIRS.items():
-        marks: list[Any] = []
-        if "jax" in (pair.a.framework, pair.b.framework):
-            marks.append(pytest.mark.slow)
-        if name in NOT_YET:
-            marks.append(pytest.mark.xfail(reason=NOT_YET[name], strict=True))
+        is_slow = "jax" in (pair.a.framework, pair.b.framework)
+        marks = [pytest.mark.slow] if is_slow else []
         yield pytest.param(name, marks=marks, id=name)
 
 

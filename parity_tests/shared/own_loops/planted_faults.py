@@ -30,6 +30,8 @@ class Fault:
 STEP = ("update", "parameters")
 """A wrong step shows in its norm or in what it leads to."""
 
+LEFT_OUT = "bias left|missing|without"
+
 
 def _fault(
     right: Loop, stages: str, tensors: str, cause: str, update: int = 0, **fault: object
@@ -96,8 +98,8 @@ PLANTED = {
     ),
     "dropout-on": _fault(MIXED_GPT, "forward", "blocks.0.drop", "dropout 10", dropout=0.1),
     "dropout-on-mlp": _fault(MIXED_MLP, "forward", "drop1", "dropout 10", dropout=0.1),
-    "bias-left-out": _fault(MIXED_GPT, "forward", "blocks.0.up", "bias", without_bias="up"),
-    "bias-left-out-mlp": _fault(MIXED_MLP, "forward", "head", "bias", without_bias="head"),
+    "bias-left-out": _fault(MIXED_GPT, "forward", "blocks.0.up", LEFT_OUT, without_bias="up"),
+    "bias-left-out-mlp": _fault(MIXED_MLP, "forward", "head", LEFT_OUT, without_bias="head"),
     "gradients-not-zeroed": _fault(
         MIXED_MLP, "gradients", "", "accumulate|zero", update=1, is_zeroed=False
     ),

@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 
 def start_of(loop: Loop) -> dict[str, np.ndarray]:
     """The first parameters and buffers, by PyTorch's names and in its layouts, in float64."""
-    draw = np.random.Generator(np.random.PCG64(3))
+    draw = np.random.Generator(np.random.PCG64(3 + 100 * loop.seed))
     start = {}
     for name, tensor in build(loop).state_dict().items():
         shape = tuple(tensor.shape)

@@ -59,6 +59,7 @@ class Loop:
         clip: largest 2-norm of the gradient; 0 for any.
         groups: 2 for matrices and embeddings apart from biases and norms.
         eps: of every norm.
+        seed: draws other parameters and batches.
     """
 
     model: str = "gpt"
@@ -100,6 +101,7 @@ class Loop:
     decays_norms: bool = False
     without_bias: str = ""
     lr_offset: int = 0
+    seed: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -115,7 +117,7 @@ def rate_at(loop: Loop, update: int) -> float:
 def batches(loop: Loop) -> list[tuple[np.ndarray, np.ndarray]]:
     """Features and labels of each update; a transformer's are tokens and the tokens after them."""
     sizes = loop.sizes
-    draw = np.random.Generator(np.random.PCG64(7))
+    draw = np.random.Generator(np.random.PCG64(7 + 100 * loop.seed))
     dtype: Any = np.float64 if loop.dtype == "float64" else np.float32
     drawn = []
     for _ in range(loop.updates):
