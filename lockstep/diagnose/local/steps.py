@@ -1,0 +1,287 @@
+"""The settings of an optimizer as the steps of one loop give them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from lockstep.diagnose.local.least_squares import Estimate, pooled
+from lockstep.diagnose.local.measurement import Measurement
+from lockstep.diagnose.local.readings import Reading, Steps, added_decay
+from lockstep.diagnose.local.rules import RULES, Memory, Rule
+from lockstep.diagnose.local.samples import Sample, read_samples
+from lockstep.diagnose.local.slot_fits import (
+    SURE,
+    SlotFit,
+    fit_difference,
+    fit_mean,
+    fit_square,
+    is_apart,
+)
+from lockstep.diagnose.local.step_fits import StepFit, fit_step
+from lockstep.records.trace import Trace
+
+__all__ = ["StepsOfSide", "measure_steps"]
+
+MEANS = ("first", "momentum", "mean")
+LATER = 3
+"""Updates after the first that the betas are read from."""
+DIGITS = 3
+"""A share with so few digits is one that somebody wrote, and no product of chance."""
+
+
+def measure_steps(trace: Trace, update: int) -> list[Measurement]:
+    """The optimizer's settings as a side's own gradients, moments and parameters give them.
+
+    Nothing is said where no known rule explains the step up to rounding, or where its inputs were
+    not recorded.
+
+    Args:
+        trace: of a loop.
+        update: counted from 0; one that was recorded in detail.
+    """
+    steps = StepsOfSide(trace).at(update)
+    return [] if steps is None else _measurements(steps)
+
+
+class StepsOfSide:
+    """The updates of one trace, each measured once."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._samples: dict[int, list[Sample]] = {}
+        self._fits: dict[int, dict[str, tuple[str, SlotFit | None]]] = {}
+        self._steps: dict[int, Steps | None] = {}
+
+    @property
+    def updates(self) -> list[int]:
+        """The updates that were recorded in detail, with the parameters before and after."""
+        recorded = set(self.trace.recorded_updates)
+        detail = self.trace.header.get("detail", [])
+        return [update for update in detail if update in recorded and update + 1 in recorded]
+
+    def at(self, update: int) -> Steps | None:
+        """The settings of an update; None where no rule explains it."""
+        if update not in self._steps:
+            with np.errstate(all="ignore"):
+                self._steps[update] = self._measure(update)
+        return self._steps[update]
+
+    def _measure(self, update: int) -> Steps | None:
+        samples = self.samples(update)
+        if not samples:
+            return None
+        fits = self.slot_fits(update)
+        memory = self._memory(update, fits)
+        names = frozenset(samples[0].moments)
+        best: StepFit | None = None
+        for rule in RULES:
+            if rule.slots != names or not _is_possible(rule, memory, update):
+                continue
+            if best is not None and rule.name != best.rule.name:
+                break
+            step = fit_step(samples, rule, memory)
+            best = step if best is None else _better(best, step)
+            if best is not None and (best.eps is None or not is_apart(best.eps)):
+                break
+        if best is None:
+            return None
+        betas = {slot: self.beta(slot, update) for slot in fits}
+        return Reading(
+            update=update,
+            samples=samples,
+            fits=fits,
+            memory=memory,
+            betas={slot: beta for slot, beta in betas.items() if beta is not None},
+            step=best,
+            recorded=self.rates(update),
+            is_given=self.is_given(update),
+        ).steps()
+
+    def samples(self, update: int) -> list[Sample]:
+        """Elements of the update: of the parameters that share the commonest set of slots."""
+        if update not in self._samples:
+            samples = read_samples(self.trace, update)
+            sets: dict[frozenset[str], int] = {}
+            for sample in samples:
+                slots = frozenset(sample.moments)
+                sets[slots] = sets.get(slots, 0) + len(sample.before)
+            most = max(sets, key=lambda slots: sets[slots], default=frozenset())
+            self._samples[update] = [s for s in samples if frozenset(s.moments) == most]
+        return self._samples[update]
+
+    def slot_fits(self, update: int) -> dict[str, tuple[str, SlotFit | None]]:
+        """Slot -> the kind of its memory, and its numbers."""
+        if update not in self._fits:
+            self._fits[update] = _slot_fits(self.samples(update))
+        return self._fits[update]
+
+    @cached_property
+    def betas(self) -> dict[str, Estimate]:
+        """Slot -> the share that it keeps, from the updates after the first; before them there is
+        nothing to keep.
+        """
+        shares: dict[str, list[Estimate]] = {}
+        later = [update for update in self.updates if update and update - 1 in self.updates]
+        for update in later[:LATER]:
+            for slot, (_, slot_fit) in self.slot_fits(update).items():
+                if slot_fit is not None and slot_fit.kept is not None:
+                    shares.setdefault(slot, []).append(_share(slot, slot_fit))
+        betas = {slot: pooled(estimates) for slot, estimates in shares.items()}
+        return {slot: beta for slot, beta in betas.items() if math.isfinite(beta.spread)}
+
+    def beta(self, slot: str, update: int) -> Estimate | None:
+        """The share that a slot keeps; None where nothing tells."""
+        if slot in self.betas:
+            return self.betas[slot]
+        _, slot_fit = self.slot_fits(update).get(slot, ("", None))
+        if slot_fit is None or slot == "momentum":
+            return None
+        entered = slot_fit.entered
+        if not (self.is_given(update) or _is_written(entered)):
+            return None  # a gradient that was scaled on its way would look like another beta
+        return Estimate(1 - entered.value, entered.spread, entered.floor)
+
+    def is_given(self, update: int) -> bool:
+        """Whether the gradients were recorded as the optimizer was given them."""
+        prefix = f"detail/{update}/clip/"
+        return any(name.startswith(prefix) for name in self.trace.arrays)
+
+    def count(self, update: int) -> int:
+        """The updates done with this one, without those that changed nothing: a gradient scaler
+        skips them.
+        """
+        norms = self.trace.arrays.get("updates/update_norm")
+        skipped = 0 if norms is None else int((norms[:update] == 0).sum())
+        return update + 1 - skipped
+
+    def rates(self, update: int) -> list[float]:
+        """The learning rates that were recorded, one for each group."""
+        names = [name for name in self.trace.arrays if name.startswith("updates/lr")]
+        return [float(self.trace.arrays[name][update]) for name in sorted(names)]
+
+    def _memory(self, update: int, fits: Mapping[str, tuple[str, SlotFit | None]]) -> Memory:
+        kinds = {slot: kind for slot, (kind, _) in fits.items()}
+        betas: dict[str, float] = {}
+        for slot in kinds:
+            beta = self.beta(slot, update)
+            betas[slot] = math.nan if beta is None else beta.value
+        added = added_decay(fits)
+        is_added = any(map(is_apart, added.values()))
+        decay = {name: estimate.value for name, estimate in added.items() if is_added}
+        return Memory(kinds, betas, self.count(update), decay)
+
+
+def _better(outside: StepFit, in_root: StepFit | None) -> StepFit:
+    """Of eps outside the root and in it the one that explains more; where they explain as much, eps
+    is not known.
+    """
+    if in_root is None:
+        return outside
+    gain = outside.misfit - in_root.misfit
+    if abs(gain) < SURE**2:
+        return replace(outside, eps=None)
+    return in_root if gain > 0 else outside
+
+
+def _slot_fits(samples: Sequence[Sample]) -> dict[str, tuple[str, SlotFit | None]]:
+    if not samples:
+        return {}
+    slots = list(samples[0].moments)
+    if any(sample.earlier is None for sample in samples):
+        return dict.fromkeys(slots, ("unknown", None))
+    fits: dict[str, tuple[str, SlotFit | None]] = {}
+    for slot in (slot for slot in slots if slot in MEANS):
+        mean = fit_mean(samples, slot)
+        fits[slot] = ("mean" if mean else "none", mean)
+    if "second" in slots:
+        has_mean = "first" in slots
+        added = added_decay(fits)
+        is_added = any(map(is_apart, added.values()))
+        decay = {name: estimate.value for name, estimate in added.items() if is_added}
+        square = fit_square(samples, "second", decay if has_mean else None)
+        kind = "square" if square else "largest"
+        if square is None and has_mean:
+            square = fit_difference(samples, "second", "first")
+            kind = "difference" if square else "largest"
+        fits["second"] = (kind, square)
+    if "largest_second" in slots:
+        kind = "largest" if _is_largest_raw(samples) else "corrected"
+        fits["largest_second"] = (kind, None)
+    for slot in slots:
+        fits.setdefault(slot, ("largest", None))
+    return fits
+
+
+def _is_largest_raw(samples: Sequence[Sample]) -> bool:
+    """Whether the largest second moment is one of those that are recorded beside it."""
+    for sample in samples:
+        assert sample.earlier is not None
+        largest = sample.moments["largest_second"]
+        second = sample.moments["second"]
+        is_new = largest > sample.earlier.get("largest_second", np.zeros_like(largest))
+        if is_new.any():
+            return bool((largest[is_new] == second[is_new]).mean() > 0.5)
+    return True
+
+
+def _is_possible(rule: Rule, memory: Memory, update: int) -> bool:
+    if rule.only_first and update:
+        return False
+    if not update and not rule.only_first and rule.slots == {"momentum"}:
+        return False
+    return all(memory.kind[slot] in (kind, "unknown") for slot, kind in rule.kinds.items())
+
+
+def _share(slot: str, slot_fit: SlotFit) -> Estimate:
+    """The share that a slot keeps; of a mean, 1 minus the share that enters tells it too."""
+    kept = slot_fit.kept
+    assert kept is not None
+    if slot == "momentum":
+        return kept
+    entered = slot_fit.entered
+    other = Estimate(1 - entered.value, entered.spread, entered.floor)
+    gap = Estimate(kept.value - other.value, math.hypot(kept.error, other.error))
+    return kept if is_apart(gap) else pooled([kept, other])
+
+
+def _is_written(share: Estimate) -> bool:
+    """Whether a share has few digits."""
+    if share.value <= 0:
+        return False
+    rounded = float(f"{share.value:.{DIGITS}g}")
+    return not is_apart(share, rounded) and share.error < 1e-4 * share.value
+
+
+def _measurements(steps: Steps) -> list[Measurement]:
+    """The settings, each of all parameters where it is one for all."""
+    measurements: list[Measurement] = []
+    for quantity, estimate in steps.numbers.items():
+        measurements.append(_measurement(steps, "", quantity, estimate))
+    families = {
+        "learning rate": steps.rates,
+        "weight decay": steps.decays,
+        "weight decay in the gradient": steps.added,
+    }
+    for quantity, estimates in families.items():
+        mean = pooled(list(estimates.values()))
+        is_one = not any(is_apart(_gap(estimate, mean)) for estimate in estimates.values())
+        if is_one and math.isfinite(mean.spread):
+            measurements.append(_measurement(steps, "", quantity, mean))
+        elif not is_one:
+            measurements += [
+                _measurement(steps, name, quantity, estimate)
+                for name, estimate in estimates.items()
+                if math.isfinite(estimate.spread)
+            ]
+    return measurements
+
+
+def _gap(a: Estimate, b: Estimate) -> Estimate:
+    return Estimate(a.value - b.value, math.hypot(a.error, b.error))
+
+
+def _measurement(steps: Steps, tensor: str, quantity: str, estimate: Estimate) -> Measurement:
+    return Measurement("update", tensor, steps.update, quantity, estimate.value, estimate.error)
