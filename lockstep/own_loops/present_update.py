@@ -88,6 +88,14 @@ class PresentUpdate:
                 same = self.arrays.get(f"gradients/{name}") if family == "clip" else None
                 self.arrays[key] = _copy(value, same)
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients of the update."""
+        for key in [key for key in self._shapes if key.startswith("gradients/")]:
+            del self._shapes[key]
+            self.arrays.pop(key, None)
+            self.summaries.pop(key, None)
+        self.squares = {}
+
     def append(self, family: str, values: Mapping[str, Tensor]) -> None:
         """Join more rows to those of the update.
 

@@ -8,7 +8,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from lockstep.own_loops.arrays import (
     rates_of,
 )
 from lockstep.own_loops.detail_budget import Detail, note_on_budget
+from lockstep.own_loops.jax_listener import JaxListener, Transform
 from lockstep.own_loops.latest_parameters import LatestParameters
 from lockstep.own_loops.operations import Operations
 from lockstep.own_loops.present_update import Arrays, PresentUpdate
@@ -127,6 +128,7 @@ class Recorder:
         self._buffers: set[str] = set()
         self._watch: TorchWatch | None = None
         self._torch_operations: TorchOperations | None = None
+        self._jax: JaxListener | None = None
         self._listings: dict[int, Operations] = {}
         self._first_due: int | None = None
 
@@ -194,6 +196,64 @@ class Recorder:
         self._watch = TorchWatch(model, optimizer, self._present)
         if self.operations:
             self._torch_operations = TorchOperations(model, self._is_listed)
+
+    def value_and_grad(
+        self,
+        loss_of: Callable[..., Any],
+        argnums: int | Sequence[int] = 0,
+        has_aux: bool = False,
+        *,
+        transform: Transform | None = None,
+        **settings: Any,
+    ) -> Callable[..., Any]:
+        """As `jax.value_and_grad`, with the same results to the bit, and recorded.
+
+        `update` then needs none of these:
+
+        - `forward`: outputs of layers in call order, of a second evaluation outside `jit`;
+        - `batch`: the arrays that `loss_of` takes besides parameters, without random keys;
+        - `loss` and `gradients`. Of several calls in one update, `loss` is the mean, and
+          `gradients` have to be given.
+
+        NNX modules are differentiated by `nnx.value_and_grad`, Equinox modules by
+        `eqx.filter_value_and_grad`, all else by `jax.value_and_grad`. A step that is compiled as a
+        whole needs `listen`.
+
+        Args:
+            loss_of: a function of parameters, batch and whatever else, that returns the loss.
+            argnums: the positions of the parameters.
+            has_aux: whether `loss_of` returns a pair, of the loss and of anything else.
+            transform: what differentiates, called with `loss_of`, `argnums` and `has_aux`; None:
+                the function of the library, as above.
+            settings: further arguments of it, such as `allow_int`.
+
+        Raises:
+            InputError: `loss_of` is no function, or JAX is not imported.
+        """
+        return self._listener().value_and_grad(loss_of, argnums, has_aux, transform, settings)
+
+    def listen(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled training step that calls `value_and_grad` of this recorder, to be recorded.
+
+        The step trains as it is, with its own results. At updates whose tensors are recorded, it is
+        called a second time before, from copies of the same arguments and outside `jit`, and what
+        `value_and_grad` computes there is recorded: outputs, gradients and, if every update is
+        recorded and `update` is given none, the loss.
+
+        Args:
+            step: a function under `jax.jit`, `nnx.jit` or `eqx.filter_jit`.
+
+        Raises:
+            InputError: `step` is no function, or JAX is not imported.
+        """
+        return self._listener().listen(step)
+
+    def _listener(self) -> JaxListener:
+        if self._jax is None:
+            self._jax = JaxListener(
+                self._present, lambda: self._names, self._is_listed, hears_all=self.every == 1
+            )
+        return self._jax
 
     def record(
         self,
@@ -281,6 +341,8 @@ class Recorder:
         present = self._present
         if self._torch_operations is not None:
             present.operations = self._torch_operations.take()
+        if self._jax is not None:
+            self._jax.close({name for name, value in families.items() if value is not None})
         self.record(**families)
         if present.squares:
             present.scalars["grad_norm"] = np.float64(math.sqrt(sum(present.squares.values())))
@@ -414,6 +476,7 @@ class Recorder:
                 "stopped": stopped,
             },
             "environment": environment_of(),
+            "inputs": {} if self._jax is None else dict(self._jax.inputs),
             "operations": {str(u): listing.entries for u, listing in self._listings.items()},
         }
 

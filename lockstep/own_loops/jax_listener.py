@@ -1,0 +1,216 @@
+"""Listen to a loss function in JAX: outputs of layers, loss and gradients of a training step.
+
+The loop trains with JAX's own `value_and_grad`, on the very arguments that it is given. What is
+recorded comes of a second evaluation from the same arguments, operation by operation, as outside
+`jit`. So the training gives the same bits with and without a recorder.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from lockstep.errors import InputError, RecorderWarning
+from lockstep.own_loops.arrays import gradients_of
+from lockstep.own_loops.jax_arguments import batch_of, has_tracer, is_a_module, open_arguments
+from lockstep.own_loops.jax_loss import LossCall, Recording, analyse, evaluate_loss
+from lockstep.own_loops.jaxpr_operations import JaxOperations
+from lockstep.own_loops.operations import Operations
+from lockstep.own_loops.present_update import PresentUpdate
+
+__all__ = ["JaxListener", "Transform"]
+
+Transform = Callable[..., Callable[..., Any]]
+"""`jax.value_and_grad`, or a function of another library with its arguments."""
+
+
+class JaxListener:
+    """Records what a loss function computes, into the present update.
+
+    Args:
+        present: the present update.
+        known: the names of parameters and running statistics, once they are known.
+        is_listed: whether the operations of the present update are listed.
+        hears_all: whether every update is recorded with its tensors.
+
+    Attributes:
+        inputs: layer -> the recorded array that fed it.
+        is_replayed: whether loss and gradients come of the second evaluation, as with `listen`.
+    """
+
+    def __init__(
+        self,
+        present: PresentUpdate,
+        known: Callable[[], Collection[str]],
+        is_listed: Callable[[], bool],
+        *,
+        hears_all: bool,
+    ) -> None:
+        self.inputs: dict[str, str] = {}
+        self.is_replayed = False
+        self._present = present
+        self._known = known
+        self._is_listed = is_listed
+        self._hears_all = hears_all
+        self._losses: list[float] = []
+        self._passes: list[Recording] = []
+        self._operations: Operations | None = None
+        self._deaf_loss = ""
+        self._has_warned = False
+
+    # --- what the loop calls
+
+    def value_and_grad(
+        self,
+        loss_of: Callable[..., Any],
+        argnums: int | Sequence[int],
+        has_aux: bool,
+        transform: Transform | None,
+        settings: Mapping[str, Any],
+    ) -> Callable[..., Any]:
+        """The function that trains, which records as well.
+
+        Raises:
+            InputError: `loss_of` is no function, or JAX is not there.
+        """
+        _check("value_and_grad", loss_of)
+        places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        trainers: dict[Transform, Callable[..., Any]] = {}
+
+        def trainer_for(arguments: Sequence[Any]) -> Callable[..., Any]:
+            chosen = transform or _transform_for(arguments, places)
+            if chosen not in trainers:
+                options = {"argnums": argnums, "has_aux": has_aux, **settings}
+                if chosen.__module__.startswith("equinox"):  # which takes the first argument
+                    del options["argnums"]
+                trainers[chosen] = chosen(loss_of, **options)
+            return trainers[chosen]
+
+        @functools.wraps(loss_of)
+        def value_and_grad(*arguments: Any, **keywords: Any) -> Any:
+            if self._present.is_due():
+                opened = open_arguments(arguments, keywords)
+                if not has_tracer([array.value for array in opened.arrays]):
+                    self._listen(LossCall(loss_of, has_aux, arguments, opened, places))
+            results = trainer_for(arguments)(*arguments, **keywords)
+            if has_tracer(results):
+                self._deaf_loss = getattr(loss_of, "__name__", "the loss")
+            else:
+                self._add_results(results, has_aux)
+            return results
+
+        return value_and_grad
+
+    def listen(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled step, which is evaluated once more outside `jit` to be recorded.
+
+        Raises:
+            InputError: `step` is no function, or JAX is not there.
+        """
+        _check("listen", step)
+        self.is_replayed = True
+        jax = sys.modules["jax"]
+
+        @functools.wraps(step)
+        def listened(*arguments: Any, **keywords: Any) -> Any:
+            if self._present.is_due():
+                opened = open_arguments(arguments, keywords)
+                copies, named = opened.rebuild([array.value for array in opened.arrays])
+                try:
+                    with jax.disable_jit():
+                        step(*copies, **named)
+                except Exception as error:
+                    self._warn(f"listen: the step does not run outside jit: {_first_line(error)}")
+            return step(*arguments, **keywords)
+
+        return listened
+
+    # --- the second evaluation
+
+    def _listen(self, call: LossCall) -> None:
+        try:
+            analysis = analyse(call)
+            batch = batch_of(call.function, call.arguments, call.opened, call.places, self._known())
+            operations = None
+            if self._is_listed():
+                operations = JaxOperations(analysis.program, analysis.layers)
+            heard = evaluate_loss(analysis, call, batch, operations)
+        except Exception as error:  # a recording must not stop a training
+            self._warn(f"outputs of layers are not recorded: {_first_line(error)}")
+            return
+        self._passes.append(heard)
+        self.inputs |= heard.inputs
+        if operations is not None and self._operations is None:
+            self._operations = operations.listing
+
+    def _add_results(self, results: Any, has_aux: bool) -> None:
+        value, gradients = results
+        self._losses.append(float(value[0] if has_aux else value))
+        if len(self._losses) > 1:  # whether the loop adds or averages them, only the loop knows
+            self._present.drop_gradients()
+            return
+        named = gradients_of(gradients)
+        self._present.add("gradients", named)
+        if not self._has_scalars:
+            for name in named:
+                self._present.squares.pop(name, None)
+
+    @property
+    def _has_scalars(self) -> bool:
+        """Whether loss and norm of the gradient are there at every update, as series must be."""
+        return self._hears_all or not self.is_replayed
+
+    def close(self, given: Collection[str]) -> None:
+        """Record what the update's calls left, but for the families that the loop gives itself.
+
+        Raises:
+            InputError: the loss function ran within `jit` alone, where its values are out of reach.
+        """
+        present = self._present
+        if self._deaf_loss and not self._losses and not self.is_replayed and present.is_due():
+            raise InputError(
+                f"update {present.number}: value_and_grad({self._deaf_loss}) runs within jit, "
+                "where no value can be read: wrap the compiled step, step = recorder.listen(step)"
+            )
+        for family in ("batch", "forward"):
+            has_it = family in given or any(
+                name.startswith(f"{family}/") for name in present.arrays
+            )
+            for heard in () if has_it else self._passes:
+                present.append(family, heard.batch if family == "batch" else heard.outputs)
+        has_loss = "loss" in given or "loss" in present.scalars
+        if self._losses and self._has_scalars and not has_loss:
+            present.set_scalar("loss", np.float64(np.mean(self._losses)))
+        if self._operations is not None:
+            present.operations = self._operations
+        self._losses, self._passes, self._operations = [], [], None
+
+    def _warn(self, note: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"update {self._present.number}: {note}", RecorderWarning, stacklevel=4)
+
+
+def _check(name: str, function: Any) -> None:
+    if not callable(function):
+        raise InputError(f"{name}: needs a function, got {type(function).__name__}")
+    if "jax" not in sys.modules:
+        raise InputError(f"{name}: is for JAX, which this program has not imported")
+
+
+def _transform_for(arguments: Sequence[Any], places: Sequence[int]) -> Transform:
+    """The function that libraries ask for: by the kind of the parameters."""
+    trained = [arguments[place] for place in places if place < len(arguments)]
+    if any(is_a_module(value, "flax.nnx") for value in trained):
+        return cast(Transform, sys.modules["flax.nnx"].value_and_grad)
+    if places == (0,) and trained and is_a_module(trained[0], "equinox"):
+        return cast(Transform, sys.modules["equinox"].filter_value_and_grad)
+    return cast(Transform, sys.modules["jax"].value_and_grad)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
