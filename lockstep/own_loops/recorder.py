@@ -30,8 +30,10 @@ from lockstep.own_loops.arrays import (
 )
 from lockstep.own_loops.detail_budget import Detail, note_on_budget
 from lockstep.own_loops.jax_listener import JaxListener, Transform
+from lockstep.own_loops.jax_optimizer import JaxOptimizer
 from lockstep.own_loops.latest_parameters import LatestParameters
 from lockstep.own_loops.operations import Operations
+from lockstep.own_loops.optax_settings import is_transformation
 from lockstep.own_loops.present_update import Arrays, PresentUpdate
 from lockstep.own_loops.summary_tables import SummaryTables
 from lockstep.own_loops.torch_operations import TorchOperations
@@ -129,6 +131,8 @@ class Recorder:
         self._watch: TorchWatch | None = None
         self._torch_operations: TorchOperations | None = None
         self._jax: JaxListener | None = None
+        self._jax_optimizer = JaxOptimizer()
+        self._reads_rate = True
         self._listings: dict[int, Operations] = {}
         self._first_due: int | None = None
 
@@ -183,16 +187,24 @@ class Recorder:
         - `lr`: as the optimizer applied it;
         - `moments` and `parameters`.
 
+        Of an optimizer in JAX, its settings are read: class, rate and knobs of each group of
+        parameters, and the schedule; and at each update the rate, from the state that `update` is
+        given as `moments`. The rest is recorded by `value_and_grad` and `update`.
+
         With a loss scaler, record `gradients` after it has unscaled them.
 
         Args:
-            model: a `torch.nn.Module`.
+            model: a `torch.nn.Module`; in JAX the parameters.
             optimizer: a `torch.optim.Optimizer`; None: the model records `forward` and `gradients`
-                alone, and `update` needs the rest.
+                alone, and `update` needs the rest. In JAX an Optax transformation, or an
+                `nnx.Optimizer`, which is read without `watch` if `update` is given it as `moments`.
 
         Raises:
             InputError: a model or an optimizer of another kind; nothing is watched then.
         """
+        if is_transformation(optimizer) and not hasattr(model, "named_modules"):
+            self._jax_optimizer.watch(optimizer, model)
+            return
         self._watch = TorchWatch(model, optimizer, self._present)
         if self.operations:
             self._torch_operations = TorchOperations(model, self._is_listed)
@@ -344,6 +356,10 @@ class Recorder:
         if self._jax is not None:
             self._jax.close({name for name, value in families.items() if value is not None})
         self.record(**families)
+        if "lr" in present.scalars:
+            self._reads_rate = False
+        elif self._reads_rate:
+            self._read_rate(families)
         if present.squares:
             present.scalars["grad_norm"] = np.float64(math.sqrt(sum(present.squares.values())))
         if not present.scalars and not present.names:
@@ -370,6 +386,15 @@ class Recorder:
         self._states = ({}, {})
         present.close()
         present.room = self._room
+
+    def _read_rate(self, families: Mapping[str, Any]) -> None:
+        """Record the rate that an optimizer in JAX applied, if it can be read at every update."""
+        rate = self._jax_optimizer.rate(families.get("moments"), families.get("parameters"))
+        if rate is not None:
+            self._present.set_scalar("lr", rate)
+        else:
+            self._reads_rate = False
+            self._series.pop("lr", None)
 
     def _add_detail(self) -> None:
         """Keep the copies of the update's tensors, if the budget holds them."""
@@ -477,6 +502,7 @@ class Recorder:
             },
             "environment": environment_of(),
             "inputs": {} if self._jax is None else dict(self._jax.inputs),
+            "read": self._jax_optimizer.read,
             "operations": {str(u): listing.entries for u, listing in self._listings.items()},
         }
 
