@@ -258,6 +258,79 @@ def test_plain_sgd_needs_no_moments() -> None:
         assert_measured(trace, expected, update)
 
 
+def of(name: str, **knobs: Any) -> Callable[[Any], Any]:
+    """An optimizer of PyTorch with the rate of these tests."""
+    return lambda model: getattr(torch.optim, name)(model.parameters(), **{"lr": RATE} | knobs)
+
+
+L2, OUTER = "weight decay in the gradient", "weight decay"
+TORCH: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
+    "rmsprop": (of("RMSprop", alpha=0.95, eps=1e-6, weight_decay=0.1),
+                {"decay": 0.95, "eps": 1e-6, L2: 0.1}),
+    "centered": (of("RMSprop", centered=True), {"eps": 1e-8}),
+    "adagrad": (of("Adagrad", weight_decay=0.1), {L2: 0.1}),
+    "adamax": (of("Adamax", weight_decay=0.1), {"beta1": 0.9, L2: 0.1, "bias correction": 1.0}),
+    "nadam": (of("NAdam", weight_decay=0.1), {"beta1": 0.9, "beta2": 0.999, L2: 0.1, OUTER: 0.0}),
+    "nadamw": (of("NAdam", weight_decay=0.1, decoupled_weight_decay=True), {OUTER: 0.1}),
+    "radam": (of("RAdam", weight_decay=0.1), {"beta1": 0.9, L2: 0.1}),
+    "rectified": (of("RAdam", betas=(0.9, 0.9999), weight_decay=0.1), {L2: 0.1}),
+}  # fmt: skip
+"""An optimizer of PyTorch -> what is measured of it, beside its learning rate."""
+OPTAX: dict[str, tuple[Any, dict[str, float]]] = {
+    "rmsprop": (optax.rmsprop(RATE), {"decay": 0.9, "eps": 1e-8, "eps in the root": 1.0}),
+    "corrected": (optax.rmsprop(RATE, bias_correction=True), {"eps": 1e-8, "bias correction": 1.0}),
+    "centered": (optax.rmsprop(RATE, centered=True), {"eps": 1e-8}),
+    "adagrad": (optax.adagrad(RATE), {}),
+    "adamaxw": (optax.adamaxw(RATE, weight_decay=0.1), {OUTER: 0.1}),
+    "nadamw": (optax.nadamw(RATE, weight_decay=0.1), {"eps": 1e-8, OUTER: 0.1}),
+    "radam": (optax.radam(RATE), {"beta1": 0.9}),
+    "adabelief": (optax.adabelief(RATE), {"beta1": 0.9, "beta2": 0.999}),
+    "lion": (optax.lion(RATE, weight_decay=0.1), {"beta2": 0.99, OUTER: 0.1}),
+    "signum": (optax.signum(RATE, 0.8), {"momentum": 0.8}),
+}
+"""As TORCH, of Optax."""
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_other_optimizers_of_pytorch_are_known(name: str) -> None:
+    make, expected = TORCH[name]
+    trace = torch_steps(make)
+    for update in range(1, UPDATES):
+        assert_measured(trace, expected | {"learning rate": RATE}, update)
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_other_optimizers_of_optax_are_known(name: str) -> None:
+    optimizer, expected = OPTAX[name]
+    trace = optax_steps(optimizer)
+    for update in range(1, UPDATES):
+        assert_measured(trace, expected | {"learning rate": RATE}, update)
+
+
+def test_a_trust_ratio_is_no_learning_rate() -> None:
+    trace = optax_steps(optax.lamb(RATE, weight_decay=0.1))
+    measured = quantities(measure_steps(trace, 1))
+    assert not any(name.startswith("learning rate") for name in measured)
+    assert abs(measured["weight decay"].value - 0.1) < 5 * measured["weight decay"].error
+    assert compare_steps(trace, optax_steps(optax.lamb(RATE, weight_decay=0.1), seed=1)) == []
+
+
+def test_the_norm_of_clipping_is_measured_through_the_moments() -> None:
+    def clipped(bound: float) -> Any:
+        return optax.chain(optax.clip_by_global_norm(bound), optax.adam(RATE))
+
+    (difference,) = compare_steps(optax_steps(clipped(0.5)), optax_steps(clipped(0.25)))
+    assert "a clips its gradient to the norm 0.5, b to 0.25" in difference.text
+    (difference,) = compare_steps(optax_steps(clipped(0.5)), torch_steps(adam()))
+    assert "b does not clip" in difference.text
+    assert compare_steps(optax_steps(clipped(0.5)), optax_steps(clipped(0.5), seed=1)) == []
+
+
+def test_a_gradient_with_the_other_sign_is_named() -> None:
+    (difference,) = compare_steps(torch_steps(adam()), torch_steps(adam(maximize=True)))
+    assert "b gives its optimizer the gradient with the other sign" in difference.text
+
+
 def without_decay_of_vectors(model: Any) -> Any:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -340,12 +413,8 @@ RIGHT: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "nesterov": (sgd(momentum=0.9, nesterov=True), optax.sgd(RATE, 0.9, nesterov=True)),
     "L2": (sgd(momentum=0.9, weight_decay=0.1),
            optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE, 0.9))),
-    "clip": (adamw(weight_decay=0.1),
-             optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(RATE, weight_decay=0.1))),
 }  # fmt: skip
-"""An optimizer of PyTorch, and its right port; the last clips its gradients, which makes no other
-setting.
-"""
+"""An optimizer of PyTorch, and its right port."""
 
 
 @pytest.mark.parametrize("name", RIGHT)

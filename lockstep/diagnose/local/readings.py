@@ -6,24 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lockstep.diagnose.local.corrections import (
+    CORRECTED,
+    NUMBERS,
+    Correction,
+    corrections_of,
+    nadam_ratio,
+)
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.rules import Memory
 from lockstep.diagnose.local.samples import Sample
-from lockstep.diagnose.local.slot_fits import SlotFit, is_apart
+from lockstep.diagnose.local.slot_fits import SlotFit, is_apart, mixed_share
 from lockstep.diagnose.local.step_fits import StepFit
 from lockstep.oracle.arithmetic import unit_roundoff
 
-__all__ = ["CORRECTED", "CORRECTIONS", "Reading", "Steps", "added_decay"]
+__all__ = ["Reading", "Steps", "added_decay"]
 
-CORRECTED = ("adam", "nadam", "radam", "amsgrad", "adamax", "adabelief")
-"""Rules that correct their moments for the start at 0."""
-CORRECTIONS = {
-    "corrected": 1.0,
-    "uncorrected": 0.0,
-    "first moment alone": 2.0,
-    "second moment alone": 3.0,
-}
-"""Which moments are corrected -> the number that stands for it."""
 QUANTITIES = {
     "first": "beta1",
     "second": "beta2",
@@ -37,6 +35,12 @@ OTHER_QUANTITIES = {
     "adagrad": {"second": ""},
 }
 """Slot -> the knob that says how much of it is kept; of some rules another one."""
+
+
+NEAR = 1e-3
+"""Relative distance within which the two directions of NAdam tell its momentum."""
+MOST_GROUPS = 4
+"""Learning rates that a loop may have without reporting them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Steps:
         lengths: parameter -> what its direction was multiplied by.
         factors: kind of bias correction -> that over the learning rate.
         recorded: the learning rates that the loop reports.
+        scale: the factor from the recorded gradient to the one that the optimizer was given.
+        norm: 2-norm of the recorded gradient.
     """
 
     update: int
@@ -67,6 +73,8 @@ class Steps:
     lengths: Mapping[str, Estimate] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
     recorded: Sequence[float] = ()
+    scale: Estimate | None = None
+    norm: float | None = None
 
 
 def added_decay(fits: Mapping[str, tuple[str, SlotFit | None]]) -> dict[str, Estimate]:
@@ -91,6 +99,10 @@ class Reading:
         step: the numbers of the rule.
         recorded: the learning rates that the loop reports.
         is_given: whether the gradients are known to be those that the optimizer was given.
+        starts_empty: whether the optimizer is known to have begun with the first update.
+        later_rule: of the first update, the optimizer by a later one; "" where it is not known.
+        scale: the factor from the recorded gradient to the one that the optimizer was given.
+        norm: 2-norm of the recorded gradient.
     """
 
     update: int
@@ -101,46 +113,48 @@ class Reading:
     step: StepFit
     recorded: Sequence[float]
     is_given: bool
+    starts_empty: bool
+    later_rule: str
+    scale: Estimate | None
+    norm: float | None
 
     def steps(self) -> Steps:
         """All settings."""
-        numbers: dict[str, Estimate] = {}
-        for slot, beta in self.betas.items():
-            quantity = OTHER_QUANTITIES.get(self._name, QUANTITIES).get(slot)
-            has_effect = slot != "momentum" or self.update > 0  # the first is the gradient
-            if quantity and has_effect:
-                numbers[quantity] = beta
-        largest = self.memory.kind.get("largest_second")
-        if largest in ("largest", "corrected"):
-            numbers["amsgrad"] = Estimate(float(largest == "corrected"), 0.0)
         lengths = {name: lengths[0] for name, lengths in self.step.steps.items()}
+        numbers: dict[str, Estimate] = {}
         if self.step.rule.width == 2 and self.step.rule.name == "sgd":
             lengths = self._two_directions(numbers)
-        factors = self._factors()
-        kinds = self._matching(factors, lengths)
-        kind = kinds[0] if kinds else next(iter(factors))
-        factor, eps_factor = factors[kind]
-        if len(kinds) == 1 and self.step.rule.name in CORRECTED:
-            numbers["bias correction"] = Estimate(CORRECTIONS[kind], 0.0)
-        elif len(kinds) == 1 and len(factors) > 1:
-            numbers["nesterov"] = Estimate(float(kind == "nesterov"), 0.0)
+        corrections = self._corrections()
+        matching = self._matching(corrections, lengths)
+        correction = matching[0] if matching else corrections[0]
+        rule = self._name(correction)
+        numbers = self._numbers(rule) | numbers
+        if len(matching) == 1:
+            numbers |= self._of_correction(correction, len(corrections))
         floor = self._floor()
         rates = {}
         for name, length in lengths.items():
-            rate = length.times(1 / factor)
-            if math.isfinite(rate.value) and (kinds or self._is_sure()):
+            rate = length.times(1 / correction.factor)
+            if math.isfinite(rate.value) and (matching or self._is_sure()):
                 rates[name] = rate.with_floor(abs(rate.value) * floor)
+        if not self._are_of_groups(rates):
+            rates = {}
         is_known = bool(self.step.rule.slots) or self.is_given
-        if self.step.eps is not None and is_known and math.isfinite(eps_factor):
-            eps = self.step.eps.times(1 / eps_factor)
+        if self.step.eps is not None and is_known and math.isfinite(correction.eps):
+            power = 2 if self.step.rule.eps_in_root else 1
+            eps = self.step.eps.times(1 / correction.eps**power)
             numbers["eps"] = eps.with_floor(abs(eps.value) * floor)
+            if is_apart(eps):
+                numbers["eps in the root"] = Estimate(float(self.step.rule.eps_in_root), 0.0)
         added = added_decay(self.fits)
-        decays = _over(self.step.decays, rates)
+        decays = self._decays(lengths, correction, floor)
+        if not rates and not self.step.rule.slots:
+            decays = {}
         if self.step.rule.name == "sgd" and not self.step.rule.slots:
             decays, added = {}, decays  # without a memory both kinds are one
         return Steps(
             update=self.update,
-            rule=self._name,
+            rule=rule,
             numbers=numbers,
             rates=rates,
             decays=decays,
@@ -150,17 +164,43 @@ class Reading:
                 name: length.with_floor(abs(length.value) * floor)
                 for name, length in lengths.items()
             },
-            factors={kind: factor for kind, (factor, _) in factors.items()},
+            factors={other.kind: other.factor for other in reversed(corrections)},
             recorded=self.recorded,
+            scale=self.scale,
+            norm=self.norm,
         )
 
-    @property
-    def _name(self) -> str:
-        _, second = self.fits.get("second", ("", None))
-        kept = second.kept if second is not None else None
-        if self.step.rule.name == "rmsprop" and kept and not is_apart(kept, 1.0):
+    def _name(self, correction: Correction) -> str:
+        """The optimizer; Adagrad is RMSprop that forgets nothing."""
+        second = self.betas.get("second")
+        if self.step.rule.name == "rmsprop" and second and not is_apart(second, 1.0):
             return "adagrad"
-        return self.step.rule.name
+        return correction.rule or self.step.rule.name
+
+    def _numbers(self, rule: str) -> dict[str, Estimate]:
+        """The shares of the memory, and which second moment is the largest."""
+        numbers: dict[str, Estimate] = {}
+        for slot, beta in self.betas.items():
+            quantity = OTHER_QUANTITIES.get(rule, QUANTITIES).get(slot)
+            has_effect = slot != "momentum" or self.update > 0  # the first is the gradient
+            if quantity and has_effect:
+                numbers[quantity] = beta
+        if "mixed" in self.memory.betas and rule == "lion":
+            mixed = mixed_share(self.samples)
+            if mixed is not None:
+                numbers["beta1"] = mixed
+        largest = self.memory.kind.get("largest_second")
+        if largest in ("largest", "corrected"):
+            numbers["amsgrad"] = Estimate(float(largest == "corrected"), 0.0)
+        return numbers
+
+    def _of_correction(self, correction: Correction, ways: int) -> dict[str, Estimate]:
+        """What the only way that gives a recorded learning rate says."""
+        if correction.kind in NUMBERS and not correction.rule and self.starts_empty:
+            return {"bias correction": Estimate(NUMBERS[correction.kind], 0.0)}
+        if self.step.rule.name == "sgd" and ways > 1:
+            return {"nesterov": Estimate(float(correction.kind == "nesterov"), 0.0)}
+        return {}
 
     def _two_directions(self, numbers: dict[str, Estimate]) -> dict[str, Estimate]:
         """The lengths along the momentum, or along the gradient where the step looks ahead."""
@@ -170,40 +210,34 @@ class Reading:
             numbers["nesterov"] = Estimate(float(place), 0.0)
         return {name: lengths[place] for name, lengths in self.step.steps.items()}
 
-    def _factors(self) -> dict[str, tuple[float, float]]:
-        """Which moments are corrected -> the length of a step over the learning rate, and eps as it
-        was fitted over eps. The usual one comes first.
-        """
-        count = self.memory.count
-        name = self.step.rule.name
-        if name == "sgd" and self.step.rule.only_first and "momentum" in self.betas:
-            return {"plain": (1.0, 1.0), "nesterov": (1 + self.betas["momentum"].value, 1.0)}
-        if name not in CORRECTED:
-            return {"plain": (1.0, 1.0)}
-        first = 1 - self.memory.betas.get("first", math.nan) ** count
-        largest = self.memory.kind.get("largest_second")
-        if name in ("adamax", "radam") or largest == "corrected":
-            return {"corrected": (1 / first, 1.0), "uncorrected": (1.0, 1.0)}
-        root = math.sqrt(max(1 - self.memory.betas.get("second", math.nan) ** count, 0.0))
-        return {
-            "corrected": (root / first, root),
-            "uncorrected": (1.0, 1.0),
-            "first moment alone": (1 / first, 1.0),
-            "second moment alone": (root, root),
-        }
+    def _corrections(self) -> list[Correction]:
+        """The ways from a learning rate to the length of the step."""
+        corrections = corrections_of(self.step.rule, self.memory, self.update)
+        known = "" if self.later_rule == self.step.rule.name else self.later_rule
+        if self.later_rule and any(way.rule == known for way in corrections):
+            corrections = [way for way in corrections if way.rule == known]
+        if self.step.rule.name != "nadam":
+            return corrections
+        # the two directions of NAdam tell whether its momentum grows
+        first = pooled([lengths[0] for lengths in self.step.steps.values()])
+        second = pooled([lengths[1] for lengths in self.step.steps.values()])
+        ratio = first.value / second.value if second.value else math.nan
+        gaps = [abs(ratio / nadam_ratio(self.memory, ramp) - 1) for ramp in (True, False)]
+        nearest = corrections[gaps.index(min(gaps))] if min(gaps) < NEAR else None
+        return [nearest or Correction("corrected", math.nan, math.nan)]
 
     def _matching(
-        self, factors: Mapping[str, tuple[float, float]], lengths: Mapping[str, Estimate]
-    ) -> list[str]:
-        """The kinds of correction by which most steps have a rate that was recorded."""
-        matches: dict[str, int] = {}
-        for kind, (factor, _) in factors.items():
-            expected = [rate * factor for rate in self.recorded]
-            matches[kind] = sum(self._is_one_of(length, expected) for length in lengths.values())
-        most = max(matches.values(), default=0)
+        self, corrections: Sequence[Correction], lengths: Mapping[str, Estimate]
+    ) -> list[Correction]:
+        """The ways by which most steps have a rate that was recorded."""
+        counts: list[int] = []
+        for correction in corrections:
+            expected = [rate * correction.factor for rate in self.recorded]
+            counts.append(sum(self._is_one_of(length, expected) for length in lengths.values()))
+        most = max(counts, default=0)
         if not most or 2 * most < len(lengths):
             return []
-        return [kind for kind, count in matches.items() if count == most]
+        return [way for way, count in zip(corrections, counts) if count == most]
 
     def _is_one_of(self, length: Estimate, expected: Sequence[float]) -> bool:
         if not math.isfinite(length.spread):
@@ -217,8 +251,42 @@ class Reading:
         """
         rule = self.step.rule
         if rule.slots:
-            return not rule.only_first
+            is_counted = self.starts_empty or rule.name not in CORRECTED
+            return is_counted and not rule.only_first and rule.slots != {"momentum", "second"}
         return rule.name == "sgd" and self.is_given and self.update > 0
+
+    def _are_of_groups(self, rates: Mapping[str, Estimate]) -> bool:
+        """Whether the learning rates are one, or those of a few groups: not where each tensor has
+        one of its own, as the trust ratio of LAMB gives.
+        """
+        groups: list[Estimate] = []
+        for rate in sorted(rates.values(), key=lambda rate: rate.error):
+            known = [_gap(rate, other) for other in groups]
+            if all(map(is_apart, known)):
+                groups.append(rate)
+        return len(groups) <= max(1, min(MOST_GROUPS, len(rates) // 2))
+
+    def _decays(
+        self, lengths: Mapping[str, Estimate], correction: Correction, floor: float
+    ) -> dict[str, Estimate]:
+        """Parameter -> its decay over its learning rate."""
+        added = added_decay(self.fits).values()
+        if self.step.rule.slots == {"second"} and any(map(is_apart, added)):
+            return {}  # how much of it is in the gradient is known too roughly
+        shares: dict[str, Estimate] = {}
+        for name, decay in self.step.decays.items():
+            rate = lengths[name].times(1 / correction.factor)
+            if (
+                rate.value
+                and math.isfinite(rate.value)
+                and math.isfinite(decay.spread + rate.spread)
+            ):
+                share = decay.times(1 / rate.value)
+                relative = abs(share.value / rate.value)
+                spread = math.hypot(share.spread, relative * rate.spread)
+                rough = abs(share.value) * floor
+                shares[name] = Estimate(share.value, spread, share.floor + rough)
+        return shares
 
     def _floor(self) -> float:
         """A relative error that the step of every element may have: of a rounded rate, and of 1 -
@@ -234,14 +302,5 @@ class Reading:
         return floor
 
 
-def _over(decays: Mapping[str, Estimate], rates: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The decays, each over its rate."""
-    shares: dict[str, Estimate] = {}
-    for name, decay in decays.items():
-        rate = rates.get(name)
-        if rate is not None and rate.value and math.isfinite(decay.spread + rate.spread):
-            share = decay.times(1 / rate.value)
-            relative = abs(share.value / rate.value)
-            spread = math.hypot(share.spread, relative * rate.spread)
-            shares[name] = Estimate(share.value, spread, share.floor + relative * rate.floor)
-    return shares
+def _gap(a: Estimate, b: Estimate) -> Estimate:
+    return Estimate(a.value - b.value, math.hypot(a.error, b.error))

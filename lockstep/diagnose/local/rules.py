@@ -19,7 +19,8 @@ class Memory:
     Attributes:
         kind: slot -> how it follows from the gradient: "mean", "square", "difference", "largest",
             "corrected" (the largest of what is corrected for the start at 0) or "unknown".
-        betas: slot -> the share that it keeps; NaN where that is not known.
+        betas: slot -> the share that it keeps; NaN where that is not known. "mixed": the share of
+            the memory in the sign by which Lion steps.
         count: the updates done, with this one.
         decay: parameter -> weight decay in the gradient (L2).
     """
@@ -125,14 +126,29 @@ def _scaled(in_root: bool) -> Columns:
     return columns
 
 
-def _centered(sample: Sample, memory: Memory, eps: float) -> tuple[Array, Array]:
-    gradient = with_decay(sample, memory.decay)
-    variance = sample.moments["second"] - sample.moments["first"] ** 2
-    return _quotient([gradient], np.maximum(variance, 0.0), eps, False)
+def _centered(in_root: bool) -> Columns:
+    def columns(sample: Sample, memory: Memory, eps: float) -> tuple[Array, Array]:
+        gradient = with_decay(sample, memory.decay)
+        variance = sample.moments["second"] - sample.moments["first"] ** 2
+        return _quotient([gradient], np.maximum(variance, 0.0), eps, in_root)
+
+    return columns
+
+
+def _own_momentum(sample: Sample, memory: Memory, eps: float) -> tuple[Array, Array]:
+    return _flat(sample.moments["momentum"])
 
 
 def _mean(sample: Sample, memory: Memory, eps: float) -> tuple[Array, Array]:
     return _flat(sample.moments["first"])
+
+
+def _lion(sample: Sample, memory: Memory, eps: float) -> tuple[Array, Array]:
+    gradient = sample.gradient
+    if not sample.earlier:
+        return _flat(np.sign(gradient))
+    kept = memory.betas["mixed"]
+    return _flat(np.sign(kept * sample.earlier["first"] + (1 - kept) * gradient))
 
 
 def _sign(slot: str) -> Columns:
@@ -158,10 +174,10 @@ RULES = (
     _rule("normalised", {}, _normalised, has_eps=True, only_first=True),
     _rule("sgd", {"momentum": "mean"}, _first_momentum, only_first=True),
     _rule("sgd", {"momentum": "mean"}, _momentum, width=2),
+    _rule("radam", MEAN, _mean),
     _rule("adam", MEAN, _adam(False), has_eps=True),
     _rule("adam", MEAN, _adam(True), has_eps=True, eps_in_root=True),
     _rule("nadam", MEAN, _nadam, width=2, has_eps=True),
-    _rule("radam", MEAN, _mean),
     _rule("amsgrad", MEAN | {"largest_second": "largest"}, _amsgrad, has_eps=True),
     _rule("amsgrad", MEAN | {"largest_second": "corrected"}, _amsgrad, has_eps=True),
     _rule("adamax", {"first": "mean", "infinity": "largest"}, _adamax("infinity")),
@@ -169,8 +185,10 @@ RULES = (
     _rule("adabelief", {"first": "mean", "second": "difference"}, _adam(False), has_eps=True),
     _rule("rmsprop", {"second": "square"}, _scaled(False), has_eps=True),
     _rule("rmsprop", {"second": "square"}, _scaled(True), has_eps=True, eps_in_root=True),
-    _rule("rmsprop", MEAN, _centered, has_eps=True),
-    _rule("lion", {"first": "mean"}, _sign("first")),
+    _rule("rmsprop", MEAN, _centered(False), has_eps=True),
+    _rule("rmsprop", MEAN, _centered(True), has_eps=True, eps_in_root=True),
+    _rule("rmsprop", {"second": "square", "momentum": "steps"}, _own_momentum),
+    _rule("lion", {"first": "mean"}, _lion),
     _rule("signum", {"mean": "mean"}, _sign("mean")),
 )
 """The simplest first: of those that explain a step the first counts."""

@@ -6,12 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.diagnose.local.least_squares import Block, Estimate, Fit, fit
 from lockstep.diagnose.local.samples import Sample
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["SlotFit", "fit_difference", "fit_mean", "fit_square", "is_apart", "with_decay"]
+__all__ = [
+    "SlotFit",
+    "fit_difference",
+    "fit_mean",
+    "fit_square",
+    "is_apart",
+    "mixed_share",
+    "with_decay",
+]
 
 SURE = 8.0
 """Standard errors from which on a number is not 0. The errors are of thousands of roundings, so
@@ -132,11 +141,15 @@ def fit_difference(samples: Sequence[Sample], slot: str, mean: str) -> SlotFit |
     blocks = []
     for sample in samples:
         distance = sample.gradient - sample.moments[mean]
-        blocks.append(_square_block(sample, slot, distance**2, np.zeros((len(distance), 0))))
+        block = _square_block(sample, slot, distance**2, np.zeros((len(distance), 0)))
+        # Optax adds an eps to the moment at each update
+        shared = np.concatenate([np.ones((len(distance), 1)), block.shared], axis=1)
+        blocks.append(block._replace(shared=shared))
     result = fit(blocks)
     if not result.holds:
         return None
-    return _slot_fit(result, max(sample.units[slot] for sample in samples), {})
+    unit = max(sample.units[slot] for sample in samples)
+    return _slot_fit(result._replace(shared=result.shared[1:]), unit, {})
 
 
 def _square_block(sample: Sample, slot: str, square: Array, own: Array) -> Block:
@@ -156,6 +169,32 @@ def _slot_fit(result: Fit, unit: float, decay: Mapping[str, Estimate]) -> SlotFi
     entered = result.shared[-1]
     entered = entered.with_floor(2 * unit * abs(entered.value) + unit / 2)
     return SlotFit(kept, entered, decay)
+
+
+def mixed_share(samples: Sequence[Sample]) -> Estimate | None:
+    """The share of the memory in a mix with the gradient by whose sign all elements step (Lion);
+    None where nothing tells.
+
+    An element whose memory m and gradient g have unlike signs goes with m where the share is above
+    |g| / (|g| + |m|).
+    """
+    limits: list[Array] = []
+    withs: list[NDArray[np.bool_]] = []
+    for sample in samples:
+        if not sample.earlier:
+            return None
+        memory = sample.earlier["first"]
+        unlike = (memory * sample.gradient < 0) & (sample.change != 0)
+        sizes = np.abs(sample.gradient[unlike])
+        limits.append(sizes / (sizes + np.abs(memory[unlike])))
+        withs.append(np.sign(memory[unlike]) == -np.sign(sample.change[unlike]))
+    limit = np.concatenate(limits)
+    goes_with = np.concatenate(withs)
+    if not goes_with.any() or goes_with.all():
+        return None
+    low = float(limit[goes_with].max())
+    high = float(limit[~goes_with].min())
+    return Estimate((low + high) / 2, abs(high - low) / 2)
 
 
 def with_decay(sample: Sample, decay: Mapping[str, float]) -> Array:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lockstep.diagnose.local.corrections import NUMBERS
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.measurement import Measurement
-from lockstep.diagnose.local.readings import CORRECTIONS, Steps
+from lockstep.diagnose.local.readings import Steps
 from lockstep.diagnose.local.slot_fits import SURE, is_apart
 from lockstep.diagnose.local.steps import StepsOfSide
 from lockstep.records.trace import Trace
@@ -23,6 +24,7 @@ PAGES = {
     "dampening": "dampening-spares-the-first-step",
     "nesterov": "nesterov-needs-its-flag",
     "amsgrad": "amsgrad-of-which-moment",
+    "eps in the root": "rmsprop-eps-in-the-root",
     "bias correction": "bias-correction-in-float32",
 }
 FORMS = "l2-is-not-decoupled-decay"
@@ -35,6 +37,7 @@ CORRECTS = {
 """Number that stands for a bias correction -> what a side does."""
 ORDER = (
     "optimizer",
+    "gradient sign",
     "clip norm",
     "beta1",
     "beta2",
@@ -45,6 +48,7 @@ ORDER = (
     "amsgrad",
     "bias correction",
     "nesterov",
+    "eps in the root",
     "eps",
     "learning rate",
     "weight decay",
@@ -52,6 +56,9 @@ ORDER = (
 """Quantities, causes first."""
 SAME = 1e-7
 """Settings that differ by so little of their values are one: nobody writes so many digits."""
+NORMS = 1e-4
+ADDED = 1e-6
+"""Relative distance of two norms that are one, and what PyTorch adds to a norm."""
 RATE_FLOOR = 8.0
 """Units by which a rate may be off, of the largest: a schedule in float32 cancels."""
 
@@ -157,9 +164,12 @@ def _gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
             none = Estimate(0.0, 0.0)
             yield _Gap(a.update, "optimizer", (), none, none, text, "")
         return
+    yield from _clip_gaps(a, b)
     is_other_correction = False
     for quantity, mine, its in _numbers(a, b):
         if not is_apart(_minus(mine, its)):
+            continue
+        if quantity == "eps" and (is_other_correction or _are_other_eps(a, b)):
             continue
         is_other_correction |= quantity == "bias correction"
         text = _words(quantity, mine, its)
@@ -169,29 +179,34 @@ def _gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
     yield from _decay_gaps(a, b)
 
 
+def _are_other_eps(a: Steps, b: Steps) -> bool:
+    """Whether one eps is in the root and the other outside: their values are of two kinds."""
+    name = "eps in the root"
+    return name in a.numbers and name in b.numbers and a.numbers[name] != b.numbers[name]
+
+
 def _numbers(a: Steps, b: Steps) -> Iterator[tuple[str, Estimate, Estimate]]:
     """The numbers that both sides have, and a bias correction that only a comparison tells."""
-    for quantity, mine in a.numbers.items():
-        if quantity in b.numbers:
-            yield quantity, mine, b.numbers[quantity]
-    if "bias correction" in a.numbers and "bias correction" in b.numbers:
-        return
-    kinds = _unlike_corrections(a, b)
+    kinds = None
+    if "bias correction" not in a.numbers or "bias correction" not in b.numbers:
+        kinds = _unlike_corrections(a, b)
     if kinds is not None:
-        mine, its = (Estimate(CORRECTIONS[kind], 0.0) for kind in kinds)
+        mine, its = (Estimate(NUMBERS[kind], 0.0) for kind in kinds)
         yield "bias correction", mine, its
+    for quantity in sorted(a.numbers.keys() & b.numbers.keys(), key=ORDER.index):
+        yield quantity, a.numbers[quantity], b.numbers[quantity]
 
 
 def _unlike_corrections(a: Steps, b: Steps) -> tuple[str, str] | None:
     """Kinds of bias correction that give both sides one learning rate, where the same kind does not
     and neither side's recorded rate tells; one of them is the usual kind.
     """
-    if a.factors.keys() != b.factors.keys() or not a.factors.keys() <= CORRECTIONS.keys():
+    if a.factors.keys() != b.factors.keys() or "corrected" not in a.factors:
         return None
     if a.recorded and b.recorded:
         return None
     length_a, length_b = pooled(list(a.lengths.values())), pooled(list(b.lengths.values()))
-    usual = next(iter(a.factors))
+    usual = "corrected"
 
     def agree(kind_a: str, kind_b: str) -> bool:
         rate_a = length_a.times(1 / a.factors[kind_a])
@@ -203,6 +218,48 @@ def _unlike_corrections(a: Steps, b: Steps) -> tuple[str, str] | None:
     pairs = [(usual, kind) for kind in a.factors] + [(kind, usual) for kind in a.factors]
     fitting = [pair for pair in pairs if agree(*pair)]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _clip_gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
+    """The norm to which a gradient is clipped, or the sign that it is given."""
+    if a.scale is None or b.scale is None or a.norm is None or b.norm is None:
+        return
+    if not is_apart(_minus(a.scale, b.scale)) or not all((a.scale.value, b.scale.value)):
+        return
+    if a.scale.value * b.scale.value < 0:
+        side = "a" if a.scale.value < 0 else "b"
+        text = f"{side} gives its optimizer the gradient with the other sign: it climbs"
+        yield _Gap(a.update, "gradient sign", (), a.scale, b.scale, text, "")
+        return
+    norms = [
+        Estimate(abs(side.scale.value) * side.norm, 0.0, side.norm * side.scale.error)
+        for side in (a, b)
+        if side.scale and side.norm
+    ]
+    is_clipped = [not _is_power_of_2(side) for side in (a.scale, b.scale)]
+    apart = abs(norms[0].value - norms[1].value)
+    near = NORMS * max(norms[0].value, norms[1].value) + 2 * ADDED
+    if not any(is_clipped) or apart <= near:
+        return
+    if all(is_clipped):
+        text = f"a clips its gradient to the norm {norms[0].value:.4g}, b to {norms[1].value:.4g}"
+    else:
+        clips, other = ("a", "b") if is_clipped[0] else ("b", "a")
+        bound, free = norms if is_clipped[0] else norms[::-1]
+        if free.value < bound.value:
+            return
+        text = (
+            f"{clips} clips its gradient to the norm {bound.value:.4g}, {other} does not clip its "
+            f"gradient of norm {free.value:.4g}"
+        )
+    yield _Gap(a.update, "clip norm", (), norms[0], norms[1], text, "")
+
+
+def _is_power_of_2(scale: Estimate) -> bool:
+    """Whether a factor is 1, or a loss scale that is divided out."""
+    nearest = 2.0 ** round(math.log2(abs(scale.value)))
+    gap = Estimate(abs(scale.value), scale.spread, scale.floor + 1e-6 * nearest)
+    return not is_apart(gap, nearest)
 
 
 Pairs = dict[str, tuple[Estimate, Estimate]]
@@ -303,6 +360,9 @@ def _words(quantity: str, a: Estimate, b: Estimate) -> str:
     if quantity == "nesterov":
         side = "b" if b.value else "a"
         return f"{side} takes Nesterov's step, the other does not"
+    if quantity == "eps in the root":
+        inside, outside = ("b", "a") if b.value else ("a", "b")
+        return f"{inside} adds eps inside the root of the second moment, {outside} outside"
     if quantity == "amsgrad":
         corrected, raw = ("b", "a") if b.value else ("a", "b")
         return (

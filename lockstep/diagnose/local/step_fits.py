@@ -17,7 +17,11 @@ FINE = 4.0
 """A step below so many times the rounding of its parameter is lost in it, the same way each time:
 such elements are left out."""
 ROUNDS = 8
-FEW = 500
+VAST = 100.0
+"""A root that is so many times smaller than eps counts for nothing: that is another rule."""
+GRID = (0.5, 0.1, 0.02)
+"""Steps of the exponent of eps, ever finer."""
+FEW = 250
 GUESSED = 4
 """Elements of a tensor, and tensors, from which eps is guessed."""
 
@@ -55,6 +59,9 @@ def fit_step(samples: Sequence[Sample], rule: Rule, memory: Memory) -> StepFit |
     result, estimate = _refined(kept, rule, memory, eps)
     if not result.holds:
         return None
+    largest = max(float(_roots(sample, rule).max()) for sample in kept) if rule.has_eps else 0.0
+    if estimate is not None and estimate.value > VAST * largest ** (2 if rule.eps_in_root else 1):
+        return None
     steps = {}
     decays = {}
     for sample, own in zip(kept, result.own):
@@ -84,7 +91,7 @@ def _refined(
         if not np.isfinite(change.spread):
             break
         following = max(eps + change.value, min(lowest, eps / 2) if eps > 0 else lowest)
-        estimate = Estimate(following, change.spread)
+        estimate = Estimate(float(following), change.spread)
         if abs(following - eps) <= 1e-3 * change.spread:
             break
         eps = following
@@ -156,23 +163,41 @@ def _fine(sample: Sample, rule: Rule, memory: Memory, eps: float) -> Sample:
 
 
 def _guess(samples: Sequence[Sample], rule: Rule, memory: Memory) -> float:
-    """eps to within a factor of 2, or 0."""
+    """eps to within some per cent, or 0."""
     ordered = sorted(samples, key=lambda sample: _least_root(sample, rule))
-    few = [sample.thinned(FEW) for sample in ordered[:GUESSED]]
+    few = [_telling(sample, rule) for sample in ordered[:GUESSED]]
     roots = np.concatenate([_roots(sample, rule) for sample in few])
     roots = roots[np.isfinite(roots) & (roots > 0)]
     if not len(roots):
         return 0.0
+
+    def misfit(eps: float) -> float:
+        return fit([_block(sample, rule, memory, eps, None, False) for sample in few]).misfit
+
+    power = 2.0 if rule.eps_in_root else 1.0
     low = np.log10(roots.min()) - 2
     high = np.log10(roots.max()) + 2
-    power = 2.0 if rule.eps_in_root else 1.0
     best = 0.0
-    least = np.inf
-    for eps in [0.0, *10 ** (power * np.arange(low, high, 0.5))]:
-        misfit = fit([_block(sample, rule, memory, eps, None, False) for sample in few]).misfit
-        if misfit < least * 0.999:
-            best, least = eps, misfit
+    least = misfit(best)
+    grid = np.arange(low, high, GRID[0])
+    for step, finer in zip(GRID, (*GRID[1:], 0.0)):
+        for exponent in grid:
+            eps = float(10 ** (power * exponent))
+            left = misfit(eps)
+            if left < least * 0.999:
+                best, least = eps, left
+        if not best:
+            break
+        grid = np.log10(best) / power + np.arange(-step + finer, step, finer or step)
     return best
+
+
+def _telling(sample: Sample, rule: Rule) -> Sample:
+    """A few elements, half of them those of the smallest roots."""
+    if len(sample.before) <= 2 * FEW:
+        return sample
+    order = np.argsort(_roots(sample, rule))
+    return sample.at(np.concatenate([order[:FEW], order[FEW :: len(order) // FEW]]))
 
 
 def _roots(sample: Sample, rule: Rule) -> Array:

@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from lockstep.diagnose.local.corrections import rectified_length
+from lockstep.diagnose.local.gradient_scale import clip_scale, norm_of_gradient
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.readings import Reading, Steps, added_decay
@@ -19,6 +21,7 @@ from lockstep.diagnose.local.slot_fits import (
     fit_mean,
     fit_square,
     is_apart,
+    mixed_share,
 )
 from lockstep.diagnose.local.step_fits import StepFit, fit_step
 from lockstep.records.trace import Trace
@@ -75,21 +78,15 @@ class StepsOfSide:
             return None
         fits = self.slot_fits(update)
         memory = self._memory(update, fits)
-        names = frozenset(samples[0].moments)
-        best: StepFit | None = None
-        for rule in RULES:
-            if rule.slots != names or not _is_possible(rule, memory, update):
-                continue
-            if best is not None and rule.name != best.rule.name:
-                break
-            step = fit_step(samples, rule, memory)
-            best = step if best is None else _better(best, step)
-            if best is not None and (best.eps is None or not is_apart(best.eps)):
-                break
+        best = self._best(samples, memory, update)
         if best is None:
             return None
         betas = {slot: self.beta(slot, update) for slot in fits}
         return Reading(
+            starts_empty=self.starts_empty,
+            later_rule="" if update else self.later_rule,
+            scale=self._scale(update, fits),
+            norm=norm_of_gradient(self.trace, update),
             update=update,
             samples=samples,
             fits=fits,
@@ -99,6 +96,39 @@ class StepsOfSide:
             recorded=self.rates(update),
             is_given=self.is_given(update),
         ).steps()
+
+    def _best(self, samples: Sequence[Sample], memory: Memory, update: int) -> StepFit | None:
+        """The simplest rule that explains a step. At the first update several may; then one that
+        explains a later update comes first.
+        """
+        names = frozenset(samples[0].moments)
+        rules = [r for r in RULES if r.slots == names and _is_possible(r, memory, update)]
+        known = self.later_rule if not update else ""
+        rules.sort(key=lambda rule: rule.name != known)
+        best: StepFit | None = None
+        for rule in rules:
+            if best is not None and rule.name != best.rule.name:
+                break
+            step = fit_step(samples, rule, memory)
+            best = step if best is None else _better(best, step)
+            if best is not None and (best.eps is None or not is_apart(best.eps)):
+                break
+        return best
+
+    @cached_property
+    def later_rule(self) -> str:
+        """The optimizer by the next update after the first; "" where it is not known."""
+        later = next((update for update in self.updates if update), None)
+        steps = self.at(later) if later is not None else None
+        return "" if steps is None else steps.rule
+
+    @cached_property
+    def starts_empty(self) -> bool:
+        """Whether the moments of the first update hold its gradient alone."""
+        if 0 not in self.updates:
+            return False
+        kinds = [kind for kind, _ in self.slot_fits(0).values()]
+        return "none" not in kinds and "unknown" not in kinds
 
     def samples(self, update: int) -> list[Sample]:
         """Elements of the update: of the parameters that share the commonest set of slots."""
@@ -144,6 +174,34 @@ class StepsOfSide:
             return None  # a gradient that was scaled on its way would look like another beta
         return Estimate(1 - entered.value, entered.spread, entered.floor)
 
+    def _scale(
+        self, update: int, fits: Mapping[str, tuple[str, SlotFit | None]]
+    ) -> Estimate | None:
+        """The factor from the recorded gradient to the one that the optimizer remembers; None where
+        it is not known.
+        """
+        inner = Estimate(1.0, 0.0)
+        for slot in MEANS:
+            _, slot_fit = fits.get(slot, ("", None))
+            beta = self.betas.get(slot)
+            if slot_fit is None or (beta is None and slot != "momentum"):
+                continue
+            if slot == "momentum" and update:
+                return None  # dampening scales the gradient too
+            entered = slot_fit.entered
+            share = 1.0 if slot == "momentum" or beta is None else 1 - beta.value
+            inner = entered.times(1 / share)
+            error = 0.0 if beta is None else abs(inner.value) * beta.error / abs(share)
+            inner = Estimate(inner.value, math.hypot(inner.spread, error), inner.floor)
+        outer = clip_scale(self.trace, update) if self.is_given(update) else Estimate(1.0, 0.0)
+        if outer is None:
+            return None
+        return Estimate(
+            inner.value * outer.value,
+            math.hypot(inner.spread * outer.value, outer.spread * inner.value),
+            inner.floor * abs(outer.value),
+        )
+
     def is_given(self, update: int) -> bool:
         """Whether the gradients were recorded as the optimizer was given them."""
         prefix = f"detail/{update}/clip/"
@@ -168,6 +226,9 @@ class StepsOfSide:
         for slot in kinds:
             beta = self.beta(slot, update)
             betas[slot] = math.nan if beta is None else beta.value
+        mixed = mixed_share(self.samples(update)) if kinds.keys() == {"first"} else None
+        if mixed is not None:
+            betas["mixed"] = mixed.value
         added = added_decay(fits)
         is_added = any(map(is_apart, added.values()))
         decay = {name: estimate.value for name, estimate in added.items() if is_added}
@@ -194,6 +255,9 @@ def _slot_fits(samples: Sequence[Sample]) -> dict[str, tuple[str, SlotFit | None
         return dict.fromkeys(slots, ("unknown", None))
     fits: dict[str, tuple[str, SlotFit | None]] = {}
     for slot in (slot for slot in slots if slot in MEANS):
+        if slot == "momentum" and "second" in slots:
+            fits[slot] = ("steps", None)
+            continue
         mean = fit_mean(samples, slot)
         fits[slot] = ("mean" if mean else "none", mean)
     if "second" in slots:
@@ -230,7 +294,11 @@ def _is_largest_raw(samples: Sequence[Sample]) -> bool:
 def _is_possible(rule: Rule, memory: Memory, update: int) -> bool:
     if rule.only_first and update:
         return False
-    if not update and not rule.only_first and rule.slots == {"momentum"}:
+    if not update and rule.width == 2:
+        return False  # both directions are one
+    if rule.name == "lion" and update and "mixed" not in memory.betas:
+        return False
+    if rule.name == "radam" and not rectified_length(memory.betas["second"], memory.count) <= 5:
         return False
     return all(memory.kind[slot] in (kind, "unknown") for slot, kind in rule.kinds.items())
 
