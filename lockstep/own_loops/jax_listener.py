@@ -38,6 +38,7 @@ class JaxListener:
 
     Attributes:
         inputs: layer -> the recorded array that fed it.
+        modules: layer -> settings that its operations show, such as eps.
         is_replayed: whether loss and gradients come of the second evaluation, as with `listen`.
     """
 
@@ -50,6 +51,7 @@ class JaxListener:
         hears_all: bool,
     ) -> None:
         self.inputs: dict[str, str] = {}
+        self.modules: dict[str, dict[str, Any]] = {}
         self.is_replayed = False
         self._present = present
         self._known = known
@@ -59,6 +61,7 @@ class JaxListener:
         self._passes: list[Recording] = []
         self._operations: Operations | None = None
         self._deaf_loss = ""
+        self._is_replaying = False
         self._has_warned = False
 
     # --- what the loop calls
@@ -95,7 +98,12 @@ class JaxListener:
                 opened = open_arguments(arguments, keywords)
                 if not has_tracer([array.value for array in opened.arrays]):
                     self._listen(LossCall(loss_of, has_aux, arguments, opened, places))
-            results = trainer_for(arguments)(*arguments, **keywords)
+            trainer = trainer_for(arguments)
+            if self._is_replaying:  # outside jit, but for what the loss itself compiles
+                with sys.modules["jax"].disable_jit(False):
+                    results = trainer(*arguments, **keywords)
+            else:
+                results = trainer(*arguments, **keywords)
             if has_tracer(results):
                 self._deaf_loss = getattr(loss_of, "__name__", "the loss")
             else:
@@ -119,11 +127,14 @@ class JaxListener:
             if self._present.is_due():
                 opened = open_arguments(arguments, keywords)
                 copies, named = opened.rebuild([array.value for array in opened.arrays])
+                self._is_replaying = True
                 try:
                     with jax.disable_jit():
                         step(*copies, **named)
                 except Exception as error:
                     self._warn(f"listen: the step does not run outside jit: {_first_line(error)}")
+                finally:
+                    self._is_replaying = False
             return step(*arguments, **keywords)
 
         return listened
@@ -143,6 +154,7 @@ class JaxListener:
             return
         self._passes.append(heard)
         self.inputs |= heard.inputs
+        self.modules |= heard.modules
         if operations is not None and self._operations is None:
             self._operations = operations.listing
 

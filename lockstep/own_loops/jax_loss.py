@@ -57,11 +57,13 @@ class Recording:
         outputs: layer, or "<layer>.input" -> array, in call order.
         batch: name -> array.
         inputs: layer -> the recorded array that fed it.
+        modules: layer -> settings that its operations show.
     """
 
     outputs: dict[str, Tensor]
     batch: dict[str, Tensor]
     inputs: dict[str, str]
+    modules: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ def evaluate_loss(
                 outputs[f"{layer.name}.input"] = _joined(wanted[source], is_loop, axes.get(source))
         outputs[layer.name] = _joined(wanted[layer.output], is_loop, axes.get(layer.output))
     copies = {name: np.array(argument.value) for name, argument in batch.items()}
-    return Recording(outputs, copies, inputs)
+    modules = {layer.name: layer.settings() for layer in layers}
+    said = {name: settings for name, settings in modules.items() if settings}
+    return Recording(outputs, copies, inputs, said)
 
 
 def _joined(turns: list[Any], is_loop: bool, axis: int | None) -> Tensor:

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
+import numpy as np
+
 from lockstep.own_loops.jaxpr_program import (
     LIBRARY_FUNCTIONS,
     Frame,
@@ -58,6 +60,23 @@ class Layer:
     source: int | None
     steps: tuple[int, ...]
     program: Program
+
+    def settings(self) -> dict[str, Any]:
+        """What the operations show of the layer's settings, by PyTorch's names.
+
+        `eps` is the number that is added under a root; `approximate` is the form of a GELU.
+        """
+        steps = [self.program.steps[index] for index in self.steps]
+        under_roots = {step.reads[0] for step in steps if step.name in ("sqrt", "rsqrt")}
+        added: set[float] = set()
+        for step in steps:
+            if step.name == "add" and under_roots & set(step.writes):
+                numbers = [self.program.constants.get(value) for value in step.reads]
+                added |= {float(str(number)) for number in numbers if _is_number(number)}
+        names = {step.name for step in steps}
+        if self.name.partition("#")[0] == "gelu":
+            return {"approximate": "tanh" if "tanh" in names else "none"}
+        return {"eps": added.pop()} if len(added) == 1 else {}
 
 
 def layers_of(program: Program, parameters: Mapping[int, str]) -> list[Layer]:
@@ -488,6 +507,10 @@ def _common_path(names: Iterable[str]) -> str:
             break
         shared.append(parts[0])
     return ".".join(shared)
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and np.ndim(value) == 0 and 0 < float(value) < 1
 
 
 def _is_float(kind: Any) -> bool:

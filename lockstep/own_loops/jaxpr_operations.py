@@ -1,6 +1,5 @@
 """List the operations of a program while it is evaluated."""
 
-import math
 import sysconfig
 from collections.abc import Sequence
 from functools import cache
@@ -55,31 +54,28 @@ class JaxOperations:
         sources: list[int] = []
         for value in step.reads:
             sources += self._entries.get(value, [OUTSIDE])
-        for value, result in zip(step.writes, results):
-            if not _has_norms(result) or len(self.listing.entries) >= LIMIT:
+        for value, out, result in zip(step.writes, step.equation.outvars, results):
+            kind = out.aval
+            if not _has_norms(kind) or len(self.listing.entries) >= LIMIT:
                 continue
-            if step.name in SAME_VALUES and _size(step.equation.invars[0]) == result.size:
+            if step.name in SAME_VALUES and step.equation.invars[0].aval.size == kind.size:
                 self._entries[value] = sources
                 continue
             entry = self.listing.add(
                 step.name,
                 layer=self._layers.get(id(step), ""),
                 line=_line_of(step.chain),
-                shape=result.shape,
-                dtype=str(result.dtype),
+                shape=kind.shape,
+                dtype=str(kind.dtype),
                 inputs=sources,
                 norms=result_norms(np.asarray(result)),
             )
             self._entries[value] = [entry]
 
 
-def _size(atom: Any) -> int:
-    return math.prod(atom.aval.shape)
-
-
-def _has_norms(result: Any) -> bool:
-    dtype = str(getattr(result, "dtype", "key"))
-    return "key" not in dtype and "complex" not in dtype and result.size > 0
+def _has_norms(kind: Any) -> bool:
+    dtype = str(getattr(kind, "dtype", "key"))
+    return "key" not in dtype and "complex" not in dtype and kind.size > 0
 
 
 def _line_of(chain: Sequence[Frame]) -> str:

@@ -387,6 +387,10 @@ class Recorder:
         present.close()
         present.room = self._room
 
+    def _read_in_jax(self) -> dict[str, Any]:
+        modules = {} if self._jax is None else self._jax.modules
+        return self._jax_optimizer.read | ({"modules": modules} if modules else {})
+
     def _read_rate(self, families: Mapping[str, Any]) -> None:
         """Record the rate that an optimizer in JAX applied, if it can be read at every update."""
         rate = self._jax_optimizer.rate(families.get("moments"), families.get("parameters"))
@@ -502,7 +506,7 @@ class Recorder:
             },
             "environment": environment_of(),
             "inputs": {} if self._jax is None else dict(self._jax.inputs),
-            "read": self._jax_optimizer.read,
+            "read": self._read_in_jax(),
             "operations": {str(u): listing.entries for u, listing in self._listings.items()},
         }
 

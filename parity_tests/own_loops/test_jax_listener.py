@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.training.train_state import TrainState
 
 import lockstep
 from lockstep.cli import main
@@ -272,6 +273,43 @@ def test_recording_changes_no_bit_of_bfloat16(compiled: bool, tmp_path: Path) ->
     assert Trace.load(tmp_path / "trace").header["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("name", ["plain", "nnx"])
+def test_a_compiled_step_gives_the_outputs_of_the_same_state(name: str, tmp_path: Path) -> None:
+    eager = record(tmp_path / "eager", KINDS[name])
+    compiled = record(tmp_path / "jit", KINDS[name], compiled=True)
+    assert eager.arrays.keys() == compiled.arrays.keys()
+    assert eager.header["layers"] == compiled.header["layers"]
+    for layer in eager.header["layers"]:  # with the same dropout mask
+        np.testing.assert_array_equal(forward(eager, 0, layer), forward(compiled, 0, layer))
+    for update in range(UPDATES):
+        logits = forward(eager, update, "a_last")
+        np.testing.assert_allclose(logits, forward(compiled, update, "a_last"), atol=1e-5)
+
+
+def test_donated_arguments_and_a_state_of_flax_may_be_compiled(tmp_path: Path) -> None:
+    def step(state: TrainState, x: jax.Array, y: jax.Array, rows: int) -> tuple[Any, jax.Array]:
+        loss, gradients = gradient_of(state.params, x[:rows], y[:rows])
+        return state.apply_gradients(grads=gradients), loss
+
+    variables = LinenNet().init(jax.random.key(0), X_UBD[0])
+    with lockstep.Recorder(tmp_path / "trace", backend="jax") as recorder:
+        state = TrainState.create(
+            apply_fn=LinenNet().apply, params=recorder.start(variables), tx=optax.adam(1e-2)
+        )
+        recorder.watch(state.params, state.tx)
+        gradient_of = recorder.value_and_grad(linen_loss)
+        compiled = jax.jit(step, donate_argnums=0, static_argnames="rows")
+        compiled = recorder.listen(compiled)
+        for x, y in zip(X_UBD, Y_UB):
+            state, loss = compiled(state, x, y, rows=4)
+            recorder.update(parameters=state.params, moments=state.opt_state, loss=loss)
+    trace = Trace.load(tmp_path / "trace")
+    assert outputs(trace) == KINDS["linen"].layers
+    assert forward(trace, 2, "a_last").shape == (4, K)
+    assert trace.header["read"]["optimizers"][0]["name"] == "adam"
+    assert trace.series("lr").tolist() == [0.01] * UPDATES
+
+
 @pytest.mark.parametrize("transform", [jax.value_and_grad, nnx.value_and_grad])
 def test_a_compiled_gradient_function_trains_as_it_did(transform: Any, tmp_path: Path) -> None:
     parameters = plain_parameters()
@@ -508,6 +546,12 @@ def test_equinox_modules(tmp_path: Path) -> None:
         return (jax.vmap(model)(x) ** 2).mean()
 
     trace = heard(tmp_path / "trace", loss_of, model, x_BTD)
+    with lockstep.Recorder(tmp_path / "jit", backend="jax") as recorder:
+        recorder.start(model)
+        step = recorder.listen(eqx.filter_jit(recorder.value_and_grad(loss_of)))
+        step(model, x_BTD)
+        recorder.update()
+    assert Trace.load(tmp_path / "jit").header["layers"] == trace.header["layers"]
     projections = [f"attention.{name}_proj" for name in ("query", "key", "value")]
     expected = ["linear", "norm", "gelu", *projections, "softmax", "attention.output_proj"]
     assert outputs(trace) == expected
@@ -533,6 +577,26 @@ def test_haiku_modules(tmp_path: Path) -> None:
     expected = ["mlp/~/linear_0", "relu", "mlp/~/linear_1", "layer_norm", "linear"]
     assert outputs(trace) == expected
     assert [name for name in trace.arrays if "/batch/" in name] == ["detail/0/batch/x"]
+
+
+def test_settings_that_the_operations_show_are_read(tmp_path: Path) -> None:
+    class Norms(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = nnx.LayerNorm(H, epsilon=3e-6, rngs=nnx.Rngs(0))
+            self.rms = nnx.RMSNorm(H, epsilon=1e-4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            h = jax.nn.gelu(self.rms(self.layer(x)))
+            return jax.nn.gelu(h, approximate=False)
+
+    trace = heard(tmp_path / "trace", lambda model, x: model(x).sum(), Norms(), normal(B, H))
+    assert trace.header["read"]["modules"] == {
+        "layer": {"eps": 3e-6},
+        "rms": {"eps": 1e-4},
+        "gelu": {"approximate": "tanh"},
+        "gelu#2": {"approximate": "none"},
+    }
+    assert trace.header["inputs"]["rms"] == "forward/layer"
 
 
 # --- arguments
