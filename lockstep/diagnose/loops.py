@@ -253,10 +253,11 @@ def _is_run_of(trace: Trace, side: Trace) -> bool:
 
 
 def _not_finite(trace: Trace) -> str:
-    """The first update that is not finite, in words; "" for none."""
+    """The first update that is not finite, in words; "" for none. Masked scores are meant."""
     places = []
     for key, array in trace.arrays.items():
-        if np.isfinite(array).all():
+        is_masked = np.isneginf(array) if split_name(key)[1] == "forward" else False
+        if (np.isfinite(array) | is_masked).all():
             continue
         kind, _, rest = key.partition("/")
         if kind == "updates":

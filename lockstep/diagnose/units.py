@@ -52,7 +52,8 @@ def _is_of_bfloat16(array: NDArray[Any]) -> bool:
     if array.dtype != np.float32 or not array.ndim:
         return False
     bits = np.ascontiguousarray(array).view(np.uint32)
-    return not (bits & BFLOAT16_BITS).any() and bool((np.abs(array) % 1 != 0).any())
+    finite = array[np.isfinite(array)]
+    return not (bits & BFLOAT16_BITS).any() and bool((finite % 1 != 0).any())
 
 
 def coarsest_dtype(trace: Trace) -> str:

@@ -216,6 +216,19 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, runs: dict[A
         sides_of([runs["torch", 1], runs["torch", 2], runs["linen", 1]], a, b)
 
 
+def test_scores_of_masked_tokens_are_meant(tmp_path: Path) -> None:
+    scores = np.array([[0.5, -np.inf], [0.25, 1.5]], np.float32)
+    trace = tiny(tmp_path, [1.0, 2.0])
+    masked = Trace(
+        trace.header | {"dtypes": ["bfloat16"]}, trace.arrays | {"detail/0/forward/scores": scores}
+    )
+    assert notes_on(masked, masked) == []
+    bounds = loop_bounds(masked, masked)
+    assert compare(masked, masked, bounds).verdict == "identical"
+    overflown = Trace(masked.header, masked.arrays | {"detail/0/forward/scores": -scores})
+    assert "NaN or infinity from update 0, forward/scores" in notes_on(masked, overflown)[0]
+
+
 def test_nan_is_compared_as_such_and_named_first(tmp_path: Path) -> None:
     fine = tiny(tmp_path, [1.0, 2.0, 3.0])
     broken = tiny(tmp_path, [1.0, np.nan, np.nan], backend="other")

@@ -44,39 +44,24 @@ def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
 
 
 def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
-    names: list[str] = []  # jit hands a dictionary back in another order
-
-    def loss_of(parameters: Any, x: jax.Array, y: jax.Array) -> Any:
-        outputs = MODELS[loop.model](parameters, x, loop)
-        names[:] = outputs
-        logits = outputs["head"]
-        logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return losses.mean(), tuple(outputs.values())
-
-    gradient_of = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
-    transformation = transformation_of(loop)
-    parameters = tree_of(start_of(loop), loop)
     recorder = Recorder(path, backend="jax", perturb=perturb)
-    parameters = recorder.start(parameters)
+
+    def loss_of(parameters: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = MODELS[loop.model](parameters, x, loop)
+        logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    value_and_grad = recorder.value_and_grad(jax.jit(loss_of))
+    transformation = transformation_of(loop)
+    parameters = recorder.start(tree_of(start_of(loop), loop))
     state: Any = transformation.init(parameters)
     for update, (x, y) in enumerate(batches(loop)):
-        parts = []
-        for x_part, y_part in zip(jnp.split(x, loop.micro), jnp.split(y, loop.micro)):
-            (loss, outputs), gradients = gradient_of(parameters, x_part, y_part)
-            recorder.record(batch={"x": x_part, "y": y_part}, forward=dict(zip(names, outputs)))
-            parts.append((loss, gradients))
-        loss, gradients = jax.tree.map(lambda *leaves: sum(leaves) / loop.micro, *parts)
+        _, gradients = value_and_grad(parameters, jnp.asarray(x), jnp.asarray(y))
         clipped = clip(gradients, loop.clip) if loop.clip else gradients
         state.hyperparams["learning_rate"] = rate_at(loop, update)
         changes, state = transformation.update(clipped, state, parameters)
         parameters = optax.apply_updates(parameters, changes)
         recorder.update(
-            loss=loss,
-            gradients=gradients,
-            clipped=clipped,
-            lr=rate_at(loop, update),
-            moments=state,
-            parameters=parameters,
+            clipped=clipped, lr=rate_at(loop, update), moments=state, parameters=parameters
         )
     return recorder.finish()

@@ -11,12 +11,32 @@ from lockstep.diagnose.names import Layout, NameMap
 from parity_tests.shared.own_loops.torch_models import HEADS
 from parity_tests.shared.own_loops.ways import Loop
 
-__all__ = ["MODELS", "Outputs", "map_of", "tree_of"]
+__all__ = ["MODELS", "map_of", "tree_of"]
 
 Tree = Any
-Outputs = dict[str, jax.Array]
 KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 """Axes of a kernel -> what leads from JAX's layout to PyTorch's."""
+
+NCHW = (0, 3, 1, 2)
+OUTPUTS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
+    "gpt": [
+        ("blocks.0.gelu", "gelu", ()),
+        ("blocks.1.gelu", "gelu#2", ()),
+        ("head", "token#2", ()),
+    ],
+    "mlp": [("gelu1", "gelu", ()), ("gelu2", "gelu#2", ())],
+    "convnet": [
+        ("conv1", "conv1", NCHW),
+        ("norm1", "norm1", NCHW),
+        ("relu1", "relu", NCHW),
+        ("conv2", "conv2", NCHW),
+        ("norm2", "norm2", NCHW),
+        ("relu2", "relu#2", NCHW),
+    ],
+    "lstm": [],
+    "gru": [],
+}
+"""Model -> outputs of PyTorch's layers, as the recorder calls those of JAX and lays them out."""
 
 
 def layout_of(name: str, array: np.ndarray) -> Layout:
@@ -45,7 +65,15 @@ def _parts(start: dict[str, np.ndarray], loop: Loop) -> dict[str, np.ndarray]:
 def map_of(start: dict[str, np.ndarray], loop: Loop) -> NameMap:
     """The name map of a pair whose side A is PyTorch's and whose side B is the tree."""
     parts = _parts(start, loop)
-    return NameMap(names={name: layout_of(name, array) for name, array in parts.items()})
+    forward = {name: Layout(other, axes) for name, other, axes in OUTPUTS[loop.model]}
+    # an embedding and the sum of both
+    only = frozenset({"position"} if loop.model == "gpt" else ())
+    return NameMap(
+        names={name: layout_of(name, array) for name, array in parts.items()},
+        forward=forward,
+        only_a=only,
+        only_b=only,
+    )
 
 
 def tree_of(start: dict[str, np.ndarray], loop: Loop) -> Tree:
@@ -90,13 +118,12 @@ def gelu(x: jax.Array, loop: Loop) -> jax.Array:
     return (y * 0.5 * jax.scipy.special.erfc(-y / np.sqrt(2))).astype(x.dtype)
 
 
-def attention(tree: Tree, x_BTW: jax.Array, loop: Loop, put: Callable[..., Any]) -> jax.Array:
+def attention(tree: Tree, x_BTW: jax.Array, loop: Loop) -> jax.Array:
     B, T, W = x_BTW.shape
     if loop.is_packed:
-        parts = jnp.split(put("qkv", linear(tree["qkv"], x_BTW, loop)), 3, axis=-1)
+        parts = jnp.split(linear(tree["qkv"], x_BTW, loop), 3, axis=-1)
     else:
-        names = ("query", "key", "value")
-        parts = [put(name, linear(tree[name], x_BTW, loop)) for name in names]
+        parts = [linear(tree[name], x_BTW, loop) for name in ("query", "key", "value")]
     q, k, v = (part.reshape(B, T, HEADS, W // HEADS) for part in parts)
     mask_TT = jnp.tril(jnp.ones((T, T), bool))
     scale = loop.attention_scale / np.sqrt(W // HEADS)
@@ -105,47 +132,29 @@ def attention(tree: Tree, x_BTW: jax.Array, loop: Loop, put: Callable[..., Any])
     else:
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * jnp.asarray(scale, q.dtype)
         if loop.is_causal:
-            scores = jnp.where(mask_TT, scores, jnp.finfo(scores.dtype).min)
+            scores = jnp.where(mask_TT, scores, -jnp.inf)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
-    return put("out", linear(tree["out"], mixed.reshape(B, T, W), loop))
+    return linear(tree["out"], mixed.reshape(B, T, W), loop)
 
 
-def gpt(tree: Tree, tokens_BT: jax.Array, loop: Loop) -> Outputs:
-    outputs: Outputs = {}
-    embeddings = tree["token"]["embedding"], tree["position"]["embedding"]
+def gpt(tree: Tree, tokens_BT: jax.Array, loop: Loop) -> jax.Array:
+    tokens_VW, positions_TW = tree["token"]["embedding"], tree["position"]["embedding"]
     if loop.residual == "bfloat16":
-        embeddings = narrow(embeddings[0], loop), narrow(embeddings[1], loop)
-    outputs["token"] = embeddings[0][tokens_BT]
-    outputs["position"] = embeddings[1][: tokens_BT.shape[1]]
-    x_BTW = outputs["token"] + outputs["position"]
-    for i, block in tree["blocks"].items():
-
-        def put(name: str, output: jax.Array, stem: str = f"blocks.{i}.") -> jax.Array:
-            outputs[stem + name] = output
-            return output
-
-        def put_attention(name: str, output: jax.Array, put: Any = put) -> jax.Array:
-            return put(f"attention.{name}", output)
-
-        normed = put("norm1", norm(block["norm1"], x_BTW, loop))
-        x_BTW = x_BTW + attention(block["attention"], normed, loop, put_attention)
-        up = put("up", linear(block["up"], put("norm2", norm(block["norm2"], x_BTW, loop)), loop))
-        x_BTW = x_BTW + put("down", linear(block["down"], put("gelu", gelu(up, loop)), loop))
-    outputs["norm"] = norm(tree["norm"], x_BTW, loop)
+        tokens_VW, positions_TW = narrow(tokens_VW, loop), narrow(positions_TW, loop)
+    x_BTW = tokens_VW[tokens_BT] + positions_TW[: tokens_BT.shape[1]]
+    for block in tree["blocks"].values():
+        x_BTW = x_BTW + attention(block["attention"], norm(block["norm1"], x_BTW, loop), loop)
+        hidden = linear(block["up"], norm(block["norm2"], x_BTW, loop), loop)
+        x_BTW = x_BTW + linear(block["down"], gelu(hidden, loop), loop)
     kernel = tree["token"]["embedding"].T if loop.is_tied else tree["head"]["kernel"]
-    outputs["head"] = linear({"kernel": kernel}, outputs["norm"], loop)
-    return outputs
+    return linear({"kernel": kernel}, norm(tree["norm"], x_BTW, loop), loop)
 
 
-def mlp(tree: Tree, x_BD: jax.Array, loop: Loop) -> Outputs:
-    outputs: Outputs = {}
+def mlp(tree: Tree, x_BD: jax.Array, loop: Loop) -> jax.Array:
     x = x_BD
     for i in (1, 2):
-        outputs[f"linear{i}"] = linear(tree[f"linear{i}"], x, loop)
-        outputs[f"norm{i}"] = norm(tree[f"norm{i}"], outputs[f"linear{i}"], loop)
-        x = outputs[f"gelu{i}"] = gelu(outputs[f"norm{i}"], loop)
-    outputs["head"] = linear(tree["head"], x, loop)
-    return outputs
+        x = gelu(norm(tree[f"norm{i}"], linear(tree[f"linear{i}"], x, loop), loop), loop)
+    return linear(tree["head"], x, loop)
 
 
 def convolution(tree: Tree, x_BHWC: jax.Array, loop: Loop) -> jax.Array:
@@ -169,27 +178,17 @@ def group_norm(tree: Tree, x_BHWC: jax.Array, loop: Loop) -> jax.Array:
     return (scaled * tree["scale"] + tree["bias"]).astype(x_BHWC.dtype)
 
 
-def convnet(tree: Tree, x_BCHW: jax.Array, loop: Loop) -> Outputs:
-    """Images and outputs are recorded as PyTorch lays them out."""
-    outputs: Outputs = {}
-
-    def put(name: str, x_BHWC: jax.Array) -> jax.Array:
-        outputs[name] = x_BHWC.transpose(0, 3, 1, 2)
-        return x_BHWC
-
-    x = put("conv1", convolution(tree["conv1"], x_BCHW.transpose(0, 2, 3, 1), loop))
-    x = put("relu1", jax.nn.relu(put("norm1", group_norm(tree["norm1"], x, loop))))
+def convnet(tree: Tree, x_BCHW: jax.Array, loop: Loop) -> jax.Array:
+    """Images come as PyTorch lays them out."""
+    x = convolution(tree["conv1"], x_BCHW.transpose(0, 2, 3, 1), loop)
+    x = jax.nn.relu(group_norm(tree["norm1"], x, loop))
     B, H, W, C = x.shape
-    x = put("pool1", x.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4)))
-    x = put("conv2", convolution(tree["conv2"], x, loop))
-    x = put("relu2", jax.nn.relu(put("norm2", group_norm(tree["norm2"], x, loop))))
-    pooled_BC = x.mean((1, 2))
-    outputs["pool2"] = pooled_BC[:, :, None, None]
-    outputs["head"] = linear(tree["head"], pooled_BC, loop)
-    return outputs
+    x = x.reshape(B, H // 2, 2, W // 2, 2, C).max((2, 4))
+    x = jax.nn.relu(group_norm(tree["norm2"], convolution(tree["conv2"], x, loop), loop))
+    return linear(tree["head"], x.mean((1, 2)), loop)
 
 
-def recurrent(tree: Tree, x_BTD: jax.Array, loop: Loop) -> Outputs:
+def recurrent(tree: Tree, x_BTD: jax.Array, loop: Loop) -> jax.Array:
     rnn = tree["rnn"]
     gates = 4 if loop.model == "lstm" else 3
     known = {"kernel": rnn["kernel_hh_l0"], "bias": rnn["bias_hh_l0"]}
@@ -210,13 +209,11 @@ def recurrent(tree: Tree, x_BTD: jax.Array, loop: Loop) -> Outputs:
             h_BW = (1 - z) * jnp.tanh(left[2] + r * right[2]) + z * h_BW
         return (h_BW, c_BW), h_BW
 
-    _, states_TBW = jax.lax.scan(step, (zeros_BW, zeros_BW), given_BTG.swapaxes(0, 1))
-    outputs = {"rnn": states_TBW.swapaxes(0, 1)}
-    outputs["head"] = linear(tree["head"], outputs["rnn"][:, -1], loop)
-    return outputs
+    (h_BW, _), _ = jax.lax.scan(step, (zeros_BW, zeros_BW), given_BTG.swapaxes(0, 1))
+    return linear(tree["head"], h_BW, loop)
 
 
-MODELS: dict[str, Callable[[Tree, jax.Array, Loop], Outputs]] = {
+MODELS: dict[str, Callable[[Tree, jax.Array, Loop], jax.Array]] = {
     "gpt": gpt,
     "mlp": mlp,
     "convnet": convnet,
