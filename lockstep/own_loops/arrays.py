@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError
+from lockstep.own_loops.torch_names import named_buffers, named_parameters
 from lockstep.recipe import Optimizer
 from lockstep.version import __version__
 
@@ -29,6 +30,7 @@ __all__ = [
     "parameters_of",
     "perturbed",
     "rates_of",
+    "tensors_of",
     "to_array",
 ]
 
@@ -107,6 +109,21 @@ def name_arrays(tree: Tree) -> dict[str, Tensor]:
     return arrays
 
 
+def tensors_of(tree: Tree) -> Iterator[Tensor]:
+    """The PyTorch tensors in dictionaries, sequences and dataclasses, in order."""
+    if hasattr(tree, "detach") and _is_array(tree):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for child in tree.values():
+            yield from tensors_of(child)
+    elif isinstance(tree, list | tuple):
+        for child in tree:
+            yield from tensors_of(child)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            yield from tensors_of(getattr(tree, field.name, None))
+
+
 def _put(arrays: dict[str, Tensor], name: str, value: Tensor) -> None:
     if name in arrays:
         raise InputError(f"two arrays of one tree are called {name!r}")
@@ -126,8 +143,8 @@ def parameters_of(source: Tree) -> tuple[dict[str, Tensor], set[str]]:
     arrays: dict[str, Tensor] = {}
     statistics: set[str] = set()
     if hasattr(source, "named_parameters"):
-        buffers = dict(source.named_buffers())
-        arrays = dict(source.named_parameters()) | buffers
+        buffers = dict(named_buffers(source))
+        arrays = dict(named_parameters(source)) | buffers
         statistics = set(buffers)
     else:
         for collection, tree in _collections(source).items():
@@ -149,7 +166,7 @@ def gradients_of(source: Tree) -> dict[str, Tensor]:
         source: a tree of gradients, or a PyTorch module whose parameters have `.grad`.
     """
     if hasattr(source, "named_parameters"):
-        return {name: p.grad for name, p in source.named_parameters() if p.grad is not None}
+        return {name: p.grad for name, p in named_parameters(source) if p.grad is not None}
     gradients: dict[str, Tensor] = {}
     for tree in _collections(source).values():
         gradients |= {name: array for name, array in name_arrays(tree).items() if _is_float(array)}
@@ -178,8 +195,9 @@ def moments_of(source: Any, parameters: Tree, names: Sequence[str]) -> dict[str,
 
 def _torch_moments(optimizer: Any, module: Any) -> dict[str, Tensor]:
     moments: dict[str, Tensor] = {}
-    for name, parameter in module.named_parameters():
-        for slot, value in optimizer.state.get(parameter, {}).items():
+    states = optimizer.state
+    for name, parameter in named_parameters(module):
+        for slot, value in states.get(parameter, {}).items():
             if getattr(value, "ndim", 0):
                 moments[f"{SLOTS.get(slot, slot)}/{name}"] = value
     return moments

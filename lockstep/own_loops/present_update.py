@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -11,13 +12,41 @@ from numpy.typing import NDArray
 from lockstep.errors import InputError
 from lockstep.own_loops.arrays import Tensor, to_array
 from lockstep.own_loops.operations import Operations
-from lockstep.own_loops.tensor_pieces import dtype_of, flat_tensor, size_in_bytes
+from lockstep.own_loops.tensor_pieces import (
+    dtype_of,
+    flat_tensor,
+    has_numpy_dtype,
+    size_in_bytes,
+)
 from lockstep.records.tensor_statistics import WATCHED
 from lockstep.records.tensor_summary import Summary, squares_of, summarise
 
-__all__ = ["Arrays", "PresentUpdate"]
+__all__ = ["Arrays", "Part", "PresentUpdate"]
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor that is recorded later, or is joined with others before.
+
+    Attributes:
+        array: a copy; None where it is not copied.
+        shape: its shape.
+        dtype: as the loop had it.
+        bytes: its size in a trace.
+        is_widened: whether NumPy lacks its dtype.
+        summary: None where it is not summarised.
+        first_row: the row that the summary takes for its first.
+    """
+
+    array: NDArray[Any] | None
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    is_widened: bool
+    summary: Summary | None = None
+    first_row: int = 0
 
 
 class PresentUpdate:
@@ -39,6 +68,7 @@ class PresentUpdate:
         layers: the outputs of layers in call order, of all updates.
         operations: what the update computed, where that is listed.
         dtypes: (family, dtype of floats as the loop had them) -> how many arrays.
+        array_dtypes: "family/name" -> dtype, of arrays whose own dtype NumPy cannot hold.
         room: the bytes that copies may take. Where the update's tensors outgrow it, none is kept.
         with_statistics: whether tensors are summarised.
         with_sketches: whether these summaries have sketches.
@@ -56,6 +86,7 @@ class PresentUpdate:
         self.layers: dict[str, None] = {}
         self.operations: Operations | None = None
         self.dtypes: Counter[tuple[str, str]] = Counter()
+        self.array_dtypes: dict[str, str] = {}
         self.room = 0
         self.with_statistics = False
         self.with_sketches = False
@@ -66,11 +97,14 @@ class PresentUpdate:
         """The tensors of the update that were given, "family/name", and their shapes."""
         return self._shapes
 
-    def note_dtype(self, family: str, value: Tensor) -> None:
-        """Count a tensor's dtype."""
+    def note_dtype(self, family: str, key: str, value: Tensor) -> None:
+        """Count the dtype of a tensor, which a trace calls `key`."""
         dtype = dtype_of(value)
-        if "float" in dtype:
-            self.dtypes[family, dtype] += 1
+        if "float" not in dtype:
+            return
+        self.dtypes[family, dtype] += 1
+        if not has_numpy_dtype(value):
+            self.array_dtypes[key] = dtype
 
     def add(self, family: str, values: Mapping[str, Tensor]) -> None:
         """Record tensors; those of the same names are replaced.
@@ -114,6 +148,46 @@ class PresentUpdate:
             if family == "forward":
                 self.layers[key.removeprefix("forward/")] = None
 
+    def put(self, family: str, name: str, part: Part) -> None:
+        """Record a tensor of which there is a copy, or a summary, already."""
+        key = f"{family}/{name}"
+        self._shapes[key] = part.shape
+        self.bytes += part.bytes
+        if "float" in part.dtype:
+            self.dtypes[family, part.dtype] += 1
+        if part.is_widened:
+            self.array_dtypes[key] = part.dtype
+        if part.summary is not None:
+            self.summaries[key] = part.summary
+        if part.array is None and self.is_copied():  # there was no room for it
+            self.bytes = max(self.bytes, self.room + 1)
+        if self._has_room() and part.array is not None:
+            self.arrays[key] = part.array
+
+    def scale(self, family: str, names: Iterable[str], factor: float) -> None:
+        """Multiply recorded tensors by a factor, in their own dtype."""
+        if factor == 1:
+            return
+        for name in names:
+            key = f"{family}/{name}"
+            array = self.arrays.get(key)
+            if array is not None:
+                self.arrays[key] = array * array.dtype.type(factor)
+            if key in self.summaries:
+                self.summaries[key] = self.summaries[key].times(factor)
+            if family == "gradients" and name in self.squares:
+                self.squares[name] *= factor**2
+
+    def drop(self, family: str, names: Iterable[str]) -> None:
+        """Forget recorded tensors."""
+        for name in names:
+            key = f"{family}/{name}"
+            self.arrays.pop(key, None)
+            self.summaries.pop(key, None)
+            self._shapes.pop(key, None)
+            if family == "gradients":
+                self.squares.pop(name, None)
+
     def summarise(self, family: str, values: Mapping[str, Tensor]) -> None:
         """Summarise tensors that are recorded elsewhere, if summaries are recorded."""
         for name, value in values.items():
@@ -130,9 +204,9 @@ class PresentUpdate:
             raise InputError(f"{name}: shape {array.shape}, expected a number")
         self.scalars[name] = cast(np.generic, array.reshape(())[()])
 
-    def set_rates(self, rates: Sequence[Tensor]) -> None:
-        """Record the learning rate of each group: "lr", "lr1", "lr2", ..."""
-        for group, rate in enumerate(rates):
+    def set_rates(self, rates: Sequence[Tensor], first: int = 0) -> None:
+        """Record the learning rate of each group: "lr", "lr1", "lr2", ... from group `first` on."""
+        for group, rate in enumerate(rates, start=first):
             self.set_scalar(f"lr{group or ''}", rate)
 
     def close(self) -> None:
@@ -145,6 +219,34 @@ class PresentUpdate:
         self.operations = None
         self._shapes = {}
         self.number += 1
+
+    def part(self, family: str, value: Tensor, *, is_copied: bool, first_row: int = 0) -> Part:
+        """A tensor to be recorded by `put`, as `add` would record it.
+
+        Args:
+            family: "forward", "batch", ...
+            value: the tensor.
+            is_copied: whether to copy it.
+            first_row: the rows before it, where it is one of several that are joined.
+
+        Raises:
+            InputError: a tensor that a trace cannot hold.
+        """
+        shape = tuple(value.shape)
+        summary = None
+        if self.with_statistics and family in WATCHED and math.prod(shape):
+            flat = flat_tensor(value)
+            summary = summarise(shape, flat, sketches=self.with_sketches, first_row=first_row)
+        array = to_array(value)[0] if is_copied else None
+        return Part(
+            array,
+            shape,
+            dtype_of(value),
+            size_in_bytes(value),
+            not has_numpy_dtype(value) and "float" in dtype_of(value),
+            summary,
+            first_row,
+        )
 
     def _record(
         self,
@@ -179,7 +281,7 @@ class PresentUpdate:
             self.summaries[key] = summary if known is None else known.followed_by(summary)
         self._shapes[key] = (rows + shape[0], *shape[1:]) if joined else shape
         self.bytes += size_in_bytes(value) if count else 0
-        self.note_dtype(family, value)
+        self.note_dtype(family, key, value)
         return summary
 
     def _key_of_rows(self, name: str, shape: tuple[int, ...]) -> str:

@@ -129,6 +129,7 @@ class Recorder:
         self._latest: LatestParameters | None = None
         self._buffers: set[str] = set()
         self._watch: TorchWatch | None = None
+        self._has_started = False
         self._torch_operations: TorchOperations | None = None
         self._jax: JaxListener | None = None
         self._jax_optimizer = JaxOptimizer()
@@ -162,51 +163,78 @@ class Recorder:
         Raises:
             InputError: no floating-point array in it, or two of one name.
         """
+        self._has_started = True
         if self.perturb is not None:
             parameters = perturbed(parameters, self.perturb)
+        self._begin(parameters)
+        return parameters
+
+    def _begin(self, parameters: Tree) -> None:
+        """Record the parameters before training."""
         values, self._buffers = parameters_of(parameters)
-        for value in values.values():
-            self._present.note_dtype("parameters", value)
+        for name, value in values.items():
+            self._present.note_dtype("parameters", f"parameters/{name}", value)
         self._latest = LatestParameters(values)
         self._present.room = self._room
         if self._stores_ends:
             self._initial = self._latest.lend()
         else:
             self._initial_summaries = self._latest.summaries()
-        return parameters
 
-    def watch(self, model: Any, optimizer: Any = None) -> None:
-        """Let a PyTorch module and its optimizer record themselves, until `finish`.
+    def watch(
+        self, model: Any, optimizer: Any = None, *, scheduler: Any = None, scaler: Any = None
+    ) -> None:
+        """Let a PyTorch module and its optimizers record themselves, until `finish`.
 
-        `update` then needs none of these:
+        Unless `start` was called, this starts: the initial parameters are recorded, and `perturb`
+        moves them in place. In the loop, `update(loss=loss)` then records all of these:
 
-        - `forward`: the training outputs of leaf layers, and of layers with parameters of their
-          own, such as attention;
-        - `gradients`: as accumulated, before they are clipped;
+        - `batch`: what the model was called with, where no batch is given;
+        - `forward`: the outputs of leaf layers, and of layers with parameters of their own, such as
+          attention, in each call of the model that the backward pass reaches. What else is computed
+          between two updates, as an evaluation, is left out. Outputs of micro-batches are joined
+          along their rows;
+        - `gradients`: as accumulated, before they are clipped, without a gradient scaler's factor;
         - `clipped`: as the optimizer was given them;
         - `lr`: as the optimizer applied it;
-        - `moments` and `parameters`.
+        - `moments` and `parameters`;
+        - the settings of optimizers, schedulers, gradient scaler, autocast and modules, in the
+          header.
+
+        With several optimizers, each steps at most once in an update, and their groups follow one
+        another: `lr`, `lr1`, ... Call `watch` once for each model, or with a `torch.nn.ModuleDict`
+        of them.
 
         Of an optimizer in JAX, its settings are read: class, rate and knobs of each group of
         parameters, and the schedule; and at each update the rate, from the state that `update` is
         given as `moments`. The rest is recorded by `value_and_grad` and `update`.
 
-        With a loss scaler, record `gradients` after it has unscaled them.
-
         Args:
-            model: a `torch.nn.Module`; in JAX the parameters.
-            optimizer: a `torch.optim.Optimizer`; None: the model records `forward` and `gradients`
-                alone, and `update` needs the rest. In JAX an Optax transformation, or an
-                `nnx.Optimizer`, which is read without `watch` if `update` is given it as `moments`.
+            model: a `torch.nn.Module`, also in `torch.compile` or DistributedDataParallel, whose
+                prefixes are left out of the names; in JAX the parameters.
+            optimizer: a `torch.optim.Optimizer`, or a list; None: the model records `forward` and
+                `gradients` alone, and `update` needs the rest. In JAX an Optax transformation, or
+                an `nnx.Optimizer`, which is read without `watch` if `update` is given it as
+                `moments`.
+            scheduler: a scheduler, or a list, where it is not one of `torch.optim.lr_scheduler`,
+                which are found by themselves.
+            scaler: a gradient scaler, where it is not a `torch.amp.GradScaler`, likewise.
 
         Raises:
-            InputError: a model or an optimizer of another kind; nothing is watched then.
+            InputError: a model or an optimizer of another kind, one that is watched already, or an
+                optimizer of another model's parameters; nothing is watched then.
         """
         if is_transformation(optimizer) and not hasattr(model, "named_modules"):
             self._jax_optimizer.watch(optimizer, model)
             return
-        self._watch = TorchWatch(model, optimizer, self._present)
-        if self.operations:
+        watch = self._watch or TorchWatch(self._present)
+        watch.add(model, _listed(optimizer), _listed(scheduler), scaler)
+        self._watch = watch
+        if not self._has_started:
+            if self.perturb is not None:
+                perturbed(model, self.perturb)
+            self._begin(watch.models)
+        if self.operations and self._torch_operations is None:
             self._torch_operations = TorchOperations(model, self._is_listed)
 
     def value_and_grad(
@@ -305,6 +333,8 @@ class Recorder:
         if batch is not None and is_wanted:
             arrays = {"x": batch} if hasattr(batch, "shape") else name_arrays(batch)
             present.append("batch", arrays)
+            if self._watch is not None:
+                self._watch.note_batch(arrays)
         if forward is not None and is_wanted:
             present.append("forward", name_arrays(forward))
         if loss is not None:
@@ -316,7 +346,7 @@ class Recorder:
         if lr is not None:
             present.set_rates(rates_of(lr))
         if moments is not None and is_wanted:
-            model = None if self._watch is None else self._watch.model
+            model = None if self._watch is None else self._watch.models
             module = model if parameters is None else parameters
             present.add("moments", moments_of(moments, module, self._names))
             if "lr" not in present.scalars and hasattr(moments, "param_groups"):
@@ -349,14 +379,17 @@ class Recorder:
         """
         watch = self._watch
         if watch is not None:
-            families = {"parameters": watch.model, "moments": watch.optimizer} | families
+            optimizers = watch.optimizers if watch.optimizers.optimizers else None
+            families = {"parameters": watch.models, "moments": optimizers} | families
         present = self._present
         if self._torch_operations is not None:
             present.operations = self._torch_operations.take()
         if self._jax is not None:
             self._jax.close({name for name, value in families.items() if value is not None})
         self.record(**families)
-        if "lr" in present.scalars:
+        if watch is not None:
+            watch.close_update()
+        elif "lr" in present.scalars:
             self._reads_rate = False
         elif self._reads_rate:
             self._read_rate(families)
@@ -430,7 +463,8 @@ class Recorder:
         """
         self._unwatch()
         if not self.done:
-            raise InputError(f"{self.path}: no update was recorded: nothing to write")
+            hint = self._watch.hint if self._watch is not None else ""
+            raise InputError(f"{self.path}: no update was recorded: nothing to write{hint}")
         arrays = {f"updates/{name}": np.array(values) for name, values in self._series.items()}
         arrays |= self._ends()
         for done, parameters in sorted(self._detail.parameters.items()):
@@ -478,7 +512,7 @@ class Recorder:
         for (family, dtype), count in self._present.dtypes.items():
             if family == "parameters":
                 dtypes[dtype] = count
-        return {
+        header = {
             "kind": "loop",
             "backend": self.backend,
             "settings": self.settings,
@@ -508,7 +542,9 @@ class Recorder:
             "inputs": {} if self._jax is None else dict(self._jax.inputs),
             "read": self._read_in_jax(),
             "operations": {str(u): listing.entries for u, listing in self._listings.items()},
+            "array_dtypes": self._present.array_dtypes,
         }
+        return header if self._watch is None else header | self._watch.header()
 
     def _warn_of_budget(self) -> None:
         note = note_on_budget(self._detail.largest, self.budget_mib)
@@ -561,6 +597,13 @@ class Recorder:
             return True
         has_detail = bool(self.every or len(self.window)) and not self._is_too_large
         return has_detail and size <= self._detail.budget
+
+
+def _listed(value: Any) -> list[Any]:
+    """The items of a list; any other value is the only one, and None is none."""
+    if value is None:
+        return []
+    return list(value) if type(value) in (list, tuple) else [value]  # Optax's are named tuples
 
 
 def _summarised(done: int, summaries: Mapping[str, Summary]) -> Arrays:

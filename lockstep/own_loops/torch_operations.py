@@ -21,6 +21,7 @@ from typing import Any
 
 from lockstep.errors import RecorderWarning
 from lockstep.own_loops.operations import LIMIT, OUTSIDE, Operations
+from lockstep.own_loops.torch_names import module_names
 
 __all__ = ["TorchOperations"]
 
@@ -66,8 +67,9 @@ class TorchOperations:
         if fault:
             _warn(fault)
             return
-        for name, module in model.named_modules():
-            enter, leave = self._make_hooks(name or type(module).__name__.lower())
+        names = module_names(model)
+        for path, module in model.named_modules():
+            enter, leave = self._make_hooks(names[path] or type(module).__name__.lower())
             self._hooks.append(module.register_forward_pre_hook(enter, prepend=True))
             self._hooks.append(module.register_forward_hook(leave, always_call=True))
 

@@ -1,11 +1,32 @@
-"""A PyTorch module and its optimizer record themselves, by the hooks that PyTorch offers."""
+"""PyTorch models and their optimizers record themselves, by the hooks that PyTorch offers."""
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lockstep.errors import InputError
-from lockstep.own_loops.arrays import gradients_of, rates_of
+from lockstep.own_loops.arrays import Tensor, rates_of
 from lockstep.own_loops.present_update import PresentUpdate
+from lockstep.own_loops.torch_names import (
+    Models,
+    Optimizers,
+    inside,
+    module_names,
+    named_parameters,
+    wrappers,
+)
+from lockstep.own_loops.torch_passes import Passes
+from lockstep.own_loops.torch_settings import (
+    module_settings,
+    objects_around,
+    optimizer_settings,
+    scaler_settings,
+    scheduler_settings,
+    tied_parameters,
+)
 
 __all__ = ["TorchWatch"]
 
@@ -13,46 +34,73 @@ WITHOUT_WATCH = (
     "of any other loop, as of Keras or JAX, give what there is to record to "
     "Recorder.update(loss=..., gradients=..., lr=..., moments=..., parameters=...)"
 )
+HOLDERS = ("ModuleDict", "ModuleList")
+"""Modules that are never called themselves."""
+Wrap = Callable[[Any], Any]
 
 
 class TorchWatch:
-    """Hooks that record outputs of layers, gradients and learning rates into the present update.
+    """Hooks that record models and optimizers into the present update, and read their settings.
 
     Args:
-        model: a `torch.nn.Module`.
-        optimizer: a `torch.optim.Optimizer`, or None.
         present: where the hooks record.
 
-    Raises:
-        InputError: a model or an optimizer of another kind; nothing is watched then.
+    Attributes:
+        models: all models as one.
+        optimizers: all optimizers as one.
     """
 
-    def __init__(self, model: Any, optimizer: Any, present: PresentUpdate) -> None:
-        if not hasattr(model, "named_modules"):
-            raise InputError(
-                f"watch: model must be a torch.nn.Module, got {_kind(model)}; {WITHOUT_WATCH}"
-            )
-        if optimizer is not None and not hasattr(optimizer, "register_step_post_hook"):
-            raise InputError(
-                f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; "
-                f"{WITHOUT_WATCH}"
-            )
-        self.model = model
-        self.optimizer = optimizer
+    def __init__(self, present: PresentUpdate) -> None:
         self.present = present
-        self._update_of_step: int | None = None
+        self.models = Models([])
+        self.optimizers = Optimizers([])
+        self.passes: Passes | None = None
         self._hooks: list[Any] = []
-        for name, module in model.named_modules():
-            is_leaf = not list(module.children())
-            if is_leaf or list(module.parameters(recurse=False)):
-                layer = name or type(module).__name__.lower()
-                self._hooks.append(module.register_forward_hook(self._make_hook(layer)))
-        for name, parameter in model.named_parameters():
+        self._names: dict[int, str] = {}
+        self._layers: list[dict[str, str]] = []
+        self._stepped: set[int] = set()
+        self._used_up: set[str] = set()  # parameters whose gradients a step has used
+        self._given: dict[str, Tensor] = {}
+        self._schedulers: list[Any] = []
+        self._scalers: list[Any] = []
+        self._has_looked_around = False
+        self._settings: list[dict[str, Any]] = []
+        self._skipped: list[int] = []
+        self._scaler_settings: dict[str, Any] = {}
+
+    def add(
+        self, model: Any, optimizers: Sequence[Any], schedulers: Sequence[Any], scaler: Any
+    ) -> None:
+        """Watch a model, and optimizers of its parameters.
+
+        Args:
+            model: a `torch.nn.Module`.
+            optimizers: each a `torch.optim.Optimizer`, or a wrapper with one as `optimizer`.
+            schedulers: schedulers that cannot be found by themselves.
+            scaler: a gradient scaler, likewise; None for none.
+
+        Raises:
+            InputError: an object of another kind; a model or an optimizer that is watched already;
+                an optimizer of another model's parameters. Nothing is watched then.
+        """
+        _refuse_what_is_no_model(model)
+        optimizers = [_checked_optimizer(optimizer) for optimizer in optimizers]
+        models = Models([*self.models.models, model])
+        names = {id(parameter): name for name, parameter in models.named_parameters()}
+        for optimizer in optimizers:
+            _refuse_foreign_optimizer(optimizer, names, self.optimizers.optimizers)
+        self.models = models
+        self.optimizers = Optimizers([*self.optimizers.optimizers, *optimizers])
+        self._names = names
+        self._schedulers += schedulers
+        if scaler is not None:
+            self._scalers.append(scaler)
+        self._hook_layers(model)
+        for name, parameter in named_parameters(model):
             if parameter.requires_grad:
-                self._hooks.append(
-                    parameter.register_post_accumulate_grad_hook(self._make_gradient_hook(name))
-                )
-        if optimizer is not None:
+                hook = self._gradient_hook(name, parameter)
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+        for optimizer in optimizers:
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
     def close(self) -> None:
@@ -60,36 +108,298 @@ class TorchWatch:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _make_hook(self, layer: str) -> Callable[[Any, Any, Any], None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            while isinstance(output, tuple | list) and output:
-                output = output[0]
-            if module.training and self.present.is_due() and hasattr(output, "detach"):
-                self.present.append("forward", {layer: output})
+    @property
+    def hint(self) -> str:
+        """What to add where no update was closed; "" where the loop has not run either."""
+        has_passed = self.passes is not None and self.passes.is_used
+        if not has_passed and not self._stepped:
+            return ""
+        return "; call recorder.update(loss=loss) in the loop, after optimizer.step()"
 
-        return hook
+    def note_batch(self, arrays: Mapping[str, Tensor]) -> None:
+        """Remember the tensors that the loop gives as its batch, until the update is closed."""
+        self._given |= arrays
 
-    def _make_gradient_hook(self, name: str) -> Callable[[Any], None]:
+    def close_update(self) -> None:
+        """Put what the hooks know of the present update into it."""
+        self._look_around()
+        for optimizer in self.optimizers.optimizers:
+            if id(optimizer) not in self._stepped:
+                self._note_no_step(optimizer)
+        if self.passes is not None:
+            self.passes.close(self._given)
+        self._stepped = set()
+        self._used_up = set()
+        self._given = {}
+
+    # --- what is in the header
+
+    def header(self) -> dict[str, Any]:
+        """The fields of a trace's header that tell what was read off the loop."""
+        read: dict[str, Any] = {
+            "optimizers": self._settings or self._read_optimizers(),
+            "schedulers": [scheduler_settings(one) for one in self._schedulers],
+            "modules": self._read_modules(),
+            "wrappers": [title for model in self.models.models for title in wrappers(model)],
+            "tied": [
+                names
+                for model in self.models.models
+                for names in tied_parameters(model, self._names)
+            ],
+        }
+        if self._scaler_settings:
+            read["grad_scaler"] = self._scaler_settings | {"skipped": self._skipped}
+        fields: dict[str, Any] = {"read": read}
+        passes = self.passes
+        if passes is None:
+            return fields
+        if passes.autocast:
+            read["autocast"] = passes.autocast
+        if passes.trains_in_evaluation is not None:
+            read["trains_in_evaluation"] = sorted(passes.trains_in_evaluation)
+        if passes.without_rows:
+            read["without_rows"] = sorted(passes.without_rows)
+        if passes.unread:
+            read["unread"] = sorted(passes.unread)
+        return fields | {"inputs": passes.inputs}
+
+    def _read_optimizers(self) -> list[dict[str, Any]]:
+        return [optimizer_settings(one, self._names) for one in self.optimizers.optimizers]
+
+    def _read_modules(self) -> dict[str, Any]:
+        modules: dict[str, Any] = {}
+        for model, layers in zip(self.models.models, self._layers):
+            modules |= module_settings(model, layers)
+        for layer, is_training in (self.passes.modes if self.passes else {}).items():
+            modules.setdefault(layer, {})["training"] = is_training
+        return modules
+
+    # --- hooks
+
+    def _hook_layers(self, model: Any) -> None:
+        roots = list(model.children()) if type(model).__name__ in HOLDERS else [model]
+        if self.passes is None:
+            is_alone = len(roots) == 1
+            self.passes = Passes(self.present, names_inputs=is_alone)
+        else:
+            self.passes.names_inputs = False
+        layers = _layers_of(model)
+        wrap = _wraps(model)
+        for path, module in model.named_modules():
+            if path in layers:
+                self._hooks += self.passes.hook_layer(layers[path], module, wrap[path])
+        for root in roots:
+            self._hooks += self.passes.hook_model(root)
+        self._layers.append(layers)
+
+    def _gradient_hook(self, name: str, parameter: Any) -> Callable[[Any], None]:
         def hook(parameter: Any) -> None:
-            self.present.add("gradients", {name: parameter.grad})
+            if name not in self._used_up:
+                self.present.add("gradients", {name: parameter.grad})
 
         return hook
+
+    def _names_of(self, optimizer: Any) -> dict[str, Any]:
+        """Name -> parameter, of those that an optimizer trains and a model has."""
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        return {self._names[id(one)]: one for one in parameters if id(one) in self._names}
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
-        update = self.present.number
-        if self._update_of_step == update:
+        present = self.present
+        if id(optimizer) in self._stepped:
             raise InputError(
-                f"update {update}: the optimizer steps twice in it; call update() after each step"
+                f"update {present.number}: the optimizer steps twice in it; call update() after "
+                "each step"
             )
-        self._update_of_step = update
-        self.present.set_rates(rates_of(optimizer))
-        if self.present.squares:
-            if self.present.is_due():
-                self.present.add("clip", gradients_of(self.model))
-        else:
-            self.present.add("gradients", gradients_of(self.model))
+        self._look_around()
+        if _is_skipped_inside(optimizer):
+            return
+        self._stepped.add(id(optimizer))
+        self._note_settings()
+        self._set_rates(optimizer)
+        named = self._names_of(optimizer)
+        self._used_up |= named.keys()
+        gradients = {name: one.grad for name, one in named.items() if one.grad is not None}
+        scale = self._scale_of(optimizer)
+        has_recorded = any(name in present.squares for name in named)
+        if has_recorded:
+            present.scale("gradients", named, 1 / scale)
+        family = "clip" if has_recorded else "gradients"
+        if not has_recorded or present.is_due():
+            present.add(family, gradients)
+
+    def _note_no_step(self, optimizer: Any) -> None:
+        """Record an update in which an optimizer takes no step."""
+        present = self.present
+        if "lr" not in present.scalars or len(self.optimizers.optimizers) > 1:
+            self._set_rates(optimizer)
+        names = self._names_of(optimizer)
+        recorded = [name for name in names if name in present.squares]
+        is_finite = all(math.isfinite(present.squares[name]) for name in recorded)
+        if not self._scalers or is_finite:
+            return
+        present.drop("gradients", recorded)  # the scaler has thrown them away
+        present.scalars["grad_norm"] = np.float64(0)
+        if present.number not in self._skipped:
+            self._skipped.append(present.number)
+
+    def _set_rates(self, optimizer: Any) -> None:
+        first = 0
+        for other in self.optimizers.optimizers:
+            if other is optimizer:
+                break
+            first += len(other.param_groups)
+        self.present.set_rates(rates_of(optimizer), first)
+
+    # --- settings
+
+    def _look_around(self) -> None:
+        """Find schedulers and scalers, when the loop runs and all of it is there."""
+        if self._has_looked_around or not self.optimizers.optimizers:
+            return
+        self._has_looked_around = True
+        schedulers, scalers = objects_around(self.optimizers.optimizers, sys.modules["torch"])
+        known = {id(one) for one in (*self._schedulers, *self._scalers)}
+        self._schedulers += [one for one in schedulers if id(one) not in known]
+        self._scalers += [one for one in scalers if id(one) not in known]
+
+    def _note_settings(self) -> None:
+        """Read the optimizers at the first step, and note which settings change later."""
+        settings = self._read_optimizers()
+        if not self._settings:
+            self._settings = settings
+            return
+        for known, present in zip(self._settings, settings):
+            for group, now in zip(known["groups"], present["groups"]):
+                changed = [key for key in group if group[key] != now.get(key, group[key])]
+                varies = {*group.get("varies", []), *changed} - {"lr", "parameters"}
+                if varies:
+                    group["varies"] = sorted(varies)
+
+    def _scale_of(self, optimizer: Any) -> float:
+        """The factor on the gradients that a scaler has put there; 1 without one."""
+        for scaler in self._scalers:
+            if id(optimizer) in scaler._per_optimizer_states:
+                if not self._scaler_settings:
+                    self._scaler_settings = scaler_settings(scaler)
+                return float(scaler.get_scale())
+        return 1.0
+
+
+def _layers_of(model: Any) -> dict[str, str]:
+    """Path in PyTorch -> name, of the modules whose outputs are recorded.
+
+    These are leaves, modules with parameters of their own, such as attention, and compiled modules,
+    whose parts cannot be listened to without changing what is compiled.
+    """
+    names = module_names(model)
+    layers = {}
+    closed: list[str] = []
+    for path, module in model.named_modules():
+        if any(path.startswith(prefix) for prefix in closed):
+            continue
+        is_leaf = not list(module.children())
+        is_closed = _is_closed(module)
+        if is_closed:
+            closed.append(f"{path}." if path else "")
+        if is_leaf or is_closed or list(module.parameters(recurse=False)):
+            layers[path] = names[path] or type(_innermost(module)).__name__.lower()
+    return layers
+
+
+def _innermost(module: Any) -> Any:
+    """The module in wrappers."""
+    while inside(module):
+        module = module._modules[inside(module)]
+    return module
+
+
+def _is_closed(module: Any) -> bool:
+    """Whether a module is compiled so that a hook inside would change its numbers."""
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    context = getattr(module, "dynamo_ctx", None)
+    if context is None:
+        return False
+    return bool(
+        getattr(context, "fullgraph", True)
+        or getattr(context, "compiler_config", True) is not None  # as Inductor has
+    )
+
+
+def _wraps(model: Any) -> dict[str, Wrap]:
+    """Path -> what to do with a hook of that module: those in a compiled one are not traced."""
+    dynamo = sys.modules.get("torch._dynamo")
+    wraps: dict[str, Wrap] = {}
+    for path, module in model.named_modules():
+        parent = path.rpartition(".")[0]
+        is_compiled = hasattr(module, "dynamo_ctx") and dynamo is not None
+        above = wraps.get(parent, _as_it_is)
+        wraps[path] = dynamo.disable if is_compiled and dynamo is not None else above
+    return wraps
+
+
+def _as_it_is(hook: Any) -> Any:
+    return hook
+
+
+def _is_skipped_inside(optimizer: Any) -> bool:
+    """Whether a fused step has left everything as it was, since a gradient is not finite."""
+    is_infinite = getattr(optimizer, "found_inf", None)
+    return is_infinite is not None and bool(float(is_infinite))
+
+
+# --- what cannot be watched
+
+
+def _refuse_what_is_no_model(model: Any) -> None:
+    if not hasattr(model, "named_modules") or isinstance(model, type):
+        raise InputError(
+            f"watch: model must be a torch.nn.Module, got {_kind(model)}; {_instead(model)}"
+        )
+
+
+def _checked_optimizer(optimizer: Any) -> Any:
+    """The optimizer of PyTorch, which another may wrap."""
+    inner = optimizer
+    while hasattr(getattr(inner, "optimizer", None), "register_step_post_hook"):
+        if hasattr(inner, "base_lrs"):
+            raise InputError(
+                f"watch: {_kind(optimizer)} is a scheduler; give its optimizer, and the scheduler "
+                "is read off it"
+            )
+        inner = inner.optimizer
+    is_optimizer = hasattr(inner, "register_step_post_hook") and hasattr(inner, "param_groups")
+    if not is_optimizer or isinstance(inner, type):
+        raise InputError(
+            f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; "
+            f"{_instead(optimizer)}"
+        )
+    return inner
+
+
+def _refuse_foreign_optimizer(optimizer: Any, names: Mapping[int, str], watched: Any) -> None:
+    if any(optimizer is other for other in watched):
+        raise InputError("watch: this optimizer is watched already")
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    if not any(id(one) in names for one in parameters):
+        raise InputError(
+            "watch: the optimizer has no parameter of the model; make it of model.parameters(), "
+            "after whatever copies or replaces them"
+        )
+
+
+def _instead(value: Any) -> str:
+    """What to do with an object that cannot be watched."""
+    package = type(value).__module__.partition(".")[0]
+    if package in ("flax", "optax", "equinox", "haiku", "jax", "jaxlib"):
+        return (
+            "of a loop in JAX, let recorder.value_and_grad(loss_of) record, or give what there is "
+            "to Recorder.update(loss=..., gradients=..., moments=..., parameters=...)"
+        )
+    return WITHOUT_WATCH
 
 
 def _kind(value: object) -> str:
-    kind = type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}" + (" itself" * isinstance(value, type))

@@ -94,6 +94,17 @@ class Summary:
             return np.zeros(0)
         return self.projections / math.sqrt(math.prod(self.shape))
 
+    def times(self, factor: float) -> "Summary":
+        """The summary of the tensor times a factor."""
+        return replace(
+            self,
+            total=self.total * factor,
+            squares=self.squares * factor**2,
+            largest=self.largest * abs(factor),
+            projections=None if self.projections is None else self.projections * factor,
+            digest=b"",
+        )
+
     def followed_by(self, more: "Summary") -> "Summary":
         """The summary of this tensor with further rows, which were summarised as of its length."""
         projections = self.projections

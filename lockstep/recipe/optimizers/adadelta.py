@@ -30,6 +30,7 @@ Adadelta.spec = OptimizerSpec(
     title="adadelta",
     slots=like("second", "update_second"),
     torch_slots={"square_avg": "second", "acc_delta": "update_second"},
+    torch_names={"rho": "decay"},
     optax_slots={"e_g": "second", "e_x": "update_second"},
     causes={"decay": Cause("other-beta", "rmsprop-decay")},
     presets={

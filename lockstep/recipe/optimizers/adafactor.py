@@ -54,6 +54,11 @@ Adafactor.spec = OptimizerSpec(
     by_tensor=True,
     # of a weight (out, in) in PyTorch: each row has one output
     torch_slots={"variance": "second", "row_var": "column", "col_var": "row"},
+    torch_names={
+        "beta2_decay": "-decay_power",
+        "eps": ("eps", "eps_scale"),
+        "d": "clip_threshold",
+    },
     others={"decay_power": 0.5, "eps_scale": 0.5, "clip_threshold": 0.5, "min_factored": 6},
     knob_needs={"rate_cap": {"schedule.peak": 0.1}},
     presets={

@@ -37,6 +37,7 @@ Adagrad.spec = OptimizerSpec(
     title="adagrad",
     slots=like("second"),
     torch_slots={"sum": "second"},
+    torch_names={"initial_accumulator_value": "initial_accumulator"},
     optax_slots={"sum_of_squares": "second"},
     others={"initial_accumulator": 0.1, "lr_decay": 0.01},
     causes={

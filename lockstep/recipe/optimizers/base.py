@@ -70,6 +70,10 @@ class OptimizerSpec(Spec):
     """What `torch.optim` calls a slot -> what a checkpoint calls it."""
     optax_slots: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What Optax calls a slot -> what a checkpoint calls it; "count" is the updates done."""
+    torch_names: Mapping[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """What a group of `torch.optim` calls a knob, or a pair of knobs, where that is another name
+    than the knob's; a "-" before the knob's name negates it. Every optimizer's `betas` are known.
+    """
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
     """"torch.adam" -> the knobs that a library fixes and leaves free."""
     unsaid: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -67,6 +67,7 @@ Muon.spec = OptimizerSpec(
     decoupled=True,
     by_tensor=True,
     in_full=True,
+    torch_names={"ns_steps": "orthogonalisations", "eps": "eps_norm", "adjust_lr_fn": "adjust"},
     others={"orthogonalisations": 3},
     by_magnitude=("eps_norm",),
     presets={

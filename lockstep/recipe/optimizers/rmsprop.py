@@ -46,6 +46,7 @@ RMSprop.spec = OptimizerSpec(
     slots=_slots,
     torch_slots={"square_avg": "second", "grad_avg": "first", "momentum_buffer": "momentum"},
     optax_slots={"nu": "second", "mu": "first", "trace": "momentum"},
+    torch_names={"alpha": "decay"},
     knob_needs={"rate_in_momentum": {"optimizer.momentum": 0.8, "schedule.peak": 0.005}},
     causes={"decay": Cause("other-beta", "rmsprop-decay")},
     presets={

@@ -39,6 +39,7 @@ Rprop.spec = OptimizerSpec(
     title="rprop",
     slots=like("previous", "step_size"),
     torch_slots={"prev": "previous"},
+    torch_names={"etas": ("shrink", "grow"), "step_sizes": ("step_min", "step_max")},
     others={"shrink": 0.4, "grow": 1.3, "step_min": 0.01, "step_max": 0.02},
     spans={"shrink": (1e-6, 1 - 1e-9), "grow": (1 + 1e-9, 1e3)},
     by_magnitude=("step_min", "step_max"),
