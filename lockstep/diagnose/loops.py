@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from lockstep.diagnose.local.layer_order import order_of_layers
 from lockstep.diagnose.names import Layout, NameMap, apply, reduced, split_name
 from lockstep.diagnose.naming.norms import with_common_norms
 from lockstep.errors import InputError
@@ -55,6 +56,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     b = _laid_out_as_others(a, b, names)
     notes += _left_out_by_shape(a, b)
     a, b, notes_on_norms = with_common_norms(a, b, names)
+    a.header["layers"] = order_of_layers(a, b)
     if not any(key in b.arrays for key in a.arrays if not key.startswith("operations/")):
         raise InputError("the traces have no array in common: nothing to compare")
     a.header["alignment"] = {"notes": notes + notes_on_norms}
