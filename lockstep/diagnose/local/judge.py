@@ -9,6 +9,7 @@ from lockstep.diagnose.local.losses import LEAST, measure_smoothing
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.norms import measure_eps
 from lockstep.diagnose.local.rates import other_rate
+from lockstep.diagnose.local.step_differences import compare_steps
 from lockstep.numbers import factor, written
 from lockstep.records.trace import Trace
 
@@ -33,6 +34,7 @@ def local_differences(a: Trace, b: Trace, until: int) -> list[LocalDifference]:
         if differences:
             break
     differences += _of_losses(a, b, updates)
+    differences += _of_steps(a, b)
     rate = other_rate(a, b)
     if rate is not None:
         differences.append(rate)
@@ -104,6 +106,15 @@ def _other_activation(
         f"b's {layer} is {other.kind}, a's {mine.kind}",
         page,
     )
+
+
+# ---- steps
+
+
+def _of_steps(a: Trace, b: Trace) -> Iterator[LocalDifference]:
+    for step in compare_steps(a, b):
+        key = step.a.quantity.replace(" ", "-")
+        yield LocalDifference(step.a, step.b, key, step.text, step.page)
 
 
 # ---- losses
