@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.diagnose.local.difference import SURE, LocalDifference
-from lockstep.diagnose.local.judge import local_differences
 from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
 from lockstep.recipe.wording import differing_fields
 from lockstep.records.tensor_statistics import STATISTICS
+from lockstep.records.tensor_summary import SKETCHES
 from lockstep.records.trace import UPDATE_SERIES, Trace
 from lockstep.tensor_file import arrays_below
 
@@ -28,6 +27,7 @@ __all__ = [
     "bounds_of",
     "compare",
     "differences",
+    "place_in_stage",
     "refuse_different_runs",
     "refuse_unbounded",
 ]
@@ -59,7 +59,22 @@ SERIES_WORDS = {
     "grad_norm": "the gradient's norm",
     "update_norm": "the update's norm",
 }
-JUDGED = ("updates/", "epochs/", "parameters/", "average/", "detail/", "statistics/")
+JUDGED = (
+    "updates/",
+    "epochs/",
+    "parameters/",
+    "average/",
+    "detail/",
+    "statistics/",
+    "sketches/",
+    "summaries/",
+    "hashes/0/",
+)
+TABLES = ("statistics", "sketches")
+"""First part of the names of arrays with a row for each update."""
+SUMMARIES = ("hashes", "sketches", "summaries", "statistics")
+"""First part of the names of what is left of tensors, in the order in which it says more."""
+SKETCH_WORDS = tuple(f"sketch {number}" for number in range(SKETCHES))
 FED = ("batch", "forward")
 """Families in which a value that is not finite may be meant: a missing value, a masked score."""
 
@@ -95,9 +110,7 @@ class Difference:
     `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before
     training. `share` is the share of the tensor's elements, or of the series' updates, that are
     beyond the bound. `rank` is the tensor's place in its stage in the order of cause: layers
-    forward, their gradients backward. `array` is its name in the traces. `quantity` is a setting
-    that was measured from each side's own tensors, in words, and `a` and `b` are its values; "" for
-    an element of an array.
+    forward, their gradients backward. `array` is its name in the traces.
     """
 
     stage: str
@@ -112,7 +125,6 @@ class Difference:
     share: float = 0.0
     rank: int = 0
     array: str = ""
-    quantity: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,7 @@ class Comparison:
 
     `worst` has the largest ratio of each stage that was judged. `parted` has what is beyond its
     bound, in causal order; it is empty unless `verdict` is "diverged". `compared` counts the arrays
-    that were compared. `limit` is where judging ends, None where everything was judged. `local` has
-    the settings in which two loops differ by what each side's own tensors say.
+    that were compared. `limit` is where judging ends, None where everything was judged.
     """
 
     verdict: str
@@ -130,7 +141,6 @@ class Comparison:
     parted: tuple[Difference, ...]
     compared: int
     limit: Limit | None = None
-    local: tuple[LocalDifference, ...] = ()
 
     @property
     def first(self) -> Difference | None:
@@ -188,15 +198,6 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
             if not difference.ratio <= 1:
                 parted.append(difference)
     parted.sort(key=_causal_order)
-    local: tuple[LocalDifference, ...] = ()
-    if is_loop(a) and any(difference.difference for difference in worst.values()):
-        until = parted[0].update if parted else int(a.header["updates"])
-        local = tuple(local_differences(a, b, until))
-        for setting in local:
-            difference = _of_setting(a, setting)
-            parted.append(difference)
-            worst.setdefault(difference.stage, difference)
-        parted.sort(key=_causal_order)
     first_limit = min(limits, key=lambda limit: limit.update, default=None)
     if parted:
         verdict = "diverged"
@@ -207,32 +208,16 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
     else:
         verdict = "rounding"
     ordered = {stage: worst[stage] for stage in STAGES if stage in worst}
-    return Comparison(verdict, ordered, tuple(parted), len(names), first_limit, local)
+    return Comparison(verdict, ordered, tuple(parted), len(names), first_limit)
 
 
-def _of_setting(trace: Trace, setting: LocalDifference) -> Difference:
-    """The difference of a setting that was measured on both sides."""
-    a, b = setting.a, setting.b
-    bound = SURE * float(np.hypot(a.error, b.error))
-    return Difference(
-        stage=a.stage,
-        tensor=a.tensor,
-        update=a.update,
-        element=(),
-        a=a.value,
-        b=b.value,
-        difference=abs(a.value - b.value),
-        bound=bound,
-        ratio=abs(a.value - b.value) / bound if bound else np.inf,
-        rank=_rank(trace, a.stage, a.tensor),
-        quantity=a.quantity,
-    )
-
-
-def _causal_order(difference: Difference) -> tuple[int, int, int, bool]:
-    """The sort key of differences: at one place a tensor says more than its statistics."""
-    is_summary = difference.array.startswith("statistics/") or bool(difference.quantity)
-    return difference.update, STAGES.index(difference.stage), difference.rank, is_summary
+def _causal_order(difference: Difference) -> tuple[int, int, int, int]:
+    """The sort key of differences: at one place a tensor says more than its statistics, and these
+    more than its sketches.
+    """
+    kind = difference.array.partition("/")[0]
+    says_less = len(SUMMARIES) - SUMMARIES.index(kind) if kind in SUMMARIES else 0
+    return difference.update, STAGES.index(difference.stage), difference.rank, says_less
 
 
 def refuse_different_runs(a: Trace, b: Trace) -> None:
@@ -368,7 +353,8 @@ def _must_be_equal(trace: Trace, name: str, bounds: Bounds) -> bool:
     """Whether an array must be the same bits: learning rates, initial parameters and batches; of a
     loop only those without a bound.
     """
-    is_given = name == "updates/lr" or name.startswith(("parameters/0/", "average/0/"))
+    first = ("parameters/0/", "average/0/", "hashes/0/")
+    is_given = name == "updates/lr" or name.startswith(first)
     if not is_given and "/batch/" not in name:
         return False
     return not (is_loop(trace) and name in bounds)
@@ -401,7 +387,7 @@ def _sizes(name: str, values: Values) -> Floats:
         return np.maximum(size, np.where(np.isfinite(values), np.abs(1 - values), 0.0))
     if kind in ("updates", "epochs"):
         return size
-    if kind == "statistics":
+    if kind in TABLES:
         return np.asarray(size.max(axis=-1, keepdims=True, initial=0.0))
     return np.asarray(size.max(initial=0.0))
 
@@ -411,7 +397,7 @@ def _may_be_infinite(trace: Trace, name: str) -> bool:
     loop's statistics NaN stands for an update that has none.
     """
     kind, _, rest = name.partition("/")
-    if kind == "statistics":
+    if kind in TABLES:
         return is_loop(trace) or rest.startswith(FED)
     return kind == "detail" and rest.split("/")[1] in FED
 
@@ -421,7 +407,9 @@ def _has_size(name: str) -> bool:
     0 but for rounding, and those of other tensors tell then.
     """
     kind, _, rest = name.partition("/")
-    return rest in SERIES_WORDS if kind == "updates" else "/forward/" in name
+    if kind == "updates":
+        return rest in SERIES_WORDS
+    return kind != "sketches" and "/forward/" in name
 
 
 def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
@@ -432,7 +420,7 @@ def _limit(trace: Trace, name: str, gap: _Gap, bounds: Bounds) -> Limit | None:
     unjudged = gap.unjudged
     bound = gap.bound
     values = gap.a
-    if kind in ("updates", "statistics", "epochs"):
+    if kind in ("updates", *TABLES, "epochs"):
         row = int(unjudged.reshape(len(unjudged), -1).any(axis=1).argmax())
         unjudged = unjudged[row]
         bound = bound[row]
@@ -470,7 +458,7 @@ def _filled_up(array: Values, rows: int) -> Values:
 def _common(a: Trace, b: Trace, name: str) -> tuple[int, Values, Values]:
     """The first update, or epoch, of which both traces hold the array, and both from there on."""
     kind = name.partition("/")[0]
-    if kind == "statistics":
+    if kind in TABLES:
         first_a, first_b = (trace.header.get("statistics") or 0 for trace in (a, b))
     elif kind in ("updates", "epochs"):
         length = a.header["updates_per_epoch"] if kind == "epochs" else 1
@@ -505,7 +493,7 @@ def _worst_places(a: Trace, name: str, gap: _Gap, at: Difference | None = None) 
             bound=float(gap.bound.flat[index]),
             ratio=float(ratio.flat[index]),
             share=share,
-            rank=_rank(a, place.stage, place.tensor),
+            rank=place_in_stage(a, place.stage, place.tensor),
             array=name,
         )
         places.append(difference)
@@ -516,7 +504,7 @@ def _worst_indices(name: str, gap: _Gap, at: Difference | None, epoch_length: in
     """The flat indices of the worst places, ascending."""
     ratio = gap.ratio
     kind = name.partition("/")[0]
-    if kind in ("parameters", "average", "detail"):
+    if kind in ("parameters", "average", "detail", "summaries", "hashes"):
         if not ratio.size:
             return []
         # where nothing is beyond 0 of its bound, distances without a bound still differ
@@ -552,15 +540,21 @@ def _place(trace: Trace, name: str, gap: _Gap, index: int) -> _Place:
         return _Place(stage, tensor, int(update), element)
     if kind == "updates":
         return _Place(SERIES_STAGE.get(rest, "lr"), rest, gap.begin + index)
-    if kind == "statistics":
+    if kind in TABLES:
         stage, _, tensor = rest.partition("/")
         row, column = element
-        return _Place(stage, tensor, gap.begin + row, statistic=f"{STATISTICS[column]} of ")
+        numbers = STATISTICS if kind == "statistics" else SKETCH_WORDS
+        return _Place(stage, tensor, gap.begin + row, statistic=f"{numbers[column]} of ")
+    if kind in ("summaries", "hashes"):
+        updates, _, tensor = rest.partition("/")
+        stage = "init" if updates == "0" else "parameters"
+        words = "the hash" if kind == "hashes" else (*STATISTICS, *SKETCH_WORDS)[index]
+        return _Place(stage, tensor, int(updates) - 1, statistic=f"{words} of ")
     epochs = gap.begin + index + 1
     return _Place("metrics", rest, epochs * trace.header["updates_per_epoch"] - 1)
 
 
-def _rank(trace: Trace, stage: str, tensor: str) -> int:
+def place_in_stage(trace: Trace, stage: str, tensor: str) -> int:
     """A tensor's place within its stage. A recipe's layers are numbered, and of one number they
     stand as they are applied; a loop's layers stand as its trace lists them.
     """

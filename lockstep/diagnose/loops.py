@@ -9,6 +9,7 @@ import numpy as np
 from lockstep.diagnose.local.layer_order import order_of_layers
 from lockstep.diagnose.names import Layout, NameMap, apply, reduced, split_name
 from lockstep.diagnose.naming.norms import with_common_norms
+from lockstep.diagnose.summaries import complete_summaries
 from lockstep.errors import InputError
 from lockstep.own_loops.detail_budget import note_on_budget
 from lockstep.records.trace import Trace
@@ -53,6 +54,9 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
         )
     _refuse_other_parameters(a, b)
     _refuse_other_shapes(a, b)
+    uncompared = complete_summaries(a, b)
+    if uncompared:
+        notes.append(f"sketches of {_listed(uncompared)}: not compared, as the layouts differ")
     b = _laid_out_as_others(a, b, names)
     notes += _left_out_by_shape(a, b)
     a, b, notes_on_norms = with_common_norms(a, b, names)
@@ -61,7 +65,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
         raise InputError("the traces have no array in common: nothing to compare")
     a.header["alignment"] = {"notes": notes + notes_on_norms}
     for key in a.arrays.keys() & b.arrays.keys():
-        if key.startswith("statistics/"):  # as far as both budgets went
+        if key.startswith(("statistics/", "sketches/")):  # as far as both budgets went
             rows = min(len(a.arrays[key]), len(b.arrays[key]))
             a.arrays[key] = a.arrays[key][:rows]
             b.arrays[key] = b.arrays[key][:rows]
@@ -90,8 +94,8 @@ def _untied(trace: Trace, copies: Mapping[str, Layout]) -> Iterator[str]:
 
 def _refuse_other_parameters(a: Trace, b: Trace) -> None:
     """Raise InputError unless both hold the same parameters, or one holds none."""
-    names_a = set(a.parameters(0))
-    names_b = set(b.parameters(0))
+    names_a = _parameter_names(a)
+    names_b = _parameter_names(b)
     if not names_a or not names_b:
         return
     alone = {"A": names_a - names_b, "B": names_b - names_a}
@@ -103,9 +107,18 @@ def _refuse_other_parameters(a: Trace, b: Trace) -> None:
         )
 
 
+def _parameter_names(trace: Trace) -> set[str]:
+    """The names of the parameters, where they or what is left of them were recorded."""
+    is_recorded = any(key.startswith(("parameters/0/", "summaries/0/")) for key in trace.arrays)
+    return set(trace.shapes) if is_recorded else set()
+
+
 def _refuse_other_shapes(a: Trace, b: Trace) -> None:
     """Raise InputError where parameters have other shapes."""
     other: dict[str, str] = {}
+    for name in a.shapes.keys() & b.shapes.keys():
+        if a.shapes[name] != b.shapes[name]:
+            other[name] = f"{name}: {a.shapes[name]} and {b.shapes[name]}"
     for key in a.arrays.keys() & b.arrays.keys():
         prefix, family, name = split_name(key)
         shapes = a.arrays[key].shape, b.arrays[key].shape
@@ -250,7 +263,7 @@ def _is_run_of(trace: Trace, side: Trace) -> bool:
     return (
         is_loop(trace)
         and trace.backend == side.backend
-        and trace.parameters(0).keys() == side.parameters(0).keys()
+        and trace.shapes.keys() == side.shapes.keys()
     )
 
 

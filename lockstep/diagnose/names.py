@@ -36,7 +36,8 @@ takes them ("transpose" stands for axes 1, 0); `flip`, the axes of A's array tha
 other keys are those of all its parts.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,18 +88,23 @@ def apply(names: NameMap, trace: Trace) -> Trace:
         "forward": _new_names(names.forward),
         "batch": _new_names(names.batch),
     }
-    arrays: dict[str, Values] = {}
-    for key, tensors in _by_prefix(trace).items():
-        prefix, family = key
-        table = FAMILY_TABLE.get(family, "")
-        if table == "names":
-            named = side.renamed(key, tensors)
-        elif table:
-            named = _renamed_outputs(getattr(names, table), prefix, tensors, trace.backend)
-        else:
-            named = dict(tensors)
-        arrays |= {prefix + name: array for name, array in named.items()}
-    return Trace(_renamed_header(trace.header, new_names), arrays)
+
+    def rename(arrays: Arrays) -> dict[str, Values]:
+        renamed: dict[str, Values] = {}
+        for key, tensors in _by_prefix(arrays).items():
+            prefix, family = key
+            table = FAMILY_TABLE.get(family, "")
+            if table == "names":
+                named = side.renamed(key, tensors)
+            elif table:
+                named = _renamed_outputs(getattr(names, table), prefix, tensors, trace.backend)
+            else:
+                named = dict(tensors)
+            renamed |= {prefix + name: array for name, array in named.items()}
+        return renamed
+
+    header = _renamed_header(trace.header, new_names) | _renamed_shapes(trace.header, rename)
+    return Trace(header, rename(trace.arrays))
 
 
 def reduced(names: NameMap, trace: Trace) -> Trace:
@@ -113,13 +119,18 @@ def reduced(names: NameMap, trace: Trace) -> Trace:
     terms = {label: of_both.a for label, of_both in names.sums.items()}
     _refuse_unknown("sums", _used(terms.values()), trace, "names")
     side = _Side(trace, {}, names.only_a | names.same_a.keys(), terms, _term_names(names))
-    arrays: dict[str, Values] = {}
-    for key, tensors in _by_prefix(trace).items():
-        prefix, family = key
-        is_named = FAMILY_TABLE.get(family) == "names"
-        named = side.renamed(key, tensors) if is_named else tensors
-        arrays |= {prefix + name: array for name, array in named.items()}
-    return Trace(trace.header, arrays)
+
+    def rename(arrays: Arrays) -> dict[str, Values]:
+        renamed: dict[str, Values] = {}
+        for key, tensors in _by_prefix(arrays).items():
+            prefix, family = key
+            is_named = FAMILY_TABLE.get(family) == "names"
+            named = side.renamed(key, tensors) if is_named else tensors
+            renamed |= {prefix + name: array for name, array in named.items()}
+        return renamed
+
+    header = trace.header | _renamed_shapes(trace.header, rename)
+    return Trace(header, rename(trace.arrays))
 
 
 class _Side(NamedTuple):
@@ -161,9 +172,12 @@ class _Side(NamedTuple):
         prefix, family = key
         if any(name not in tensors for name in source.names):
             return None
-        if prefix.startswith("sketches/"):
-            is_kept = isinstance(source, Layout) and source.is_plain
-            return tensors[source.names[0]] if is_kept else None
+        if prefix.startswith(("sketches/", "summaries/", "hashes/")):
+            if not isinstance(source, Layout) or not source.is_plain:
+                return None
+            # a hash is of the elements in their order
+            is_lost = prefix.startswith("hashes/") and source.axes
+            return None if is_lost else tensors[source.name]
         if prefix.startswith(("statistics/", "bounds/")):
             return self._summary(source, tensors)
         if family == "moments" and not self._are_of_parameters(source, tensors):
@@ -173,10 +187,9 @@ class _Side(NamedTuple):
 
     def _are_of_parameters(self, source: Source, tensors: Arrays) -> bool:
         """Whether slots have the shapes of their parameters, where these are known."""
-        parameters = self.trace.parameters(0)
+        shapes = self.trace.shapes
         return all(
-            name not in parameters or tensors[name].shape == parameters[name].shape
-            for name in source.names
+            name not in shapes or tensors[name].shape == shapes[name] for name in source.names
         )
 
     def _summary(self, source: Source, tensors: Arrays) -> Values | None:
@@ -184,15 +197,15 @@ class _Side(NamedTuple):
         or of the join of several; None of slices.
         """
         parts = source.parts if isinstance(source, Join) else (source,)
-        parameters = self.trace.parameters(0)
+        shapes = self.trace.shapes
         if any(part.span for part in parts):
             return None
         if len(parts) == 1:
             return tensors[parts[0].name]
-        if any(part.name not in parameters for part in parts):
+        if any(part.name not in shapes for part in parts):
             return None
         rows = min(len(tensors[part.name]) for part in parts)
-        sizes = np.array([parameters[part.name].size for part in parts], np.float64)
+        sizes = np.array([math.prod(shapes[part.name]) for part in parts], np.float64)
         table = np.stack([tensors[part.name][:rows] for part in parts], axis=-1)
         share = sizes / sizes.sum()
         mean_T = table[:, 0] @ share
@@ -204,7 +217,8 @@ class _Side(NamedTuple):
         prefix, family = key
         terms = self.terms[label]
         is_whole = all(name in tensors for term in terms for name in term.names)
-        if prefix.startswith(("statistics/", "sketches/")) or not is_whole:
+        is_summary = prefix.startswith(("statistics/", "sketches/", "summaries/", "hashes/"))
+        if is_summary or not is_whole:
             return {}
         arrays = [term.take(tensors) for term in terms]
         if family in ("parameters", "average"):
@@ -247,17 +261,19 @@ def _renamed_outputs(
             if new in named:
                 raise InputError(f"names: {new}: two arrays of {backend} would have this name")
             layout = table[new] if name in new_names else Layout(name)
+            if prefix.startswith("sketches/") and not layout.is_plain:
+                continue
             named[new] = array if is_summary else layout.turn(array)
     return named
 
 
-def _by_prefix(trace: Trace) -> dict[Key, dict[str, Values]]:
+def _by_prefix(arrays: Arrays) -> dict[Key, dict[str, Values]]:
     """A trace's arrays by what stands before their tensors' names, and by these names."""
-    arrays: dict[Key, dict[str, Values]] = {}
-    for key, array in trace.arrays.items():
+    by_prefix: dict[Key, dict[str, Values]] = {}
+    for key, array in arrays.items():
         prefix, family, name = split_name(key)
-        arrays.setdefault((prefix, family), {})[name] = array
-    return arrays
+        by_prefix.setdefault((prefix, family), {})[name] = array
+    return by_prefix
 
 
 def _used(sources: Iterable[Iterable[Source]]) -> set[str]:
@@ -311,6 +327,25 @@ def _renamed_header(header: Header, new_names: Mapping[str, Mapping[str, Any]]) 
     if "read" in header:
         renamed["read"] = _renamed_reading(header["read"], new_names)
     return header | renamed
+
+
+def _renamed_shapes(
+    header: Header, rename: Callable[[Arrays], Mapping[str, Values]]
+) -> dict[str, Any]:
+    """The shapes that a header states, of tensors that are summarised: those of an array of each
+    shape, renamed and laid out as the arrays of the trace are.
+    """
+    if "shapes" not in header:
+        return {}
+    prefix = "detail/0/"
+    arrays = {
+        prefix + key: np.broadcast_to(np.zeros((), np.int8), shape)
+        for key, shape in header["shapes"].items()
+    }
+    renamed = rename(arrays)
+    return {
+        "shapes": {key.removeprefix(prefix): list(array.shape) for key, array in renamed.items()}
+    }
 
 
 def _renamed_reading(

@@ -33,7 +33,8 @@ Two more terms follow from what the two sides recorded:
   step of them.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
 from lockstep.diagnose.names import split_name
+from lockstep.diagnose.summaries import (
+    LAYERED,
+    SUMMARIES,
+    SummaryBounds,
+    distances_by_sketches,
+    initial_norm,
+    same_gradients,
+    same_updates,
+)
 from lockstep.diagnose.units import (
     FLOAT32,
     coarsest_dtype,
@@ -61,8 +71,7 @@ AVERAGED = 2.0
 agree, their root mean square is u / sqrt(3), and three times that of them all is below 2 u."""
 CANCELLED = 1000.0  # 1 / (1 - 0.999)
 NEIGHBOURS = 8  # updates on either side, as in `lockstep.oracle.rounding`
-LAYERED = ("gradients", "clip", "moments")
-JUDGED = ("updates/", "parameters/", "detail/", "statistics/")
+JUDGED = ("updates/", "parameters/", "detail/", *SUMMARIES)
 
 
 class LoopBounds(dict[str, Array]):
@@ -90,10 +99,10 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> Lo
             `a`.
 
     Returns:
-        Name of an array in a trace -> its bounds: (T,) for series, (T, 1) for statistics, () for
-        tensors, or the tensor's shape where its elements have bounds of their own. Batches and
-        learning rates, which take a few operations, have `SAFETY` u of the largest value. Initial
-        parameters have none, as they must be the same.
+        Name of an array in a trace -> its bounds: (T,) for series, (T, 3) for statistics, (T, 1)
+        for sketches, () for tensors, or the tensor's shape where its elements have bounds of their
+        own. Batches and learning rates, which take a few operations, have `SAFETY` u of the largest
+        value. Initial parameters have none, as they must be the same.
 
     Raises:
         InputError: a side with a single run, or runs of one side that have no array in common with
@@ -114,7 +123,11 @@ def loop_bounds(a: Trace, b: Trace, noise: Iterable[Sequence[Trace]] = ()) -> Lo
                 "compared"
             )
     apart_T = _apart(a, b)
-    sides = [_FirstOrder(trace, apart_T, is_measured=bool(runs)) for trace in (a, b)]
+    same = same_updates(a, b)
+    gradients = same_gradients(a, b)
+    sides = [
+        _FirstOrder(trace, apart_T, same, gradients, is_measured=bool(runs)) for trace in (a, b)
+    ]
     bounds = LoopBounds()
     bounds.low = max((side.low for side in sides), key=unit_of_dtype)
     for name in names:
@@ -147,6 +160,10 @@ def _apart(a: Trace, b: Trace) -> Array:
                 sums = np.array([gap, np.square(mine).sum()])
                 layer = name.rpartition(".")[0]
                 squares[layer] = squares.get(layer, 0.0) + sums
+        if not squares:
+            for name, sums in distances_by_sketches(a, b, done - 1).items():
+                layer = name.rpartition(".")[0]
+                squares[layer] = squares.get(layer, 0.0) + sums * (name not in buffers)
         shares = [min(gap / size, 1.0) for gap, size in squares.values() if size]
         known = bool(squares) and np.isfinite(shares).all()
         apart_T[done] = np.sqrt(sum(shares)) if known else apart_T[done - 1]
@@ -159,6 +176,8 @@ class _FirstOrder:
     Args:
         trace: the loop's.
         apart_T: how far the two sides' parameters are apart, before each update and after the last.
+        same: the updates of which both sides have the same bits: roundings add up from there.
+        same_gradients: parameter -> at which updates (T,) its gradient has the same bits.
         is_measured: whether reruns tell what the training makes of its roundings.
 
     Attributes:
@@ -172,27 +191,44 @@ class _FirstOrder:
             an array's name.
     """
 
-    def __init__(self, trace: Trace, apart_T: Array, *, is_measured: bool) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        apart_T: Array,
+        same: int,
+        same_gradients: Mapping[str, NDArray[np.bool_]],
+        *,
+        is_measured: bool,
+    ) -> None:
         self.trace = trace
         self.apart_T = apart_T
+        self.same = same
         self.is_measured = is_measured
         coarsest = coarsest_dtype(trace)
         self.low = coarsest if unit_of_dtype(coarsest) > FLOAT32 else ""
         self.unit = min(unit_of_dtype(trace.header["dtype"]), FLOAT32)
         self.step = self.unit * (CANCELLED if _has_second_moments(trace) else 1.0)
         self.terms = _longest_sum(trace)
-        initial = trace.parameters(0).values()
-        self.norm = float(
-            np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in initial))
-        )
+        self.norm = initial_norm(trace)
         unmoved_T = np.zeros(trace.header["updates"])
         change_T = np.asarray(trace.arrays.get("updates/update_norm", unmoved_T), np.float64)
+        change_T = np.where(np.arange(len(change_T)) < same, 0.0, change_T)
         gone_T = np.cumsum(np.where(np.isfinite(change_T), change_T, 0.0))
         self.way_T = np.concatenate([[0.0], gone_T]) / (self.norm or 1.0)
+        self.summaries = SummaryBounds(
+            trace,
+            same=same,
+            has_same_gradient=same_gradients,
+            step=self.step,
+            coarser=lambda tensor: self._coarser(self._dtype_of_parameter(tensor)),
+            relative=self._relative,
+        )
 
     def bound(self, name: str) -> Array:
         """The bound of an array: that of one update, times what the updates done make of it."""
         trace = self.trace
+        if name.startswith(SUMMARIES):
+            return self.summaries.bound(name)
         array = _finite(trace.arrays[name])
         kind = name.partition("/")[0]
         family = split_name(name)[1]
@@ -203,15 +239,9 @@ class _FirstOrder:
             return np.asarray(SAFETY * unit * array.max(initial=0.0))
         # the update that an array belongs to, counted from 0; parameters belong to the one that
         # comes next
-        at: NDArray[np.int64]
-        if kind in ("updates", "statistics"):
-            at = np.arange(len(array))
-        else:
-            at = np.array(int(name.split("/")[1]))
-        updates = at + (family != "parameters" or kind == "statistics")
+        at = np.arange(len(array)) if kind == "updates" else np.array(int(name.split("/")[1]))
+        updates = at + (family != "parameters")
         relative = self._relative(name, family, at, updates)
-        if kind == "statistics":
-            return np.asarray(relative[:, None] * array[:, 2:])
         if kind == "updates":
             # a change is that of rounded parameters, a loss the sum of terms that may be larger
             least = {"updates/update_norm": self.norm, "updates/loss": 1.0}.get(name, 0.0)
@@ -224,8 +254,7 @@ class _FirstOrder:
         if family == "parameters" and initial is not None:
             # a bias that was 0 has gone further than it is large
             gone = _finite(trace.arrays[name].astype(np.float64) - initial).max(initial=0.0)
-            coarser = max(unit_of_dtype(dtype_of(trace, name)) - self.unit, 0.0)
-            kept_low = coarser * updates * array.max(initial=0.0)
+            kept_low = self._coarser(dtype_of(trace, name)) * updates * array.max(initial=0.0)
             bound = bound + self.step * updates * gone + kept_low
         return np.asarray(bound)
 
@@ -234,6 +263,7 @@ class _FirstOrder:
     ) -> Array:
         """The bound on a relative error at the updates `at`, after so many updates."""
         terms = min(self.terms, SAFETY * np.sqrt(self.terms))
+        updates = np.maximum(updates - self.same, np.minimum(updates, 1))
         growth = np.sqrt(updates) if self.is_measured else updates
         relative = self.unit * terms * growth + self.step * self.way_T[at]
         if family == "moments" or name == "updates/update_norm":
@@ -246,8 +276,18 @@ class _FirstOrder:
             low = times_rms * unit_of_dtype(self.low) * np.sqrt(self._low_layers(name, family))
         times = 2 if "/moments/second/" in name else 1
         # running statistics are of the forward pass before the parameters they stand beside
-        apart = self.apart_T[at - 1 if family == "parameters" else at]
+        is_detail = family == "parameters" and not name.startswith(SUMMARIES)
+        apart = self.apart_T[at - 1 if is_detail else at]
         return np.asarray(relative + times * (low + SAFETY * apart))
+
+    def _coarser(self, dtype: str) -> float:
+        """The unit roundoff of the dtype that parameters are kept in, beyond the arithmetic's."""
+        return max(unit_of_dtype(dtype) - self.unit, 0.0)
+
+    def _dtype_of_parameter(self, tensor: str) -> str:
+        """The dtype of a parameter that was summarised."""
+        widened = self.trace.header.get("array_dtypes", {})
+        return str(widened.get(f"parameters/{tensor}", self.trace.header["dtype"]))
 
     def _loss_size(self, loss_T: Array) -> Array:
         """The size to which the low roundings of a loss are relative, at least: those of the last
@@ -257,7 +297,10 @@ class _FirstOrder:
         if not self.low or not layers:
             return np.zeros_like(loss_T)
         z = self.trace.arrays.get(f"detail/0/forward/{layers[-1]}", np.zeros(1))
+        statistics = self.trace.arrays.get(f"statistics/forward/{layers[-1]}")
         rms = np.sqrt(np.square(_finite(z)).mean())
+        if not rms and statistics is not None:
+            rms = _finite(statistics)[:1, 1].max(initial=0.0)
         return np.asarray(rms * np.sqrt(loss_T))
 
     def _low_layers(self, name: str, family: str) -> int:
@@ -281,15 +324,21 @@ class _FirstOrder:
         layers = set()
         for name in self.trace.arrays:
             _, family, tensor = split_name(name)
-            if family != "forward" or not name.startswith("detail/"):
+            if family != "forward" or not name.startswith(("detail/", "statistics/")):
                 continue
             is_low = unit_of_dtype(dtype_of(self.trace, name)) > FLOAT32
-            if is_low or self._may_multiply(tensor, self.trace.arrays[name]):
+            if is_low or self._may_multiply(tensor, name):
                 layers.add(tensor)
         return frozenset(layers)
 
-    def _may_multiply(self, layer: str, output: NDArray[Any]) -> bool:
-        """Whether a layer has a matrix, and does not only look up its rows."""
+    def _may_multiply(self, layer: str, name: str) -> bool:
+        """Whether a layer has a matrix, and does not only look up its rows, as its output of this
+        name in the trace shows.
+        """
+        output = self.trace.arrays[name]
+        if name.startswith("statistics/"):
+            shapes = self.trace.shapes.items()
+            return any(key.rpartition(".")[0] == layer and len(shape) > 1 for key, shape in shapes)
         matrices = [
             matrix
             for name, matrix in self.trace.parameters(0).items()
@@ -317,9 +366,9 @@ class _FirstOrder:
 def _has_second_moments(trace: Trace) -> bool:
     """Whether the optimizer has second moments, or did not record what it has."""
     slots = {
-        name.split("/")[3]
+        name.partition("/moments/")[2].partition("/")[0]
         for name in trace.arrays
-        if name.startswith("detail/") and "/moments/" in name
+        if name.startswith(("detail/", "statistics/")) and "/moments/" in name
     }
     return "second" in slots or not slots
 
@@ -327,12 +376,16 @@ def _has_second_moments(trace: Trace) -> bool:
 def _longest_sum(trace: Trace) -> int:
     """The elements of a kernel that one output needs, or the rows of a batch."""
     longest = 1
-    for array in trace.parameters(0).values():
-        if array.ndim > 1 and array.size:
-            longest = max(longest, array.size // min(array.shape))
+    for shape in trace.shapes.values():
+        size = math.prod(shape)
+        if len(shape) > 1 and size:
+            longest = max(longest, size // min(shape))
     for name, array in trace.arrays.items():
         if split_name(name)[1] == "batch" and array.ndim:
             longest = max(longest, array.shape[0])
+    for name, outputs in trace.header.get("shapes", {}).items():
+        if name.startswith("forward/") and outputs:
+            longest = max(longest, int(outputs[0]))
     return longest
 
 
@@ -360,7 +413,7 @@ def _spread(side: Sequence[Trace], name: str) -> Array:
     width = 2 * NEIGHBOURS + 1
     if name.startswith("updates/"):
         return np.asarray(SAFETY * maximum_filter1d(gap, width, mode="nearest"))
-    if name.startswith("statistics/"):
+    if name.startswith(("statistics/", "sketches/")):
         widest = maximum_filter1d(gap, width, axis=0, mode="nearest")
         return np.asarray(SAFETY * widest.max(1, keepdims=True))
     return np.asarray(SAFETY * gap.max(initial=0.0))

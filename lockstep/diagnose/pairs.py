@@ -19,6 +19,7 @@ from lockstep.diagnose.loops import align, is_loop, notes_on, sides_of
 from lockstep.diagnose.names import NameMap, load_names
 from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.remarks import remarks_on
+from lockstep.diagnose.same_bits import note_on_bits
 from lockstep.errors import InputError
 from lockstep.oracle.train import states, train
 from lockstep.records.run_recorder import Watch
@@ -133,7 +134,7 @@ def make_pair(
     name_map = load_names(Path(names)) if isinstance(names, str | Path) else names
     sides = sides_of(list(noise), a, b, name_map)
     a, b = align(a, b, name_map)
-    notes = notes_on(a, b)
+    notes = list(filter(None, [*notes_on(a, b), note_on_bits(a, b)]))
     if not noise:
         notes.append(
             "no noise was measured (--noise): bounds are what rounding every sum once an update "

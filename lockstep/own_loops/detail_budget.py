@@ -80,18 +80,26 @@ class Detail:
 
 
 def note_on_budget(update_bytes: int, budget_mib: float) -> str:
-    """A note if the tensors of one update take more than the budget; "" otherwise.
+    """A note if the budget keeps the tensors of one update or of none; "" otherwise.
 
     Args:
         update_bytes: bytes of one update's tensors, with the parameters before and after it.
         budget_mib: the budget in MiB.
     """
-    if update_bytes <= budget_mib * MIB:
-        return ""
+    size = f"{update_bytes / MIB:.0f} MiB"
+    summaries = "every=0, sketches=True keeps numbers of each tensor in their place"
+    budget = budget_mib * MIB
     enough_mib = -(-2 * update_bytes // MIB)
+    if update_bytes > budget:
+        return (
+            f"no update's tensors are kept: one takes {size}, and budget_mib is {budget_mib:g}; "
+            f"budget_mib={enough_mib} keeps the first and the last; {summaries}"
+        )
+    if 2 * update_bytes <= budget:
+        return ""
     return (
-        f"no update's tensors are kept: one takes {update_bytes / MIB:.0f} MiB, and budget_mib is "
-        f"{budget_mib:g}; budget_mib={enough_mib} keeps the first and the last"
+        f"the tensors of the first and of the last update do not both fit: one takes {size}, and "
+        f"budget_mib is {budget_mib:g}; budget_mib={enough_mib} keeps both; {summaries}"
     )
 
 

@@ -548,7 +548,8 @@ class Recorder:
 
     def _warn_of_budget(self) -> None:
         note = note_on_budget(self._detail.largest, self.budget_mib)
-        if note and not self._detail.updates:
+        is_first = self.done == self._first_due
+        if note and (is_first or not self._detail.updates):
             warnings.warn(f"{self.path}: {note}", RecorderWarning, stacklevel=3)
 
     def _unwatch(self) -> None:

@@ -149,6 +149,13 @@ class Trace:
         return arrays_below(self.arrays, f"parameters/{update}/")
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of each parameter before training, whether it was stored or summarised."""
+        shapes = arrays_below(self.header.get("shapes", {}), "parameters/")
+        stored = {name: array.shape for name, array in self.parameters(0).items()}
+        return {name: tuple(shape) for name, shape in shapes.items()} | stored
+
+    @property
     def prediction(self) -> Parameters:
         """Layer -> its values for one held-out sample, from "input" to softmax or sigmoid."""
         outputs = arrays_below(self.arrays, "prediction/")

@@ -16,9 +16,19 @@ FAMILY_TABLE = {
     "moments": "names",
     "forward": "forward",
     "batch": "batch",
+    "summaries": "names",
+    "hashes": "names",
 }
 """Family of arrays in a trace -> the table that maps its names."""
-PREFIX_PARTS = {"detail": 3, "statistics": 2, "sketches": 2, "parameters": 2, "average": 2}
+PREFIX_PARTS = {
+    "detail": 3,
+    "statistics": 2,
+    "sketches": 2,
+    "parameters": 2,
+    "average": 2,
+    "summaries": 2,
+    "hashes": 2,
+}
 """First part of an array's name -> how many parts stand before the tensor's; 1 for all others."""
 
 

@@ -42,7 +42,7 @@ def with_common_norms(a: Trace, b: Trace, names: NameMap) -> tuple[Trace, Trace,
 
 
 def _trained(trace: Trace) -> set[str]:
-    return trace.parameters(0).keys() - set(trace.header["buffers"])
+    return trace.shapes.keys() - set(trace.header["buffers"])
 
 
 def _again(norm: str, trace: Trace, other: Trace) -> np.ndarray | None:

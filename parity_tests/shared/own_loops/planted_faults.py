@@ -90,7 +90,7 @@ PLANTED = {
         replace(MIXED_GPT, optimizer_code="written"),
         "update parameters",
         "",
-        "correct start",
+        "bias correct",
         is_bias_corrected=False,
     ),
     "clipping-forgotten": _fault(
