@@ -4,7 +4,6 @@ and why.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from lockstep.diagnose.compare import (
     compare,
     differences,
 )
+from lockstep.diagnose.unequal import Unequal, unequal_settings
 from lockstep.records.trace import Trace
 
 __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
@@ -31,17 +31,6 @@ loss by some per cent in an epoch."""
 WORDS = ("identical", "rounding", "inconclusive", "diverged")
 """Verdicts, the gravest last."""
 GRAVE = WORDS[2:]
-
-Settings = Mapping[str, Any]
-"""Name -> value, as a trace's header states it; values may nest."""
-
-
-class Unequal(NamedTuple):
-    """A setting that the two sides do not share; None where a side does not state it."""
-
-    name: str
-    a: Any
-    b: Any
 
 
 @dataclass(frozen=True)
@@ -249,38 +238,6 @@ def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float
         return np.nan
     is_inside = all(index < size for index, size in zip(at.element, array.shape))
     return float(array[at.element]) if is_inside else np.nan
-
-
-def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
-    """The settings and parts of the environment that differ. An environment counts where both
-    sides state it, a setting where one does.
-    """
-    environment_a, environment_b = (
-        _flat(trace.header.get("environment") or {}) for trace in (a, b)
-    )
-    settings_a, settings_b = (_flat(trace.header.get("settings") or {}) for trace in (a, b))
-    stated_by_both = environment_a.keys() & environment_b.keys()
-    return (
-        *_unequal(environment_a, environment_b, sorted(stated_by_both)),
-        *_unequal(settings_a, settings_b, sorted(settings_a.keys() | settings_b.keys())),
-    )
-
-
-def _unequal(a: Settings, b: Settings, names: Sequence[str]) -> Iterator[Unequal]:
-    for name in names:
-        if a.get(name) != b.get(name):
-            yield Unequal(name, a.get(name), b.get(name))
-
-
-def _flat(values: Settings, prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _distance(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:

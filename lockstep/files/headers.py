@@ -90,6 +90,30 @@ class Operation(Header):
     inputs: list[Annotated[int, Field(ge=-1)]] = []
 
 
+class Group(Header):
+    """What was read of a group of an optimizer's parameters; its knobs are further fields."""
+
+    parameters: list[str]
+    varies: list[str] = []
+
+
+class Optimizer(Header):
+    """What was read of an optimizer."""
+
+    name: str
+    groups: list[Group]
+
+
+class Reading(Header):
+    """What was read off a loop."""
+
+    optimizers: list[Optimizer] = []
+    schedulers: list[dict[str, Any]] = []
+    modules: dict[str, dict[str, Any]] = {}
+    autocast: dict[str, Any] = {}
+    grad_scaler: dict[str, Any] = {}
+
+
 class Loop(Header):
     """The header of a trace of your own loop; older ones lack the fields with a default."""
 
@@ -108,6 +132,9 @@ class Loop(Header):
     environment: dict[str, Any]
     operations: dict[str, list[Operation]] = {}
     shapes: dict[str, list[Whole]] = {}
+    array_dtypes: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    read: Reading = Reading()
 
 
 class Checkpoint(Header):
