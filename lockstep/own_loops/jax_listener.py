@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.errors import InputError, RecorderWarning
 from lockstep.own_loops.arrays import gradients_of
@@ -57,7 +58,7 @@ class JaxListener:
         self._known = known
         self._is_listed = is_listed
         self._hears_all = hears_all
-        self._losses: list[float] = []
+        self._losses: list[NDArray[Any]] = []
         self._passes: list[Recording] = []
         self._operations: Operations | None = None
         self._deaf_loss = ""
@@ -160,7 +161,7 @@ class JaxListener:
 
     def _add_results(self, results: Any, has_aux: bool) -> None:
         value, gradients = results
-        self._losses.append(float(value[0] if has_aux else value))
+        self._losses.append(np.array(value[0] if has_aux else value))
         if len(self._losses) > 1:  # whether the loop adds or averages them, only the loop knows
             self._present.drop_gradients()
             return
@@ -188,14 +189,12 @@ class JaxListener:
                 "where no value can be read: wrap the compiled step, step = recorder.listen(step)"
             )
         for family in ("batch", "forward"):
-            has_it = family in given or any(
-                name.startswith(f"{family}/") for name in present.arrays
-            )
+            has_it = family in given or any(name.startswith(f"{family}/") for name in present.names)
             for heard in () if has_it else self._passes:
                 present.append(family, heard.batch if family == "batch" else heard.outputs)
         has_loss = "loss" in given or "loss" in present.scalars
         if self._losses and self._has_scalars and not has_loss:
-            present.set_scalar("loss", np.float64(np.mean(self._losses)))
+            present.set_scalar("loss", _mean(self._losses))
         if self._operations is not None:
             present.operations = self._operations
         self._losses, self._passes, self._operations = [], [], None
@@ -221,6 +220,13 @@ def _transform_for(arguments: Sequence[Any], places: Sequence[int]) -> Transform
     if places == (0,) and trained and is_a_module(trained[0], "equinox"):
         return cast(Transform, sys.modules["equinox"].filter_value_and_grad)
     return cast(Transform, sys.modules["jax"].value_and_grad)
+
+
+def _mean(losses: Sequence[NDArray[Any]]) -> Any:
+    """The mean of numbers in their own dtype, as a loop has it that adds them up."""
+    return (
+        losses[0] if len(losses) == 1 else np.add.reduce(losses) / losses[0].dtype.type(len(losses))
+    )
 
 
 def _first_line(error: Exception) -> str:

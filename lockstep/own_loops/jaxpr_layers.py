@@ -72,7 +72,7 @@ class Layer:
         for step in steps:
             if step.name == "add" and under_roots & set(step.writes):
                 numbers = [self.program.constants.get(value) for value in step.reads]
-                added |= {float(str(number)) for number in numbers if _is_number(number)}
+                added |= {_shortest(number) for number in numbers if _is_number(number)}
         names = {step.name for step in steps}
         if self.name.partition("#")[0] == "gelu":
             return {"approximate": "tanh" if "tanh" in names else "none"}
@@ -507,6 +507,11 @@ def _common_path(names: Iterable[str]) -> str:
             break
         shared.append(parts[0])
     return ".".join(shared)
+
+
+def _shortest(number: Any) -> float:
+    """The shortest number that rounds to a number of its dtype."""
+    return float(str(np.asarray(number)[()]))
 
 
 def _is_number(value: Any) -> bool:

@@ -229,7 +229,9 @@ def frames_of(equation: Any) -> tuple[tuple[Frame, ...], bool]:
     is_vmap_exit = False
     for code, position in zip(codes, positions):
         file = code.co_filename
-        if file.endswith(LIBRARY_FUNCTIONS) or not file.startswith((jax_folder, OWN_FOLDER)):
+        if file.startswith(OWN_FOLDER):  # what stands further out is the loop, and not the loss
+            break
+        if file.endswith(LIBRARY_FUNCTIONS) or not file.startswith(jax_folder):
             frames.append(Frame(code, position))
         elif code.co_name in VMAP_EXITS and not frames:
             is_vmap_exit = True
@@ -237,11 +239,13 @@ def frames_of(equation: Any) -> tuple[tuple[Frame, ...], bool]:
 
 
 def _without_callers(frames: tuple[Frame, ...], chain: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """The frames within a function, without those of its callers, where JAX lists them as well."""
-    shared = 0
-    while shared < min(len(frames), len(chain)) and frames[shared] == chain[shared]:
-        shared += 1
-    return frames[shared:]
+    """The frames within a function, without those of its callers, which JAX before 0.9 lists too:
+    those of the call that was the first to compile it.
+    """
+    for place in reversed(range(len(frames))):
+        if chain and frames[place].code is chain[-1].code:
+            return frames[place + 1 :]
+    return frames
 
 
 @functools.cache

@@ -397,6 +397,8 @@ class Recorder:
             present.scalars["grad_norm"] = np.float64(math.sqrt(sum(present.squares.values())))
         if not present.scalars and not present.names:
             raise InputError(f"update {self.done}: nothing was given to record")
+        if self._jax is not None:
+            self._drop_incomplete(families)
         if self.done == 0:
             self._series = {name: [] for name in present.scalars}
         if self._series.keys() != present.scalars.keys():
@@ -419,6 +421,14 @@ class Recorder:
         self._states = ({}, {})
         present.close()
         present.room = self._room
+
+    def _drop_incomplete(self, given: Mapping[str, Any]) -> None:
+        """Leave out what was heard at some updates only, and what the loop does not give itself."""
+        for name, family in (("loss", "loss"), ("grad_norm", "gradients")):
+            is_heard = name in self._present.scalars
+            if self.done and family not in given and is_heard != (name in self._series):
+                self._series.pop(name, None)
+                self._present.scalars.pop(name, None)
 
     def _read_in_jax(self) -> dict[str, Any]:
         modules = {} if self._jax is None else self._jax.modules

@@ -346,6 +346,7 @@ def test_outputs_inputs_and_gradients_are_those_of_the_loss(tmp_path: Path) -> N
     }
     loss, gradients = jax.value_and_grad(plain_loss)(parameters, X_UBD[0], Y_UB[0])
     assert trace.series("loss")[0] == loss
+    assert trace.series("loss").dtype == np.float32
     gradient = trace.arrays["detail/0/gradients/norm.g"]
     np.testing.assert_array_equal(gradient, gradients["norm"]["g"])
 
@@ -754,6 +755,37 @@ def test_a_loss_that_cannot_be_traced_twice_trains_on_with_a_warning(tmp_path: P
     assert_same_bits(results, jax.value_and_grad(plain_loss)(parameters, X_UBD[0], Y_UB[0]))
     recorder.update()
     assert "updates/loss" in recorder.finish().arrays
+
+
+def test_what_is_heard_at_some_updates_only_is_left_out(tmp_path: Path) -> None:
+    parameters = plain_parameters()
+    with lockstep.Recorder(tmp_path / "trace", backend="jax") as recorder:
+        recorder.start(parameters)
+        gradient_of = recorder.value_and_grad(plain_loss)
+        for calls in (1, 2, 0, 1):
+            for _ in range(calls):
+                gradient_of(parameters, X_UBD[0], Y_UB[0])
+            recorder.update(lr=0.1)
+    trace = Trace.load(tmp_path / "trace")
+    assert [name for name in trace.arrays if name.startswith("updates/")] == ["updates/lr"]
+    assert forward(trace, 1, "a_last").shape == (2 * B, K)
+
+
+def test_a_step_that_does_not_run_outside_jit_trains_on_with_a_warning(tmp_path: Path) -> None:
+    def step(parameters: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+        if not isinstance(x, jax.core.Tracer):
+            raise ValueError("only in jit")
+        return gradient_of(parameters, x, y)[0]
+
+    with lockstep.Recorder(tmp_path / "trace", backend="jax") as recorder:
+        recorder.start(plain_parameters())
+        gradient_of = recorder.value_and_grad(plain_loss)
+        step = recorder.listen(jax.jit(step))
+        expected = "update 0: listen: the step does not run outside jit: ValueError: only in jit"
+        with pytest.warns(RecorderWarning, match=expected):
+            loss = step(plain_parameters(), X_UBD[0], Y_UB[0])
+        recorder.update(loss=loss)
+    assert Trace.load(tmp_path / "trace").header["layers"] == []
 
 
 # --- what it is for
