@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.errors import InputError, RecorderWarning
-from lockstep.own_loops.arrays import gradients_of
+from lockstep.own_loops.arrays import Tree, gradients_of
 from lockstep.own_loops.jax_arguments import batch_of, has_tracer, is_a_module, open_arguments
 from lockstep.own_loops.jax_loss import LossCall, Recording, analyse, evaluate_loss
+from lockstep.own_loops.jax_replay import JaxReplay, ReplayError
 from lockstep.own_loops.jaxpr_operations import JaxOperations
 from lockstep.own_loops.operations import Operations
 from lockstep.own_loops.present_update import PresentUpdate
@@ -40,7 +41,8 @@ class JaxListener:
     Attributes:
         inputs: layer -> the recorded array that fed it.
         modules: layer -> settings that its operations show, such as eps.
-        is_replayed: whether loss and gradients come of the second evaluation, as with `listen`.
+        is_replayed: whether loss and gradients come of a second evaluation too, at updates whose
+            tensors are recorded.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class JaxListener:
         self._losses: list[NDArray[Any]] = []
         self._passes: list[Recording] = []
         self._operations: Operations | None = None
-        self._deaf_loss = ""
+        self._replay = JaxReplay()
         self._is_replaying = False
+        self._has_listened_step = False
         self._has_warned = False
 
     # --- what the loop calls
@@ -95,19 +98,21 @@ class JaxListener:
 
         @functools.wraps(loss_of)
         def value_and_grad(*arguments: Any, **keywords: Any) -> Any:
-            if self._present.is_due():
-                opened = open_arguments(arguments, keywords)
-                if not has_tracer([array.value for array in opened.arrays]):
-                    self._listen(LossCall(loss_of, has_aux, arguments, opened, places))
             trainer = trainer_for(arguments)
+            is_traced = has_tracer((arguments, keywords))
+            if is_traced or self._present.is_due():
+                opened = open_arguments(arguments, keywords)
+                call = LossCall(loss_of, has_aux, arguments, opened, places)
+                if is_traced or has_tracer([array.value for array in opened.arrays]):
+                    self._replay.remember(call, trainer)
+                else:
+                    self._listen(call)
             if self._is_replaying:  # outside jit, but for what the loss itself compiles
                 with sys.modules["jax"].disable_jit(False):
                     results = trainer(*arguments, **keywords)
             else:
                 results = trainer(*arguments, **keywords)
-            if has_tracer(results):
-                self._deaf_loss = getattr(loss_of, "__name__", "the loss")
-            else:
+            if not has_tracer(results):
                 self._add_results(results, has_aux)
             return results
 
@@ -121,6 +126,7 @@ class JaxListener:
         """
         _check("listen", step)
         self.is_replayed = True
+        self._has_listened_step = True
         jax = sys.modules["jax"]
 
         @functools.wraps(step)
@@ -176,18 +182,26 @@ class JaxListener:
         """Whether loss and norm of the gradient are there at every update, as series must be."""
         return self._hears_all or not self.is_replayed
 
-    def close(self, given: Collection[str]) -> None:
+    def keep(self, parameters: Tree) -> None:
+        """Keep hold of the parameters before the next update, should the loss run within `jit`."""
+        is_needed = self._present.number == 0 or self._replay.calls
+        if is_needed and not self._has_listened_step and self._present.is_due():
+            self._replay.keep(parameters)
+
+    def close(self, given: Mapping[str, Any]) -> None:
         """Record what the update's calls left, but for the families that the loop gives itself.
 
+        Args:
+            given: family -> what the loop gives of it.
+
         Raises:
-            InputError: the loss function ran within `jit` alone, where its values are out of reach.
+            InputError: the loss function ran within `jit` alone, and its values are not known.
         """
         present = self._present
-        if self._deaf_loss and not self._losses and not self.is_replayed and present.is_due():
-            raise InputError(
-                f"update {present.number}: value_and_grad({self._deaf_loss}) runs within jit, "
-                "where no value can be read: wrap the compiled step, step = recorder.listen(step)"
-            )
+        is_deaf = self._replay.calls and not self._losses and not self._has_listened_step
+        if is_deaf and present.is_due() and "forward" not in given:
+            self._call_again(given.get("batch"))
+        self._replay.forget()
         for family in ("batch", "forward"):
             has_it = family in given or any(name.startswith(f"{family}/") for name in present.names)
             for heard in () if has_it else self._passes:
@@ -198,6 +212,23 @@ class JaxListener:
         if self._operations is not None:
             present.operations = self._operations
         self._losses, self._passes, self._operations = [], [], None
+
+    def _call_again(self, batch: Tree) -> None:
+        self.is_replayed = True
+        try:
+            call, trainer = self._replay.call_again(batch, list(self._known()))
+            positional, keywords = call.opened.rebuild([a.value for a in call.opened.arrays])
+            results = trainer(*positional, **keywords)
+        except Exception as error:
+            name = getattr(self._replay.calls[0][0].function, "__name__", "the loss")
+            reason = str(error) if isinstance(error, ReplayError) else _first_line(error)
+            raise InputError(
+                f"update {self._present.number}: value_and_grad({name}) runs within jit, and "
+                f"cannot be called again: {reason}; give update the batch, or wrap the compiled "
+                "step: step = recorder.listen(step)"
+            ) from None
+        self._listen(call)
+        self._add_results(results, call.has_aux)
 
     def _warn(self, note: str) -> None:
         if not self._has_warned:

@@ -132,6 +132,7 @@ class Recorder:
         self._has_started = False
         self._torch_operations: TorchOperations | None = None
         self._jax: JaxListener | None = None
+        self._started_with: Tree = None
         self._jax_optimizer = JaxOptimizer()
         self._reads_rate = True
         self._listings: dict[int, Operations] = {}
@@ -167,6 +168,10 @@ class Recorder:
         if self.perturb is not None:
             parameters = perturbed(parameters, self.perturb)
         self._begin(parameters)
+        if self._jax is not None:
+            self._jax.keep(parameters)
+        elif not hasattr(parameters, "named_parameters"):
+            self._started_with = parameters  # for a listener that is still to come
         return parameters
 
     def _begin(self, parameters: Tree) -> None:
@@ -256,8 +261,11 @@ class Recorder:
           `gradients` have to be given.
 
         NNX modules are differentiated by `nnx.value_and_grad`, Equinox modules by
-        `eqx.filter_value_and_grad`, all else by `jax.value_and_grad`. A step that is compiled as a
-        whole needs `listen`.
+        `eqx.filter_value_and_grad`, all else by `jax.value_and_grad`.
+
+        No value can be read within `jit`. Wrap a step that is compiled as a whole in `listen`; or
+        give `update` the batch, and `loss_of` is called again from the parameters before the
+        update, if it takes nothing but these, running statistics and the batch.
 
         Args:
             loss_of: a function of parameters, batch and whatever else, that returns the loss.
@@ -293,6 +301,7 @@ class Recorder:
             self._jax = JaxListener(
                 self._present, lambda: self._names, self._is_listed, hears_all=self.every == 1
             )
+            self._jax.keep(self._started_with)
         return self._jax
 
     def record(
@@ -385,7 +394,7 @@ class Recorder:
         if self._torch_operations is not None:
             present.operations = self._torch_operations.take()
         if self._jax is not None:
-            self._jax.close({name for name, value in families.items() if value is not None})
+            self._jax.close({name: value for name, value in families.items() if value is not None})
         self.record(**families)
         if watch is not None:
             watch.close_update()
@@ -421,6 +430,9 @@ class Recorder:
         self._states = ({}, {})
         present.close()
         present.room = self._room
+        self._started_with = None
+        if self._jax is not None:
+            self._jax.keep(families.get("parameters"))
 
     def _drop_incomplete(self, given: Mapping[str, Any]) -> None:
         """Leave out what was heard at some updates only, and what the loop does not give itself."""

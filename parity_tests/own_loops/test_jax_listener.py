@@ -286,6 +286,70 @@ def test_a_compiled_step_gives_the_outputs_of_the_same_state(name: str, tmp_path
         np.testing.assert_allclose(logits, forward(compiled, update, "a_last"), atol=1e-5)
 
 
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_compiled_step_without_listen_is_called_again_with_the_batch(
+    donate: bool, tmp_path: Path
+) -> None:
+    def step(parameters: Tree, state: Tree, batch: Tree) -> Tree:
+        loss, gradients = gradient_of(parameters, batch)
+        changes, state = optimizer.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, changes), state, loss
+
+    def loss_of(parameters: Tree, batch: Tree) -> jax.Array:
+        return plain_loss(parameters, **batch)
+
+    expected = record(tmp_path / "listened", KINDS["plain"], compiled=True)
+    optimizer = optax.adamw(1e-2)
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    gradient_of = recorder.value_and_grad(loss_of)
+    parameters = recorder.start(plain_parameters())
+    state = optimizer.init(parameters)
+    compiled = jax.jit(step, donate_argnums=0 if donate else ())
+    for x, y in zip(X_UBD, Y_UB):
+        batch = {"x": x, "y": y}
+        parameters, state, _ = compiled(parameters, state, batch)
+        if donate:
+            with pytest.raises(InputError, match=r"values of .* are not known"):
+                recorder.update(parameters=parameters, moments=state, batch=batch)
+            return
+        recorder.update(parameters=parameters, moments=state, batch=batch)
+    trace = recorder.finish()
+    assert trace.header["layers"] == expected.header["layers"]
+    assert trace.header["inputs"] == expected.header["inputs"]
+    assert trace.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        np.testing.assert_allclose(trace.arrays[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_compiled_step_of_a_module_is_called_again_from_its_state_before(tmp_path: Path) -> None:
+    class Normed(nnx.Module):
+        def __init__(self) -> None:
+            self.l1 = nnx.Linear(D, H, rngs=nnx.Rngs(0))
+            self.norm = nnx.BatchNorm(H, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.norm(self.l1(x))
+
+    @nnx.jit
+    def step(model: Normed, optimizer: nnx.Optimizer, x: jax.Array) -> None:
+        _, gradients = gradient_of(model, x)
+        optimizer.update(model, gradients)
+
+    model = Normed()
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    recorder.start(model)
+    gradient_of = recorder.value_and_grad(lambda model, x: (model(x) ** 3).mean())
+    for x in X_UBD:
+        step(model, optimizer, x)
+        recorder.update(parameters=model, moments=optimizer, batch={"x": x})
+    trace = recorder.finish()
+    for update, x in enumerate(X_UBD):
+        before = trace.parameters(update)
+        expected = x @ before["l1.kernel"] + before["l1.bias"]
+        np.testing.assert_allclose(forward(trace, update, "l1"), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_donated_arguments_and_a_state_of_flax_may_be_compiled(tmp_path: Path) -> None:
     def step(state: TrainState, x: jax.Array, y: jax.Array, rows: int) -> tuple[Any, jax.Array]:
         loss, gradients = gradient_of(state.params, x[:rows], y[:rows])
@@ -720,14 +784,48 @@ def test_operations_stand_with_the_line_that_asked_for_them(tmp_path: Path) -> N
 # --- what cannot be heard
 
 
-def test_a_compiled_step_without_listen_is_refused(tmp_path: Path) -> None:
+UNHEARD = r"update 0: value_and_grad\(%s\) runs within jit, and cannot be called again: %s; give "
+UNHEARD += r"update the batch, or wrap the compiled step: step = recorder.listen\(step\)"
+
+
+def unheard_loss(parameters: Tree, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    return plain_loss(parameters, x + jax.random.normal(key, x.shape), y)
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "arguments", "batch", "reason"),
+    [
+        (plain_loss, (X_UBD[0], Y_UB[0]), None, "the values of x are not known"),
+        (plain_loss, (X_UBD[0], Y_UB[0]), {"x": X_UBD[0]}, "the values of y are not known"),
+        (plain_loss, (X_UBD[0], Y_UB[0]), {"x": X_UBD[0, :3], "y": Y_UB[0]}, "the values of x .*"),
+        (
+            unheard_loss,
+            (jax.random.key(0), X_UBD[0], Y_UB[0]),
+            {"x": X_UBD[0], "y": Y_UB[0]},
+            "the values of argument 1 are not known",
+        ),
+    ],
+    ids=["no batch", "half a batch", "another batch", "a key"],
+)
+def test_a_compiled_step_whose_values_are_not_known_is_refused(
+    loss_of: Any, arguments: Any, batch: Tree, reason: str, tmp_path: Path
+) -> None:
     recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
-    gradient_of = jax.jit(recorder.value_and_grad(plain_loss))
-    recorder.start(plain_parameters())
-    gradient_of(plain_parameters(), X_UBD[0], Y_UB[0])
-    expected = r"value_and_grad\(plain_loss\) runs within jit.*step = recorder.listen\(step\)"
-    with pytest.raises(InputError, match=expected):
-        recorder.update(loss=1.0)
+    gradient_of = jax.jit(recorder.value_and_grad(loss_of))
+    gradient_of(recorder.start(plain_parameters()), *arguments)
+    with pytest.raises(InputError, match=UNHEARD % (loss_of.__name__, reason)):
+        recorder.update(loss=1.0, batch=batch)
+
+
+def test_a_loss_that_closes_over_values_of_the_step_is_refused(tmp_path: Path) -> None:
+    @jax.jit
+    def step(parameters: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+        return recorder.value_and_grad(lambda p: plain_loss(p, x, y))(parameters)[0]
+
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    loss = step(recorder.start(plain_parameters()), X_UBD[0], Y_UB[0])
+    with pytest.raises(InputError, match=UNHEARD % ("<lambda>", "UnexpectedTracerError: .*")):
+        recorder.update(loss=loss, batch={"x": X_UBD[0], "y": Y_UB[0]})
 
 
 def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
