@@ -23,6 +23,7 @@ from lockstep.version import __version__
 __all__ = [
     "Tensor",
     "Tree",
+    "dense",
     "environment_of",
     "gradients_of",
     "moments_of",
@@ -166,11 +167,16 @@ def gradients_of(source: Tree) -> dict[str, Tensor]:
         source: a tree of gradients, or a PyTorch module whose parameters have `.grad`.
     """
     if hasattr(source, "named_parameters"):
-        return {name: p.grad for name, p in named_parameters(source) if p.grad is not None}
+        return {name: dense(p.grad) for name, p in named_parameters(source) if p.grad is not None}
     gradients: dict[str, Tensor] = {}
     for tree in _collections(source).values():
         gradients |= {name: array for name, array in name_arrays(tree).items() if _is_float(array)}
     return gradients
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A gradient of PyTorch with all its elements, as of an embedding whose gradient is sparse."""
+    return gradient.to_dense() if getattr(gradient, "is_sparse", False) else gradient
 
 
 def moments_of(source: Any, parameters: Tree, names: Sequence[str]) -> dict[str, Tensor]:

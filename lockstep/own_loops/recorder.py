@@ -487,6 +487,12 @@ class Recorder:
         if not self.done:
             hint = self._watch.hint if self._watch is not None else ""
             raise InputError(f"{self.path}: no update was recorded: nothing to write{hint}")
+        if not stopped and self._watch is not None and self._watch.has_unclosed_step:
+            warnings.warn(
+                f"{self.path}: the last step is left out: no update() came after it",
+                RecorderWarning,
+                stacklevel=2,
+            )
         arrays = {f"updates/{name}": np.array(values) for name, values in self._series.items()}
         arrays |= self._ends()
         for done, parameters in sorted(self._detail.parameters.items()):

@@ -193,13 +193,16 @@ def scheduler_settings(scheduler: Any) -> dict[str, Any]:
 
 def scaler_settings(scaler: Any) -> dict[str, Any]:
     """A gradient scaler's class, present scale and settings."""
-    return {
-        "class": type(scaler).__name__,
-        "scale": float(scaler.get_scale()),
-        "growth_factor": scaler.get_growth_factor(),
-        "backoff_factor": scaler.get_backoff_factor(),
-        "growth_interval": scaler.get_growth_interval(),
-    }
+    settings: dict[str, Any] = {"class": type(scaler).__name__}
+    for name in ("scale", "growth_factor", "backoff_factor", "growth_interval"):
+        value = plain(getattr(scaler, f"get_{name}", _nothing)())
+        if value is not UNSAYABLE:
+            settings[name] = value
+    return settings
+
+
+def _nothing() -> Any:
+    return UNSAYABLE
 
 
 # --- modules

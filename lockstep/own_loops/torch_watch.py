@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from lockstep.errors import InputError
-from lockstep.own_loops.arrays import Tensor, rates_of
+from lockstep.own_loops.arrays import Tensor, dense, rates_of
 from lockstep.own_loops.present_update import PresentUpdate
 from lockstep.own_loops.torch_names import (
     Models,
     Optimizers,
     inside,
     module_names,
-    named_parameters,
     wrappers,
 )
 from lockstep.own_loops.torch_passes import Passes
@@ -27,13 +26,14 @@ from lockstep.own_loops.torch_settings import (
     scheduler_settings,
     tied_parameters,
 )
+from lockstep.own_loops.watchable import (
+    checked_optimizer,
+    refuse_foreign_optimizer,
+    refuse_what_is_no_model,
+)
 
 __all__ = ["TorchWatch"]
 
-WITHOUT_WATCH = (
-    "of any other loop, as of Keras or JAX, give what there is to record to "
-    "Recorder.update(loss=..., gradients=..., lr=..., moments=..., parameters=...)"
-)
 HOLDERS = ("ModuleDict", "ModuleList")
 """Modules that are never called themselves."""
 Wrap = Callable[[Any], Any]
@@ -57,6 +57,9 @@ class TorchWatch:
         self.passes: Passes | None = None
         self._hooks: list[Any] = []
         self._names: dict[int, str] = {}
+        self._parameters: dict[str, Any] = {}
+        self._hooked: set[str] = set()  # parameters whose gradients are heard
+        self._groups: dict[int, int] = {}
         self._layers: list[dict[str, str]] = []
         self._stepped: set[int] = set()
         self._used_up: set[str] = set()  # parameters whose gradients a step has used
@@ -83,24 +86,26 @@ class TorchWatch:
             InputError: an object of another kind; a model or an optimizer that is watched already;
                 an optimizer of another model's parameters. Nothing is watched then.
         """
-        _refuse_what_is_no_model(model)
-        optimizers = [_checked_optimizer(optimizer) for optimizer in optimizers]
+        refuse_what_is_no_model(model)
+        optimizers = [checked_optimizer(optimizer) for optimizer in optimizers]
         models = Models([*self.models.models, model])
-        names = {id(parameter): name for name, parameter in models.named_parameters()}
+        parameters = {
+            name: one for name, one in models.named_parameters() if one.is_floating_point()
+        }
+        names = {id(parameter): name for name, parameter in parameters.items()}
         for optimizer in optimizers:
-            _refuse_foreign_optimizer(optimizer, names, self.optimizers.optimizers)
+            refuse_foreign_optimizer(optimizer, names, self.optimizers.optimizers)
         self.models = models
         self.optimizers = Optimizers([*self.optimizers.optimizers, *optimizers])
         self._names = names
+        self._parameters = parameters
         self._schedulers += schedulers
-        if scaler is not None:
+        if scaler is not None and getattr(scaler, "is_enabled", _always)():
             self._scalers.append(scaler)
         self._hook_layers(model)
-        for name, parameter in named_parameters(model):
-            if parameter.requires_grad:
-                hook = self._gradient_hook(name, parameter)
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+        self._hook_gradients()
         for optimizer in optimizers:
+            self._groups[id(optimizer)] = len(optimizer.param_groups)
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
     def close(self) -> None:
@@ -115,6 +120,11 @@ class TorchWatch:
         if not has_passed and not self._stepped:
             return ""
         return "; call recorder.update(loss=loss) in the loop, after optimizer.step()"
+
+    @property
+    def has_unclosed_step(self) -> bool:
+        """Whether an optimizer has stepped since the latest update was closed."""
+        return bool(self._stepped)
 
     def note_batch(self, arrays: Mapping[str, Tensor]) -> None:
         """Remember the tensors that the loop gives as its batch, until the update is closed."""
@@ -147,8 +157,11 @@ class TorchWatch:
                 for names in tied_parameters(model, self._names)
             ],
         }
-        if self._scaler_settings:
-            read["grad_scaler"] = self._scaler_settings | {"skipped": self._skipped}
+        scaler = self._scaler_settings
+        if self._skipped and not scaler:  # there was no step
+            scaler = scaler_settings(self._scalers[0])
+        if scaler:
+            read["grad_scaler"] = scaler | {"skipped": self._skipped}
         fields: dict[str, Any] = {"read": read}
         passes = self.passes
         if passes is None:
@@ -180,7 +193,7 @@ class TorchWatch:
         roots = list(model.children()) if type(model).__name__ in HOLDERS else [model]
         if self.passes is None:
             is_alone = len(roots) == 1
-            self.passes = Passes(self.present, names_inputs=is_alone)
+            self.passes = Passes(self.present, self._hook_gradients, names_inputs=is_alone)
         else:
             self.passes.names_inputs = False
         layers = _layers_of(model)
@@ -192,10 +205,18 @@ class TorchWatch:
             self._hooks += self.passes.hook_model(root)
         self._layers.append(layers)
 
-    def _gradient_hook(self, name: str, parameter: Any) -> Callable[[Any], None]:
+    def _hook_gradients(self) -> None:
+        """Hear the gradients of the parameters that are trained, from now on perhaps."""
+        for name, parameter in self._parameters.items():
+            if name not in self._hooked and parameter.requires_grad:
+                self._hooked.add(name)
+                hook = self._gradient_hook(name)
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+
+    def _gradient_hook(self, name: str) -> Callable[[Any], None]:
         def hook(parameter: Any) -> None:
             if name not in self._used_up:
-                self.present.add("gradients", {name: parameter.grad})
+                self.present.add("gradients", {name: dense(parameter.grad)})
 
         return hook
 
@@ -219,7 +240,7 @@ class TorchWatch:
         self._set_rates(optimizer)
         named = self._names_of(optimizer)
         self._used_up |= named.keys()
-        gradients = {name: one.grad for name, one in named.items() if one.grad is not None}
+        gradients = {name: dense(one.grad) for name, one in named.items() if one.grad is not None}
         scale = self._scale_of(optimizer)
         has_recorded = any(name in present.squares for name in named)
         if has_recorded:
@@ -248,8 +269,10 @@ class TorchWatch:
         for other in self.optimizers.optimizers:
             if other is optimizer:
                 break
-            first += len(other.param_groups)
-        self.present.set_rates(rates_of(optimizer), first)
+            first += self._groups[id(other)]
+        # a group that is added later has no rate before
+        rates = rates_of(optimizer)[: self._groups[id(optimizer)]]
+        self.present.set_rates(rates, first)
 
     # --- settings
 
@@ -279,7 +302,7 @@ class TorchWatch:
     def _scale_of(self, optimizer: Any) -> float:
         """The factor on the gradients that a scaler has put there; 1 without one."""
         for scaler in self._scalers:
-            if id(optimizer) in scaler._per_optimizer_states:
+            if id(optimizer) in getattr(scaler, "_per_optimizer_states", {id(optimizer): None}):
                 if not self._scaler_settings:
                     self._scaler_settings = scaler_settings(scaler)
                 return float(scaler.get_scale())
@@ -339,6 +362,10 @@ def _wraps(model: Any) -> dict[str, Wrap]:
     return wraps
 
 
+def _always() -> bool:
+    return True
+
+
 def _as_it_is(hook: Any) -> Any:
     return hook
 
@@ -347,59 +374,3 @@ def _is_skipped_inside(optimizer: Any) -> bool:
     """Whether a fused step has left everything as it was, since a gradient is not finite."""
     is_infinite = getattr(optimizer, "found_inf", None)
     return is_infinite is not None and bool(float(is_infinite))
-
-
-# --- what cannot be watched
-
-
-def _refuse_what_is_no_model(model: Any) -> None:
-    if not hasattr(model, "named_modules") or isinstance(model, type):
-        raise InputError(
-            f"watch: model must be a torch.nn.Module, got {_kind(model)}; {_instead(model)}"
-        )
-
-
-def _checked_optimizer(optimizer: Any) -> Any:
-    """The optimizer of PyTorch, which another may wrap."""
-    inner = optimizer
-    while hasattr(getattr(inner, "optimizer", None), "register_step_post_hook"):
-        if hasattr(inner, "base_lrs"):
-            raise InputError(
-                f"watch: {_kind(optimizer)} is a scheduler; give its optimizer, and the scheduler "
-                "is read off it"
-            )
-        inner = inner.optimizer
-    is_optimizer = hasattr(inner, "register_step_post_hook") and hasattr(inner, "param_groups")
-    if not is_optimizer or isinstance(inner, type):
-        raise InputError(
-            f"watch: optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}; "
-            f"{_instead(optimizer)}"
-        )
-    return inner
-
-
-def _refuse_foreign_optimizer(optimizer: Any, names: Mapping[int, str], watched: Any) -> None:
-    if any(optimizer is other for other in watched):
-        raise InputError("watch: this optimizer is watched already")
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    if not any(id(one) in names for one in parameters):
-        raise InputError(
-            "watch: the optimizer has no parameter of the model; make it of model.parameters(), "
-            "after whatever copies or replaces them"
-        )
-
-
-def _instead(value: Any) -> str:
-    """What to do with an object that cannot be watched."""
-    package = type(value).__module__.partition(".")[0]
-    if package in ("flax", "optax", "equinox", "haiku", "jax", "jaxlib"):
-        return (
-            "of a loop in JAX, let recorder.value_and_grad(loss_of) record, or give what there is "
-            "to Recorder.update(loss=..., gradients=..., moments=..., parameters=...)"
-        )
-    return WITHOUT_WATCH
-
-
-def _kind(value: object) -> str:
-    kind = value if isinstance(value, type) else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}" + (" itself" * isinstance(value, type))

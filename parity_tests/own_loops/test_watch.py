@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import lockstep
-from lockstep.errors import InputError
+from lockstep.errors import InputError, RecorderWarning
 from lockstep.recipe import Optimizer
 from lockstep.records.trace import Trace
 
@@ -358,6 +358,9 @@ def test_autocast_is_read_and_widened_arrays_are_named(tmp_path: Path) -> None:
     assert header["array_dtypes"] == dict.fromkeys(
         ("forward/0", "forward/1", "forward/2"), "bfloat16"
     )
+    header = train(tmp_path / "scalars", net(), step=step, every=0).header
+    assert header["read"]["autocast"]["dtype"] == "bfloat16"
+    assert header["read"]["modules"]["0"]["training"]
     header = train(tmp_path / "u", net()).header
     assert "autocast" not in header["read"]
     assert header["array_dtypes"] == {}
@@ -685,6 +688,101 @@ def test_an_optimizer_may_pause_and_models_may_be_watched_one_by_one(tmp_path: P
     np.testing.assert_array_equal(trace.series("lr1"), [0.1] * UPDATES)
 
 
+# --- what changes while it is watched
+
+
+def test_parameters_that_are_trained_later_are_heard_from_then_on(tmp_path: Path) -> None:
+    def step(model: Any, optimizer: Any, x: Any) -> Any:
+        loss = model(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        model[0].requires_grad_(True)
+        return loss
+
+    model = net()
+    model[0].requires_grad_(False)
+    trace = train(tmp_path / "t", model, step=step)
+    assert "detail/0/gradients/0.weight" not in trace.arrays
+    for update in (1, 2):
+        gradient = trace.arrays[f"detail/{update}/gradients/0.weight"]
+        clipped = trace.arrays[f"detail/{update}/clip/0.weight"]
+        assert np.abs(gradient).max() > 2 * np.abs(clipped).max() > 0
+
+
+def test_a_group_that_is_added_ends_nothing(tmp_path: Path) -> None:
+    def step(model: Any, optimizer: Any, x: Any) -> Any:
+        loss = plain_step(model, optimizer, x)
+        if len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": model[2].parameters(), "lr": 0.5})
+        return loss
+
+    model = net()
+    optimizer = torch.optim.SGD(model[0].parameters(), 0.1)
+    trace = train(tmp_path / "t", model, optimizer, step)
+    np.testing.assert_array_equal(trace.series("lr"), [0.1] * UPDATES)
+    assert not np.array_equal(trace.parameters(3)["2.weight"], trace.parameters(1)["2.weight"])
+
+
+class Odd(torch.nn.Module):
+    """A sparse gradient, a complex parameter, and layers that return tuples, nothing of note or
+    what no trace can hold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(9, D, sparse=True)
+        self.turn = torch.nn.Parameter(torch.ones(D, dtype=torch.complex64))
+        self.recurrent, self.words = torch.nn.LSTM(D, D, batch_first=True), torch.nn.Identity()
+        self.spectrum = torch.nn.Identity()
+
+    def forward(self, x: Any) -> dict[str, Any]:
+        self.words("nothing")
+        embedded = self.table(x.abs().long())
+        outputs, _ = self.recurrent(embedded)
+        return {"logits": self.spectrum(outputs * self.turn).abs()}
+
+
+def test_what_a_trace_cannot_hold_ends_no_training(tmp_path: Path) -> None:
+    model = Odd()
+    optimizers = [
+        torch.optim.SGD(
+            [one for name, one in model.named_parameters() if "table" not in name], 0.1
+        ),
+        torch.optim.SparseAdam(model.table.parameters(), 0.1),
+    ]
+    recorder = lockstep.Recorder(tmp_path / "t", backend="torch", statistics=True)
+    recorder.watch(model, optimizers)
+    for update in range(UPDATES):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = model(rows(update))["logits"].sum()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        recorder.update(loss=loss)
+    trace = recorder.finish()
+    assert trace.arrays["detail/0/gradients/table.weight"].shape == (9, D)
+    assert "turn" not in trace.parameters(0)
+    assert trace.header["layers"] == ["table.input", "table", "recurrent", "odd"]
+    assert forward(trace)["recurrent"].shape == (B, D, D)
+    assert trace.header["read"]["unread"] == ["spectrum"]
+
+
+def test_a_last_step_that_is_not_closed_is_said(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    recorder = lockstep.Recorder(tmp_path / "t", backend="torch")
+    recorder.watch(model, optimizer)
+    recorder.update(loss=plain_step(model, optimizer, rows(0)))
+    plain_step(model, optimizer, rows(1))
+    with pytest.warns(
+        RecorderWarning, match=r"the last step is left out: no update\(\) came after it"
+    ):
+        assert recorder.finish().header["updates"] == 1
+
+
 # --- nothing is changed
 
 
@@ -719,6 +817,7 @@ def test_what_is_not_of_pytorch_is_told_what_to_do_instead(tmp_path: Path) -> No
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
     other = torch.optim.SGD(net().parameters(), 0.1)
     wrong: list[tuple[str, Any, Any]] = [
         (r"model must be .*flax.*value_and_grad", nnx.Linear(2, 2, rngs=nnx.Rngs(0)), None),
@@ -727,6 +826,7 @@ def test_what_is_not_of_pytorch_is_told_what_to_do_instead(tmp_path: Path) -> No
         (r"model must be .*Sequential itself", torch.nn.Sequential, None),
         (r"optimizer must be .*SGD itself", model, torch.optim.SGD),
         (r"StepLR is a scheduler; give its optimizer", model, scheduler),
+        (r"ReduceLROnPlateau is a scheduler; give its optimizer", model, plateau),
         (r"the optimizer has no parameter of the model", model, other),
         (r"the optimizer has no parameter of the model", model, [optimizer, other]),
     ]
