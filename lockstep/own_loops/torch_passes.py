@@ -293,7 +293,7 @@ class Passes:
                 family, tensor, is_copied=self._has_room(tensor), first_row=first_row
             )
         except CannotBeRead:
-            self.unread.add(name)
+            self.unread |= {name} - {""}
             return None
         self._bytes += part.bytes
         return part
