@@ -23,6 +23,8 @@ Loop = Callable[[Recorder], object]
 """A training that records itself with a recorder; its result is ignored."""
 
 SIDES = ("torch", "jax")
+NAMED = 5
+"""Names in a message."""
 
 
 def assert_parity(
@@ -115,8 +117,11 @@ def _drawn_map(a: Trace, b: Trace) -> NameMap:
     shapes_b = {name: array.shape for name, array in b.parameters(0).items()}
     if not shapes_a or not shapes_b or shapes_a == shapes_b:
         return NameMap()
-    name_map, *_ = propose(a, b)
-    return name_map
+    proposal = propose(a, b)
+    alone = sorted(proposal.names.only_a | proposal.names.only_b)
+    if alone:  # a test must not pass without them
+        raise InputError(f"parameters that one loop alone has: {', '.join(alone[:NAMED])}")
+    return proposal.names
 
 
 def _command(folder: Path, name_map: NameMap, names: str | Path | None) -> str:

@@ -106,24 +106,22 @@ def compare(
 def names(a: Path, b: Path, out: Path, settled: Path | None) -> int:
     """Propose which of B's names and layouts are which of A's, for two traces of your own loops.
 
-    The proposal follows from the shapes and values of the initial parameters. It is refused where
-    these leave a choice.
+    The proposal follows from values, shapes, kinds, the order of calls and names of the initial
+    parameters, and takes what these leave no choice of. What is left open stands in the file as
+    comments; settle it there, or in a file of your own for --given.
     """
-    from lockstep.diagnose.names import Layout, load_names, save_names
+    from lockstep.diagnose.names import load_names, save_names
     from lockstep.diagnose.propose import propose
     from lockstep.files.outputs import NEW, check_output
     from lockstep.records.trace import Trace
+    from lockstep.report.proposal import describe_proposal
 
     check_output(out, NEW, option="--out", inputs=[a, b, settled])
     known = load_names(settled) if settled else None
-    name_map, reasons = propose(Trace.load(a), Trace.load(b), known)
-    save_names(out, name_map, reasons)
-    turned = sum(source != Layout(source.names[0]) for source in name_map.names.values())
-    echo(f"{out}: {len(name_map.names)} parameters, {turned} of them laid out otherwise")
-    for reason in dict.fromkeys(reasons.values()):
-        settled_names = [printable(name) for name in name_map.names if reasons[name] == reason]
-        listed = f": {', '.join(settled_names)}" if "shape" in reason else ""
-        echo(f"  {len(settled_names)} by {reason}{listed}")
+    proposal = propose(Trace.load(a), Trace.load(b), known)
+    save_names(out, proposal.names, proposal.reasons, proposal.remarks)
+    for line in describe_proposal(proposal):
+        echo(printable(line))
     return 0
 
 

@@ -51,7 +51,7 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def names_of(a: Trace, b: Trace, settled: NameMap | None = None) -> dict[str, tuple[Any, ...]]:
-    names, _ = propose(a, b, settled)
+    names = propose(a, b, settled).names
     turned = apply(names, b)
     for name, array in a.parameters(0).items():
         if name not in names.only_a:
@@ -146,34 +146,49 @@ def test_alike_names_settle_what_nothing_else_does() -> None:
 
 def test_shape_alone_is_said_and_never_turns_a_square() -> None:
     a, b = trace_of({"x": draw(3, 2), "y": draw(5)}), trace_of({"p": draw(2, 3), "q": draw(5)})
-    names, reasons = propose(a, b)
-    assert names.names == {"x": Layout("p", (1, 0)), "y": Layout("q")}
-    assert set(reasons.values()) == {"shape alone, as the values differ"}
-    reason = "the initial values differ, and the shape does not say which axis is which"
-    message = rf"x may be p \({reason}\)"
-    with pytest.raises(InputError, match=message):
-        propose(trace_of({"x": draw(3, 3)}), trace_of({"p": draw(3, 3)}))
-    with pytest.raises(InputError, match=message):
-        propose(trace_of({"x": draw(8, 3, 5, 5)}), trace_of({"p": draw(5, 5, 3, 8)}))
+    proposal = propose(a, b)
+    assert proposal.names.names == {"x": Layout("p", (1, 0)), "y": Layout("q")}
+    assert set(proposal.reasons.values()) == {"shape alone, as the values differ"}
+    for square, turned in ((draw(3, 3), draw(3, 3)), (draw(8, 3, 5, 5), draw(5, 5, 3, 8))):
+        proposal = propose(
+            trace_of({"x": square, "y": draw(7)}), trace_of({"p": turned, "q": draw(7)})
+        )
+        assert proposal.names.names == {"y": Layout("q")}
+        assert (proposal.open_a, proposal.open_b) == ({"x": ("p",)}, ("p",))
 
 
-def test_every_name_that_is_unsure_missing_or_extra_is_named_in_one_line() -> None:
-    zeros = np.zeros(3, np.float32)
-    a = trace_of({"x": zeros, "y": zeros, "lost": draw(4)})
-    b = trace_of({"p": zeros, "q": zeros, "new": draw(7)})
-    with pytest.raises(InputError) as caught:
-        propose(a, b)
-    assert str(caught.value) == (
-        "names: x may be p or q; y may be p or q; only in A: lost; only in B: new; "
-        "settle these in a file and name it with --given"
+def test_what_is_open_stands_in_the_file_and_may_be_given(tmp_path: Path) -> None:
+    zeros, drawn = np.zeros(3, np.float32), draw(2)
+    a = trace_of({"y": zeros, "x": zeros, "lost": draw(4), "sure": drawn})
+    b = trace_of({"q": zeros, "p": zeros, "new": draw(7), "own": drawn})
+    proposal = propose(a, b)
+    assert proposal.names == NameMap({"sure": Layout("own")})
+    save_names(tmp_path / "names.toml", proposal.names, proposal.reasons, proposal.remarks)
+    text = (tmp_path / "names.toml").read_text()
+    assert text.startswith(
+        "# Open: add a line for each under [names], or its name under [only].\n"
+        '# "y" = "p" or "q"\n# "x" = "p" or "q"\n# "lost" of A: nothing in B is like it\n'
+        '# "q" of B\n# "p" of B\n# "new" of B\n'
     )
+    assert load_names(tmp_path / "names.toml") == proposal.names
     settled = NameMap({"x": Layout("q")}, only_a=frozenset({"lost"}), only_b=frozenset({"new"}))
-    assert names_of(a, b, settled) == {"x": ("q", (), ()), "y": ("p", (), ())}
-    square = np.zeros((3, 3), np.float32)
-    with pytest.raises(InputError, match=r"x may be p \(it holds the same laid out either way\)"):
-        propose(trace_of({"x": square}), trace_of({"p": square}))
+    assert names_of(a, b, settled) == {
+        "x": ("q", (), ()),
+        "y": ("p", (), ()),
+        "sure": ("own", (), ()),
+    }
+    square = trace_of({"x": np.zeros((3, 3), np.float32), "y": drawn})
+    assert propose(square, trace_of({"p": square.parameters(0)["x"], "q": drawn})).open_a == {
+        "x": ("p",)
+    }
     with pytest.raises(InputError, match="settled already, but not in trace B: r"):
         propose(a, b, NameMap({"x": Layout("r")}))
+
+
+def test_what_one_side_lacks_is_only_in_the_other(tmp_path: Path) -> None:
+    drawn = draw(2)
+    names = propose(trace_of({"w": drawn, "lost": draw(4)}), trace_of({"w": drawn})).names
+    assert (names.only_a, names.only_b) == ({"lost"}, frozenset())
 
 
 def test_a_square_of_zeros_is_laid_out_by_its_first_gradient() -> None:
@@ -199,7 +214,7 @@ def test_layers_and_batches_are_found_by_their_numbers() -> None:
             "more": draw(2, 9),
         },
     )
-    names, _ = propose(a, b)
+    names = propose(a, b).names
     assert names.forward == {"conv1": Layout("Conv_0", (0, 3, 1, 2))}
     assert names.batch == {"x": Layout("image", (0, 3, 1, 2))}
     turned = apply(names, b)
@@ -219,7 +234,7 @@ def test_an_output_that_differs_is_laid_out_as_the_others() -> None:
         name: array.transpose(0, 2, 3, 1) for name, array in images.items() if array.ndim == 4
     }
     other = {"conv2": turned["conv2"] + 1, "gone": images["gone"] + 1, "dense": draw(2, 4)}
-    names, _ = propose(a, trace_of(a.parameters(0), forward=turned | other))
+    names = propose(a, trace_of(a.parameters(0), forward=turned | other)).names
     # (2, 5, 5, 5) has the same shape either way, so the numbers tell
     turned_layers = ("cube", "conv1", "conv2")
     assert names.forward == {name: Layout(name, (0, 3, 1, 2)) for name in turned_layers}
@@ -377,7 +392,7 @@ def test_the_command_writes_the_map_or_one_line(
     weight = draw(3, 2)
     trace_of({"fc.weight": weight}).save(tmp_path / "a")
     trace_of({"fc.kernel": weight.T.copy()}).save(tmp_path / "b")
-    trace_of({"fc.kernel": draw(9)}).save(tmp_path / "c")
+    trace_of({f"fc{i}.kernel": draw(9) for i in range(9)}).save(tmp_path / "c")
     out = tmp_path / "names.toml"
 
     def names(*words: str) -> tuple[int, str, str]:
@@ -387,10 +402,11 @@ def test_the_command_writes_the_map_or_one_line(
 
     status, _, err = names(str(tmp_path / "a"), str(tmp_path / "c"), "--out", str(out))
     assert (status, err.count("\n")) == (2, 1)
-    assert "only in A: fc.weight; only in B: fc.kernel" in err
+    assert "no parameter of loop is one of loop: fc.weight against fc0.kernel, fc1.kernel" in err
+    assert err.endswith("fc4.kernel and 4 more\n")
     assert not out.exists()
     status, text, err = names(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))
     assert (status, err) == (0, "")
-    assert "1 parameters, 1 of them laid out otherwise" in text
+    assert "1 parameters are sure, 1 of them called or laid out otherwise" in text
     assert load_names(out).names == {"fc.weight": Layout("fc.kernel", (1, 0))}
     assert names(str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out))[0] == 2

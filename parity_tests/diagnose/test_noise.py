@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Trace]:
 
 def judge(a: Trace, b: Trace, noise: list[Trace]) -> Comparison:
     """Compare by the name map that the traces themselves give."""
-    names, _ = propose(a, b)
+    names = propose(a, b).names
     aligned = align(a, b, names)
     return compare(*aligned, loop_bounds(*aligned, sides_of(noise, a, b, names)))
 
@@ -297,7 +297,7 @@ def test_the_command_compares_loops(
 def test_a_loop_can_start_every_update_from_the_other_sides_parameters(
     runs: dict[Any, Trace], tmp_path: Path
 ) -> None:
-    names, _ = propose(runs["torch", None], runs["linen", None])
+    names = propose(runs["torch", None], runs["linen", None]).names
     save_names(tmp_path / "names.toml", names)
     other = apply(names, runs["linen", None])
     for update in (0, 3):
