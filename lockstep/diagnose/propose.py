@@ -103,8 +103,8 @@ def _run(search: Search) -> None:
     rules = (
         search.follow_values,
         lambda: follow_pieces(search),
-        lambda: follow_weights(search),
         lambda: follow_cells(search),
+        lambda: follow_weights(search),
         lambda: Structure(search).settle(by_value=True),
         lambda: follow_names_of_packed(search),
         search.follow_shapes,

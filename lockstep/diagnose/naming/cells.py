@@ -6,6 +6,7 @@ is n = tanh(W x + b_in + r * (U h + b_hn)).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from lockstep.diagnose.naming.layouts import Arrays, Join, Layout, Source, Sum
@@ -46,9 +47,10 @@ def follow_cells(search: Search) -> bool:
     for name, source in search.settled.items():
         for part in dict.fromkeys(source.names):
             weights_of_b[part] = (*weights_of_b.get(part, ()), name)
-    for cell in _cells(search.b.arrays, search.open_b, weights_of_b, {}):
+    gates_of_b = {name: gates for name, gates in _gates_by_part(search).items() if gates}
+    for cell in _cells(search.b.arrays, search.open_b, weights_of_b, gates_of_b):
         for label, two, one in _sums(cell, search.b.arrays, search.a.arrays, search.open_a):
-            _add(search, label, Sum(one, two))
+            _add(search, label, Sum(*_turned_back(one, two)))
             settled = True
     return settled
 
@@ -56,6 +58,26 @@ def follow_cells(search: Search) -> bool:
 def _add(search: Search, label: str, of_both: Sum) -> None:
     search.sums[label] = of_both
     search.reasons[label] = CELL
+
+
+def _gates_by_part(search: Search) -> Mapping[str, tuple[int, ...]]:
+    """B's weight -> the order of its gates in A."""
+    return {
+        source.name: source.gates
+        for source in search.settled.values()
+        if isinstance(source, Layout)
+    }
+
+
+def _turned_back(
+    one: tuple[Source, ...], two: tuple[Source, ...]
+) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+    """The terms of A and of B, with the order of gates on B's, from whose order it leads."""
+    first = one[0]
+    if not isinstance(first, Layout) or not first.gates:
+        return one, two
+    turned = tuple(replace(term, gates=first.gates) for term in two if isinstance(term, Layout))
+    return (replace(first, gates=()),), turned
 
 
 def _parts(source: Source) -> tuple[str, ...]:
