@@ -188,7 +188,7 @@ class Recorder:
 
     def watch(
         self, model: Any, optimizer: Any = None, *, scheduler: Any = None, scaler: Any = None
-    ) -> None:
+    ) -> Any:
         """Let a PyTorch module and its optimizers record themselves, until `finish`.
 
         Unless `start` was called, this starts: the initial parameters are recorded, and `perturb`
@@ -225,13 +225,16 @@ class Recorder:
                 which are found by themselves.
             scaler: a gradient scaler, where it is not a `torch.amp.GradScaler`, likewise.
 
+        Returns:
+            The model; in JAX the parameters to go on with, which `perturb` may have moved.
+
         Raises:
             InputError: a model or an optimizer of another kind, one that is watched already, or an
                 optimizer of another model's parameters; nothing is watched then.
         """
         if is_transformation(optimizer) and not hasattr(model, "named_modules"):
             self._jax_optimizer.watch(optimizer, model)
-            return
+            return model if self._has_started else self.start(model)
         watch = self._watch or TorchWatch(self._present)
         watch.add(model, _listed(optimizer), _listed(scheduler), scaler)
         self._watch = watch
@@ -241,6 +244,7 @@ class Recorder:
             self._begin(watch.models)
         if self.operations and self._torch_operations is None:
             self._torch_operations = TorchOperations(model, self._is_listed)
+        return model
 
     def value_and_grad(
         self,

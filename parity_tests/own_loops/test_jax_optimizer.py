@@ -218,3 +218,22 @@ def test_a_rate_that_the_loop_gives_counts(tmp_path: Path) -> None:
         recorder.update(parameters=PARAMETERS, moments=state)
         recorder.update(parameters=PARAMETERS)
     assert "updates/lr" not in Trace.load(tmp_path / "partly").arrays
+
+
+def test_watch_starts_where_the_loop_does_not(tmp_path: Path) -> None:
+    transformation = optax.sgd(0.5)
+    traces = []
+    for perturb in (None, 1):
+        path = tmp_path / f"{perturb}.trace"
+        with lockstep.Recorder(path, backend="jax", perturb=perturb) as recorder:
+            parameters = recorder.watch(PARAMETERS, transformation)
+            state = transformation.init(parameters)
+            changes, state = transformation.update(gradient_at(0), state, parameters)
+            recorder.update(parameters=optax.apply_updates(parameters, changes), moments=state)
+        traces.append(Trace.load(path))
+        recorded = traces[-1].parameters(0)[KERNEL]
+        assert np.array_equal(recorded, parameters["l1"]["kernel"])
+    first, moved = (trace.parameters(0)[KERNEL] for trace in traces)
+    assert np.array_equal(first, PARAMETERS["l1"]["kernel"])
+    assert (moved != first).all()
+    assert np.allclose(moved, first)

@@ -53,7 +53,7 @@ def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
 
     value_and_grad = recorder.value_and_grad(jax.jit(loss_of))
     transformation = transformation_of(loop)
-    parameters = recorder.start(tree_of(start_of(loop), loop))
+    parameters = recorder.watch(tree_of(start_of(loop), loop), transformation)
     state: Any = transformation.init(parameters)
     for update, (x, y) in enumerate(batches(loop)):
         _, gradients = value_and_grad(parameters, jnp.asarray(x), jnp.asarray(y))
@@ -61,7 +61,5 @@ def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
         state.hyperparams["learning_rate"] = rate_at(loop, update)
         changes, state = transformation.update(clipped, state, parameters)
         parameters = optax.apply_updates(parameters, changes)
-        recorder.update(
-            clipped=clipped, lr=rate_at(loop, update), moments=state, parameters=parameters
-        )
+        recorder.update(clipped=clipped, moments=state, parameters=parameters)
     return recorder.finish()

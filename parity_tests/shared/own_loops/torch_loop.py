@@ -106,7 +106,7 @@ def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
         optimizer, lambda update: rate_at(loop, update) / loop.lr
     )
     recorder = Recorder(path, backend="torch", perturb=perturb)
-    recorder.watch(recorder.start(model), optimizer)
+    recorder.watch(model, optimizer)
     for x, y in batches(loop):
         losses = []
         for x_part, y_part in zip(
