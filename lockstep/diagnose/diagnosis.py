@@ -18,6 +18,11 @@ from lockstep.diagnose.compare import (
     compare,
     differences,
 )
+from lockstep.diagnose.operations import (
+    OperationDifference,
+    advice_on_operations,
+    first_operation,
+)
 from lockstep.diagnose.unequal import Unequal, unequal_settings
 from lockstep.records.trace import Trace
 
@@ -55,6 +60,9 @@ class Diagnosis:
         truth: the oracle's value at the first divergence; None without an oracle.
         against: each side compared with the oracle, where neither is that: two sides may be wrong
             alike.
+        operation: of two loops that list their operations, the first whose result differs; None
+            where the listings do not tell.
+        advice: how to record the operations where they would tell more; "" where nothing would.
     """
 
     comparison: Comparison
@@ -69,6 +77,8 @@ class Diagnosis:
     first: Difference | None = None
     truth: float | None = None
     against: Mapping[str, Comparison] = field(default_factory=dict)
+    operation: OperationDifference | None = None
+    advice: str = ""
 
     @property
     def verdict(self) -> str:
@@ -156,8 +166,14 @@ def diagnose(
     if first is None:
         return known
     if oracle is None or first.array not in oracle.arrays:
-        cause = _cause(first, "", a, b, oracle)
-        return replace(known, cause=cause, needs=needed_detail(first, a, b), first=first)
+        return replace(
+            known,
+            cause=_cause(first, "", a, b, oracle),
+            needs=needed_detail(first, a, b),
+            first=first,
+            operation=first_operation(a, b, first),
+            advice=advice_on_operations(a, b, first),
+        )
     distances = (_distance(a, oracle, first, bounds), _distance(b, oracle, first, bounds))
     off = _side_off(distances)
     if first is not comparison.first:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LIMIT", "OUTSIDE", "Operations", "result_norms"]
+__all__ = ["CHUNK", "LIMIT", "MASKED", "OUTSIDE", "Operations", "result_norms"]
 
 OUTSIDE = -1
 """The index of an input that no listed operation gave: a parameter, a batch, a buffer."""
@@ -14,6 +14,8 @@ LIMIT = 100_000
 """Operations that an update may list."""
 CHUNK = 2**20
 """Elements that are widened to float64 at a time."""
+MASKED = 1e8
+"""Size from which on an element stands for a masked one, as -1e9 or the least float do."""
 
 
 class Operations:
@@ -71,8 +73,9 @@ class Operations:
 def result_norms(array: NDArray[Any]) -> tuple[float, float, float, float]:
     """2-norm, sum, sum of absolute values and largest absolute value, in float64.
 
-    They are the same for a transposed or reshaped array. Elements that are not finite are left out,
-    so that the masks of two frameworks can be told apart by what they leave.
+    They are the same for a transposed or reshaped array. Elements that are not finite, or of
+    `MASKED` and more, are left out: of a masked array counts what the mask leaves, whatever it is
+    filled with.
 
     Args:
         array: of any shape and of a real dtype; flags are 0 and 1.
@@ -81,12 +84,10 @@ def result_norms(array: NDArray[Any]) -> tuple[float, float, float, float]:
     flat = array.reshape(-1)
     for begin in range(0, flat.size, CHUNK):
         wide = flat[begin : begin + CHUNK].astype(np.float64)
-        wide = wide[np.isfinite(wide)]
+        wide = wide[np.abs(wide) < MASKED]
         size = np.abs(wide)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares += float(np.square(wide).sum())
-            total += float(wide.sum())
-            sizes += float(size.sum())
+        squares += float(np.square(wide).sum())
+        total += float(wide.sum())
+        sizes += float(size.sum())
         largest = max(largest, float(size.max(initial=0.0)))
-    norm, total, sizes, largest = np.nan_to_num([np.sqrt(squares), total, sizes, largest])
-    return float(norm), float(total), float(sizes), float(largest)
+    return float(np.sqrt(squares)), total, sizes, largest

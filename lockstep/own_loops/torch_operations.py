@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from lockstep.errors import RecorderWarning
-from lockstep.own_loops.operations import LIMIT, OUTSIDE, Operations
+from lockstep.own_loops.operations import CHUNK, LIMIT, MASKED, OUTSIDE, Operations
 from lockstep.own_loops.torch_names import module_names
 
 __all__ = ["TorchOperations"]
@@ -28,8 +28,6 @@ __all__ = ["TorchOperations"]
 Key = tuple[Any, ...]
 """What tells a view of a storage from its others: offset, shape and strides."""
 
-CHUNK = 2**20
-"""Elements that are widened to float64 at a time."""
 UNWRITTEN = ("empty", "new_empty", "resize", "set_")
 """Begin of the names of operations whose results hold nothing yet."""
 SAME_VALUES = (
@@ -320,14 +318,14 @@ def _norms(tensor: Any) -> tuple[float, float, float, float]:
         largest = torch.zeros((), dtype=torch.float64, device=part.device)
         for chunk in part.reshape(-1).split(CHUNK):
             wide = chunk.to(torch.float64)
-            wide = wide[torch.isfinite(wide)]
+            wide = wide[wide.abs() < MASKED]
             size = wide.abs()
             totals += torch.stack([(wide * wide).sum(), wide.sum(), size.sum()])
             if size.numel():
                 largest = torch.maximum(largest, size.max())
         values = torch.cat([totals, largest.reshape(1)])
         values[0] = values[0].sqrt()
-        norm, total, sizes, most = torch.nan_to_num(values).tolist()
+        norm, total, sizes, most = values.tolist()
     return norm, total, sizes, most
 
 
