@@ -15,7 +15,7 @@ from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.errors import InputError, ParityError
 from lockstep.own_loops.recorder import Recorder
 from lockstep.records.trace import Trace
-from lockstep.report.junit import difference_properties
+from lockstep.report.junit import difference_properties, operation_properties
 
 __all__ = ["Loop", "assert_parity"]
 
@@ -165,6 +165,8 @@ def _story(diagnosis: Diagnosis, settings: Sequence[Unequal]) -> str:
         lines.append(f"  {first.share:.0%} of {first.tensor} is beyond the bound")
     elif limit is not None:
         lines.append(f"torch and jax: inconclusive, {describe_limit(limit)}")
+    if diagnosis.operation is not None:
+        lines.append(f"  first operation: {diagnosis.operation.text}")
     if cause is not None:
         page = f" (lockstep atlas {cause.page})" if cause.page else ""
         lines.append(f"  cause: {cause.text}{page}")
@@ -185,6 +187,8 @@ def _properties(diagnosis: Diagnosis, settings: Sequence[Unequal]) -> dict[str, 
         properties["judged updates"] = str(max(limit.update, 0))
     if diagnosis.first is not None:
         properties |= difference_properties(diagnosis.first)
+    if diagnosis.operation is not None:
+        properties |= operation_properties(diagnosis.operation)
     if cause is not None:
         properties |= {"cause": cause.key, "cause.text": cause.text}
     return properties

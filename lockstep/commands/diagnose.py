@@ -81,7 +81,8 @@ def diagnose(
     if junit is not None:
         (first, second), comparison = diagnosis.deciding
         files = {"a": names[0], "b": names[1], "oracle": "oracle"}
-        write_file(junit, junit_comparison(comparison, (files[first], files[second])), JUNIT)
+        suite = junit_comparison(comparison, (files[first], files[second]), diagnosis.operation)
+        write_file(junit, suite, JUNIT)
     return EXIT_STATUS[diagnosis.verdict]
 
 

@@ -33,7 +33,6 @@ result agrees, and nothing that reads it is named; it is sure to differ where wh
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -488,12 +487,12 @@ def _aligned(
     tokens_b = b.tokens(path_b)
     if tokens_a[0] == tokens_b[0]:
         return _same_kind(a, path_a[0], b, path_b[0])
-    steps = SequenceMatcher(None, tokens_a, tokens_b, autojunk=False).get_opcodes()
-    _, begin_a, end_a, begin_b, end_b = steps[0]
-    if begin_b == end_b:
-        begin_b, end_b = _extra_after(tokens_b, end_b, tokens_a, end_a)
-    elif begin_a == end_a:
-        begin_a, end_a = _extra_after(tokens_a, end_a, tokens_b, end_b)
+    end_a, end_b = _first_pair(tokens_a, tokens_b)
+    begin_a = begin_b = 0
+    if not end_b:
+        begin_b, end_b = _extra_after(tokens_b, 0, tokens_a, end_a)
+    elif not end_a:
+        begin_a, end_a = _extra_after(tokens_a, 0, tokens_b, end_b)
     entries_a = path_a[begin_a:end_a]
     entries_b = path_b[begin_b:end_b]
     if not entries_b:
@@ -502,6 +501,25 @@ def _aligned(
         return _exchanged(_only(b, a, entries_b, None))
     what = f"a has {a.ops(entries_a)} where b has {b.ops(entries_b)}"
     return _differs(a, entries_a[0], b, entries_b[0], what)
+
+
+def _first_pair(a: Sequence[Token], b: Sequence[Token]) -> tuple[int, int]:
+    """The places of two operations of one kind and size with the fewest before them, or of one kind
+    with one before them; the ends of both where there are none.
+    """
+    for length, most in ((2, len(a) + len(b)), (1, 1)):
+        first_in_b: dict[Any, int] = {}
+        for place, token in enumerate(b):
+            first_in_b.setdefault(token[:length], place)
+        pairs = [
+            (place, first_in_b[token[:length]])
+            for place, token in enumerate(a)
+            if token[:length] in first_in_b
+        ]
+        near = min(pairs, key=sum, default=(len(a), len(b)))
+        if pairs and sum(near) <= most:
+            return near
+    return len(a), len(b)
 
 
 def _extra_after(

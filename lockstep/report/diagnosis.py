@@ -121,6 +121,10 @@ def _first(diagnosis: Diagnosis, first: Difference) -> Table:
         rows.add_row("off", OFF[diagnosis.off])
         a, b = (factor(distance, 2) for distance in diagnosis.distances)
         rows.add_row("", f"error / bound against the oracle: a {a}, b {b}")
+    if diagnosis.operation is not None:
+        rows.add_row("first operation", printable(diagnosis.operation.text))
+    elif diagnosis.advice:
+        rows.add_row("operations", diagnosis.advice)
     _add_cause(rows, diagnosis)
     return rows
 

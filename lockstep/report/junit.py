@@ -2,14 +2,22 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from lockstep.diagnose.compare import Comparison, Difference
+from lockstep.diagnose.operations import OperationDifference
 from lockstep.diagnose.verdict import describe_difference, describe_limit
 from lockstep.files.outputs import xml
 from lockstep.printable import LAYOUT, printable
 
-__all__ = ["JUNIT", "difference_properties", "junit_comparison", "junit_error"]
+__all__ = [
+    "JUNIT",
+    "difference_properties",
+    "junit_comparison",
+    "junit_error",
+    "operation_properties",
+]
 
 JUNIT = xml("lockstep", "testsuites", 'classname="lockstep"')
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -29,7 +37,14 @@ def difference_properties(difference: Difference) -> dict[str, str]:
     }
 
 
-def junit_comparison(comparison: Comparison, names: tuple[str, str]) -> bytes:
+def operation_properties(operation: OperationDifference) -> dict[str, str]:
+    """The fields of an operation as text."""
+    return {f"operation.{name}": value for name, value in asdict(operation).items()}
+
+
+def junit_comparison(
+    comparison: Comparison, names: tuple[str, str], operation: OperationDifference | None = None
+) -> bytes:
     """The XML of a comparison.
 
     It has a test case for each stage that was compared, in causal order. A stage beyond its bound
@@ -38,6 +53,7 @@ def junit_comparison(comparison: Comparison, names: tuple[str, str]) -> bytes:
     Args:
         comparison: what to write.
         names: the names of the two sides, for the name of the suite.
+        operation: the first operation whose result differs, where it is known.
     """
     cases = []
     for stage, worst in comparison.worst.items():
@@ -55,6 +71,8 @@ def junit_comparison(comparison: Comparison, names: tuple[str, str]) -> bytes:
             SubElement(case, "failure", type="diverged", message=text).text = text
         cases.append(case)
     properties = {"verdict": comparison.verdict, "arrays compared": str(comparison.compared)}
+    if operation is not None:
+        properties |= operation_properties(operation)
     if comparison.limit is not None:
         text = _clean(describe_limit(comparison.limit))
         properties["judged updates"] = str(max(comparison.limit.update, 0))
