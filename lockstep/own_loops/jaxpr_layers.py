@@ -7,8 +7,9 @@ are the layer `l1`. Where its own code ends is known in three ways:
    that call, and its output the value that leaves it.
 2. They are read in other code: the layer reaches from the first operation that reads one of them to
    the last; its output is that operation's result. A kernel that follows another kernel of the same
-   path begins a layer of its own, called by the path of the kernel. A normalisation written as a
-   function of its own is the whole function.
+   path begins a layer of its own, called by the path of the kernel; so does a scale or a bias on
+   the path of a block that holds other layers. A scale that follows a normalisation is one layer
+   with it. A table that is added, as of positions, is no layer.
 3. Calls without parameters: the functions of `jax.nn` (`gelu`, `softmax`, ...) and modules such as
    `Dropout` are layers by their names in lower case, if they give floats and no layer holds them.
 
@@ -39,6 +40,14 @@ __all__ = ["Layer", "layers_of"]
 MODULE_CALL = re.compile(r"(?:^|\.)([A-Z]\w*)\.__call__$")
 CONTRACTIONS = {"dot_general", "conv_general_dilated", "gather", "ragged_dot", "scan", "while"}
 """Operations by which a kernel, and not a bias or a scale, meets the data."""
+ELEMENTWISE = {"add", "add_any", "sub", "mul", "div", "select_n", "pow", "max", "min"}
+"""Operations by which a bias or a scale meets the data."""
+LAYOUTS = {"broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "expand_dims"}
+LAYOUTS |= {"transpose", "stop_gradient", "copy"}
+"""Operations that lay elements out otherwise."""
+NORMALISING = {"sqrt", "rsqrt", "pow", "integer_pow"}
+MOST_STEPS = 60
+"""Steps that a normalisation takes at most before its scale."""
 NO_LAYERS = {"one_hot", "logsumexp", "standardize"}
 """Functions of `jax.nn` that prepare data or are parts of a layer."""
 
@@ -224,6 +233,8 @@ class _Analysis:
         for value, name in parameters.items():
             self.owners[value] = frozenset([name])
         self.parameters = dict(parameters)
+        self.containers = set(_paths_above(parameters.values()))
+        """Paths that hold other paths, as a block holds its layers."""
         self._trace_origins({})
         self.calls = _calls_of(program, (bool(self._read_directly(step)) for step in program.steps))
         self.taken: set[int] = set()
@@ -346,7 +357,7 @@ class _Analysis:
                 if value in written or value not in self.data:
                     continue
                 if _is_float(self.program.types[value]):
-                    return value
+                    return self._before_cast(value)
                 if self.program.types[value].shape and not _is_key(self.program.types[value]):
                     others.append(value)
         return others[0] if others else None
@@ -360,7 +371,7 @@ class _Analysis:
                 if spans and self._is_of_a_layer(index):
                     spans[-1].is_open = False
                 continue
-            if step.body is not None or not self._meets_data(step):
+            if step.body is not None or not self._begins_or_extends_a_layer(step):
                 continue
             span = _Span(self._owned(step), step.name in CONTRACTIONS)
             if spans and spans[-1].takes(span):
@@ -369,7 +380,26 @@ class _Analysis:
                 spans.append(span)
             spans[-1].steps += self._same_place(index)
         for span, is_alone in zip(spans, _have_one_kernel(spans)):
-            yield self._layer_of_span(span, is_alone)
+            yield self._layer_of_span(span, is_alone and span.path not in self.containers)
+
+    def _begins_or_extends_a_layer(self, step: Step) -> bool:
+        """Whether a step brings data together with a kernel, or with a bias or a scale.
+
+        A table that is added, as of positions, and tokens that are joined make no layer.
+        """
+        if not self._meets_data(step):
+            return False
+        if step.name in CONTRACTIONS:
+            return True
+        owned = [value for value in step.reads if value in self.owners]
+        return step.name in ELEMENTWISE and not any(self._is_a_table(value) for value in owned)
+
+    def _is_a_table(self, value: int) -> bool:
+        """Whether a value has several long axes of its own, and is no bias laid out as the data."""
+        while value in self.writer and self.program.steps[self.writer[value]].name in LAYOUTS:
+            value = self.program.steps[self.writer[value]].reads[0]
+        shape: tuple[int, ...] = self.program.types[value].shape
+        return len([size for size in shape if size > 1]) > 1
 
     def _is_of_a_layer(self, index: int) -> bool:
         return bool(self._owned(self.program.steps[index]))
@@ -395,9 +425,40 @@ class _Analysis:
         name = span.name(is_alone)
         if function is not None:
             return self._layer(name, function.steps)
+        if not span.is_contraction:
+            steps = self._with_normalisation(steps)
         layer = self._layer(name, steps)
         output = self._after_cast(layer.output)
         return Layer(name, output, layer.source, layer.steps, self.program)
+
+    def _with_normalisation(self, steps: list[int]) -> list[int]:
+        """A scale's steps, with those before it that normalise what it scales, if some do.
+
+        A normalisation is of one value, and holds a sum and a root.
+        """
+        inside = set(steps)
+        written = {value for index in steps for value in self.program.steps[index].writes}
+        open_values = {
+            value
+            for index in steps
+            for value in self.program.steps[index].reads
+            if value in self.data and value not in written
+        }
+        before: set[int] = set()
+        while len(before) < MOST_STEPS:
+            last = max((self.writer.get(value, -1) for value in open_values), default=-1)
+            if last < 0 or last in self.taken or self._owned(self.program.steps[last]):
+                return steps
+            step = self.program.steps[last]
+            if step.name in CONTRACTIONS or step.body is not None:
+                return steps
+            before.add(last)
+            open_values -= set(step.writes)
+            open_values |= {value for value in step.reads if value in self.data}
+            names = {self.program.steps[index].name for index in before}
+            if len(open_values) == 1 and "reduce_sum" in names and names & NORMALISING:
+                return sorted(before | inside)
+        return steps
 
     def _function_of(self, steps: list[int], names: frozenset[str]) -> _Call | None:
         """The innermost function that holds some steps, if it reads no other layer's parameters.
@@ -416,6 +477,13 @@ class _Analysis:
             if not self._owned(step) <= names:
                 return None
         return None if call.function else call
+
+    def _before_cast(self, value: int) -> int:
+        """What a value was before it was cast from one float to another."""
+        step = self.program.steps[self.writer[value]] if value in self.writer else None
+        if step is None or step.name != "convert_element_type":
+            return value
+        return step.reads[0] if _is_float(self.program.types[step.reads[0]]) else value
 
     def _after_cast(self, value: int) -> int:
         readers = self.readers.get(value, [])
@@ -496,6 +564,15 @@ def _have_one_kernel(spans: list[_Span]) -> list[bool]:
 
 def _path(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _paths_above(names: Iterable[str]) -> Iterator[str]:
+    """Every path that holds the path of a parameter."""
+    for name in names:
+        path = _path(_path(name))
+        while path:
+            yield path
+            path = _path(path)
 
 
 def _common_path(names: Iterable[str]) -> str:

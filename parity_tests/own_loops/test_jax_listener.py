@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from flax import nnx
 from flax.training.train_state import TrainState
 
@@ -451,6 +452,37 @@ def test_kernels_of_one_path_are_layers_by_their_own_names(tmp_path: Path) -> No
     np.testing.assert_allclose(forward(trace, 0, "block.w1"), first, rtol=1e-6)
 
 
+def inline_norm(p: Tree, x: jax.Array) -> jax.Array:
+    h = (x @ p["l1"]["w"]).astype(jnp.bfloat16)
+    wide = h.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    h = (wide - mean) * jax.lax.rsqrt(wide.var(-1, keepdims=True) + 1e-3)
+    return ((h * p["norm"]["g"] + p["norm"]["b"]).astype(jnp.bfloat16) ** 2).sum()
+
+
+def test_a_normalisation_written_out_is_one_layer_with_its_scale(tmp_path: Path) -> None:
+    parameters = {"l1": {"w": normal(D, H)}, "norm": {"g": jnp.ones(H), "b": jnp.ones(H)}}
+    trace = heard(tmp_path / "trace", inline_norm, parameters, X_UBD[0])
+    assert trace.header["layers"] == ["l1", "norm"]
+    assert trace.header["inputs"]["norm"] == "forward/l1"
+    assert trace.header["read"]["modules"] == {"norm": {"eps": 1e-3}}
+
+
+def test_parameters_of_a_block_and_tables_are_no_layers_of_other_names(tmp_path: Path) -> None:
+    def loss_of(p: Tree, x: jax.Array) -> jax.Array:
+        h = x @ p["block"]["dense"]["w"] + p["positions"]
+        h = jnp.concatenate([jnp.broadcast_to(p["token"], (1, H)), h])
+        return (p["block"]["gamma"] * h).sum()
+
+    parameters = {
+        "block": {"dense": {"w": normal(D, H)}, "gamma": jnp.ones(H)},
+        "positions": normal(B, H),
+        "token": normal(1, H),
+    }
+    trace = heard(tmp_path / "trace", loss_of, parameters, X_UBD[0])
+    assert outputs(trace) == ["block.dense", "block.gamma"]
+
+
 def test_a_layer_that_is_called_twice_has_a_number(tmp_path: Path) -> None:
     def loss_of(p: Tree, tokens: jax.Array) -> jax.Array:
         h = p["embed"]["w"][tokens] @ p["dense"]["w"]
@@ -887,6 +919,82 @@ def test_a_step_that_does_not_run_outside_jit_trains_on_with_a_warning(tmp_path:
 
 
 # --- what it is for
+
+
+class Port(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.l1 = torch.nn.Linear(D, H)
+        self.norm = torch.nn.LayerNorm(H)
+        self.l2 = torch.nn.Linear(H, K)
+
+    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
+        return self.l2(torch.tanh(self.norm(0.01 * self.l1(x_BD))))
+
+
+def record_torch(path: Path) -> dict[str, np.ndarray]:
+    """Train in PyTorch, and return the initial parameters."""
+    torch.manual_seed(0)
+    model = Port()
+    start = {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with lockstep.Recorder(path, backend="torch") as recorder:
+        recorder.watch(model, optimizer)
+        for x, y in zip(torch.from_numpy(X_UBD), torch.from_numpy(Y_UB)):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            recorder.update(loss=loss, batch={"x": x, "y": y})
+    return start
+
+
+def record_port(path: Path, start: dict[str, np.ndarray], eps: float) -> None:
+    """Train the same in JAX."""
+    parameters = {name: {} for name in ("l1", "norm", "l2")}
+    for name, array in start.items():
+        layer, _, kind = name.partition(".")
+        parameters[layer][kind] = jnp.asarray(array.T)
+
+    def loss_of(p: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+        h = 0.01 * (x @ p["l1"]["weight"] + p["l1"]["bias"])
+        mean = h.mean(-1, keepdims=True)
+        h = (h - mean) / jnp.sqrt(((h - mean) ** 2).mean(-1, keepdims=True) + eps)
+        h = jnp.tanh(h * p["norm"]["weight"] + p["norm"]["bias"])
+        return cross_entropy(h @ p["l2"]["weight"] + p["l2"]["bias"], y).mean()
+
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = optimizer.init(parameters)
+    with lockstep.Recorder(path, backend="jax") as recorder:
+        recorder.watch(recorder.start(parameters), optimizer)
+        for x, y in zip(X_UBD, Y_UB):
+            _, gradients = recorder.value_and_grad(loss_of)(parameters, x, y)
+            changes, state = optimizer.update(gradients, state, parameters)
+            parameters = optax.apply_updates(parameters, changes)
+            recorder.update(parameters=parameters, moments=state)
+
+
+def test_a_port_is_right_and_a_fault_in_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = record_torch(tmp_path / "torch")
+    layout = 'layout = "transpose"'
+    (tmp_path / "names.toml").write_text(
+        f"""[names]
+"l1.weight" = {{name = "l1.weight", {layout}}}
+"l2.weight" = {{name = "l2.weight", {layout}}}
+"""
+    )
+    for name, eps in (("right", 1e-5), ("faulty", 1e-3)):
+        record_port(tmp_path / name, start, eps)
+        sides = [str(tmp_path / "torch"), str(tmp_path / name)]
+        with pytest.raises(SystemExit) as ending:
+            main(["diagnose", *sides, "--names", str(tmp_path / "names.toml")])
+        text = capsys.readouterr().out
+        assert ending.value.code == (0 if name == "right" else 1), text
+    assert "update 0" in text
+    assert "norm[" in text
+    assert "eps" in text
 
 
 def test_a_fault_is_placed_at_the_layer_that_has_it(
