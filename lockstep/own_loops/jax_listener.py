@@ -73,7 +73,7 @@ class JaxListener:
     def value_and_grad(
         self,
         loss_of: Callable[..., Any],
-        argnums: int | Sequence[int],
+        argnums: Any,
         has_aux: bool,
         transform: Transform | None,
         settings: Mapping[str, Any],
@@ -84,7 +84,8 @@ class JaxListener:
             InputError: `loss_of` is no function, or JAX is not there.
         """
         _check("value_and_grad", loss_of)
-        places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        several = argnums if isinstance(argnums, Sequence) else [argnums]
+        places = tuple(_place(one) for one in several)
         trainers: dict[Transform, Callable[..., Any]] = {}
 
         def trainer_for(arguments: Sequence[Any]) -> Callable[..., Any]:
@@ -241,6 +242,11 @@ def _check(name: str, function: Any) -> None:
         raise InputError(f"{name}: needs a function, got {type(function).__name__}")
     if "jax" not in sys.modules:
         raise InputError(f"{name}: is for JAX, which this program has not imported")
+
+
+def _place(argnum: Any) -> int:
+    """The position of an argument, which `nnx.DiffState` keeps with a filter."""
+    return int(getattr(argnum, "argnum", argnum))
 
 
 def _transform_for(arguments: Sequence[Any], places: Sequence[int]) -> Transform:

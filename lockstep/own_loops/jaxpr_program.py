@@ -162,6 +162,8 @@ class _Flattener:
             reads = tuple(number(atom) for atom in equation.invars)
             frames, is_vmap_exit = frames_of(equation)
             whole = chain + _without_callers(frames, chain)
+            if not equation.outvars:  # prints and checks: the training has them, and once is enough
+                continue
             called = _called(equation)
             if called is not None:
                 results = self.inline(program, called, reads, whole)
@@ -311,8 +313,6 @@ def _apply(
     equation = step.equation
     if step.body is not None:
         return _scan(step, step.body, arrays, wanted, observe)
-    if not equation.outvars:  # prints and checks: the training has them, and once is enough
-        return []
     primitive = equation.primitive
     bound = primitive.get_bind_params(equation.params)
     functions, settings = bound if isinstance(bound, tuple) else ((), bound)  # JAX before 0.9.2

@@ -8,7 +8,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -249,7 +249,7 @@ class Recorder:
     def value_and_grad(
         self,
         loss_of: Callable[..., Any],
-        argnums: int | Sequence[int] = 0,
+        argnums: Any = 0,
         has_aux: bool = False,
         *,
         transform: Transform | None = None,
@@ -273,7 +273,7 @@ class Recorder:
 
         Args:
             loss_of: a function of parameters, batch and whatever else, that returns the loss.
-            argnums: the positions of the parameters.
+            argnums: the position of the parameters, or several; for NNX, `nnx.DiffState` as well.
             has_aux: whether `loss_of` returns a pair, of the loss and of anything else.
             transform: what differentiates, called with `loss_of`, `argnums` and `has_aux`; None:
                 the function of the library, as above.

@@ -720,6 +720,31 @@ def test_options_are_those_of_jax(tmp_path: Path) -> None:
     }
 
 
+def test_a_filter_of_nnx_says_what_is_trained(tmp_path: Path) -> None:
+    model = Net(nnx.Rngs(0))
+    kernels = nnx.DiffState(0, nnx.All(nnx.Param, nnx.PathContains("kernel")))
+    with lockstep.Recorder(tmp_path / "trace", backend="jax") as recorder:
+        recorder.start(model)
+        gradient_of = recorder.value_and_grad(nnx_loss, argnums=kernels)
+        gradient_of(model, X_UBD[0], Y_UB[0])
+        recorder.update()
+    trace = Trace.load(tmp_path / "trace")
+    assert outputs(trace) == KINDS["nnx"].layers
+    gradients = [name for name in trace.arrays if "/gradients/" in name]
+    assert [name.rpartition("/")[2] for name in gradients] == ["a_last.kernel", "z_first.kernel"]
+
+
+def test_prints_are_not_repeated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def loss_of(parameters: Tree, x: jax.Array) -> jax.Array:
+        jax.debug.print("one line")
+        return (x @ parameters["l1"]["w"]).sum()
+
+    trace = heard(tmp_path / "trace", loss_of, {"l1": {"w": normal(D, H)}}, X_UBD[0])
+    jax.effects_barrier()
+    assert trace.header["layers"] == ["l1"]
+    assert capfd.readouterr().out.count("one line") == 1
+
+
 def test_a_batch_that_is_looked_at_or_closed_over_is_data_all_the_same(tmp_path: Path) -> None:
     def looks(p: Tree, batch: Tree) -> jax.Array:
         sign = -1.0 if bool((np.asarray(batch["x"]) > 9).any()) else 1.0
