@@ -77,9 +77,10 @@ def torch_steps(
     factor: float = 1.0,
     reports: bool = True,
     noise: float = 0.0,
+    records_after: bool = False,
 ) -> Trace:
     """Updates of an optimizer of PyTorch; `factor` multiplies the rate that it reports, `noise` is
-    added to its gradients in proportion.
+    added to its gradients in proportion. `records_after` reads the gradients after the step.
     """
     model = Parameters(start_of(seed, dtype))
     optimizer = make(model)
@@ -99,6 +100,8 @@ def torch_steps(
         for group in optimizer.param_groups:
             group["lr"] /= factor
         states.append(arrays_of(dict(model.named_parameters())))
+        if records_after:
+            gradients = arrays_of({n: p.grad for n, p in model.named_parameters()})
         slots = moments_of(optimizer, model, [])
         detail = {f"clip/{name}": array for name, array in gradients.items()}
         detail |= {f"gradients/{name}": array for name, array in gradients.items()}
@@ -265,8 +268,8 @@ def of(name: str, **knobs: Any) -> Callable[[Any], Any]:
 
 L2, OUTER = "weight decay in the gradient", "weight decay"
 TORCH: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
-    "rmsprop": (of("RMSprop", alpha=0.95, eps=1e-6, weight_decay=0.1),
-                {"decay": 0.95, "eps": 1e-6, L2: 0.1}),
+    "rmsprop": (of("RMSprop", alpha=0.95, eps=1e-6), {"decay": 0.95, "eps": 1e-6, OUTER: 0.0}),
+    "decayed": (of("RMSprop", weight_decay=0.1), {"decay": 0.99, L2: 0.1}),
     "centered": (of("RMSprop", centered=True), {"eps": 1e-8}),
     "adagrad": (of("Adagrad", weight_decay=0.1), {L2: 0.1}),
     "adamax": (of("Adamax", weight_decay=0.1), {"beta1": 0.9, L2: 0.1, "bias correction": 1.0}),
@@ -329,6 +332,12 @@ def test_the_norm_of_clipping_is_measured_through_the_moments() -> None:
 def test_a_gradient_with_the_other_sign_is_named() -> None:
     (difference,) = compare_steps(torch_steps(adam()), torch_steps(adam(maximize=True)))
     assert "b gives its optimizer the gradient with the other sign" in difference.text
+
+
+def test_the_direction_of_nesterov_that_foreach_writes_over_the_gradient_is_known() -> None:
+    make = sgd(momentum=0.9, nesterov=True)
+    b = torch_steps(sgd(momentum=0.9, nesterov=True, foreach=True), records_after=True)
+    assert compare_steps(torch_steps(make), b) == []
 
 
 def without_decay_of_vectors(model: Any) -> Any:

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["Block", "Estimate", "Fit", "fit", "pooled"]
+__all__ = ["RARE", "Block", "Estimate", "Fit", "clusters_of", "fit", "pooled"]
 
 BLIND = 1e-11  # eigenvalue, relative to the largest, below which float64 tells nothing of it
+SLIGHT = 1e-3
+"""Share of its error by which a number may change with a sum that the elements do not tell."""
+TRACE = 1e-12
+"""Component of an eigenvector below which it is rounding."""
 RARE = 1e-3
 """Share of elements that may lie beyond twice their bound: underflow, and fast division."""
 TYPICAL = 0.6
@@ -109,6 +113,17 @@ class Fit(NamedTuple):
         return float(sum((ratios**2).sum() for ratios in self.ratios))
 
 
+def clusters_of(target: Array, grid: NDArray[np.int32] | None = None) -> NDArray[np.int64]:
+    """Numbers (n,) that are one where targets have one size, and lie on one grid: they are rounded
+    alike.
+    """
+    key = np.abs(target).view(np.int64)
+    if grid is not None:
+        key = key ^ (grid.astype(np.int64) << 52)
+    _, cluster = np.unique(key, return_inverse=True)
+    return np.asarray(cluster, dtype=np.int64)
+
+
 def within_rounding(ratios: Array) -> bool:
     """Whether residuals over their bounds are what rounding leaves."""
     if not np.isfinite(ratios).all():
@@ -148,7 +163,7 @@ def fit(blocks: Sequence[Block]) -> Fit:
     count = sum(len(target) for target in left)
     if not (np.isfinite(normal).all() and all(map(math.isfinite, squares))):
         return _nothing(blocks)
-    inverse, blind = _inverse(normal)
+    inverse, untold = _inverse(normal)
     coefficients = np.zeros(size)
     for _ in range(3):  # the second and third time mend the rounding of the first
         right = np.zeros(size)
@@ -158,7 +173,9 @@ def fit(blocks: Sequence[Block]) -> Fit:
         coefficients += change
         left = [rest - scaled @ change[place] for scaled, place, rest in zip(columns, places, left)]
     variance = ((inverse @ meat) * inverse).sum(axis=1) / 3
-    spread = np.where(blind, np.inf, np.sqrt(np.maximum(variance, 0.0)))
+    spread = np.sqrt(np.maximum(variance, 0.0))
+    # where the elements tell nothing of a sum of numbers, these may be large and cancel
+    spread[untold * math.sqrt(sum(squares)) > SLIGHT * spread] = np.inf
     estimates = [Estimate(float(v), float(s)) for v, s in zip(coefficients, spread)]
     return Fit(
         shared=estimates[:shared],
@@ -182,16 +199,19 @@ def _cluster_sums(columns: Array, cluster: NDArray[np.int64]) -> Array:
     return np.stack(sums, axis=1)
 
 
-def _inverse(normal: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """The pseudo-inverse of a normal matrix, and which coefficients it cannot tell."""
+def _inverse(normal: Array) -> tuple[Array, Array]:
+    """The pseudo-inverse of a normal matrix, and how far each coefficient moves along what the
+    matrix does not tell; infinite where its column is 0.
+    """
     diagonal = np.sqrt(np.diag(normal))
     scale = np.where(diagonal > 0, diagonal, 1.0)
     values, vectors = np.linalg.eigh(normal / np.outer(scale, scale))
     is_told = values > BLIND * values.max(initial=0.0)
     told = vectors[:, is_told]
     inverse = (told / values[is_told]) @ told.T / np.outer(scale, scale)
-    blind = (vectors[:, ~is_told] ** 2).sum(axis=1) > 1e-6
-    return inverse, blind | (diagonal == 0)
+    blind = np.where(np.abs(vectors) > TRACE, vectors, 0.0)[:, ~is_told]
+    untold = np.sqrt((blind**2).sum(axis=1)) / scale
+    return inverse, np.where(diagonal > 0, untold, np.inf)
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:

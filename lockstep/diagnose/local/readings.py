@@ -118,14 +118,18 @@ class Reading:
     scale: Estimate | None
     norm: float | None
 
-    def steps(self) -> Steps:
-        """All settings."""
+    def steps(self) -> Steps | None:
+        """All settings; None where the rule is one of two that differ in the learning rate alone,
+        and that is not the one recorded.
+        """
         lengths = {name: lengths[0] for name, lengths in self.step.steps.items()}
         numbers: dict[str, Estimate] = {}
         if self.step.rule.width == 2 and self.step.rule.name == "sgd":
             lengths = self._two_directions(numbers)
         corrections = self._corrections()
         matching = self._matching(corrections, lengths)
+        if self.step.rule.name == "radam" and not matching:
+            return None
         correction = matching[0] if matching else corrections[0]
         rule = self._name(correction)
         numbers = self._numbers(rule) | numbers
@@ -134,12 +138,14 @@ class Reading:
         floor = self._floor()
         rates = {}
         for name, length in lengths.items():
-            rate = length.times(1 / correction.factor)
+            rate = _over(length, correction.factor)
             if math.isfinite(rate.value) and (matching or self._is_sure()):
                 rates[name] = rate.with_floor(abs(rate.value) * floor)
         if not self._are_of_groups(rates):
             rates = {}
         is_known = bool(self.step.rule.slots) or self.is_given
+        if self.step.rule.slots == {"second"} and self.memory.decay:
+            is_known = False  # eps is told by small steps, which an error of the decay moves
         if self.step.eps is not None and is_known and math.isfinite(correction.eps):
             power = 2 if self.step.rule.eps_in_root else 1
             eps = self.step.eps.times(1 / correction.eps**power)
@@ -173,7 +179,11 @@ class Reading:
     def _name(self, correction: Correction) -> str:
         """The optimizer; Adagrad is RMSprop that forgets nothing."""
         second = self.betas.get("second")
-        if self.step.rule.name == "rmsprop" and second and not is_apart(second, 1.0):
+        # before the first update there is nothing to forget
+        forgotten = (0.0, 1.0) if self.update == 0 else (1.0,)
+        if self.step.rule.name != "rmsprop" or second is None:
+            return correction.rule or self.step.rule.name
+        if not all(is_apart(second, share) for share in forgotten):
             return "adagrad"
         return correction.rule or self.step.rule.name
 
@@ -205,10 +215,20 @@ class Reading:
     def _two_directions(self, numbers: dict[str, Estimate]) -> dict[str, Estimate]:
         """The lengths along the momentum, or along the gradient where the step looks ahead."""
         ahead = pooled([lengths[1] for lengths in self.step.steps.values()])
+        along = pooled([lengths[0] for lengths in self.step.steps.values()])
         place = int(is_apart(ahead))
+        _, memory = self.fits["momentum"]
+        if place and not is_apart(along) and memory is not None and memory.kept is not None:
+            # PyTorch's foreach writes Nesterov's direction over the gradient: what was recorded is
+            # g + momentum m', so that m' holds 1 / (1 + momentum) of it
+            numbers["momentum"] = memory.kept.times(1 / memory.entered.value)
         if math.isfinite(ahead.spread):
             numbers["nesterov"] = Estimate(float(place), 0.0)
-        return {name: lengths[place] for name, lengths in self.step.steps.items()}
+        lengths: dict[str, Estimate] = {}
+        for name, both in self.step.steps.items():
+            is_told = all(math.isfinite(length.spread) for length in both)
+            lengths[name] = both[place] if is_told else Estimate(math.nan, math.inf)
+        return lengths
 
     def _corrections(self) -> list[Correction]:
         """The ways from a learning rate to the length of the step."""
@@ -275,7 +295,7 @@ class Reading:
             return {}  # how much of it is in the gradient is known too roughly
         shares: dict[str, Estimate] = {}
         for name, decay in self.step.decays.items():
-            rate = lengths[name].times(1 / correction.factor)
+            rate = _over(lengths[name], correction.factor)
             if (
                 rate.value
                 and math.isfinite(rate.value)
@@ -294,12 +314,21 @@ class Reading:
         """
         unit = max(sample.unit for sample in self.samples)
         floor = 4 * unit
+        if self.step.rule.slots == {"second"}:
+            # an error of the decay in the gradient is one of the direction
+            sure = [share for share in added_decay(self.fits).values() if is_apart(share)]
+            floor += 4 * min((share.error / abs(share.value) for share in sure), default=0.0)
         if self.step.rule.name in CORRECTED:
             rough = max(unit_roundoff("float32"), unit)
             for slot in ("first", "second"):
                 left = 1 - self.memory.betas.get(slot, 0.0) ** self.memory.count
                 floor += 2 * rough / left if left > 0 else 0.0
         return floor
+
+
+def _over(length: Estimate, factor: float) -> Estimate:
+    """The estimate over a factor, which may be 0 or NaN."""
+    return length.times(1 / factor if factor else math.nan)
 
 
 def _gap(a: Estimate, b: Estimate) -> Estimate:

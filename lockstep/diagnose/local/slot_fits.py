@@ -2,13 +2,22 @@
 momentum, and a weight decay that is added to the gradient (L2).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.diagnose.local.least_squares import Block, Estimate, Fit, fit
+from lockstep.diagnose.local.least_squares import (
+    RARE,
+    Block,
+    Estimate,
+    Fit,
+    clusters_of,
+    fit,
+    pooled,
+)
 from lockstep.diagnose.local.samples import Sample
 from lockstep.oracle.arithmetic import Array
 
@@ -22,6 +31,10 @@ __all__ = [
     "with_decay",
 ]
 
+SMALL = 1e-3
+"""Share of a gradient that eps may have where it is added to it."""
+ENOUGH = 8
+"""Elements that a rule without a fit needs."""
 SURE = 8.0
 """Standard errors from which on a number is not 0. The errors are of thousands of roundings, so
 that one of 10^5 tensors would come near by chance."""
@@ -39,6 +52,13 @@ class SlotFit(NamedTuple):
     kept: Estimate | None
     entered: Estimate
     decay: Mapping[str, Estimate]
+
+
+def _ratio(decay: Estimate, entered: Estimate, unit: float) -> Estimate:
+    """The share of a parameter over that of the gradient which it is added to."""
+    ratio = decay.value / entered.value
+    spread = math.hypot(decay.spread, ratio * entered.spread) / abs(entered.value)
+    return Estimate(ratio, spread, 2 * unit * abs(ratio))
 
 
 def is_apart(estimate: Estimate, other: float = 0.0) -> bool:
@@ -66,13 +86,12 @@ def fit_mean(samples: Sequence[Sample], slot: str) -> SlotFit | None:
     if not result.holds:
         return None
     entered = result.shared[-1]
-    if not entered.value:
+    if not is_apart(entered):
         return None
     unit = max(sample.units[slot] for sample in samples)
     decay = {}
     for sample, (own,) in zip(samples, result.own):
-        share = own.times(1 / entered.value)
-        decay[sample.name] = share.with_floor(2 * unit * abs(share.value))
+        decay[sample.name] = _ratio(own, entered, unit)
     return _slot_fit(result, unit, decay)
 
 
@@ -93,6 +112,7 @@ def _mean_block(sample: Sample, slot: str, shares: tuple[float, float]) -> Block
         own=sample.before[:, None],
         target=target,
         bound=_above_zero(unit * size + 4 * sample.least),
+        cluster=clusters_of(target),
     )
 
 
@@ -111,26 +131,32 @@ def fit_square(
     if any(sample.earlier is None for sample in samples):
         return None
 
-    def block(sample: Sample) -> Block:
+    def block(sample: Sample, entered: float) -> Block:
         gradient = sample.gradient
         own = np.zeros((len(gradient), 0))
         if decay is None:
             both = gradient * sample.before
             own = np.stack([2 * both, sample.before**2], axis=1)
         else:
-            gradient = gradient + decay.get(sample.name, 0.0) * sample.before
-        return _square_block(sample, slot, gradient**2, own)
+            gradient = with_decay(sample, decay)
+        made = _square_block(sample, slot, gradient**2, own)
+        # a sum of gradient and decay is rounded by its parts, which may all but cancel
+        parts = np.abs(sample.gradient) + np.abs(gradient - sample.gradient)
+        slack = 4 * entered * sample.units[slot] * np.abs(gradient) * parts
+        return made._replace(bound=made.bound + slack)
 
-    result = fit([block(sample) for sample in samples])
-    if not result.holds or result.shared[-1].value <= 0:
+    result = fit([block(sample, 1.0) for sample in samples])
+    for _ in range(2 if decay else 0):
+        share = abs(result.shared[-1].value)
+        result = fit([block(sample, share) for sample in samples])
+    last = result.shared[-1]
+    if not result.holds or not is_apart(last) or last.value < 0:
         return None
-    entered = result.shared[-1].value
     unit = max(sample.units[slot] for sample in samples)
     decays: dict[str, Estimate] = {}
     if decay is None:
         for sample, (both, _) in zip(samples, result.own):
-            share = both.times(1 / entered)
-            decays[sample.name] = share.with_floor(2 * unit * abs(share.value))
+            decays[sample.name] = _ratio(both, last, unit)
     return _slot_fit(result, unit, decays)
 
 
@@ -146,10 +172,48 @@ def fit_difference(samples: Sequence[Sample], slot: str, mean: str) -> SlotFit |
         shared = np.concatenate([np.ones((len(distance), 1)), block.shared], axis=1)
         blocks.append(block._replace(shared=shared))
     result = fit(blocks)
-    if not result.holds:
+    if not result.holds or not is_apart(result.shared[-1]):
         return None
     unit = max(sample.units[slot] for sample in samples)
     return _slot_fit(result._replace(shared=result.shared[1:]), unit, {})
+
+
+def fit_largest(samples: Sequence[Sample], slot: str, decay: Mapping[str, float]) -> SlotFit | None:
+    """A slot that is the larger of itself, shrunk, and of the size of the gradient, as of Adamax;
+    None where it is not.
+    """
+    sizes: list[Array] = []
+    targets: list[Array] = []
+    befores: list[Array] = []
+    errors: list[Array] = []
+    for sample in samples:
+        if sample.earlier is None:
+            return None
+        added = abs(decay.get(sample.name, 0.0)) * np.abs(sample.before)
+        errors.append(16 * sample.units[slot] * (np.abs(sample.gradient) + added))
+        targets.append(sample.moments[slot])
+        befores.append(sample.earlier.get(slot, np.zeros_like(sample.gradient)))
+        sizes.append(np.abs(with_decay(sample, decay)))
+    target = np.concatenate(targets)
+    before = np.concatenate(befores)
+    size = np.concatenate(sizes)
+    error = np.concatenate(errors) + 4 * samples[0].least
+    rough = max(16 * sample.units[slot] for sample in samples)
+    is_new = target >= before
+    # the smallest gradients tell eps best, by the rounding of each
+    weight = np.where(is_new & (size > 0), 1 / np.fmax(size, samples[0].least), 0.0) ** 2
+    eps = float(weight @ (target - size) / weight.sum()) if weight.any() else 0.0
+    ratio = target[~is_new] / before[~is_new]
+    is_shrunk = np.abs(target[~is_new] - size[~is_new] - eps) > 2 * error[~is_new]
+    ratio = ratio[is_shrunk]
+    kept = float(np.median(ratio)) if len(ratio) else math.nan
+    expected = np.fmax(kept * before, size + eps)
+    are_equal = np.abs(target - expected) <= rough * target + error
+    is_small = abs(eps) <= SMALL * float(np.median(size[size > 0])) if (size > 0).any() else False
+    if len(target) < ENOUGH or not is_small or are_equal.mean() < 1 - RARE:
+        return None
+    share = Estimate(kept, rough * kept) if len(ratio) else None
+    return SlotFit(share, Estimate(1.0, math.inf), {})
 
 
 def _square_block(sample: Sample, slot: str, square: Array, own: Array) -> Block:
@@ -160,7 +224,8 @@ def _square_block(sample: Sample, slot: str, square: Array, own: Array) -> Block
         columns = [sample.earlier[slot], square]
     # below the smallest normal number some libraries keep none of a square
     size = 8 * sample.units[slot] * np.abs(target) + 4 * sample.least
-    return Block(np.stack(columns, axis=1), own, target, _above_zero(size))
+    shared = np.stack(columns, axis=1)
+    return Block(shared, own, target, _above_zero(size), clusters_of(target))
 
 
 def _slot_fit(result: Fit, unit: float, decay: Mapping[str, Estimate]) -> SlotFit:
@@ -195,6 +260,23 @@ def mixed_share(samples: Sequence[Sample]) -> Estimate | None:
     low = float(limit[goes_with].max())
     high = float(limit[~goes_with].min())
     return Estimate((low + high) / 2, abs(high - low) / 2)
+
+
+def settled(decays: Mapping[str, Estimate]) -> dict[str, float]:
+    """Parameter -> its weight decay in the gradient, as the sharp tensors give it; empty where none
+    has one.
+    """
+    sure = [decay for decay in decays.values() if is_apart(decay)]
+    if not sure:
+        return {}
+    mean = pooled(sure)
+    settled_decays: dict[str, float] = {}
+    for name, decay in decays.items():
+        if not is_apart(decay, mean.value):
+            settled_decays[name] = mean.value
+        else:
+            settled_decays[name] = decay.value if is_apart(decay) else 0.0
+    return settled_decays
 
 
 def with_decay(sample: Sample, decay: Mapping[str, float]) -> Array:

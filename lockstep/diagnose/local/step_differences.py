@@ -118,11 +118,21 @@ def compare_steps(a: Trace, b: Trace) -> list[StepDifference]:
         steps_a, steps_b = side_a.at(update), side_b.at(update)
         if steps_a is None or steps_b is None:
             continue
+        if _are_ambiguous(side_a, side_b, steps_a, steps_b):
+            continue
         measured.append((steps_a, steps_b))
         for gap in _gaps(steps_a, steps_b):
             gaps.setdefault((gap.quantity, gap.where), []).append(gap)
     differences = [_difference(series, measured) for series in gaps.values()]
+    differences = [d for d in differences if d.persists or d.a.quantity != "optimizer"]
     return sorted(differences, key=lambda d: (d.updates[0], ORDER.index(d.a.quantity)))
+
+
+def _are_ambiguous(side_a: StepsOfSide, side_b: StepsOfSide, a: Steps, b: Steps) -> bool:
+    """Whether two rules differ although one side may go by either."""
+    if a.rule == b.rule:
+        return False
+    return side_a.is_explained(a.update, b.rule) or side_b.is_explained(b.update, a.rule)
 
 
 def _chosen(updates: Sequence[int]) -> list[int]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lockstep.diagnose.local.least_squares import Block, Estimate, Fit, fit
+from lockstep.diagnose.local.least_squares import Block, Estimate, Fit, clusters_of, fit
 from lockstep.diagnose.local.rules import Memory, Rule
 from lockstep.diagnose.local.samples import Sample
 from lockstep.oracle.arithmetic import Array
@@ -114,7 +113,7 @@ def _block(
     if lengths is not None:
         shared = -(slopes @ lengths)[:, None]
     bound = _bound(sample)
-    cluster = _clusters(sample.after, change) if clustered else None
+    cluster = clusters_of(change, np.frexp(sample.after)[1]) if clustered else None
     return Block(shared, own, change, bound, cluster)
 
 
@@ -125,14 +124,6 @@ def _bound(sample: Sample) -> Array:
     positive = bound[bound > 0]
     least = float(np.median(positive)) * 1e-9 if len(positive) else 1.0
     return np.asarray(np.maximum(bound, least))
-
-
-def _clusters(after: Array, change: Array) -> NDArray[np.int64]:
-    """Numbers that are one where elements lie on the same grid and move by the same amount."""
-    _, exponent = np.frexp(after)
-    key = np.abs(change).view(np.int64) ^ (exponent.astype(np.int64) << 52)
-    _, cluster = np.unique(key, return_inverse=True)
-    return np.asarray(cluster, dtype=np.int64)
 
 
 def _usable(sample: Sample, memory: Memory) -> Sample:

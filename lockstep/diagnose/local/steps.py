@@ -18,10 +18,12 @@ from lockstep.diagnose.local.slot_fits import (
     SURE,
     SlotFit,
     fit_difference,
+    fit_largest,
     fit_mean,
     fit_square,
     is_apart,
     mixed_share,
+    settled,
 )
 from lockstep.diagnose.local.step_fits import StepFit, fit_step
 from lockstep.records.trace import Trace
@@ -115,6 +117,23 @@ class StepsOfSide:
                 break
         return best
 
+    def is_explained(self, update: int, name: str) -> bool:
+        """Whether an optimizer of this name explains an update as well."""
+        samples = self.samples(update)
+        memory = self._memory(update, self.slot_fits(update))
+        for rule in RULES:
+            is_other = rule.name != name or rule.slots != frozenset(samples[0].moments)
+            if is_other or not _is_possible(rule, memory, update):
+                continue
+            with np.errstate(all="ignore"):
+                step = fit_step(samples, rule, memory)
+            if step is None:
+                continue
+            last = pooled([lengths[-1] for lengths in step.steps.values()])
+            if rule.width == 1 or is_apart(last):  # else it is the simpler rule
+                return True
+        return False
+
     @cached_property
     def later_rule(self) -> str:
         """The optimizer by the next update after the first; "" where it is not known."""
@@ -167,7 +186,7 @@ class StepsOfSide:
         if slot in self.betas:
             return self.betas[slot]
         _, slot_fit = self.slot_fits(update).get(slot, ("", None))
-        if slot_fit is None or slot == "momentum":
+        if slot_fit is None or slot == "momentum" or not math.isfinite(slot_fit.entered.spread):
             return None
         entered = slot_fit.entered
         if not (self.is_given(update) or _is_written(entered)):
@@ -208,12 +227,14 @@ class StepsOfSide:
         return any(name.startswith(prefix) for name in self.trace.arrays)
 
     def count(self, update: int) -> int:
-        """The updates done with this one, without those that changed nothing: a gradient scaler
-        skips them.
+        """The updates done with this one, without those that changed nothing although they had a
+        learning rate: a gradient scaler skips them.
         """
         norms = self.trace.arrays.get("updates/update_norm")
-        skipped = 0 if norms is None else int((norms[:update] == 0).sum())
-        return update + 1 - skipped
+        rates = self.trace.arrays.get("updates/lr")
+        if norms is None or rates is None:
+            return update + 1
+        return update + 1 - int(((norms[:update] == 0) & (rates[:update] != 0)).sum())
 
     def rates(self, update: int) -> list[float]:
         """The learning rates that were recorded, one for each group."""
@@ -229,10 +250,7 @@ class StepsOfSide:
         mixed = mixed_share(self.samples(update)) if kinds.keys() == {"first"} else None
         if mixed is not None:
             betas["mixed"] = mixed.value
-        added = added_decay(fits)
-        is_added = any(map(is_apart, added.values()))
-        decay = {name: estimate.value for name, estimate in added.items() if is_added}
-        return Memory(kinds, betas, self.count(update), decay)
+        return Memory(kinds, betas, self.count(update), settled(added_decay(fits)))
 
 
 def _better(outside: StepFit, in_root: StepFit | None) -> StepFit:
@@ -262,15 +280,19 @@ def _slot_fits(samples: Sequence[Sample]) -> dict[str, tuple[str, SlotFit | None
         fits[slot] = ("mean" if mean else "none", mean)
     if "second" in slots:
         has_mean = "first" in slots
-        added = added_decay(fits)
-        is_added = any(map(is_apart, added.values()))
-        decay = {name: estimate.value for name, estimate in added.items() if is_added}
-        square = fit_square(samples, "second", decay if has_mean else None)
-        kind = "square" if square else "largest"
+        decay = settled(added_decay(fits)) if has_mean else None
+        square = fit_square(samples, "second", decay)
+        kind = "square" if square else "none"
         if square is None and has_mean:
             square = fit_difference(samples, "second", "first")
-            kind = "difference" if square else "largest"
+            kind = "difference" if square else "none"
+        if square is None and has_mean:
+            square = fit_largest(samples, "second", decay or {})
+            kind = "largest" if square else "none"
         fits["second"] = (kind, square)
+    if "infinity" in slots:
+        largest = fit_largest(samples, "infinity", settled(added_decay(fits)))
+        fits["infinity"] = ("largest" if largest else "none", largest)
     if "largest_second" in slots:
         kind = "largest" if _is_largest_raw(samples) else "corrected"
         fits["largest_second"] = (kind, None)
@@ -310,6 +332,8 @@ def _share(slot: str, slot_fit: SlotFit) -> Estimate:
     if slot == "momentum":
         return kept
     entered = slot_fit.entered
+    if slot == "infinity" or not math.isfinite(entered.spread):
+        return kept
     other = Estimate(1 - entered.value, entered.spread, entered.floor)
     gap = Estimate(kept.value - other.value, math.hypot(kept.error, other.error))
     return kept if is_apart(gap) else pooled([kept, other])
