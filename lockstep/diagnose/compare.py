@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.diagnose.local.difference import SURE, LocalDifference
+from lockstep.diagnose.local.judge import local_differences
 from lockstep.diagnose.loops import is_loop
 from lockstep.errors import InputError
 from lockstep.recipe.wording import differing_fields
@@ -110,7 +112,9 @@ class Difference:
     `ratio` is |a - b| / bound: up to 1 is rounding. `update` is counted from 0; -1 is before
     training. `share` is the share of the tensor's elements, or of the series' updates, that are
     beyond the bound. `rank` is the tensor's place in its stage in the order of cause: layers
-    forward, their gradients backward. `array` is its name in the traces.
+    forward, their gradients backward. `array` is its name in the traces. `quantity` is a setting
+    that was measured from each side's own tensors, in words, and `a` and `b` are its values; "" for
+    an element of an array.
     """
 
     stage: str
@@ -125,6 +129,7 @@ class Difference:
     share: float = 0.0
     rank: int = 0
     array: str = ""
+    quantity: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ class Comparison:
 
     `worst` has the largest ratio of each stage that was judged. `parted` has what is beyond its
     bound, in causal order; it is empty unless `verdict` is "diverged". `compared` counts the arrays
-    that were compared. `limit` is where judging ends, None where everything was judged.
+    that were compared. `limit` is where judging ends, None where everything was judged. `local` has
+    the settings in which two loops differ by what each side's own tensors say.
     """
 
     verdict: str
@@ -141,6 +147,7 @@ class Comparison:
     parted: tuple[Difference, ...]
     compared: int
     limit: Limit | None = None
+    local: tuple[LocalDifference, ...] = ()
 
     @property
     def first(self) -> Difference | None:
@@ -198,6 +205,15 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
             if not difference.ratio <= 1:
                 parted.append(difference)
     parted.sort(key=_causal_order)
+    local: tuple[LocalDifference, ...] = ()
+    if is_loop(a) and any(difference.difference for difference in worst.values()):
+        until = parted[0].update if parted else int(a.header["updates"])
+        local = tuple(local_differences(a, b, until))
+        for setting in local:
+            difference = _of_setting(a, setting)
+            parted.append(difference)
+            worst.setdefault(difference.stage, difference)
+        parted.sort(key=_causal_order)
     first_limit = min(limits, key=lambda limit: limit.update, default=None)
     if parted:
         verdict = "diverged"
@@ -208,15 +224,35 @@ def compare(a: Trace, b: Trace, bounds: Bounds) -> Comparison:
     else:
         verdict = "rounding"
     ordered = {stage: worst[stage] for stage in STAGES if stage in worst}
-    return Comparison(verdict, ordered, tuple(parted), len(names), first_limit)
+    return Comparison(verdict, ordered, tuple(parted), len(names), first_limit, local)
+
+
+def _of_setting(trace: Trace, setting: LocalDifference) -> Difference:
+    """The difference of a setting that was measured on both sides."""
+    a, b = setting.a, setting.b
+    bound = SURE * float(np.hypot(a.error, b.error))
+    return Difference(
+        stage=a.stage,
+        tensor=a.tensor,
+        update=a.update,
+        element=(),
+        a=a.value,
+        b=b.value,
+        difference=abs(a.value - b.value),
+        bound=bound,
+        ratio=abs(a.value - b.value) / bound if bound else np.inf,
+        rank=place_in_stage(trace, a.stage, a.tensor),
+        quantity=a.quantity,
+    )
 
 
 def _causal_order(difference: Difference) -> tuple[int, int, int, int]:
-    """The sort key of differences: at one place a tensor says more than its statistics, and these
-    more than its sketches.
+    """The sort key of differences: at one place a tensor says more than its statistics, these more
+    than its sketches, and what was measured comes last.
     """
     kind = difference.array.partition("/")[0]
     says_less = len(SUMMARIES) - SUMMARIES.index(kind) if kind in SUMMARIES else 0
+    says_less += (len(SUMMARIES) + 1) * bool(difference.quantity)
     return difference.update, STAGES.index(difference.stage), difference.rank, says_less
 
 

@@ -18,12 +18,14 @@ from lockstep.diagnose.compare import (
     compare,
     differences,
 )
+from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.operations import (
     OperationDifference,
     advice_on_operations,
     first_operation,
 )
 from lockstep.diagnose.unequal import Unequal, unequal_settings
+from lockstep.numbers import number
 from lockstep.records.trace import Trace
 
 __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
@@ -36,6 +38,8 @@ loss by some per cent in an epoch."""
 WORDS = ("identical", "rounding", "inconclusive", "diverged")
 """Verdicts, the gravest last."""
 GRAVE = WORDS[2:]
+STEP = ("moments", "update", "parameters")
+"""Stages that the optimizer's settings show in."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +170,12 @@ def diagnose(
     if first is None:
         return known
     if oracle is None or first.array not in oracle.arrays:
+        cause = _local_cause(first, comparison)
+        if cause is None and not first.quantity:
+            cause = _cause(first, "", a, b, oracle)
         return replace(
             known,
-            cause=_cause(first, "", a, b, oracle),
+            cause=cause,
             needs=needed_detail(first, a, b),
             first=first,
             operation=first_operation(a, b, first),
@@ -242,6 +249,32 @@ def _cause(first: Difference, off: str, a: Trace, b: Trace, oracle: Trace | None
     is_alike = of_a.text.removeprefix("a") == of_b.text.removeprefix("b")
     text_b = "likewise b" if is_alike else of_b.text
     return replace(of_a, text=f"{of_a.text}; {text_b}", side="both")
+
+
+def _local_cause(first: Difference, comparison: Comparison) -> Cause | None:
+    """The setting that was measured otherwise on either side where the two part."""
+    for setting in comparison.local:
+        a, b = setting.a, setting.b
+        if a.update != first.update or not _is_of_stage(first, a.stage, a.tensor):
+            continue
+        evidence = f"measured from each side's own tensors: a {_measured(a)}, b {_measured(b)}"
+        return Cause(setting.key, setting.text, setting.page, "", 0.0, 0.0, evidence)
+    return None
+
+
+def _measured(measurement: Measurement) -> str:
+    """A value with its standard error, where it has one."""
+    value = number(measurement.value, 3)
+    return f"{value} ± {number(measurement.error, 1)}" if measurement.error else value
+
+
+def _is_of_stage(first: Difference, stage: str, tensor: str) -> bool:
+    """Whether a setting of this stage and tensor shows where two loops part."""
+    if stage == "forward":
+        return (first.stage, first.tensor) == (stage, tensor)
+    if stage in STEP:
+        return first.stage in STEP
+    return first.stage == stage
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:

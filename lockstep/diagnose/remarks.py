@@ -33,8 +33,8 @@ def remarks_on(a: Trace, b: Trace, bounds: LoopBounds) -> list[str]:
         more = len(bounds.set_aside) - NAMED
         listed = ", ".join(shares) + (f" and {more} more" if more > 0 else "")
         remarks.append(
-            f"set aside: steps of gradients that are 0 but for rounding, whose sign is chance: "
-            f"{listed}"
+            "set aside: steps whose sign rounding may turn, as their gradients lie within their "
+            f"bound of 0: {listed}"
         )
     return remarks
 

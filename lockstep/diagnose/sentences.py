@@ -83,8 +83,9 @@ def describe_difference(difference: Difference) -> str:
         size = f"{factor(difference.ratio, 3)} times the bound"
     else:
         size = "which no bound covers"
+    quantity = f", {difference.quantity}" if difference.quantity else ""
     return (
-        f"{when}, {difference.stage}, {difference.tensor}{place}: {difference.a!r} and "
+        f"{when}, {difference.stage}, {difference.tensor}{place}{quantity}: {difference.a!r} and "
         f"{difference.b!r}, {size}"
     )
 

@@ -110,7 +110,8 @@ def _first(diagnosis: Diagnosis, first: Difference) -> Table:
         if at is not None:
             place = f"[{', '.join(map(str, at.element))}]" if at.element else ""
             beyond = f", {at.share:.0%} of its elements beyond the bound" if at.element else ""
-            rows.add_row(word, printable(at.tensor + place) + beyond)
+            quantity = f": {at.quantity}" if at.quantity else ""
+            rows.add_row(word, printable(at.tensor + place) + beyond + quantity)
     rows.add_row("a", f"{first.a!r}")
     rows.add_row("b", f"{first.b!r}")
     if diagnosis.off == "both":
@@ -142,6 +143,6 @@ def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
     else:
         rows.add_row("cause", printable(cause.text), style="bold")
         residuals = f"{cause.residual:.1e}; without it {cause.null_residual:.1e}"
-        rows.add_row("", f"which gives its numbers to {residuals}")
+        rows.add_row("", cause.evidence or f"which gives its numbers to {residuals}")
         if cause.page:
             rows.add_row("read", f"lockstep atlas {cause.page}")

@@ -50,7 +50,7 @@ class Cause:
     `text` is one sentence for the user; `page` is the stem of an atlas page, or "". `side` is who
     is off, "a" or "b", or "" where only the relation of the two is known. `residual` is the
     relative error of the alternative against the recorded numbers, `null_residual` that of the
-    recipe as it is.
+    recipe as it is. `evidence` stands in their place where a setting was measured on both sides.
     """
 
     key: str
@@ -59,6 +59,7 @@ class Cause:
     side: str
     residual: float
     null_residual: float
+    evidence: str = ""
 
 
 class Alternative(NamedTuple):

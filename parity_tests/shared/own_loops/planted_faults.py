@@ -90,7 +90,7 @@ PLANTED = {
         replace(MIXED_GPT, optimizer_code="written"),
         "update parameters",
         "",
-        "bias correct",
+        "correct start",
         is_bias_corrected=False,
     ),
     "clipping-forgotten": _fault(
