@@ -66,6 +66,7 @@ class JaxListener:
         self._replay = JaxReplay()
         self._is_replaying = False
         self._has_listened_step = False
+        self._steps = 0
         self._has_warned = False
 
     # --- what the loop calls
@@ -136,6 +137,7 @@ class JaxListener:
                 opened = open_arguments(arguments, keywords)
                 copies, named = opened.rebuild([array.value for array in opened.arrays])
                 self._is_replaying = True
+                self._steps += 1
                 try:
                     with jax.disable_jit():
                         step(*copies, **named)
@@ -196,9 +198,15 @@ class JaxListener:
             given: family -> what the loop gives of it.
 
         Raises:
-            InputError: the loss function ran within `jit` alone, and its values are not known.
+            InputError: the loss function ran within `jit` alone, and its values are not known; or
+                a step under `listen` has none.
         """
         present = self._present
+        if self._steps and not self._losses and not self._has_warned:
+            raise InputError(
+                f"update {present.number}: the step under listen calls no value_and_grad of this "
+                "recorder: write recorder.value_and_grad(loss_of) for jax.value_and_grad(loss_of)"
+            )
         is_deaf = self._replay.calls and not self._losses and not self._has_listened_step
         if is_deaf and present.is_due() and "forward" not in given:
             self._call_again(given.get("batch"))
@@ -213,6 +221,7 @@ class JaxListener:
         if self._operations is not None:
             present.operations = self._operations
         self._losses, self._passes, self._operations = [], [], None
+        self._steps = 0
 
     def _call_again(self, batch: Tree) -> None:
         self.is_replayed = True

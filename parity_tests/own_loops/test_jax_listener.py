@@ -885,6 +885,15 @@ def test_a_loss_that_closes_over_values_of_the_step_is_refused(tmp_path: Path) -
         recorder.update(loss=loss, batch={"x": X_UBD[0], "y": Y_UB[0]})
 
 
+def test_a_step_without_a_loss_of_the_recorder_is_refused(tmp_path: Path) -> None:
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    step = recorder.listen(jax.jit(jax.value_and_grad(plain_loss)))
+    loss, _ = step(recorder.start(plain_parameters()), X_UBD[0], Y_UB[0])
+    expected = "update 0: the step under listen calls no value_and_grad of this recorder: write "
+    with pytest.raises(InputError, match=expected):
+        recorder.update(loss=loss)
+
+
 def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
     recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
     with pytest.raises(InputError, match="value_and_grad: needs a function, got float"):
