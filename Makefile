@@ -3,7 +3,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 QUICK = $(addprefix parity_tests/,recipe schedules data_prep files report own_loops repository diagnose/test_compare.py diagnose/test_causes.py twins/test_ladder.py)
 AGAINST = --against keras,lightning,skorch,sklearn,numpy,c,products,recording
 
-.PHONY: run check test latest sweep bench atlas pages docs lint types clean
+.PHONY: run check test latest sweep bench weigh atlas pages docs lint types clean
 
 run: .venv/ready ## train the default recipe in both frameworks and show what happened
 	.venv/bin/lockstep run
@@ -24,6 +24,10 @@ sweep: .venv/ready-to-sweep ## the slow, exhaustive tests, with every preset aga
 bench: .venv/ready-to-bench ## every contender on every workload, with ratios and bars
 	.venv/bin/lockstep bench W1 W1-adamw W3 $(AGAINST) --rounds 9
 	.venv/bin/lockstep bench W2 $(AGAINST) --rounds 3
+
+weigh: .venv/ready ## what recording a loop of 27 M parameters costs, and one of 124 M finds
+	.venv/bin/python -m benchmarks.recording
+	.venv/bin/python -m benchmarks.recording --size 124M --updates 6
 
 atlas: .venv/ready-to-develop ## run every page of docs/atlas and write its figures and the index
 	.venv/bin/python -m tools.atlas

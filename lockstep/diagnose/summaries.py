@@ -141,7 +141,7 @@ def summary_of(trace: Trace, done: int, name: str) -> Array | None:
     array = trace.arrays.get(f"parameters/{done}/{name}")
     if array is None or not array.size:
         return None
-    summary = summarise(array.shape, flat_of(array), sketches=True)
+    summary = summarise(array.shape, flat_of(array), sketches=True, hashed=True)
     return np.array([*summary.statistics, *summary.sketches])
 
 

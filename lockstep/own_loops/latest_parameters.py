@@ -91,7 +91,7 @@ def _squares_of_change(after: Flat, before: Flat, size: int) -> float:
             np.copyto(change, after(begin, end))
             np.copyto(begins[: end - begin], before(begin, end))
             change -= begins[: end - begin]
-            squares += float(change @ change)
+            squares += float(np.einsum("i,i->", change, change))
     return squares
 
 

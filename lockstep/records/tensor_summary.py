@@ -1,7 +1,10 @@
 """A summary of a tensor: three statistics and a few fixed random projections, its sketches.
 
-A summary is read piece by piece, in float64, and takes no memory to speak of. Where two runs are
-too large for their tensors to be kept, their summaries say at which tensor they part.
+A summary is read piece by piece, and takes no memory to speak of. Where two runs are too large for
+their tensors to be kept, their summaries say at which tensor they part. Statistics are summed in
+float64. So are the sketches of tensors that are wider than float32 or hashed; those of others are
+summed in float32 along their columns, which moves them by some 1e-6 of the root mean square, far
+less than rounding moves the tensor itself.
 
 **Sketches.** With a fixed sign r_j(i) = +1 or -1 for each index i and each j below `SKETCHES`,
 sketch j of a tensor w with n elements and d axes is
@@ -23,11 +26,13 @@ Two tensors whose difference e has the root mean square |e| differ in every sket
 
 import hashlib
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +53,11 @@ ROWS = 8
 more than the row."""
 DIGIT = 2**17
 """An index is two digits of this base, and its sign the product of those of its digits."""
+SINGLE = 2**18
+"""Multiplications of a product that takes one thread."""
+MANY = 4
+"""Pieces of a tensor that several threads read."""
+CORES = min(4, os.cpu_count() or 1)
 NARROW = 64
 """Last axes are taken together until they have as many elements."""
 SEED = 20_240_229
@@ -132,7 +142,7 @@ def squares_of(flat: Flat, size: int) -> float:
     squares = 0.0
     for begin in range(0, size, PIECE):
         wide = _widened(flat(begin, min(begin + PIECE, size)))
-        squares += float(wide @ wide)
+        squares += float(np.einsum("i,i->", wide, wide))
     return squares
 
 
@@ -144,7 +154,8 @@ def summarise(
     first_row: int = 0,
     hashed: bool = False,
 ) -> Summary:
-    """The summary of a tensor; the same values give the same bits, whatever their dtype.
+    """The summary of a tensor. The same values give the same bits; so they do in another dtype, but
+    for sketches that are not of a tensor that is hashed.
 
     A value that is not finite makes the statistics and sketches not finite.
 
@@ -153,35 +164,80 @@ def summarise(
         flat: its elements.
         sketches: whether to sketch it.
         first_row: the place of its first row in the tensor that it is a part of.
-        hashed: whether to hash it.
+        hashed: whether to hash it, and to sketch it in float64.
     """
     shape = tuple(shape)
-    cut = _first_of_tail(shape)
-    columns = math.prod(shape[cut:])
-    tail = _tail_signs(shape, cut, 0, min(columns, DIGIT), first_row)
-    digest = hashlib.sha256() if hashed else None
-    total = squares = largest = 0.0
-    projections = np.zeros(SKETCHES) if sketches else None
+    reader = _Reader(shape, flat, sketches=sketches, first_row=first_row, hashed=hashed)
+    pieces = list(_pieces(reader.rows, reader.columns))
+    if hashed or len(pieces) < MANY or CORES == 1:
+        table = reader.sums(pieces)
+    else:
+        share = -(-len(pieces) // CORES)
+        parts = [pieces[begin : begin + share] for begin in range(0, len(pieces), share)]
+        table = np.concatenate(list(_workers(os.getpid()).map(reader.sums, parts)))
     with np.errstate(all="ignore"):
-        for row, end, column, width in _pieces(math.prod(shape[:cut]), columns):
-            begin = row * columns + column
-            wide = _widened(flat(begin, begin + (end - row) * width))
-            if digest is not None:
-                wide += 0.0  # -0.0 becomes 0.0
-                digest.update(wide.data)
-            squares += float(wide @ wide)
-            largest = float(np.maximum(largest, np.maximum(wide.max(), -wide.min())))
-            if projections is None:
-                total += float(wide.sum())
-                continue
-            if columns > DIGIT:
-                tail = _tail_signs(shape, cut, column, width, first_row)
-            products = wide.reshape(-1, width) @ tail
-            total += float(products[:, -1].sum())
-            lead = _lead_signs(shape[:cut], row, end, first_row)
-            projections += np.einsum("rk,rk->k", products[:, :-1], lead[:, :-1])
-    hashed_bytes = b"" if digest is None else digest.digest()
-    return Summary(shape, total, squares, largest, projections, hashed_bytes)
+        sums = table.sum(axis=0)
+        largest = float(table[:, 2].max())
+    digest = b"" if reader.digest is None else reader.digest.digest()
+    projections = sums[3:] if sketches else None
+    return Summary(shape, float(sums[0]), float(sums[1]), largest, projections, digest)
+
+
+class _Reader:
+    """A tensor as a matrix of `columns`, its last axes, that is read piece by piece.
+
+    Its arguments are those of `summarise`.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], flat: Flat, *, sketches: bool, first_row: int, hashed: bool
+    ) -> None:
+        self.shape = shape
+        self.flat = flat
+        self.sketches = sketches
+        self.first_row = first_row
+        self.digest = hashlib.sha256() if hashed else None
+        self.cut = _first_of_tail(shape)
+        self.columns = math.prod(shape[self.cut :])
+        self.rows = math.prod(shape[: self.cut])
+        self._tails: dict[np.dtype[Any], NDArray[Any]] = {}
+
+    def sums(self, pieces: Sequence["_Piece"]) -> Floats:
+        """Of each piece its sum, sum of squares, largest absolute value, and projections."""
+        table = np.zeros((len(pieces), 3 + SKETCHES * self.sketches))
+        with np.errstate(all="ignore"):
+            for numbers, piece in zip(table, pieces):
+                begin = piece.row * self.columns + piece.column
+                elements = self.flat(begin, begin + (piece.end - piece.row) * piece.width)
+                wide = _widened(elements)
+                if self.digest is not None:
+                    wide += 0.0  # -0.0 becomes 0.0
+                    self.digest.update(wide.data)
+                numbers[0] = wide.sum()
+                numbers[1] = np.einsum("i,i->", wide, wide)
+                values = elements if elements.dtype == np.float32 else wide  # half the bytes
+                numbers[2] = np.maximum(values.max(), -values.min())
+                if self.sketches:
+                    numbers[3:] = self._projections(piece, elements, wide)
+        return table
+
+    def _projections(self, piece: "_Piece", elements: NDArray[Any], wide: Floats) -> Floats:
+        is_narrow = elements.dtype.kind == "f" and elements.itemsize <= 4 and self.digest is None
+        dtype = np.dtype(np.float32 if is_narrow else np.float64)
+        matrix = elements.astype(dtype, copy=False) if is_narrow else wide
+        products = _product(matrix.reshape(-1, piece.width), self._tail(piece, dtype))
+        lead = _lead_signs(self.shape[: self.cut], piece.row, piece.end, self.first_row)
+        return np.asarray(np.einsum("rk,rk->k", products.astype(np.float64), lead))
+
+    def _tail(self, piece: "_Piece", dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The signs of a piece's columns."""
+        if piece.width == self.columns and dtype in self._tails:
+            return self._tails[dtype]
+        signs = _tail_signs(self.shape, self.cut, piece.column, piece.width, self.first_row)
+        signs = signs.astype(dtype, copy=False)
+        if piece.width == self.columns:
+            self._tails[dtype] = signs
+        return signs
 
 
 def sketch_tail(shape: Sequence[int]) -> float:
@@ -206,18 +262,56 @@ def _first_of_tail(shape: tuple[int, ...]) -> int:
     return cut
 
 
-def _pieces(rows: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
-    """Pieces of a matrix whose elements follow one another: first row, row after the last, first
-    column, and number of columns.
+class _Piece(NamedTuple):
+    """A part of a matrix whose elements follow one another.
+
+    Attributes:
+        row: its first row.
+        end: the row after its last.
+        column: its first column.
+        width: its number of columns.
     """
+
+    row: int
+    end: int
+    column: int
+    width: int
+
+
+def _pieces(rows: int, columns: int) -> Iterator[_Piece]:
+    """The pieces of a matrix in their order."""
     if columns <= DIGIT:
         step = max(ROWS, PIECE // columns)
         for row in range(0, rows, step):
-            yield row, min(row + step, rows), 0, columns
+            yield _Piece(row, min(row + step, rows), 0, columns)
         return
     for row in range(rows):
         for column in range(0, columns, DIGIT):
-            yield row, row + 1, column, min(DIGIT, columns - column)
+            yield _Piece(row, row + 1, column, min(DIGIT, columns - column))
+
+
+def _product(matrix: NDArray[Any], signs: NDArray[Any]) -> NDArray[Any]:
+    """The matrix (rows, columns) times signs (columns, SKETCHES), in parts so small that a library
+    for products takes one thread for each: several that wait for one another are slow where other
+    programs run.
+    """
+    rows, columns = matrix.shape
+    products = np.zeros((rows, SKETCHES), matrix.dtype)
+    step = SINGLE // (columns * SKETCHES)
+    if step:
+        for row in range(0, rows, step):
+            np.matmul(matrix[row : row + step], signs, out=products[row : row + step])
+        return products
+    width = max(1, SINGLE // (rows * SKETCHES))
+    for column in range(0, columns, width):
+        products += matrix[:, column : column + width] @ signs[column : column + width]
+    return products
+
+
+@lru_cache(maxsize=1)
+def _workers(process: int) -> ThreadPoolExecutor:
+    """The threads of a process that summarise large tensors; a fork has none of its parent's."""
+    return ThreadPoolExecutor(CORES, thread_name_prefix=f"lockstep-{process}")
 
 
 def _widened(piece: NDArray[Any]) -> Floats:
@@ -236,26 +330,26 @@ def _widened(piece: NDArray[Any]) -> Floats:
 def _tail_signs(
     shape: tuple[int, ...], cut: int, column: int, width: int, first_row: int
 ) -> Floats:
-    """The signs of columns, shape (width, SKETCHES + 1); the last column is 1."""
+    """The signs of columns, shape (width, SKETCHES)."""
     axes = shape[cut:]
     if not axes:
-        return np.ones((1, SKETCHES + 1))
+        return np.ones((1, SKETCHES))
     first = first_row if cut == 0 else 0
     if len(axes) == 1:
         return _signs(first + column, first + column + width)
     signs = _signs(first, first + axes[0])
     for length in axes[1:]:
-        signs = (signs[:, None] * _signs(0, length)).reshape(-1, SKETCHES + 1)
+        signs = (signs[:, None] * _signs(0, length)).reshape(-1, SKETCHES)
     return signs
 
 
 def _lead_signs(axes: tuple[int, ...], row: int, end: int, first_row: int) -> Floats:
-    """The signs of rows, shape (end - row, SKETCHES + 1)."""
+    """The signs of rows, shape (end - row, SKETCHES)."""
     if not axes:
-        return np.ones((1, SKETCHES + 1))
+        return np.ones((1, SKETCHES))
     if len(axes) == 1:
         return _signs(first_row + row, first_row + end)
-    signs = np.ones((end - row, SKETCHES + 1))
+    signs = np.ones((end - row, SKETCHES))
     indices = np.unravel_index(np.arange(row, end), axes)
     for axis, (index, length) in enumerate(zip(indices, axes)):
         first = first_row if axis == 0 else 0
@@ -264,7 +358,7 @@ def _lead_signs(axes: tuple[int, ...], row: int, end: int, first_row: int) -> Fl
 
 
 def _signs(begin: int, end: int) -> Floats:
-    """The signs of indices of an axis, shape (end - begin, SKETCHES + 1); the last column is 1."""
+    """The signs of indices of an axis, shape (end - begin, SKETCHES)."""
     digit = begin // DIGIT
     next_digit = (digit + 1) * DIGIT
     if end > next_digit:
@@ -285,7 +379,6 @@ def _table(seed: int, length: int) -> Floats:
     """The signs of the indices below `length`; a longer table begins with the shorter one."""
     raw = np.asarray(np.random.PCG64(seed).random_raw(length))
     bits = raw[:, None] >> np.arange(SKETCHES, dtype=np.uint64) & np.uint64(1)
-    signs = np.ones((length, SKETCHES + 1))
-    signs[:, :-1] -= 2.0 * bits
+    signs = 1.0 - 2.0 * bits.astype(np.float64)
     signs.setflags(write=False)
     return signs

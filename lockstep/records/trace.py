@@ -19,6 +19,9 @@ The arrays of a trace follow, for T updates and E epochs. Floats are in the run'
 | `detail/<u>/clip/<name>` | as the parameter | the optimizer's gradient, where the recipe clips |
 | `detail/<u>/moments/<slot>/<name>` | as the slot | the optimizer's slots after the update |
 | `statistics/<family>/<name>` | (T, 3) | float64: mean, root mean square, largest absolute value |
+| `sketches/<family>/<name>` | (T, 8) | float64: fixed random projections, of a loop of your own |
+| `summaries/<u>/<name>` | (11,) | float64: statistics and sketches of a large loop's parameters |
+| `hashes/<u>/<name>` | (32,) | uint8: SHA-256 of its values in float64 and C order |
 | `bounds/<any of the above>` | (T,), (E,), (T, 1) or () | rounding, in an oracle's trace only |
 
 `metric_names` lists the metrics, and `lockstep.oracle.rounding` derives the bounds. Updates are
