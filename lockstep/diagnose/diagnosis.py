@@ -24,6 +24,7 @@ from lockstep.diagnose.operations import (
     advice_on_operations,
     first_operation,
 )
+from lockstep.diagnose.skipped import skipped_before
 from lockstep.diagnose.unequal import Unequal, unequal_settings
 from lockstep.numbers import number
 from lockstep.records.trace import Trace
@@ -67,6 +68,7 @@ class Diagnosis:
         operation: of two loops that list their operations, the first whose result differs; None
             where the listings do not tell.
         advice: how to record the operations where they would tell more; "" where nothing would.
+        skipped: the layers just before the first divergence that were not compared, in words.
     """
 
     comparison: Comparison
@@ -83,6 +85,7 @@ class Diagnosis:
     against: Mapping[str, Comparison] = field(default_factory=dict)
     operation: OperationDifference | None = None
     advice: str = ""
+    skipped: str = ""
 
     @property
     def verdict(self) -> str:
@@ -180,6 +183,7 @@ def diagnose(
             first=first,
             operation=first_operation(a, b, first),
             advice=advice_on_operations(a, b, first),
+            skipped=skipped_before(first, a, b),
         )
     distances = (_distance(a, oracle, first, bounds), _distance(b, oracle, first, bounds))
     off = _side_off(distances)

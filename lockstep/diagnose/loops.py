@@ -45,7 +45,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
                 "--noise"
             )
     names = names or NameMap()
-    notes = [*_untied(a, names.same_a), *_untied(b, names.same_b)]
+    notes = [*_notes_on_map(a, b, names), *_untied(a, names.same_a), *_untied(b, names.same_b)]
     a = _copied(reduced(names, a))
     b = _copied(apply(names, b))
     if a.header["updates"] != b.header["updates"]:
@@ -75,6 +75,21 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
 def _copied(trace: Trace) -> Trace:
     """The trace with a header and a table of arrays of its own, which can be changed."""
     return Trace(dict(trace.header), dict(trace.arrays))
+
+
+def _notes_on_map(a: Trace, b: Trace, names: NameMap) -> Iterator[str]:
+    """Notes on the parameters that the map leaves out, and on those whose sums it compares."""
+    for trace, alone in ((a, names.only_a), (b, names.only_b)):
+        held = alone & trace.parameters(0).keys()
+        if held:
+            yield f"only {trace.backend} has {_listed(set(held))}: not compared, as the map says"
+    for label, of_both in names.sums.items():
+        if len(of_both.a) != len(of_both.b):
+            side = a if len(of_both.a) > len(of_both.b) else b
+            yield (
+                f"{label}: {side.backend} trains each of these, so that their sum moves further "
+                "than where it is one"
+            )
 
 
 def _untied(trace: Trace, copies: Mapping[str, Layout]) -> Iterator[str]:

@@ -112,6 +112,8 @@ def _first(diagnosis: Diagnosis, first: Difference) -> Table:
             beyond = f", {at.share:.0%} of its elements beyond the bound" if at.element else ""
             quantity = f": {at.quantity}" if at.quantity else ""
             rows.add_row(word, printable(at.tensor + place) + beyond + quantity)
+    if diagnosis.skipped:
+        rows.add_row("", printable(f"not compared before it: {diagnosis.skipped}"))
     rows.add_row("a", f"{first.a!r}")
     rows.add_row("b", f"{first.b!r}")
     if diagnosis.off == "both":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lockstep.diagnose.compare import compare
+from lockstep.diagnose.diagnosis import diagnose
 from lockstep.diagnose.loops import align, notes_on
 from lockstep.diagnose.names import Layout, NameMap
 from lockstep.diagnose.noise import loop_bounds
@@ -28,7 +29,7 @@ def record(folder: Path, name: str, parameters: Any = None, **families: Any) -> 
     """A trace of one update."""
     recorder = Recorder(folder / name, backend=name, statistics=True)
     recorder.start(parameters or {"w": WEIGHT})
-    recorder.update(loss=1.0, **families)
+    recorder.update(**{"loss": 1.0} | families)
     return recorder.finish()
 
 
@@ -87,3 +88,35 @@ def test_parameters_of_other_shapes_are_named_in_one_line_five_and_a_count(tmp_p
         "parameters whose shapes differ: w0: (3, 2) and (2, 3); w1: (3, 2) and (2, 3); "
         "w2: (3, 2) and (2, 3); w3: (3, 2) and (2, 3); w4: (3, 2) and (2, 3); and 4 more"
     )
+
+
+def test_layers_that_were_not_compared_before_the_first_difference_are_named(
+    tmp_path: Path,
+) -> None:
+    first, act, second = draw(4, 3), draw(4, 3), draw(4, 2)
+    a = record(tmp_path, "a", forward={"fc1": first, "act": act, "drop": act, "fc2": second})
+    b = record(tmp_path, "b", forward={"fc1": first, "gelu": act + 1, "fc2": second + 1})
+    assert diagnose(*align(a, b)).skipped == "a's act, drop; b's gelu"
+    assert diagnose(*align(b, a)).skipped == "a's gelu; b's act, drop"
+    agreeing = record(tmp_path, "c", forward={"fc1": first, "act": act, "fc2": second + 1})
+    assert diagnose(*align(a, agreeing)).skipped == "a's drop"
+    early = record(tmp_path, "d", forward={"fc1": first + 1, "gelu": act})
+    assert diagnose(*align(a, early)).skipped == ""
+
+
+def test_layers_before_a_loss_that_differs_are_named_where_any_was_compared(
+    tmp_path: Path,
+) -> None:
+    output = draw(4, 2)
+    a = record(tmp_path, "a", loss=1.0, forward={"fc": output, "softmax": output})
+    b = record(tmp_path, "b", loss=2.0, forward={"fc": output})
+    assert diagnose(*align(a, b)).skipped == "a's softmax"
+    none = record(tmp_path, "none", loss=2.0, forward={"other": output})
+    assert diagnose(*align(a, none)).skipped == ""
+
+
+def test_what_the_map_leaves_out_is_noted(tmp_path: Path) -> None:
+    a = record(tmp_path, "a", {"w": WEIGHT, "extra": draw(3)})
+    b = record(tmp_path, "b")
+    aligned = align(a, b, NameMap(only_a=frozenset({"extra", "elsewhere"})))
+    assert "only a has extra: not compared, as the map says" in notes_on(*aligned)

@@ -9,10 +9,11 @@ import numpy as np
 
 from lockstep.diagnose.naming.layouts import Arrays, Join, Layout, Values
 from lockstep.diagnose.naming.search import Search
-from lockstep.diagnose.naming.values import is_constant, matches, partly_alike
+from lockstep.diagnose.naming.values import is_constant, matches, partly_alike, ways
 
 __all__ = ["follow_pieces", "second_names"]
 
+PARTLY = "partly alike"
 PARTS = 128
 """Most parts of one array, as the layers of a scanned stack."""
 
@@ -26,7 +27,9 @@ def follow_pieces(search: Search) -> bool:
         (search.open_a, _settle_join),
         (search.open_b, _settle_slices),
     ):
-        if sum(settle(search, name) for name in names):
+        untried = [name for name in names if (settle.__name__, name) not in search.tried]
+        search.tried.update((settle.__name__, name) for name in untried)
+        if sum(settle(search, name) for name in untried):
             return True
     return _settle_partly_alike(search)
 
@@ -43,7 +46,8 @@ def _settle_turned(search: Search, name: str) -> bool:
         return False
     turned = []
     for other, value in _drawn(search.b.arrays, search.open_b).items():
-        turned += matches(array, other, value)
+        if search.are_near(name, other):
+            turned += ways(array, other, value)
     if len(turned) != 1:
         return False
     search.settle(name, turned[0], "values, with blocks or axes in another order")
@@ -140,7 +144,8 @@ def _settle_partly_alike(search: Search) -> bool:
     left: dict[str, Layout] = {}
     others = {name: search.b.arrays[name] for name in search.open_b}
     for name in search.open_a:
-        if not search.by_value[name]:
+        if not search.by_value[name] and (PARTLY, name) not in search.tried:
+            search.tried.add((PARTLY, name))
             layouts = partly_alike(search.a.arrays[name], others)
             if len(layouts) == 1:
                 left[name] = layouts[0]

@@ -49,6 +49,7 @@ class Search:
         reasons: A's name, or that of a sum -> what it was settled by.
         sums: a name for a sum -> its terms.
         by_value: A's name -> the candidates that hold the same numbers.
+        tried: ways of finding pieces by values, and the names that they were tried for.
     """
 
     def __init__(self, a: Side, b: Side, given: Mapping[str, Source]) -> None:
@@ -57,13 +58,15 @@ class Search:
         self.settled: dict[str, Source] = dict(given)
         self.reasons: dict[str, str] = dict.fromkeys(given, "what was given")
         self.sums: dict[str, Sum] = {}
+        self.tried: set[tuple[str, str]] = set()
         self._linked = -1
         self._links: tuple[Modules, Modules] = {}, {}
         self._changes = (
             (a.of_first_update("gradients"), b.of_first_update("gradients")),
             (a.changes(), b.changes()),
         )
-        self._fingerprints = {name: fingerprint(array) for name, array in b.arrays.items()}
+        self._sums_a = {name: fingerprint(array) for name, array in a.arrays.items()}
+        self._sums_b = {name: fingerprint(array) for name, array in b.arrays.items()}
         self.constants = {name for name, array in a.arrays.items() if is_constant(array)}
         self.by_value = {
             name: self._of_equal_values(name, array)
@@ -72,15 +75,18 @@ class Search:
         }
 
     def _of_equal_values(self, name: str, array: Values) -> Candidates:
-        mine = fingerprint(array)
         others = {
             other: value
             for other, value in self.b.arrays.items()
-            if value.size == array.size
-            and near(mine, self._fingerprints[other])
+            if self.are_near(name, other)
             and (name not in self.constants or self.may_be(name, other))
         }
         return closest(array, others)
+
+    def are_near(self, name: str, other: str) -> bool:
+        """Whether two tensors have one size, and may hold the same numbers."""
+        is_as_large = self.a.arrays[name].size == self.b.arrays[other].size
+        return is_as_large and near(self._sums_a[name], self._sums_b[other])
 
     # ---- what is settled
 

@@ -8,6 +8,7 @@ other's best by a margin. What is settled tells more of what is left.
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -61,6 +62,8 @@ class Structure:
         self.is_called = search.a.has_call_order and search.b.has_call_order
         self.open_a = search.open_a
         self.open_b = search.open_b
+        self._like_of_a = cache(lambda name: _like(name, self.open_a, search.a))
+        self._like_of_b = cache(lambda name: _like(name, self.open_b, search.b))
         self._places = self._module_places()
 
     def settle(self, *, by_value: bool) -> bool:
@@ -157,8 +160,8 @@ class Structure:
         near_b = _near(other, series_b, self.search.b)
         if len(near_a) == len(near_b) > 1:
             return 0.5 if near_a.index(name) == near_b.index(other) else -0.5
-        like_a = _like(name, self.open_a, self.search.a)
-        like_b = _like(other, self.open_b, self.search.b)
+        like_a = self._like_of_a(name)
+        like_b = self._like_of_b(other)
         is_ordered = self.is_called or _are_numbered(like_a) or _are_numbered(like_b)
         if is_ordered and len(like_a) == len(like_b) > 1:
             return 0.5 if like_a.index(name) == like_b.index(other) else -0.5

@@ -1,6 +1,7 @@
 """Which arrays hold the same numbers, in whatever layout."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -22,13 +23,18 @@ __all__ = [
     "matches",
     "near",
     "partly_alike",
+    "ways",
 ]
 
 CLOSE = 1e-2
 """Largest relative difference, by the largest value, of initial parameters that count as close:
 bfloat16 rounds by 4e-3, and two independent draws differ by about 1."""
+GLANCE = 128
+"""Elements that are looked at before all."""
+TAIL = 6.0
+"""How much larger the largest value may be than that of a few elements."""
 SAMPLE = 4096
-"""Elements that are looked at first, of arrays that have more."""
+"""Elements that a correlation is taken over."""
 CORRELATED = 0.8
 """Correlation from which on two arrays are one with faults; that of two independent draws of n
 numbers is about 1 / sqrt(n)."""
@@ -103,19 +109,22 @@ def closest(array: Values, others: Arrays, fixed: int = 0) -> Candidates:
 
 
 def _may_be_close(a: Values, b: Values) -> bool:
-    """Whether a sample of two large arrays is as close as the whole must be."""
-    if a.size <= 2 * SAMPLE or a.shape != b.shape:
+    """Whether a few elements of two large arrays are as close as all of them must be."""
+    if a.size <= 2 * GLANCE or a.shape != b.shape:
         return True
-    places = _sample(a)
-    gap = np.abs(a[places].astype(np.float64) - b[places]).max()
-    return not gap > 2 * CLOSE * np.abs(a.astype(np.float64)).max()
+    places = _sample(a.shape, GLANCE)
+    some = a[places].astype(np.float64)
+    gap = np.abs(some - b[places]).max()
+    return not gap > TAIL * CLOSE * np.abs(some).max()
 
 
-def _sample(array: Values) -> tuple[NDArray[np.int64], ...]:
-    """Places of an array that are spread over all its axes."""
-    count = min(SAMPLE, array.size)
-    flat = np.random.Generator(np.random.PCG64(0)).choice(array.size, count, replace=False)
-    return tuple(np.asarray(index) for index in np.unravel_index(flat, array.shape))
+@lru_cache(maxsize=256)
+def _sample(shape: tuple[int, ...], count: int) -> tuple[NDArray[np.int64], ...]:
+    """Places that are spread over all axes of a shape."""
+    size = int(np.prod(shape))
+    random = np.random.Generator(np.random.PCG64(0))
+    flat = random.integers(0, size, min(count, size))
+    return tuple(np.asarray(index) for index in np.unravel_index(flat, shape))
 
 
 def distinct_layouts(array: Values, name: str, other: Values, fixed: int = 0) -> Iterator[Layout]:
@@ -141,7 +150,7 @@ def partly_alike(array: Values, others: Arrays) -> Candidates:
     alike_ones: Candidates = []
     if array.size < LEAST or is_constant(array):
         return alike_ones
-    places = _sample(array)
+    places = _sample(array.shape, SAMPLE)
     mine = array[places].astype(np.float64)
     for name, other in others.items():
         if other.size != array.size or is_constant(other):
@@ -175,6 +184,11 @@ def matches(array: Values, name: str, other: Values) -> Candidates:
     """
     if other.size != array.size or not near(fingerprint(array), fingerprint(other)):
         return []
+    return ways(array, name, other)
+
+
+def ways(array: Values, name: str, other: Values) -> Candidates:
+    """As `matches`, of arrays of one size and near sums."""
     plain = closest(array, {name: other})
     if plain or is_constant(array):
         return plain
