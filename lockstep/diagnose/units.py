@@ -41,7 +41,8 @@ def dtype_of(trace: Trace, name: str) -> str:
     _, family, tensor = split_name(name)
     widened = trace.header.get("array_dtypes")
     if widened is not None:
-        return str(widened.get(f"{family}/{tensor}", array.dtype.name))
+        known = name.split("/", 2)[2] if name.startswith("detail/") else f"{family}/{tensor}"
+        return str(widened.get(known, array.dtype.name))
     if "bfloat16" in trace.header.get("dtypes", []) and _is_of_bfloat16(array):
         return "bfloat16"
     return str(array.dtype.name)

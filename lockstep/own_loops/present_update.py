@@ -203,6 +203,8 @@ class PresentUpdate:
         if array.size != 1:
             raise InputError(f"{name}: shape {array.shape}, expected a number")
         self.scalars[name] = cast(np.generic, array.reshape(())[()])
+        if not has_numpy_dtype(value):
+            self.array_dtypes[f"updates/{name}"] = dtype_of(value)
 
     def set_rates(self, rates: Sequence[Tensor], first: int = 0) -> None:
         """Record the learning rate of each group: "lr", "lr1", "lr2", ... from group `first` on."""

@@ -2,12 +2,13 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lockstep.errors import InputError
+from lockstep.errors import InputError, RecorderWarning
 from lockstep.own_loops.arrays import Tensor, dense, rates_of
 from lockstep.own_loops.present_update import PresentUpdate
 from lockstep.own_loops.torch_names import (
@@ -60,6 +61,8 @@ class TorchWatch:
         self._parameters: dict[str, Any] = {}
         self._hooked: set[str] = set()  # parameters whose gradients are heard
         self._groups: dict[int, int] = {}
+        self._hears_every_step = False
+        self._has_warned = False
         self._layers: list[dict[str, str]] = []
         self._stepped: set[int] = set()
         self._used_up: set[str] = set()  # parameters whose gradients a step has used
@@ -104,6 +107,8 @@ class TorchWatch:
             self._scalers.append(scaler)
         self._hook_layers(model)
         self._hook_gradients()
+        if optimizers:
+            self._hear_every_step()
         for optimizer in optimizers:
             self._groups[id(optimizer)] = len(optimizer.param_groups)
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
@@ -213,6 +218,14 @@ class TorchWatch:
                 hook = self._gradient_hook(name)
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
 
+    def _hear_every_step(self) -> None:
+        """Hear the steps of all optimizers of the process, where this PyTorch can tell them."""
+        module = sys.modules.get("torch.optim.optimizer")
+        register = getattr(module, "register_optimizer_step_post_hook", None)
+        if register is not None and not self._hears_every_step:
+            self._hears_every_step = True
+            self._hooks.append(register(self._after_any_step))
+
     def _gradient_hook(self, name: str) -> Callable[[Any], None]:
         def hook(parameter: Any) -> None:
             if name not in self._used_up:
@@ -248,6 +261,22 @@ class TorchWatch:
         family = "clip" if has_recorded else "gradients"
         if not has_recorded or present.is_due():
             present.add(family, gradients)
+
+    def _after_any_step(self, optimizer: Any, *_: Any) -> None:
+        """Warn once of an optimizer that trains parameters of a model, and is not watched."""
+        watched = self.optimizers.optimizers
+        parts = [part for one in watched for part in (one, *vars(one).values())]
+        if self._has_warned or not watched or any(optimizer is part for part in parts):
+            return
+        count = len(self._names_of(optimizer))
+        if count:
+            self._has_warned = True
+            warnings.warn(
+                f"another optimizer, {type(optimizer).__name__}, steps {count} parameters of the "
+                "model: watch(model, [first, second]) records both",
+                RecorderWarning,
+                stacklevel=2,
+            )
 
     def _note_no_step(self, optimizer: Any) -> None:
         """Record an update in which an optimizer takes no step."""

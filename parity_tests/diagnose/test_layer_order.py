@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lockstep
+from lockstep.cli import main
 from lockstep.diagnose.local.layer_order import order_of_layers
 from lockstep.diagnose.loops import align
 from lockstep.records.trace import Trace
@@ -78,6 +79,28 @@ def test_the_first_difference_is_the_first_in_call_order(tmp_path: Path) -> None
     comparison = lockstep.compare(*align(*traces))
     assert comparison.first is not None
     assert (comparison.first.stage, comparison.first.tensor) == ("forward", "m_norm")
+
+
+def test_the_eps_of_a_norm_without_parameters_is_named_behind_the_alphabet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x_BD = random.standard_normal((B, D))
+    first, last = random.standard_normal((D, H)), random.standard_normal((H, 3))
+    for name, eps in (("a", 1e-5), ("b", 1e-2)):
+        z_first = x_BD @ first
+        centred = z_first - z_first.mean(1, keepdims=True)
+        norm = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + eps)
+        outputs = {"a_last": norm @ last, "norm": norm, "z_first": z_first}  # as jit sorts them
+        parameters = {"a_last": last, "z_first": first}
+        with lockstep.Recorder(tmp_path / name, backend="jax") as recorder:
+            recorder.start(parameters)
+            recorder.update(forward=outputs, parameters=parameters, batch={"x": x_BD}, loss=1.0)
+    with pytest.raises(SystemExit) as ending:
+        main(["diagnose", str(tmp_path / "a"), str(tmp_path / "b")])
+    text = capsys.readouterr().out
+    assert ending.value.code == 1
+    assert "norm[" in text
+    assert "b's norm has an eps of 1000 times a's" in text
 
 
 def test_an_order_that_nothing_contradicts_stays(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import lockstep
+from lockstep.diagnose.units import dtype_of
 from lockstep.errors import InputError, RecorderWarning
 from lockstep.recipe import Optimizer
 from lockstep.records.trace import Trace
@@ -364,6 +365,16 @@ def test_autocast_is_read_and_widened_arrays_are_named(tmp_path: Path) -> None:
     header = train(tmp_path / "u", net()).header
     assert "autocast" not in header["read"]
     assert header["array_dtypes"] == {}
+    model = net().bfloat16()
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    low = train(
+        tmp_path / "v", model, optimizer, lambda one, by, x: plain_step(one, by, x.bfloat16())
+    )
+    assert low.header["array_dtypes"].keys() >= {
+        *("updates/loss", "parameters/0.weight", "gradients/0.weight", "clip/0.weight"),
+        *("moments/second/0.weight", "batch/x", "forward/0"),
+    }
+    assert dtype_of(low, "detail/0/moments/second/0.weight") == "bfloat16"
 
 
 def scaled_step(scaler: Any, unscaled: list[dict[str, np.ndarray]], clip: bool) -> Step:
@@ -686,6 +697,22 @@ def test_an_optimizer_may_pause_and_models_may_be_watched_one_by_one(tmp_path: P
     weights = [trace.parameters(update)["b.weight"] for update in range(UPDATES + 1)]
     assert [np.array_equal(*pair) for pair in pairwise(weights)] == [True, False, True]
     np.testing.assert_array_equal(trace.series("lr1"), [0.1] * UPDATES)
+
+
+def test_an_optimizer_that_is_not_watched_is_said_once(tmp_path: Path) -> None:
+    model = net()
+    first, second = (torch.optim.SGD(part.parameters(), 0.1) for part in (model[0], model[2]))
+
+    def step(model: Any, optimizer: Any, x: Any) -> Any:
+        loss = plain_step(model, optimizer, x)
+        second.step()
+        return loss
+
+    with pytest.warns(RecorderWarning, match="another optimizer, SGD, steps 2 parameters") as said:
+        train(tmp_path / "t", model, first, step)
+    assert len(said) == 1
+    train(tmp_path / "u", model, [first, second], lambda model, optimizers, x: model(x).sum())
+    second.step()
 
 
 # --- what changes while it is watched

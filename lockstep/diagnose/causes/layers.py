@@ -160,7 +160,10 @@ def _other_norms(name: str, mine: Array, its: Array, a: Side) -> Iterator[Altern
     beta = vectors.pop("bias", np.zeros(1))
     gamma = next(iter(vectors.values()), np.ones(1))
     for axis in sorted({1, its.ndim - 1}):
-        if its.shape[axis] not in (len(gamma), len(beta)) or (gamma == 0).any():
+        is_bare = len(gamma) == len(beta) == 1  # a norm without parameters
+        if not is_bare and its.shape[axis] not in (len(gamma), len(beta)):
+            continue
+        if (gamma == 0).any():
             continue
         shape = [-1 if i == axis else 1 for i in range(its.ndim)]
         affine = gamma.reshape(shape), beta.reshape(shape)
