@@ -143,9 +143,21 @@ class TorchWatch:
                 self._note_no_step(optimizer)
         if self.passes is not None:
             self.passes.close(self._given)
+            self._warn_of_silence(self.passes)
         self._stepped = set()
         self._used_up = set()
         self._given = {}
+
+    def _warn_of_silence(self, passes: Passes) -> None:
+        """Warn once where a model is trained, and none of its layers is called in Python."""
+        present = self.present
+        if present.number == 0 and present.squares and not passes.is_used:
+            warnings.warn(
+                "no layer is recorded: the model is called in a compiled function alone; without "
+                "torch.compile, its layers are",
+                RecorderWarning,
+                stacklevel=4,
+            )
 
     # --- what is in the header
 

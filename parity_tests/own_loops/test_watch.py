@@ -482,6 +482,27 @@ def test_a_graph_that_must_stay_whole_is_recorded_from_outside(tmp_path: Path) -
     assert trace.series("grad_norm").min() > 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_a_compiled_function_calls_is_not_heard_and_that_is_said(
+    is_whole: bool, tmp_path: Path
+) -> None:
+    model = net()
+    loss_of = torch.compile(lambda x: model(x).square().mean(), backend="eager", fullgraph=is_whole)
+
+    def step(model: Any, optimizer: Any, x: Any) -> Any:
+        loss = loss_of(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    with pytest.warns(RecorderWarning, match="no layer is recorded: .* compiled function alone"):
+        trace = train(tmp_path / "t", model, step=step)
+    assert trace.header["layers"] == []
+    assert trace.series("grad_norm").min() > 0
+
+
 def test_a_wrapper_of_an_optimizer_is_looked_through(tmp_path: Path) -> None:
     class Wrapped:
         def __init__(self, optimizer: Any) -> None:
