@@ -8,7 +8,8 @@ lies within has no counterpart.
 
 From the tensor in which the loops part, one walks back over what each operation reads, as long as
 that has no counterpart. The walk ends at an operation that has no counterpart although all that it
-reads agrees: the first of a side whose result differs.
+reads agrees: the first of a side whose result differs. Norms do not tell the order of elements: a
+reshape of other axes shows at what is computed from it.
 
 **How near is the same.** Let d be the distance of two results: the largest difference of their
 2-norms, and of their sums over the root of their n elements, over the 2-norm. An operation of
@@ -54,6 +55,7 @@ FOUND = 1e-9
 """Distance at which a recorded tensor is a listed result."""
 CHANCE = 0.1
 """Share of the distance of unrelated tensors from which on an allowance proves nothing."""
+DIFFERS = "their results differ, and what they read agrees"
 NEAR = 2
 """Operations after which one of a side is still held against one of the other."""
 NAMED = 6
@@ -91,6 +93,8 @@ KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 SPREADING = {"broadcast", "broadcast_in_dim", "expand", "repeat"}
 """Operations that repeat the elements of their input; they are passed over."""
 CANCELLING = {"add", "sub", "sum", "mean", "log_softmax", "cumsum"}
+ORDERED = ("matmul", "convolution", "attention")
+"""In the names of operations that give other numbers where they read them in another order."""
 STEEP = {"exp", "softmax", "logsumexp", "sin", "cos", "tan", "expm1"}
 
 
@@ -447,10 +451,12 @@ class _Side(NamedTuple):
         read = [source for source in self.listing.inputs[entry] if source != OUTSIDE]
         return any(bool(self.match.is_unsure[source]) for source in read)
 
-    def is_exact(self, entry: int) -> bool:
-        """Whether an operation reads nothing but the other side's very numbers."""
-        read = [source for source in self.listing.inputs[entry] if source != OUTSIDE]
-        return all(self.match.partner[i] >= 0 and self.match.error[i] <= SAME for i in read)
+    def is_exact(self) -> bool:
+        """Whether what leads to the start reads nothing but the other side's very numbers."""
+        region = self.region()
+        read = {source for entry in region for source in self.listing.inputs[entry]}
+        outer = sorted(read - {OUTSIDE, *region})
+        return bool((self.match.error[outer] <= SAME).all())
 
 
 def _first_of(a: _Side, b: _Side) -> OperationDifference | None:
@@ -461,28 +467,19 @@ def _first_of(a: _Side, b: _Side) -> OperationDifference | None:
     agrees_b = b.match.partner[b.start] >= 0
     if agrees_a and agrees_b:
         # the norms are alike, and single elements are not
-        is_one = a.match.partner[a.start] == b.start and a.is_exact(a.start) and b.is_exact(b.start)
-        same_kind = a.tokens([a.start]) == b.tokens([b.start])
-        return _differs(a, a.start, b, b.start) if is_one and same_kind else None
+        is_one = a.match.partner[a.start] == b.start and a.is_exact() and b.is_exact()
+        return _aligned(a, b) if is_one else None
     if agrees_a:
-        found = _only(b, a, b.leading(b.region()), a.start)
-        return _exchanged(found)
+        return _exchanged(_only(b, a, b.leading(b.region()), a.start))
     if agrees_b:
         return _only(a, b, a.leading(a.region()), b.start)
-    region_a = a.region()
-    region_b = b.region()
-    return _aligned(a, a.leading(region_a), region_a, b, b.leading(region_b), region_b)
+    return _aligned(a, b)
 
 
-def _aligned(
-    a: _Side,
-    path_a: list[int],
-    region_a: list[int],
-    b: _Side,
-    path_b: list[int],
-    region_b: list[int],
-) -> OperationDifference | None:
-    """The first operation of two paths without counterparts."""
+def _aligned(a: _Side, b: _Side) -> OperationDifference | None:
+    """The first operation of what leads to the starts and has no counterpart."""
+    path_a = a.leading(a.region())
+    path_b = b.leading(b.region())
     tokens_a = a.tokens(path_a)
     tokens_b = b.tokens(path_b)
     if tokens_a[0] == tokens_b[0]:
@@ -554,6 +551,8 @@ def _same_kind(a: _Side, entry_a: int, b: _Side, entry_b: int) -> OperationDiffe
         what = "each side draws for itself"
     else:
         what = _other_reads(a, entry_a, b, entry_b)
+    if not what and any(word in a.listing.kind(entry_a) for word in ORDERED):
+        what = f"{DIFFERS}, perhaps but for its order"
     return _differs(a, entry_a, b, entry_b, what)
 
 
@@ -595,7 +594,7 @@ def _differs(a: _Side, entry_a: int, b: _Side, entry_b: int, what: str = "") -> 
         a.listing.lines[entry_a],
         b.listing.ops[entry_b],
         b.listing.lines[entry_b],
-        what or "their results differ, and what they read agrees",
+        what or DIFFERS,
     )
 
 

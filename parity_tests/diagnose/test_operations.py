@@ -432,6 +432,11 @@ def test_of_micro_batches_the_first_is_listed(tmp_path: Path) -> None:
     assert_names(judge(tmp_path, TanhGelu, micro=2), a, b, DIFFERS)
 
 
+def test_of_a_reshape_of_other_axes_the_product_is_named(tmp_path: Path) -> None:
+    at = "aten.bmm", Block.scores, "@"
+    assert_names(judge(tmp_path, WrongHeads), at, at, f"{DIFFERS}, perhaps but for its order")
+
+
 def test_a_result_that_goes_elsewhere_is_named(tmp_path: Path) -> None:
     operation = judge(tmp_path, OtherResidual).operation
     assert operation is not None
@@ -441,6 +446,26 @@ def test_a_result_that_goes_elsewhere_is_named(tmp_path: Path) -> None:
         f"a reads the result of {embedded} (aten.embedding), "
         f"b reads the result of {normed} (aten.native_layer_norm)"
     )
+
+
+class SmallGelu(Block):
+    def activate(self, h_BTU: Tensor) -> Tensor:
+        return F.gelu(0.1 * h_BTU)
+
+
+class SmallTanhGelu(Block):
+    def activate(self, h_BTU: Tensor) -> Tensor:
+        return WrittenTanhGelu.activate(self, 0.1 * h_BTU)
+
+
+def test_what_norms_do_not_show_is_named_where_all_that_is_read_is_the_same_to_the_bit(
+    tmp_path: Path,
+) -> None:
+    a = record(tmp_path / "a", SmallGelu)
+    b = record(tmp_path / "b", SmallTanhGelu)
+    gelu = "aten.gelu", SmallGelu.activate, "gelu("
+    power = "aten.pow", WrittenTanhGelu.activate, "pow("
+    assert_names(diagnose(a, b), gelu, power, "a has aten.gelu where b has aten.pow")
 
 
 # --- the loss
