@@ -19,7 +19,7 @@ JUDGED_ELSEWHERE = {"lr", "parameters", "varies"}
 """What is read of a group and is no setting, or is compared at every update."""
 ONLY_ROUNDING = {"decay_form"}
 """Knobs whose choices are one formula, computed in another order."""
-OF_ANY_FRAMEWORK = {"training", "eps", "p"}
+OF_ANY_FRAMEWORK = {"training", "eps", "p", "approximate"}
 """Hyperparameters of layers that mean the same in all frameworks, where they have this name."""
 WITHOUT_EFFECT = {"inplace", "sparse", "gradient_checkpointing", "name_or_path", "layer_idx"}
 """Hyperparameters of modules that leave their numbers alone."""

@@ -67,7 +67,7 @@ class JaxOptimizer:
         if not knobs:
             raise LookupError("no hyperparameters in the state")
         group = {"parameters": self._names} | knobs
-        settings = {"class": "optax: inject_hyperparams", "name": "", "groups": [group]}
+        settings = {"class": "optax.inject_hyperparams", "name": "", "groups": [group]}
         return Reading(settings, [], knobs.get("lr"))
 
     def _keep_shapes(self, transformation: Any, parameters: Tree) -> None:

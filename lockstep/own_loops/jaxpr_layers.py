@@ -73,19 +73,27 @@ class Layer:
     def settings(self) -> dict[str, Any]:
         """What the operations show of the layer's settings, by PyTorch's names.
 
-        `eps` is the number that is added under a root; `approximate` is the form of a GELU.
+        `eps` is the number that is added under a root, `approximate` the form of a GELU, and `p`
+        the share that dropout drops.
         """
         steps = [self.program.steps[index] for index in self.steps]
+        kind = self.name.partition("#")[0]
+        if kind == "gelu":
+            is_tanh = any(step.name == "tanh" for step in steps)
+            return {"approximate": "tanh" if is_tanh else "none"}
+        if kind == "dropout":
+            kept = self._numbers(step for step in steps if step.name == "div")
+            return {"p": round(1 - kept.pop(), 7)} if len(kept) == 1 else {}
         under_roots = {step.reads[0] for step in steps if step.name in ("sqrt", "rsqrt")}
-        added: set[float] = set()
-        for step in steps:
-            if step.name == "add" and under_roots & set(step.writes):
-                numbers = [self.program.constants.get(value) for value in step.reads]
-                added |= {_shortest(number) for number in numbers if _is_number(number)}
-        names = {step.name for step in steps}
-        if self.name.partition("#")[0] == "gelu":
-            return {"approximate": "tanh" if "tanh" in names else "none"}
+        sums = (step for step in steps if step.name == "add" and under_roots & set(step.writes))
+        added = self._numbers(sums)
         return {"eps": added.pop()} if len(added) == 1 else {}
+
+    def _numbers(self, steps: Iterable[Step]) -> set[float]:
+        """The numbers between 0 and 1 that stand in some steps."""
+        values = [value for step in steps for value in step.reads]
+        numbers = [self.program.constants.get(value) for value in values]
+        return {_shortest(number) for number in numbers if _is_number(number)}
 
 
 def layers_of(program: Program, parameters: Mapping[int, str]) -> list[Layer]:

@@ -414,8 +414,8 @@ def _class_of(transformation: Any, groups: Sequence[Sequence[Piece]]) -> str:
     """The pieces by name, those of the longest chain."""
     longest = max(groups, key=len, default=[])
     words = ", ".join(piece.maker or "a function" for piece in longest)
-    prefix = "MultiSteps of " if type(transformation).__name__ == "MultiSteps" else ""
-    return f"optax: {prefix}{words}"
+    is_of_steps = type(transformation).__name__ == "MultiSteps"
+    return f"optax.MultiSteps(chain({words}))" if is_of_steps else f"optax.chain({words})"
 
 
 def _scheduler(function: Any) -> dict[str, Any]:

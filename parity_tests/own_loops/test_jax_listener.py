@@ -681,19 +681,21 @@ def test_settings_that_the_operations_show_are_read(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.layer = nnx.LayerNorm(H, epsilon=3e-6, rngs=nnx.Rngs(0))
             self.rms = nnx.RMSNorm(H, epsilon=1e-4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+            self.drop = nnx.Dropout(0.1, rngs=nnx.Rngs(0))
 
         def __call__(self, x: jax.Array) -> jax.Array:
-            h = jax.nn.gelu(self.rms(self.layer(x)))
+            h = jax.nn.gelu(self.rms(self.drop(self.layer(x))))
             return jax.nn.gelu(h, approximate=False)
 
     trace = heard(tmp_path / "trace", lambda model, x: model(x).sum(), Norms(), normal(B, H))
     assert trace.header["read"]["modules"] == {
         "layer": {"eps": 3e-6},
+        "dropout": {"p": 0.1},
         "rms": {"eps": 1e-4},
         "gelu": {"approximate": "tanh"},
         "gelu#2": {"approximate": "none"},
     }
-    assert trace.header["inputs"]["rms"] == "forward/layer"
+    assert trace.header["inputs"]["rms"] == "forward/dropout"
 
 
 # --- arguments

@@ -82,6 +82,7 @@ def test_settings_are_those_that_the_optimizer_was_made_with(name: str, tmp_path
     make, given, catalogue_name, expected = OPTIMIZERS[name]
     trace, _ = trace_of(tmp_path / "trace", make(0.01, **given))
     assert read(trace)["name"] == catalogue_name
+    assert read(trace)["class"].startswith("optax.chain(")
     [group] = read(trace)["groups"]
     assert group["parameters"] == [BIAS, KERNEL]
     assert group.items() >= {"lr": 0.01, **expected}.items()
