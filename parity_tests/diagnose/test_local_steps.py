@@ -172,7 +172,7 @@ RATES = st.floats(1e-3, 1e-1)
 DECAYS = st.floats(1e-3, 0.3)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     lr=RATES,
     beta1=SHARES,
@@ -195,11 +195,11 @@ def test_the_knobs_of_adamw_are_measured_within_their_errors(
         "bias correction": 1.0,
     }
     trace = torch_steps(make, seed=seed)
-    for update in range(UPDATES):
+    for update in (0, 1):
         assert_measured(trace, expected, update)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(lr=RATES, beta1=SHARES, beta2=SECONDS, decay=DECAYS, seed=st.integers(0, 99))
 def test_a_decay_in_the_gradient_is_measured_in_it(
     lr: float, beta1: float, beta2: float, decay: float, seed: int
@@ -209,7 +209,7 @@ def test_a_decay_in_the_gradient_is_measured_in_it(
     assert_measured(trace, expected)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     lr=RATES,
     beta1=SHARES,
@@ -232,7 +232,7 @@ def test_the_knobs_of_optax_are_measured_too(
     assert_measured(optax_steps(optimizer, seed=seed, rate=lr, jitted=False), expected)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     lr=RATES,
     momentum=SHARES,
@@ -355,8 +355,7 @@ PAIRS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...], str]] = {
     "beta2": (adamw(weight_decay=0.1, betas=(0.9, 0.95)), ("beta2", "0.999", "0.95"), ""),
     "eps": (adamw(weight_decay=0.1, eps=1e-6), ("eps", "1e-08", "1e-06"), ""),
     "L2": (adam(weight_decay=0.1), ("L2", "decoupled"), "l2-is-not-decoupled-decay"),
-    "mask": (without_decay_of_vectors, ("0.1 in a", "biases and normalisations"),
-             "adamw-default-weight-decay"),
+    "mask": (without_decay_of_vectors, ("0.1 in a", "biases and normalisations"), ""),
     "amsgrad": (adamw(weight_decay=0.1, amsgrad=True), ("amsgrad",), ""),
     "other": (sgd(momentum=0.9), ("adam", "sgd"), ""),
 }  # fmt: skip
@@ -379,11 +378,29 @@ def test_one_setting_that_differs_is_named_alone(name: str) -> None:
     assert np.isclose(other.a.value, difference.b.value, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("knobs", "words", "update"),
+    [
+        ({"momentum": 0.95}, ("momentum 0.9 in a and 0.95 in b",), 1),
+        ({"momentum": 0.0}, ("momentum 0.9 in a and 0 in b",), 1),
+        ({"momentum": 0.9, "dampening": 0.3}, ("dampening 0 in a and 0.3 in b",), 1),
+        ({"momentum": 0.9, "nesterov": True}, ("b takes Nesterov's step",), 0),
+        ({"momentum": 0.9, "weight_decay": 0.1}, ("in the gradient 0 in a and 0.1 in b",), 0),
+    ],
+)
+def test_a_knob_of_sgd_that_differs_is_named_alone(
+    knobs: dict[str, Any], words: tuple[str, ...], update: int
+) -> None:
+    (difference,) = compare_steps(torch_steps(sgd(momentum=0.9)), torch_steps(sgd(**knobs)))
+    assert all(word in difference.text for word in words), difference.text
+    assert difference.updates[0] == update
+
+
 def test_a_rate_that_is_applied_and_not_reported_is_measured() -> None:
     a = torch_steps(adamw(weight_decay=0.1))
     b = torch_steps(adamw(weight_decay=0.1), factor=1.05)
     (difference,) = compare_steps(a, b)
-    assert "1.05 times" in difference.text
+    assert "1.05 times a's, though both report 0.002" in difference.text
     assert abs(difference.b.value - 1.05 * RATE) < 5 * difference.b.error
 
 

@@ -133,6 +133,8 @@ class Reading:
         correction = matching[0] if matching else corrections[0]
         rule = self._name(correction)
         numbers = self._numbers(rule) | numbers
+        if rule == "sgd" and not self.step.rule.slots and self.update:
+            numbers["momentum"] = Estimate(0.0, 0.0)
         if len(matching) == 1:
             numbers |= self._of_correction(correction, len(corrections))
         floor = self._floor()
@@ -222,6 +224,9 @@ class Reading:
             # PyTorch's foreach writes Nesterov's direction over the gradient: what was recorded is
             # g + momentum m', so that m' holds 1 / (1 + momentum) of it
             numbers["momentum"] = memory.kept.times(1 / memory.entered.value)
+        elif not place and self.is_given and memory is not None and self.update:
+            entered = memory.entered
+            numbers["dampening"] = Estimate(1 - entered.value, entered.spread, entered.floor)
         if math.isfinite(ahead.spread):
             numbers["nesterov"] = Estimate(float(place), 0.0)
         lengths: dict[str, Estimate] = {}

@@ -19,6 +19,8 @@ LEAST_EACH = 400
 MOST_TENSORS = 200
 SMALLEST = 200
 """Elements of the smallest second moment, which alone tell eps."""
+MOST_SORTED = 1_000_000
+"""Elements among which the smallest are looked for."""
 UNITS = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
 """Begin of the name of a dtype that NumPy does not know -> its unit roundoff."""
 ALIASES = {"exp_inf": "infinity"}
@@ -99,8 +101,6 @@ def read_samples(trace: Trace, update: int) -> list[Sample]:
     gradients = arrays_below(trace.arrays, f"detail/{update}/clip/")
     family = "clip" if gradients else "gradients"
     gradients = gradients or arrays_below(trace.arrays, f"detail/{update}/gradients/")
-    slots = _slots(trace, update)
-    earlier = _slots(trace, update - 1) if update else {}
     names = [
         name
         for name, gradient in gradients.items()
@@ -111,13 +111,14 @@ def read_samples(trace: Trace, update: int) -> list[Sample]:
     ]
     if len(names) > MOST_TENSORS:
         names = [names[i] for i in np.linspace(0, len(names) - 1, MOST_TENSORS).astype(int)]
+    slots = _slots(trace, update, before)
+    earlier = _slots(trace, update - 1, before) if update else {}
     samples: list[Sample] = []
     rest = MOST_ELEMENTS
     for place, name in enumerate(sorted(names, key=lambda name: before[name].size)):
-        share = max(rest // (len(names) - place), LEAST_EACH)
         size = before[name].size
-        moments = {slot: array for slot, array in slots.get(name, {}).items() if array.size == size}
-        index = _chosen(size, share, moments.get("second"))
+        moments = slots.get(name, {})
+        index = _chosen(size, max(rest // (len(names) - place), LEAST_EACH), moments.get("second"))
         rest -= size if index is None else len(index)
         remembered: dict[str, Array] | None = None
         if update == 0:
@@ -145,11 +146,16 @@ def read_samples(trace: Trace, update: int) -> list[Sample]:
     return samples
 
 
-def _slots(trace: Trace, update: int) -> dict[str, dict[str, NDArray[Any]]]:
-    """Parameter -> slot -> what the optimizer remembers of it after an update."""
+def _slots(
+    trace: Trace, update: int, parameters: Mapping[str, NDArray[Any]]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Parameter -> slot -> what the optimizer remembers of each of its elements after an update."""
     slots: dict[str, dict[str, NDArray[Any]]] = {}
     for path, array in arrays_below(trace.arrays, f"detail/{update}/moments/").items():
         slot, _, name = path.partition("/")
+        parameter = parameters.get(name)
+        if parameter is None or array.shape != parameter.shape or array.dtype.kind != "f":
+            continue
         slots.setdefault(name, {})[ALIASES.get(slot, slot)] = array
     return slots
 
@@ -167,9 +173,11 @@ def _chosen(size: int, share: int, second: NDArray[Any] | None) -> NDArray[np.in
     generator = np.random.Generator(np.random.PCG64(SEED))
     index = generator.integers(0, size, share)
     if second is not None and second.size == size:
-        flat = second.reshape(-1)
-        smallest = np.argpartition(flat, SMALLEST)[:SMALLEST]
-        index = np.concatenate([index, smallest])
+        stride = -(-size // MOST_SORTED)
+        flat = second.reshape(-1)[::stride]
+        if len(flat) > SMALLEST:
+            smallest = np.argpartition(flat, SMALLEST)[:SMALLEST]
+            index = np.concatenate([index, stride * smallest])
     return np.unique(index)
 
 

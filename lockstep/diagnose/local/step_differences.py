@@ -185,7 +185,9 @@ def _gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
         text = _words(quantity, mine, its)
         yield _Gap(a.update, quantity, (), mine, its, text, PAGES.get(quantity, ""))
     if not is_other_correction:
-        yield from _tensor_gaps(a, "learning rate", _rates(a, b), b.ndims)
+        reports = _reports(a, b)
+        for gap in _tensor_gaps(a, "learning rate", _rates(a, b)):
+            yield gap._replace(text=gap.text + reports)
     yield from _decay_gaps(a, b)
 
 
@@ -219,6 +221,8 @@ def _unlike_corrections(a: Steps, b: Steps) -> tuple[str, str] | None:
     usual = "corrected"
 
     def agree(kind_a: str, kind_b: str) -> bool:
+        if not a.factors[kind_a] or not b.factors[kind_b]:
+            return False
         rate_a = length_a.times(1 / a.factors[kind_a])
         rate_b = length_b.times(1 / b.factors[kind_b])
         return all(map(math.isfinite, (*rate_a, *rate_b))) and not is_apart(_minus(rate_a, rate_b))
@@ -287,7 +291,14 @@ def _rates(a: Steps, b: Steps) -> Pairs:
     }
 
 
-def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs, ndims: Mapping[str, int]) -> Iterator[_Gap]:
+def _reports(a: Steps, b: Steps) -> str:
+    """What the loops say of a rate that only one of them applies."""
+    if not a.recorded or list(a.recorded) != list(b.recorded):
+        return ""
+    return f", though both report {', '.join(f'{rate:.4g}' for rate in a.recorded)}"
+
+
+def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs) -> Iterator[_Gap]:
     """The differences of a quantity that each parameter has of its own, put together where both
     values are the same.
     """
@@ -307,7 +318,8 @@ def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs, ndims: Mapping[str, int]
         tensors = () if whole else tuple(sorted(names))
         where = "" if whole else _of(tensors, told, a.ndims)
         text = _words(quantity, mean_a, mean_b) + where
-        page = PAGES.get(quantity, "")
+        is_mask = bool(where) and not (is_apart(mean_a) and is_apart(mean_b))
+        page = "" if is_mask else PAGES.get(quantity, "")
         yield _Gap(a.update, quantity, tensors, mean_a, mean_b, text, page, where)
         for name in names:
             del apart[name]
@@ -335,8 +347,8 @@ def _decay_gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
     """Weight decay: another one, of other parameters, or in the gradient on one side."""
     inner = {name: (value, b.added[name]) for name, value in a.added.items() if name in b.added}
     outer = {name: (value, b.decays[name]) for name, value in a.decays.items() if name in b.decays}
-    gaps_in = list(_tensor_gaps(a, "weight decay in the gradient", inner, b.ndims))
-    gaps_out = list(_tensor_gaps(a, "weight decay", outer, b.ndims))
+    gaps_in = list(_tensor_gaps(a, "weight decay in the gradient", inner))
+    gaps_out = list(_tensor_gaps(a, "weight decay", outer))
     for gap in gaps_in:
         partner = next((other for other in gaps_out if _are_swapped(gap, other)), None)
         if partner is None:

@@ -142,8 +142,8 @@ def _fine(sample: Sample, rule: Rule, memory: Memory, eps: float) -> Sample:
     """The elements whose parameter does not round away the step."""
     directions, _ = rule.columns(sample, memory, eps)
     far = np.abs(directions).max(axis=1)
-    usable = np.isfinite(far)
     grid = sample.unit * np.abs(sample.before)
+    usable = np.isfinite(far) & np.isfinite(grid) & np.isfinite(sample.change)
     moving = usable & (far > 0)
     if moving.any():
         relative = np.where(moving, grid / np.where(moving, far, 1.0), np.inf)

@@ -232,14 +232,17 @@ class StepsOfSide:
         """
         norms = self.trace.arrays.get("updates/update_norm")
         rates = self.trace.arrays.get("updates/lr")
-        if norms is None or rates is None:
+        if norms is None or rates is None or norms.shape != rates.shape:
             return update + 1
         return update + 1 - int(((norms[:update] == 0) & (rates[:update] != 0)).sum())
 
     def rates(self, update: int) -> list[float]:
         """The learning rates that were recorded, one for each group."""
-        names = [name for name in self.trace.arrays if name.startswith("updates/lr")]
-        return [float(self.trace.arrays[name][update]) for name in sorted(names)]
+        place = update - self.trace.first_update
+        series = [
+            array for name, array in self.trace.arrays.items() if name.startswith("updates/lr")
+        ]
+        return [float(rates[place]) for rates in series if 0 <= place < len(rates)]
 
     def _memory(self, update: int, fits: Mapping[str, tuple[str, SlotFit | None]]) -> Memory:
         kinds = {slot: kind for slot, (kind, _) in fits.items()}
@@ -293,7 +296,7 @@ def _slot_fits(samples: Sequence[Sample]) -> dict[str, tuple[str, SlotFit | None
     if "infinity" in slots:
         largest = fit_largest(samples, "infinity", settled(added_decay(fits)))
         fits["infinity"] = ("largest" if largest else "none", largest)
-    if "largest_second" in slots:
+    if "largest_second" in slots and "second" in slots:
         kind = "largest" if _is_largest_raw(samples) else "corrected"
         fits["largest_second"] = (kind, None)
     for slot in slots:
