@@ -144,6 +144,22 @@ def test_alike_names_settle_what_nothing_else_does() -> None:
     assert names_of(same, same) == {"a": ("a", (), ()), "b": ("b", (), ())}
 
 
+def test_a_block_around_the_whole_model_speaks_against_nothing() -> None:
+    embedding, first, second = draw(7, 6), draw(6, 6), draw(6, 6)
+    a = trace_of({
+        "model.wte.weight": embedding,
+        "model.h.0.up.weight": first,
+        "model.h.1.up.weight": second,
+    })  # fmt: skip
+    b = trace_of({
+        "head.embedding": embedding,  # a copy, where the weights should be tied
+        "h.0.up.kernel": first.T,
+        "h.1.up.kernel": second.T,
+        "wte.embedding": embedding,
+    })  # fmt: skip
+    assert names_of(a, b)["model.wte.weight"][0] == "wte.embedding"
+
+
 def test_shape_alone_is_said_and_never_turns_a_square() -> None:
     a, b = trace_of({"x": draw(3, 2), "y": draw(5)}), trace_of({"p": draw(2, 3), "q": draw(5)})
     proposal = propose(a, b)

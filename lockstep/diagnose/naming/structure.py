@@ -50,9 +50,11 @@ class Structure:
         self.blocks: Counter[tuple[Prefix, Prefix]] = Counter()
         self.blocks_a: Counter[Prefix] = Counter()
         self.blocks_b: Counter[Prefix] = Counter()
+        self.whole_a = _whole(search.a)
+        self.whole_b = _whole(search.b)
         for name, other in self.pairs:
-            prefixes_a = _prefixes(name)
-            prefixes_b = _prefixes(other)
+            prefixes_a = _prefixes(name, self.whole_a)
+            prefixes_b = _prefixes(other, self.whole_b)
             self.blocks_a.update(prefixes_a)
             self.blocks_b.update(prefixes_b)
             self.blocks.update((p, q) for p in prefixes_a for q in prefixes_b)
@@ -115,8 +117,8 @@ class Structure:
 
     def _block(self, name: str, other: str) -> float:
         """How far the blocks around both are each other's, by what is settled in them: -1 to 1."""
-        around_a = [prefix for prefix in _prefixes(name) if self.blocks_a[prefix]]
-        around_b = [prefix for prefix in _prefixes(other) if self.blocks_b[prefix]]
+        around_a = [p for p in _prefixes(name, self.whole_a) if self.blocks_a[p]]
+        around_b = [q for q in _prefixes(other, self.whole_b) if self.blocks_b[q]]
         if not around_a and not around_b:
             return 0.0
         if not around_a or not around_b:
@@ -242,10 +244,19 @@ def _between(order: dict[str, int], anchors: list[int]) -> dict[str, tuple[int, 
     }
 
 
-def _prefixes(name: str) -> list[Prefix]:
+def _prefixes(name: str, whole: Prefix = ()) -> list[Prefix]:
     """The blocks around a tensor's module, without the whole model."""
     path = read_name(name).path
-    return [path[:length] for length in range(1, len(path))]
+    return [path[:length] for length in range(len(whole) + 1, len(path))]
+
+
+def _whole(side: Side) -> Prefix:
+    """The path that all modules of a side begin with, as of a model in another."""
+    paths = [read_name(name).path[:-1] for name in side.arrays]
+    whole = min(paths, key=len, default=())
+    while any(path[: len(whole)] != whole for path in paths):
+        whole = whole[:-1]
+    return whole
 
 
 def _block(name: str) -> Prefix:
