@@ -203,10 +203,7 @@ class JaxListener:
         """
         present = self._present
         if self._steps and not self._losses and not self._has_warned:
-            raise InputError(
-                f"update {present.number}: the step under listen calls no value_and_grad of this "
-                "recorder: write recorder.value_and_grad(loss_of) for jax.value_and_grad(loss_of)"
-            )
+            self._refuse_silent_step()
         is_deaf = self._replay.calls and not self._losses and not self._has_listened_step
         if is_deaf and present.is_due() and "forward" not in given:
             self._call_again(given.get("batch"))
@@ -222,6 +219,18 @@ class JaxListener:
             present.operations = self._operations
         self._losses, self._passes, self._operations = [], [], None
         self._steps = 0
+
+    def _refuse_silent_step(self) -> None:
+        update = self._present.number
+        if self._replay.is_recent:
+            raise InputError(
+                f"update {update}: the step under listen calls value_and_grad within pmap, "
+                "shard_map or vmap, where no value can be read: record it on one device, without these"
+            )
+        raise InputError(
+            f"update {update}: the step under listen calls no value_and_grad of this recorder: "
+            "write recorder.value_and_grad(loss_of) for jax.value_and_grad(loss_of)"
+        )
 
     def _call_again(self, batch: Tree) -> None:
         self.is_replayed = True

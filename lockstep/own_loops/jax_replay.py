@@ -25,18 +25,19 @@ class JaxReplay:
 
     Attributes:
         calls: the calls that were compiled last, each with what differentiates it.
+        is_recent: whether they were compiled in the present update.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[LossCall, Callable[..., Any]]] = []
         self._parameters: dict[str, Tensor] = {}
-        self._is_recent = False
+        self.is_recent = False
 
     def remember(self, call: LossCall, trainer: Callable[..., Any]) -> None:
         """Take note of a call within `jit`; it takes the place of those of earlier updates."""
-        if not self._is_recent:
+        if not self.is_recent:
             self.calls = []
-        self._is_recent = True
+        self.is_recent = True
         self.calls.append((call, trainer))
 
     def keep(self, parameters: Tree) -> None:
@@ -49,7 +50,7 @@ class JaxReplay:
     def forget(self) -> None:
         """Let go of the parameters, and begin the next update."""
         self._parameters = {}
-        self._is_recent = False
+        self.is_recent = False
 
     def call_again(self, batch: Tree, known: Sequence[str]) -> tuple[LossCall, Callable[..., Any]]:
         """The call with values, and what differentiates it.

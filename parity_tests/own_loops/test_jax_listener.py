@@ -27,6 +27,7 @@ X_UBD = random.standard_normal((UPDATES, B, D)).astype(np.float32)
 Y_UB = random.integers(0, K, (UPDATES, B))
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 Tree = Any
+SLOW = pytest.mark.slow
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -243,8 +244,11 @@ def assert_same_bits(left: Tree, right: Tree) -> None:
 # --- nothing changes
 
 
+QUICK = [name if name in ("plain", "nnx") else pytest.param(name, marks=SLOW) for name in KINDS]
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", QUICK)
 def test_recording_changes_no_bit_and_gives_layers_in_call_order(
     name: str, compiled: bool, tmp_path: Path
 ) -> None:
@@ -894,6 +898,35 @@ def test_a_step_without_a_loss_of_the_recorder_is_refused(tmp_path: Path) -> Non
     expected = "update 0: the step under listen calls no value_and_grad of this recorder: write "
     with pytest.raises(InputError, match=expected):
         recorder.update(loss=loss)
+
+
+def test_a_step_over_devices_is_refused(tmp_path: Path) -> None:
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    parameters = recorder.start(plain_parameters())
+    over_rows = jax.vmap(recorder.value_and_grad(plain_loss), in_axes=(None, 0, 0))
+    losses, _ = recorder.listen(jax.jit(over_rows))(parameters, X_UBD, Y_UB)
+    with pytest.raises(InputError, match=r"update 0: .* within pmap, shard_map or vmap, where no "):
+        recorder.update(loss=losses.mean())
+
+
+def test_micro_batches_in_a_compiled_scan_are_joined(tmp_path: Path) -> None:
+    @jax.jit
+    def step(parameters: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+        def add(total: jax.Array, rows: Any) -> tuple[jax.Array, None]:
+            return total + gradient_of(parameters, *rows)[0], None
+
+        halves = x.reshape(2, B // 2, D), y.reshape(2, B // 2)
+        return jax.lax.scan(add, jnp.zeros(()), halves)[0] / 2
+
+    recorder = lockstep.Recorder(tmp_path / "trace", backend="jax")
+    gradient_of = recorder.value_and_grad(plain_loss)
+    step = recorder.listen(step)
+    loss = step(recorder.start(plain_parameters()), X_UBD[0], Y_UB[0])
+    recorder.update()
+    trace = recorder.finish()
+    assert outputs(trace) == KINDS["plain"].layers
+    np.testing.assert_array_equal(trace.arrays["detail/0/batch/x"], X_UBD[0])
+    assert trace.series("loss")[0] == pytest.approx(float(loss), rel=1e-6)
 
 
 def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
