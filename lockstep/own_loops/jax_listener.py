@@ -225,7 +225,8 @@ class JaxListener:
         if self._replay.is_recent:
             raise InputError(
                 f"update {update}: the step under listen calls value_and_grad within pmap, "
-                "shard_map or vmap, where no value can be read: record it on one device, without these"
+                "shard_map or vmap, where no value can be read: record it without these, on one "
+                "device"
             )
         raise InputError(
             f"update {update}: the step under listen calls no value_and_grad of this recorder: "
