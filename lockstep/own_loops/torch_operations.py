@@ -21,6 +21,7 @@ from typing import Any
 
 from lockstep.errors import RecorderWarning
 from lockstep.own_loops.operations import CHUNK, LIMIT, MASKED, OUTSIDE, Operations
+from lockstep.own_loops.torch_hooks import Hook
 from lockstep.own_loops.torch_names import module_names
 
 __all__ = ["TorchOperations"]
@@ -68,8 +69,8 @@ class TorchOperations:
         names = module_names(model)
         for path, module in model.named_modules():
             enter, leave = self._make_hooks(names[path] or type(module).__name__.lower())
-            self._hooks.append(module.register_forward_pre_hook(enter, prepend=True))
-            self._hooks.append(module.register_forward_hook(leave, always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(Hook(enter), prepend=True))
+            self._hooks.append(module.register_forward_hook(Hook(leave), always_call=True))
 
     def take(self) -> Operations | None:
         """End the update; its listing, or None where none was wanted or possible."""

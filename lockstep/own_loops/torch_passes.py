@@ -18,6 +18,7 @@ from lockstep.own_loops.arrays import Tensor, name_arrays, tensors_of
 from lockstep.own_loops.layer_passes import FORWARD, INPUT, Joined, Mark, Pass, Source, version_of
 from lockstep.own_loops.present_update import Part, PresentUpdate
 from lockstep.own_loops.tensor_pieces import size_in_bytes
+from lockstep.own_loops.torch_hooks import Hook
 from lockstep.own_loops.torch_names import module_names
 
 __all__ = ["Passes"]
@@ -76,8 +77,9 @@ class Passes:
 
     def hook_model(self, model: Any) -> list[Any]:
         """Register the hooks of a model; returns their handles."""
-        before = model.register_forward_pre_hook(self._before_model, with_kwargs=True, prepend=True)
-        after = model.register_forward_hook(self._after_model, always_call=True)
+        begin = Hook(self._before_model)
+        before = model.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+        after = model.register_forward_hook(Hook(self._after_model))
         return [before, after]
 
     def hook_layer(self, layer: str, module: Any, wrap: Callable[[Any], Any]) -> list[Any]:
@@ -98,8 +100,8 @@ class Passes:
             if not is_compiling():
                 self._after_layer(layer, module, output)
 
-        first = module.register_forward_pre_hook(wrap(before), with_kwargs=True)
-        return [first, module.register_forward_hook(wrap(after))]
+        first = module.register_forward_pre_hook(Hook(wrap(before)), with_kwargs=True)
+        return [first, module.register_forward_hook(Hook(wrap(after)))]
 
     def _before_model(self, model: Any, args: Any, kwargs: Any) -> None:
         if self._torch.compiler.is_compiling() or self._is_in_backward():

@@ -1,7 +1,9 @@
 """A watched PyTorch loop: what two lines record of it, whatever wraps, scales or interrupts it."""
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -734,6 +736,22 @@ def test_an_optimizer_that_is_not_watched_is_said_once(tmp_path: Path) -> None:
     assert len(said) == 1
     train(tmp_path / "u", model, [first, second], lambda model, optimizers, x: model(x).sum())
     second.step()
+
+
+def test_a_copy_of_a_watched_model_is_not_heard(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    recorder = lockstep.Recorder(tmp_path / "t", backend="torch", operations=1)
+    recorder.watch(model, optimizer)
+    copies = [deepcopy(model), pickle.loads(pickle.dumps(model))]
+    copies.append(torch.optim.swa_utils.AveragedModel(model).module)
+    for update in range(2):
+        for other in copies:
+            other(rows(update, 7)).sum().backward()
+        recorder.update(loss=plain_step(model, optimizer, rows(update)))
+    trace = recorder.finish()
+    assert forward(trace)["0"].shape == (B, H)
+    assert trace.header["layers"] == ["0", "1", "2"]
 
 
 # --- what changes while it is watched
