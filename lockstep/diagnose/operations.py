@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockstep.diagnose.compare import Difference
+from lockstep.diagnose.names import split_name
 from lockstep.diagnose.units import unit_of_dtype
 from lockstep.oracle.arithmetic import SAFETY
 from lockstep.own_loops.operations import OUTSIDE, result_norms
@@ -144,11 +145,17 @@ def first_operation(a: Trace, b: Trace, first: Difference) -> OperationDifferenc
     listing_b = _listing(b, first.update)
     if listing_a is None or listing_b is None:
         return None
-    start_a = _start(a, listing_a, first)
-    start_b = _start(b, listing_b, first)
+    starts = [_start(trace, listing, first) for trace, listing in ((a, listing_a), (b, listing_b))]
+    is_recorded = None not in starts
+    if not is_recorded:
+        starts = [_end_of_layer(listing, first) for listing in (listing_a, listing_b)]
+    start_a, start_b = starts
     if start_a is None or start_b is None:
         return None
     match_a, match_b = _matches(listing_a, listing_b)
+    agrees = match_a.partner[start_a] >= 0 or match_b.partner[start_b] >= 0
+    if agrees and not is_recorded:
+        return None
     return _first_of(_Side(listing_a, match_a, start_a), _Side(listing_b, match_b, start_b))
 
 
@@ -258,8 +265,8 @@ def _start(trace: Trace, listing: _Listing, first: Difference) -> int | None:
         if loss is None:
             return None
         return _entry_of(listing, np.asarray(loss[first.update]))
-    tensor = first.array.removeprefix("statistics/").removeprefix(f"detail/{first.update}/")
-    array = trace.arrays.get(f"detail/{first.update}/{tensor}")
+    _, _, tensor = split_name(first.array)
+    array = trace.arrays.get(f"detail/{first.update}/forward/{tensor}")
     if array is None:
         return None
     entry = _entry_of(listing, array)
@@ -279,8 +286,19 @@ def _entry_of(listing: _Listing, array: NDArray[Any]) -> int | None:
     norms = np.array(result_norms(np.asarray(array)))
     entries = np.flatnonzero(listing.sizes == array.size)
     distances = _distances(listing.norms[entries], norms, array.size)
-    near = entries[distances <= FOUND]
-    return listing.alias[near[0]] if len(near) else None
+    for entry in entries[distances <= FOUND]:
+        if listing.alias[entry] != OUTSIDE:
+            return listing.alias[entry]
+    return None
+
+
+def _end_of_layer(listing: _Listing, first: Difference) -> int | None:
+    """The last entry of the layer in which the loops part, where its output is not recorded."""
+    _, _, tensor = split_name(first.array)
+    entries = [entry for entry, layer in enumerate(listing.layers) if layer == tensor]
+    if first.stage != "forward" or not entries or listing.alias[entries[-1]] == OUTSIDE:
+        return None
+    return listing.alias[entries[-1]]
 
 
 # ---- what agrees

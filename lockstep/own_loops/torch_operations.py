@@ -319,11 +319,13 @@ def _norms(tensor: Any) -> tuple[float, float, float, float]:
         largest = torch.zeros((), dtype=torch.float64, device=part.device)
         for chunk in part.reshape(-1).split(CHUNK):
             wide = chunk.to(torch.float64)
-            wide = wide[wide.abs() < MASKED]
             size = wide.abs()
-            totals += torch.stack([(wide * wide).sum(), wide.sum(), size.sum()])
-            if size.numel():
-                largest = torch.maximum(largest, size.max())
+            is_masked = ~(size < MASKED)
+            if is_masked.any():
+                wide = wide.masked_fill(is_masked, 0.0)
+                size = size.masked_fill(is_masked, 0.0)
+            totals += torch.stack([torch.dot(wide, wide), wide.sum(), size.sum()])
+            largest = torch.maximum(largest, size.max())
         values = torch.cat([totals, largest.reshape(1)])
         values[0] = values[0].sqrt()
         norm, total, sizes, most = values.tolist()

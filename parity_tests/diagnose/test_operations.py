@@ -109,12 +109,13 @@ def record(
     operations: Any = 0,
     dtype: torch.dtype | None = None,
     micro: int = 1,
+    **options: Any,
 ) -> Path:
     """Two updates of AdamW; with a `dtype` under autocast, and in `micro` batches."""
     model = make_model(block)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(1)
-    with Recorder(path, backend="torch", operations=operations) as recorder:
+    with Recorder(path, backend="torch", operations=operations, **options) as recorder:
         recorder.watch(recorder.start(model), optimizer)
         for _ in range(2):
             optimizer.zero_grad()
@@ -435,6 +436,36 @@ def test_of_micro_batches_the_first_is_listed(tmp_path: Path) -> None:
 def test_of_a_reshape_of_other_axes_the_product_is_named(tmp_path: Path) -> None:
     at = "aten.bmm", Block.scores, "@"
     assert_names(judge(tmp_path, WrongHeads), at, at, f"{DIFFERS}, perhaps but for its order")
+
+
+class Watched(Block):
+    """The activation is a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = torch.nn.GELU()
+
+    def activate(self, h_BTU: Tensor) -> Tensor:
+        return self.activation(h_BTU)
+
+
+class WatchedTanh(Watched):
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = torch.nn.GELU(approximate="tanh")
+
+
+@pytest.mark.filterwarnings("ignore::lockstep.errors.RecorderWarning")  # that the budget is small
+def test_tensors_that_the_budget_dropped_are_found_by_their_layer(tmp_path: Path) -> None:
+    options = {"statistics": True, "budget_mib": 0.02}
+    a = record(tmp_path / "a", Watched, **options)
+    b = record(tmp_path / "b", WatchedTanh, **options)
+    assert Trace.load(a).header["detail"] == []
+    diagnosis = diagnose(a, b)
+    assert diagnosis.first is not None
+    assert diagnosis.first.array.partition("/")[0] in ("statistics", "sketches")
+    at = "aten.gelu", Watched.activate, "activation("
+    assert_names(diagnosis, at, at, DIFFERS)
 
 
 def test_a_result_that_goes_elsewhere_is_named(tmp_path: Path) -> None:
