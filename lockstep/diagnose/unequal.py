@@ -53,6 +53,7 @@ def unequal_settings(a: Trace, b: Trace) -> tuple[Unequal, ...]:
         *_unequal(environment_a, environment_b, sorted(stated_by_both)),
         *_unequal(settings_a, settings_b, sorted(declared)),
         *knobs.unequal(),
+        *_unequal_schedulers(a, b),
         *_unequal_dtypes(a, b),
         *_unequal_modules(a, b),
         *_unequal_events(a, b),
@@ -160,6 +161,24 @@ def _is_same(one: Any, other: Any) -> bool:
 def _short(value: Any) -> Any:
     """A number without the digits that float32 adds to it."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _unequal_schedulers(a: Trace, b: Trace) -> Iterator[Unequal]:
+    """The schedulers of two loops of one framework that differ, or their settings."""
+    if not _framework(a) == _framework(b) != "":
+        return
+    schedulers_a, schedulers_b = (_reading(trace).get("schedulers") or [] for trace in (a, b))
+    kinds_a, kinds_b = (
+        [str(one.get("class", "")) for one in side] for side in (schedulers_a, schedulers_b)
+    )
+    if sorted(kinds_a) != sorted(kinds_b):
+        yield Unequal("schedulers", kinds_a, kinds_b)
+    elif len(set(kinds_a)) == len(kinds_a):
+        settings_a, settings_b = (
+            _flat({str(one.get("class", "")): one for one in side})
+            for side in (schedulers_a, schedulers_b)
+        )
+        yield from _unequal(settings_a, settings_b, sorted(settings_a.keys() & settings_b.keys()))
 
 
 # --- dtypes

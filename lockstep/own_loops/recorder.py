@@ -353,7 +353,10 @@ class Recorder:
         if loss is not None:
             present.set_scalar("loss", loss)
         if gradients is not None:
-            present.add("gradients", gradients_of(gradients))
+            named = gradients_of(gradients)
+            present.add("gradients", named)
+            if self._watch is not None:
+                self._watch.note_gradients(named)
         if clipped is not None and is_wanted:
             present.add("clip", gradients_of(clipped))
         if lr is not None:

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class TorchWatch:
         self._has_warned = False
         self._layers: list[dict[str, str]] = []
         self._stepped: set[int] = set()
+        self._unscaled: set[str] = set()  # parameters whose gradients the loop has given
         self._used_up: set[str] = set()  # parameters whose gradients a step has used
         self._given: dict[str, Tensor] = {}
         self._schedulers: list[Any] = []
@@ -135,6 +136,10 @@ class TorchWatch:
         """Remember the tensors that the loop gives as its batch, until the update is closed."""
         self._given |= arrays
 
+    def note_gradients(self, names: Iterable[str]) -> None:
+        """Remember whose gradients the loop gives itself, so that no scale is in them."""
+        self._unscaled.update(names)
+
     def close_update(self) -> None:
         """Put what the hooks know of the present update into it."""
         self._look_around()
@@ -146,6 +151,7 @@ class TorchWatch:
             self._warn_of_silence(self.passes)
         self._stepped = set()
         self._used_up = set()
+        self._unscaled = set()
         self._given = {}
 
     def _warn_of_silence(self, passes: Passes) -> None:
@@ -242,6 +248,7 @@ class TorchWatch:
         def hook(parameter: Any) -> None:
             if name not in self._used_up:
                 self.present.add("gradients", {name: dense(parameter.grad)})
+                self._unscaled.discard(name)
 
         return hook
 
@@ -269,7 +276,7 @@ class TorchWatch:
         scale = self._scale_of(optimizer)
         has_recorded = any(name in present.squares for name in named)
         if has_recorded:
-            present.scale("gradients", named, 1 / scale)
+            present.scale("gradients", named.keys() - self._unscaled, 1 / scale)
         family = "clip" if has_recorded else "gradients"
         if not has_recorded or present.is_due():
             present.add(family, gradients)

@@ -112,6 +112,33 @@ def test_what_is_declared_and_read_is_said_once_as_it_was_read(tmp_path: Path) -
     assert differences(a, b) == [("batch", 4, 5), ("optimizer.beta2", 0.95, 0.999)]
 
 
+def test_schedulers_of_one_framework_are_compared(tmp_path: Path) -> None:
+    lrs = torch.optim.lr_scheduler
+
+    def loop(name: str, schedule: Any) -> Trace:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(D, K)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        scheduler = schedule(optimizer)
+        recorder = lockstep.Recorder(tmp_path / name, backend="torch")
+        recorder.watch(model, optimizer)
+        loss = model(torch.ones(1, D)).sum()
+        loss.backward()
+        optimizer.step()
+        recorder.update(loss=loss)
+        assert scheduler is not None
+        return recorder.finish()
+
+    cosine = loop("a", lambda optimizer: lrs.CosineAnnealingLR(optimizer, 10))
+    longer = loop("b", lambda optimizer: lrs.CosineAnnealingLR(optimizer, 20))
+    step = loop("c", lambda optimizer: lrs.StepLR(optimizer, 10))
+    bare = loop("d", lambda optimizer: 0)
+    assert differences(cosine, longer) == [("CosineAnnealingLR.T_max", 10, 20)]
+    assert differences(cosine, step) == [("schedulers", ["CosineAnnealingLR"], ["StepLR"])]
+    assert differences(bare, step) == [("schedulers", [], ["StepLR"])]
+    assert differences(cosine, cosine) == []
+
+
 def test_a_knob_that_varies_is_not_compared(tmp_path: Path) -> None:
     def loop(path: Path, last: float) -> Trace:
         model = torch.nn.Linear(D, K)

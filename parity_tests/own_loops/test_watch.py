@@ -432,6 +432,30 @@ def test_gradients_are_recorded_without_the_scale(clip: bool, fused: bool, tmp_p
         np.testing.assert_array_equal(array, bare[name], err_msg=name)
 
 
+def test_gradients_that_a_loop_gives_itself_are_not_scaled_again(
+    tmp_path: Path,
+) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    recorder = lockstep.Recorder(tmp_path / "t", backend="torch")
+    recorder.watch(model, optimizer)
+    for update in range(UPDATES):
+        loss = model(rows(update)).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        recorder.record(gradients=model)
+        scaler.step(optimizer)
+        scaler.update()
+        recorder.update(loss=loss)
+    given = recorder.finish()
+    heard = train(tmp_path / "u", net())
+    for update in range(UPDATES):
+        name = f"detail/{update}/gradients/2.bias"
+        np.testing.assert_allclose(given.arrays[name], heard.arrays[name], rtol=1e-6)
+
+
 # --- wrappers
 
 
