@@ -2,16 +2,14 @@
 the frameworks lay out a tensor of that name.
 """
 
-from collections.abc import Mapping
-
 from lockstep.diagnose.naming.layouts import Layout, Source, Values
 from lockstep.diagnose.naming.search import Candidates, Search
 from lockstep.diagnose.naming.words import IN_OUT, OUT_IN, Name, read_name
 
 __all__ = ["Conventions", "out_axis"]
 
-Orders = Mapping[tuple[int, int], set[tuple[int, ...]]]
-"""Numbers of axes of A's and of B's array -> the orders of axes that the pair has."""
+Kind = tuple[int, int, str, str]
+"""The numbers of axes of A's and of B's array, and the words for their roles."""
 
 
 class Conventions:
@@ -20,18 +18,27 @@ class Conventions:
     def __init__(self, search: Search) -> None:
         self.a = search.a.arrays
         self.b = search.b.arrays
-        self.orders: dict[tuple[int, int], set[tuple[int, ...]]] = {}
+        self.orders: dict[Kind, set[tuple[int, ...]]] = {}
         for name, source in search.settled.items():
             self._learn(name, source)
 
     def _learn(self, name: str, source: Source) -> None:
         parts = (source,) if isinstance(source, Layout) else source.parts
         for part in parts:
-            ndim = self.a[name].ndim if name in self.a else 0
-            if ndim < 2 or part.name not in self.b or read_name(name).is_embedding:
+            if name not in self.a or part.name not in self.b or _is_embedding(name, part.name):
                 continue
-            key = (ndim, self.b[part.name].ndim)
-            self.orders.setdefault(key, set()).add(part.axes or tuple(range(ndim)))
+            ndim = self.a[name].ndim
+            if ndim > 1 and not part.shape:
+                orders = self.orders.setdefault(self._kind(name, part.name), set())
+                orders.add(part.axes or tuple(range(ndim)))
+
+    def _kind(self, name: str, other: str) -> Kind:
+        return (
+            self.a[name].ndim,
+            self.b[other].ndim,
+            read_name(name).last,
+            read_name(other).last,
+        )
 
     def choose(self, name: str, live: Candidates) -> Layout | None:
         """The layout among those of one candidate; None where nothing chooses.
@@ -44,11 +51,10 @@ class Conventions:
             return live[0]
         array = self.a[name]
         other = self.b[live[0].name]
-        is_embedding = read_name(name).is_embedding or read_name(live[0].name).is_embedding
-        if is_embedding and array.shape == other.shape:
+        if _is_embedding(name, live[0].name) and array.shape == other.shape:
             orders = {tuple(range(array.ndim))}
         else:
-            orders = self.orders.get((array.ndim, other.ndim), set())
+            orders = self.orders.get(self._kind(name, live[0].name), set())
             orders = orders or self._of_frameworks(name, array, live[0].name)
         fitting = [layout for layout in live if (layout.axes or tuple(range(array.ndim))) in orders]
         return fitting[0] if len(fitting) == 1 else None
@@ -66,6 +72,10 @@ class Conventions:
         if _is_in_out(b):  # A is (out, in, places), B (places, in, out)
             return {(count - 1, count - 2, *range(count - 2))}
         return {(*range(2, count), 1, 0)}
+
+
+def _is_embedding(name: str, other: str) -> bool:
+    return read_name(name).is_embedding or read_name(other).is_embedding
 
 
 def _is_in_out(name: Name) -> bool:

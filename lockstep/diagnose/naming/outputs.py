@@ -9,11 +9,17 @@ In a pair that agrees wherever it can be told, outputs of other numbers are othe
 side may record a layer before its activation and the other behind it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from lockstep.diagnose.naming.evidence import (
+    Axes,
+    least_difference,
+    loss_parts,
+    orders_of_kernels,
+)
 from lockstep.diagnose.naming.layouts import Arrays, Layout, Values
 from lockstep.diagnose.naming.name_map import NameMap
 from lockstep.diagnose.naming.values import CLOSE, closest, distance, distinct_layouts, is_constant
@@ -28,11 +34,6 @@ WEIGHT = ".weight"
 INPUT = ".input"
 """End of the name of a layer's recorded input."""
 
-ROUNDINGS = 64
-"""Units of rounding by which outputs of a right pair may differ, relative to the largest value."""
-MOST_ROUNDING = 0.05
-COARSE = {"bfloat16": 2.0**-8, "float8": 2.0**-3, "float4": 2.0**-1}
-"""Formats that NumPy does not have -> unit of rounding."""
 ALIKE = 0.5
 """Likeness of two layers' names from which on they are taken for one."""
 ACTIVATIONS: tuple[Callable[[Values], Values], ...] = (
@@ -43,7 +44,6 @@ ACTIVATIONS: tuple[Callable[[Values], Values], ...] = (
     lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))),
 )
 
-Axes = tuple[int, ...]
 Candidates = list[Layout]
 
 
@@ -62,15 +62,17 @@ def propose_outputs(a: Trace, b: Trace, names: NameMap) -> Outputs:
         b: the other.
         names: the map of parameters, with lines that are given.
     """
-    kernels = set(_orders_of_kernels(names, a))
+    kernels = set(orders_of_kernels(names, a))
     batch = _Family(_detail(a, "batch"), _detail(b, "batch"), names.batch, kernels)
     batch.follow_values()
     batch.follow_names()
-    forward = _Family(_detail(a, "forward"), _detail(b, "forward"), names.forward, kernels)
+    outputs_a = _in_order(_detail(a, "forward"), a.header["layers"])
+    outputs_b = _in_order(_detail(b, "forward"), b.header["layers"])
+    forward = _Family(outputs_a, outputs_b, names.forward, kernels)
     forward.learn(batch)
     forward.follow_values()
-    least = _least_difference(a, b)
-    if _loss_parts(a, b, least) or forward.parts(least):
+    least = least_difference(a, b)
+    if loss_parts(a, b, least) or forward.parts(least):
         forward.follow_parameters(names, list(a.header["layers"]), least)
         forward.follow_names()
         forward.follow_calls(list(a.header["layers"]), list(b.header["layers"]), least)
@@ -85,44 +87,10 @@ def _detail(trace: Trace, family: str) -> dict[str, Values]:
     return arrays_below(trace.arrays, f"detail/{updates[0]}/{family}/") if updates else {}
 
 
-def _least_difference(a: Trace, b: Trace) -> float:
-    """The relative difference from which on a first forward pass parts by more than rounding."""
-    dtypes = {*a.header["dtypes"], *b.header["dtypes"]} or {a.header["dtype"]}
-    return min(ROUNDINGS * max(map(_unit, dtypes)), MOST_ROUNDING)
-
-
-def _unit(dtype: str) -> float:
-    for name, unit in COARSE.items():
-        if dtype.startswith(name):
-            return unit
-    return float(np.finfo(dtype).eps)
-
-
-def _loss_parts(a: Trace, b: Trace, least: float) -> bool:
-    """Whether the first losses differ by more than rounding."""
-    losses = [trace.arrays["updates/loss"][0] for trace in (a, b) if "updates/loss" in trace.arrays]
-    if len(losses) < 2:
-        return False
-    first, second = map(float, losses)
-    return not abs(first - second) <= least * max(abs(first), abs(second))
-
-
-def _orders_of_kernels(names: NameMap, a: Trace) -> Iterator[Axes]:
-    """How images are laid out in B, by kernels of convolutions that have their channels last there
-    or here: the axes that lead to A's images.
-    """
-    parameters = a.parameters(0)
-    for name, source in names.names.items():
-        if not isinstance(source, Layout) or name not in parameters or not source.axes:
-            continue
-        count = parameters[name].ndim
-        if count < 3 or len(source.axes) != count or read_name(name).is_embedding:
-            continue
-        places = tuple(range(count - 2))
-        if source.axes[2:] == places:  # B has its places first, and so its channels last
-            yield (0, count - 1, *range(1, count - 1))
-        elif source.axes[: count - 2] == tuple(range(2, count)):
-            yield (0, *range(2, count), 1)
+def _in_order(outputs: Arrays, layers: Sequence[str]) -> dict[str, Values]:
+    """Outputs in the order of calls."""
+    in_order = {layer: outputs[layer] for layer in layers if layer in outputs}
+    return in_order | dict(outputs)
 
 
 class _Family:
@@ -187,12 +155,36 @@ class _Family:
             candidates[name] = closest(array, of_its_size, fixed=1)
             if not candidates[name] and array.ndim > 2 and not is_constant(array):
                 candidates[name] = closest(array, of_its_size)  # rows need not come first
-        for name, layout in _certain(candidates).items():
+        certain = _certain(candidates)
+        for name, layout in (certain | self._copies(candidates, certain)).items():
             self.settled[name] = layout
             self.gaps[name] = distance(self.a[name], layout.turn(self.b[layout.name]))
             if not layout.reshape:
                 axes = layout.axes or tuple(range(self.a[name].ndim))
                 self.orders.setdefault(self.a[name].ndim, set()).add(axes)
+
+    def _copies(
+        self, candidates: Mapping[str, Candidates], certain: Mapping[str, Layout]
+    ) -> dict[str, Layout]:
+        """Counterparts among outputs of which a side has several of the same numbers, as a layer
+        and the dropout behind it in evaluation: those that are called alike, or else in order.
+        """
+        taken = {layout.name for layout in certain.values()}
+        groups: dict[frozenset[str], list[str]] = {}
+        for name, live in candidates.items():
+            others = frozenset(layout.name for layout in live) - taken
+            if others and name not in certain and not is_constant(self.a[name]):
+                groups.setdefault(others, []).append(name)
+        chosen: dict[str, Layout] = {}
+        for others, names in groups.items():
+            if any(others & rivals for rivals in groups if rivals != others):
+                continue
+            in_order = [other for other in self.b if other in others]
+            for name, other in _paired(names, in_order):
+                of_other = [layout for layout in candidates[name] if layout.name == other]
+                if len(of_other) == 1:
+                    chosen[name] = of_other[0]
+        return chosen
 
     def parts(self, least: float) -> bool:
         """Whether arrays of the same numbers differ by more than rounding somewhere."""
@@ -336,6 +328,17 @@ class _Family:
 def _are_alike(name: str, other: str) -> bool:
     """Whether two layers are called alike."""
     return likeness(name + WEIGHT, other + WEIGHT) > ALIKE
+
+
+def _paired(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of two lists of layers in the order of calls: where there are not as many, those that
+    are called alike, or the first ones.
+    """
+    if len(names) == len(others):
+        return list(zip(names, others))
+    alike = [(name, other) for name in names for other in others if _are_alike(name, other)]
+    is_clear = len({name for name, _ in alike}) == len({other for _, other in alike}) == len(alike)
+    return alike if alike and is_clear else list(zip(names, others))[:1]
 
 
 def _is_activated(a: Values, b: Values) -> bool:
