@@ -235,6 +235,8 @@ def _unequal_modules(a: Trace, b: Trace) -> Iterator[Unequal]:
         is_one_class = is_one_framework and one.get("class") == other.get("class")
         for key, (value, against) in _differing(one, other).items():
             is_known = is_one_class and key not in WITHOUT_EFFECT
+            if key == "training" and not (_has_modes(one) or _has_modes(other)):
+                continue
             if is_known or key in OF_ANY_FRAMEWORK:
                 place = places.setdefault((key, f"{value!r} {against!r}"), (value, against, []))
                 place[2].append(layer)
@@ -242,6 +244,13 @@ def _unequal_modules(a: Trace, b: Trace) -> Iterator[Unequal]:
         noun = "layer" if len(layers) == 1 else "layers"
         name = "training mode" if key == "training" else key
         yield Unequal(f"{name} of {noun} {_listed(layers)}", value, against)
+
+
+def _has_modes(module: Settings) -> bool:
+    """Whether a layer computes something else in evaluation mode."""
+    kind = str(module.get("class", "")).lower()
+    drops = [value for key, value in module.items() if "drop" in key]
+    return "drop" in kind or bool(module.get("track_running_stats")) or any(drops)
 
 
 def _framework(trace: Trace) -> str:

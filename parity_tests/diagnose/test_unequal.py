@@ -34,7 +34,7 @@ def torch_loop(
     torch.manual_seed(0)
     norms = (torch.nn.LayerNorm(D, eps=eps), torch.nn.LayerNorm(D, eps=eps))
     model = torch.nn.Sequential(norms[0], torch.nn.Dropout(0.0), norms[1], torch.nn.Linear(D, K))
-    model.to(dtype)[1].train(is_training)
+    model.to(dtype)[1:].train(is_training)
     groups: list[dict[str, Any]] = [
         {"params": [model[3].weight], "weight_decay": decays[0]},
         {"params": [one for one in model.parameters() if one.ndim == 1], "weight_decay": decays[1]},
@@ -73,6 +73,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = {
     "the other's": ({"decays": (0.2, 0.0)}, [("optimizer.weight_decay of 3.weight", 0.1, 0.2)]),
     "the optimizer": ({"kind": torch.optim.Adam}, [("optimizer.name", "adamw", "adam")]),
     "eps of a norm": ({"eps": 1e-3}, [("eps of layers 0, 2", 1e-5, 1e-3)]),
+    # the mode of the norm and the layer beside it changes nothing
     "a mode": ({"is_training": False}, [("training mode of layer 1", True, False)]),
     "autocast": ({"is_mixed": True}, [("compute dtype", "float32", "bfloat16")]),
     "double": ({"dtype": torch.float64}, [("dtype of the parameters", "float32", "float64")]),
