@@ -275,7 +275,7 @@ def _measured(measurement: Measurement) -> str:
 def _is_of_stage(first: Difference, stage: str, tensor: str) -> bool:
     """Whether a setting of this stage and tensor shows where two loops part."""
     if stage == "forward":
-        return (first.stage, first.tensor) == (stage, tensor)
+        return first.stage == stage and first.tensor in (tensor, f"{tensor}.input")
     if stage in STEP:
         return first.stage in STEP
     return first.stage == stage

@@ -1,5 +1,6 @@
 """Settings of layers and losses, measured from one side's own tensors in whatever precision."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 import lockstep
 from lockstep import diagnose
 from lockstep.diagnose.local.activations import fit_activation
+from lockstep.diagnose.local.attention import attention_fits
 from lockstep.diagnose.local.difference import likely
+from lockstep.diagnose.local.dropout import measure_dropout
 from lockstep.diagnose.local.layer_calls import LayerCall, layer_calls
+from lockstep.diagnose.local.linear import measure_linear
 from lockstep.diagnose.local.norms import measure_eps
 from lockstep.records.trace import Trace
 
@@ -177,3 +181,60 @@ def test_a_measured_number_is_shown_as_somebody_would_write_it(
     value: float, error: float, plain: float
 ) -> None:
     assert likely(value, error) == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_rate_of_dropout_is_measured(dtype: str) -> None:
+    torch.manual_seed(0)
+    x = drawn(64, 64).to(getattr(torch, dtype))
+    for rate in (0.0, 0.1, 0.5):
+        call = call_of(x, torch.nn.functional.dropout(x, rate), dtype)
+        measured = measure_dropout(call, 0)
+        assert measured is not None
+        assert abs(measured.value - rate) < 3 * max(measured.error, 1e-12)
+    for y in (torch.relu(x), 2 * x, torch.where(x > 1, 0.0, x)):
+        assert measure_dropout(call_of(x, y, dtype), 0) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_linear_layers_factors_are_measured(turned: bool, dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    x, kernel, bias = drawn(64, 24).to(kind), drawn(16, 24, seed=1), drawn(16, seed=2)
+    for scale, share in ((1.0, 1.0), (1.5, 1.0), (1.0, 0.0)):
+        y = scale * (x @ kernel.to(kind).T) + share * bias.to(kind)
+        weight = kernel.T if turned else kernel
+        fit = measure_linear(call_of(x, y, dtype, weight=weight, bias=bias), 0)
+        assert fit is not None
+        assert fit.bias is not None
+        assert abs(fit.scale.value - scale) < 6 * fit.scale.error + 1e-12
+        assert abs(fit.bias.value - share) < 6 * fit.bias.error + 1e-12
+    far = call_of(x, torch.tanh(x @ kernel.to(kind).T), dtype, weight=kernel, bias=bias)
+    assert measure_linear(far, 0) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 0.5**0.5])
+def test_an_attentions_heads_mask_and_scale_are_measured(
+    factor: float, is_causal: bool, dtype: str
+) -> None:
+    kind = getattr(torch, dtype)
+    q, k, v = (drawn(4, 12, 32, seed=seed).to(kind) for seed in range(3))
+    heads = [x.reshape(4, 12, 4, 8).transpose(1, 2) for x in (q, k, v)]
+    scale = factor / 8**0.5
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        *heads, is_causal=is_causal, scale=scale
+    )
+    kernel = drawn(32, 32, seed=4)
+    y = mixed.transpose(1, 2).reshape(4, 12, 32) @ kernel.to(kind).T
+    calls = [
+        replace(call_of(x, x, dtype), name=name, inputs={})
+        for name, x in (("query", q), ("key", k), ("value", v))
+    ]
+    out = replace(call_of(q, y, dtype, weight=kernel), name="out", inputs={})
+    (fit,) = attention_fits([*calls, out])
+    assert (fit.name, fit.heads, fit.is_causal) == ("out", 4, is_causal)
+    # a factor that is itself rounded to bfloat16 may be off by more than the outputs show
+    assert abs(fit.scale - scale) < 6 * fit.error + (5e-3 * scale if dtype == "bfloat16" else 1e-6)
+    assert not list(attention_fits([*calls, replace(out, output=np.tanh(out.output))]))

@@ -1,4 +1,4 @@
-"""One factor between the learning rates of two loops."""
+"""One factor between the learning rates of two loops, or one update."""
 
 import numpy as np
 
@@ -9,9 +9,12 @@ from lockstep.numbers import factor
 from lockstep.oracle.arithmetic import SAFETY
 from lockstep.records.trace import Trace
 
-__all__ = ["other_rate"]
+__all__ = ["other_rate", "shifted_rate"]
 
 RATE = "updates/lr"
+FEWEST = 3
+"""Updates that must agree with their neighbours, at least."""
+PAGES = {"late": "scheduler-state-forgotten", "early": "last-lr-is-the-next-lr"}
 
 
 def other_rate(a: Trace, b: Trace) -> LocalDifference | None:
@@ -42,3 +45,29 @@ def other_rate(a: Trace, b: Trace) -> LocalDifference | None:
         text,
         "",
     )
+
+
+def shifted_rate(a: Trace, b: Trace) -> LocalDifference | None:
+    """That b's learning rate is a's of the update before or after, at every update that both have;
+    None where it is not, or where the rates are constant.
+    """
+    if RATE not in a.arrays or RATE not in b.arrays or len(a.arrays[RATE]) < FEWEST:
+        return None
+    rate_a_T = a.arrays[RATE].astype(np.float64)
+    rate_b_T = b.arrays[RATE].astype(np.float64)
+    width = SAFETY * (unit_of_rate(a, RATE) + unit_of_rate(b, RATE))
+    width *= float(np.abs(rate_a_T).max(initial=0.0))
+    if not np.isfinite(rate_a_T).all() or np.abs(rate_b_T - rate_a_T).max() <= width:
+        return None
+    pairs = {"late": (rate_b_T[1:], rate_a_T[:-1]), "early": (rate_b_T[:-1], rate_a_T[1:])}
+    for word, (mine_T, other_T) in pairs.items():
+        if np.abs(mine_T - other_T).max() <= width and np.ptp(other_T) > width:
+            update = int((np.abs(rate_b_T - rate_a_T) > width).argmax())
+            values = [
+                Measurement("lr", "lr", update, "learning rate", float(rate_T[update]), 0.0)
+                for rate_T in (rate_a_T, rate_b_T)
+            ]
+            text = f"b's learning rate comes one update {word}: it is a's of the update "
+            text += "before" if word == "late" else "after"
+            return LocalDifference(values[0], values[1], f"lr-one-{word}", text, PAGES[word])
+    return None
