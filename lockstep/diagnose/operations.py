@@ -288,7 +288,7 @@ def _entry_of(listing: _Listing, array: NDArray[Any]) -> int | None:
     distances = _distances(listing.norms[entries], norms, array.size)
     for entry in entries[distances <= FOUND]:
         if listing.alias[entry] != OUTSIDE:
-            return listing.alias[entry]
+            return int(listing.alias[entry])
     return None
 
 
