@@ -78,7 +78,7 @@ def compare(
     if pair.oracle is None:  # own loops, which may be set as they like
         for name, *values in unequal_settings(pair.a, pair.b):
             echo(f"set differently: {printable(name)}: {' and '.join(map(printable, values))}")
-    for note in pair.notes:
+    for note in pair.notes_on(comparison.verdict):
         echo(printable(note))
     print_comparison(comparison, sides, make_console())
     if junit is not None:

@@ -77,7 +77,8 @@ def diagnose(
             if diagnosis.first is not None:
                 updates.add(diagnosis.first.update)
             diagnosis, reproduced = _diagnose_replayed(pair, updates - {-1})
-    print_diagnosis(diagnosis, names, make_console(), notes=pair.notes, replayed=reproduced)
+    notes = pair.notes_on(diagnosis.verdict)
+    print_diagnosis(diagnosis, names, make_console(), notes=notes, replayed=reproduced)
     if junit is not None:
         (first, second), comparison = diagnosis.deciding
         files = {"a": names[0], "b": names[1], "oracle": "oracle"}

@@ -32,15 +32,20 @@ Names = NameMap | Path | str | None
 
 
 class TracePair(NamedTuple):
-    """Two traces that can be compared, the oracle's of their recipe, the bounds on rounding, and
-    notes to read before their numbers.
+    """Two traces that can be compared, the oracle's of their recipe, the bounds on rounding, notes
+    to read before their numbers, and what the bounds leave open.
     """
 
     a: Trace
     b: Trace
     oracle: Trace | None
     bounds: Bounds
-    notes: list[str]
+    notes: Sequence[str]
+    remarks: Sequence[str] = ()
+
+    def notes_on(self, verdict: str) -> list[str]:
+        """The notes to read before a verdict; where nothing diverges, what may still hide too."""
+        return [*self.notes, *(() if verdict == "diverged" else self.remarks)]
 
 
 def compare(
@@ -141,7 +146,7 @@ def make_pair(
             "comes to"
         )
     bounds = loop_bounds(a, b, sides)
-    return TracePair(a, b, None, bounds, [*notes, *remarks_on(a, b, bounds)])
+    return TracePair(a, b, None, bounds, notes, remarks_on(a, b, bounds))
 
 
 def data_of(trace: Trace) -> PreparedData:

@@ -48,11 +48,14 @@ def _widths(a: Trace, b: Trace, bounds: Mapping[str, Array]) -> Iterator[str]:
         if name not in bounds:
             continue
         size_T = np.minimum(np.abs(a.arrays[name]), np.abs(b.arrays[name])).astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share_T = SIDES * np.broadcast_to(bounds[name], size_T.shape) / size_T
-        share_T = share_T[np.isfinite(share_T)]
-        if not share_T.size or share_T.max() <= WIDE:
+        width_T = SIDES * np.broadcast_to(bounds[name], size_T.shape)
+        # a bound as wide as the value is a verdict of its own
+        is_judged = np.isfinite(width_T) & (width_T < size_T)
+        if not is_judged.any():
             continue
-        least, most = f"{share_T[0]:.1%}", f"{share_T.max():.1%}"
-        grows = "" if least == most else f" at update 0, and below {most} later,"
-        yield f"{noun}: a difference below {least}{grows} cannot be seen{because}"
+        share_T = width_T[is_judged] / size_T[is_judged]
+        if share_T.max() <= WIDE:
+            continue
+        least, most = f"{share_T.min():.1%}", f"{share_T.max():.1%}"
+        shares = least if least == most else f"{least} to {most}, by the update,"
+        yield f"{noun}: a difference below {shares} cannot be seen{because}"

@@ -16,6 +16,7 @@ from lockstep.diagnose.loops import align, notes_on, sides_of
 from lockstep.diagnose.names import apply, save_names
 from lockstep.diagnose.noise import loop_bounds
 from lockstep.diagnose.propose import propose
+from lockstep.diagnose.remarks import remarks_on
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
 from parity_tests.shared.loops import LOOPS, SETTINGS, start_of
@@ -303,3 +304,42 @@ def test_a_loop_can_start_every_update_from_the_other_sides_parameters(
     for update in (0, 3):
         for name, array in runs["torch", None].parameters(update).items():
             np.testing.assert_allclose(other.parameters(update)[name], array, rtol=1e-3, atol=1e-5)
+
+
+def test_what_a_wide_bound_hides_and_what_is_set_aside_is_said(tmp_path: Path) -> None:
+    """A tensor whose gradient is noise steps either way; the other's steps agree."""
+    traces = []
+    for sign in (1, -1):
+        noise, real = np.float32(sign * 1e-9), np.float32(1.0)
+        with lockstep.Recorder(tmp_path / "t", backend="loop") as recorder:
+            key, value = np.zeros(2, np.float32), np.zeros(2, np.float32)
+            recorder.start({"a.key": key, "a.value": value})
+            for update in range(3):
+                gradients = {"a.key": np.full(2, noise), "a.value": np.full(2, real)}
+                key = key - np.float32(0.01) * np.sign(noise)
+                value = value - np.float32(0.01)
+                recorder.update(
+                    loss=np.float32(1 + update),
+                    gradients=gradients,
+                    lr=0.01,
+                    parameters={"a.key": key, "a.value": value},
+                )
+        traces.append(Trace.load(tmp_path / "t"))
+    bounds = loop_bounds(*traces)
+    assert compare(*traces, bounds).verdict == "rounding"
+    assert remarks_on(*traces, bounds) == [
+        "norm of the update: a difference below 70.7% cannot be seen",
+        "set aside: steps whose sign rounding may turn, as their gradients lie within their bound "
+        "of 0: a.key (all of 2 elements)",
+    ]
+    bounds["updates/loss"] = np.full(3, 0.015)
+    assert remarks_on(*traces, bounds)[0] == (
+        "loss: a difference below 1.0% to 3.0%, by the update, cannot be seen"
+    )
+    # where the gradient is no noise, the same steps part
+    for trace in traces:
+        for update in range(3):
+            trace.arrays[f"detail/{update}/gradients/a.key"] *= 1e8
+    first = compare(*traces, loop_bounds(*traces)).first
+    assert first is not None
+    assert first.stage == "gradients"
