@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lockstep.errors import InputError
 from lockstep.own_loops.arrays import Tensor, to_array
 from lockstep.own_loops.tensor_pieces import flat_tensor, has_numpy_dtype, size_in_bytes
-from lockstep.records.tensor_summary import PIECE, Flat, Summary, summarise
+from lockstep.records.tensor_summary import PIECE, Flat, Summary, sum_of_squares, summarise
 
 __all__ = ["LatestParameters"]
 
@@ -91,7 +91,7 @@ def _squares_of_change(after: Flat, before: Flat, size: int) -> float:
             np.copyto(change, after(begin, end))
             np.copyto(begins[: end - begin], before(begin, end))
             change -= begins[: end - begin]
-            squares += float(np.einsum("i,i->", change, change))
+            squares += sum_of_squares(change)
     return squares
 
 

@@ -37,7 +37,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SKETCHES", "Flat", "Summary", "flat_of", "sketch_tail", "squares_of", "summarise"]
+__all__ = [
+    "SKETCHES",
+    "Flat",
+    "Summary",
+    "flat_of",
+    "sketch_tail",
+    "squares_of",
+    "sum_of_squares",
+    "summarise",
+]
 
 SKETCHES = 8
 """Sketches of a tensor."""
@@ -53,6 +62,8 @@ ROWS = 8
 more than the row."""
 DIGIT = 2**17
 """An index is two digits of this base, and its sign the product of those of its digits."""
+FEW = 2**10
+"""Elements whose squares are summed exactly."""
 SINGLE = 2**18
 """Multiplications of a product that takes one thread."""
 MANY = 4
@@ -142,8 +153,26 @@ def squares_of(flat: Flat, size: int) -> float:
     squares = 0.0
     for begin in range(0, size, PIECE):
         wide = _widened(flat(begin, min(begin + PIECE, size)))
-        squares += float(np.einsum("i,i->", wide, wide))
+        squares += sum_of_squares(wide)
     return squares
+
+
+def sum_of_squares(piece: Floats) -> float:
+    """The sum of the squares of some elements.
+
+    Of a few it is exact, so that a small kernel and its transpose have the same norm to the bit.
+    """
+    if piece.size <= FEW:
+        with np.errstate(all="ignore"):
+            return _exact_sum(np.square(piece))
+    return float(np.einsum("i,i->", piece, piece))
+
+
+def _exact_sum(values: Floats) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # a part of the sum, or a value, is infinite
+        return float(values.sum())
 
 
 def summarise(
