@@ -10,6 +10,7 @@ from lockstep.diagnose.local.layer_order import order_of_layers
 from lockstep.diagnose.names import Layout, NameMap, apply, reduced, split_name
 from lockstep.diagnose.naming.norms import with_common_norms
 from lockstep.diagnose.summaries import complete_summaries
+from lockstep.diagnose.without_effect import outputs_without_effect
 from lockstep.errors import InputError
 from lockstep.own_loops.detail_budget import note_on_budget
 from lockstep.records.trace import Trace
@@ -59,6 +60,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
         notes.append(f"sketches of {_listed(uncompared)}: not compared, as the layouts differ")
     b = _laid_out_as_others(a, b, names)
     notes += _left_out_by_shape(a, b)
+    notes += _left_out_without_effect(a, b)
     a, b, notes_on_norms = with_common_norms(a, b, names)
     a.header["layers"] = order_of_layers(a, b)
     if not any(key in b.arrays for key in a.arrays if not key.startswith("operations/")):
@@ -166,6 +168,24 @@ def _laid_out_as_others(a: Trace, b: Trace, names: NameMap) -> Trace:
         if array.shape != a.arrays[key].shape == turned.shape:
             arrays[key] = turned
     return Trace(b.header, arrays)
+
+
+def _left_out_without_effect(a: Trace, b: Trace) -> list[str]:
+    """Take outputs that the sides mean otherwise from both traces, and say so."""
+    names = set(outputs_without_effect(a, b))
+    for trace in (a, b):
+        for key in list(trace.arrays):
+            prefix, family, name = split_name(key)
+            is_judged = prefix.startswith(("detail/", "statistics/", "sketches/"))
+            if is_judged and f"{family}/{name}" in names:
+                del trace.arrays[key]
+    if not names:
+        return []
+    layers = {name.partition("/")[2] for name in names}
+    return [
+        f"forward of {_listed(layers)}: not compared: they differ widely, and neither loss nor "
+        "gradients do, so that the sides record other tensors by one name"
+    ]
 
 
 def _left_out_by_shape(a: Trace, b: Trace) -> list[str]:
