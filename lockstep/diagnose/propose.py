@@ -80,6 +80,13 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> Proposal:
     given = given or NameMap()
     side_a = Side(a, given.only_a | given.same_a.keys())
     side_b = Side(b, given.only_b | given.same_b.keys())
+    for trace in (a, b):
+        if trace.shapes and not trace.parameters(0):
+            raise InputError(
+                f"names: the trace of {trace.backend} holds summaries of its initial parameters; "
+                "record one update with every=1 and a budget_mib that holds it, and draw the names "
+                "from that"
+            )
     if not side_a.arrays or not side_b.arrays:
         raise InputError(
             "names: the traces need their initial parameters: call Recorder.start(parameters)"

@@ -18,6 +18,7 @@ from lockstep.cli import main
 from lockstep.diagnose.diagnosis import Diagnosis
 from lockstep.diagnose.names import Layout, NameMap
 from lockstep.diagnose.pairs import diagnose
+from lockstep.diagnose.propose import propose
 from lockstep.errors import InputError, RecorderWarning
 from lockstep.own_loops.latest_parameters import LatestParameters
 from lockstep.records.trace import Trace
@@ -273,6 +274,12 @@ def test_stored_parameters_and_summaries_are_compared(
     comparison = judged(a, b, NameMap(names=TRANSPOSED)).comparison
     assert comparison.verdict == "rounding"
     assert "init" in comparison.worst
+
+
+def test_names_are_not_drawn_from_summaries(tmp_path: Path, large: None) -> None:
+    a = sketched(torch_loop, tmp_path / "torch")
+    with pytest.raises(InputError, match=r"the trace of torch holds summaries .* with every=1"):
+        propose(a, a)
 
 
 def change_weight(model: Any, update: int) -> None:
