@@ -49,6 +49,8 @@ SUMMED = 1e-12
 of a float32 tensor by one unit in the last place is beyond it up to 1e9 elements."""
 UNCERTAIN = 2.0
 """How much larger a difference may be than its eight sketches say."""
+PACKED = 3
+"""Queries, keys and values in one matrix: how many times as wide as what it is fed, at most."""
 WIDEST = 4.0
 """A step's largest element over its root mean square: where it is larger, one element counts."""
 
@@ -279,12 +281,28 @@ class SummaryBounds:
             with np.errstate(divide="ignore", invalid="ignore"):
                 share_T = np.where(rms_T > 2 * error_T, 2 * error_T / rms_T, 1.0)
             share_T = np.pad(share_T, (0, self.updates - len(rows)), mode="edge")
+            if self._may_hold_keys(tensor):
+                share_T = np.ones_like(share_T)
             is_same_T = self.has_same_gradient.get(tensor, np.zeros(0, bool))
             share_T[: len(is_same_T)][is_same_T] = 0.0
             return share_T
         return np.minimum(
             1.0, self.relative(f"statistics/gradients/{tensor}", "gradients", at, at + 1)
         )
+
+    def _may_hold_keys(self, tensor: str) -> bool:
+        """Whether a tensor may be the bias of queries, keys and values together, or of two of them:
+        the gradient of the keys' part is 0 but for rounding, however large that of the others is.
+        """
+        shapes = self.trace.shapes
+        shape = shapes.get(tensor, ())
+        if len(shape) != 1:
+            return False
+        layer = tensor.rpartition(".")[0]
+        for name, of_matrix in shapes.items():
+            if name.rpartition(".")[0] == layer and sorted(of_matrix)[1:] == [*shape]:
+                return of_matrix[0] != of_matrix[1] and max(of_matrix) <= PACKED * min(of_matrix)
+        return False
 
     def _bound_of_end(self, done: int, tensor: str, numbers: Array) -> Array:
         """The bounds of a parameter's summary: before training its numbers were only summed."""
