@@ -1,10 +1,10 @@
 """A summary of a tensor: three statistics and a few fixed random projections, its sketches.
 
 A summary is read piece by piece, and takes no memory to speak of. Where two runs are too large for
-their tensors to be kept, their summaries say at which tensor they part. Statistics are summed in
-float64. So are the sketches of tensors that are wider than float32 or hashed; those of others are
-summed in float32 along their columns, which moves them by some 1e-6 of the root mean square, far
-less than rounding moves the tensor itself.
+their tensors to be kept, their summaries say at which tensor they part. Sums are in float64, but
+for blocks of long float32 tensors and for the columns of their sketches: these are in float32,
+which moves a summary by some 1e-6 of the root mean square, less than rounding moves the tensor. A
+tensor that is hashed is summed in float64 alone.
 
 **Sketches.** With a fixed sign r_j(i) = +1 or -1 for each index i and each j below `SKETCHES`,
 sketch j of a tensor w with n elements and d axes is
@@ -66,6 +66,13 @@ FEW = 2**10
 """Elements whose squares are summed exactly."""
 SINGLE = 2**18
 """Multiplications of a product that takes one thread."""
+BLOCK = 2**10
+"""Elements of a long tensor that are summed in float32."""
+LONG = 2**15
+"""Elements from which on a piece is summed in blocks, and a vector is read in pieces."""
+LEAST = 1e-15
+MOST = 1e15
+"""Largest values between which the squares of a block are numbers of float32."""
 MANY = 4
 """Pieces of a tensor that several threads read."""
 CORES = min(4, os.cpu_count() or 1)
@@ -196,6 +203,8 @@ def summarise(
         hashed: whether to hash it, and to sketch it in float64.
     """
     shape = tuple(shape)
+    if len(shape) == 1 and shape[0] <= LONG and not hashed:
+        return _summary_of_short(shape, flat(0, shape[0]), sketches, first_row)
     reader = _Reader(shape, flat, sketches=sketches, first_row=first_row, hashed=hashed)
     pieces = list(_pieces(reader.rows, reader.columns))
     if hashed or len(pieces) < MANY or CORES == 1:
@@ -210,6 +219,21 @@ def summarise(
     digest = b"" if reader.digest is None else reader.digest.digest()
     projections = sums[3:] if sketches else None
     return Summary(shape, float(sums[0]), float(sums[1]), largest, projections, digest)
+
+
+def _summary_of_short(
+    shape: tuple[int, ...], elements: NDArray[Any], sketches: bool, first_row: int
+) -> Summary:
+    """The summary of a vector of few elements, of which a model has hundreds."""
+    wide = _widened(elements)
+    with np.errstate(all="ignore"):
+        projections = None
+        if sketches:
+            signs = _signs(first_row, first_row + len(wide))
+            projections = np.asarray(np.einsum("n,nk->k", wide, signs))
+        largest = float(np.maximum(wide.max(), -wide.min()))
+        squares = float(np.einsum("n,n->", wide, wide))
+        return Summary(shape, float(wide.sum()), squares, largest, projections)
 
 
 class _Reader:
@@ -238,23 +262,27 @@ class _Reader:
             for numbers, piece in zip(table, pieces):
                 begin = piece.row * self.columns + piece.column
                 elements = self.flat(begin, begin + (piece.end - piece.row) * piece.width)
-                wide = _widened(elements)
-                if self.digest is not None:
-                    wide += 0.0  # -0.0 becomes 0.0
-                    self.digest.update(wide.data)
-                numbers[0] = wide.sum()
-                numbers[1] = np.einsum("i,i->", wide, wide)
-                values = elements if elements.dtype == np.float32 else wide  # half the bytes
-                numbers[2] = np.maximum(values.max(), -values.min())
+                is_narrow = elements.dtype == np.float32 and self.digest is None
+                if is_narrow and elements.size >= LONG:
+                    numbers[:3] = _sums_of_blocks(elements)
+                if not LEAST < numbers[2] < MOST:  # its squares may not be numbers of float32
+                    numbers[:3] = self._exact_sums(elements)
                 if self.sketches:
-                    numbers[3:] = self._projections(piece, elements, wide)
+                    numbers[3:] = self._projections(piece, elements, is_narrow=is_narrow)
         return table
 
-    def _projections(self, piece: "_Piece", elements: NDArray[Any], wide: Floats) -> Floats:
-        is_narrow = elements.dtype.kind == "f" and elements.itemsize <= 4 and self.digest is None
-        dtype = np.dtype(np.float32 if is_narrow else np.float64)
-        matrix = elements.astype(dtype, copy=False) if is_narrow else wide
-        products = _product(matrix.reshape(-1, piece.width), self._tail(piece, dtype))
+    def _exact_sums(self, elements: NDArray[Any]) -> tuple[float, float, float]:
+        """Sum, sum of squares and largest absolute value in float64; hashes the elements."""
+        wide = _widened(elements)
+        if self.digest is not None:
+            wide += 0.0  # -0.0 becomes 0.0
+            self.digest.update(wide.data)
+        largest = float(np.maximum(wide.max(), -wide.min()))
+        return float(wide.sum()), float(np.einsum("i,i->", wide, wide)), largest
+
+    def _projections(self, piece: "_Piece", elements: NDArray[Any], *, is_narrow: bool) -> Floats:
+        matrix = elements if is_narrow else _widened(elements)
+        products = _product(matrix.reshape(-1, piece.width), self._tail(piece, matrix.dtype))
         lead = _lead_signs(self.shape[: self.cut], piece.row, piece.end, self.first_row)
         return np.asarray(np.einsum("rk,rk->k", products.astype(np.float64), lead))
 
@@ -319,12 +347,28 @@ def _pieces(rows: int, columns: int) -> Iterator[_Piece]:
             yield _Piece(row, row + 1, column, min(DIGIT, columns - column))
 
 
+def _sums_of_blocks(elements: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Sum, sum of squares and largest absolute value of many elements: blocks of them are summed in
+    float32, which errs by some 1e-7 of a block, and the blocks in float64.
+    """
+    largest = float(np.maximum(elements.max(), -elements.min()))
+    cut = len(elements) // BLOCK * BLOCK
+    blocks = elements[:cut].reshape(-1, BLOCK)
+    rest = elements[cut:].astype(np.float64)
+    total = blocks.sum(axis=1).sum(dtype=np.float64) + rest.sum()
+    squares = np.einsum("bi,bi->b", blocks, blocks).sum(dtype=np.float64)
+    squares += np.einsum("i,i->", rest, rest)
+    return float(total), float(squares), largest
+
+
 def _product(matrix: NDArray[Any], signs: NDArray[Any]) -> NDArray[Any]:
     """The matrix (rows, columns) times signs (columns, SKETCHES), in parts so small that a library
     for products takes one thread for each: several that wait for one another are slow where other
     programs run.
     """
     rows, columns = matrix.shape
+    if rows == 1:
+        return np.einsum("rn,nk->rk", matrix, signs)
     products = np.zeros((rows, SKETCHES), matrix.dtype)
     step = SINGLE // (columns * SKETCHES)
     if step:
@@ -378,12 +422,21 @@ def _lead_signs(axes: tuple[int, ...], row: int, end: int, first_row: int) -> Fl
         return np.ones((1, SKETCHES))
     if len(axes) == 1:
         return _signs(first_row + row, first_row + end)
+    if end - row > LONG // SKETCHES:
+        return _signs_of_rows(axes, row, end, first_row)
+    return _kept_signs_of_rows(axes, row, end, first_row)
+
+
+def _signs_of_rows(axes: tuple[int, ...], row: int, end: int, first_row: int) -> Floats:
     signs = np.ones((end - row, SKETCHES))
     indices = np.unravel_index(np.arange(row, end), axes)
     for axis, (index, length) in enumerate(zip(indices, axes)):
         first = first_row if axis == 0 else 0
         signs = signs * _signs(first, first + length)[index]
     return signs
+
+
+_kept_signs_of_rows = lru_cache(maxsize=64)(_signs_of_rows)
 
 
 def _signs(begin: int, end: int) -> Floats:
