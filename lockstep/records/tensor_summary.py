@@ -367,15 +367,13 @@ def _product(matrix: NDArray[Any], signs: NDArray[Any]) -> NDArray[Any]:
     programs run.
     """
     rows, columns = matrix.shape
-    if rows == 1:
-        return np.einsum("rn,nk->rk", matrix, signs)
     products = np.zeros((rows, SKETCHES), matrix.dtype)
     step = SINGLE // (columns * SKETCHES)
-    if step:
+    if step and rows > 1:
         for row in range(0, rows, step):
             np.matmul(matrix[row : row + step], signs, out=products[row : row + step])
         return products
-    width = max(1, SINGLE // (rows * SKETCHES))
+    width = BLOCK if rows == 1 else max(1, SINGLE // (rows * SKETCHES))
     for column in range(0, columns, width):
         products += matrix[:, column : column + width] @ signs[column : column + width]
     return products
