@@ -157,10 +157,10 @@ class TorchWatch:
     def _warn_of_silence(self, passes: Passes) -> None:
         """Warn once where a model is trained, and none of its layers is called in Python."""
         present = self.present
-        if present.number == 0 and present.squares and not passes.is_used:
+        if present.number == 0 and present.squares and not passes.modes:
             warnings.warn(
-                "no layer is recorded: the model is called in a compiled function alone; without "
-                "torch.compile, its layers are",
+                "no layer is recorded: none is called, or in functions alone that torch.compile has "
+                "compiled",
                 RecorderWarning,
                 stacklevel=4,
             )
