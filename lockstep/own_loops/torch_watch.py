@@ -159,8 +159,8 @@ class TorchWatch:
         present = self.present
         if present.number == 0 and present.squares and not passes.modes:
             warnings.warn(
-                "no layer is recorded: none is called, or in functions alone that torch.compile has "
-                "compiled",
+                "no layer is recorded: none is called, or in functions alone that torch.compile "
+                "has compiled",
                 RecorderWarning,
                 stacklevel=4,
             )
