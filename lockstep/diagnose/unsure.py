@@ -56,6 +56,7 @@ def unsure_steps(a: Trace, b: Trace, bounds: Mapping[str, Array]) -> UnsureSteps
     unsure = UnsureSteps()
     updates = int(a.header["updates"])
     shares: dict[str, Array] = {}
+    largest: dict[str, Array] = {}
     widths: dict[str, Array] = {}
     before_a = a.parameters(0)
     before_b = b.parameters(0)
@@ -64,6 +65,9 @@ def unsure_steps(a: Trace, b: Trace, bounds: Mapping[str, Array]) -> UnsureSteps
     last = 0
     for update in range(updates):
         _see_gradients(a, b, update, bounds, shares)
+        for name, share in shares.items():
+            largest[name] = np.maximum(share, largest.get(name, 0.0))
+        unsure.bounds |= _of_moments(a, b, update, bounds, largest)
         after_a = a.parameters(update + 1)
         after_b = b.parameters(update + 1)
         if not after_a or not after_b:
@@ -112,6 +116,22 @@ def _see_gradients(
             shares[name] = np.maximum(share, shares.get(name, 0.0))
         if keys:
             return
+
+
+def _of_moments(
+    a: Trace, b: Trace, update: int, bounds: Mapping[str, Array], shares: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What is added to the bounds of what an optimizer remembers: it may be of normalised steps, or
+    of their signs, and for good.
+    """
+    added = {}
+    prefix = f"detail/{update}/moments/"
+    for key in bounds:
+        share = shares.get(key.removeprefix(prefix).partition("/")[2])
+        if key.startswith(prefix) and share is not None and share.shape == a.arrays[key].shape:
+            width = share * (_size(a.arrays[key]) + _size(b.arrays[key])) / 2
+            added[key] = np.where(np.isfinite(width), width, 0.0)
+    return added
 
 
 def _size(gradient: NDArray[Any]) -> Array:
