@@ -25,6 +25,10 @@ __all__ = ["UnsureSteps", "unsure_steps"]
 
 MEMORY = 0.9
 """How much of a share the next update inherits: as much as momentum keeps by default."""
+AVERAGES = ("first", "second")
+"""Slots that are means of gradients or of their squares: what is noise there is small. So is the
+momentum of an optimizer that has nothing else.
+"""
 HALF = 0.5
 """A smaller share changes the norm of a step by less than the other terms of its bound."""
 FAMILIES = ("clip", "gradients")
@@ -124,13 +128,18 @@ def _of_moments(
     """What is added to the bounds of what an optimizer remembers: it may be of normalised steps, or
     of their signs, and for good.
     """
-    added = {}
     prefix = f"detail/{update}/moments/"
-    for key in bounds:
-        share = shares.get(key.removeprefix(prefix).partition("/")[2])
-        if key.startswith(prefix) and share is not None and share.shape == a.arrays[key].shape:
-            width = share * (_size(a.arrays[key]) + _size(b.arrays[key])) / 2
-            added[key] = np.where(np.isfinite(width), width, 0.0)
+    keys = [key for key in bounds if key.startswith(prefix)]
+    slots = {key.removeprefix(prefix).partition("/")[0] for key in keys}
+    averages = AVERAGES if len(slots) > 1 else (*AVERAGES, "momentum")
+    added = {}
+    for key in keys:
+        slot, _, name = key.removeprefix(prefix).partition("/")
+        share = shares.get(name)
+        if slot in averages or share is None or share.shape != a.arrays[key].shape:
+            continue
+        width = share * (_size(a.arrays[key]) + _size(b.arrays[key])) / 2
+        added[key] = np.where(np.isfinite(width), width, 0.0)
     return added
 
 
