@@ -404,6 +404,16 @@ def test_a_rate_that_is_applied_and_not_reported_is_measured() -> None:
     assert abs(difference.b.value - 1.05 * RATE) < 5 * difference.b.error
 
 
+def test_one_recorded_update_tells_a_rate_that_is_not_applied() -> None:
+    traces = []
+    for factor in (1.0, 1.05):
+        trace = torch_steps(adamw(weight_decay=0.1), factor=factor)
+        trace.header["detail"] = [0]
+        traces.append(trace)
+    (difference,) = compare_steps(*traces)
+    assert "1.05 times" in difference.text
+
+
 def uncorrected(model: Any) -> Any:
     """AdamW whose step is that of moments without correction."""
 

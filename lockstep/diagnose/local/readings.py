@@ -37,6 +37,8 @@ OTHER_QUANTITIES = {
 """Slot -> the knob that says how much of it is kept; of some rules another one."""
 
 
+SHARP = 0.1
+"""Relative error below which a number divides others."""
 NEAR = 1e-3
 """Relative distance within which the two directions of NAdam tell its momentum."""
 MOST_GROUPS = 4
@@ -61,6 +63,8 @@ class Steps:
         recorded: the learning rates that the loop reports.
         scale: the factor from the recorded gradient to the one that the optimizer was given.
         norm: 2-norm of the recorded gradient.
+        is_one_length: whether `lengths` stand for a learning rate, up to a factor that the betas
+            give.
     """
 
     update: int
@@ -75,6 +79,7 @@ class Steps:
     recorded: Sequence[float] = ()
     scale: Estimate | None = None
     norm: float | None = None
+    is_one_length: bool = False
 
 
 def added_decay(fits: Mapping[str, tuple[str, SlotFit | None]]) -> dict[str, Estimate]:
@@ -126,6 +131,10 @@ class Reading:
         numbers: dict[str, Estimate] = {}
         if self.step.rule.width == 2 and self.step.rule.name == "sgd":
             lengths = self._two_directions(numbers)
+        elif self.step.rule.width == 2:
+            unknown = Estimate(math.nan, math.inf)
+            for name, both in self.step.steps.items():
+                lengths[name] = both[0] if all(map(_is_sharp, both)) else unknown
         corrections = self._corrections()
         matching = self._matching(corrections, lengths)
         if self.step.rule.name == "radam" and not matching:
@@ -141,7 +150,7 @@ class Reading:
         rates = {}
         for name, length in lengths.items():
             rate = _over(length, correction.factor)
-            if math.isfinite(rate.value) and (matching or self._is_sure()):
+            if _is_sharp(rate) and (matching or self._is_sure()):
                 rates[name] = rate.with_floor(abs(rate.value) * floor)
         if not self._are_of_groups(rates):
             rates = {}
@@ -176,6 +185,7 @@ class Reading:
             recorded=self.recorded,
             scale=self.scale,
             norm=self.norm,
+            is_one_length=rule in CORRECTED and self._are_of_groups(lengths),
         )
 
     def _name(self, correction: Correction) -> str:
@@ -254,19 +264,19 @@ class Reading:
     def _matching(
         self, corrections: Sequence[Correction], lengths: Mapping[str, Estimate]
     ) -> list[Correction]:
-        """The ways by which most steps have a rate that was recorded."""
-        counts: list[int] = []
-        for correction in corrections:
-            expected = [rate * correction.factor for rate in self.recorded]
-            counts.append(sum(self._is_one_of(length, expected) for length in lengths.values()))
-        most = max(counts, default=0)
-        if not most or 2 * most < len(lengths):
-            return []
-        return [way for way, count in zip(corrections, counts) if count == most]
+        """The ways by which all steps have a rate that was recorded."""
+        known = [length for length in lengths.values() if _is_sharp(length)]
+        return [
+            way
+            for way in corrections
+            if known
+            and all(
+                self._is_one_of(length, [rate * way.factor for rate in self.recorded])
+                for length in known
+            )
+        ]
 
     def _is_one_of(self, length: Estimate, expected: Sequence[float]) -> bool:
-        if not math.isfinite(length.spread):
-            return False
         known = length.with_floor(abs(length.value) * self._floor())
         return any(math.isfinite(rate) and not is_apart(known, rate) for rate in expected)
 
@@ -275,6 +285,8 @@ class Reading:
         the rule may remember, or scale the gradient by, what was not recorded.
         """
         rule = self.step.rule
+        if rule.slots == {"first", "second"} and not self.update and not self.later_rule:
+            return False  # several rules have these slots, and one direction at the first update
         if rule.slots:
             is_counted = self.starts_empty or rule.name not in CORRECTED
             return is_counted and not rule.only_first and rule.slots != {"momentum", "second"}
@@ -301,11 +313,7 @@ class Reading:
         shares: dict[str, Estimate] = {}
         for name, decay in self.step.decays.items():
             rate = _over(lengths[name], correction.factor)
-            if (
-                rate.value
-                and math.isfinite(rate.value)
-                and math.isfinite(decay.spread + rate.spread)
-            ):
+            if _is_sharp(rate) and math.isfinite(decay.spread):
                 share = decay.times(1 / rate.value)
                 relative = abs(share.value / rate.value)
                 spread = math.hypot(share.spread, relative * rate.spread)
@@ -329,6 +337,11 @@ class Reading:
                 left = 1 - self.memory.betas.get(slot, 0.0) ** self.memory.count
                 floor += 2 * rough / left if left > 0 else 0.0
         return floor
+
+
+def _is_sharp(estimate: Estimate) -> bool:
+    """Whether a number is known well enough to divide by."""
+    return math.isfinite(estimate.value) and estimate.error < SHARP * abs(estimate.value)
 
 
 def _over(length: Estimate, factor: float) -> Estimate:

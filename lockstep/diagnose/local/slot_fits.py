@@ -31,6 +31,8 @@ __all__ = [
     "with_decay",
 ]
 
+SHARP = 1e-5
+"""Relative error of a decay below which the gradient with it is as good as recorded."""
 SMALL = 1e-3
 """Share of a gradient that eps may have where it is added to it."""
 ENOUGH = 8
@@ -264,12 +266,14 @@ def mixed_share(samples: Sequence[Sample]) -> Estimate | None:
 
 def settled(decays: Mapping[str, Estimate]) -> dict[str, float]:
     """Parameter -> its weight decay in the gradient, as the sharp tensors give it; empty where none
-    has one.
+    has one, NaN where it is not known well enough to compute with.
     """
     sure = [decay for decay in decays.values() if is_apart(decay)]
     if not sure:
         return {}
     mean = pooled(sure)
+    if mean.error > SHARP * abs(mean.value):
+        return dict.fromkeys(decays, math.nan)
     settled_decays: dict[str, float] = {}
     for name, decay in decays.items():
         if not is_apart(decay, mean.value):

@@ -284,11 +284,35 @@ def _rates(a: Steps, b: Steps) -> Pairs:
     """The learning rates, which a schedule in float32 may miss by roundings of the largest."""
     largest = max([abs(rate) for rate in (*a.recorded, *b.recorded)], default=0.0)
     floor = RATE_FLOOR * 2.0**-24 * largest
+    rates_a, rates_b = a.rates, b.rates
+    if not (rates_a and rates_b) and _have_one_correction(a, b):
+        factor = a.factors["corrected"]
+        rates_a, rates_b = (
+            {name: length.times(1 / factor) for name, length in side.lengths.items()}
+            for side in (a, b)
+        )
     return {
-        name: (rate.with_floor(floor), b.rates[name].with_floor(floor))
-        for name, rate in a.rates.items()
-        if name in b.rates
+        name: (rate.with_floor(floor), rates_b[name].with_floor(floor))
+        for name, rate in rates_a.items()
+        if name in rates_b
     }
+
+
+def _have_one_correction(a: Steps, b: Steps) -> bool:
+    """Whether the lengths of both sides' steps are learning rates up to one factor."""
+    if not (a.is_one_length and b.is_one_length and a.factors.get("corrected")):
+        return False
+    betas = [
+        not is_apart(_minus(a.numbers[name], b.numbers[name]))
+        for name in ("beta1", "beta2")
+        if name in a.numbers and name in b.numbers
+    ]
+    known = [
+        side.numbers["bias correction"].value
+        for side in (a, b)
+        if "bias correction" in side.numbers
+    ]
+    return all(betas) and 0.0 not in known and a.factors.keys() == b.factors.keys()
 
 
 def _reports(a: Steps, b: Steps) -> str:

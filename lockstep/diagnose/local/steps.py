@@ -27,6 +27,7 @@ from lockstep.diagnose.local.slot_fits import (
 )
 from lockstep.diagnose.local.step_fits import StepFit, fit_step
 from lockstep.records.trace import Trace
+from lockstep.tensor_file import arrays_below
 
 __all__ = ["StepsOfSide", "measure_steps"]
 
@@ -129,8 +130,11 @@ class StepsOfSide:
                 step = fit_step(samples, rule, memory)
             if step is None:
                 continue
+            first = pooled([lengths[0] for lengths in step.steps.values()])
             last = pooled([lengths[-1] for lengths in step.steps.values()])
-            if rule.width == 1 or is_apart(last):  # else it is the simpler rule
+            is_known = last.error < 1e-2 * abs(first.value)
+            # where the second direction is known to count for nothing, it is the simpler rule
+            if rule.width == 1 or is_apart(last) or not is_known:
                 return True
         return False
 
@@ -234,7 +238,13 @@ class StepsOfSide:
         rates = self.trace.arrays.get("updates/lr")
         if norms is None or rates is None or norms.shape != rates.shape:
             return update + 1
-        return update + 1 - int(((norms[:update] == 0) & (rates[:update] != 0)).sum())
+        still = np.flatnonzero((norms[:update] == 0) & (rates[:update] != 0))
+        return update + 1 - sum(self._has_gradient(int(place)) for place in still)
+
+    def _has_gradient(self, update: int) -> bool:
+        """Whether there was something to step along, as far as it is known."""
+        gradients = arrays_below(self.trace.arrays, f"detail/{update}/gradients/")
+        return not gradients or any((array != 0).any() for array in gradients.values())
 
     def rates(self, update: int) -> list[float]:
         """The learning rates that were recorded, one for each group."""
