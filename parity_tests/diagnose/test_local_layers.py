@@ -166,6 +166,19 @@ def test_a_layers_input_is_the_residual_stream(tmp_path: Path) -> None:
     assert inputs == {"norm1": "embed", "norm2": "the residual stream + mix"}
 
 
+def test_scores_of_masked_tokens_are_no_input(tmp_path: Path) -> None:
+    scores = drawn(2, 4, 4).masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), -torch.inf)
+    weights = torch.softmax(scores, -1)
+    forward = {"softmax.input": scores, "softmax": weights, "out": weights @ drawn(2, 4, 3)}
+    ones = torch.ones(3, dtype=torch.float64)
+    with lockstep.Recorder(tmp_path / "t", backend="torch") as recorder:
+        recorder.start({"out.bias": ones})
+        recorder.update(forward=forward, parameters={"out.bias": ones})
+    trace = Trace.load(tmp_path / "t")
+    assert [call.name for call in layer_calls(trace, 0)] == ["out"]
+    assert diagnose(trace, trace).verdict == "identical"
+
+
 @pytest.mark.parametrize(
     ("value", "error", "plain"),
     [

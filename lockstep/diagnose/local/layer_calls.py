@@ -98,8 +98,8 @@ def layer_calls(trace: Trace, update: int) -> Iterator[LayerCall]:
         update: counted from 0.
 
     Yields:
-        A call; where the reader settles which sum was the input of a norm, it sets `inputs` to that
-        one, and later sums begin there.
+        A call whose input and output are finite, as masked scores are not. Where the reader settles
+        which sum was the input of a norm, it sets `inputs` to that one, and later sums begin there.
     """
     prefix = f"detail/{update}/forward/"
     recorded = arrays_below(trace.arrays, prefix)
@@ -108,6 +108,7 @@ def layer_calls(trace: Trace, update: int) -> Iterator[LayerCall]:
     sources = trace.header.get("inputs") or {}
     coarsest = unit_of_dtype(coarsest_dtype(trace))
     stream = _Stream()
+    masked: set[str] = set()
     for name, array in batch.items():
         if array.dtype.kind == "f":
             stream.outputs[f"batch/{name}"] = _in_part(array)[0]
@@ -115,10 +116,16 @@ def layer_calls(trace: Trace, update: int) -> Iterator[LayerCall]:
         if layer not in recorded or recorded[layer].dtype.kind != "f":
             continue
         output, is_part = _in_part(recorded[layer])
+        if not np.isfinite(output).all():  # masked scores
+            masked.add(layer)
+            continue
         if layer.endswith(".input"):
             stream.outputs[layer] = output
             continue
         known = str(sources.get(layer, "")).removeprefix("forward/")
+        if known in masked:
+            stream.add(layer, output)
+            continue
         if known in stream.outputs:
             inputs = {known: stream.outputs[known]}
         else:
