@@ -265,7 +265,7 @@ def _start(trace: Trace, listing: _Listing, first: Difference) -> int | None:
         if loss is None:
             return None
         return _entry_of(listing, np.asarray(loss[first.update]))
-    _, _, tensor = split_name(first.array)
+    tensor = _tensor(first)
     array = trace.arrays.get(f"detail/{first.update}/forward/{tensor}")
     if array is None:
         return None
@@ -281,6 +281,11 @@ def _start(trace: Trace, listing: _Listing, first: Difference) -> int | None:
     return None
 
 
+def _tensor(first: Difference) -> str:
+    """The output in which the loops part, or of which they differ in what is measured."""
+    return split_name(first.array)[2] if first.array else first.tensor
+
+
 def _entry_of(listing: _Listing, array: NDArray[Any]) -> int | None:
     """The first entry that holds an array's values."""
     norms = np.array(result_norms(np.asarray(array)))
@@ -294,7 +299,7 @@ def _entry_of(listing: _Listing, array: NDArray[Any]) -> int | None:
 
 def _end_of_layer(listing: _Listing, first: Difference) -> int | None:
     """The last entry of the layer in which the loops part, where its output is not recorded."""
-    _, _, tensor = split_name(first.array)
+    tensor = _tensor(first)
     entries = [entry for entry, layer in enumerate(listing.layers) if layer == tensor]
     if first.stage != "forward" or not entries or listing.alias[entries[-1]] == OUTSIDE:
         return None

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from lockstep import Recorder, diagnose
 from lockstep.cli import main
+from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.diagnosis import Diagnosis
+from lockstep.diagnose.operations import first_operation
 from lockstep.records.trace import Trace
 
 B, T, D, H, K = 4, 6, 16, 2, 5
@@ -425,6 +427,18 @@ def test_a_fault_is_named_under_autocast(fault: type[Block], tmp_path: Path) -> 
     a = op_a, getattr(Block, method), text_a
     b = op_b, getattr(fault, method), text_b
     assert_names(judge(tmp_path, fault, dtype=torch.bfloat16), a, b, DIFFERS)
+
+
+def test_an_operation_is_named_where_a_layer_was_measured(tmp_path: Path) -> None:
+    a = Trace.load(record(tmp_path / "a", Watched, dtype=torch.bfloat16))
+    b = Trace.load(record(tmp_path / "b", WatchedTanh, dtype=torch.bfloat16))
+    # of a measurement there is no array
+    measured = Difference("forward", "blocks.0.activation", 0, (), 0.0, 1.0, 1.0, 0.1, 10.0)
+    operation = first_operation(a, b, measured)
+    assert operation is not None
+    at = line(Watched.activate, "activation(")
+    assert (operation.op_a, operation.line_a) == ("aten.gelu", at)
+    assert (operation.op_b, operation.line_b) == ("aten.gelu", at)
 
 
 def test_of_micro_batches_the_first_is_listed(tmp_path: Path) -> None:
