@@ -147,13 +147,9 @@ class Reading:
         if len(matching) == 1:
             numbers |= self._of_correction(correction, len(corrections))
         floor = self._floor()
-        rates = {}
-        for name, length in lengths.items():
-            rate = _over(length, correction.factor)
-            if _is_sharp(rate) and (matching or self._is_sure()):
-                rates[name] = rate.with_floor(abs(rate.value) * floor)
-        if not self._are_of_groups(rates):
-            rates = {}
+        rates: dict[str, Estimate] = {}
+        if matching or self._is_sure():
+            rates = self._rates(lengths, correction.factor, floor)
         is_known = bool(self.step.rule.slots) or self.is_given
         if self.step.rule.slots == {"second"} and self.memory.decay:
             is_known = False  # eps is told by small steps, which an error of the decay moves
@@ -187,6 +183,17 @@ class Reading:
             norm=self.norm,
             is_one_length=rule in CORRECTED and self._are_of_groups(lengths),
         )
+
+    def _rates(
+        self, lengths: Mapping[str, Estimate], factor: float, floor: float
+    ) -> dict[str, Estimate]:
+        """Parameter -> its learning rate; empty where each tensor has one of its own."""
+        rates: dict[str, Estimate] = {}
+        for name, length in lengths.items():
+            rate = _over(length, factor)
+            if _is_sharp(rate):
+                rates[name] = rate.with_floor(abs(rate.value) * floor)
+        return rates if self._are_of_groups(rates) else {}
 
     def _name(self, correction: Correction) -> str:
         """The optimizer; Adagrad is RMSprop that forgets nothing."""
