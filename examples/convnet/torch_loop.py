@@ -46,7 +46,6 @@ def train(recorder: Recorder, start: Mapping[str, NDArray]) -> float:
         {name: torch.tensor(start[name]) for name in start if "." in name}, strict=False
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    recorder.start(model)
     recorder.watch(model, optimizer)
     x, y = torch.tensor(start["x"]), torch.tensor(start["y"])
     for rows in start["rows"]:

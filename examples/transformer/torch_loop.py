@@ -49,7 +49,6 @@ def train(recorder: Recorder, start: Mapping[str, NDArray]) -> float:
     model = Transformer().double()
     model.load_state_dict({name: torch.tensor(start[name]) for name in model.state_dict()})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    recorder.start(model)
     recorder.watch(model, optimizer)
     tokens = torch.tensor(start["tokens"])
     for rows in start["rows"]:
