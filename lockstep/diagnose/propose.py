@@ -20,6 +20,7 @@ from lockstep.diagnose.naming.packed import (
 from lockstep.diagnose.naming.pieces import follow_pieces, second_names
 from lockstep.diagnose.naming.search import Search
 from lockstep.diagnose.naming.sides import Side
+from lockstep.diagnose.naming.stacks import follow_stacks
 from lockstep.diagnose.naming.structure import Structure
 from lockstep.errors import InputError
 from lockstep.records.trace import Trace
@@ -89,7 +90,8 @@ def propose(a: Trace, b: Trace, given: NameMap | None = None) -> Proposal:
             )
     if not side_a.arrays or not side_b.arrays:
         raise InputError(
-            "names: the traces need their initial parameters: call Recorder.start(parameters)"
+            "names: the traces need their initial parameters, and not summaries of them: call "
+            "Recorder.start(parameters), and record one update with every=1"
         )
     given_of_b = {name for source in given.names.values() for name in source.names}
     _refuse_unknown("A", set(given.names), side_a)
@@ -113,6 +115,7 @@ def _run(search: Search) -> None:
         lambda: follow_cells(search),
         lambda: follow_weights(search),
         lambda: Structure(search).settle(by_value=True),
+        lambda: follow_stacks(search),
         lambda: follow_names_of_packed(search),
         search.follow_shapes,
         lambda: Structure(search).settle(by_value=False),

@@ -233,6 +233,30 @@ def test_a_scanned_stack_is_sliced_into_its_layers() -> None:
     assert propose(b, a).names.names["decoder.layers.up.kernel"].names == tuple(names)
 
 
+def test_a_stack_of_another_draw_is_told_by_its_name() -> None:
+    a = trace_of(
+        {f"layers.{i}.{name}.weight": draw(4, WIDTH) for i in range(3) for name in ("up", "gate")}
+        | {f"layers.{i}.norm.weight": np.ones(WIDTH, np.float32) for i in range(3)}
+    )
+    b = trace_of(
+        {
+            "decoder.up.kernel": draw(WIDTH, 3, 2, 2),
+            "decoder.gate.kernel": draw(WIDTH, 3, 2, 2),
+            "decoder.norm.scale": np.ones((WIDTH, 3), np.float32),
+        }
+    )
+    proposal = propose(a, b)
+    assert_fits(proposal, a, b)
+    for name, source in proposal.names.names.items():
+        place, module = name.split(".")[1:3]
+        assert source.names[0].split(".")[1] == module
+        assert source.span == (int(place), int(place) + 1)  # type: ignore[union-attr]
+    assert not proposal.open_a
+    back = propose(b, a)
+    assert_fits(back, b, a)
+    assert set(back.names.names) == set(b.parameters(0))
+
+
 def test_a_factor_or_a_few_faults_do_not_hide_a_draw() -> None:
     first, second = draw(16, 16), draw(16, 16)
     damaged = second.copy()

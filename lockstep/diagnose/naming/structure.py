@@ -22,6 +22,8 @@ __all__ = ["Structure"]
 MODULE = 20.0
 """The score of a tensor whose module's other tensors have their counterparts in that module."""
 BLOCK = 4.0
+MOST = 0.25
+"""Weight of a block that holds most of the model, as `model.` or `decoder.`."""
 NUMBER = 3.0
 BESIDE = 2.0
 NAME = 3.0
@@ -119,13 +121,20 @@ class Structure:
         """How far the blocks around both are each other's, by what is settled in them: -1 to 1."""
         around_a = [p for p in _prefixes(name, self.whole_a) if self.blocks_a[p]]
         around_b = [q for q in _prefixes(other, self.whole_b) if self.blocks_b[q]]
-        if not around_a and not around_b:
+        weights = [self._weight(self.blocks_a[p]) for p in around_a]
+        weights += [self._weight(self.blocks_b[q]) for q in around_b]
+        if not weights:
             return 0.0
         if not around_a or not around_b:
-            return -0.5
+            return -0.5 * max(weights)
         shares = [max(self._share(p, q) for q in around_b) for p in around_a]
         shares += [max(self._share(p, q) for p in around_a) for q in around_b]
-        return 2 * sum(shares) / len(shares) - 1
+        agreements = [weight * (2 * share - 1) for weight, share in zip(weights, shares)]
+        return sum(agreements) / len(agreements)
+
+    def _weight(self, count: int) -> float:
+        """How much a block says that holds so many of the settled pairs: little, if most."""
+        return 1.0 if 2 * count <= len(self.pairs) else MOST
 
     def _share(self, block_a: Prefix, block_b: Prefix) -> float:
         """The share of the pairs in either block that are in both."""
