@@ -169,7 +169,7 @@ def _other_attention(a: AttentionFit, b: AttentionFit, update: int) -> Iterator[
 def _other_eps(a: Measurement, b: Measurement) -> LocalDifference:
     of_a = likely(a.value, a.error)
     of_b = likely(b.value, b.error)
-    times = f", {factor(of_b / of_a, 3)} times a's" if of_a else ""
+    times = f", {factor(of_b / of_a)} times a's" if of_a else ""
     text = f"b's {a.tensor} has an eps of {written(of_b)} for {written(of_a)}{times}"
     return LocalDifference(a, b, "norm-eps", text, "layernorm-eps")
 
