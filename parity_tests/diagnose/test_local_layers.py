@@ -1,5 +1,6 @@
 """Settings of layers and losses, measured from one side's own tensors in whatever precision."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,20 @@ def test_an_attentions_heads_mask_and_scale_are_measured(
     # a factor that is itself rounded to bfloat16 may be off by more than the outputs show
     assert abs(fit.scale - scale) < 6 * fit.error + (5e-3 * scale if dtype == "bfloat16" else 1e-6)
     assert not list(attention_fits([*calls, replace(out, output=np.tanh(out.output))]))
+
+
+def test_an_eps_that_cannot_be_told_from_0_is_not_called_0(tmp_path: Path) -> None:
+    x, scale, shift = drawn(32, 16).bfloat16(), torch.ones(16), torch.zeros(16)
+    for name, eps in (("a", 1e-5), ("b", 1e-12)):
+        y = layer_norm(x.float(), scale, shift, eps)
+        with lockstep.Recorder(tmp_path / name, backend=name) as recorder:
+            recorder.start({"norm.weight": scale, "norm.bias": shift})
+            recorder.update(
+                batch={"x": x},
+                forward={"norm": y},
+                loss=torch.ones(()),
+                parameters={"norm.weight": scale, "norm.bias": shift},
+            )
+    cause = diagnose(tmp_path / "a", tmp_path / "b").cause
+    assert cause is not None
+    assert re.fullmatch(r"b's norm has an eps below \S+ for 1e-05", cause.text)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lockstep.diagnose.local.measurement import Measurement
 
-__all__ = ["SURE", "LocalDifference", "is_apart", "likely"]
+__all__ = ["NEAR", "SURE", "LocalDifference", "is_apart", "likely"]
 
 SURE = 8.0
 """Standard errors that two measurements must be apart: by chance that happens once in 10^15 times,

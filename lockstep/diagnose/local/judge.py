@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from lockstep.diagnose.local.activations import ActivationFit, fit_activation, share_of
 from lockstep.diagnose.local.attention import AttentionFit, attention_fits
-from lockstep.diagnose.local.difference import LocalDifference, is_apart, likely
+from lockstep.diagnose.local.difference import NEAR, LocalDifference, is_apart, likely
 from lockstep.diagnose.local.dropout import measure_dropout
 from lockstep.diagnose.local.gradients import other_gradients
 from lockstep.diagnose.local.layer_calls import LayerCall, layer_calls
@@ -14,7 +14,7 @@ from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.norms import measure_eps
 from lockstep.diagnose.local.rates import other_rate, shifted_rate
 from lockstep.diagnose.local.step_differences import compare_steps
-from lockstep.numbers import factor, written
+from lockstep.numbers import factor, number, written
 from lockstep.records.trace import Trace
 
 __all__ = ["local_differences"]
@@ -169,9 +169,16 @@ def _other_attention(a: AttentionFit, b: AttentionFit, update: int) -> Iterator[
 def _other_eps(a: Measurement, b: Measurement) -> LocalDifference:
     of_a = likely(a.value, a.error)
     of_b = likely(b.value, b.error)
-    times = f", {factor(of_b / of_a)} times a's" if of_a else ""
-    text = f"b's {a.tensor} has an eps of {written(of_b)} for {written(of_a)}{times}"
+    times = f", {factor(of_b / of_a)} times a's" if of_a and of_b else ""
+    # what cannot be told from 0 need not be 0
+    text_a = written(of_a) if of_a else f"one below {_most(a)}"
+    text_b = f"of {written(of_b)}" if of_b else f"below {_most(b)}"
+    text = f"b's {a.tensor} has an eps {text_b} for {text_a}{times}"
     return LocalDifference(a, b, "norm-eps", text, "layernorm-eps")
+
+
+def _most(measurement: Measurement) -> str:
+    return number(abs(measurement.value) + NEAR * measurement.error, 1)
 
 
 def _other_activation(
