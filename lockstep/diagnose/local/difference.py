@@ -8,10 +8,8 @@ from lockstep.diagnose.local.measurement import Measurement
 __all__ = ["NEAR", "SURE", "LocalDifference", "is_apart", "likely"]
 
 SURE = 8.0
-"""Standard errors that two measurements must be apart: by chance that happens once in 10^15 times,
-and errors that are not quite normal are still covered."""
-
-
+"""Standard errors that a measurement must be from another, or from 0: by chance that happens once
+in 10^15 times, and errors that are not quite normal are still covered."""
 NEAR = 3.0
 """Errors within which a plainer number may stand for a measured one."""
 DIGITS = 4

@@ -1,6 +1,7 @@
 """Where two loops are set differently, by what each side's own tensors say."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from lockstep.diagnose.local.activations import ActivationFit, fit_activation, share_of
 from lockstep.diagnose.local.attention import AttentionFit, attention_fits
@@ -69,15 +70,11 @@ class _SideLayers:
         for call in layer_calls(trace, update):
             self.calls[call.name] = call
             self._recognise(call, update)
-        self._attentions: dict[str, AttentionFit] | None = None
 
-    @property
+    @cached_property
     def attentions(self) -> dict[str, AttentionFit]:
-        """The attentions, by the layer that takes in what they give; recomputed when asked for."""
-        if self._attentions is None:
-            fits = attention_fits(list(self.calls.values()))
-            self._attentions = {fit.name: fit for fit in fits}
-        return self._attentions
+        """The attentions, by the layer that takes in what they give."""
+        return {fit.name: fit for fit in attention_fits(list(self.calls.values()))}
 
     def _recognise(self, call: LayerCall, update: int) -> None:
         rate = measure_dropout(call, update)

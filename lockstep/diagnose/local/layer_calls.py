@@ -46,11 +46,6 @@ class LayerCall:
     inputs: Mapping[str, Array]
     is_part: bool
 
-    @property
-    def is_passed_on(self) -> bool:
-        """Whether the output is an input as it is, as of dropout in evaluation."""
-        return any(np.array_equal(x, self.output) for x in self.same_shape().values())
-
     def same_shape(self) -> dict[str, Array]:
         """The inputs of the output's shape."""
         return {name: x for name, x in self.inputs.items() if x.shape == self.output.shape}

@@ -166,7 +166,7 @@ MEAN = {"first": "mean", "second": "square"}
 
 
 def _rule(name: str, kinds: Mapping[str, str], columns: Columns, **others: bool | int) -> Rule:
-    return Rule(name, frozenset(kinds), kinds, columns, **others)  # type: ignore[arg-type]
+    return Rule(name, frozenset(kinds), kinds, columns, **others)  # type: ignore[arg-type] # fields by name
 
 
 RULES = (

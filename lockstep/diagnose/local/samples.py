@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.oracle.arithmetic import BFLOAT16, Array, unit_roundoff
+from lockstep.diagnose.units import unit_of_dtype
+from lockstep.oracle.arithmetic import Array
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
 
@@ -21,8 +22,6 @@ SMALLEST = 200
 """Elements of the smallest second moment, which alone tell eps."""
 MOST_SORTED = 1_000_000
 """Elements among which the smallest are looked for."""
-UNITS = {"bfloat16": BFLOAT16, "float8": 2.0**-3}
-"""Begin of the name of a dtype that NumPy does not know -> its unit roundoff."""
 ALIASES = {"exp_inf": "infinity"}
 SEED = 20
 
@@ -83,11 +82,8 @@ class Sample:
 
 def unit_of_array(trace: Trace, name: str, array: NDArray[Any]) -> float:
     """The unit roundoff of the dtype that an array had in the loop; `name` is "family/name"."""
-    dtype = str(trace.header.get("array_dtypes", {}).get(name, ""))
-    for begin, unit in UNITS.items():
-        if dtype.startswith(begin):
-            return unit
-    return unit_roundoff(array.dtype)
+    widened = trace.header.get("array_dtypes", {})
+    return unit_of_dtype(str(widened.get(name, array.dtype.name)))
 
 
 def read_samples(trace: Trace, update: int) -> list[Sample]:

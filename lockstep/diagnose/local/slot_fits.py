@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.diagnose.local.difference import SURE
 from lockstep.diagnose.local.least_squares import (
     RARE,
     Block,
@@ -37,9 +38,6 @@ SMALL = 1e-3
 """Share of a gradient that eps may have where it is added to it."""
 ENOUGH = 8
 """Elements that a rule without a fit needs."""
-SURE = 8.0
-"""Standard errors from which on a number is not 0. The errors are of thousands of roundings, so
-that one of 10^5 tensors would come near by chance."""
 
 
 class SlotFit(NamedTuple):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.diagnose.local.corrections import NUMBERS
+from lockstep.diagnose.local.difference import SURE
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.readings import Steps
-from lockstep.diagnose.local.slot_fits import SURE, is_apart
+from lockstep.diagnose.local.slot_fits import is_apart
 from lockstep.diagnose.local.steps import StepsOfSide
 from lockstep.records.trace import Trace
 

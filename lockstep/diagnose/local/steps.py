@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from lockstep.diagnose.local.corrections import rectified_length
+from lockstep.diagnose.local.difference import SURE
 from lockstep.diagnose.local.gradient_scale import clip_scale, norm_of_gradient
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.measurement import Measurement
@@ -15,7 +16,6 @@ from lockstep.diagnose.local.readings import Reading, Steps, added_decay
 from lockstep.diagnose.local.rules import RULES, Memory, Rule
 from lockstep.diagnose.local.samples import Sample, read_samples
 from lockstep.diagnose.local.slot_fits import (
-    SURE,
     SlotFit,
     fit_difference,
     fit_largest,
