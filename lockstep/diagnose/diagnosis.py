@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from lockstep.diagnose.between.judge import Explained, RuledOut, explain
 from lockstep.diagnose.causes import Cause, find_cause, needed_detail
 from lockstep.diagnose.compare import (
     STAGES,
@@ -18,7 +19,7 @@ from lockstep.diagnose.compare import (
     compare,
     differences,
 )
-from lockstep.diagnose.local.measurement import Measurement
+from lockstep.diagnose.loops import is_loop
 from lockstep.diagnose.operations import (
     OperationDifference,
     advice_on_operations,
@@ -26,7 +27,6 @@ from lockstep.diagnose.operations import (
 )
 from lockstep.diagnose.skipped import skipped_before
 from lockstep.diagnose.unequal import Unequal, unequal_settings
-from lockstep.numbers import number
 from lockstep.records.trace import Trace
 
 __all__ = ["HORIZON", "Diagnosis", "Unequal", "diagnose", "unequal_settings"]
@@ -39,8 +39,6 @@ loss by some per cent in an epoch."""
 WORDS = ("identical", "rounding", "inconclusive", "diverged")
 """Verdicts, the gravest last."""
 GRAVE = WORDS[2:]
-STEP = ("moments", "update", "parameters")
-"""Stages that the optimizer's settings show in."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,8 @@ class Diagnosis:
             tell, or where it is as near to either.
         distances: of a and b from the oracle at the first divergence, over its bound.
         cause: what explains the numbers; None where no known cause does.
+        further: of two loops, causes of what the first does not entail, in causal order.
+        ruled_out: of two loops without a cause, what was tried, the nearest first.
         horizon: the update from which on two right runs may differ by more than `HORIZON` of their
             loss; None if there is none in the run.
         local: where every update began from the oracle's state, the updates that are wrong by
@@ -76,6 +76,8 @@ class Diagnosis:
     off: str = ""
     distances: tuple[float, float] | None = None
     cause: Cause | None = None
+    further: tuple[Cause, ...] = ()
+    ruled_out: tuple[RuledOut, ...] = ()
     horizon: int | None = None
     local: tuple[int, ...] | None = None
     noise: Mapping[str, float] | None = None
@@ -173,12 +175,12 @@ def diagnose(
     if first is None:
         return known
     if oracle is None or first.array not in oracle.arrays:
-        cause = _local_cause(first, comparison)
-        if cause is None and not first.quantity:
-            cause = _cause(first, "", a, b, oracle)
+        explained = _explained(first, a, b, oracle, bounds, comparison)
         return replace(
             known,
-            cause=cause,
+            cause=next(iter(explained.causes), None),
+            further=explained.causes[1:],
+            ruled_out=explained.ruled_out,
             needs=needed_detail(first, a, b),
             first=first,
             operation=first_operation(a, b, first),
@@ -255,30 +257,19 @@ def _cause(first: Difference, off: str, a: Trace, b: Trace, oracle: Trace | None
     return replace(of_a, text=f"{of_a.text}; {text_b}", side="both")
 
 
-def _local_cause(first: Difference, comparison: Comparison) -> Cause | None:
-    """The setting that was measured otherwise on either side where the two part."""
-    for setting in comparison.local:
-        a, b = setting.a, setting.b
-        if a.update != first.update or not _is_of_stage(first, a.stage, a.tensor):
-            continue
-        evidence = f"measured from each side's own tensors: a {_measured(a)}, b {_measured(b)}"
-        return Cause(setting.key, setting.text, setting.page, "", 0.0, 0.0, evidence)
-    return None
-
-
-def _measured(measurement: Measurement) -> str:
-    """A value with its standard error, where it has one."""
-    value = number(measurement.value, 3)
-    return f"{value} ± {number(measurement.error, 1)}" if measurement.error else value
-
-
-def _is_of_stage(first: Difference, stage: str, tensor: str) -> bool:
-    """Whether a setting of this stage and tensor shows where two loops part."""
-    if stage == "forward":
-        return first.stage == stage and first.tensor in (tensor, f"{tensor}.input")
-    if stage in STEP:
-        return first.stage in STEP
-    return first.stage == stage
+def _explained(
+    first: Difference,
+    a: Trace,
+    b: Trace,
+    oracle: Trace | None,
+    bounds: Bounds,
+    comparison: Comparison,
+) -> Explained:
+    """The causes where no oracle tells who is off."""
+    if is_loop(a):
+        return explain(first, a, b, bounds, comparison)
+    cause = _cause(first, "", a, b, oracle)
+    return Explained(() if cause is None else (cause,), ())
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:

@@ -50,7 +50,10 @@ class Cause:
     `text` is one sentence for the user; `page` is the stem of an atlas page, or "". `side` is who
     is off, "a" or "b", or "" where only the relation of the two is known. `residual` is the
     relative error of the alternative against the recorded numbers, `null_residual` that of the
-    recipe as it is. `evidence` stands in their place where a setting was measured on both sides.
+    recipe as it is, or of the other side. `evidence` stands in their place where a setting was
+    measured on both sides. `update` (counted from 0, -1 before training), `stage` and `tensor`
+    are where it shows first, "" and -1 where that is the first divergence. `runner_up` is the next
+    best explanation of another kind, "" where none holds, and `runner_up_residual` what it leaves.
     """
 
     key: str
@@ -60,6 +63,11 @@ class Cause:
     residual: float
     null_residual: float
     evidence: str = ""
+    stage: str = ""
+    update: int = -1
+    tensor: str = ""
+    runner_up: str = ""
+    runner_up_residual: float = np.inf
 
 
 class Alternative(NamedTuple):

@@ -90,12 +90,15 @@ def _related(
     """A relation that holds for all tensors that differ, or else for the first one alone."""
     one = next((name for name in differing if name.endswith(first.tensor)), differing[0])
     tolerance = max(off.tolerance, right.tolerance)
-    # all that differ first: one tensor alone may be explained by more than one relation
+    # all that differ first: one tensor alone may be explained by more than one relation, and a
+    # number that is fitted to it alone says nothing
     for names in (differing, [one]):
         mine = {name: off_tensors[name] for name in names}
         its = {name: right_tensors[name] for name in names}
-        candidates = _Relations(first.stage, mine, its, off, right)
-        cause = choose(mine, its, candidates.alternatives(), tolerance, off.name)
+        candidates = _Relations(first.stage, mine, its, off, right).alternatives()
+        if names != differing:
+            candidates = (entry for entry in candidates if not entry.rank)
+        cause = choose(mine, its, candidates, tolerance, off.name)
         if cause is not None and cause.null_residual > tolerance:
             return cause
     return None

@@ -1,0 +1,24 @@
+"""Which explanations are tried at which stage, the most telling first."""
+
+from collections.abc import Callable, Iterator
+
+from lockstep.diagnose.between import gradients
+from lockstep.diagnose.between.explanation import Explanation
+from lockstep.diagnose.between.pair import LoopPair
+
+__all__ = ["EXPLANATIONS", "Explain"]
+
+Explain = Callable[[LoopPair], Iterator[Explanation]]
+
+EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
+    "init": (),
+    "batch": (),
+    "forward": (),
+    "loss": (),
+    "gradients": (gradients.not_cleared,),
+    "clip": (),
+    "lr": (),
+    "moments": (),
+    "update": (),
+    "parameters": (),
+}
