@@ -157,7 +157,6 @@ def _story(diagnosis: Diagnosis, settings: Sequence[Unequal]) -> str:
     ]
     first = diagnosis.first
     limit = diagnosis.comparison.limit
-    cause = diagnosis.cause
     if first is not None:
         lines.append(f"torch and jax part {describe_difference(first)}")
         lines.append(f"  a, torch: {first.a!r}")
@@ -167,9 +166,10 @@ def _story(diagnosis: Diagnosis, settings: Sequence[Unequal]) -> str:
         lines.append(f"torch and jax: inconclusive, {describe_limit(limit)}")
     if diagnosis.operation is not None:
         lines.append(f"  first operation: {diagnosis.operation.text}")
-    if cause is not None:
-        page = f" (lockstep atlas {cause.page})" if cause.page else ""
-        lines.append(f"  cause: {cause.text}{page}")
+    for cause in (diagnosis.cause, *diagnosis.further):
+        if cause is not None:
+            page = f" (lockstep atlas {cause.page})" if cause.page else ""
+            lines.append(f"  cause: {cause.text}{page}")
     return "\n".join(lines)
 
 

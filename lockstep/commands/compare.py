@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "json_option",
     "junit_option",
     "load_pair",
     "names",
@@ -29,6 +30,10 @@ junit_option = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write the result as JUnit XML too.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
 )
 
 names_option = click.option(
@@ -53,8 +58,14 @@ noise_option = click.option(
 @names_option
 @noise_option
 @junit_option
+@json_option
 def compare(
-    a: Path, b: Path, names_file: Path | None, noise: tuple[Path, ...], junit: Path | None
+    a: Path,
+    b: Path,
+    names_file: Path | None,
+    noise: tuple[Path, ...],
+    junit: Path | None,
+    as_json: bool,
 ) -> int:
     """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or
     inconclusive.
@@ -67,6 +78,7 @@ def compare(
     from lockstep.diagnose.verdict import EXIT_STATUS
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console, print_comparison
+    from lockstep.report.diagnosis_json import comparison_json
     from lockstep.report.junit import JUNIT, junit_comparison
 
     if junit is not None:
@@ -75,12 +87,17 @@ def compare(
     with refusals_in(junit, sides):
         pair = load_pair(a, b, names_file, noise)
         comparison = diagnose.compare(pair.a, pair.b, pair.bounds)
-    if pair.oracle is None:  # own loops, which may be set as they like
-        for name, *values in unequal_settings(pair.a, pair.b):
+    # a recipe's runs share their settings; own loops may be set as they like
+    unequal = unequal_settings(pair.a, pair.b) if pair.oracle is None else ()
+    notes = pair.notes_on(comparison.verdict)
+    if as_json:
+        echo(comparison_json(comparison, sides, notes=notes, unequal=unequal), nl=False)
+    else:
+        for name, *values in unequal:
             echo(f"set differently: {printable(name)}: {' and '.join(map(printable, values))}")
-    for note in pair.notes_on(comparison.verdict):
-        echo(printable(note))
-    print_comparison(comparison, sides, make_console())
+        for note in notes:
+            echo(printable(note))
+        print_comparison(comparison, sides, make_console())
     if junit is not None:
         write_file(junit, junit_comparison(comparison, sides), JUNIT)
     return EXIT_STATUS[comparison.verdict]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lockstep.commands.compare import (
+    json_option,
     junit_option,
     load_pair,
     names_option,
@@ -14,6 +15,7 @@ from lockstep.commands.compare import (
     refusals_in,
 )
 from lockstep.errors import InputError
+from lockstep.printable import echo
 
 if TYPE_CHECKING:
     from lockstep.diagnose.diagnosis import Diagnosis
@@ -38,6 +40,7 @@ __all__ = ["diagnose"]
 @names_option
 @noise_option
 @junit_option
+@json_option
 def diagnose(
     a: Path,
     b: Path,
@@ -46,6 +49,7 @@ def diagnose(
     names_file: Path | None,
     noise: tuple[Path, ...],
     junit: Path | None,
+    as_json: bool,
 ) -> int:
     """Say where the traces A and B first part, which of them is off, and why.
 
@@ -59,6 +63,7 @@ def diagnose(
     from lockstep.files.outputs import check_output, write_file
     from lockstep.report.console import make_console
     from lockstep.report.diagnosis import print_diagnosis
+    from lockstep.report.diagnosis_json import diagnosis_json
     from lockstep.report.junit import JUNIT, junit_comparison
 
     if junit is not None:
@@ -78,7 +83,10 @@ def diagnose(
                 updates.add(diagnosis.first.update)
             diagnosis, reproduced = _diagnose_replayed(pair, updates - {-1})
     notes = pair.notes_on(diagnosis.verdict)
-    print_diagnosis(diagnosis, names, make_console(), notes=notes, replayed=reproduced)
+    if as_json:
+        echo(diagnosis_json(diagnosis, names, notes=notes, replayed=reproduced), nl=False)
+    else:
+        print_diagnosis(diagnosis, names, make_console(), notes=notes, replayed=reproduced)
     if junit is not None:
         (first, second), comparison = diagnosis.deciding
         files = {"a": names[0], "b": names[1], "oracle": "oracle"}

@@ -26,6 +26,7 @@ from lockstep.diagnose.operations import (
     first_operation,
 )
 from lockstep.diagnose.skipped import skipped_before
+from lockstep.diagnose.to_record import to_record
 from lockstep.diagnose.unequal import Unequal, unequal_settings
 from lockstep.records.trace import Trace
 
@@ -55,6 +56,7 @@ class Diagnosis:
         cause: what explains the numbers; None where no known cause does.
         further: of two loops, causes of what the first does not entail, in causal order.
         ruled_out: of two loops without a cause, what was tried, the nearest first.
+        to_record: of two loops without a cause, what to record to know more.
         horizon: the update from which on two right runs may differ by more than `HORIZON` of their
             loss; None if there is none in the run.
         local: where every update began from the oracle's state, the updates that are wrong by
@@ -78,6 +80,7 @@ class Diagnosis:
     cause: Cause | None = None
     further: tuple[Cause, ...] = ()
     ruled_out: tuple[RuledOut, ...] = ()
+    to_record: tuple[str, ...] = ()
     horizon: int | None = None
     local: tuple[int, ...] | None = None
     noise: Mapping[str, float] | None = None
@@ -181,6 +184,7 @@ def diagnose(
             cause=next(iter(explained.causes), None),
             further=explained.causes[1:],
             ruled_out=explained.ruled_out,
+            to_record=() if explained.causes else to_record(first, a, b),
             needs=needed_detail(first, a, b),
             first=first,
             operation=first_operation(a, b, first),

@@ -83,9 +83,10 @@ def unsure_steps(a: Trace, b: Trace, bounds: Mapping[str, Array]) -> UnsureSteps
                 np.abs(after[name].astype(np.float64) - before[name])
                 for after, before in ((after_a, before_a), (after_b, before_b))
             ]
-            width = share * (steps[0] + steps[1]) / 2
-            width = np.where(np.isfinite(width), width, 0.0)
-            unsure_squares = np.where(share > HALF, width * (steps[0] + steps[1]), 0.0)
+            way = steps[0] + steps[1]
+            with np.errstate(invalid="ignore"):  # of a run that left the numbers
+                width = np.where(np.isfinite(share * way), share * way / 2, 0.0)
+                unsure_squares = np.where((share > HALF) & np.isfinite(way), width * way, 0.0)
             changes_T[last : update + 1] += np.square(unsure_squares).sum()
             squares_T[last : update + 1] += np.square(steps[0]).sum()
             widths[name] = widths.get(name, 0.0) + width

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from lockstep.diagnose.causes import Cause
 from lockstep.diagnose.compare import Difference
 from lockstep.diagnose.diagnosis import HORIZON, Diagnosis
 from lockstep.numbers import factor
@@ -17,7 +18,7 @@ from lockstep.report.console import print_stages, print_verdict
 __all__ = ["print_diagnosis"]
 
 NAMED = 8
-"""How many updates a list names; more are counted."""
+"""How many updates, or things tried, a list names; more are counted or left out."""
 OFF = {
     "a": "a, and not b",
     "b": "b, and not a",
@@ -126,7 +127,7 @@ def _first(diagnosis: Diagnosis, first: Difference) -> Table:
         rows.add_row("", f"error / bound against the oracle: a {a}, b {b}")
     if diagnosis.operation is not None:
         rows.add_row("first operation", printable(diagnosis.operation.text))
-    elif diagnosis.advice:
+    elif diagnosis.advice and not diagnosis.to_record:
         rows.add_row("operations", diagnosis.advice)
     _add_cause(rows, diagnosis)
     return rows
@@ -134,7 +135,7 @@ def _first(diagnosis: Diagnosis, first: Difference) -> Table:
 
 def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
     cause = diagnosis.cause
-    if cause is None and diagnosis.needs:
+    if cause is None and diagnosis.needs and not diagnosis.to_record:
         window = f"{diagnosis.needs[0]}:{diagnosis.needs[-1] + 1}"
         rows.add_row(
             "cause",
@@ -142,9 +143,33 @@ def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
         )
     elif cause is None:
         rows.add_row("cause", "none of the known ones explains these numbers")
+        for place, tried in enumerate(diagnosis.ruled_out[:NAMED]):
+            text = f"{tried.idea}: leaves {tried.residual:.1e}"
+            rows.add_row("" if place else "ruled out", printable(text))
+        for place, advice in enumerate(diagnosis.to_record):
+            rows.add_row("" if place else "record", printable(advice))
     else:
-        rows.add_row("cause", printable(cause.text), style="bold")
-        residuals = f"{cause.residual:.1e}; without it {cause.null_residual:.1e}"
-        rows.add_row("", cause.evidence or f"which gives its numbers to {residuals}")
-        if cause.page:
-            rows.add_row("read", f"lockstep atlas {cause.page}")
+        _add_evidence(rows, "cause", cause)
+        for further in diagnosis.further:
+            when = "before training" if further.update < 0 else f"update {further.update}"
+            rows.add_row("", "")
+            _add_evidence(rows, "and", further)
+            rows.add_row("", printable(f"at {when}, {further.stage}, {further.tensor}"))
+
+
+def _add_evidence(rows: Table, word: str, cause: Cause) -> None:
+    """A cause, what speaks for it, its lines of source and its page."""
+    rows.add_row(word, printable(cause.text), style="bold")
+    evidence = cause.evidence
+    if not evidence:
+        evidence = (
+            f"gives its numbers to {cause.residual:.1e}; without it {cause.null_residual:.1e}"
+        )
+    rows.add_row("", printable(evidence))
+    if cause.runner_up:
+        text = f"next best, {cause.runner_up_residual:.1e}: {cause.runner_up}"
+        rows.add_row("", printable(text))
+    for side, lines in cause.lines.items():
+        rows.add_row(f"{side}'s line", printable(", ".join(lines)))
+    if cause.page:
+        rows.add_row("read", f"lockstep atlas {cause.page}")

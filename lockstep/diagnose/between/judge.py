@@ -15,6 +15,7 @@ from lockstep.diagnose.causes.tensors import FLOOR, residual
 from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference
 from lockstep.diagnose.local.difference import LocalDifference
 from lockstep.diagnose.local.measurement import Measurement
+from lockstep.diagnose.source_lines import source_lines
 from lockstep.numbers import number
 from lockstep.records.trace import Trace
 
@@ -27,6 +28,9 @@ INDEPENDENT = ("init", "batch", "lr")
 """Stages that nothing before them in an update changes."""
 STEP = ("moments", "update", "parameters")
 """Stages that the optimizer's settings show in."""
+
+RATE_OF_STEPS = "learning-rate"
+"""Key of a rate that steps show; where the recorded rates differ, it is the same cause."""
 
 
 class RuledOut(NamedTuple):
@@ -77,7 +81,20 @@ def explain(first: Difference, a: Trace, b: Trace, bounds: Bounds, judged: Compa
                 break
         if causes:
             causes += _later_causes(pair, judged, causes)
-    return Explained(tuple(causes[:MOST_CAUSES]), ruled_out)
+    placed = [_with_lines(cause, pair) for cause in causes[:MOST_CAUSES]]
+    return Explained(tuple(placed), ruled_out)
+
+
+def _with_lines(cause: Cause, pair: LoopPair) -> Cause:
+    """The cause with its place, and both sides' lines of source where they are known."""
+    if not cause.stage:
+        first = pair.first
+        cause = replace(cause, stage=first.stage, update=first.update, tensor=first.tensor)
+    lines = {
+        side.name: source_lines(side.trace, cause.update, cause.stage, cause.tensor)
+        for side in (pair.other, pair.mine)
+    }
+    return replace(cause, lines={name: known for name, known in lines.items() if known})
 
 
 def _cause_at(
@@ -202,11 +219,13 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
         place = next((place for place in judged.parted if place.stage == stage), None)
         if place is None or place.quantity:
             continue
-        at = replace_first(pair, place)
+        at = _at(pair, place)
         cause, _, _ = _cause_at(at, judged.local, set())
         if cause is not None and cause.key not in known:
             known.add(cause.key)
             later.append(cause)
+    if any(cause.stage == "lr" for cause in (*causes, *later)):
+        known.add(RATE_OF_STEPS)
     for setting in judged.local:
         if setting.key not in known:
             known.add(setting.key)
@@ -214,7 +233,7 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
     return sorted(later, key=lambda cause: (cause.update, STAGES.index(cause.stage)))
 
 
-def replace_first(pair: LoopPair, first: Difference) -> LoopPair:
+def _at(pair: LoopPair, first: Difference) -> LoopPair:
     """The same two loops at another place."""
     return replace(pair, first=first)
 

@@ -3,7 +3,7 @@ does not.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +54,7 @@ class Cause:
     measured on both sides. `update` (counted from 0, -1 before training), `stage` and `tensor`
     are where it shows first, "" and -1 where that is the first divergence. `runner_up` is the next
     best explanation of another kind, "" where none holds, and `runner_up_residual` what it leaves.
+    `lines` has a side's lines of source that it is about, where they are known.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Cause:
     tensor: str = ""
     runner_up: str = ""
     runner_up_residual: float = np.inf
+    lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Alternative(NamedTuple):
