@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lockstep import diagnose
+from lockstep.studies.prove.own_loops.right_pairs import RIGHT_PAIRS
 from parity_tests.shared.own_loops.record import record
-from parity_tests.shared.own_loops.right_pairs import RIGHT_PAIRS
 
 
 def pairs() -> Iterator[Any]:

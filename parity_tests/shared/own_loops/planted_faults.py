@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from parity_tests.shared.own_loops.right_pairs import GROUPED, MIXED_GPT, MIXED_MLP, Pair
-from parity_tests.shared.own_loops.ways import Loop
+from lockstep.studies.prove.own_loops.right_pairs import GROUPED, MIXED_GPT, MIXED_MLP, Pair
+from lockstep.studies.prove.own_loops.ways import Loop
 
 __all__ = ["FAULTS", "Fault"]
 
@@ -101,7 +101,7 @@ PLANTED = {
     "bias-left-out": _fault(MIXED_GPT, "forward", "blocks.0.up", LEFT_OUT, without_bias="up"),
     "bias-left-out-mlp": _fault(MIXED_MLP, "forward", "head", LEFT_OUT, without_bias="head"),
     "gradients-not-zeroed": _fault(
-        MIXED_MLP, "gradients", "", "accumulate|zero", update=1, is_zeroed=False
+        MIXED_MLP, "gradients", "", "accumulate|zero|clear", update=1, is_zeroed=False
     ),
     "momentum": _fault(
         MOMENTUM, "moments update parameters", "", "momentum 0.95", update=1, momentum=0.95

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import jax_impl.proof.own_loops.loop
+import pt_impl.proof.own_loops.loop
 from lockstep import Trace
 from lockstep.diagnose.names import NameMap, save_names
-from parity_tests.shared.own_loops import jax_loop, torch_loop
-from parity_tests.shared.own_loops.jax_models import map_of
-from parity_tests.shared.own_loops.right_pairs import Pair
-from parity_tests.shared.own_loops.torch_models import start_of
-from parity_tests.shared.own_loops.ways import Loop
+from lockstep.studies.prove.own_loops.right_pairs import Pair
+from lockstep.studies.prove.own_loops.start import map_of
+from lockstep.studies.prove.own_loops.ways import Loop
 
 __all__ = ["Recording", "names_of", "record"]
 
-TRAIN = {"torch": torch_loop.train, "jax": jax_loop.train}
+TRAIN = {"torch": pt_impl.proof.own_loops.loop.train, "jax": jax_impl.proof.own_loops.loop.train}
 
 
 class Recording(NamedTuple):
@@ -29,7 +29,7 @@ def names_of(pair: Pair) -> NameMap | None:
     """The name map of a pair whose sides are of two frameworks; None for one framework."""
     if pair.a.framework == pair.b.framework:
         return None
-    return map_of(start_of(pair.a), pair.a)
+    return map_of(pair.a)
 
 
 def record(pair: Pair, folder: Path) -> Recording:

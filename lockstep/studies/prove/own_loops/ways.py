@@ -10,12 +10,16 @@ __all__ = ["SIZES", "Loop", "Sizes", "batches", "rate_at"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a model: rows of a batch, width, classes or vocabulary, and the shape of a row."""
+    """Sizes of a model: rows of a batch, width, classes or vocabulary, the shape of a row, and how
+    many blocks and heads a transformer has.
+    """
 
     rows: int
     width: int
     classes: int
     row: tuple[int, ...]
+    blocks: int = 2
+    heads: int = 2
 
 
 SIZES = {
@@ -25,6 +29,16 @@ SIZES = {
     "lstm": Sizes(rows=16, width=24, classes=5, row=(10, 6)),
     "gru": Sizes(rows=16, width=24, classes=5, row=(10, 6)),
 }
+
+
+TINY = SIZES | {
+    "gpt": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1),
+    "mlp": Sizes(rows=16, width=24, classes=5, row=(12,)),
+    "convnet": Sizes(rows=8, width=6, classes=5, row=(3, 8, 8)),
+    "lstm": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
+    "gru": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
+}
+"""The smallest whose settings can still be measured in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Loop:
         groups: 2 for matrices and embeddings apart from biases and norms.
         eps: of every norm.
         seed: draws other parameters and batches.
+        is_tiny: whether the model has the sizes of `TINY`.
     """
 
     model: str = "gpt"
@@ -102,10 +117,12 @@ class Loop:
     without_bias: str = ""
     lr_offset: int = 0
     seed: int = 0
+    is_tiny: bool = False
 
     @property
     def sizes(self) -> Sizes:
-        return SIZES[self.model]
+        """The sizes of the model."""
+        return (TINY if self.is_tiny else SIZES)[self.model]
 
 
 def rate_at(loop: Loop, update: int) -> float:

@@ -4,48 +4,24 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from parity_tests.shared.own_loops.ways import Loop
+from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["build", "start_of"]
+__all__ = ["build"]
 
-HEADS = 2
 Tensor = torch.Tensor
-
-
-def start_of(loop: Loop) -> dict[str, np.ndarray]:
-    """The first parameters and buffers, by PyTorch's names and in its layouts, in float64."""
-    draw = np.random.Generator(np.random.PCG64(3 + 100 * loop.seed))
-    start = {}
-    for name, tensor in build(loop).state_dict().items():
-        shape = tuple(tensor.shape)
-        values = draw.normal(size=shape)
-        if "running_var" in name:
-            values = np.ones(shape)
-        elif "running" in name or "num_batches" in name:
-            values = np.zeros(shape)
-        elif "norm" in name and name.endswith("weight"):
-            values = 1 + 0.1 * values
-        elif len(shape) < 2:
-            values = 0.1 * values
-        elif "token" in name or "position" in name:
-            values = 0.5 * values
-        else:
-            values = values / np.sqrt(np.prod(shape[1:]))
-        start[name] = values.astype(np.float32).astype(np.float64)
-    if loop.model == "gpt" and loop.is_tied:
-        start["head.weight"] = start["token.weight"]
-    return start
 
 
 def build(loop: Loop) -> nn.Module:
     """The model, in its dtype, with whatever numbers PyTorch draws."""
-    model = MODELS[loop.model](loop).to(getattr(torch, loop.dtype))
-    return model.to(memory_format=torch.channels_last) if loop.memory == "nhwc" else model
+    model: Any = MODELS[loop.model](loop).to(getattr(torch, loop.dtype))
+    if loop.memory == "nhwc":
+        model = model.to(memory_format=torch.channels_last)
+    built: nn.Module = model
+    return built
 
 
 def wide(loop: Loop, x: Tensor) -> Tensor:
@@ -73,6 +49,9 @@ class LayerNorm(nn.Module):
 
 class BatchNorm(nn.Module):
     """A BatchNorm of images, as it is written by hand."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, width: int, loop: Loop) -> None:
         super().__init__()
@@ -159,12 +138,13 @@ class Attention(nn.Module):
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         B, T, W = x_BTW.shape
+        heads = self.loop.sizes.heads
         if self.loop.is_packed:
             parts = self.qkv(x_BTW).chunk(3, dim=-1)
         else:
             parts = [self.query(x_BTW), self.key(x_BTW), self.value(x_BTW)]
-        q, k, v = (part.view(B, T, HEADS, W // HEADS).transpose(1, 2) for part in parts)
-        scale = self.loop.attention_scale / math.sqrt(W // HEADS)
+        q, k, v = (part.view(B, T, heads, W // heads).transpose(1, 2) for part in parts)
+        scale = self.loop.attention_scale / math.sqrt(W // heads)
         if self.loop.attention == "library":
             mixed = F.scaled_dot_product_attention(
                 q, k, v, is_causal=self.loop.is_causal, scale=scale
@@ -175,7 +155,8 @@ class Attention(nn.Module):
                 later = torch.ones(T, T, dtype=torch.bool).triu(1)
                 scores = scores.masked_fill(later, float("-inf"))
             mixed = torch.softmax(scores, dim=-1) @ v
-        return self.out(mixed.transpose(1, 2).reshape(B, T, W))
+        joined_BTW: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, W))
+        return joined_BTW
 
 
 class Block(nn.Module):
@@ -194,7 +175,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         x_BTW = x_BTW + self.attention(self.norm1(x_BTW))
-        return x_BTW + self.drop(self.down(self.gelu(self.up(self.norm2(x_BTW)))))
+        changed_BTW: Tensor = self.drop(self.down(self.gelu(self.up(self.norm2(x_BTW)))))
+        return x_BTW + changed_BTW
 
 
 class Gpt(nn.Module):
@@ -205,7 +187,7 @@ class Gpt(nn.Module):
         sizes = loop.sizes
         self.token = nn.Embedding(sizes.classes, sizes.width)
         self.position = nn.Embedding(sizes.row[0], sizes.width)
-        self.blocks = nn.ModuleList([Block(loop) for _ in range(2)])
+        self.blocks = nn.ModuleList([Block(loop) for _ in range(sizes.blocks)])
         self.norm = norm_of(sizes.width, loop)
         self.head = nn.Linear(sizes.width, sizes.classes, bias=False)
         if loop.is_tied:
@@ -215,7 +197,8 @@ class Gpt(nn.Module):
         x_BTW = self.token(tokens_BT) + self.position(torch.arange(tokens_BT.shape[1]))
         for block in self.blocks:
             x_BTW = block(x_BTW)
-        return self.head(self.norm(x_BTW))
+        logits_BTK: Tensor = self.head(self.norm(x_BTW))
+        return logits_BTK
 
 
 class Mlp(nn.Module):
@@ -236,7 +219,8 @@ class Mlp(nn.Module):
     def forward(self, x_BD: Tensor) -> Tensor:
         x_BW = self.drop1(self.gelu1(self.norm1(self.linear1(x_BD))))
         x_BW = self.gelu2(self.norm2(self.linear2(x_BW)))
-        return self.head(x_BW)
+        logits_BK: Tensor = self.head(x_BW)
+        return logits_BK
 
 
 class Convolution(nn.Conv2d):
@@ -251,7 +235,7 @@ class Convolution(nn.Conv2d):
             return super().forward(x_BCHW)
         B, _, H, W = x_BCHW.shape
         patches_BPL = F.unfold(x_BCHW, 3, padding=1)
-        y_BOL = self.weight.flatten(1) @ patches_BPL + self.bias[:, None]
+        y_BOL = self.weight.flatten(1) @ patches_BPL + self.bias[:, None]  # type: ignore[index]
         return y_BOL.view(B, -1, H, W)
 
 
@@ -285,9 +269,10 @@ class Convnet(nn.Module):
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         x_BCHW = self.pool1(self.relu1(self.norm1(self.conv1(x_BCHW))))
         x_BCHW = self.relu2(self.norm2(self.conv2(x_BCHW)))
-        if self.loop.layers == "library":
-            return self.head(self.pool2(x_BCHW).flatten(1))
-        return self.head(x_BCHW.mean((2, 3)))
+        is_library = self.loop.layers == "library"
+        x_BC = self.pool2(x_BCHW).flatten(1) if is_library else x_BCHW.mean((2, 3))
+        logits_BK: Tensor = self.head(x_BC)
+        return logits_BK
 
 
 class Cells(nn.Module):
@@ -335,7 +320,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         states_BTW, _ = self.rnn(x_BTD)
-        return self.head(states_BTW[:, -1])
+        logits_BK: Tensor = self.head(states_BTW[:, -1])
+        return logits_BK
 
 
 MODELS: dict[str, Callable[[Loop], nn.Module]] = {

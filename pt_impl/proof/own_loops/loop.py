@@ -1,6 +1,5 @@
 """The training loop in PyTorch, recorded."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lockstep import Recorder, Trace
-from parity_tests.shared.own_loops.torch_models import build, start_of
-from parity_tests.shared.own_loops.ways import Loop, batches, rate_at
+from lockstep.studies.prove.own_loops.start import start_of
+from lockstep.studies.prove.own_loops.ways import Loop, batches, rate_at
+from pt_impl.proof.own_loops.models import build
 
 __all__ = ["train"]
 
@@ -29,12 +29,11 @@ class WrittenAdam(torch.optim.Optimizer):
         super().__init__(groups, settings)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # no result
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._move(parameter, group)
-        return None
 
     def _move(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -79,7 +78,9 @@ def optimizer_of(model: nn.Module, loop: Loop) -> torch.optim.Optimizer:
             groups, momentum=loop.momentum, nesterov=loop.is_nesterov, **settings
         )
     kind: Any = torch.optim.AdamW if loop.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, betas=(loop.beta1, loop.beta2), eps=loop.adam_eps, **settings)
+    betas = loop.beta1, loop.beta2
+    optimizer: torch.optim.Optimizer = kind(groups, betas=betas, eps=loop.adam_eps, **settings)
+    return optimizer
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, loop: Loop) -> torch.Tensor:

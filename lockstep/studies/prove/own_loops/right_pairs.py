@@ -1,8 +1,9 @@
 """Pairs of loops that mean the same and are written in two ways."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from parity_tests.shared.own_loops.ways import Loop
+from lockstep.studies.prove.own_loops.ways import Loop
 
 __all__ = ["RIGHT_PAIRS", "Pair"]
 
@@ -26,11 +27,11 @@ LSTM = Loop(model="lstm", optimizer="adam", weight_decay=0.0, clip=0.5)
 GRU = Loop(model="gru", optimizer="sgd", lr=0.1, weight_decay=0.0, updates=8)
 
 
-def _ways(loop: Loop, **ways: object) -> Pair:
+def _ways(loop: Loop, **ways: Any) -> Pair:
     return Pair(loop, replace(loop, **ways))
 
 
-def _port(loop: Loop, **ways: object) -> Pair:
+def _port(loop: Loop, **ways: Any) -> Pair:
     return Pair(loop, replace(loop, framework="jax", **ways))
 
 

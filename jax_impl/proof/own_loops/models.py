@@ -1,4 +1,4 @@
-"""The models in JAX, as functions of a tree of parameters, and the names that this tree has."""
+"""The models in JAX, as functions of a tree of parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,79 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lockstep.diagnose.names import Layout, NameMap
-from parity_tests.shared.own_loops.torch_models import HEADS
-from parity_tests.shared.own_loops.ways import Loop
+from lockstep.studies.prove.own_loops.start import layout_of, parts_of
+from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["MODELS", "map_of", "tree_of"]
+__all__ = ["MODELS", "tree_of"]
 
 Tree = Any
-KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
-"""Axes of a kernel -> what leads from JAX's layout to PyTorch's."""
-
-NCHW = (0, 3, 1, 2)
-OUTPUTS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
-    "gpt": [
-        ("blocks.0.gelu", "gelu", ()),
-        ("blocks.1.gelu", "gelu#2", ()),
-        ("head", "token#2", ()),
-    ],
-    "mlp": [("gelu1", "gelu", ()), ("gelu2", "gelu#2", ())],
-    "convnet": [
-        ("conv1", "conv1", NCHW),
-        ("norm1", "norm1", NCHW),
-        ("relu1", "relu", NCHW),
-        ("conv2", "conv2", NCHW),
-        ("norm2", "norm2", NCHW),
-        ("relu2", "relu#2", NCHW),
-    ],
-    "lstm": [],
-    "gru": [],
-}
-"""Model -> outputs of PyTorch's layers, as the recorder calls those of JAX and lays them out."""
 
 
-def layout_of(name: str, array: np.ndarray) -> Layout:
-    """The name and layout that a parameter of PyTorch has in the tree."""
-    stem, _, leaf = name.rpartition(".")
-    if "token" in stem or "position" in stem:
-        return Layout(f"{stem}.embedding")
-    if "norm" in stem:
-        leaves = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
-        return Layout(f"{stem}.{leaves.get(leaf, leaf)}")
-    if array.ndim in KERNEL_AXES:
-        return Layout(f"{stem}.{leaf.replace('weight', 'kernel')}", KERNEL_AXES[array.ndim])
-    return Layout(name)
-
-
-def _parts(start: dict[str, np.ndarray], loop: Loop) -> dict[str, np.ndarray]:
-    """What of PyTorch's parameters and buffers the tree has: tied weights once, no counts."""
-    tied = {"head.weight"} if loop.model == "gpt" and loop.is_tied else set()
-    return {
-        name: array
-        for name, array in start.items()
-        if name not in tied and "num_batches" not in name
-    }
-
-
-def map_of(start: dict[str, np.ndarray], loop: Loop) -> NameMap:
-    """The name map of a pair whose side A is PyTorch's and whose side B is the tree."""
-    parts = _parts(start, loop)
-    forward = {name: Layout(other, axes) for name, other, axes in OUTPUTS[loop.model]}
-    # an embedding and the sum of both
-    only = frozenset({"position"} if loop.model == "gpt" else ())
-    return NameMap(
-        names={name: layout_of(name, array) for name, array in parts.items()},
-        forward=forward,
-        only_a=only,
-        only_b=only,
-    )
-
-
-def tree_of(start: dict[str, np.ndarray], loop: Loop) -> Tree:
+def tree_of(loop: Loop) -> Tree:
     """PyTorch's parameters and buffers as the tree."""
     tree: Tree = {}
-    for name, array in _parts(start, loop).items():
+    for name, array in parts_of(loop).items():
         layout = layout_of(name, array)
         turned = array.transpose(np.argsort(layout.axes)) if layout.axes else array
         *path, leaf = layout.name.split(".")
@@ -108,7 +47,8 @@ def norm(tree: Tree, x: jax.Array, loop: Loop) -> jax.Array:
     else:  # as Flax has it by default
         var = jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean)
     scaled = (y - mean) * jax.lax.rsqrt(var + loop.eps)
-    return (scaled * tree["scale"] + tree["bias"]).astype(x.dtype)
+    shifted: jax.Array = scaled * tree["scale"] + tree["bias"]
+    return shifted.astype(x.dtype)
 
 
 def gelu(x: jax.Array, loop: Loop) -> jax.Array:
@@ -120,13 +60,14 @@ def gelu(x: jax.Array, loop: Loop) -> jax.Array:
 
 def attention(tree: Tree, x_BTW: jax.Array, loop: Loop) -> jax.Array:
     B, T, W = x_BTW.shape
+    heads = loop.sizes.heads
     if loop.is_packed:
         parts = jnp.split(linear(tree["qkv"], x_BTW, loop), 3, axis=-1)
     else:
         parts = [linear(tree[name], x_BTW, loop) for name in ("query", "key", "value")]
-    q, k, v = (part.reshape(B, T, HEADS, W // HEADS) for part in parts)
+    q, k, v = (part.reshape(B, T, heads, W // heads) for part in parts)
     mask_TT = jnp.tril(jnp.ones((T, T), bool))
-    scale = loop.attention_scale / np.sqrt(W // HEADS)
+    scale = loop.attention_scale / np.sqrt(W // heads)
     if loop.attention == "library" and x_BTW.dtype != jnp.float64:
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=loop.is_causal, scale=scale)
     else:
@@ -175,7 +116,8 @@ def group_norm(tree: Tree, x_BHWC: jax.Array, loop: Loop) -> jax.Array:
     mean = grouped.mean((1, 2, 4), keepdims=True)
     var = grouped.var((1, 2, 4), keepdims=True)
     scaled = ((grouped - mean) * jax.lax.rsqrt(var + loop.eps)).reshape(x_BHWC.shape)
-    return (scaled * tree["scale"] + tree["bias"]).astype(x_BHWC.dtype)
+    shifted: jax.Array = scaled * tree["scale"] + tree["bias"]
+    return shifted.astype(x_BHWC.dtype)
 
 
 def convnet(tree: Tree, x_BCHW: jax.Array, loop: Loop) -> jax.Array:

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_impl.proof.own_loops.models import MODELS, tree_of
 from lockstep import Recorder, Trace
-from parity_tests.shared.own_loops.jax_models import MODELS, tree_of
-from parity_tests.shared.own_loops.torch_models import start_of
-from parity_tests.shared.own_loops.ways import Loop, batches, rate_at
+from lockstep.studies.prove.own_loops.ways import Loop, batches, rate_at
 
 __all__ = ["train"]
 
@@ -35,7 +34,7 @@ def clip(gradients: Any, largest: float) -> Any:
 
 def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
     """Train, and write the trace to `path`; float64 where the loop is in it."""
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", loop.dtype == "float64")
     try:
         return _train(loop, path, perturb)
@@ -49,11 +48,12 @@ def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
     def loss_of(parameters: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = MODELS[loop.model](parameters, x, loop)
         logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return losses.mean()
 
     value_and_grad = recorder.value_and_grad(jax.jit(loss_of))
     transformation = transformation_of(loop)
-    parameters = recorder.watch(tree_of(start_of(loop), loop), transformation)
+    parameters = recorder.watch(tree_of(loop), transformation)
     state: Any = transformation.init(parameters)
     for update, (x, y) in enumerate(batches(loop)):
         _, gradients = value_and_grad(parameters, jnp.asarray(x), jnp.asarray(y))
