@@ -14,7 +14,7 @@ from lockstep.commands.bench import bench
 from lockstep.commands.catalogue import atlas, curve, matrix, rates
 from lockstep.commands.compare import compare, names
 from lockstep.commands.converge import converge
-from lockstep.commands.diagnose import diagnose
+from lockstep.commands.diagnose import diagnose, repro
 from lockstep.commands.prove import prove
 from lockstep.commands.recipe import recipe_group
 from lockstep.commands.streams import flush_output, outlast_readers
@@ -28,7 +28,7 @@ __all__ = ["main"]
 
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "Train and compare": (run, record, convert, compare, diagnose),
+    "Train and compare": (run, record, convert, compare, diagnose, repro),
     "Own loops": (names,),
     "Versions": (bless, upgrade_check, matrix_versions),
     "Studies": (matrix, prove, converge, bench),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lockstep.diagnose.diagnosis import Diagnosis
     from lockstep.diagnose.pairs import TracePair
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "repro"]
 
 
 @click.command(short_help="Say where two traces first part, who is off, and why.")
@@ -93,6 +93,34 @@ def diagnose(
         suite = junit_comparison(comparison, (files[first], files[second]), diagnosis.operation)
         write_file(junit, suite, JUNIT)
     return EXIT_STATUS[diagnosis.verdict]
+
+
+@click.command(short_help="Write a small script that shows where two traces part.")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The folder to make; where it exists, the name gets a number.",
+)
+@names_option
+@noise_option
+def repro(a: Path, b: Path, out: Path, names_file: Path | None, noise: tuple[Path, ...]) -> int:
+    """Write a script and its arrays that show where the traces A and B part, without lockstep.
+
+    Attach the folder to a bug report. The script prints what both sides read there and what they
+    give. Where a side was read off PyTorch, it computes the layer or the step again.
+    """
+    from lockstep.diagnose.diagnosis import diagnose as explain
+    from lockstep.report.repro.folder import write_repro
+
+    pair = load_pair(a, b, names_file, noise)
+    diagnosis = explain(pair.a, pair.b, pair.oracle, bounds=pair.bounds)
+    folder = write_repro(out, diagnosis, pair.a, pair.b, (a.name, b.name))
+    echo(f"{folder}: repro.py and arrays.npz; run it with: python {folder / 'repro.py'}")
+    return 0
 
 
 def _diagnose_replayed(

@@ -48,8 +48,9 @@ class Explained(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """An explanation that gives the numbers, with its residual and the one without it."""
+    """An explanation that gives the numbers of a side, with its residual and the one without it."""
 
+    side: str
     explanation: Explanation
     residual: float
     null_residual: float
@@ -109,7 +110,7 @@ def _cause_at(
         for explanation in _explanations(side):
             error, without = _residuals(side, explanation, explained)
             if _holds(side, explanation, error, without):
-                held.append(_Held(explanation, error, without))
+                held.append(_Held(side.mine.name, explanation, error, without))
             elif np.isfinite(error):
                 tried[explanation.idea] = min(error, tried.get(explanation.idea, np.inf))
     exact = [entry for entry in held if not entry.explanation.free]
@@ -191,6 +192,10 @@ def _chosen(
     chosen = best.explanation
     others = [entry for entry in held if entry.explanation.key != chosen.key]
     runner_up = min(others, key=lambda entry: entry.residual, default=None)
+    is_here = not chosen.stage and chosen.update is None
+    predicted = {
+        f"{best.side}|{name}": array for name, array in chosen.predicted.items() if is_here
+    }
     cause = Cause(
         chosen.key,
         chosen.text,
@@ -203,6 +208,7 @@ def _chosen(
         tensor=pair.first.tensor,
         runner_up="" if runner_up is None else runner_up.explanation.text,
         runner_up_residual=np.inf if runner_up is None else runner_up.residual,
+        predicted=predicted,
     )
     return cause, set(chosen.predicted) if chosen.is_part else set(), ()
 

@@ -4,9 +4,10 @@ does not.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockstep.diagnose.causes.tensors import FLOOR, NO_NOISE, Tensors, residual, scales
 from lockstep.numbers import factor, number_beside
@@ -54,7 +55,9 @@ class Cause:
     measured on both sides. `update` (counted from 0, -1 before training), `stage` and `tensor`
     are where it shows first, "" and -1 where that is the first divergence. `runner_up` is the next
     best explanation of another kind, "" where none holds, and `runner_up_residual` what it leaves.
-    `lines` has a side's lines of source that it is about, where they are known.
+    `lines` has a side's lines of source that it is about, where they are known. `predicted` is what
+    the cause gives in place of a side's tensors at the first divergence, by names such as
+    "b|lin.weight".
     """
 
     key: str
@@ -70,6 +73,7 @@ class Cause:
     runner_up: str = ""
     runner_up_residual: float = np.inf
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    predicted: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Alternative(NamedTuple):
