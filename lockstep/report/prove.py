@@ -13,9 +13,11 @@ from lockstep.files.outputs import markdown
 from lockstep.numbers import factor
 from lockstep.printable import printable
 from lockstep.report.package_versions import measured_with
+from lockstep.report.prove_loops import loop_section, print_loop_proof, summarise_loops
 from lockstep.studies.prove.checker_faults import CHECKER_FAULTS
 from lockstep.studies.prove.false_alarms import RightRun
 from lockstep.studies.prove.naive_rules import RULES
+from lockstep.studies.prove.own_loops.run import LoopProof
 from lockstep.studies.prove.prove_libraries import ENGINES, LibraryOutcome
 from lockstep.studies.prove.run import Outcome, Proof
 
@@ -42,6 +44,8 @@ def print_proof(proof: Proof, console: Console) -> None:
             is_right = all(outcome.is_right for outcome in both)
             table.add_row(*map(printable, cells), style="" if is_right else "red")
         console.print(table)
+    if proof.loops is not None:
+        print_loop_proof(proof.loops, console)
     table = _table("fault of the checker", "exposed by")
     for key, cases in _checker_rows(proof):
         table.add_row(printable(key), printable(cases), style="" if cases else "red")
@@ -73,9 +77,11 @@ def proof_markdown(proof: Proof) -> str:
         f"Measured with {measured_with()}.",
         "",
         *(f"- {line}" for line in summarise(proof)),
+        *(f"- {line}" for line in summarise_loops(proof.loops or LoopProof(()))),
         "",
         *_twin_section(proof.outcomes),
         *_library_section(proof.libraries),
+        *(loop_section(proof.loops) if proof.loops is not None else ()),
         *_checker_section(proof),
     ]
     return "\n".join(lines) + "\n"

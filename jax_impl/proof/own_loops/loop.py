@@ -9,7 +9,8 @@ import optax
 
 from jax_impl.proof.own_loops.models import MODELS, tree_of
 from lockstep import Recorder, Trace
-from lockstep.studies.prove.own_loops.ways import Loop, batches, rate_at
+from lockstep.studies.prove.own_loops.feeds import batches, rates_of
+from lockstep.studies.prove.own_loops.ways import Loop
 
 __all__ = ["train"]
 
@@ -55,10 +56,10 @@ def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
     transformation = transformation_of(loop)
     parameters = recorder.watch(tree_of(loop), transformation)
     state: Any = transformation.init(parameters)
-    for update, (x, y) in enumerate(batches(loop)):
+    for (x, y), rate in zip(batches(loop), rates_of(loop)):
         _, gradients = value_and_grad(parameters, jnp.asarray(x), jnp.asarray(y))
         clipped = clip(gradients, loop.clip) if loop.clip else gradients
-        state.hyperparams["learning_rate"] = rate_at(loop, update)
+        state.hyperparams["learning_rate"] = float(rate)
         changes, state = transformation.update(clipped, state, parameters)
         parameters = optax.apply_updates(parameters, changes)
         recorder.update(clipped=clipped, moments=state, parameters=parameters)

@@ -21,6 +21,7 @@ from lockstep.studies.prove.checker_faults import prove_checker
 from lockstep.studies.prove.faults import PlantedFault
 from lockstep.studies.prove.library_faults import LibraryFault
 from lockstep.studies.prove.naive_rules import RULES
+from lockstep.studies.prove.own_loops.run import LoopProof
 from lockstep.studies.prove.prove_libraries import PROCESSES, LibraryOutcome, prove_libraries
 
 __all__ = ["Outcome", "Proof", "prove"]
@@ -80,6 +81,8 @@ class Proof:
     """Simple rule -> how many of these trainings it calls equal to the oracle."""
     libraries: tuple[LibraryOutcome, ...] = ()
     """An outcome for each library's fault and engine."""
+    loops: LoopProof | None = None
+    """What was found in own loops."""
 
     @property
     def holds(self) -> bool:
@@ -90,7 +93,8 @@ class Proof:
         is_placed = all(outcome.is_right for outcome in self.libraries)
         is_exposed = all(cases for key, cases in self.checker.items() if key)
         has_false_alarms = bool(self.checker[""] or self.alarms)
-        return is_located and is_placed and is_exposed and not has_false_alarms
+        are_loops_right = self.loops is None or self.loops.holds
+        return is_located and is_placed and is_exposed and are_loops_right and not has_false_alarms
 
 
 def prove(

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lockstep import Recorder, Trace
+from lockstep.studies.prove.own_loops.feeds import Batch, batches, rates_of
 from lockstep.studies.prove.own_loops.start import start_of
-from lockstep.studies.prove.own_loops.ways import Loop, batches, rate_at
+from lockstep.studies.prove.own_loops.ways import Loop
+from pt_impl.proof.own_loops.hooks import hook_of
 from pt_impl.proof.own_loops.models import build
 
 __all__ = ["train"]
@@ -68,18 +70,28 @@ def optimizer_of(model: nn.Module, loop: Loop) -> torch.optim.Optimizer:
     groups = groups_of(model, loop)
     if loop.optimizer_code == "written":
         return WrittenAdam(groups, loop)
+    kinds: dict[str, Any] = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "adamax": torch.optim.Adamax,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": torch.optim.SGD,
+    }
     settings: dict[str, Any] = {
         "lr": loop.lr,
         "weight_decay": loop.weight_decay,
         "foreach": loop.optimizer_code == "foreach",
     }
     if loop.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, momentum=loop.momentum, nesterov=loop.is_nesterov, **settings
-        )
-    kind: Any = torch.optim.AdamW if loop.optimizer == "adamw" else torch.optim.Adam
-    betas = loop.beta1, loop.beta2
-    optimizer: torch.optim.Optimizer = kind(groups, betas=betas, eps=loop.adam_eps, **settings)
+        settings |= {"momentum": loop.momentum, "nesterov": loop.is_nesterov}
+        settings |= {"dampening": loop.dampening}
+    elif loop.optimizer == "rmsprop":
+        settings |= {"alpha": loop.decay, "eps": loop.adam_eps}
+    else:
+        settings |= {"betas": (loop.beta1, loop.beta2), "eps": loop.adam_eps}
+    if loop.optimizer in ("adam", "adamw"):
+        settings["amsgrad"] = loop.is_amsgrad
+    optimizer: torch.optim.Optimizer = kinds[loop.optimizer](groups, **settings)
     return optimizer
 
 
@@ -97,34 +109,47 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, loop: Loop) -> torch.Ten
 
 def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
     """Train, and write the trace to `path`."""
-    torch.manual_seed(1)
-    dtype = getattr(torch, loop.dtype)
+    torch.manual_seed(1 + loop.odd)
     model = build(loop)
     start = start_of(loop)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
     optimizer = optimizer_of(model, loop)
+    rate_T = rates_of(loop)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda update: rate_at(loop, update) / loop.lr
+        optimizer, lambda update: float(rate_T[min(update, loop.updates - 1)]) / loop.lr
     )
+    hook = hook_of(loop, model, optimizer)
+    hook("built", 0)
     recorder = Recorder(path, backend="torch", perturb=perturb)
     recorder.watch(model, optimizer)
-    for x, y in batches(loop):
-        losses = []
-        for x_part, y_part in zip(
-            torch.from_numpy(x).chunk(loop.micro), torch.from_numpy(y).chunk(loop.micro)
-        ):
-            x_part = x_part.to(dtype) if x_part.is_floating_point() else x_part
-            recorder.record(batch={"x": x_part, "y": y_part})
-            with torch.autocast("cpu", torch.bfloat16, enabled=bool(loop.compute)):
-                logits = model(x_part)
-            loss = loss_of(logits, y_part, loop)
-            (loss / loop.micro if loop.is_divided else loss).backward()
-            losses.append(loss.detach())
+    for update, batch in enumerate(batches(loop)):
+        loss = _backward(model, batch, loop, recorder)
+        hook("gradients", update)
         if loop.clip:
             nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
+        hook("clipped", update)
         optimizer.step()
+        hook("stepped", update)
         scheduler.step()
-        recorder.update(loss=sum(losses) / len(losses))
+        recorder.update(loss=loss)
         if loop.is_zeroed:
             optimizer.zero_grad()
     return recorder.finish()
+
+
+def _backward(model: nn.Module, batch: Batch, loop: Loop, recorder: Recorder) -> torch.Tensor:
+    """The gradients of a batch, in micro-batches, and its mean loss."""
+    losses: list[torch.Tensor] = []
+    x, y = map(torch.from_numpy, batch)
+    for x_part, y_part in zip(x.chunk(loop.micro), y.chunk(loop.micro)):
+        if x_part.is_floating_point():
+            x_part = x_part.to(getattr(torch, loop.dtype))
+        recorder.record(batch={"x": x_part, "y": y_part})
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(loop.compute)):
+            logits = model(x_part)
+        loss = loss_of(logits, y_part, loop)
+        if loop.wrong == "odd-loss":
+            loss = loss + 0.1 * (1 + loop.odd % 7) * torch.sin(logits.float() + 1).mean()
+        (loss / loop.micro if loop.is_divided else loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean()

@@ -1,6 +1,7 @@
 """A model's first parameters and buffers, by PyTorch's names, and what JAX's tree calls them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,9 +9,10 @@ from lockstep.diagnose.names import Layout, NameMap
 from lockstep.oracle.arithmetic import Array
 from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["layout_of", "map_of", "parts_of", "start_of"]
+__all__ = ["STARTS", "layout_of", "map_of", "parts_of", "start_of"]
 
 Shape = tuple[int, ...]
+Start = dict[str, Array]
 
 KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 """Axes of a kernel -> what leads from JAX's layout to PyTorch's."""
@@ -55,6 +57,8 @@ def start_of(loop: Loop) -> dict[str, Array]:
         else:
             values = values / np.sqrt(np.prod(shape[1:]))
         start[name] = np.asarray(values, np.float32).astype(np.float64)
+    if loop.start:
+        start = STARTS[loop.start](start, loop)
     if loop.model == "gpt" and loop.is_tied:
         start["head.weight"] = start["token.weight"]
     return start
@@ -128,27 +132,35 @@ def _shapes(loop: Loop) -> Iterator[tuple[str, Shape]]:
 def _transformer(loop: Loop) -> Iterator[tuple[str, Shape]]:
     sizes = loop.sizes
     width = sizes.width
+    norm = _scale if loop.norm == "rms" else _norm
     yield "token.weight", (sizes.classes, width)
-    yield "position.weight", (sizes.row[0], width)
+    if loop.positions == "learned":
+        yield "position.weight", (sizes.row[0], width)
     for i in range(sizes.blocks):
         place = f"blocks.{i}"
-        yield from _norm(f"{place}.norm1", width)
+        yield from norm(f"{place}.norm1", width)
         if loop.is_packed:
             yield from _linear(f"{place}.attention.qkv", width, 3 * width)
         else:
             for name in ("query", "key", "value"):
                 yield from _linear(f"{place}.attention.{name}", width, width)
         yield from _linear(f"{place}.attention.out", width, width)
-        yield from _norm(f"{place}.norm2", width)
+        yield from norm(f"{place}.norm2", width)
         yield from _linear(f"{place}.up", width, 4 * width)
+        if loop.mlp == "swiglu":
+            yield from _linear(f"{place}.gate", width, 4 * width)
         yield from _linear(f"{place}.down", 4 * width, width)
-    yield from _norm("norm", width)
+    yield from norm("norm", width)
     yield "head.weight", (sizes.classes, width)
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (outputs, inputs)
     yield f"{name}.bias", (outputs,)
+
+
+def _scale(name: str, width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (width,)
 
 
 def _norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
@@ -160,3 +172,51 @@ def _statistics(name: str, width: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.running_mean", (width,)
     yield f"{name}.running_var", (width,)
     yield f"{name}.num_batches_tracked", ()
+
+
+# ---- wrong initial parameters
+
+
+def _kernels_by(change: Callable[[Array], Array]) -> Callable[[Start, Loop], Start]:
+    """All kernels changed."""
+
+    def changed(start: Start, loop: Loop) -> Start:
+        return {
+            name: change(array) if array.ndim > 1 and "norm" not in name else array
+            for name, array in start.items()
+        }
+
+    return changed
+
+
+def _square_transposed(start: Start, loop: Loop) -> Start:
+    return {
+        name: array.T if array.ndim == 2 and len(set(array.shape)) == 1 else array
+        for name, array in start.items()
+    }
+
+
+def _drawn_again(start: Start, loop: Loop) -> Start:
+    return {
+        name: array if array.ndim < 2 else start_of(replace(loop, start="", seed=99))[name]
+        for name, array in start.items()
+    }
+
+
+def _one_changed(start: Start, loop: Loop) -> Start:
+    """One element of one tensor is off by a number."""
+    draw = np.random.Generator(np.random.PCG64(loop.odd))
+    name = str(draw.choice([name for name, array in start.items() if array.ndim > 1]))
+    array = start[name].copy()
+    array.flat[int(draw.integers(array.size))] += float(draw.uniform(0.01, 0.5))
+    return start | {name: array}
+
+
+STARTS: dict[str, Callable[[Start, Loop], Start]] = {
+    "transposed": _square_transposed,
+    "scaled": _kernels_by(lambda array: array * 2**0.5),
+    "rounded": _kernels_by(lambda array: array.astype(np.float16).astype(np.float64)),
+    "drawn-again": _drawn_again,
+    "one-changed": _one_changed,
+}
+"""Key -> the wrong initial parameters, of the right ones."""

@@ -1,11 +1,8 @@
 """What one side of a pair is: its model, its dtypes, its optimizer, and how each is written."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-__all__ = ["SIZES", "Loop", "Sizes", "batches", "rate_at"]
+__all__ = ["SIZES", "TINY", "Loop", "Sizes"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,11 @@ class Loop:
         attention: "library" for PyTorch's own function, "written" for softmax(q k') v.
         is_packed: whether q, k and v are one layer.
         is_tied: whether the token embedding is the output's weight too.
-        norm: "layer" for a transformer or MLP; "batch" or "group" for a convnet.
+        positions: "learned" for an embedding of positions, "rope" for a rotation of queries and
+            keys.
+        mlp: "gelu", or "swiglu" for two projections of which one gates the other.
+        norm: "layer" for a transformer or MLP, "rms" for a transformer; "batch" or "group" for a
+            convnet.
         layers: "library" for the framework's norm, GELU, convolution or recurrent layer, "written"
             for its formula in float32 at least, "coarse" for its formula in the dtype that comes.
         activation: "module" or "function", as PyTorch has both.
@@ -67,12 +68,17 @@ class Loop:
             or "bfloat16" as Flax's `dtype` has it.
         loss_code: "library" or "written".
         optimizer_code: "foreach", "loop" or "written".
-        optimizer: "adamw", "adam" or "sgd".
+        optimizer: "adamw", "adam" or "sgd"; of PyTorch "rmsprop" and "adamax" too.
         lr: its peak.
         warmup: updates of linear warmup.
         clip: largest 2-norm of the gradient; 0 for any.
         groups: 2 for matrices and embeddings apart from biases and norms.
         eps: of every norm.
+        feed: key of what is wrong with the batches, in `feeds.FEEDS`; "" for nothing.
+        start: key of what is wrong with the initial parameters, in `feeds.STARTS`.
+        rates: key of what is wrong with the learning rates, in `feeds.RATES`.
+        wrong: key of what is wrong in the code of the loop, in the twin's `hooks.HOOKS`.
+        odd: seed of a fault without a name; it picks what the fault falls on.
         seed: draws other parameters and batches.
         is_tiny: whether the model has the sizes of `TINY`.
     """
@@ -86,6 +92,8 @@ class Loop:
     attention: str = "library"
     is_packed: bool = False
     is_tied: bool = True
+    positions: str = "learned"
+    mlp: str = "gelu"
     norm: str = "layer"
     layers: str = "library"
     activation: str = "module"
@@ -113,9 +121,20 @@ class Loop:
     is_bias_corrected: bool = True
     is_zeroed: bool = True
     is_nesterov: bool = False
+    is_amsgrad: bool = False
+    dampening: float = 0.0
+    decay: float = 0.99
     decays_norms: bool = False
     without_bias: str = ""
     lr_offset: int = 0
+    rope_base: float = 1e4
+    rope_pairs: str = "halves"
+    first_position: int = 0
+    feed: str = ""
+    start: str = ""
+    rates: str = ""
+    wrong: str = ""
+    odd: int = 0
     seed: int = 0
     is_tiny: bool = False
 
@@ -123,25 +142,3 @@ class Loop:
     def sizes(self) -> Sizes:
         """The sizes of the model."""
         return (TINY if self.is_tiny else SIZES)[self.model]
-
-
-def rate_at(loop: Loop, update: int) -> float:
-    """The learning rate: a linear warmup, then the peak."""
-    step = update + 1 + loop.lr_offset
-    return loop.lr * min(1.0, step / max(loop.warmup, 1))
-
-
-def batches(loop: Loop) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Features and labels of each update; a transformer's are tokens and the tokens after them."""
-    sizes = loop.sizes
-    draw = np.random.Generator(np.random.PCG64(7 + 100 * loop.seed))
-    dtype: Any = np.float64 if loop.dtype == "float64" else np.float32
-    drawn = []
-    for _ in range(loop.updates):
-        if loop.model == "gpt":
-            tokens = draw.integers(0, sizes.classes, (sizes.rows, sizes.row[0] + 1))
-            drawn.append((tokens[:, :-1], tokens[:, 1:]))
-        else:
-            x = draw.normal(size=(sizes.rows, *sizes.row)).astype(dtype)
-            drawn.append((x, draw.integers(0, sizes.classes, sizes.rows)))
-    return drawn
