@@ -37,20 +37,6 @@ class LayerNorm(nn.Module):
         return (scaled * self.weight + self.bias).to(x.dtype)
 
 
-class RmsNorm(nn.Module):
-    """An RMSNorm over the last axis, as it is written by hand."""
-
-    def __init__(self, width: int, loop: Loop) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.loop = loop
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = wide(self.loop, x)
-        scaled = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.loop.eps)
-        return (scaled * self.weight).to(x.dtype)
-
-
 class BatchNorm(nn.Module):
     """A BatchNorm of images, as it is written by hand."""
 
@@ -115,10 +101,7 @@ class Linear(nn.Linear):
 
 def norm_of(width: int, loop: Loop) -> nn.Module:
     """A norm of the last axis, of the kind that the loop names."""
-    is_library = loop.layers == "library"
-    if loop.norm == "rms":
-        return nn.RMSNorm(width, eps=loop.eps) if is_library else RmsNorm(width, loop)
-    return nn.LayerNorm(width, eps=loop.eps) if is_library else LayerNorm(width, loop)
+    return nn.LayerNorm(width, eps=loop.eps) if loop.layers == "library" else LayerNorm(width, loop)
 
 
 def gelu_of(loop: Loop) -> nn.Module | Callable[[Tensor], Tensor]:

@@ -9,7 +9,9 @@ from torch import nn
 
 from lockstep.studies.prove.own_loops.ways import Loop
 from pt_impl.proof.own_loops.layers import BatchNorm, Linear, gelu_of, norm_of
+from pt_impl.proof.own_loops.llama import Llama
 from pt_impl.proof.own_loops.transformer import Gpt
+from pt_impl.proof.own_loops.upsampler import Upsampler
 
 __all__ = ["build"]
 
@@ -76,7 +78,8 @@ class Convnet(nn.Module):
         self.conv2 = Convolution(sizes.width, 2 * sizes.width, loop)
         self.norm2 = self._norm(2 * sizes.width, loop)
         self.relu2 = nn.ReLU()
-        self.pool2 = nn.AdaptiveAvgPool2d(1)
+        is_maximum = loop.twist == "maximum-for-mean"
+        self.pool2 = nn.AdaptiveMaxPool2d(1) if is_maximum else nn.AdaptiveAvgPool2d(1)
         self.head = Linear(2 * sizes.width, sizes.classes, loop, "head")
         self.loop = loop
 
@@ -129,15 +132,62 @@ class Cells(nn.Module):
         return torch.stack(states, 1), h_BW
 
 
+class OtherCells(Cells):
+    """Cells that compute something else than PyTorch's with the same parameters."""
+
+    def __init__(self, inputs: int, width: int, loop: Loop) -> None:
+        super().__init__(inputs, width, 4 if loop.model == "lstm" else 3)
+        self.twist = loop.twist
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        if self.twist == "backwards":
+            states_BTW, last_BW = super().forward(x_BTD.flip(1))
+            return states_BTW, last_BW
+        h_BW = x_BTD.new_zeros(len(x_BTD), self.width)
+        c_BW = h_BW
+        states = []
+        bias = None if self.twist == "hidden-bias" else self.bias_hh_l0
+        for x_BD in x_BTD.unbind(1):
+            given = F.linear(x_BD, self.weight_ih_l0, self.bias_ih_l0).chunk(self.gates, -1)
+            if self.gates == 4:
+                known = F.linear(h_BW, self.weight_hh_l0, bias).chunk(4, -1)
+                i, f, g, o = (left + right for left, right in zip(given, known))
+                if self.twist == "gate-order":
+                    g, o = o, g
+                c_BW = torch.sigmoid(f) * c_BW + torch.sigmoid(i) * torch.tanh(g)
+                h_BW = torch.sigmoid(o) * torch.tanh(c_BW)
+            else:
+                h_BW = self._gru(given, h_BW, bias)
+            states.append(h_BW)
+        return torch.stack(states, 1), h_BW
+
+    def _gru(self, given: Any, h_BW: Tensor, bias: Tensor | None) -> Tensor:
+        known = F.linear(h_BW, self.weight_hh_l0, bias).chunk(3, -1)
+        r = torch.sigmoid(given[0] + known[0])
+        z = torch.sigmoid(given[1] + known[1])
+        if self.twist == "gate-order":
+            r, z = z, r
+        n = torch.tanh(given[2] + r * known[2])
+        if self.twist == "reset-before":
+            kernel = self.weight_hh_l0.chunk(3)[2]
+            inner = F.linear(r * h_BW, kernel, None if bias is None else bias.chunk(3)[2])
+            n = torch.tanh(given[2] + inner)
+        if self.twist == "mixes-the-other-way":
+            return (1 - z) * h_BW + z * n
+        return (1 - z) * n + z * h_BW
+
+
 class Recurrent(nn.Module):
     """A recurrent layer and a linear one of its last state."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         sizes = loop.sizes
-        if loop.layers == "library":
+        if loop.twist:
+            self.rnn: nn.Module = OtherCells(sizes.row[1], sizes.width, loop)
+        elif loop.layers == "library":
             kind: Any = nn.LSTM if loop.model == "lstm" else nn.GRU
-            self.rnn: nn.Module = kind(sizes.row[1], sizes.width, batch_first=True)
+            self.rnn = kind(sizes.row[1], sizes.width, batch_first=True)
         else:
             self.rnn = Cells(sizes.row[1], sizes.width, 4 if loop.model == "lstm" else 3)
         self.head = Linear(sizes.width, sizes.classes, loop, "head")
@@ -152,6 +202,8 @@ MODELS: dict[str, Callable[[Loop], nn.Module]] = {
     "gpt": Gpt,
     "mlp": Mlp,
     "convnet": Convnet,
+    "llama": Llama,
+    "upsampler": Upsampler,
     "lstm": Recurrent,
     "gru": Recurrent,
 }

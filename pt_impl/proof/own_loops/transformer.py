@@ -14,29 +14,6 @@ __all__ = ["Gpt"]
 Tensor = torch.Tensor
 
 
-class Rope(nn.Module):
-    """A rotary embedding of queries or keys (B, heads, T, D)."""
-
-    def __init__(self, loop: Loop) -> None:
-        super().__init__()
-        self.loop = loop
-
-    def forward(self, x_BHTD: Tensor) -> Tensor:
-        T, D = x_BHTD.shape[-2:]
-        place_T = torch.arange(T, dtype=torch.float64) + self.loop.first_position
-        rate_P = self.loop.rope_base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
-        angle_TP = place_T[:, None] * rate_P
-        cos_TP, sin_TP = angle_TP.cos().to(x_BHTD), angle_TP.sin().to(x_BHTD)
-        if self.loop.rope_pairs == "halves":
-            left, right = x_BHTD.chunk(2, -1)
-        else:
-            left, right = x_BHTD[..., ::2], x_BHTD[..., 1::2]
-        turned = left * cos_TP - right * sin_TP, right * cos_TP + left * sin_TP
-        if self.loop.rope_pairs == "halves":
-            return torch.cat(turned, -1)
-        return torch.stack(turned, -1).flatten(-2)
-
-
 class Attention(nn.Module):
     """Causal attention of two heads."""
 
@@ -51,9 +28,6 @@ class Attention(nn.Module):
             self.key = Linear(width, width, loop, "key")
             self.value = Linear(width, width, loop, "value")
         self.out = Linear(width, width, loop, "out")
-        if loop.positions == "rope":
-            self.q_rope = Rope(loop)
-            self.k_rope = Rope(loop)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         B, T, W = x_BTW.shape
@@ -63,8 +37,6 @@ class Attention(nn.Module):
         else:
             parts = [self.query(x_BTW), self.key(x_BTW), self.value(x_BTW)]
         q, k, v = (part.view(B, T, heads, W // heads).transpose(1, 2) for part in parts)
-        if self.loop.positions == "rope":
-            q, k = self.q_rope(q), self.k_rope(k)
         scale = self.loop.attention_scale / math.sqrt(W // heads)
         if self.loop.attention == "library":
             mixed = F.scaled_dot_product_attention(
@@ -91,22 +63,13 @@ class Block(nn.Module):
         self.attention = Attention(loop)
         self.norm2 = norm_of(width, loop)
         self.up = Linear(width, 4 * width, loop, "up")
-        if loop.mlp == "swiglu":
-            self.gate = Linear(width, 4 * width, loop, "gate")
-            self.silu = nn.SiLU()
-        else:
-            self.gelu = gelu_of(loop)
+        self.gelu = gelu_of(loop)
         self.down = Linear(4 * width, width, loop, "down")
         self.drop = nn.Dropout(loop.dropout)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         x_BTW = x_BTW + self.attention(self.norm1(x_BTW))
-        y_BTW = self.norm2(x_BTW)
-        if self.loop.mlp == "swiglu":
-            hidden = self.silu(self.gate(y_BTW)) * self.up(y_BTW)
-        else:
-            hidden = self.gelu(self.up(y_BTW))
-        changed_BTW: Tensor = self.drop(self.down(hidden))
+        changed_BTW: Tensor = self.drop(self.down(self.gelu(self.up(self.norm2(x_BTW)))))
         return x_BTW + changed_BTW
 
 
@@ -117,9 +80,7 @@ class Gpt(nn.Module):
         super().__init__()
         sizes = loop.sizes
         self.token = nn.Embedding(sizes.classes, sizes.width)
-        self.loop = loop
-        if loop.positions == "learned":
-            self.position = nn.Embedding(sizes.row[0], sizes.width)
+        self.position = nn.Embedding(sizes.row[0], sizes.width)
         self.blocks = nn.ModuleList([Block(loop) for _ in range(sizes.blocks)])
         self.norm = norm_of(sizes.width, loop)
         self.head = nn.Linear(sizes.width, sizes.classes, bias=False)
@@ -128,9 +89,7 @@ class Gpt(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """The logits of every place."""
-        x_BTW = self.token(tokens_BT)
-        if self.loop.positions == "learned":
-            x_BTW = x_BTW + self.position(torch.arange(tokens_BT.shape[1]))
+        x_BTW = self.token(tokens_BT) + self.position(torch.arange(tokens_BT.shape[1]))
         for block in self.blocks:
             x_BTW = block(x_BTW)
         logits_BTK: Tensor = self.head(self.norm(x_BTW))

@@ -11,9 +11,10 @@ __all__ = ["ADAMW", "ALL", "BASE", "BASES", "DTYPES", "STEP", "LoopFault", "plan
 BASE = Loop(is_tiny=True, updates=4, optimizer="sgd", lr=0.05, weight_decay=0.0)
 BASES = {
     "transformer": BASE,
-    "rotary": replace(BASE, positions="rope", norm="rms", mlp="swiglu", attention="written"),
+    "rotary": replace(BASE, model="llama"),
     "perceptron": replace(BASE, model="mlp"),
     "convolutional": replace(BASE, model="convnet", norm="batch"),
+    "upsampling": replace(BASE, model="upsampler", norm="batch"),
     "lstm": replace(BASE, model="lstm"),
     "gru": replace(BASE, model="gru"),
 }

@@ -22,7 +22,7 @@ def batches(loop: Loop) -> list[Batch]:
     dtype: Any = np.float64 if loop.dtype == "float64" else np.float32
     drawn: list[Batch] = []
     for _ in range(loop.updates):
-        if loop.model == "gpt":
+        if loop.model in ("gpt", "llama"):
             tokens = draw.integers(0, sizes.classes, (sizes.rows, sizes.row[0] + 1))
             drawn.append((tokens[:, :-1].copy(), tokens[:, 1:].copy()))
         else:

@@ -26,7 +26,7 @@ MODEL_FAULTS: tuple[LoopFault, ...] = (
         "the norm's eps is 1e-3 for 1e-5",
         "forward",
         "norm-eps",
-        ("transformer", "rotary", "perceptron", "convolutional"),
+        ("transformer", "rotary", "perceptron", "convolutional", "upsampling"),
         eps=1e-3,
     ),
     *planted(
@@ -52,6 +52,15 @@ MODEL_FAULTS: tuple[LoopFault, ...] = (
         "attention-mask",
         ("transformer",),
         is_causal=False,
+    ),
+    *planted(
+        "padded-at-the-end",
+        "a convolution of stride 2 pads 0 and 1, not 1 and 1",
+        "forward",
+        "other-padding",
+        ("upsampling",),
+        precisions=("float32", "float64"),
+        twist="padded-at-the-end",
     ),
     *planted("label-smoothing", "labels smoothed by 0.1", "loss", "label-smoothing", smoothing=0.1),
 )

@@ -59,7 +59,7 @@ def start_of(loop: Loop) -> dict[str, Array]:
         start[name] = np.asarray(values, np.float32).astype(np.float64)
     if loop.start:
         start = STARTS[loop.start](start, loop)
-    if loop.model == "gpt" and loop.is_tied:
+    if loop.model == "llama" or (loop.model == "gpt" and loop.is_tied):
         start["head.weight"] = start["token.weight"]
     return start
 
@@ -106,6 +106,10 @@ def _shapes(loop: Loop) -> Iterator[tuple[str, Shape]]:
     width, classes, row = sizes.width, sizes.classes, sizes.row
     if loop.model == "gpt":
         yield from _transformer(loop)
+    elif loop.model == "llama":
+        yield from _rotary_transformer(loop)
+    elif loop.model == "upsampler":
+        yield from _upsampler(loop)
     elif loop.model == "mlp":
         yield from _linear("linear1", row[0], width)
         yield from _norm("norm1", width)
@@ -132,26 +136,53 @@ def _shapes(loop: Loop) -> Iterator[tuple[str, Shape]]:
 def _transformer(loop: Loop) -> Iterator[tuple[str, Shape]]:
     sizes = loop.sizes
     width = sizes.width
-    norm = _scale if loop.norm == "rms" else _norm
     yield "token.weight", (sizes.classes, width)
-    if loop.positions == "learned":
-        yield "position.weight", (sizes.row[0], width)
+    yield "position.weight", (sizes.row[0], width)
     for i in range(sizes.blocks):
         place = f"blocks.{i}"
-        yield from norm(f"{place}.norm1", width)
+        yield from _norm(f"{place}.norm1", width)
         if loop.is_packed:
             yield from _linear(f"{place}.attention.qkv", width, 3 * width)
         else:
             for name in ("query", "key", "value"):
                 yield from _linear(f"{place}.attention.{name}", width, width)
         yield from _linear(f"{place}.attention.out", width, width)
-        yield from norm(f"{place}.norm2", width)
+        yield from _norm(f"{place}.norm2", width)
         yield from _linear(f"{place}.up", width, 4 * width)
-        if loop.mlp == "swiglu":
-            yield from _linear(f"{place}.gate", width, 4 * width)
         yield from _linear(f"{place}.down", 4 * width, width)
-    yield from norm("norm", width)
+    yield from _norm("norm", width)
     yield "head.weight", (sizes.classes, width)
+
+
+def _rotary_transformer(loop: Loop) -> Iterator[tuple[str, Shape]]:
+    sizes = loop.sizes
+    width = sizes.width
+    yield "token.weight", (sizes.classes, width)
+    for i in range(sizes.blocks):
+        place = f"blocks.{i}"
+        yield f"{place}.norm1.weight", (width,)
+        yield f"{place}.attention.query.weight", (width, width)
+        yield f"{place}.attention.key.weight", (width // 2, width)
+        yield f"{place}.attention.value.weight", (width // 2, width)
+        yield f"{place}.attention.out.weight", (width, width)
+        yield f"{place}.norm2.weight", (width,)
+        yield f"{place}.gate_up.weight", (4 * width, width)
+        yield f"{place}.down.weight", (width, 2 * width)
+    yield "norm.weight", (width,)
+    yield "head.weight", (sizes.classes, width)
+
+
+def _upsampler(loop: Loop) -> Iterator[tuple[str, Shape]]:
+    sizes = loop.sizes
+    width = sizes.width
+    yield "conv.weight", (width, sizes.row[0], 3, 3)
+    yield "conv.bias", (width,)
+    yield from _norm("norm1", width)
+    yield from _statistics("norm1", width)
+    yield "up.weight", (width, width, 3, 3)
+    yield "up.bias", (width,)
+    yield from _norm("norm2", width)
+    yield from _linear("head", 36 * width, sizes.classes)
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:

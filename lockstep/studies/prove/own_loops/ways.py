@@ -32,6 +32,8 @@ TINY = SIZES | {
     "gpt": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1),
     "mlp": Sizes(rows=16, width=24, classes=5, row=(12,)),
     "convnet": Sizes(rows=8, width=6, classes=5, row=(3, 8, 8)),
+    "llama": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1, heads=4),
+    "upsampler": Sizes(rows=8, width=4, classes=5, row=(3, 8, 8)),
     "lstm": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
     "gru": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
 }
@@ -55,11 +57,7 @@ class Loop:
         attention: "library" for PyTorch's own function, "written" for softmax(q k') v.
         is_packed: whether q, k and v are one layer.
         is_tied: whether the token embedding is the output's weight too.
-        positions: "learned" for an embedding of positions, "rope" for a rotation of queries and
-            keys.
-        mlp: "gelu", or "swiglu" for two projections of which one gates the other.
-        norm: "layer" for a transformer or MLP, "rms" for a transformer; "batch" or "group" for a
-            convnet.
+        norm: "layer" for a transformer or MLP; "batch" or "group" for a convnet.
         layers: "library" for the framework's norm, GELU, convolution or recurrent layer, "written"
             for its formula in float32 at least, "coarse" for its formula in the dtype that comes.
         activation: "module" or "function", as PyTorch has both.
@@ -77,6 +75,7 @@ class Loop:
         feed: key of what is wrong with the batches, in `feeds.FEEDS`; "" for nothing.
         start: key of what is wrong with the initial parameters, in `feeds.STARTS`.
         rates: key of what is wrong with the learning rates, in `feeds.RATES`.
+        twist: what a layer does otherwise, by a word that its code asks for; "" for nothing.
         wrong: key of what is wrong in the code of the loop, in the twin's `hooks.HOOKS`.
         odd: seed of a fault without a name; it picks what the fault falls on.
         seed: draws other parameters and batches.
@@ -92,8 +91,6 @@ class Loop:
     attention: str = "library"
     is_packed: bool = False
     is_tied: bool = True
-    positions: str = "learned"
-    mlp: str = "gelu"
     norm: str = "layer"
     layers: str = "library"
     activation: str = "module"
@@ -127,12 +124,10 @@ class Loop:
     decays_norms: bool = False
     without_bias: str = ""
     lr_offset: int = 0
-    rope_base: float = 1e4
-    rope_pairs: str = "halves"
-    first_position: int = 0
     feed: str = ""
     start: str = ""
     rates: str = ""
+    twist: str = ""
     wrong: str = ""
     odd: int = 0
     seed: int = 0
