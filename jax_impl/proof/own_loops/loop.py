@@ -9,7 +9,8 @@ import optax
 
 from jax_impl.proof.own_loops.models import MODELS, tree_of
 from lockstep import Recorder, Trace
-from lockstep.studies.prove.own_loops.feeds import batches, rates_of
+from lockstep.studies.prove.own_loops.feeds import batches
+from lockstep.studies.prove.own_loops.rates import rates_of
 from lockstep.studies.prove.own_loops.ways import Loop
 
 __all__ = ["train"]
@@ -44,7 +45,7 @@ def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
 
 
 def _train(loop: Loop, path: Path, perturb: int | None) -> Trace:
-    recorder = Recorder(path, backend="jax", perturb=perturb)
+    recorder = Recorder(path, backend="jax", every=int(loop.is_detailed), perturb=perturb)
 
     def loss_of(parameters: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = MODELS[loop.model](parameters, x, loop)

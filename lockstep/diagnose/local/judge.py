@@ -130,7 +130,9 @@ def _other_linear(a: LinearFit, b: LinearFit) -> Iterator[LocalDifference]:
         yield LocalDifference(a.scale, b.scale, "linear-scaled", text, "")
     if a.bias is None or b.bias is None or not is_apart(a.bias, b.bias, HALF):
         return
-    without = "b" if b.bias.value < a.bias.value else "a"
+    without = "b" if abs(b.bias.value) < abs(a.bias.value) else "a"
+    if min(abs(a.bias.value), abs(b.bias.value)) > HALF:
+        return
     text = f"{without}'s {layer} is without its bias"
     yield LocalDifference(a.bias, b.bias, "bias-missing", text, "")
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lockstep import Recorder, Trace
-from lockstep.studies.prove.own_loops.feeds import Batch, batches, rates_of
+from lockstep.studies.prove.own_loops.feeds import Batch, batches
+from lockstep.studies.prove.own_loops.rates import rates_of
 from lockstep.studies.prove.own_loops.start import start_of
 from lockstep.studies.prove.own_loops.ways import Loop
 from pt_impl.proof.own_loops.hooks import hook_of
@@ -120,7 +121,7 @@ def train(loop: Loop, path: Path, perturb: int | None = None) -> Trace:
     )
     hook = hook_of(loop, model, optimizer)
     hook("built", 0)
-    recorder = Recorder(path, backend="torch", perturb=perturb)
+    recorder = Recorder(path, backend="torch", every=int(loop.is_detailed), perturb=perturb)
     recorder.watch(model, optimizer)
     for update, batch in enumerate(batches(loop)):
         loss = _backward(model, batch, loop, recorder)

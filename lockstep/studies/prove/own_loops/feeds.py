@@ -1,4 +1,4 @@
-"""What a loop is fed: batches and learning rates, rightly or wrongly, drawn without a framework."""
+"""The batches that a loop is fed, rightly or wrongly, drawn without a framework."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["FEEDS", "RATES", "Batch", "batches", "rates_of"]
+__all__ = ["FEEDS", "Batch", "batches"]
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
 """The features and labels of an update; a transformer's are tokens and the tokens after them."""
-Float64 = NDArray[np.float64]
 
 
 def batches(loop: Loop) -> list[Batch]:
@@ -29,13 +28,6 @@ def batches(loop: Loop) -> list[Batch]:
             x = draw.normal(size=(sizes.rows, *sizes.row)).astype(dtype)
             drawn.append((x, draw.integers(0, sizes.classes, sizes.rows)))
     return FEEDS[loop.feed](drawn, loop) if loop.feed else drawn
-
-
-def rates_of(loop: Loop) -> Float64:
-    """The learning rate of every update: a linear warmup, then the peak."""
-    step_T = np.arange(loop.updates) + 1 + loop.lr_offset
-    rate_T = loop.lr * np.minimum(1.0, step_T / max(loop.warmup, 1))
-    return RATES[loop.rates](rate_T, loop) if loop.rates else rate_T
 
 
 # ---- wrong batches
@@ -80,18 +72,3 @@ FEEDS: dict[str, ChangeBatches] = {
     "odd-noise": _noisy,
 }
 """Key -> the wrong batches, of the right ones and their loop."""
-
-
-# ---- wrong rates
-
-
-def _jittering(rate_T: Float64, loop: Loop) -> Float64:
-    draw = np.random.Generator(np.random.PCG64(loop.odd))
-    return rate_T * draw.uniform(0.8, 1.2, size=rate_T.shape)
-
-
-RATES: dict[str, Callable[[Float64, Loop], Float64]] = {
-    "first-0": lambda rate_T, loop: np.concatenate([[0.0], rate_T[1:]]),
-    "odd-jitter": _jittering,
-}
-"""Key -> the wrong learning rates, of the right ones and their loop."""

@@ -89,7 +89,11 @@ def layout_of(name: str, array: Array) -> Layout:
 
 def map_of(loop: Loop) -> NameMap:
     """The name map of a pair whose side A is PyTorch's loop and whose side B is the same in JAX."""
-    forward = {name: Layout(other, axes) for name, other, axes in OUTPUTS[loop.model]}
+    forward = {
+        name: Layout(other, axes)
+        for name, other, axes in OUTPUTS[loop.model]
+        if not name.startswith("blocks.1") or loop.sizes.blocks > 1
+    }
     # an embedding and the sum of both
     only = frozenset({"position"} if loop.model == "gpt" else ())
     return NameMap(

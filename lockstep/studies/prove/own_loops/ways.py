@@ -31,7 +31,6 @@ SIZES = {
 TINY = SIZES | {
     "gpt": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1),
     "mlp": Sizes(rows=16, width=24, classes=5, row=(12,)),
-    "convnet": Sizes(rows=8, width=6, classes=5, row=(3, 8, 8)),
     "llama": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1, heads=4),
     "upsampler": Sizes(rows=8, width=4, classes=5, row=(3, 8, 8)),
     "lstm": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
@@ -68,17 +67,19 @@ class Loop:
         optimizer_code: "foreach", "loop" or "written".
         optimizer: "adamw", "adam" or "sgd"; of PyTorch "rmsprop" and "adamax" too.
         lr: its peak.
-        warmup: updates of linear warmup.
+        schedule: a key of `rates.SCHEDULES`.
+        warmup: updates of the linear climb of the schedule "climb".
         clip: largest 2-norm of the gradient; 0 for any.
         groups: 2 for matrices and embeddings apart from biases and norms.
         eps: of every norm.
         feed: key of what is wrong with the batches, in `feeds.FEEDS`; "" for nothing.
         start: key of what is wrong with the initial parameters, in `feeds.STARTS`.
-        rates: key of what is wrong with the learning rates, in `feeds.RATES`.
+        rates: key of what is wrong with the learning rates, in `rates.RATES`.
         twist: what a layer does otherwise, by a word that its code asks for; "" for nothing.
         wrong: key of what is wrong in the code of the loop, in the twin's `hooks.HOOKS`.
         odd: seed of a fault without a name; it picks what the fault falls on.
         seed: draws other parameters and batches.
+        is_detailed: whether more is recorded than the series.
         is_tiny: whether the model has the sizes of `TINY`.
     """
 
@@ -100,6 +101,7 @@ class Loop:
     optimizer_code: str = "loop"
     optimizer: str = "adamw"
     lr: float = 3e-3
+    schedule: str = "climb"
     warmup: int = 3
     clip: float = 0.0
     groups: int = 1
@@ -131,6 +133,7 @@ class Loop:
     wrong: str = ""
     odd: int = 0
     seed: int = 0
+    is_detailed: bool = True
     is_tiny: bool = False
 
     @property
