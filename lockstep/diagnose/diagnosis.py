@@ -181,10 +181,10 @@ def diagnose(
         explained = _explained(first, a, b, oracle, bounds, comparison)
         return replace(
             known,
-            cause=next(iter(explained.causes), None),
-            further=explained.causes[1:],
+            cause=explained.cause,
+            further=explained.further,
             ruled_out=explained.ruled_out,
-            to_record=() if explained.causes else to_record(first, a, b),
+            to_record=() if explained.cause else to_record(first, a, b),
             needs=needed_detail(first, a, b),
             first=first,
             operation=first_operation(a, b, first),
@@ -272,8 +272,7 @@ def _explained(
     """The causes where no oracle tells who is off."""
     if is_loop(a):
         return explain(first, a, b, bounds, comparison)
-    cause = _cause(first, "", a, b, oracle)
-    return Explained(() if cause is None else (cause,), ())
+    return Explained(_cause(first, "", a, b, oracle))
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:

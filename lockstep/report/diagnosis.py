@@ -150,11 +150,11 @@ def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
             rows.add_row("" if place else "record", printable(advice))
     else:
         _add_evidence(rows, "cause", cause)
-        for further in diagnosis.further:
-            when = "before training" if further.update < 0 else f"update {further.update}"
-            rows.add_row("", "")
-            _add_evidence(rows, "and", further)
-            rows.add_row("", printable(f"at {when}, {further.stage}, {further.tensor}"))
+    for further in diagnosis.further:
+        when = "before training" if further.update < 0 else f"update {further.update}"
+        rows.add_row("", "")
+        _add_evidence(rows, "and", further)
+        rows.add_row("", printable(f"at {when}, {further.stage}, {further.tensor}"))
 
 
 def _add_evidence(rows: Table, word: str, cause: Cause) -> None:
@@ -167,7 +167,8 @@ def _add_evidence(rows: Table, word: str, cause: Cause) -> None:
         )
     rows.add_row("", printable(evidence))
     if cause.runner_up:
-        text = f"next best, {cause.runner_up_residual:.1e}: {cause.runner_up}"
+        word = "it could as well be" if cause.is_open else "next best"
+        text = f"{word}, {cause.runner_up_residual:.1e}: {cause.runner_up}"
         rows.add_row("", printable(text))
     for side, lines in cause.lines.items():
         rows.add_row(f"{side}'s line", printable(", ".join(lines)))

@@ -131,7 +131,7 @@ def _cause(cause: Cause, first: Difference | None) -> dict[str, Any]:
     runner_up = None
     if cause.runner_up:
         residual = json_number(cause.runner_up_residual)
-        runner_up = {"text": cause.runner_up, "residual": residual}
+        runner_up = {"text": cause.runner_up, "residual": residual, "as_good": cause.is_open}
     return {
         "key": cause.key,
         "text": cause.text,

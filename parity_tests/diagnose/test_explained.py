@@ -203,3 +203,13 @@ def test_lines_of_source_stand_beside_the_cause(
     lines = content["causes"][0]["lines"]
     assert lines.keys() == {"a", "b"}
     assert all(Path(__file__).name in line for line in lines["a"])
+
+
+def test_what_the_unexplained_does_not_entail_is_named(
+    tmp_path: Path, right: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = record(tmp_path / "b.trace", shift=0.3, rate=0.2)
+    _, content = document(capsys, "diagnose", right, wrong)
+    assert content["first"]["stage"] == "forward"
+    assert [(cause["key"], cause["stage"]) for cause in content["causes"]] == [("lr-factor", "lr")]
+    assert content["to_record"]

@@ -41,10 +41,13 @@ class RuledOut(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """The causes, the first divergence's first, and what was ruled out where it has none."""
+    """The cause of the first divergence, the causes of what it does not entail, and what was ruled
+    out where the first divergence has none.
+    """
 
-    causes: tuple[Cause, ...]
-    ruled_out: tuple[RuledOut, ...]
+    cause: Cause | None
+    further: tuple[Cause, ...] = ()
+    ruled_out: tuple[RuledOut, ...] = ()
 
 
 class _Held(NamedTuple):
@@ -80,10 +83,11 @@ def explain(first: Difference, a: Trace, b: Trace, bounds: Bounds, judged: Compa
             explained |= names
             if not names or explained >= set(_to_explain(pair)):
                 break
-        if causes:
-            causes += _later_causes(pair, judged, causes)
-    placed = [_with_lines(cause, pair) for cause in causes[:MOST_CAUSES]]
-    return Explained(tuple(placed), ruled_out)
+        later = _later_causes(pair, judged, causes)
+    placed = [_with_lines(cause, pair) for cause in [*causes, *later][:MOST_CAUSES]]
+    if causes:
+        return Explained(placed[0], tuple(placed[1:]))
+    return Explained(None, tuple(placed), ruled_out)
 
 
 def _with_lines(cause: Cause, pair: LoopPair) -> Cause:
@@ -192,6 +196,11 @@ def _chosen(
     chosen = best.explanation
     others = [entry for entry in held if entry.explanation.key != chosen.key]
     runner_up = min(others, key=lambda entry: entry.residual, default=None)
+    side = chosen.side
+    is_open = False
+    if runner_up is not None and runner_up in candidates and runner_up.residual <= enough:
+        is_open = True
+        side = chosen.side if runner_up.explanation.side == chosen.side else ""
     is_here = not chosen.stage and chosen.update is None
     predicted = {
         f"{best.side}|{name}": array for name, array in chosen.predicted.items() if is_here
@@ -200,7 +209,7 @@ def _chosen(
         chosen.key,
         chosen.text,
         chosen.page,
-        chosen.side,
+        side,
         best.residual,
         best.null_residual,
         stage=pair.first.stage,
@@ -208,6 +217,7 @@ def _chosen(
         tensor=pair.first.tensor,
         runner_up="" if runner_up is None else runner_up.explanation.text,
         runner_up_residual=np.inf if runner_up is None else runner_up.residual,
+        is_open=is_open,
         predicted=predicted,
     )
     return cause, set(chosen.predicted) if chosen.is_part else set(), ()
@@ -232,7 +242,11 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
             later.append(cause)
     if any(cause.stage == "lr" for cause in (*causes, *later)):
         known.add(RATE_OF_STEPS)
+    # a step that is explained otherwise, or not at all, says nothing of the optimizer's settings
+    is_step_known = pair.first.stage not in STEP or any(cause.evidence for cause in causes)
     for setting in judged.local:
+        if setting.a.stage in STEP and not is_step_known:
+            continue
         if setting.key not in known:
             known.add(setting.key)
             later.append(_cause_of_setting(setting))

@@ -54,7 +54,8 @@ class Cause:
     recipe as it is, or of the other side. `evidence` stands in their place where a setting was
     measured on both sides. `update` (counted from 0, -1 before training), `stage` and `tensor`
     are where it shows first, "" and -1 where that is the first divergence. `runner_up` is the next
-    best explanation of another kind, "" where none holds, and `runner_up_residual` what it leaves.
+    best explanation of another kind, "" where none holds, and `runner_up_residual` what it leaves;
+    `is_open` says that it explains the numbers as well.
     `lines` has a side's lines of source that it is about, where they are known. `predicted` is what
     the cause gives in place of a side's tensors at the first divergence, by names such as
     "b|lin.weight".
@@ -72,6 +73,7 @@ class Cause:
     tensor: str = ""
     runner_up: str = ""
     runner_up_residual: float = np.inf
+    is_open: bool = False
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
