@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from lockstep.diagnose.between import gradients
+from lockstep.diagnose.between import attention, drops, elementwise, gradients, rotary, scores
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
 
@@ -13,7 +13,13 @@ Explain = Callable[[LoopPair], Iterator[Explanation]]
 EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
     "init": (),
     "batch": (),
-    "forward": (),
+    "forward": (
+        rotary.rotary,
+        scores.scores,
+        attention.attention,
+        drops.dropped,
+        elementwise.elementwise,
+    ),
     "loss": (),
     "gradients": (gradients.not_cleared,),
     "clip": (),
