@@ -62,7 +62,10 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     notes += _left_out_by_shape(a, b)
     notes += _left_out_without_effect(a, b)
     a, b, notes_on_norms = with_common_norms(a, b, names)
+    listed = list(b.header.get("layers", []))
     a.header["layers"] = order_of_layers(a, b)
+    if listed == sorted(listed) and set(listed) == set(a.header["layers"]):
+        b.header["layers"] = list(a.header["layers"])
     if not any(key in b.arrays for key in a.arrays if not key.startswith("operations/")):
         raise InputError("the traces have no array in common: nothing to compare")
     a.header["alignment"] = {"notes": notes + notes_on_norms}

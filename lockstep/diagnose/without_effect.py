@@ -2,13 +2,18 @@
 
 Two loops may record different tensors under one name: one a layer's output before its activation,
 the other after it. Such outputs are no difference of the trainings.
+
+A dropout that is left on in an evaluation changes nothing of the training either. It is a
+difference all the same, and told from another tensor by its zeros: one side's output is the other's
+with a random share of 0, and what is computed from it differs as well.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from lockstep.diagnose.local.drops import drop_between, words_of_drop
 from lockstep.oracle.arithmetic import Array
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
@@ -19,6 +24,8 @@ AGREES = {"float32": 1e-4, "float64": 1e-9}
 """Dtype of gradients -> how far they may lie apart, relative to their 2-norm, and still agree."""
 DIFFERS = 100.0
 """An output that lies so many times further apart than the gradients may is another tensor."""
+EVALUATION = ("eval", "valid", "test", "infer")
+"""Parts of names of what an evaluation computes."""
 SMALL = 1e-3
 """Gradients below this share of all are compared with this share."""
 
@@ -55,12 +62,37 @@ def outputs_without_effect(a: Trace, b: Trace) -> Iterator[str]:
         for name in gradients
     ):
         return
-    for name, output in ours.items():
-        other = theirs.get(name)
+    layers = [f"forward/{layer}" for layer in a.header.get("layers", [])]
+    apart = []
+    for name in sorted(ours, key=lambda name: layers.index(name) if name in layers else -1):
+        output, other = ours[name], theirs.get(name)
         if not name.startswith("forward/") or other is None or other.shape != output.shape:
             continue
         if output.dtype.kind == "f" and not _agree(output, other, DIFFERS * tolerance, 0.0):
-            yield name
+            apart.append(name)
+    yield from apart[: _first_dropped(apart, layers, ours, theirs)]
+
+
+def _first_dropped(
+    apart: Sequence[str],
+    layers: Sequence[str],
+    ours: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+) -> int:
+    """The place among the outputs that differ from which on they are a dropout's doing; their
+    number where none is.
+    """
+    for place, name in enumerate(apart):
+        one, other = (arrays[name].astype(np.float64) for arrays in (ours, theirs))
+        drops = [drop_between(one, other), drop_between(other, one)]
+        if not any(drop is not None and words_of_drop(drop, "", "", "") for drop in drops):
+            continue
+        behind = layers[layers.index(name) + 1 :] if name in layers else []
+        recorded = [layer for layer in behind if layer in ours and layer in theirs]
+        is_named = any(word in name.lower() for word in EVALUATION)
+        if is_named or (recorded and recorded[:1] == apart[place + 1 : place + 2]):
+            return place
+    return len(apart)
 
 
 def _tolerance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:

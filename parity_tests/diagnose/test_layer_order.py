@@ -100,7 +100,7 @@ def test_the_eps_of_a_norm_without_parameters_is_named_behind_the_alphabet(
     text = capsys.readouterr().out
     assert ending.value.code == 1
     assert "norm[" in text
-    assert "b's norm has an eps of 1000 times a's" in text
+    assert "b's norm has an eps of 0.01 for 1e-05, 1000 times a's" in " ".join(text.split())
 
 
 def test_an_order_that_nothing_contradicts_stays(tmp_path: Path) -> None:

@@ -244,10 +244,11 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
         known.add(RATE_OF_STEPS)
     # a step that is explained otherwise, or not at all, says nothing of the optimizer's settings
     is_step_known = pair.first.stage not in STEP or any(cause.evidence for cause in causes)
+    layers = {(cause.stage, cause.tensor) for cause in causes if cause.stage == "forward"}
     for setting in judged.local:
         if setting.a.stage in STEP and not is_step_known:
             continue
-        if setting.key not in known:
+        if setting.key not in known and (setting.a.stage, setting.a.tensor) not in layers:
             known.add(setting.key)
             later.append(_cause_of_setting(setting))
     return sorted(later, key=lambda cause: (cause.update, STAGES.index(cause.stage)))

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-from lockstep.diagnose.between import attention, drops, elementwise, gradients, rotary, scores
+from lockstep.diagnose.between import (
+    attention,
+    dropout,
+    elementwise,
+    gradients,
+    rotary,
+    scores,
+)
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
 
@@ -17,7 +24,7 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         rotary.rotary,
         scores.scores,
         attention.attention,
-        drops.dropped,
+        dropout.dropped,
         elementwise.elementwise,
     ),
     "loss": (),
