@@ -25,7 +25,8 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 def record(path: Path, dtype: str, tensors: Mapping[str, Any], batch: Mapping[str, Any]) -> Path:
     """One update of a loop whose parameters are named with a dot; the rest are outputs."""
     kind = getattr(torch, dtype)
-    parameters = {name: value for name, value in tensors.items() if "." in name}
+    parameters = {"head.weight": torch.ones(2)}
+    parameters |= {name: value for name, value in tensors.items() if "." in name}
     forward = {name: value for name, value in tensors.items() if "." not in name}
     with lockstep.Recorder(path, backend=path.name) as recorder:
         recorder.start({name: value.to(kind) for name, value in parameters.items()})
@@ -238,7 +239,7 @@ def test_what_is_no_rotation_is_not_called_one(tmp_path: Path) -> None:
     ("factor", "words"),
     [
         (1.0, "25% of {side}'s drop is 0, the others are 1.333 times"),
-        (0.75, "25% of {side}'s drop is 0, the others are 1 times"),
+        (0.75, "{side} does not divide what it keeps by 1 - p"),
         (3.0, "{side} divides what it keeps by p, not by 1 - p"),
     ],
 )
@@ -251,8 +252,8 @@ def test_a_dropout_on_one_side_is_named(
         return {"drop": dropped if is_other else x, "o": x @ drawn(24, 2).to(x)}
 
     text, exchanged = causes_of(tmp_path, dtype, forward, {})
-    assert words.format(side="b") in text.replace("1 + ", "1 ~ ").replace("1 ~ 0", "1")
-    assert words.format(side="a").partition(" times")[0] in exchanged
+    assert words.format(side="b") in text
+    assert words.format(side="a") in exchanged
 
 
 def test_a_clip_is_no_dropout(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Each function that people write is computed from the inputs of a layer, and each
 products of two inputs or of the halves of one.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import permutations
 
@@ -47,8 +48,14 @@ def elementwise(pair: LoopPair) -> Iterator[Explanation]:
         explanation = told_apart(pair, place, TOPICS, ways(place), IDEA)
         if explanation is None:
             continue
-        if "gelu" in explanation.text and "gelu_tanh" in explanation.text:
-            explanation = explanation._replace(key="gelu-approximation", page="gelu-is-approximate")
+        functions_alone = re.fullmatch(r"at .+? b computes (.*), a (.*)", explanation.text)
+        if functions_alone is not None:
+            mine, other = functions_alone.groups()
+            text = f"b's {place.layer} is {mine}, a's {other}"
+            explanation = explanation._replace(text=text)
+            if {mine, other} == {"gelu", "gelu_tanh"}:
+                gelu = "gelu-is-approximate"
+                explanation = explanation._replace(key="gelu-approximation", page=gelu)
         yield explanation
         return
 
@@ -63,7 +70,6 @@ def functions() -> dict[str, Function]:
         "relu6": lambda z: np.clip(z, 0, 6),
         "hard_swish": lambda z: z * np.clip(z + 3, 0, 6) / 6,
         "hard_sigmoid": lambda z: np.clip(z + 3, 0, 6) / 6,
-        "hard_tanh": lambda z: np.clip(z, -1, 1),
         "tanh_shrink": lambda z: z - np.tanh(z),
         "selu": lambda z: (
             1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(np.minimum(z, 0)))

@@ -84,7 +84,9 @@ def words_of_drop(drop: Drop, layer: str, mine: str, other: str) -> str | None:
         by_chance = float(np.sqrt(rate * (1 - rate) / count))
         if abs(drop.share - rate) > CHANCE * by_chance:
             continue
-        plain = likely(rate, max(spread, 1e-3 * rate, min(drop.unit, by_chance)))
+        plain = round(rate, 3)  # a share that chance gives is no round number
+        if not spread:
+            plain = likely(rate, max(1e-3 * rate, min(drop.unit, by_chance)))
         times = drop.times
         if not tail and plain < 1 and abs(times * (1 - plain) - 1) < max(SAME, drop.unit):
             times = 1 / (1 - plain)
