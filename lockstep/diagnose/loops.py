@@ -9,6 +9,7 @@ import numpy as np
 from lockstep.diagnose.local.layer_order import order_of_layers
 from lockstep.diagnose.names import Layout, NameMap, apply, reduced, split_name
 from lockstep.diagnose.naming.norms import with_common_norms
+from lockstep.diagnose.set_aside import UNCOMPARED, keep_set_aside
 from lockstep.diagnose.summaries import complete_summaries
 from lockstep.diagnose.without_effect import outputs_without_effect
 from lockstep.errors import InputError
@@ -47,6 +48,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
             )
     names = names or NameMap()
     notes = [*_notes_on_map(a, b, names), *_untied(a, names.same_a), *_untied(b, names.same_b)]
+    of_a, of_b = a, b
     a = _copied(reduced(names, a))
     b = _copied(apply(names, b))
     if a.header["updates"] != b.header["updates"]:
@@ -62,6 +64,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     notes += _left_out_by_shape(a, b)
     notes += _left_out_without_effect(a, b)
     a, b, notes_on_norms = with_common_norms(a, b, names)
+    keep_set_aside(a, b, of_a, of_b, names)
     listed = list(b.header.get("layers", []))
     a.header["layers"] = order_of_layers(a, b)
     if listed == sorted(listed) and set(listed) == set(a.header["layers"]):
@@ -250,6 +253,7 @@ def _notes_on_what_only(trace: Trace, other: Trace) -> Iterator[str]:
     alone: dict[str, set[str]] = {}
     for family, name in tensors - others:
         alone.setdefault(family, set()).add(name)
+    alone.pop(UNCOMPARED, None)  # the notes on the map tell of it
     for family, names in sorted(alone.items()):
         text = f"only {trace.backend} has {family}"
         yield f"{text} of {_listed(names)}" if family in known_families else text

@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 
 from lockstep.diagnose.between import (
     attention,
+    backward,
+    crops,
     dropout,
     elementwise,
     gradients,
+    layers,
     rotary,
     scores,
+    spectral_norms,
 )
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
@@ -18,7 +22,7 @@ __all__ = ["EXPLANATIONS", "Explain"]
 Explain = Callable[[LoopPair], Iterator[Explanation]]
 
 EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
-    "init": (),
+    "init": (spectral_norms.iterated_vectors,),
     "batch": (),
     "forward": (
         rotary.rotary,
@@ -26,9 +30,10 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         attention.attention,
         dropout.dropped,
         elementwise.elementwise,
+        layers.other_layer,
     ),
-    "loss": (),
-    "gradients": (gradients.not_cleared,),
+    "loss": (crops.other_crop,),
+    "gradients": (gradients.not_cleared, backward.other_backward, backward.reversed_before),
     "clip": (),
     "lr": (),
     "moments": (),
