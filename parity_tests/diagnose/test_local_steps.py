@@ -355,7 +355,8 @@ PAIRS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...], str]] = {
     "beta2": (adamw(weight_decay=0.1, betas=(0.9, 0.95)), ("beta2", "0.999", "0.95"), ""),
     "eps": (adamw(weight_decay=0.1, eps=1e-6), ("eps", "1e-08", "1e-06"), ""),
     "L2": (adam(weight_decay=0.1), ("L2", "decoupled"), "l2-is-not-decoupled-decay"),
-    "mask": (without_decay_of_vectors, ("0.1 in a", "biases and normalisations"), ""),
+    "mask": (without_decay_of_vectors, ("a decays biases and norms as well by 0.1",),
+             "decay-mask-forgotten"),
     "amsgrad": (adamw(weight_decay=0.1, amsgrad=True), ("amsgrad",), ""),
     "other": (sgd(momentum=0.9), ("adam", "sgd"), ""),
 }  # fmt: skip

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
-from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
+from lockstep.diagnose.between.pair import CHANGES, Arrays, LoopPair, LoopSide
 from lockstep.diagnose.between.stages import EXPLANATIONS
+from lockstep.diagnose.between.step_rules import noise_of
 from lockstep.diagnose.causes.alternatives import ALIKE, BETTER, Cause
 from lockstep.diagnose.causes.find import find_cause
-from lockstep.diagnose.causes.tensors import FLOOR, residual
+from lockstep.diagnose.causes.tensors import FLOOR, NO_NOISE, residual
 from lockstep.diagnose.compare import STAGES, Bounds, Comparison, Difference
 from lockstep.diagnose.local.difference import LocalDifference
 from lockstep.diagnose.local.measurement import Measurement
@@ -163,13 +164,16 @@ def _residuals(
     recorded = {name: mine[name] for name in predicted if name in mine}
     if recorded.keys() != predicted.keys():
         return np.inf, np.inf
-    error = residual(_flat(predicted), _flat(recorded))
+    noise = noise_of(pair.mine, update) if stage in CHANGES else NO_NOISE
+    error = residual(_flat(predicted), _flat(recorded), noise)
     for also, tensors in explanation.also.items():
-        error = max(error, residual(_flat(tensors), _flat(pair.mine.tensors(also, update))))
+        own = noise_of(pair.mine, update) if also in CHANGES else NO_NOISE
+        entailed = residual(_flat(tensors), _flat(pair.mine.tensors(also, update)), own)
+        error = max(error, entailed)
     null = {name: other[name] for name in predicted if name in other}
     without = np.inf
     if null.keys() == predicted.keys():
-        without = residual(_flat(null), _flat(recorded))
+        without = residual(_flat(null), _flat(recorded), noise)
     return error, without
 
 
@@ -246,7 +250,8 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
     is_step_known = pair.first.stage not in STEP or any(cause.evidence for cause in causes)
     layers = {(cause.stage, cause.tensor) for cause in causes if cause.stage == "forward"}
     for setting in judged.local:
-        if setting.a.stage in STEP and not is_step_known:
+        is_of_clip = setting.a.stage == pair.first.stage == "clip"
+        if is_of_clip or (setting.a.stage in STEP and not is_step_known):
             continue
         if setting.key not in known and (setting.a.stage, setting.a.tensor) not in layers:
             known.add(setting.key)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from lockstep.diagnose.causes.alternatives import TOLERANCE
 from lockstep.diagnose.compare import Bounds, Difference
+from lockstep.diagnose.local.steps import StepsOfSide
 from lockstep.diagnose.units import coarsest_dtype
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
 
-__all__ = ["Arrays", "LoopPair", "LoopSide"]
+__all__ = ["CHANGES", "Arrays", "LoopPair", "LoopSide"]
 
 Arrays = dict[str, NDArray[Any]]
 """Name of a tensor -> array in its own shape, floats in float64."""
@@ -59,6 +60,16 @@ class LoopSide:
         values = self.trace.arrays.get(f"updates/{name}")
         place = update - self.trace.first_update
         return float(values[place]) if values is not None and 0 <= place < len(values) else None
+
+    @cached_property
+    def steps(self) -> StepsOfSide:
+        """Its updates, of which each is measured once."""
+        return StepsOfSide(self.trace)
+
+    @cached_property
+    def rules_followed(self) -> dict[int, Any]:
+        """Update -> the rule of its step (a `StepRule`, or None), as far as it was looked for."""
+        return {}
 
     @cached_property
     def buffers(self) -> frozenset[str]:

@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator
 from lockstep.diagnose.between import (
     attention,
     backward,
+    clips,
     crops,
     dropout,
     elementwise,
     gradients,
     layers,
+    moments,
     rotary,
     scores,
     spectral_norms,
+    step_faults,
+    updates,
 )
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
@@ -20,6 +24,16 @@ from lockstep.diagnose.between.pair import LoopPair
 __all__ = ["EXPLANATIONS", "Explain"]
 
 Explain = Callable[[LoopPair], Iterator[Explanation]]
+
+STEPS: tuple[Explain, ...] = (
+    updates.not_trained,
+    updates.other_rule,
+    step_faults.same_rule_with_a_fault,
+    moments.memory_of_another_kind,
+    moments.of_another_gradient,
+    moments.rounded_memory,
+)
+"""Of the stages in which an optimizer shows."""
 
 EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
     "init": (spectral_norms.iterated_vectors,),
@@ -34,9 +48,9 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
     ),
     "loss": (crops.other_crop,),
     "gradients": (gradients.not_cleared, backward.other_backward, backward.reversed_before),
-    "clip": (),
+    "clip": (clips.zero_by_zero, clips.other_clip),
     "lr": (),
-    "moments": (),
-    "update": (),
-    "parameters": (),
+    "moments": STEPS,
+    "update": STEPS,
+    "parameters": STEPS,
 }

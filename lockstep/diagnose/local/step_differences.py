@@ -28,6 +28,7 @@ PAGES = {
     "eps in the root": "rmsprop-eps-in-the-root",
     "bias correction": "bias-correction-in-float32",
 }
+MASK = "decay-mask-forgotten"
 FORMS = "l2-is-not-decoupled-decay"
 CORRECTS = {
     1.0: "corrects both moments for their start at 0",
@@ -343,11 +344,29 @@ def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs) -> Iterator[_Gap]:
         tensors = () if whole else tuple(sorted(names))
         where = "" if whole else _of(tensors, told, a.ndims)
         text = _words(quantity, mean_a, mean_b) + where
+        page = PAGES.get(quantity, "")
         is_mask = bool(where) and not (is_apart(mean_a) and is_apart(mean_b))
-        page = "" if is_mask else PAGES.get(quantity, "")
+        if is_mask and quantity != "learning rate":
+            text, page = _of_mask(mean_a, mean_b, where, _decaying(pairs, names)), MASK
         yield _Gap(a.update, quantity, tensors, mean_a, mean_b, text, page, where)
         for name in names:
             del apart[name]
+
+
+def _decaying(pairs: Pairs, apart: Sequence[str]) -> bool:
+    """Whether other parameters decay on both sides."""
+    return any(
+        is_apart(mine) and is_apart(its) for name, (mine, its) in pairs.items() if name not in apart
+    )
+
+
+def _of_mask(a: Estimate, b: Estimate, where: str, others_decay: bool) -> str:
+    """That one side leaves some parameters out of its decay."""
+    decaying, bare = ("a", "b") if is_apart(a) else ("b", "a")
+    whose = where.removeprefix(" (of ").removesuffix(")")
+    also = " as well" if others_decay else ""
+    value = _number(a if decaying == "a" else b)
+    return f"{decaying} decays {whose}{also} by {value}, {bare} leaves them out"
 
 
 def _would_tell(pair: tuple[Estimate, Estimate], mine: Estimate, its: Estimate) -> bool:
@@ -357,13 +376,13 @@ def _would_tell(pair: tuple[Estimate, Estimate], mine: Estimate, its: Estimate) 
 
 
 def _of(tensors: Sequence[str], told: Sequence[str], ndims: Mapping[str, int]) -> str:
-    """ " (of biases and normalisations)": which of the parameters that tell."""
+    """ " (of biases and norms)": which of the parameters that tell."""
     vectors = {name for name in told if ndims.get(name, 2) < 2}
     matrices = set(told) - vectors
     if set(tensors) == vectors:
-        return " (of biases and normalisations)"
+        return " (of biases and norms)"
     if set(tensors) == matrices:
-        return " (of weights)"
+        return " (of the weights)"
     more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
     return f" (of {', '.join(tensors[:3])}{more})"
 

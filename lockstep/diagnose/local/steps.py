@@ -182,7 +182,7 @@ class StepsOfSide:
             for slot, (_, slot_fit) in self.slot_fits(update).items():
                 if slot_fit is not None and slot_fit.kept is not None:
                     shares.setdefault(slot, []).append(_share(slot, slot_fit))
-        betas = {slot: pooled(estimates) for slot, estimates in shares.items()}
+        betas = {slot: pooled(_agreeing(estimates)) for slot, estimates in shares.items()}
         return {slot: beta for slot, beta in betas.items() if math.isfinite(beta.spread)}
 
     def beta(self, slot: str, update: int) -> Estimate | None:
@@ -203,6 +203,8 @@ class StepsOfSide:
         """The factor from the recorded gradient to the one that the optimizer remembers; None where
         it is not known.
         """
+        if not self.is_given(update) and not any(slot in fits for slot in MEANS):
+            return None  # without a memory the step shows a scale times a rate
         inner = Estimate(1.0, 0.0)
         for slot in MEANS:
             _, slot_fit = fits.get(slot, ("", None))
@@ -212,6 +214,8 @@ class StepsOfSide:
             if slot == "momentum" and update:
                 return None  # dampening scales the gradient too
             entered = slot_fit.entered
+            if slot == "momentum" and self._takes_in_a_share(entered):
+                return None
             share = 1.0 if slot == "momentum" or beta is None else 1 - beta.value
             inner = entered.times(1 / share)
             error = 0.0 if beta is None else abs(inner.value) * beta.error / abs(share)
@@ -224,6 +228,16 @@ class StepsOfSide:
             math.hypot(inner.spread * outer.value, outer.spread * inner.value),
             inner.floor * abs(outer.value),
         )
+
+    def _takes_in_a_share(self, entered: Estimate) -> bool:
+        """Whether the share of the gradient that enters the momentum at first does so later on:
+        then it is no clip.
+        """
+        later = next((update for update in self.updates if update), None)
+        _, slot_fit = self.slot_fits(later).get("momentum", ("", None)) if later else ("", None)
+        if slot_fit is None or not is_apart(entered, 1.0):
+            return False
+        return not is_apart(_gap(entered, slot_fit.entered))
 
     def is_given(self, update: int) -> bool:
         """Whether the gradients were recorded as the optimizer was given them."""
@@ -350,6 +364,15 @@ def _share(slot: str, slot_fit: SlotFit) -> Estimate:
     other = Estimate(1 - entered.value, entered.spread, entered.floor)
     gap = Estimate(kept.value - other.value, math.hypot(kept.error, other.error))
     return kept if is_apart(gap) else pooled([kept, other])
+
+
+def _agreeing(shares: Sequence[Estimate]) -> list[Estimate]:
+    """The shares that most updates have: one update may have forgotten or mixed up its memory. None
+    where no two of several agree.
+    """
+    groups = [[other for other in shares if not is_apart(_gap(share, other))] for share in shares]
+    largest = max(groups, key=len, default=[])
+    return largest if len(largest) > 1 or len(shares) == 1 else []
 
 
 def _is_written(share: Estimate) -> bool:
