@@ -65,6 +65,8 @@ class TorchWatch:
         self._has_warned = False
         self._layers: list[dict[str, str]] = []
         self._stepped: set[int] = set()
+        self._depths: dict[int, int] = {}  # optimizer -> its steps that are under way
+        self._before: dict[int, dict[str, Tensor]] = {}  # optimizer -> gradients before its step
         self._unscaled: set[str] = set()  # parameters whose gradients the loop has given
         self._used_up: set[str] = set()  # parameters whose gradients a step has used
         self._given: dict[str, Tensor] = {}
@@ -112,6 +114,7 @@ class TorchWatch:
             self._hear_every_step()
         for optimizer in optimizers:
             self._groups[id(optimizer)] = len(optimizer.param_groups)
+            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
     def close(self) -> None:
@@ -150,6 +153,8 @@ class TorchWatch:
             self.passes.close(self._given)
             self._warn_of_silence(self.passes)
         self._stepped = set()
+        self._depths = {}
+        self._before = {}
         self._used_up = set()
         self._unscaled = set()
         self._given = {}
@@ -257,7 +262,24 @@ class TorchWatch:
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         return {self._names[id(one)]: one for one in parameters if id(one) in self._names}
 
+    def _before_step(self, optimizer: Any, *_: Any) -> None:
+        """Count the steps that are under way: one may call that of the class it is derived from.
+        Keep the gradients that the step writes over, as that of Nesterov over all tensors does.
+        """
+        key = id(optimizer)
+        self._depths[key] = self._depths.get(key, 0) + 1
+        writes_over = any(group.get("nesterov") for group in optimizer.param_groups)
+        if self._depths[key] == 1 and writes_over and self.present.is_due():
+            named = self._names_of(optimizer).items()
+            self._before[key] = {
+                name: dense(one.grad).clone() for name, one in named if one.grad is not None
+            }
+
     def _after_step(self, optimizer: Any, *_: Any) -> None:
+        depth = self._depths.pop(id(optimizer), 1) - 1
+        if depth > 0:
+            self._depths[id(optimizer)] = depth
+            return
         present = self.present
         if id(optimizer) in self._stepped:
             raise InputError(
@@ -273,6 +295,7 @@ class TorchWatch:
         named = self._names_of(optimizer)
         self._used_up |= named.keys()
         gradients = {name: dense(one.grad) for name, one in named.items() if one.grad is not None}
+        gradients |= self._before.pop(id(optimizer), {})
         scale = self._scale_of(optimizer)
         has_recorded = any(name in present.squares for name in named)
         if has_recorded:

@@ -964,3 +964,46 @@ def test_two_steps_in_an_update_leave_what_came_before(tmp_path: Path) -> None:
     trace = Trace.load(tmp_path / "t")
     assert trace.header["updates"] == 1
     assert "the optimizer steps twice" in trace.header["recording"]["stopped"]
+
+
+class Derived(torch.optim.AdamW):
+    """An optimizer whose step calls that of its parent class."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def test_a_step_that_calls_its_parents_step_is_one(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = Derived(model.parameters(), lr=0.1)
+    with lockstep.Recorder(tmp_path / "t.trace", backend="torch") as recorder:
+        recorder.watch(model, optimizer)
+        for _ in range(2):
+            loss = model(torch.ones(4, 3)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.update(loss=loss)
+    assert Trace.load(tmp_path / "t.trace").header["updates"] == 2
+
+
+def test_the_gradient_is_not_the_direction_that_foreach_writes_over_it(tmp_path: Path) -> None:
+    traces = []
+    for foreach in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2, dtype=torch.float64)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=foreach
+        )
+        with lockstep.Recorder(tmp_path / f"{foreach}.trace", backend="torch") as recorder:
+            recorder.watch(model, optimizer)
+            for _ in range(2):
+                loss = model(torch.ones(4, 3, dtype=torch.float64)).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.update(loss=loss)
+        traces.append(Trace.load(tmp_path / f"{foreach}.trace"))
+    for update in range(2):
+        given = [trace.arrays[f"detail/{update}/clip/weight"] for trace in traces]
+        assert np.array_equal(*given)

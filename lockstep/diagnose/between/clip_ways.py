@@ -9,9 +9,10 @@ import numpy as np
 from lockstep.diagnose.between.pair import Arrays
 from lockstep.diagnose.causes.tensors import residual
 from lockstep.diagnose.local.difference import NEAR, likely
+from lockstep.diagnose.local.gradient_scale import norm_of
 from lockstep.numbers import number
 
-__all__ = ["ClipWay", "clip_way", "norm_of", "scaled"]
+__all__ = ["ClipWay", "clip_way", "scaled"]
 
 FEWEST = 8
 """Elements that a way must explain."""
@@ -59,11 +60,6 @@ class ClipWay:
         if self.factor > 1:
             return f"scales its gradient to the norm {at} although it is shorter"
         return f"clips by the norm of all gradients at {at}"
-
-
-def norm_of(gradients: Arrays) -> float:
-    """The 2-norm over all tensors."""
-    return math.sqrt(sum(float(np.square(array).sum()) for array in gradients.values()))
 
 
 def scaled(factor: float, gradients: Arrays) -> Arrays:

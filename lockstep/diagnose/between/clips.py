@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lockstep.diagnose.between.clip_ways import ClipWay, clip_way, norm_of
+from lockstep.diagnose.between.clip_ways import ClipWay, clip_way
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
 from lockstep.diagnose.local.difference import likely
+from lockstep.diagnose.local.gradient_scale import norm_of
 from lockstep.diagnose.units import coarsest_dtype, unit_of_dtype
 from lockstep.numbers import number, written
 

@@ -1,6 +1,7 @@
 """From the first difference of two traces to its cause."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -95,8 +96,10 @@ def find_cause(first: Difference, a: Trace, b: Trace, oracle: Trace | None = Non
             flip = gradient.relu_flip(side_a, side_b)
             if flip is not None:
                 return flip
-        for side in (side_b, side_a):
+        for side, other in ((side_b, side_a), (side_a, side_b)):
             cause = None if side.is_oracle else _tested(first, side)
+            if cause is not None and "recipe" not in a.header:
+                cause = _of_settings(cause) if _may_speak(first, cause, side, other) else None
             if cause is not None:
                 return cause
         broken = _not_a_number(first)
@@ -157,6 +160,32 @@ def _tested(first: Difference, side: Side) -> Cause | None:
     alternatives = test.alternatives(side, recorded)
     cause = choose(recorded, null, alternatives, tolerance, side.name, noise)
     return cause or low_precision(first, side, recorded, null)
+
+
+def _may_speak(first: Difference, cause: Cause, side: Side, other: Side) -> bool:
+    """Whether a loop's settings say that it is off: not where the other side departs from its own
+    too, or where what is off was not declared.
+    """
+    declared_optimizer = side.trace.header.get("settings", {}).get("optimizer", {})
+    if cause.key == "decay-on-bias" and "decay_on" not in declared_optimizer:
+        return False
+    if first.stage not in ("clip", "moments", "update", "parameters"):
+        return True
+    test = STAGES[first.stage]
+    recorded, null = test.recorded(other), test.null(other)
+    if null is None or not recorded:
+        return True  # it declares nothing
+    names = recorded.keys() & null.keys()
+    noise = step.rounding(other) if test is UPDATE else {}
+    common = {name: recorded[name] for name in names}
+    return residual(null, common, noise) <= other.tolerance
+
+
+def _of_settings(cause: Cause) -> Cause:
+    """The cause in words of a loop, which has settings and no recipe."""
+    text = cause.text.replace("the recipe says", "its settings say")
+    text = text.replace("the recipe's", "its settings'").replace("the recipe", "what it declares")
+    return replace(cause, text=text)
 
 
 def _is_average(first: Difference) -> bool:

@@ -52,6 +52,8 @@ NOUNS = {
     "gradients": "gradient of",
     "init": "initial",
 }
+REDUCED = ("loss", "gradients")
+"""Stages in which a factor may be a loss that is summed, or divided by another number."""
 DECAYING = ("update", "parameters", "gradients", "clip")
 MANY = 2048  # rows that are matched with one another
 MOST_AXES = 5
@@ -160,7 +162,7 @@ class _Relations:
         yield from fitted(
             self._key("scaled"),
             f"{self.head} is {{value}} times {other}'s",
-            PAGES["scaled"],
+            PAGES["scaled"] if self.stage in REDUCED else "",
             lambda factor: times(factor, self.its),
             self.mine,
             1.0,

@@ -9,7 +9,7 @@ from lockstep.diagnose.local.samples import unit_of_array
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
 
-__all__ = ["clip_scale", "norm_of_gradient"]
+__all__ = ["clip_scale", "norm_of", "norm_of_gradient"]
 
 MOST = 2000  # elements of a tensor
 
@@ -41,9 +41,10 @@ def clip_scale(trace: Trace, update: int) -> Estimate | None:
 def norm_of_gradient(trace: Trace, update: int) -> float | None:
     """The 2-norm over all gradients; None where they were not recorded."""
     gradients = arrays_below(trace.arrays, f"detail/{update}/gradients/")
-    return _norm(gradients) if gradients else None
+    return norm_of(gradients) if gradients else None
 
 
-def _norm(arrays: Mapping[str, np.ndarray]) -> float:
+def norm_of(arrays: Mapping[str, np.ndarray]) -> float:
+    """The 2-norm over all arrays together."""
     squares = [float(np.square(array, dtype=np.float64).sum()) for array in arrays.values()]
     return float(np.sqrt(sum(squares)))

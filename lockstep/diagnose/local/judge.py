@@ -210,9 +210,7 @@ def _other_activation(
 def _of_steps(a: Trace, b: Trace) -> Iterator[LocalDifference]:
     for step in compare_steps(a, b):
         key = step.a.quantity.replace(" ", "-")
-        stage = "clip" if step.a.quantity == "clip norm" else step.a.stage
-        sides = step.a._replace(stage=stage), step.b._replace(stage=stage)
-        yield LocalDifference(*sides, key, step.text, step.page)
+        yield LocalDifference(step.a, step.b, key, step.text, step.page)
 
 
 # ---- losses

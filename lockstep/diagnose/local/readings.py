@@ -16,7 +16,7 @@ from lockstep.diagnose.local.corrections import (
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.rules import Memory
 from lockstep.diagnose.local.samples import Sample
-from lockstep.diagnose.local.slot_fits import SlotFit, is_apart, mixed_share
+from lockstep.diagnose.local.slot_fits import SlotFit, is_unlike, mixed_share
 from lockstep.diagnose.local.step_fits import StepFit
 from lockstep.oracle.arithmetic import unit_roundoff
 
@@ -157,7 +157,7 @@ class Reading:
             power = 2 if self.step.rule.eps_in_root else 1
             eps = self.step.eps.times(1 / correction.eps**power)
             numbers["eps"] = eps.with_floor(abs(eps.value) * floor)
-            if is_apart(eps):
+            if is_unlike(eps):
                 numbers["eps in the root"] = Estimate(float(self.step.rule.eps_in_root), 0.0)
         added = added_decay(self.fits)
         decays = self._decays(lengths, correction, floor)
@@ -202,7 +202,7 @@ class Reading:
         forgotten = (0.0, 1.0) if self.update == 0 else (1.0,)
         if self.step.rule.name != "rmsprop" or second is None:
             return correction.rule or self.step.rule.name
-        if not all(is_apart(second, share) for share in forgotten):
+        if not all(is_unlike(second, share) for share in forgotten):
             return "adagrad"
         return correction.rule or self.step.rule.name
 
@@ -235,9 +235,9 @@ class Reading:
         """The lengths along the momentum, or along the gradient where the step looks ahead."""
         ahead = pooled([lengths[1] for lengths in self.step.steps.values()])
         along = pooled([lengths[0] for lengths in self.step.steps.values()])
-        place = int(is_apart(ahead))
+        place = int(is_unlike(ahead))
         _, memory = self.fits["momentum"]
-        if place and not is_apart(along) and memory is not None and memory.kept is not None:
+        if place and not is_unlike(along) and memory is not None and memory.kept is not None:
             # PyTorch's foreach writes Nesterov's direction over the gradient: what was recorded is
             # g + momentum m', so that m' holds 1 / (1 + momentum) of it
             numbers["momentum"] = memory.kept.times(1 / memory.entered.value)
@@ -285,7 +285,7 @@ class Reading:
 
     def _is_one_of(self, length: Estimate, expected: Sequence[float]) -> bool:
         known = length.with_floor(abs(length.value) * self._floor())
-        return any(math.isfinite(rate) and not is_apart(known, rate) for rate in expected)
+        return any(math.isfinite(rate) and not is_unlike(known, rate) for rate in expected)
 
     def _is_sure(self) -> bool:
         """Whether a step tells the learning rate although none that was recorded fits it: not where
@@ -306,7 +306,7 @@ class Reading:
         groups: list[Estimate] = []
         for rate in sorted(rates.values(), key=lambda rate: rate.error):
             known = [_gap(rate, other) for other in groups]
-            if all(map(is_apart, known)):
+            if all(map(is_unlike, known)):
                 groups.append(rate)
         return len(groups) <= max(1, min(MOST_GROUPS, len(rates) // 2))
 
@@ -315,7 +315,7 @@ class Reading:
     ) -> dict[str, Estimate]:
         """Parameter -> its decay over its learning rate."""
         added = added_decay(self.fits).values()
-        if self.step.rule.slots == {"second"} and any(map(is_apart, added)):
+        if self.step.rule.slots == {"second"} and any(map(is_unlike, added)):
             return {}  # how much of it is in the gradient is known too roughly
         shares: dict[str, Estimate] = {}
         for name, decay in self.step.decays.items():
@@ -336,7 +336,7 @@ class Reading:
         floor = 4 * unit
         if self.step.rule.slots == {"second"}:
             # an error of the decay in the gradient is one of the direction
-            sure = [share for share in added_decay(self.fits).values() if is_apart(share)]
+            sure = [share for share in added_decay(self.fits).values() if is_unlike(share)]
             floor += 4 * min((share.error / abs(share.value) for share in sure), default=0.0)
         if self.step.rule.name in CORRECTED:
             rough = max(unit_roundoff("float32"), unit)

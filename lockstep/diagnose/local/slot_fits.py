@@ -27,7 +27,7 @@ __all__ = [
     "fit_difference",
     "fit_mean",
     "fit_square",
-    "is_apart",
+    "is_unlike",
     "mixed_share",
     "with_decay",
 ]
@@ -61,7 +61,7 @@ def _ratio(decay: Estimate, entered: Estimate, unit: float) -> Estimate:
     return Estimate(ratio, spread, 2 * unit * abs(ratio))
 
 
-def is_apart(estimate: Estimate, other: float = 0.0) -> bool:
+def is_unlike(estimate: Estimate, other: float = 0.0) -> bool:
     """Whether an estimate is surely not a number."""
     return abs(estimate.value - other) > SURE * estimate.error
 
@@ -86,7 +86,7 @@ def fit_mean(samples: Sequence[Sample], slot: str) -> SlotFit | None:
     if not result.holds:
         return None
     entered = result.shared[-1]
-    if not is_apart(entered):
+    if not is_unlike(entered):
         return None
     unit = max(sample.units[slot] for sample in samples)
     decay = {}
@@ -150,7 +150,7 @@ def fit_square(
         share = abs(result.shared[-1].value)
         result = fit([block(sample, share) for sample in samples])
     last = result.shared[-1]
-    if not result.holds or not is_apart(last) or last.value < 0:
+    if not result.holds or not is_unlike(last) or last.value < 0:
         return None
     unit = max(sample.units[slot] for sample in samples)
     decays: dict[str, Estimate] = {}
@@ -172,7 +172,7 @@ def fit_difference(samples: Sequence[Sample], slot: str, mean: str) -> SlotFit |
         shared = np.concatenate([np.ones((len(distance), 1)), block.shared], axis=1)
         blocks.append(block._replace(shared=shared))
     result = fit(blocks)
-    if not result.holds or not is_apart(result.shared[-1]):
+    if not result.holds or not is_unlike(result.shared[-1]):
         return None
     unit = max(sample.units[slot] for sample in samples)
     return _slot_fit(result._replace(shared=result.shared[1:]), unit, {})
@@ -266,7 +266,7 @@ def settled(decays: Mapping[str, Estimate]) -> dict[str, float]:
     """Parameter -> its weight decay in the gradient, as the sharp tensors give it; empty where none
     has one, NaN where it is not known well enough to compute with.
     """
-    sure = [decay for decay in decays.values() if is_apart(decay)]
+    sure = [decay for decay in decays.values() if is_unlike(decay)]
     if not sure:
         return {}
     mean = pooled(sure)
@@ -274,10 +274,10 @@ def settled(decays: Mapping[str, Estimate]) -> dict[str, float]:
         return dict.fromkeys(decays, math.nan)
     settled_decays: dict[str, float] = {}
     for name, decay in decays.items():
-        if not is_apart(decay, mean.value):
+        if not is_unlike(decay, mean.value):
             settled_decays[name] = mean.value
         else:
-            settled_decays[name] = decay.value if is_apart(decay) else 0.0
+            settled_decays[name] = decay.value if is_unlike(decay) else 0.0
     return settled_decays
 
 

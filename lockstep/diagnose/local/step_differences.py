@@ -11,7 +11,7 @@ from lockstep.diagnose.local.difference import SURE
 from lockstep.diagnose.local.least_squares import Estimate, pooled
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.readings import Steps
-from lockstep.diagnose.local.slot_fits import is_apart
+from lockstep.diagnose.local.slot_fits import is_unlike
 from lockstep.diagnose.local.steps import StepsOfSide
 from lockstep.records.trace import Trace
 
@@ -159,10 +159,9 @@ def _difference(series: Sequence[_Gap], measured: Sequence[tuple[Steps, Steps]])
         text += f", at update {', '.join(map(str, updates))} alone"
     tensors = tuple(sorted({name for gap in series for name in gap.tensors}))
     tensor = tensors[0] if len(tensors) == 1 else ""
+    stage = "clip" if first.quantity == "clip norm" else "update"
     sides = [
-        Measurement(
-            "update", tensor, first.update, first.quantity, side.value, side.error, first.page
-        )
+        Measurement(stage, tensor, first.update, first.quantity, side.value, side.error, first.page)
         for side in (sharpest.a, sharpest.b)
     ]
     return StepDifference(sides[0], sides[1], tensors, updates, persists, text, first.page)
@@ -179,7 +178,7 @@ def _gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
     yield from _clip_gaps(a, b)
     is_other_correction = False
     for quantity, mine, its in _numbers(a, b):
-        if not is_apart(_minus(mine, its)):
+        if not is_unlike(_minus(mine, its)):
             continue
         if quantity == "eps" and (is_other_correction or _are_other_eps(a, b)):
             continue
@@ -227,7 +226,7 @@ def _unlike_corrections(a: Steps, b: Steps) -> tuple[str, str] | None:
             return False
         rate_a = length_a.times(1 / a.factors[kind_a])
         rate_b = length_b.times(1 / b.factors[kind_b])
-        return all(map(math.isfinite, (*rate_a, *rate_b))) and not is_apart(_minus(rate_a, rate_b))
+        return all(map(math.isfinite, (*rate_a, *rate_b))) and not is_unlike(_minus(rate_a, rate_b))
 
     if agree(usual, usual):
         return None
@@ -240,7 +239,7 @@ def _clip_gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
     """The norm to which a gradient is clipped, or the sign that it is given."""
     if a.scale is None or b.scale is None or a.norm is None or b.norm is None:
         return
-    if not is_apart(_minus(a.scale, b.scale)) or not all((a.scale.value, b.scale.value)):
+    if not is_unlike(_minus(a.scale, b.scale)) or not all((a.scale.value, b.scale.value)):
         return
     if a.scale.value * b.scale.value < 0:
         side = "a" if a.scale.value < 0 else "b"
@@ -275,7 +274,7 @@ def _is_power_of_2(scale: Estimate) -> bool:
     """Whether a factor is 1, or a loss scale that is divided out."""
     nearest = 2.0 ** round(math.log2(abs(scale.value)))
     gap = Estimate(abs(scale.value), scale.spread, scale.floor + 1e-6 * nearest)
-    return not is_apart(gap, nearest)
+    return not is_unlike(gap, nearest)
 
 
 Pairs = dict[str, tuple[Estimate, Estimate]]
@@ -305,7 +304,7 @@ def _have_one_correction(a: Steps, b: Steps) -> bool:
     if not (a.is_one_length and b.is_one_length and a.factors.get("corrected")):
         return False
     betas = [
-        not is_apart(_minus(a.numbers[name], b.numbers[name]))
+        not is_unlike(_minus(a.numbers[name], b.numbers[name]))
         for name in ("beta1", "beta2")
         if name in a.numbers and name in b.numbers
     ]
@@ -328,13 +327,13 @@ def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs) -> Iterator[_Gap]:
     """The differences of a quantity that each parameter has of its own, put together where both
     values are the same.
     """
-    apart = {name: pair for name, pair in pairs.items() if is_apart(_minus(*pair))}
+    apart = {name: pair for name, pair in pairs.items() if is_unlike(_minus(*pair))}
     while apart:
         name, (mine, its) = min(apart.items(), key=lambda item: item[1][0].error)
         alike = [
             other
             for other, pair in apart.items()
-            if not is_apart(_minus(pair[0], mine)) and not is_apart(_minus(pair[1], its))
+            if not is_unlike(_minus(pair[0], mine)) and not is_unlike(_minus(pair[1], its))
         ]
         names = list(dict.fromkeys([name, *alike]))
         mean_a = pooled([apart[name][0] for name in names])
@@ -345,7 +344,7 @@ def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs) -> Iterator[_Gap]:
         where = "" if whole else _of(tensors, told, a.ndims)
         text = _words(quantity, mean_a, mean_b) + where
         page = PAGES.get(quantity, "")
-        is_mask = bool(where) and not (is_apart(mean_a) and is_apart(mean_b))
+        is_mask = bool(where) and not (is_unlike(mean_a) and is_unlike(mean_b))
         if is_mask and quantity != "learning rate":
             text, page = _of_mask(mean_a, mean_b, where, _decaying(pairs, names)), MASK
         yield _Gap(a.update, quantity, tensors, mean_a, mean_b, text, page, where)
@@ -356,13 +355,15 @@ def _tensor_gaps(a: Steps, quantity: str, pairs: Pairs) -> Iterator[_Gap]:
 def _decaying(pairs: Pairs, apart: Sequence[str]) -> bool:
     """Whether other parameters decay on both sides."""
     return any(
-        is_apart(mine) and is_apart(its) for name, (mine, its) in pairs.items() if name not in apart
+        is_unlike(mine) and is_unlike(its)
+        for name, (mine, its) in pairs.items()
+        if name not in apart
     )
 
 
 def _of_mask(a: Estimate, b: Estimate, where: str, others_decay: bool) -> str:
     """That one side leaves some parameters out of its decay."""
-    decaying, bare = ("a", "b") if is_apart(a) else ("b", "a")
+    decaying, bare = ("a", "b") if is_unlike(a) else ("b", "a")
     whose = where.removeprefix(" (of ").removesuffix(")")
     also = " as well" if others_decay else ""
     value = _number(a if decaying == "a" else b)
@@ -412,7 +413,7 @@ def _decay_gaps(a: Steps, b: Steps) -> Iterator[_Gap]:
 
 def _are_swapped(inner: _Gap, outer: _Gap) -> bool:
     """Whether one side decays in the gradient alone, and the other the parameters alone."""
-    values = [not is_apart(side) for side in (inner.a, inner.b, outer.a, outer.b)]
+    values = [not is_unlike(side) for side in (inner.a, inner.b, outer.a, outer.b)]
     return values in ([False, True, True, False], [True, False, False, True])
 
 

@@ -21,7 +21,7 @@ from lockstep.diagnose.local.slot_fits import (
     fit_largest,
     fit_mean,
     fit_square,
-    is_apart,
+    is_unlike,
     mixed_share,
     settled,
 )
@@ -114,7 +114,7 @@ class StepsOfSide:
                 break
             step = fit_step(samples, rule, memory)
             best = step if best is None else _better(best, step)
-            if best is not None and (best.eps is None or not is_apart(best.eps)):
+            if best is not None and (best.eps is None or not is_unlike(best.eps)):
                 break
         return best
 
@@ -134,7 +134,7 @@ class StepsOfSide:
             last = pooled([lengths[-1] for lengths in step.steps.values()])
             is_known = last.error < 1e-2 * abs(first.value)
             # where the second direction is known to count for nothing, it is the simpler rule
-            if rule.width == 1 or is_apart(last) or not is_known:
+            if rule.width == 1 or is_unlike(last) or not is_known:
                 return True
         return False
 
@@ -235,9 +235,9 @@ class StepsOfSide:
         """
         later = next((update for update in self.updates if update), None)
         _, slot_fit = self.slot_fits(later).get("momentum", ("", None)) if later else ("", None)
-        if slot_fit is None or not is_apart(entered, 1.0):
+        if slot_fit is None or not is_unlike(entered, 1.0):
             return False
-        return not is_apart(_gap(entered, slot_fit.entered))
+        return not is_unlike(_gap(entered, slot_fit.entered))
 
     def is_given(self, update: int) -> bool:
         """Whether the gradients were recorded as the optimizer was given them."""
@@ -363,14 +363,14 @@ def _share(slot: str, slot_fit: SlotFit) -> Estimate:
         return kept
     other = Estimate(1 - entered.value, entered.spread, entered.floor)
     gap = Estimate(kept.value - other.value, math.hypot(kept.error, other.error))
-    return kept if is_apart(gap) else pooled([kept, other])
+    return kept if is_unlike(gap) else pooled([kept, other])
 
 
 def _agreeing(shares: Sequence[Estimate]) -> list[Estimate]:
     """The shares that most updates have: one update may have forgotten or mixed up its memory. None
     where no two of several agree.
     """
-    groups = [[other for other in shares if not is_apart(_gap(share, other))] for share in shares]
+    groups = [[other for other in shares if not is_unlike(_gap(share, other))] for share in shares]
     largest = max(groups, key=len, default=[])
     return largest if len(largest) > 1 or len(shares) == 1 else []
 
@@ -380,7 +380,7 @@ def _is_written(share: Estimate) -> bool:
     if share.value <= 0:
         return False
     rounded = float(f"{share.value:.{DIGITS}g}")
-    return not is_apart(share, rounded) and share.error < 1e-4 * share.value
+    return not is_unlike(share, rounded) and share.error < 1e-4 * share.value
 
 
 def _measurements(steps: Steps) -> list[Measurement]:
@@ -395,7 +395,7 @@ def _measurements(steps: Steps) -> list[Measurement]:
     }
     for quantity, estimates in families.items():
         mean = pooled(list(estimates.values()))
-        is_one = not any(is_apart(_gap(estimate, mean)) for estimate in estimates.values())
+        is_one = not any(is_unlike(_gap(estimate, mean)) for estimate in estimates.values())
         if is_one and math.isfinite(mean.spread):
             measurements.append(_measurement(steps, "", quantity, mean))
         elif not is_one:
