@@ -29,7 +29,9 @@ Arrays = dict[str, Any]
 def record(path: Path, layer: Layer, x: Any, parameters: Arrays, dtype: str) -> None:
     """A loop of one layer called "layer", whose input is its batch, and which trains nothing."""
     tensors = {name: torch.tensor(array.astype(dtype)) for name, array in parameters.items()}
-    named = {f"layer.{name}": array for name, array in tensors.items()} | {"w": torch.ones(2)}
+    named = {f"layer.{name}": array for name, array in tensors.items()} | {
+        "w": torch.ones(2, dtype=getattr(torch, dtype))
+    }
     with Recorder(path, backend="torch") as recorder:
         recorder.start(named)
         for update in range(2):
@@ -298,6 +300,32 @@ def test_a_norm_is_told_by_its_statistics(
     }
     layers = partial(norm, by=bys[0]), partial(norm, by=bys[1])
     assert texts(tmp_path, layers, parameters, dtype=dtype)[:2] == (key, text)
+
+
+def spectral(x: torch.Tensor, p: dict[str, torch.Tensor], *, iterations: int) -> torch.Tensor:
+    u, v, kernel = p["weight_u"], p["weight_v"], p["weight_orig"]
+    for _ in range(iterations):
+        v = functional.normalize(kernel.T @ u, dim=0)
+        u = functional.normalize(kernel @ v, dim=0)
+    return x @ (kernel / (u @ kernel @ v)).T + p["bias"]
+
+
+@DTYPES
+def test_a_spectral_norm_is_told_by_its_iterations(tmp_path: Path, dtype: str) -> None:
+    vectors = [vector / np.linalg.norm(vector) for vector in DRAW.normal(size=(2, 6))]
+    parameters = {
+        "weight_orig": DRAW.normal(size=(6, 6)),
+        "bias": DRAW.normal(size=6),
+        "weight_u": vectors[0],
+        "weight_v": vectors[1],
+    }
+    layers = partial(spectral, iterations=1), partial(spectral, iterations=0)
+    told = texts(tmp_path, layers, parameters, dtype=dtype, x=DRAW.normal(size=(8, 6)))
+    assert told[:2] == (
+        "spectral-norm-iterations",
+        "b's layer divides its kernel by its spectral norm after no power iteration, a's by its "
+        "spectral norm after one power iteration",
+    )
 
 
 def test_a_layer_that_is_none_of_these_gets_no_cause(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A layer forward that is another one on either side, as each side's own numbers tell it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
@@ -9,6 +10,7 @@ from lockstep.diagnose.local.convolutions import CONVOLUTION
 from lockstep.diagnose.local.features import FLATTENING, LINEAR
 from lockstep.diagnose.local.forms import AFTER, Form, Kind, Words, in_words_of, other_forms
 from lockstep.diagnose.local.layer_view import INPUT, LayerView, layer_view, unflattened
+from lockstep.diagnose.local.normed_kernels import NORMED_KERNEL
 from lockstep.diagnose.local.passing import PASSING
 from lockstep.diagnose.local.pooling import POOLING, REDUCTION
 from lockstep.diagnose.local.recurrent import RECURRENT
@@ -22,8 +24,14 @@ from lockstep.records.trace import Trace
 __all__ = ["other_layer"]
 
 IDEA = "a layer recomputed from its input"
-WITH_KERNEL: tuple[Kind, ...] = (CONVOLUTION, TRANSPOSED_CONVOLUTION, LINEAR, RECURRENT)
-POOLED: tuple[Kind, ...] = (LINEAR, CONVOLUTION, PASSING)
+WITH_KERNEL: tuple[Kind, ...] = (
+    NORMED_KERNEL,
+    CONVOLUTION,
+    TRANSPOSED_CONVOLUTION,
+    LINEAR,
+    RECURRENT,
+)
+POOLED: tuple[Kind, ...] = (LINEAR, CONVOLUTION, PASSING, FLATTENING)
 """Kinds that may follow an unrecorded pooling."""
 WITHOUT: tuple[Kind, ...] = (POOLING, REDUCTION, RESIZING, FLATTENING)
 OTHER = "other-activation"
@@ -45,7 +53,7 @@ def other_layer(pair: LoopPair) -> Iterator[Explanation]:
     recorded = pair.mine.tensors("forward", pair.update)[layer]
     if predicted is None or predicted.size != recorded.size:
         return
-    predicted = predicted.reshape(recorded.shape)
+    predicted = views[pair.mine.name].as_recorded(predicted, recorded.shape)
     text = words.text
     if words.key == "norm-evaluation":
         text += training_words(pair)
@@ -90,8 +98,8 @@ def _views(
     views = {side: layer_view(trace, layer, update, common) for side, trace in traces.items()}
     plain = {side: view for side, view in views.items() if view is not None}
     yield plain, False
-    for layout in ("first", "last"):
-        shaped = {side: unflattened(view, layout) for side, view in plain.items()}
+    for layout, flat in product(("first", "last"), repeat=2):
+        shaped = {side: unflattened(view, layout, flat) for side, view in plain.items()}
         cut = {side: view for side, view in shaped.items() if view is not None}
         if len(cut) == len(plain):
             yield cut, False

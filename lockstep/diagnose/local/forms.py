@@ -116,18 +116,22 @@ def other_forms(
 def _first_form(
     kind: Kind, view: LayerView, tried: Iterable[Settings], tolerance: float
 ) -> Form | None:
+    """The first form that is surely within rounding, or else the first within the tolerance."""
     counts: Counter[object] = Counter()
+    near: Form | None = None
     for settings in tried:
         if counts[settings["input"]] > MOST_TRIED:
             continue
         values = kind.output(view, settings)
         residual = distance(values, view.output)
-        if residual <= tolerance:
+        if residual <= tolerance / APART:
             return Form(kind, settings, residual)
+        if residual <= tolerance and near is None:
+            near = Form(kind, settings, residual)
         counts[settings["input"]] += values is not None
         if counts.total() > MOST_TRIED_OF_ALL:
             break
-    return None
+    return near
 
 
 def _fits(kind: Kind, view: LayerView, form: Form, tolerance: float) -> bool:

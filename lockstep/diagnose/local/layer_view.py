@@ -62,6 +62,7 @@ class LayerView:
         nested: the rest of the name -> array, of the parameters of this layer and its parts.
         norms: name of another layer -> its parameters and buffers, of those with statistics.
         before: the same layer at the update before; None where that was not recorded.
+        moved: an axis of what was recorded, and where it is in the output; () where none was moved.
     """
 
     name: str
@@ -71,6 +72,14 @@ class LayerView:
     nested: Mapping[str, Array]
     norms: Mapping[str, Mapping[str, Array]]
     before: "LayerView | None" = None
+    moved: tuple[int, ...] = ()
+
+    def as_recorded(self, output: Array, shape: tuple[int, ...]) -> Array:
+        """An output of this layer in the shape that was recorded."""
+        if self.moved:
+            begin, end = self.moved
+            output = np.moveaxis(output, end, begin)
+        return output.reshape(shape)
 
     def first_examples(self, count: int) -> "LayerView":
         """The same of so many examples."""
@@ -127,13 +136,14 @@ def layer_view(
     )
 
 
-def unflattened(view: LayerView, layout: str) -> LayerView | None:
+def unflattened(view: LayerView, layout: str, flat: str) -> LayerView | None:
     """A layer's output (B, features) in the shape it had before it was flattened, if that has the
-    channels of the nearest input (B, C, H, W) and its proportions; None where it cannot have.
+    channels of the nearest input and its proportions; None where it cannot have.
 
     Args:
         view: of the layer, which has no parameters.
-        layout: "first" for (B, C, H, W), "last" for (B, H, W, C).
+        layout: of the input: "first" for (B, C, H, W), "last" for (B, H, W, C).
+        flat: which of the two the features were flattened in.
     """
     x = next((x for x in view.inputs.values() if x.ndim >= 3), None)
     if view.parameters or view.output.ndim != 2 or x is None:
@@ -146,8 +156,12 @@ def unflattened(view: LayerView, layout: str) -> LayerView | None:
     cut = tuple(round(length * ratio) for length in lengths)
     if rest or math.prod(cut) != places or places < 2:
         return None
-    shape = (channels, *cut) if is_first else (*cut, channels)
-    return replace(view, output=view.output.reshape(-1, *shape))
+    shape = (channels, *cut) if flat == "first" else (*cut, channels)
+    y = view.output.reshape(-1, *shape)
+    if layout == flat:
+        return replace(view, output=y)
+    ends = (1, -1) if flat == "first" else (-1, 1)
+    return replace(view, output=np.moveaxis(y, *ends), moved=ends)
 
 
 def _has_statistics(roles: Mapping[str, Array]) -> bool:
