@@ -1,6 +1,6 @@
 """Commands that judge traces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +52,20 @@ noise_option = click.option(
 )
 
 
-@click.command(short_help="Judge whether two traces do the same thing.")
+@click.command(short_help="Judge whether two traces, or two logs, do the same thing.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @names_option
 @noise_option
 @junit_option
 @json_option
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME=COLUMN",
+    help="For logs: what a column is, as in loss=train/ce or step=it; repeatable.",
+)
 def compare(
     a: Path,
     b: Path,
@@ -66,13 +73,25 @@ def compare(
     noise: tuple[Path, ...],
     junit: Path | None,
     as_json: bool,
+    columns: tuple[str, ...],
 ) -> int:
     """Judge two traces, of one recipe or of your own two loops: identical, rounding, diverged or
     inconclusive.
 
+    Two logs are judged by the numbers that both have: CSV, JSON lines, TensorBoard's event files,
+    exports of Weights & Biases, Hugging Face's trainer_state.json, or a folder that holds one of
+    these; a trace stands for a log beside one.
+
     The exit status is 0 where they are equal, 1 where they diverge, 2 where they cannot be
     compared, 3 where nothing diverges but not all can be judged.
     """
+    from lockstep.logs.read import is_trace
+
+    if not (is_trace(a) and is_trace(b)):
+        others = {"--names": names_file, "--noise": noise, "--junit": junit}
+        return _compare_logs(a, b, columns, others, as_json=as_json)
+    if columns:
+        raise InputError("--column: names columns of logs, and these are traces")
     from lockstep.diagnose import compare as diagnose
     from lockstep.diagnose.diagnosis import unequal_settings
     from lockstep.diagnose.verdict import EXIT_STATUS
@@ -100,6 +119,37 @@ def compare(
         print_comparison(comparison, sides, make_console())
     if junit is not None:
         write_file(junit, junit_comparison(comparison, sides), JUNIT)
+    return EXIT_STATUS[comparison.verdict]
+
+
+def _compare_logs(
+    a: Path, b: Path, columns: tuple[str, ...], others: Mapping[str, object], *, as_json: bool
+) -> int:
+    """Judge two logs, print the result and return the exit status."""
+    from lockstep.diagnose.logs.judge import EXIT_STATUS, compare_logs
+    from lockstep.logs.read import read_log
+    from lockstep.report.console import make_console
+    from lockstep.report.logs import logs_json, print_logs
+
+    for option, value in others.items():
+        if value:
+            raise InputError(f"{option}: is for two traces, and these are logs")
+    given: dict[str, list[str]] = {}
+    for text in columns:
+        name, _, column = text.partition("=")
+        if not name or not column:
+            raise InputError(f"--column {text}: must be NAME=COLUMN, as in loss=train/ce")
+        given.setdefault(name, []).append(column)
+    logs = read_log(a, given), read_log(b, given)
+    for name, candidates in given.items():
+        for column in candidates:
+            if not any(column in log.columns for log in logs):
+                raise InputError(f"--column {name}={column}: neither log has that column")
+    comparison = compare_logs(*logs)
+    if as_json:
+        echo(logs_json(comparison), nl=False)
+    else:
+        print_logs(comparison, make_console())
     return EXIT_STATUS[comparison.verdict]
 
 

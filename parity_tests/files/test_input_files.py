@@ -239,7 +239,7 @@ def test_what_is_given_for_a_trace_is_named(
     path = tmp_path / name
     content, kind = SHOWN[name]
     path.write_bytes(content)
-    line = refused(capsys, "compare", path, path)
+    line = refused(capsys, "diagnose", path, path)
     assert f"{name}: not a lockstep.trace file, but {kind}" in line
     assert "; record a training loop of your own with lockstep.Recorder" in line
 

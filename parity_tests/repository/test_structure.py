@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("run",),
     ("diagnose",),
-    ("oracle", "own_loops", "golden"),
+    ("oracle", "own_loops", "golden", "logs"),
     ("records",),
     ("data_prep",),
     ("schedules",),

@@ -1,0 +1,1 @@
+"""Two logs judged by what logs can say: where their numbers part, and how they are related."""

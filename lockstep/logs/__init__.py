@@ -1,0 +1,1 @@
+"""Logs that people already have: CSV, JSON, TensorBoard, Weights & Biases and Hugging Face."""
