@@ -14,7 +14,7 @@ from lockstep.diagnose.between.clips import clause_of
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
 from lockstep.diagnose.between.step_rules import Remade, StepInputs, StepRule, inputs_of, remake
-from lockstep.diagnose.between.updates import predicted_of, rule_followed
+from lockstep.diagnose.between.updates import predicted_of, rule_followed, with_effect
 from lockstep.diagnose.causes.precision import rounded_to
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
@@ -40,9 +40,8 @@ def memory_of_another_kind(pair: LoopPair) -> Iterator[Explanation]:
     rule, inputs = _rule_and_inputs(pair)
     if rule is None or inputs is None or not inputs.memory:
         return
-    yield from _forgotten(pair, rule, inputs)
-    yield from _swapped(pair, rule, inputs)
-    yield from _older(pair, rule, inputs)
+    for memories in (_forgotten, _swapped, _older):
+        yield from with_effect(pair, memories(pair, rule, inputs), rule, inputs)
 
 
 def _rule_and_inputs(pair: LoopPair) -> tuple[StepRule | None, StepInputs | None]:
@@ -70,7 +69,8 @@ def _forgotten(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterator[E
         (f"{text} from 0, and its count goes on", zeros, inputs.count),
     )
     for words, memory, count in fresh:
-        remade = remake(rule, replace(inputs, memory=memory, count=count))
+        fresh_inputs = replace(inputs, memory=memory, count=count, is_fresh=True)
+        remade = remake(rule, fresh_inputs)
         yield _explained(pair, "state-forgotten", words, remade, idea, page)
     for slot in slots if len(slots) > 1 else ():
         own = {p: zeros[p] if p.startswith(f"{slot}/") else a for p, a in inputs.memory.items()}

@@ -32,6 +32,7 @@ STEPS: tuple[Explain, ...] = (
     moments.memory_of_another_kind,
     moments.of_another_gradient,
     moments.rounded_memory,
+    step_faults.scaled_step,
 )
 """Of the stages in which an optimizer shows."""
 

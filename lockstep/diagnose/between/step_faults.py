@@ -10,12 +10,13 @@ from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
 from lockstep.diagnose.between.step_arithmetic import CORRECTIONS
 from lockstep.diagnose.between.step_rules import Remade, StepInputs, StepRule, inputs_of, remake
-from lockstep.diagnose.between.updates import follows_at, predicted_of, rule_followed
+from lockstep.diagnose.between.updates import follows_at, predicted_of, rule_followed, with_effect
 from lockstep.numbers import number, written
 from lockstep.oracle.arithmetic import Exact
 
-__all__ = ["same_rule_with_a_fault"]
+__all__ = ["same_rule_with_a_fault", "scaled_step"]
 
+CORRECTION = "bias-correction-in-float32"
 FORMS = "l2-is-not-decoupled-decay"
 LEAST_SHARE = 0.01
 """Relative distance of two steps from which their ratio is worth a word."""
@@ -30,12 +31,15 @@ def same_rule_with_a_fault(pair: LoopPair) -> Iterator[Explanation]:
         return
     known = {name: one for name, one in rule.optimizers.items() if name in inputs.gradients}
     rule = replace(rule, optimizers=known, clip_norm=None)
-    yield from _other_corrections(pair, rule, inputs)
-    yield from _other_counts(pair, rule, inputs)
-    yield from _no_step(pair, rule, inputs)
-    yield from _two_steps(pair, rule, inputs)
-    yield from _other_decays(pair, rule, inputs)
-    yield from _other_rates(pair, rule, inputs)
+    for faults in (
+        _other_corrections,
+        _other_counts,
+        _no_step,
+        _two_steps,
+        _other_decays,
+        _other_rates,
+    ):
+        yield from with_effect(pair, faults(pair, rule, inputs), rule, inputs)
 
 
 def _explained(
@@ -53,7 +57,7 @@ def _other_corrections(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> It
     optimizer = next(iter(rule.optimizers.values()))
     is_of_one = optimizer.name in ("adamax", "radam")
     idea = "moments that are not corrected for their start at 0"
-    page = "bias-correction-in-float32"
+    page = CORRECTION
     for words, exact in CORRECTIONS.items():
         if is_of_one and "its moments" in words:
             continue  # there it is one moment that is corrected
@@ -117,9 +121,8 @@ def _other_counts(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterato
         if count + shift < 0 or not _persists(pair, rule, None, shift):
             continue
         text = f"{mine}'s bias correction counts {words}: t = {count + 1 + shift} for {count + 1}"
-        yield _explained(
-            pair, "bias-correction-count", text, remade, idea, "bias-correction-in-float32"
-        )
+        yield _explained(pair, "bias-correction-count", text, remade, idea, CORRECTION)
+    yield _counted_by_parameter(pair, rule, inputs, idea)
     for shift in (2, 3):
         if not _persists(pair, rule, None, shift):
             continue
@@ -128,9 +131,61 @@ def _other_counts(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterato
             f"{mine}'s bias correction counts {count + 1 + shift} updates where there were "
             f"{count + 1}"
         )
-        yield _explained(
-            pair, "bias-correction-count", text, remade, idea, "bias-correction-in-float32"
-        )
+        yield _explained(pair, "bias-correction-count", text, remade, idea, CORRECTION)
+
+
+def _counted_by_parameter(
+    pair: LoopPair, rule: StepRule, inputs: StepInputs, idea: str
+) -> Explanation:
+    """That one count serves all parameters, and each of them adds to it."""
+    changes: Arrays = {}
+    memory: Arrays = {}
+    count = inputs.count * len(rule.optimizers)
+    for name, optimizer in rule.optimizers.items():
+        alone = replace(rule, optimizers={name: optimizer})
+        remade = remake(alone, replace(inputs, count=count, product_count=inputs.count))
+        count += 1
+        if remade is not None:
+            changes |= remade.changes
+            memory |= remade.memory
+    text = (
+        f"{pair.mine.name}'s bias correction counts parameters, not updates: one count serves all "
+        "of them, and each adds 1 to it"
+    )
+    both = Remade(changes, memory)
+    return _explained(pair, "bias-correction-count", text, both, idea, CORRECTION)
+
+
+def scaled_step(pair: LoopPair) -> Iterator[Explanation]:
+    """That a side's step is so many times what its settings give."""
+    rule = rule_followed(pair, pair.other)
+    inputs = inputs_of(pair.mine, pair.update)
+    rates = [side.series("lr", pair.update) for side in (pair.mine, pair.other)]
+    remade = None if rule is None or inputs is None else remake(rule, inputs)
+    if rule is None or remade is None or pair.first.stage == "moments" or rates[0] != rates[1]:
+        return
+    changes = pair.mine.tensors("update", pair.update)
+    product = sum(float((changes[n] * a).sum()) for n, a in remade.changes.items() if n in changes)
+    square = sum(float(np.square(array).sum()) for array in remade.changes.values())
+    times = product / square if square else math.nan
+    if not math.isfinite(times) or not times > 0 or abs(times - 1) < LEAST_SHARE / 10:
+        return
+    longer = replace(rule, rates={name: times * rate for name, rate in rule.rates.items()})
+    steps = (-1, 1)
+    if not all(
+        follows_at(pair.mine, pair.update, longer, pair.update + step, pair.tolerance)
+        for step in steps
+    ):
+        return
+    scaled = Remade({n: times * array for n, array in remade.changes.items()}, remade.memory)
+    mine, other = pair.mine.name, pair.other.name
+    reported = "" if rates[0] is None else f" of {written(rates[0])} that it reports"
+    text = (
+        f"{mine}'s step is {number(times)} times what the learning rate{reported} gives, and "
+        f"{other}'s is not: {mine} applies another rate, or writes an average into the parameters"
+    )
+    idea = "another learning rate than the reported one"
+    yield _explained(pair, "learning-rate", text, scaled, idea, "")
 
 
 def _no_step(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterator[Explanation]:

@@ -27,7 +27,12 @@ __all__ = [
 
 ROUNDINGS = 4
 """Roundings of a parameter that its change may hold: of the decay, the step, and both values."""
-SAME_SLOTS = {"infinity": ("exp_inf", "second"), "exp_inf": ("infinity",)}
+SAME_SLOTS = {
+    "infinity": ("exp_inf", "second"),
+    "exp_inf": ("infinity",),
+    "difference": ("exp_avg_diff",),
+    "previous": ("prev", "pre_grad"),
+}
 """Slot of a rule -> what loops call it as well."""
 
 
@@ -73,6 +78,7 @@ class StepInputs:
         memory: "slot/parameter" -> what the optimizer remembered before.
         count: updates that it had counted before.
         is_given: whether they were recorded as they were given.
+        is_fresh: whether the memory begins with this update.
         product_count: the updates whose momenta NAdam has multiplied; None for `count`.
     """
 
@@ -82,6 +88,7 @@ class StepInputs:
     count: int
     is_given: bool = True
     product_count: int | None = None
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ def inputs_of(side: LoopSide, update: int) -> StepInputs | None:
         memory,
         update,
         bool(clipped),
+        is_fresh=update == 0,
     )
 
 
@@ -125,9 +133,9 @@ def remake(rule: StepRule, inputs: StepInputs, exact: Exact | None = None) -> Re
         if name not in inputs.gradients:
             continue
         before = inputs.parameters[name]
-        slots = _for_rule(
-            slots_of.get(name, {}), optimizer, before, _product(rule, optimizer, inputs)
-        )
+        product = _product(rule, optimizer, inputs)
+        own = slots_of.get(name, {})
+        slots = _for_rule(own, optimizer, before, product, inputs.is_fresh)
         if slots is None:
             return None
         try:
@@ -201,15 +209,15 @@ def _slots_of_each(memory: Arrays, parameters: Arrays) -> dict[str, dict[str, Ar
 
 
 def _for_rule(
-    slots: dict[str, Array], optimizer: Optimizer, parameter: Array, product: float
+    slots: dict[str, Array], optimizer: Optimizer, parameter: Array, product: float, is_fresh: bool
 ) -> dict[str, Array] | None:
     """A parameter's slots by the rule's names; None where one is missing."""
     needed = optimizer.slots(_rows(parameter).shape if parameter.ndim > 1 else parameter.shape)
     found: dict[str, Array] = {}
     if "momentum_product" in needed:
         found["momentum_product"] = slots.pop("momentum_product", np.array(product))
-    if not slots:
-        return found  # as before the first update
+    if not slots and (is_fresh or needed.keys() <= found.keys()):
+        return found
     for slot in needed:
         names = (slot, *SAME_SLOTS.get(slot, ()))
         name = next((one for one in names if one in slots), None)

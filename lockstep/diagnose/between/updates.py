@@ -20,7 +20,14 @@ from lockstep.diagnose.causes.tensors import residual
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Exact
 
-__all__ = ["follows_at", "not_trained", "other_rule", "predicted_of", "rule_followed"]
+__all__ = [
+    "follows_at",
+    "not_trained",
+    "other_rule",
+    "predicted_of",
+    "rule_followed",
+    "with_effect",
+]
 
 DECLARED = 1e-4
 """Relative distance within which a side does what it declared."""
@@ -44,7 +51,7 @@ def _rule_followed(pair: LoopPair, side: LoopSide) -> StepRule | None:
     if inputs is None:
         return None
     few = _few(inputs)
-    near = pair.tolerance / 2
+    near = pair.tolerance
     for number_tried, rule in enumerate(rules_of(side, pair.update)):
         if not follows(side, pair.update, rule, few, near):
             continue
@@ -81,6 +88,8 @@ def follows_at(
         rule = replace(rule, rates={name: times * rate for name, rate in rule.rates.items()})
     if shift:
         inputs = replace(inputs, count=max(another + shift, 0), product_count=another)
+    if remake(rule, inputs, exact) is None:
+        return True  # its memory was not recorded by these names
     return follows(side, another, rule, inputs, near, exact)
 
 
@@ -115,6 +124,22 @@ def predicted_of(pair: LoopPair, remade: Remade | None) -> Arrays:
 
 
 ALIAS = {"exp_inf": "infinity"}
+
+
+def with_effect(
+    pair: LoopPair, explanations: Iterator[Explanation], rule: StepRule, inputs: StepInputs
+) -> Iterator[Explanation]:
+    """The explanations that give other numbers than the rule as it is: a fault that changes nothing
+    explains nothing.
+    """
+    plain = predicted_of(pair, remake(rule, inputs))
+    for explanation in explanations:
+        known = {name: plain[name] for name in explanation.predicted if name in plain}
+        is_idle = known.keys() == explanation.predicted.keys() and not (
+            residual(known, explanation.predicted) > pair.tolerance / 10
+        )
+        if not is_idle:
+            yield explanation
 
 
 # ---- parameters that are left out

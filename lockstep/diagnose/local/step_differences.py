@@ -56,6 +56,8 @@ ORDER = (
     "weight decay",
 )
 """Quantities, causes first."""
+OF_ALL_UPDATES = ("optimizer", "bias correction")
+"""Quantities that are not another at one update alone."""
 SAME = 1e-7
 """Settings that differ by so little of their values are one: nobody writes so many digits."""
 NORMS = 1e-4
@@ -126,7 +128,7 @@ def compare_steps(a: Trace, b: Trace) -> list[StepDifference]:
         for gap in _gaps(steps_a, steps_b):
             gaps.setdefault((gap.quantity, gap.where), []).append(gap)
     differences = [_difference(series, measured) for series in gaps.values()]
-    differences = [d for d in differences if d.persists or d.a.quantity != "optimizer"]
+    differences = [d for d in differences if d.persists or d.a.quantity not in OF_ALL_UPDATES]
     return sorted(differences, key=lambda d: (d.updates[0], ORDER.index(d.a.quantity)))
 
 
