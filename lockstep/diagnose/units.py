@@ -9,7 +9,14 @@ from lockstep.diagnose.names import split_name
 from lockstep.oracle.arithmetic import BFLOAT16, unit_roundoff
 from lockstep.records.trace import Trace
 
-__all__ = ["FLOAT32", "coarsest_dtype", "dtype_of", "unit_of_dtype", "unit_of_rate"]
+__all__ = [
+    "FLOAT32",
+    "coarsest_dtype",
+    "dtype_of",
+    "unit_of_dtype",
+    "unit_of_rate",
+    "unit_of_schedule",
+]
 
 FLOAT32 = 2.0**-24
 """Unit roundoff of float32. A dtype of a larger one is low: its products are summed in float32."""
@@ -75,3 +82,13 @@ def unit_of_rate(trace: Trace, name: str) -> float:
     of_parameters = unit_of_dtype(trace.header.get("dtype", "float64"))
     own = unit_of_dtype(trace.arrays[name].dtype.name)
     return min(max(own, of_parameters), FLOAT32)
+
+
+def unit_of_schedule(trace: Trace, name: str) -> float:
+    """Unit roundoff that a series of learning rates was computed in: float32's where all of them
+    are numbers of float32, whatever they are kept in.
+    """
+    rates = trace.arrays[name].astype(np.float64)
+    rates = rates[rates != 0]
+    is_short = len(rates) > 0 and bool((rates.astype(np.float32) == rates).all())
+    return FLOAT32 if is_short else unit_of_rate(trace, name)

@@ -161,6 +161,8 @@ def _residuals(
     must = set(_to_explain(pair)) - explained if not explanation.stage else set()
     if not predicted or (not explanation.is_part and not must <= predicted.keys()):
         return np.inf, np.inf
+    if explanation.is_part and predicted.keys() <= explained:
+        return np.inf, np.inf
     recorded = {name: mine[name] for name in predicted if name in mine}
     if recorded.keys() != predicted.keys():
         return np.inf, np.inf
@@ -182,7 +184,7 @@ def _flat(tensors: Arrays) -> Arrays:
 
 
 def _holds(pair: LoopPair, explanation: Explanation, error: float, without: float) -> bool:
-    tolerance = pair.tolerance
+    tolerance = pair.tolerance_at(pair.first.stage)
     if not (error <= tolerance and max(error * BETTER, tolerance / BETTER) < without):
         return False
     if not explanation.free:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lockstep.diagnose.causes.alternatives import TOLERANCE
 from lockstep.diagnose.compare import Bounds, Difference
 from lockstep.diagnose.local.steps import StepsOfSide
-from lockstep.diagnose.units import coarsest_dtype
+from lockstep.diagnose.units import FLOAT32, coarsest_dtype, unit_of_schedule
 from lockstep.records.trace import Trace
 from lockstep.tensor_file import arrays_below
 
@@ -19,6 +19,8 @@ __all__ = ["CHANGES", "Arrays", "LoopPair", "LoopSide"]
 
 Arrays = dict[str, NDArray[Any]]
 """Name of a tensor -> array in its own shape, floats in float64."""
+TOLERANCE_OF_RATES = 2e-6
+"""Largest relative error of an explanation of rates in float32: a few units of the last place."""
 CHANGES = ("update", "parameters")
 """Stages whose tensors are the changes of the parameters."""
 
@@ -34,8 +36,9 @@ class LoopSide:
         """The tensors of a stage at an update, counted from 0; empty where none were recorded.
 
         Of "init" these are the initial parameters, of "update" and "parameters" the change of each
-        parameter, of "lr" the whole series as "lr", and of "loss" the update's loss, of shape (),
-        as "loss". All others are named as the trace names them, without the stage.
+        parameter, of "lr" the whole series of each group ("lr", "lr1"), and of "loss" the update's
+        loss, of shape (), as "loss". All others are named as the trace names them, without the
+        stage.
         """
         if stage == "init":
             return self.parameters(0)
@@ -44,8 +47,12 @@ class LoopSide:
             after = self.parameters(update + 1)
             return {name: after[name] - before[name] for name in after if name in before}
         if stage == "lr":
-            series = self.trace.arrays.get("updates/lr")
-            return {} if series is None else {"lr": series.astype(np.float64)}
+            series = arrays_below(self.trace.arrays, "updates/lr")
+            return {
+                f"lr{group}": array.astype(np.float64)
+                for group, array in series.items()
+                if not group or group.isdecimal()
+            }
         if stage == "loss":
             loss = self.series("loss", update)
             return {} if loss is None else {"loss": np.array(loss)}
@@ -135,6 +142,20 @@ class LoopPair:
         """Largest relative error of an explanation, by the coarser dtype of both sides."""
         dtypes = [coarsest_dtype(side.trace) for side in (self.mine, self.other)]
         return max(TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) for dtype in dtypes)
+
+    def tolerance_at(self, stage: str) -> float:
+        """Largest relative error of an explanation at a stage: rates have digits of their own,
+        whatever the parameters are in.
+        """
+        if stage != "lr":
+            return self.tolerance
+        units = [
+            unit_of_schedule(side.trace, name)
+            for side in (self.mine, self.other)
+            for name in side.trace.arrays
+            if name == "updates/lr"
+        ]
+        return TOLERANCE_OF_RATES if max(units, default=0) >= FLOAT32 else TOLERANCE["float64"]
 
     def differing(self, stage: str, update: int | None = None) -> list[str]:
         """The tensors of a stage that both sides hold in one shape and that differ by more than

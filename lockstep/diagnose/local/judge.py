@@ -13,7 +13,6 @@ from lockstep.diagnose.local.linear import LinearFit, measure_linear
 from lockstep.diagnose.local.losses import LEAST, measure_smoothing
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.local.norms import measure_eps
-from lockstep.diagnose.local.rates import other_rate, shifted_rate
 from lockstep.diagnose.local.step_differences import compare_steps
 from lockstep.numbers import factor, number, written
 from lockstep.records.trace import Trace
@@ -50,8 +49,6 @@ def local_differences(a: Trace, b: Trace, until: int) -> list[LocalDifference]:
         differences += other_gradients(a, b, update)
     differences += _of_losses(a, b, updates)
     differences += _of_steps(a, b)
-    settings = (other_rate(a, b), shifted_rate(a, b))
-    differences += [setting for setting in settings if setting is not None]
     return sorted(differences, key=lambda difference: difference.a.update)
 
 
