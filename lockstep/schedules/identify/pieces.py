@@ -17,6 +17,8 @@ the recursive ones of PyTorch lose a few digits more over thousands of updates."
 LOOSE = 4e-7
 """The same of a schedule in float32: a few units of its last place."""
 MOST_PIECES = 40
+MOST_LOOSE = 9
+"""Updates without a law after which a series is of no schedule."""
 WINDOWS = (10**9, 1000, 250, 60, 15)
 """Updates that a law is tried on, the most first: all that are left, to begin with."""
 LONG = 12
@@ -53,9 +55,10 @@ def cut(rates_T: Array, tolerance: float) -> list[Piece]:
         tolerance: the largest error of a law.
     """
     pieces: list[Piece] = []
-    begin = 0
-    while begin < len(rates_T) and len(pieces) < MOST_PIECES:
+    begin = loose = 0
+    while begin < len(rates_T) and len(pieces) < MOST_PIECES and loose <= MOST_LOOSE:
         piece = _longest(rates_T, begin, tolerance)
+        loose += piece.law is None
         if piece.law is None and pieces and pieces[-1].law is None:
             pieces[-1] = replace(pieces[-1], end=piece.end)
         else:
@@ -73,7 +76,9 @@ def _longest(rates_T: Array, begin: int, tolerance: float) -> Piece:
         if kind in LAST and reached == len(rates_T) and not _is_wide(held[-1][1], rates_T):
             break
         # a stretch that is a line for long is of another law only to the end
-        windows = WINDOWS if reached - begin < LONG or kind not in FREE else WINDOWS[:1]
+        is_flat = reached - begin > FEWEST["constant"] and held[0][1].kind == "constant"
+        is_straight = reached - begin >= LONG or is_flat
+        windows = WINDOWS[:1] if is_straight and kind in FREE else WINDOWS
         law = _reach(kind, rates_T, begin, tolerance, windows)
         if law is not None:
             held.append(law)

@@ -142,7 +142,8 @@ def _one_factor(pair: _Pair) -> Iterator[Relation]:
     if times is not None:
         text = f"{pair.noun} is {factor(times)} times {pair.other.its} at every update"
         page = SCALED
-        if np.ptp(pair.a) > pair.width and _is_one_rise(pair.a, 0.0):
+        slopes = np.diff(pair.a)
+        if len(slopes) > 1 and slopes[0] > 0 and np.ptp(slopes) <= 4 * pair.width:
             text += (
                 " (both only climb in this recording, and a warmup of another length does as much)"
             )
