@@ -103,7 +103,8 @@ def _reach(
     rest = len(rates_T) - begin
     best: Law | None = None
     low = high = begin
-    for window in (*windows, FEWEST[kind]):
+    fewest = (FEWEST[kind],) if len(windows) > 1 else ()
+    for window in (*windows, *fewest):
         length = min(window, rest)
         if length < FEWEST[kind] or begin + length == high:
             continue
