@@ -147,6 +147,49 @@ def test_a_reversed_gradient_is_told(tmp_path: Path, dtype: str) -> None:
     )
 
 
+class ConvNet(torch.nn.Module):
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        self.act = step
+        self.conv2 = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.out = torch.nn.Linear(27, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.conv2(self.act(self.conv(x))).flatten(1))
+
+
+def test_a_backward_between_convolutions_is_told(tmp_path: Path) -> None:
+    for side, rule in (("a", leaky), ("b", None)):
+        torch.manual_seed(0)
+        model = ConvNet(Step(clip, rule)).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        draw = torch.Generator().manual_seed(1)
+        with Recorder(tmp_path / f"{side}.trace", backend="torch") as recorder:
+            recorder.watch(model, optimizer)
+            x = torch.randn((6, 2, 6, 6), generator=draw, dtype=torch.float64)
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            recorder.update(batch={"x": x}, loss=loss)
+    cause = told(tmp_path, "gradients")
+    assert cause is not None
+    where = "the backward of act, between conv and conv2, differs"
+    assert cause.text == f"{BEGIN}{where} (a {LEAKY})"
+
+
+def test_a_gradient_that_is_cut_may_be_of_what_is_frozen(tmp_path: Path) -> None:
+    def nothing(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return 0 * gradient
+
+    cause = cause_of(tmp_path, (Step(torch.tanh, None), Step(torch.tanh, nothing)))
+    assert cause is not None
+    assert cause.text == (
+        f"{BEGIN}b's gradient of lin is 0: it is cut between lin and out (detach or "
+        "stop_gradient), or what lies before is frozen"
+    )
+
+
 def test_gradients_that_no_rule_gives_get_no_cause(tmp_path: Path) -> None:
     def noisy(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         inside = ((x > 0) & (x < 1)).to(gradient.dtype)

@@ -338,3 +338,50 @@ def test_a_layer_that_is_none_of_these_gets_no_cause(tmp_path: Path) -> None:
     pooled = mean_pool(3, 1, 1)
     layers = pooled, lambda x, p: pooled(x, p) + noise[:, :3]
     assert cause_of(tmp_path, layers, {}) is None
+
+
+def record_stage(path: Path, *, frozen_from: int, hears_norm: bool) -> None:
+    """A net whose first stage is frozen, its norm in evaluation mode, from an update on; its norm
+    may be left out of the recording.
+    """
+    torch.manual_seed(0)
+    conv1 = torch.nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+    norm = torch.nn.BatchNorm2d(3, dtype=torch.float64)
+    conv2 = torch.nn.Conv2d(3, 2, 3, dtype=torch.float64)
+    named = {"conv1": conv1, "norm": norm, "conv2": conv2}
+    norm.running_mean.normal_()
+    stage = [*conv1.parameters(), *norm.parameters()]
+    optimizer = torch.optim.SGD([*stage, *conv2.parameters()], lr=0.05)
+    state = {f"{name}.{key}": t for name, m in named.items() for key, t in m.state_dict().items()}
+    tracked = {name: tensor for name, tensor in state.items() if "num_" not in name}
+    with Recorder(path, backend="torch") as recorder:
+        recorder.start(tracked)
+        for update in range(4):
+            is_frozen = update >= frozen_from
+            norm.train(not is_frozen)
+            for parameter in stage:
+                parameter.requires_grad_(not is_frozen)
+            x = torch.randn((6, 2, 6, 6), dtype=torch.float64)
+            first = conv1(x)
+            normed = norm(first)
+            last = conv2(normed.relu())
+            optimizer.zero_grad()
+            last.square().mean().backward()
+            optimizer.step()
+            outputs = {"conv1": first, "norm": normed, "conv2": last}
+            if not hears_norm:
+                del outputs["norm"]
+            recorder.update(batch={"x": x}, forward=outputs, parameters=tracked)
+
+
+@pytest.mark.parametrize("hears_norm", [True, False])
+def test_a_stage_that_is_frozen_late_is_told(tmp_path: Path, hears_norm: bool) -> None:
+    record_stage(tmp_path / "a.trace", frozen_from=0, hears_norm=hears_norm)
+    record_stage(tmp_path / "b.trace", frozen_from=2, hears_norm=True)
+    diagnosis = diagnose(tmp_path / "a.trace", tmp_path / "b.trace")
+    assert diagnosis.cause is not None
+    assert diagnosis.cause.key == "norm-evaluation"
+    assert diagnosis.cause.text == (
+        "b normalises norm by the batch, a by the running statistics (evaluation mode); b trains "
+        "conv1 and norm until update 2"
+    )

@@ -175,3 +175,23 @@ def test_a_recurrent_layer_of_other_weights_gets_no_cause(tmp_path: Path) -> Non
         return gru({**p, "weight_hh": 1.01 * p["weight_hh"]}, x_BTD)
 
     assert cause_of(tmp_path, "gru", (gru, scaled)) is None
+
+
+def test_a_bias_that_the_map_leaves_out_is_missed(tmp_path: Path) -> None:
+    own = weights("gru")
+    bare = {name: array for name, array in own.items() if name != "bias_hh"}
+    for side, named, cell in (("a", own, "torch"), ("b", bare, "bare")):
+        parameters = {f"cell.{name}": array for name, array in named.items()}
+        with Recorder(tmp_path / f"{side}.trace", backend="torch") as recorder:
+            recorder.start(parameters)
+            output = gru(own, X_BTD, cell=cell).swapaxes(0, 1).reshape(-1, WIDTH)
+            recorder.update(batch={"x": X_BTD}, forward={"cell": output}, parameters=parameters)
+    names = tmp_path / "names.toml"
+    pairs = [f'"cell.{name}" = "cell.{name}"' for name in bare]
+    names.write_text("\n".join(["[names]", *pairs, "[only]", 'a = ["cell.bias_hh"]', "b = []"]))
+    diagnosis = diagnose(tmp_path / "a.trace", tmp_path / "b.trace", names=names)
+    assert diagnosis.cause is not None
+    assert diagnosis.cause.side == "b"
+    assert diagnosis.cause.text == (
+        "b has no hidden bias in cell: what bias_hh adds is missing, in the n gate within r * (...)"
+    )

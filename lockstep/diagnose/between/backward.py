@@ -79,10 +79,13 @@ def reversed_before(pair: LoopPair) -> Iterator[Explanation]:
     names = pair.differing("gradients")
     where = f"between {bracket.last} and {bracket.behind}"
     who, beside = pair.mine.name, pair.other.name
-    for times, text in (
-        (-1.0, f"{who} reverses the gradient {where}: up to there it is -1 times {beside}'s"),
-        (0.0, f"{who} lets no gradient through {where} (detach or stop_gradient): it is 0 before"),
-    ):
+    modules = " and ".join(dict.fromkeys(map(_module_of, names)))
+    cut = (
+        f"{who}'s gradient of {modules} is 0: it is cut {where} (detach or stop_gradient), or what "
+        "lies before is frozen"
+    )
+    turned = f"{who} reverses the gradient {where}: up to there it is -1 times {beside}'s"
+    for times, text in ((-1.0, turned), (0.0, cut)):
         predicted = {name: times * other[name] for name in names}
         yield Explanation("gradient-cut", BEGIN + text, predicted, "a gradient that is cut", PAGE)
 
@@ -135,6 +138,7 @@ class _Region(NamedTuple):
 
 _Shares = dict[tuple[str, str], float]
 """End and sign of a region -> the share of the gradient that is let through there."""
+CUT = "lets none through"
 STRAIGHT = ("", "straight")
 """The one region of a backward that does not look at the slope."""
 STRAIGHT_INSIDE = ("", "straight within 1")
@@ -164,11 +168,13 @@ def _shares(side: LoopSide, path: Path, layer: str, pair: LoopPair) -> _Shares |
     }
     target = np.concatenate([array.ravel() for array in recorded.values()])
     inside = path.delta * (np.abs(path.z) <= 1)
-    for regions in (
+    ways = [
         [_Region(*STRAIGHT, path.delta)],
         _regions(path),
         [_Region(*STRAIGHT_INSIDE, inside)],
-    ):
+    ]
+    # where the forward passes its input on, its slope is straight through
+    for regions in ways[1:2] if np.allclose(slopes_of(path), 1) else ways:
         columns = []
         for region in regions:
             of_region = gradients_before(side, layer, pair.update, region.gradient)
@@ -203,6 +209,9 @@ def _delta(path: Path, shares: _Shares) -> Array:
 def _difference_in_words(a: _Shares, b: _Shares, path: Path) -> str:
     """What one side lets through and the other does not; "" where that is alike."""
     kind_a, kind_b = _kind_in_words(a), _kind_in_words(b)
+    moves = bool((np.abs(slopes_of(path)) > FLAT).any())
+    if moves and CUT in (kind_a, kind_b):
+        return ""  # what lies before may be frozen as well
     if kind_a != kind_b:
         return f"a {kind_a}, b {kind_b}"
     parts = []
@@ -235,7 +244,7 @@ def _kind_in_words(shares: _Shares) -> str:
     if STRAIGHT_INSIDE in shares:
         return "lets it straight through where its input is between -1 and 1"
     is_cut = all(abs(share) <= APART for share in shares.values())
-    return "lets none through" if is_cut else "takes the slope of the forward"
+    return CUT if is_cut else "takes the slope of the forward"
 
 
 def _rounded(pair: tuple[float, float]) -> tuple[float, float]:

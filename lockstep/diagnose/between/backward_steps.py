@@ -1,11 +1,13 @@
 """The backward pass of a chain of linear layers and elementwise steps, computed again."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lockstep.diagnose.between.convolution_steps import convolution_of
 from lockstep.diagnose.between.pair import Arrays, LoopSide
 from lockstep.diagnose.local.features import LINEAR
 from lockstep.diagnose.local.layer_view import INPUT, LayerView, distance, layer_view
@@ -116,9 +118,13 @@ def _through(
         return None
     if view.output.size == x.size and np.array_equal(view.output.ravel(), x.ravel()):
         return delta.reshape(x.shape)
-    kernel = _kernel(view, x, tolerance)
-    if kernel is not None:
-        return np.asarray(delta @ kernel.T)
+    linear = _linear(view, x, tolerance)
+    if linear is not None:
+        kernel, order = linear
+        return _laid_out(delta @ kernel.T, order, x.shape)
+    convolution = convolution_of(view, x, tolerance)
+    if convolution is not None:
+        return convolution.gradient_by_input(delta)
     if view.parameters or view.output.shape != x.shape:
         return None
     for kind in ACTIVATIONS:
@@ -132,16 +138,27 @@ def _slope_of(kind: str, x: Array) -> Array:
     return np.asarray((ahead - behind) / (2 * STEP))
 
 
-def _kernel(view: LayerView, x: Array, tolerance: float) -> Array | None:
-    """The kernel (in, out) of a linear layer that takes x."""
-    alone = LayerView(view.name, view.output, {"x": x}, view.parameters, view.nested, {})
+def _linear(
+    view: LayerView, x: Array, tolerance: float
+) -> tuple[Array, tuple[int, ...] | None] | None:
+    """The kernel (in, out) of a linear layer that takes x, and the order in which x is flattened
+    before; None as the order where it is not.
+    """
+    alone = replace(view, inputs={"x": x})
     for settings in LINEAR.settings(alone):
-        if settings["order"] is not None:
-            continue
         if distance(LINEAR.output(alone, settings), view.output) <= tolerance:
             kernel = next(array for array in view.parameters.values() if array.ndim == 2)
-            return kernel.T if settings["turned"] else kernel
+            order: Any = settings["order"]
+            return kernel.T if settings["turned"] else kernel, order
     return None
+
+
+def _laid_out(gradient: Array, order: tuple[int, ...] | None, shape: tuple[int, ...]) -> Array:
+    """The gradient by flattened features, in the shape that these had."""
+    if order is None:
+        return np.asarray(gradient)
+    axes = (0, *order)
+    return gradient.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
 
 
 def gradients_before(side: LoopSide, layer: str, update: int, delta: Array) -> Arrays | None:
@@ -151,22 +168,42 @@ def gradients_before(side: LoopSide, layer: str, update: int, delta: Array) -> A
     view = layer_view(side.trace, layer, update)
     gradients: Arrays = {}
     while view is not None:
-        fed = _fed(view)
-        if fed is None:
-            break
-        source, x, kernel, is_turned = fed
-        rows = delta.reshape(-1, delta.shape[-1])
-        of_kernel = x.reshape(-1, x.shape[-1]).T @ rows
-        for role, array in view.parameters.items():
-            name = f"{view.name}.{role}"
-            if array.ndim == 2:
-                gradients[name] = of_kernel.T if is_turned else of_kernel
-            elif array.shape == rows.shape[1:]:
-                gradients[name] = rows.sum(0)
-        delta = delta @ kernel.T
-        before = source.removesuffix(".input") if source.endswith(".input") else source
-        view, delta = _next_before(side, before, update, delta)
+        convolution = next(
+            (
+                (name, found)
+                for name, x in view.inputs.items()
+                for found in [convolution_of(view, x, LINEAR_NEAR)]
+                if found is not None
+            ),
+            None,
+        )
+        if convolution is not None:
+            source, of_view = convolution
+            gradients |= of_view.gradients(delta)
+            delta = of_view.gradient_by_input(delta)
+        else:
+            fed = _fed(view)
+            if fed is None:
+                break
+            source, x, kernel, is_turned = fed
+            gradients |= _gradients_of_linear(view, x, delta, is_turned)
+            delta = delta @ kernel.T
+        view, delta = _next_before(side, source.removesuffix(INPUT), update, delta)
     return gradients or None
+
+
+def _gradients_of_linear(view: LayerView, x: Array, delta: Array, is_turned: bool) -> Arrays:
+    """The gradients of a linear layer's parameters, by their names."""
+    rows = delta.reshape(-1, delta.shape[-1])
+    of_kernel = x.reshape(-1, x.shape[-1]).T @ rows
+    gradients: Arrays = {}
+    for role, array in view.parameters.items():
+        name = f"{view.name}.{role}"
+        if array.ndim == 2:
+            gradients[name] = of_kernel.T if is_turned else of_kernel
+        elif array.shape == rows.shape[1:]:
+            gradients[name] = rows.sum(0)
+    return gradients
 
 
 def _next_before(

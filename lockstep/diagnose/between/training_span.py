@@ -12,14 +12,14 @@ def training_words(pair: LoopPair) -> str:
         modules = {
             module: updates
             for module, updates in of_mine.items()
-            if all(updates) and module in of_other and not any(of_other[module])
+            if any(updates) and module in of_other and not any(of_other[module])
         }
         if not modules:
             continue
         order = mine.layers
         names = sorted(modules, key=lambda name: order.index(name) if name in order else len(order))
         listed = ", ".join(names[:-1]) + f" and {names[-1]}" if names[1:] else names[0]
-        last = max(max(moved) for updates in modules.values() for moved in updates)
+        last = max(moved for updates in modules.values() for moves in updates for moved in moves)
         if last + 1 >= mine.trace.header.get("updates", 0):
             return f"; {mine.name} trains {listed}, {other.name} does not"
         return f"; {mine.name} trains {listed} until update {last + 1}"

@@ -10,7 +10,7 @@ from lockstep.diagnose.local.layer_view import LayerView
 from lockstep.diagnose.local.windows import STRIDES, in_words, padded, pads_of, windows_of
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["CONVOLUTION", "bias_of", "kernels_of", "turned"]
+__all__ = ["CONVOLUTION", "OWN", "bias_of", "kernels_of", "turned"]
 
 DILATIONS = (1, 2, 3, 4)
 MODES = ("reflect", "edge", "wrap")
