@@ -340,3 +340,21 @@ def test_an_unknown_step_has_no_cause(tmp_path: Path) -> None:
     b = record(tmp_path / "b.trace", cubed)
     for pair in ((a, b), (b, a)):
         assert causes_of(*pair).cause is None
+
+
+def test_what_follows_of_a_clip_without_eps_is_said_too(tmp_path: Path) -> None:
+    def scale(update: int) -> float:
+        return float(update != 2)
+
+    def bound(update: int) -> float:
+        return 0.5 if update < 2 else 0.0
+
+    a = record(tmp_path / "a.trace", sgd(), clip=clipped_to(bound), gradient_scale=scale)
+    b = record(tmp_path / "b.trace", sgd(), clip=clipped_to(bound, 0.0), gradient_scale=scale)
+    cause = causes_of(a, b).cause
+    assert cause is not None
+    assert cause.text.startswith("a divides by the norm + 1e-06, b by the norm ("), cause.text
+    assert "from update 2 on b is NaN: b's clip divides 0 by 0, the norm and the bound are" in (
+        cause.text
+    )
+    assert cause.side == "b"

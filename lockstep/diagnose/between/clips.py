@@ -48,26 +48,24 @@ def zero_by_zero(pair: LoopPair) -> Iterator[Explanation]:
     gradients = pair.mine.tensors("gradients", pair.update)
     if not clipped or clipped.keys() - gradients.keys() or norm_of(gradients):
         return
-    text = f"{mine}'s clip divides 0 by 0: {_zeros(pair)} at update {pair.update}"
+    zeros = _zeros(pair, pair.mine, pair.other, pair.update)
+    text = f"{mine}'s clip divides 0 by 0: {zeros} at update {pair.update}"
     broken = {name: np.full(array.shape, math.nan) for name, array in clipped.items()}
     idea = "a norm of 0 that is divided by"
     yield Explanation("clip-zero-by-zero", text, broken, idea, "clip-zero-by-zero", mine)
 
 
-def _zeros(pair: LoopPair) -> str:
+def _zeros(pair: LoopPair, side: LoopSide, other: LoopSide, update: int) -> str:
     """ "the norm and the bound are both 0", or the norm alone where nothing tells the bound."""
-    for update in pair.other.trace.header.get("detail", []):
-        if update >= pair.update:
-            clipped = pair.other.tensors("clip", update)
-            if (
-                clipped
-                and not norm_of(clipped)
-                and norm_of(pair.other.tensors("gradients", update))
-            ):
-                return "the norm and the bound are both 0"
+    for later in other.trace.header.get("detail", []):
+        if later < update:
+            continue
+        clipped = other.tensors("clip", later)
+        if clipped and not norm_of(clipped) and norm_of(other.tensors("gradients", later)):
+            return "the norm and the bound are both 0"
     way = None
-    for update in range(pair.update):
-        way = _way(pair, pair.mine, update) or way
+    for before in range(update):
+        way = _way(pair, side, before) or way
     if way is not None and way.factor <= 1:
         return "the norm and the bound are both 0"
     return "the norm is 0"
@@ -82,8 +80,8 @@ def other_clip(pair: LoopPair) -> Iterator[Explanation]:
     clause = clause_of(pair, way, others)
     if clause is not None:
         idea = "another way to clip, another bound or another eps"
-        text = clause.text + _later_zero(pair)
-        yield Explanation(clause.key, text, way.predicted, idea, clause.page)
+        later, side = _later_zero(pair)
+        yield Explanation(clause.key, clause.text + later, way.predicted, idea, clause.page, side)
 
 
 def clause_of(pair: LoopPair, way: ClipWay, others: ClipWay) -> ClipClause | None:
@@ -197,17 +195,19 @@ def _text_of_eps(pair: LoopPair, eps: Pair2, ways: dict[str, ClipWay]) -> str:
     return f"a divides by {words['a']}, b by {words['b']} ({number(share, 2)} of it)"
 
 
-def _later_zero(pair: LoopPair) -> str:
-    """What follows where a clip without eps meets a norm of 0."""
-    for side in (pair.mine, pair.other):
+def _later_zero(pair: LoopPair) -> tuple[str, str]:
+    """What follows where a clip without eps meets a norm of 0, and the side that it follows for."""
+    for side, other in ((pair.mine, pair.other), (pair.other, pair.mine)):
         for update in side.trace.header.get("detail", []):
             clipped = side.tensors("clip", update) if update > pair.update else {}
-            if clipped and _is_broken(clipped) and not norm_of(side.tensors("gradients", update)):
-                return (
-                    f"; from update {update} on {side.name} is NaN: the norm is 0 there, and "
-                    f"{side.name}'s clip divides 0 by 0"
+            gradients = side.tensors("gradients", update)
+            if clipped and _is_broken(clipped) and not norm_of(gradients):
+                text = (
+                    f"; from update {update} on {side.name} is NaN: {side.name}'s clip divides 0 "
+                    f"by 0, {_zeros(pair, side, other, update)} there"
                 )
-    return ""
+                return text, side.name
+    return "", ""
 
 
 def _is_broken(arrays: Arrays) -> bool:
