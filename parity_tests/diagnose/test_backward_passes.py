@@ -270,6 +270,17 @@ def test_an_iterated_vector_is_told(tmp_path: Path, count: int, words: str, dtyp
     )
 
 
+def test_vectors_that_are_both_iterated_are_not_called_drawn(tmp_path: Path) -> None:
+    record_vectors(tmp_path / "a.trace", 1, "float64")
+    record_vectors(tmp_path / "b.trace", 3, "float64")
+    cause = told(tmp_path, "init")
+    assert cause is not None
+    assert cause.text == (
+        "b's lin.weight_u has been through 2 power iterations of the spectral normalisation more "
+        "than a's; the weights are equal"
+    )
+
+
 def test_vectors_that_are_no_iteration_of_another_get_no_cause(tmp_path: Path) -> None:
     record_vectors(tmp_path / "a.trace", 2, "float64", turn=1e-2)
     record_vectors(tmp_path / "b.trace", 0, "float64")

@@ -15,6 +15,8 @@ __all__ = ["iterated_vectors"]
 PAGE = "spectral-norm-start"
 IDEA = "power iterations of a spectral normalisation"
 MOST_ITERATIONS = 50
+ITERATED = 1e-5
+"""Distance of two unit vectors in float32 that are one but for rounding."""
 ROLES = (("u", "v"), ("_u", "_v"), ("0", "1"))
 """Ends of the names of the two vectors: of PyTorch's hook, and of its parametrisation."""
 
@@ -54,12 +56,19 @@ def iterated_vectors(pair: LoopPair) -> Iterator[Explanation]:
         return
     _, count, predicted = best
     times = "one power iteration" if count == 1 else f"{count} power iterations"
-    names = ", ".join(sorted({layer.u for layer in layers} & apart))
-    text = (
-        f"{who}'s {names} has been through {times} of the spectral normalisation, {beside}'s "
-        "is as drawn; the weights are equal"
-    )
+    names = sorted({layer.u for layer in layers} & apart)
+    has, is_ = ("have", "are") if names[1:] else ("has", "is")
+    where = f"of the spectral normalisation, {beside}'s {is_} as drawn"
+    if any(_is_iterated(layer, other) for layer in layers):
+        where = f"of the spectral normalisation more than {beside}'s"
+    text = f"{who}'s {', '.join(names)} {has} been through {times} {where}; the weights are equal"
     yield Explanation("spectral-norm-start", text, predicted, IDEA, PAGE)
+
+
+def _is_iterated(layer: _Layer, tensors: Arrays) -> bool:
+    """Whether u is what a power iteration makes of v, which is not so of vectors as drawn."""
+    u = _unit(layer.weight @ tensors[layer.v])
+    return bool(np.linalg.norm(u - tensors[layer.u]) <= ITERATED)
 
 
 def _distance(array: Array, recorded: Array | None) -> float:
