@@ -3,12 +3,15 @@ found, placed and named.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lockstep import diagnose
 from lockstep.diagnose.diagnosis import Diagnosis
+from lockstep.studies.prove.own_loops.right_pairs import MIXED_MLP, Pair
 from parity_tests.shared.own_loops.planted_faults import FAULTS
 from parity_tests.shared.own_loops.record import record
 
@@ -57,3 +60,11 @@ def test_a_fault_is_named(name: str, diagnosis_of: Callable[[str], Diagnosis]) -
     text = " ".join([text, *settings]).lower()
     for words in FAULTS[name].cause:
         assert any(word.lower() in text for word in words.split("|")), text
+
+
+def test_gradients_that_are_no_numbers_are_diagnosed(tmp_path: Path) -> None:
+    recording = record(Pair(MIXED_MLP, replace(MIXED_MLP, feed="not-a-number")), tmp_path)
+    for sides in ((recording.a, recording.b), (recording.b, recording.a)):
+        diagnosis = diagnose(*sides)
+        assert diagnosis.cause is not None
+        assert diagnosis.cause.key == "not-a-number"

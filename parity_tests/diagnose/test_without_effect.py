@@ -69,3 +69,18 @@ def test_a_low_precision_decides_nothing(tmp_path: Path) -> None:
     a = record(tmp_path / "a", "before", dtype=jnp.bfloat16)
     b = record(tmp_path / "b", "after", dtype=jnp.bfloat16)
     assert list(outputs_without_effect(a, b)) == []
+
+
+def test_scores_that_are_masked_by_another_number_are_set_aside_from_either_side(
+    tmp_path: Path,
+) -> None:
+    traces = {}
+    for mask in (-np.inf, -1e4):
+        trace = record(tmp_path / f"{mask}", "before")
+        name = "detail/0/forward/first"
+        masked = np.where(trace.arrays[name] > 0, trace.arrays[name], mask)
+        traces[mask] = Trace(trace.header, trace.arrays | {name: masked.astype(np.float32)})
+    a, b = traces.values()
+    assert list(outputs_without_effect(a, b)) == ["forward/first"]
+    assert list(outputs_without_effect(b, a)) == ["forward/first"]
+    assert list(outputs_without_effect(a, a)) == []

@@ -13,7 +13,15 @@ __all__ = ["cause_keys"]
 ROOT = Path(__file__).parents[2]
 ROOMS = ("between", "local")
 KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
-PLACES = {"Explanation": 0, "Cause": 0, "LocalDifference": 2}
+PLACES = {
+    "Explanation": 0,
+    "Cause": 0,
+    "Words": 0,
+    "Topic": 0,
+    "Relation": 0,
+    "Clause": 0,
+    "LocalDifference": 2,
+}
 """What a cause is made of -> the place of its key among the arguments."""
 
 

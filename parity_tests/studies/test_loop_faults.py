@@ -19,7 +19,9 @@ from lockstep.studies.prove.own_loops.start import start_of
 from pt_impl.proof.own_loops.models import build
 
 BY_STAGE = {
-    fault.stages[0]: fault for fault in reversed(DEFAULT_FAULTS) if fault.model == "perceptron"
+    fault.stages[0]: fault
+    for fault in reversed(LOOP_FAULTS)
+    if (fault.model, fault.precision) == ("perceptron", "float32")
 }
 PLANTED = BY_STAGE["lr"]
 

@@ -100,7 +100,9 @@ def _computed(parts: Parts, setting: Setting) -> Iterator[Array]:
     if in_heads is None:
         return
     q, k, v = in_heads
-    seen = parts.seen[setting.mask]
+    seen = parts.seen.get(setting.mask)
+    if seen is None:  # a token that all examples together hold too many beside
+        return
     plain = setting.scale * (q @ k.swapaxes(-1, -2))
     axis = {"keys": -1, "queries": -2, "heads": 1}[setting.axis.what.split(" ")[0]]
     if setting.bias != NO_BIAS:

@@ -44,6 +44,8 @@ TELLING = 1e-2
 def other_layer(pair: LoopPair) -> Iterator[Explanation]:
     """That the layer at which two loops part has other settings on either side."""
     layer = pair.first.tensor
+    if pair.mine.name != "b":  # both forms are known or none is
+        return
     found = _forms(pair, layer)
     if found is None:
         return

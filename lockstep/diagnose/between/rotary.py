@@ -176,7 +176,7 @@ def _worded(angles: _Angles, x: Array, depth: int) -> Iterator[tuple[dict[str, W
     turn_i = angles.turn_i
     sense = -1.0 if turn_i[0] < 0 else 1.0
     sizes = turn_i * sense
-    if (sizes < LEAST_ANGLE).any():
+    if not (sizes >= LEAST_ANGLE).all():  # nor where they are no numbers
         return
     count = len(sizes)
     factor = likely(float(sizes[0]), ROUND / 3 * float(sizes[0]))

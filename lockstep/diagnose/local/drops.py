@@ -44,6 +44,8 @@ def drop_between(mine: Array, other: Array, same: float = SAME) -> Drop | None:
     if count < FEWEST or not kept.any() or (mine[~is_counted] != 0).any():
         return None
     share = 1 - float(kept.sum()) / count
+    if not (np.isfinite(mine).all() and np.isfinite(other).all()):
+        return None
     times = float((mine * other)[kept].sum() / np.square(other[kept]).sum())
     off = np.abs(mine - times * other)[kept]
     if not 0.5 / count < share < 1 or (off > same * np.abs(mine[kept])).any():

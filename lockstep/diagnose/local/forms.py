@@ -96,7 +96,13 @@ def other_forms(
     small_a, small_b = (
         view.first_examples(EXAMPLES) if kind.is_by_example else view for view in (a, b)
     )
-    first = _first_form(kind, small_a, kind.settings(small_a), tolerance)
+    usual = _first_of_either(kind, small_a, small_b, tolerance)
+    if usual is None:
+        return None
+    first: Form | None = usual
+    if not _fits(kind, small_a, usual, tolerance):  # a's is rarer, and found from b's
+        nearest = _nearest_first(kind, small_a, usual.settings)
+        first = _first_form(kind, small_a, nearest, tolerance)
     if first is None:
         return None
     if _fits(kind, small_b, first, tolerance):
@@ -111,6 +117,31 @@ def other_forms(
     if _fits(kind, small_b, first, tolerance) or _fits(kind, small_a, second, tolerance):
         return ()
     return first, second
+
+
+def _first_of_either(kind: Kind, a: LayerView, b: LayerView, tolerance: float) -> Form | None:
+    """The first form that gives a's output of a's input, or b's, as what they are fed is mostly the
+    same.
+    """
+
+    def fitting() -> Iterator[Settings]:
+        counts: Counter[object] = Counter()
+        for settings in kind.settings(a):
+            if counts[settings["input"]] > MOST_TRIED:
+                continue
+            values = kind.output(a, settings)
+            if min(distance(values, a.output), distance(values, b.output)) <= tolerance:
+                yield settings
+            counts[settings["input"]] += values is not None
+            if counts.total() > MOST_TRIED_OF_ALL:
+                return
+
+    for settings in fitting():
+        for view in (a, b):
+            residual = distance(kind.output(view, settings), view.output)
+            if residual <= tolerance:
+                return Form(kind, settings, residual)
+    return None
 
 
 def _first_form(

@@ -42,6 +42,8 @@ def other_gradients(a: Trace, b: Trace, update: int) -> Iterator[LocalDifference
     if mine is None or other is None or not mine.any():
         return
     norm_a, norm_b = (float(np.linalg.norm(vector)) for vector in (mine, other))
+    if not (np.isfinite([norm_a, norm_b]).all() and norm_b):
+        return
     times = norm_b / norm_a
     whole = max(round(times), 1) if times > 1 else 1 / max(round(1 / times), 1)
     left = np.linalg.norm(other - times * mine) / norm_b

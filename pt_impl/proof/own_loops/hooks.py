@@ -61,6 +61,13 @@ def _head_without_gradient(place: Place) -> None:
         parameter.requires_grad_(False)
 
 
+def _head_left_out(place: Place) -> None:
+    """The optimizer does not know the head."""
+    head = set(place.model.get_submodule("head").parameters())
+    for group in place.optimizer.param_groups:
+        group["params"] = [one for one in group["params"] if one not in head]
+
+
 def _head_gradient_0(place: Place) -> None:
     for name, gradient in place.gradients.items():
         if name.startswith("head"):
@@ -78,6 +85,18 @@ def _forgotten(place: Place) -> None:
     """The optimizer begins anew."""
     if place.update == LATER:
         place.optimizer.state.clear()
+
+
+def _swapped(place: Place) -> None:
+    """Two tensors of one shape change their momenta before an update."""
+    if place.update == LATER:
+        by_shape: dict[torch.Size, torch.Tensor] = {}
+        for parameter in place.model.parameters():
+            other = by_shape.setdefault(parameter.shape, parameter)
+            if other is not parameter:
+                state = place.optimizer.state
+                state[parameter], state[other] = state[other], state[parameter]
+                return
 
 
 # ---- faults without a name
@@ -167,9 +186,11 @@ HOOKS: dict[str, tuple[str, Change]] = {
     "gradients-scaled": ("gradients", _gradients_times(2.0**16)),
     "gradients-negated-late": ("clipped", _gradients_times(-1.0)),
     "head-frozen": ("built", _head_without_gradient),
+    "head-left-out": ("built", _head_left_out),
     "head-gradient-0": ("gradients", _head_gradient_0),
     "step-skipped": ("clipped", _skipped),
     "state-forgotten": ("clipped", _forgotten),
+    "moments-swapped": ("clipped", _swapped),
     "odd-output": ("built", _odd_output),
     "odd-layer": ("built", _odd_layer),
     "odd-loss": ("", lambda place: None),  # in the loop

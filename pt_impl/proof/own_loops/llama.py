@@ -24,7 +24,7 @@ class Rope(nn.Module):
 
     def forward(self, x_BHTD: Tensor) -> Tensor:
         T, D = x_BHTD.shape[-2:]
-        part = D // 2 if self.twist == "rope-part" else D
+        part = D - 2 if self.twist == "rope-part" else D
         base = 5e5 if self.twist == "rope-base" else 1e4
         place_T = torch.arange(T, dtype=torch.float64)
         if self.twist == "rope-position" and self.is_of_queries:
@@ -33,7 +33,9 @@ class Rope(nn.Module):
             place_T = place_T / 2
         elif self.twist == "rope-sense":
             place_T = -place_T
-        angle_TP = place_T[:, None] * base ** (-torch.arange(0, part, 2) / part)
+        angle_TP = place_T[:, None] * base ** (
+            -torch.arange(0, part, 2, dtype=torch.float64) / part
+        )
         cos_TP, sin_TP = angle_TP.cos().to(x_BHTD), angle_TP.sin().to(x_BHTD)
         turning, rest = x_BHTD[..., :part], x_BHTD[..., part:]
         if self.twist == "rope-pairs":
@@ -66,8 +68,7 @@ class Scores(nn.Module):
             later_TT = torch.ones(T, T, dtype=torch.bool).triu(2)
         if not self.loop.is_causal:
             return scores_BHTT
-        masked = -1e4 if twist == "mask-value" else float("-inf")
-        return scores_BHTT.masked_fill(later_TT, masked)
+        return scores_BHTT.masked_fill(later_TT, float("-inf"))
 
 
 class Attention(nn.Module):
@@ -106,8 +107,6 @@ class Attention(nn.Module):
 
     def _in_heads(self, x_BTW: Tensor, depth: int) -> Tensor:
         B, T, _ = x_BTW.shape
-        if self.loop.twist == "heads-layout":
-            return x_BTW.view(B, T, depth, -1).permute(0, 3, 1, 2)
         return x_BTW.view(B, T, -1, depth).transpose(1, 2)
 
 
@@ -151,7 +150,8 @@ class Llama(nn.Module):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         sizes = loop.sizes
-        self.token = nn.Embedding(sizes.classes, sizes.width)
+        padding = 0 if loop.twist == "padding-row" else None
+        self.token = nn.Embedding(sizes.classes, sizes.width, padding_idx=padding)
         self.blocks = nn.ModuleList([Block(loop) for _ in range(sizes.blocks)])
         self.norm = nn.RMSNorm(sizes.width, eps=loop.eps)
         self.head = nn.Linear(sizes.width, sizes.classes, bias=False)

@@ -78,8 +78,7 @@ class Convnet(nn.Module):
         self.conv2 = Convolution(sizes.width, 2 * sizes.width, loop)
         self.norm2 = self._norm(2 * sizes.width, loop)
         self.relu2 = nn.ReLU()
-        is_maximum = loop.twist == "maximum-for-mean"
-        self.pool2 = nn.AdaptiveMaxPool2d(1) if is_maximum else nn.AdaptiveAvgPool2d(1)
+        self.pool2 = nn.AdaptiveAvgPool2d(1)
         self.head = Linear(2 * sizes.width, sizes.classes, loop, "head")
         self.loop = loop
 
@@ -97,7 +96,12 @@ class Convnet(nn.Module):
         x_BCHW = self.pool1(self.relu1(self.norm1(self.conv1(x_BCHW))))
         x_BCHW = self.relu2(self.norm2(self.conv2(x_BCHW)))
         is_library = self.loop.layers == "library"
-        x_BC = self.pool2(x_BCHW).flatten(1) if is_library else x_BCHW.mean((2, 3))
+        if is_library:
+            x_BC = self.pool2(x_BCHW).flatten(1)
+        elif self.loop.twist == "maximum-for-mean":
+            x_BC = x_BCHW.amax((2, 3))
+        else:
+            x_BC = x_BCHW.mean((2, 3))
         logits_BK: Tensor = self.head(x_BC)
         return logits_BK
 
@@ -140,9 +144,6 @@ class OtherCells(Cells):
         self.twist = loop.twist
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        if self.twist == "backwards":
-            states_BTW, last_BW = super().forward(x_BTD.flip(1))
-            return states_BTW, last_BW
         h_BW = x_BTD.new_zeros(len(x_BTD), self.width)
         c_BW = h_BW
         states = []

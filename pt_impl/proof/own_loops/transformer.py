@@ -31,12 +31,17 @@ class Attention(nn.Module):
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         B, T, W = x_BTW.shape
-        heads = self.loop.sizes.heads
+        heads = 4 if self.loop.twist == "four-heads" else self.loop.sizes.heads
         if self.loop.is_packed:
             parts = self.qkv(x_BTW).chunk(3, dim=-1)
+            if self.loop.twist == "keys-first":
+                parts = [parts[1], parts[0], parts[2]]
         else:
             parts = [self.query(x_BTW), self.key(x_BTW), self.value(x_BTW)]
-        q, k, v = (part.view(B, T, heads, W // heads).transpose(1, 2) for part in parts)
+        if self.loop.twist == "heads-layout":
+            q, k, v = (part.view(B, T, -1, heads).permute(0, 3, 1, 2) for part in parts)
+        else:
+            q, k, v = (part.view(B, T, heads, -1).transpose(1, 2) for part in parts)
         scale = self.loop.attention_scale / math.sqrt(W // heads)
         if self.loop.attention == "library":
             mixed = F.scaled_dot_product_attention(

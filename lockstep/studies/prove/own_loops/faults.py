@@ -6,7 +6,7 @@ from typing import Any
 
 from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["ADAMW", "ALL", "BASE", "BASES", "DTYPES", "STEP", "LoopFault", "planted"]
+__all__ = ["ADAMW", "ALL", "BASE", "BASES", "DTYPES", "EXACT", "STEP", "LoopFault", "planted"]
 
 BASE = Loop(is_tiny=True, updates=4, optimizer="sgd", lr=0.05, weight_decay=0.0)
 BASES = {
@@ -28,6 +28,7 @@ DTYPES: dict[str, dict[str, Any]] = {
 ALL = ("transformer", "perceptron", "convolutional", "lstm", "gru")
 NETS = ("transformer", "perceptron")
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.1}
+EXACT = ("float32", "float64")
 STEP = "update parameters"
 """A wrong step shows in its norm or in what it leads to."""
 

@@ -34,6 +34,15 @@ FED_FAULTS: tuple[LoopFault, ...] = (
         ("perceptron", "convolutional", "gru"),
         feed="features-over-n",
     ),
+    *planted(
+        "not-a-number",
+        "a feature is NaN",
+        "batch",
+        "not-a-number",
+        ("perceptron", "convolutional", "gru"),
+        update=1,
+        feed="not-a-number",
+    ),
     *planted("lr-factor", "rates 1.05 times as high", "lr", "lr-factor", lr=1.05 * BASE.lr),
     *planted(
         "lr-early",

@@ -241,10 +241,35 @@ def _drawn_again(start: Start, loop: Loop) -> Start:
 def _one_changed(start: Start, loop: Loop) -> Start:
     """One element of one tensor is off by a number."""
     draw = np.random.Generator(np.random.PCG64(loop.odd))
-    name = str(draw.choice([name for name, array in start.items() if array.ndim > 1]))
+    name = str(
+        draw.choice(
+            [name for name, array in start.items() if array.ndim > 1 and "head" not in name]
+        )
+    )
     array = start[name].copy()
     array.flat[int(draw.integers(array.size))] += float(draw.uniform(0.01, 0.5))
     return start | {name: array}
+
+
+def _biases_0(start: Start, loop: Loop) -> Start:
+    return {
+        name: 0 * array if name.endswith("bias") and "norm" not in name else array
+        for name, array in start.items()
+    }
+
+
+def _wider_law(start: Start, loop: Loop) -> Start:
+    """Another draw of the kernels, twice as wide."""
+    drawn = _drawn_again(start, loop)
+    return {name: np.asarray(array * (2 if array.ndim > 1 else 1)) for name, array in drawn.items()}
+
+
+def _moved_statistics(start: Start, loop: Loop) -> Start:
+    draw = np.random.Generator(np.random.PCG64(5))
+    return {
+        name: array + 0.1 * draw.random(array.shape) if "running" in name else array
+        for name, array in start.items()
+    }
 
 
 STARTS: dict[str, Callable[[Start, Loop], Start]] = {
@@ -252,6 +277,9 @@ STARTS: dict[str, Callable[[Start, Loop], Start]] = {
     "scaled": _kernels_by(lambda array: array * 2**0.5),
     "rounded": _kernels_by(lambda array: array.astype(np.float16).astype(np.float64)),
     "drawn-again": _drawn_again,
+    "biases-0": _biases_0,
+    "wider-law": _wider_law,
+    "moved-statistics": _moved_statistics,
     "one-changed": _one_changed,
 }
 """Key -> the wrong initial parameters, of the right ones."""

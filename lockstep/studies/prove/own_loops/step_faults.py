@@ -1,6 +1,6 @@
 """Faults in the gradients and in the step of an optimizer."""
 
-from lockstep.studies.prove.own_loops.faults import ADAMW, STEP, LoopFault, planted
+from lockstep.studies.prove.own_loops.faults import ADAMW, EXACT, STEP, LoopFault, planted
 
 __all__ = ["STEP_FAULTS"]
 
@@ -21,6 +21,17 @@ STEP_FAULTS: tuple[LoopFault, ...] = (
         "gradient-scaled",
         ("transformer", "perceptron"),
         right={"micro": 2},
+        precisions=EXACT,
+        is_divided=False,
+    ),
+    *planted(
+        "accumulation-sum-in-bfloat16",
+        "gradients of micro-batches in mixed precision are not averaged",
+        "gradients",
+        "gradients-scaled",
+        ("transformer", "perceptron"),
+        right={"micro": 2},
+        precisions=("mixed",),
         is_divided=False,
     ),
     *planted(

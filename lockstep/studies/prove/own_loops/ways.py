@@ -31,7 +31,7 @@ SIZES = {
 TINY = SIZES | {
     "gpt": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1),
     "mlp": Sizes(rows=16, width=24, classes=5, row=(12,)),
-    "llama": Sizes(rows=4, width=16, classes=23, row=(8,), blocks=1, heads=4),
+    "llama": Sizes(rows=4, width=24, classes=23, row=(8,), blocks=1, heads=4),
     "upsampler": Sizes(rows=8, width=4, classes=5, row=(3, 8, 8)),
     "lstm": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
     "gru": Sizes(rows=8, width=12, classes=5, row=(6, 5)),
@@ -64,6 +64,10 @@ class Loop:
         residual: the dtype of JAX's residual stream under `compute`: "float32" as autocast has it,
             or "bfloat16" as Flax's `dtype` has it.
         loss_code: "library" or "written".
+        loss: "cross-entropy", or "squares" of targets that are numbers.
+        ignored: the label that the loss leaves out; -100 for none.
+        is_whole_text: whether a transformer's batch is recorded as one text, of which the loop
+            takes its tokens and labels.
         optimizer_code: "foreach", "loop" or "written".
         optimizer: "adamw", "adam" or "sgd"; of PyTorch "rmsprop" and "adamax" too.
         lr: its peak.
@@ -76,6 +80,7 @@ class Loop:
         start: key of what is wrong with the initial parameters, in `feeds.STARTS`.
         rates: key of what is wrong with the learning rates, in `rates.RATES`.
         twist: what a layer does otherwise, by a word that its code asks for; "" for nothing.
+        loss_scale: what multiplies the loss before its gradients are taken.
         wrong: key of what is wrong in the code of the loop, in the twin's `hooks.HOOKS`.
         odd: seed of a fault without a name; it picks what the fault falls on.
         seed: draws other parameters and batches.
@@ -98,6 +103,9 @@ class Loop:
     memory: str = "nchw"
     residual: str = "float32"
     loss_code: str = "library"
+    loss: str = "cross-entropy"
+    ignored: int = -100
+    is_whole_text: bool = False
     optimizer_code: str = "loop"
     optimizer: str = "adamw"
     lr: float = 3e-3
@@ -131,6 +139,7 @@ class Loop:
     rates: str = ""
     twist: str = ""
     wrong: str = ""
+    loss_scale: float = 1.0
     odd: int = 0
     seed: int = 0
     is_detailed: bool = True
