@@ -317,6 +317,19 @@ def test_what_a_recording_does_not_tell_is_not_said(tmp_path: Path) -> None:
     assert said(tmp_path, cosine(), cosine() * noise) == "none"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rates_of_two_schedules_are_read_as_one_change(dtype: str, tmp_path: Path) -> None:
+    # a climb of t / 5 and a line to 30 from there have the rates of t / 6 and a line from 0
+    t = np.arange(20)
+    a = PEAK * np.where(t < 5, t / 5, (30 - t) / 25)
+    b = PEAK * np.where(t < 5, t / 5, (30 - t) / 30)
+    text = "b's decay counts from update 0 (t / T) where a's counts from the warmup's end"
+    assert text in said(tmp_path, a, b, dtype)
+    six = PEAK * np.where(t < 5, (t + 1) / 6, (30 - t) / 25)
+    beneath = PEAK * np.where(t < 5, (t + 1) / 6, (30 - t) / 30)
+    assert text in said(tmp_path, six, beneath, dtype)
+
+
 @given(
     st.integers(0, 30),
     st.integers(40, 200),

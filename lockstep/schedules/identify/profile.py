@@ -58,12 +58,15 @@ class Profile:
     rates_T: Array
 
 
-def profile_of(rates_T: Array, *, is_float32: bool) -> Profile | None:
+def profile_of(rates_T: Array, *, is_float32: bool, counts_from_0: bool = False) -> Profile | None:
     """The schedule that rates are of; None where their pieces come to none.
 
     Args:
         rates_T: finite rates of consecutive updates, the first of which is update 0.
         is_float32: whether they were computed in no more than float32.
+        counts_from_0: whether a decay that may begin at the climb's end or at 0 is read to begin
+            at 0. A climb of W updates to the peak and one of W + 1 to a higher one that is never
+            reached may give the same rates.
     """
     tolerance = tolerance_of(rates_T, is_float32=is_float32)
     pieces = _steps(_joined(cut(rates_T, tolerance), rates_T, tolerance), rates_T)
@@ -79,7 +82,10 @@ def profile_of(rates_T: Array, *, is_float32: bool) -> Profile | None:
         if piece.law is not None and piece is not climbing:
             before = pieces[place - 1] if place else None
             after = pieces[place + 1] if place + 1 < len(pieces) else None
-            stretches.append(stretch_of(piece, before, after, rates_T, tolerance))
+            stretch = stretch_of(
+                piece, before, after, rates_T, tolerance, counts_from_0=counts_from_0
+            )
+            stretches.append(stretch)
     core = _core(stretches, climbing is not None, tolerance)
     climb = None if climbing is None else _climb(climbing, core, rates_T, tolerance)
     peak = core[0].top if core else float(rates_T.max())
@@ -168,7 +174,8 @@ def _climb(piece: Piece, core: list[Stretch], rates_T: Array, tolerance: float) 
         at_0, slope = law.numbers
         slack = 4 * tolerance / abs(slope)
         zero = whole(-at_0 / slope, slack)
-        end = whole((core[0].top - at_0) / slope, slack) if core else None
+        is_known = bool(core) and core[0].is_sure
+        end = whole((core[0].top - at_0) / slope, slack) if is_known else None
     elif law.kind == "cosine":
         _, _, top_at, length = law.numbers
         periods = np.ceil((piece.end - 1.5 - top_at) / (2 * length))

@@ -52,7 +52,13 @@ class Stretch:
 
 
 def stretch_of(
-    piece: Piece, before: Piece | None, after: Piece | None, rates_T: Array, tolerance: float
+    piece: Piece,
+    before: Piece | None,
+    after: Piece | None,
+    rates_T: Array,
+    tolerance: float,
+    *,
+    counts_from_0: bool = False,
 ) -> Stretch:
     """A piece with a law as a stretch of a schedule.
 
@@ -62,8 +68,11 @@ def stretch_of(
         after: the piece after it, or None.
         rates_T: the whole series.
         tolerance: the largest error of a law.
+        counts_from_0: whether a decay that may begin at the climb's end or at 0 is read to begin
+            at 0.
     """
     reader = _Reader(piece, before, after, rates_T, tolerance)
+    reader.counts_from_0 = counts_from_0
     return READERS[reader.law.kind](reader)
 
 
@@ -93,6 +102,7 @@ class _Reader:
         self.after = after
         self.rates_T = rates_T
         self.tolerance = tolerance
+        self.counts_from_0 = False
         self.spread = piece.law.spread or (0.0,) * len(piece.law.numbers)
 
     def at(self, update: float) -> float:
@@ -159,6 +169,7 @@ class _Reader:
         top = self.at(self.begin if start is None else start)
         is_sure = self.spread[2] * (self.stop - self.begin) < SURE
         is_sure = is_sure and self.spread[0] <= 1e-3 * abs(scale)
+        is_sure = is_sure and (start is not None or not self._is_after_climb)
         return self.stretch(start, None, top, floor, ratio, is_sure=is_sure)
 
     def line(self) -> Stretch:
@@ -170,6 +181,8 @@ class _Reader:
         held = self.held
         if slope >= 0:
             return self.stretch(start, None, top, 0.0, slope)
+        if start is None and self._is_after_climb:
+            return self.stretch(start, None, top, 0.0, slope, is_sure=False)
         if held is not None and held < self.at(self.stop - 1) + self.tolerance:
             end = whole((held - at_0) / slope, slack)
             return self.stretch(start, end, top, held, slope)
@@ -184,6 +197,8 @@ class _Reader:
         is_sure = max(self.spread[2], self.spread[3] * 100) < SURE
         top = self.at(self.begin if start is None else start)
         is_sure = is_sure and self.spread[0] <= 1e-3 * max(top, self.tolerance)
+        if start is None and self._is_after_climb and place >= self.stop - 1:
+            is_sure = False
         if power > 1 and place < self.stop - 1:
             is_sure = False  # the top of a cosine is a parabola as well
         slack = self.spread[2]
@@ -197,6 +212,12 @@ class _Reader:
             end = whole(place + ((held - floor) / scale) ** (1 / power), slack)
         top = floor
         return self.stretch(whole(place, slack), end, top, held or 0.0, power, is_sure=is_sure)
+
+    @property
+    def _is_after_climb(self) -> bool:
+        return self.before is not None and (
+            self.before.law is None or self.before.law.kind != "constant"
+        )
 
     def _start(self) -> float | None:
         """The update at which a fall is at the rate that what comes before it rises to; a whole
@@ -214,12 +235,10 @@ class _Reader:
             peaks = [float(rate) for rate in before.law.at(places)]
         starts = [self._reaches(peak) for peak in peaks]
         known = [round(start) for start in starts if start is not None and _is_whole(start)]
-        near = [start for start in known if abs(start - self.begin) <= NEAR]
-        if near and 0 in known and self.begin > NEAR:
-            return None  # the rates are those of two schedules
-        if near:
-            return float(near[-1])
+        near = [start for start in known if 0 <= self.begin - start <= NEAR]
         # a decay that runs beneath the climb counts from 0; another start may be met by chance
+        if near and not (self.counts_from_0 and 0 in known):
+            return float(near[-1])
         return 0.0 if 0 in known else None
 
     def _reaches(self, rate: float) -> float | None:

@@ -9,7 +9,7 @@ from lockstep.diagnose.between.rates.climbs import climb_clauses
 from lockstep.diagnose.between.rates.falls import fall_clauses
 from lockstep.diagnose.between.rates.relations import Relation
 from lockstep.diagnose.between.rates.series import RateSeries
-from lockstep.diagnose.between.rates.words import CLIMBS_BACK, Sides, described
+from lockstep.diagnose.between.rates.words import CLIMBS_BACK, Sides, are_same, described
 from lockstep.schedules.identify.profile import Profile, profile_of
 
 __all__ = ["Difference", "difference"]
@@ -31,10 +31,11 @@ def difference(mine: RateSeries, other: RateSeries) -> Difference | None:
     """
     if mine.first or other.first:
         return None
-    profiles = [_profile(series) for series in (mine, other)]
-    profile_b, profile_a = profiles
+    profile_b, profile_a = _profile(mine), _profile(other)
     if profile_a is None or profile_b is None:
         return None
+    if _climb_alike(profile_b, profile_a) and not are_same(profile_b.peak, profile_a.peak):
+        profile_b, profile_a = _of_one_peak(mine, other) or (profile_b, profile_a)
     sides = Sides(mine, other, profile_b, profile_a)
     relation = _in_clauses(sides) or _in_full(sides)
     if relation is None:
@@ -44,13 +45,34 @@ def difference(mine: RateSeries, other: RateSeries) -> Difference | None:
     return Difference(relation, climbs_back)
 
 
-def _profile(series: RateSeries) -> Profile | None:
-    return _profile_of(series.rates_T.tobytes(), series.is_float32)
+def _climb_alike(mine: Profile, other: Profile) -> bool:
+    """Whether both climb by one line."""
+    laws = [None if profile.climb is None else profile.climb.law for profile in (mine, other)]
+    if laws[0] is None or laws[1] is None or {law.kind for law in laws if law} != {"line"}:
+        return False
+    return are_same(laws[0].numbers[1], laws[1].numbers[1])
+
+
+def _of_one_peak(mine: RateSeries, other: RateSeries) -> tuple[Profile, Profile] | None:
+    """Both schedules with the decay of either, or of both, counted from 0, where that gives them
+    one peak.
+    """
+    for of_b, of_a in ((True, False), (False, True), (True, True)):
+        profile_b = _profile(mine, counts_from_0=of_b)
+        profile_a = _profile(other, counts_from_0=of_a)
+        if profile_b and profile_a and are_same(profile_b.peak, profile_a.peak):
+            return profile_b, profile_a
+    return None
+
+
+def _profile(series: RateSeries, *, counts_from_0: bool = False) -> Profile | None:
+    return _profile_of(series.rates_T.tobytes(), series.is_float32, counts_from_0)
 
 
 @lru_cache(maxsize=8)
-def _profile_of(content: bytes, is_float32: bool) -> Profile | None:
-    return profile_of(np.frombuffer(content), is_float32=is_float32)
+def _profile_of(content: bytes, is_float32: bool, counts_from_0: bool) -> Profile | None:
+    rates_T = np.frombuffer(content)
+    return profile_of(rates_T, is_float32=is_float32, counts_from_0=counts_from_0)
 
 
 def _in_clauses(sides: Sides) -> Relation | None:

@@ -178,6 +178,9 @@ def _slopes(sides: Sides, mine: Stretch, other: Stretch) -> Iterator[Clause]:
         t = np.array([min(ends)])
         rates = float(mine.law.at(t)[0]), float(other.law.at(t)[0])
         low = 1e-5 * sides.a.peak
+        if min(rates) < -low:
+            yield Clause("lr-decay", text)
+            return
         of_b, of_a = (0.0 if abs(rate) <= low else rate for rate in rates)
         text += f": it comes to {beside(of_b, of_a)} at update {update_text(min(ends))}"
         if mine.end is not None and mine.end != min(ends):
