@@ -19,7 +19,7 @@ __all__ = ["CHANGES", "Arrays", "LoopPair", "LoopSide"]
 
 Arrays = dict[str, NDArray[Any]]
 """Name of a tensor -> array in its own shape, floats in float64."""
-TOLERANCE_OF_RATES = 2e-6
+TOLERANCE_OF_RATES = 1e-6
 """Largest relative error of an explanation of rates in float32: a few units of the last place."""
 CHANGES = ("update", "parameters")
 """Stages whose tensors are the changes of the parameters."""
