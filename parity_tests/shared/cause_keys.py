@@ -23,6 +23,7 @@ PLACES = {
     "LocalDifference": 2,
 }
 """What a cause is made of -> the place of its key among the arguments."""
+SURE = ("Explanation", "Cause", "LocalDifference")
 
 
 def cause_keys() -> set[str]:
@@ -50,8 +51,13 @@ def _in_place(tree: ast.Module) -> Iterator[str]:
         if place is None:
             continue
         named = [keyword.value for keyword in node.keywords if keyword.arg == "key"]
-        for expression in (*named, *node.args[place : place + 1]):
-            yield from _texts(expression)
+        texts = [
+            text
+            for expression in (*named, *node.args[place : place + 1])
+            for text in _texts(expression)
+        ]
+        # a word alone is a key where nothing but a key can stand
+        yield from (text for text in texts if node.func.id in SURE or KEY.fullmatch(text))
 
 
 def _texts(expression: ast.expr) -> Iterator[str]:
