@@ -7,8 +7,8 @@ import numpy as np
 
 from lockstep.diagnose.between.rates.climbs import climb_clauses
 from lockstep.diagnose.between.rates.falls import fall_clauses
-from lockstep.diagnose.between.rates.relations import Relation
 from lockstep.diagnose.between.rates.series import RateSeries
+from lockstep.diagnose.between.rates.series_pair import Relation
 from lockstep.diagnose.between.rates.words import CLIMBS_BACK, Sides, are_same, described
 from lockstep.schedules.identify.profile import Profile, profile_of
 

@@ -13,8 +13,9 @@ from lockstep.diagnose.between.rates.declared import (
     differing_knobs,
 )
 from lockstep.diagnose.between.rates.differences import difference
-from lockstep.diagnose.between.rates.relations import Relation, partial_relations, relations
+from lockstep.diagnose.between.rates.relations import partial_relations, relations
 from lockstep.diagnose.between.rates.series import RateSeries, rates_of
+from lockstep.diagnose.between.rates.series_pair import Relation
 from lockstep.diagnose.between.rates.words import CLIMBS_BACK
 
 __all__ = ["explain_rates"]
