@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lockstep.diagnose.between.masks import masks
 from lockstep.diagnose.between.places import Place
+from lockstep.diagnose.between.rotary import BASES, usual_angles
 from lockstep.diagnose.between.ways import Words
 from lockstep.oracle.arithmetic import Array
 
@@ -91,6 +92,10 @@ def _recorded_table(place: Place) -> Array | None:
         if np.abs(cosines).max() <= 1 and np.abs(cosines[0] - 1).max() < 1e-6:
             half = cosines.shape[-1] // 2
             turn_i = np.arccos(np.clip(cosines[1, :half], -1, 1)) if len(cosines) > 1 else 0
+            for base in BASES:
+                angles = usual_angles(len(cosines), cosines.shape[1], base)
+                if np.abs(np.cos(angles) - cosines[:, :half]).max() < 1e-5:
+                    return angles
             angles = np.arange(len(cosines))[:, None] * turn_i
             if np.abs(np.cos(angles) - cosines[:, :half]).max() < 1e-2:
                 return np.asarray(angles)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import LoopPair
-from lockstep.diagnose.between.places import Place, place_of
+from lockstep.diagnose.between.places import Place, gap, place_of
 from lockstep.diagnose.between.ways import Topic, Way, Words, told_apart
 from lockstep.numbers import number
 from lockstep.oracle.activations import activate
@@ -31,6 +31,8 @@ SLOPES = (0.2, 0.1, 0.3, 0.05, 1 / 5.5)
 """Slopes of LeakyReLU for negative numbers beside the usual 0.01."""
 NEAREST = 8
 """Arrays before a layer that a gate may multiply."""
+SAMPLED = 1024
+"""Elements by which a gate is looked for."""
 FEWEST = 32
 """Elements by which two functions are told apart, at least."""
 
@@ -165,8 +167,14 @@ def _gates(place: Place) -> Iterator[Way]:
         elif array.shape == shape:
             arrays[name] = array
     nearest = list(arrays)[:NEAREST]
+    few = np.random.default_rng(0).permutation(place.mine.size)[:SAMPLED]
+    targets = [target.reshape(-1)[few] for target in place.targets]
+    parts = {name: arrays[name].reshape(-1)[few] for name in nearest}
     for gate, up in permutations(nearest, 2):
         for words, function in functions().items():
+            sample = function(parts[gate]) * parts[up]
+            if min(gap(sample, target) for target in targets) > 10 * place.tolerance:
+                continue
             knobs = {
                 "function": Words("gates by", words),
                 "gate": Words("applies it to", gate),

@@ -10,7 +10,7 @@ from lockstep.oracle.arithmetic import Array
 
 __all__ = ["Place", "gap", "place_of"]
 
-MOST_ELEMENTS = 2**22
+MOST_ELEMENTS = 2**20
 """Elements of an output that is computed again, at most."""
 EQUAL = 0.1
 """Share of the tolerance of an explanation within which two arrays count as one."""

@@ -14,15 +14,17 @@ import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.heads import PLAIN, as_heads
-from lockstep.diagnose.between.pair import LoopPair
+from lockstep.diagnose.between.pair import Arrays, LoopPair
 from lockstep.diagnose.between.places import Place, gap, place_of
 from lockstep.diagnose.between.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.local.difference import likely
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["HALVES", "PAIRS", "rotary", "rotated", "rotations", "usual_angles"]
+__all__ = ["HALVES", "PAIRS", "frequencies", "rotary", "rotated", "rotations", "usual_angles"]
 
+IDEA = "another rotary embedding"
+FREQUENCIES = "inv_freq"
 HALVES = Words("rotates", "the halves (i, i + d/2)")
 PAIRS = Words("rotates", "pairs (2i, 2i + 1)")
 NOT_ROTATED = Words("rotates", "nothing")
@@ -62,11 +64,57 @@ def rotary(pair: LoopPair) -> Iterator[Explanation]:
         return
     if not all(np.isfinite(target).all() for target in place.targets):
         return
-    explanation = told_apart(pair, place, TOPICS, _ways(place), "another rotary embedding")
+    explanation = told_apart(pair, place, TOPICS, _ways(place), IDEA)
     if explanation is None:
-        explanation = told_apart(pair, place, TOPICS, _unrotated(place), "another rotary embedding")
-    if explanation is not None:
-        yield explanation
+        explanation = told_apart(pair, place, TOPICS, _unrotated(place), IDEA)
+    if explanation is None:
+        return
+    if explanation.key == TOPICS["pairs"].key and NOT_ROTATED.what not in explanation.text:
+        text = f"{explanation.text}: a permutation within each head leads from one to the other"
+        explanation = explanation._replace(text=text)
+    yield explanation
+
+
+def frequencies(pair: LoopPair) -> Iterator[Explanation]:
+    """That the two sides keep other angles per place, as Hugging Face's buffer inv_freq holds."""
+    if pair.mine.name != "b":
+        return
+    words: list[dict[str, str]] = []
+    arrays: Arrays = {}
+    for name in pair.differing("init"):
+        if FREQUENCIES not in name:
+            return
+        mine, other = (side.tensors("init", 0)[name] for side in (pair.mine, pair.other))
+        if mine.ndim != 1 or len(mine) < 2 or (mine <= 0).any() or (other <= 0).any():
+            return
+        words.append({"b": _base_words(mine), "a": _base_words(other)})
+        arrays[name] = mine
+    if not words or words[0]["a"] == words[0]["b"]:
+        return
+    text = f"b's {next(iter(arrays))} has {words[0]['b']}, a's {words[0]['a']}"
+    yield Explanation("rope-base", text, arrays, IDEA, TOPICS["base"].page)
+
+
+def _base_words(turn_i: Array) -> str:
+    """The angles from place to place in words: their base, and by how much places are divided."""
+    factor, base = _base_of(turn_i)
+    count = len(turn_i)
+    fitted = factor * base ** -(np.arange(count) / count)
+    if not (np.abs(turn_i / fitted - 1) < 3 * ROUND).all():
+        first, last = number(float(turn_i[0]), 3), number(float(turn_i[-1]), 3)
+        return f"{NO_BASE}, from {first} to {last} a place"
+    slower = "" if factor == 1 else f" with places divided by {number(1 / factor)}"
+    return f"the base {base:.10g}{slower}"
+
+
+def _base_of(sizes: Array) -> tuple[float, float]:
+    """The factor and the base of angles factor base^(-i / n), as somebody would write them."""
+    count = len(sizes)
+    factor = likely(float(sizes[0]), ROUND / 3 * float(sizes[0]))
+    if count == 1:
+        return factor, 1e4
+    power = -np.polyfit(np.arange(count), np.log(sizes), 1)[0] * count
+    return factor, likely(float(np.exp(power)), ROUND / 3 * float(np.exp(power)))
 
 
 def _ways(place: Place) -> Iterator[Way]:
@@ -179,11 +227,7 @@ def _worded(angles: _Angles, x: Array, depth: int) -> Iterator[tuple[dict[str, W
     if not (sizes >= LEAST_ANGLE).all():  # nor where they are no numbers
         return
     count = len(sizes)
-    factor = likely(float(sizes[0]), ROUND / 3 * float(sizes[0]))
-    base = 1e4
-    if count > 1:
-        power = -np.polyfit(np.arange(count), np.log(sizes), 1)[0] * count
-        base = likely(float(np.exp(power)), ROUND / 3 * float(np.exp(power)))
+    factor, base = _base_of(sizes)
     fitted = factor * base ** -(np.arange(count) / count)
     is_of_base = bool((np.abs(sizes / fitted - 1) < 3 * ROUND).all())
     turn = sense * fitted if is_of_base else turn_i

@@ -11,12 +11,15 @@ from lockstep.diagnose.between import (
     elementwise,
     gradients,
     layers,
+    linear,
     moments,
+    norms,
     rates,
     rotary,
     scores,
     spectral_norms,
     step_faults,
+    streams,
     updates,
 )
 from lockstep.diagnose.between.explanation import Explanation
@@ -38,7 +41,7 @@ STEPS: tuple[Explain, ...] = (
 """Of the stages in which an optimizer shows."""
 
 EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
-    "init": (spectral_norms.iterated_vectors,),
+    "init": (spectral_norms.iterated_vectors, rotary.frequencies),
     "batch": (),
     "forward": (
         rotary.rotary,
@@ -47,6 +50,10 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         dropout.dropped,
         elementwise.elementwise,
         layers.other_layer,
+        linear.linear,
+        norms.norms,
+        streams.streams,
+        streams.nothing,
     ),
     "loss": (crops.other_crop,),
     "gradients": (gradients.not_cleared, backward.other_backward, backward.reversed_before),

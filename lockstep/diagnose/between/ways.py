@@ -7,7 +7,6 @@ and another way the other's.
 """
 
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import NamedTuple
 
 from lockstep.diagnose.between.explanation import Explanation
@@ -24,9 +23,9 @@ APART = 10.0
 """A way must come so many times nearer to its own side's output than to the other's."""
 ALIKE = 30.0
 """Ways that come as near, up to this factor, explain equally."""
-MOST_DENOMINATOR = 256
+MOST_WHOLE = 10**6
 ROUND = 1e-6
-"""Relative distance from a fraction within which it is named."""
+"""Relative distance from a whole number within which it is named."""
 FLOOR = 1e-3
 """No way comes nearer than this share of the tolerance but by chance."""
 
@@ -129,19 +128,21 @@ def _sentence(name: str, knobs: list[str], way: Way, beside: Way) -> str:
     shared = [one.verb == two.verb for one, two in zip(of_one, of_other)]
     others = [two.what if same else str(two) for two, same in zip(of_other, shared)]
     ratios = [
-        f": {factor(one.size / two.size, 5)}{_root_of(one.size / two.size)} times {rest}'s"
+        f": {factor(one.size / two.size, 5)}{_root_of(one.size, two.size)} times {rest}'s"
         for one, two in zip(of_one, of_other)
-        if one.size and two.size
+        if one.size and two.size and one.size != two.size
     ]
     return f"{name} {' and '.join(map(str, of_one))}, {rest} {' and '.join(others)}" + "".join(
         ratios
     )
 
 
-def _root_of(ratio: float) -> str:
-    """The ratio as the root of a fraction of small numbers, such as " = sqrt(3/2)"; else ""."""
-    square = Fraction(ratio**2).limit_denominator(MOST_DENOMINATOR)
-    if not square or abs(ratio**2 / square - 1) > ROUND:
-        return ""
-    is_whole = Fraction(ratio).limit_denominator(MOST_DENOMINATOR)
-    return "" if abs(ratio / is_whole - 1) < ROUND else f" = sqrt({square})"
+def _root_of(size: float, beside: float) -> str:
+    """The ratio of 1 / sqrt(n) and 1 / sqrt(m) in words: " = sqrt(m/n)"; "" for other numbers."""
+    squares = [1 / one**2 for one in (size, beside)]
+    n, m = (round(square) for square in squares)
+    are_whole = all(
+        1 <= whole <= MOST_WHOLE and abs(square - whole) < ROUND * whole
+        for square, whole in zip(squares, (n, m))
+    )
+    return f" = sqrt({m}/{n})" if are_whole else ""

@@ -53,8 +53,8 @@ def drop_between(mine: Array, other: Array, same: float = SAME) -> Drop | None:
     return Drop(share, times, kept, same) if _is_random(kept, is_counted, other) else None
 
 
-def _is_random(kept: NDArray[np.bool_], is_counted: Array, other: Array) -> bool:
-    """Whether what is left out tells nothing of the sign, the size or the column."""
+def _is_random(kept: NDArray[np.bool_], is_counted: NDArray[np.bool_], other: Array) -> bool:
+    """Whether what is left out tells nothing of the sign, the size, the row or the column."""
     share = 1 - kept.sum() / is_counted.sum()
     sizes = np.abs(other)
     sides = [other > 0, other < 0, sizes > np.median(sizes), sizes < np.median(sizes)]
@@ -64,6 +64,15 @@ def _is_random(kept: NDArray[np.bool_], is_counted: Array, other: Array) -> bool
         count = int(those.sum())
         error = np.sqrt(share * (1 - share) / max(count, 1))
         if count and abs(1 - kept[those].sum() / count - share) > CHANCE * error:
+            return False
+    # of each slice along an axis, so many are left out as of all, within the errors of chance
+    for axis in range(other.ndim):
+        rest = tuple(place for place in range(other.ndim) if place != axis)
+        count_s = is_counted.sum(axis=rest)
+        off_s = (is_counted & ~kept).sum(axis=rest) - share * count_s
+        told = count_s > 0
+        squares = np.square(off_s[told]) / (share * (1 - share) * count_s[told])
+        if squares.sum() > told.sum() + CHANCE * np.sqrt(2 * told.sum()) + CHANCE**2:
             return False
     return True
 

@@ -12,7 +12,7 @@ from lockstep.diagnose.local.layer_calls import LayerCall, layer_calls
 from lockstep.diagnose.local.linear import LinearFit, measure_linear
 from lockstep.diagnose.local.losses import LEAST, measure_smoothing
 from lockstep.diagnose.local.measurement import Measurement
-from lockstep.diagnose.local.norms import measure_eps
+from lockstep.diagnose.local.norms import likely_eps, measure_eps
 from lockstep.diagnose.local.step_differences import compare_steps
 from lockstep.numbers import factor, number, written
 from lockstep.records.trace import Trace
@@ -163,8 +163,8 @@ def _other_attention(a: AttentionFit, b: AttentionFit, update: int) -> Iterator[
 
 
 def _other_eps(a: Measurement, b: Measurement) -> LocalDifference:
-    of_a = likely(a.value, a.error)
-    of_b = likely(b.value, b.error)
+    of_a = likely_eps(a.value, a.error)
+    of_b = likely_eps(b.value, b.error)
     times = f", {factor(of_b / of_a)} times a's" if of_a and of_b else ""
     # what cannot be told from 0 need not be 0
     text_a = written(of_a) if of_a else f"one below {_most(a)}"

@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lockstep.diagnose.local.difference import NEAR, likely
 from lockstep.diagnose.local.layer_calls import LayerCall
 from lockstep.diagnose.local.measurement import Measurement
 from lockstep.diagnose.units import FLOAT32
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["measure_eps"]
+__all__ = ["likely_eps", "measure_eps"]
 
 STAYS = 64.0
 """Unit roundoffs of the output, relative, that a norm's recomputed output may be off by. What is
@@ -33,8 +34,16 @@ SIX = 6.0
 """Errors within which two ways to measure one number must agree."""
 TELLS = 0.05
 """Elements nearer to their group's mean than so many deviations say nothing of the slope."""
+MACHINE_EPS = 1.192e-07
+"""torch.finfo(torch.float32).eps, the eps of RMSNorm where none is given."""
 SMALL = 1e-3
 """A scale below this, over the largest, leaves a column with roundings alone."""
+
+
+def likely_eps(value: float, error: float) -> float:
+    """An eps as somebody may have written it, or left it to PyTorch's RMSNorm: `MACHINE_EPS`."""
+    is_near = abs(value - MACHINE_EPS) <= NEAR * error
+    return MACHINE_EPS if is_near and NEAR * error < MACHINE_EPS / 2 else likely(value, error)
 
 
 class _Groups(NamedTuple):
