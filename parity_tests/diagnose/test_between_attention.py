@@ -179,7 +179,7 @@ def test_a_scale_is_named_by_the_sizes_of_the_shapes(tmp_path: Path) -> None:
     )
     assert text == (
         "at scores b scales its scores by 1/sqrt(12) (12 is a width, a head's size 4), a "
-        "1/sqrt(4) (a head's size is 4): 0.57735 = sqrt(1/3) times a's"
+        "1/sqrt(4) (a head's size is 4): 0.57735 = sqrt(4/12) times a's"
     )
 
 
