@@ -127,7 +127,7 @@ def _how_far(quantity: Quantity) -> str:
     """From which step on a quantity parts, where most and to which side; of a rate, its course."""
     pair = quantity.pair
     if pair.name == RATE and pair.steps >= ENOUGH and pair.is_judged_N.all():
-        return f"a {_course(pair.a)}; b {_course(pair.b)}"
+        return f"a {_course(pair.a)}; b {_course(pair.b)}{_again(pair)}"
     first = pair.first or 0
     count = int(pair.parts_N.sum())
     gaps_N = np.where(np.isfinite(pair.gaps_N), pair.gaps_N, -1.0)
@@ -139,8 +139,8 @@ def _how_far(quantity: Quantity) -> str:
     share = f", {gaps_N[worst] / size:.2%} of the larger" if size and gaps_N[worst] > 0 else ""
     most = f"most at step {pair.a.steps_N[worst]}, by {gaps_N[worst]:.2g}{share}"
     since = f"from step {quantity.first_step} on"
-    lean = _lean(pair)
-    return f"{lone}they part at {count} of {pair.steps} common steps {since}, {most}{lean}"
+    end = _again(pair) or _lean(pair)
+    return f"{lone}they part at {count} of {pair.steps} common steps {since}, {most}{end}"
 
 
 def _course(rates: Numbers) -> str:
@@ -153,6 +153,14 @@ def _course(rates: Numbers) -> str:
     if top:
         begin += f", is largest at step {steps_N[top]} ({number(values_N[top])})"
     return f"{begin} and ends with {number(values_N[-1])} at step {steps_N[-1]}"
+
+
+def _again(pair: SeriesPair) -> str:
+    """From which step on two series agree again; "" where they do not."""
+    last = int(np.flatnonzero(pair.parts_N)[-1])
+    if pair.steps - last <= ENOUGH:
+        return ""
+    return f"; from step {pair.a.steps_N[last + 1]} on they agree"
 
 
 def _lean(pair: SeriesPair) -> str:

@@ -221,6 +221,27 @@ def test_a_schedule_that_runs_faster(is_swapped: bool) -> None:
     assert relation.text.startswith("a's" if is_swapped else "b's")
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_schedule_that_steps_once_an_epoch(is_swapped: bool) -> None:
+    a = training()
+    b = a | {"lr": a["lr"][a["step"] // 10 * 10]}
+    relation = quantity(judged(b, a) if is_swapped else judged(a, b), "lr").relation
+    assert relation is not None
+    assert (relation.kind, relation.value) == ("held", 10.0)
+    assert relation.text.startswith("a's" if is_swapped else "b's")
+
+
+def test_other_schedules_have_no_relation() -> None:
+    """A cosine against lines, other lengths and floors: neither is what the other does."""
+    a = training()
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        warmup, length = random.integers(1, 40), random.integers(150, 400)
+        rest_N = np.clip((a["step"] - warmup) / (length - warmup), 0, 1)
+        line_N = np.where(a["step"] < warmup, (a["step"] + 1) / warmup, 1 - rest_N)
+        assert quantity(judged(a, a | {"lr": 1e-3 * line_N}), "lr").relation is None
+
+
 def test_a_norm_after_clipping() -> None:
     a = training()
     b = a | {"grad_norm": np.minimum(a["grad_norm"], 1.0)}

@@ -41,10 +41,10 @@ class Relation:
     """How b's numbers follow from a's."""
 
     kind: str
-    """A stable word: "factor", "offset", "shift", "pace", "bound", "mean" or "average"."""
+    """factor, factor at the start, offset, shift, pace, held, bound, mean, average or schedule."""
     text: str
     value: float | None = None
-    """The factor, the offset, the steps of the shift, the pace or the bound."""
+    """The factor, the offset, the steps of the shift, the pace, the steps held, or the bound."""
     since: int | None = None
     """The step from which on it holds; None where it holds at all common steps."""
     only_logged: bool = False
@@ -56,7 +56,7 @@ def relation_of(pair: SeriesPair) -> Relation | None:
     if pair.first is None:
         return None
     finite = _finite(pair)
-    for find in (_factor_throughout, _bound, _shift, _pace, _offset_throughout):
+    for find in (_factor_throughout, _bound, _shift, _pace, _held, _offset_throughout):
         relation = find(finite)
         if relation is not None:
             return relation
@@ -284,7 +284,7 @@ def _pace(pair: SeriesPair) -> Relation | None:
                 text = (
                     f"{side}'s schedule runs {pace} times as fast: its rate at step s is the "
                     f"other's at step {pace} s, as where it steps once for each of {pace} "
-                    "micro-batches or processes"
+                    f"micro-batches or processes, or is given 1/{pace} of the updates"
                 )
                 return Relation("pace", text, float(pace if side == "b" else 1 / pace))
     return None
@@ -304,6 +304,28 @@ def _runs_faster(pair: SeriesPair, fast: Numbers, slow: Numbers, pace: int) -> b
         if len(np.unique(values_N)) >= SHIFTED:  # a curve, and no plateau
             return True
     return False
+
+
+def _held(pair: SeriesPair) -> Relation | None:
+    """The rate of one side is the other's of some steps, and stays between them."""
+    if pair.name != RATE or pair.steps < SHIFTED or (np.diff(pair.a.steps_N) != 1).any():
+        return None
+    for held, other, side, whose in ((pair.b, pair.a, "b", "a"), (pair.a, pair.b, "a", "b")):
+        changes_N = np.flatnonzero(np.diff(held.values_N)) + 1
+        lengths_N = np.diff(changes_N)
+        if len(lengths_N) < FEWEST or lengths_N[0] < 2 or (lengths_N != lengths_N[0]).any():
+            continue
+        starts_N = np.concatenate([[0], changes_N])
+        gaps_N = np.abs(held.values_N - other.values_N)[starts_N]
+        if (gaps_N > pair.allowed_N[starts_N]).any():
+            continue
+        count = int(lengths_N[0])
+        text = (
+            f"{side}'s is {whose}'s of every {count} steps, and stays between them, as where its "
+            f"schedule steps once an epoch or once for {count} updates"
+        )
+        return Relation("held", text, float(count))
+    return None
 
 
 # ---- a bound
