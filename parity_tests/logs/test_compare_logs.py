@@ -231,7 +231,24 @@ def test_a_schedule_that_steps_once_an_epoch(is_swapped: bool) -> None:
     assert relation.text.startswith("a's" if is_swapped else "b's")
 
 
-def test_other_schedules_have_no_relation() -> None:
+def test_schedules_are_read_off_their_rates() -> None:
+    a = training()
+    late_N = np.clip((a["step"] - 10) / (N - 10), 0, 1)
+    lr_N = 1e-3 * np.where(a["step"] < 10, (a["step"] + 1) / 10, 0.5 + 0.5 * np.cos(np.pi * late_N))
+    for steps in (a["step"], a["step"] + 1):
+        relation = quantity(
+            judged(a | {"step": steps}, a | {"step": steps, "lr": lr_N}), "lr"
+        ).relation
+        assert relation is not None
+        assert relation.kind == "schedule"
+        assert "b's warmup takes 10 updates for 20" in relation.text
+    short = 1e-3 * 0.1 ** (a["step"] // 30)
+    shorter = 1e-3 * 0.1 ** (a["step"] // 31)
+    relation = quantity(judged(a | {"lr": short}, a | {"lr": shorter}), "lr").relation
+    assert relation is None or relation.kind == "schedule"
+
+
+def test_other_schedules_have_no_factor_and_no_shift() -> None:
     """A cosine against lines, other lengths and floors: neither is what the other does."""
     a = training()
     random = np.random.default_rng(0)
@@ -239,7 +256,8 @@ def test_other_schedules_have_no_relation() -> None:
         warmup, length = random.integers(1, 40), random.integers(150, 400)
         rest_N = np.clip((a["step"] - warmup) / (length - warmup), 0, 1)
         line_N = np.where(a["step"] < warmup, (a["step"] + 1) / warmup, 1 - rest_N)
-        assert quantity(judged(a, a | {"lr": 1e-3 * line_N}), "lr").relation is None
+        relation = quantity(judged(a, a | {"lr": 1e-3 * line_N}), "lr").relation
+        assert relation is None or relation.kind == "schedule"
 
 
 def test_a_norm_after_clipping() -> None:

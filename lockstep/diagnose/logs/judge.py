@@ -10,6 +10,7 @@ from lockstep.diagnose.logs.averages import average_of
 from lockstep.diagnose.logs.hints import hints_of
 from lockstep.diagnose.logs.relations import Relation, relation_of
 from lockstep.diagnose.logs.remarks import remarks_on
+from lockstep.diagnose.logs.schedules import schedules_of
 from lockstep.errors import InputError
 from lockstep.logs.column_names import LOSS, NORM, RATE
 from lockstep.logs.log import Log
@@ -148,7 +149,7 @@ def _judge(pair: SeriesPair) -> Quantity:
     average = average_of(pair)
     if average is not None:
         return Quantity(pair, "rounding", relation=average)
-    relation = relation_of(pair)
+    relation = relation_of(pair) or schedules_of(pair)
     if relation is None and pair.name != RATE:
         reason = _grown_rounding(pair) or _low_precision(pair)
         if reason:

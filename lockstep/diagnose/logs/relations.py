@@ -315,6 +315,8 @@ def _held(pair: SeriesPair) -> Relation | None:
         lengths_N = np.diff(changes_N)
         if len(lengths_N) < FEWEST or lengths_N[0] < 2 or (lengths_N != lengths_N[0]).any():
             continue
+        if np.count_nonzero(np.diff(other.values_N)) < 2 * len(changes_N):  # steps by itself
+            continue
         starts_N = np.concatenate([[0], changes_N])
         gaps_N = np.abs(held.values_N - other.values_N)[starts_N]
         if (gaps_N > pair.allowed_N[starts_N]).any():
