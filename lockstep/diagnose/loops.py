@@ -63,6 +63,7 @@ def align(a: Trace, b: Trace, names: NameMap | None = None) -> tuple[Trace, Trac
     b = _laid_out_as_others(a, b, names)
     notes += _left_out_by_shape(a, b)
     notes += _left_out_without_effect(a, b)
+    notes += [*_without_gradient(a, b), *_without_gradient(b, a)]
     a, b, notes_on_norms = with_common_norms(a, b, names)
     keep_set_aside(a, b, of_a, of_b, names)
     listed = list(b.header.get("layers", []))
@@ -223,6 +224,37 @@ def _left_out_by_shape(a: Trace, b: Trace) -> list[str]:
             f"{shapes[first]} of {first}"
         )
     return notes
+
+
+def _without_gradient(trace: Trace, other: Trace) -> Iterator[str]:
+    """Give a trace gradients of 0 for parameters that never move and of which only the other side
+    has any: they are frozen, or no part of its graph. Yield a note on them.
+    """
+    still: set[str] = set()
+    for key, array in other.arrays.items():
+        prefix, family, name = split_name(key)
+        if family not in ("gradients", "clip") or key in trace.arrays:
+            continue
+        update = prefix.split("/")[1] if prefix.startswith("detail/") else ""
+        has_others = any(known.startswith(f"detail/{update}/{family}/") for known in trace.arrays)
+        if update and has_others and (name in still or _stays(trace, name)):
+            still.add(name)
+            trace.arrays[key] = np.zeros_like(array)
+    if still:
+        ordered = sorted(trace.arrays.items())  # as files hold them
+        trace.arrays.clear()
+        trace.arrays.update(ordered)
+        yield f"{trace.backend}: no gradient of {_listed(still)}: it is taken for 0, as they stay"
+
+
+def _stays(trace: Trace, name: str) -> bool:
+    """Whether a parameter has one value in all states that were recorded, two at least."""
+    states = [
+        trace.arrays[f"parameters/{update}/{name}"]
+        for update in trace.recorded_updates
+        if f"parameters/{update}/{name}" in trace.arrays
+    ]
+    return len(states) > 1 and all(np.array_equal(state, states[0]) for state in states[1:])
 
 
 def notes_on(a: Trace, b: Trace) -> list[str]:

@@ -185,8 +185,8 @@ def test_a_gradient_that_is_cut_may_be_of_what_is_frozen(tmp_path: Path) -> None
     cause = cause_of(tmp_path, (Step(torch.tanh, None), Step(torch.tanh, nothing)))
     assert cause is not None
     assert cause.text == (
-        f"{BEGIN}b's gradient of lin is 0: it is cut between lin and out (detach or "
-        "stop_gradient), or what lies before is frozen"
+        "b does not train lin (weights and biases): no gradient there, and they do not move "
+        "(frozen, or cut off behind by a detach or stop_gradient)"
     )
 
 

@@ -103,9 +103,9 @@ def other_backward(pair: LoopPair) -> Iterator[Explanation]:
             return
         found[side.name] = path, shares
     words = _difference_in_words(found["a"][1], found["b"][1], found["a"][0])
-    if not words:
-        return
     path, shares = found[pair.mine.name]
+    if not words or np.allclose(slopes_of(path), 1.0) or _has_one_factor(pair):
+        return  # where nothing lies between, or all is scaled, no step has another backward
     delta = _delta(path, shares)
     predicted = gradients_before(pair.mine, bracket.last, pair.update, delta)
     names = pair.differing("gradients")
@@ -124,6 +124,18 @@ def other_backward(pair: LoopPair) -> Iterator[Explanation]:
         PAGE,
         is_part=not set(names) <= kept.keys(),
     )
+
+
+def _has_one_factor(pair: LoopPair) -> bool:
+    """Whether every gradient is the other side's times one number, other than 0."""
+    mine = pair.mine.tensors("gradients", pair.update)
+    other = pair.other.tensors("gradients", pair.update)
+    names = [name for name in mine if name in other and mine[name].shape == other[name].shape]
+    x = np.concatenate([mine[name].ravel() for name in names])
+    z = np.concatenate([other[name].ravel() for name in names])
+    times = float(x @ z) / float(z @ z) if z.any() else 0.0
+    off = float(np.linalg.norm(x - times * z))
+    return abs(times) > APART and off <= pair.tolerance * float(np.linalg.norm(x))
 
 
 class _Region(NamedTuple):

@@ -186,6 +186,8 @@ def gradients_before(side: LoopSide, layer: str, update: int, delta: Array) -> A
             if fed is None:
                 break
             source, x, kernel, is_turned = fed
+            if delta.shape[-1] != kernel.shape[1]:  # found before is no output of this layer
+                break
             gradients |= _gradients_of_linear(view, x, delta, is_turned)
             delta = delta @ kernel.T
         view, delta = _next_before(side, source.removesuffix(INPUT), update, delta)

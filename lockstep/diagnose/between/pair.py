@@ -99,6 +99,11 @@ class LoopSide:
         return self.reading.get("modules") or {}
 
     @cached_property
+    def memory(self) -> dict[str, Any]:
+        """What explanations have computed of this side, for the next that asks."""
+        return {}
+
+    @cached_property
     def layers(self) -> list[str]:
         """The layers in call order."""
         return list(self.trace.header.get("layers", []))

@@ -44,7 +44,6 @@ PAGES = {
     "stale": "forgotten-zero-grad",
     "decayed": "l2-is-not-decoupled-decay",
     "zero": "parameters-without-gradient",
-    "scaled": "optax-losses-do-not-reduce",
 }
 NOUNS = {
     "update": "step of",
@@ -52,8 +51,6 @@ NOUNS = {
     "gradients": "gradient of",
     "init": "initial",
 }
-REDUCED = ("loss", "gradients")
-"""Stages in which a factor may be a loss that is summed, or divided by another number."""
 DECAYING = ("update", "parameters", "gradients", "clip")
 MANY = 2048  # rows that are matched with one another
 MOST_AXES = 5
@@ -162,7 +159,7 @@ class _Relations:
         yield from fitted(
             self._key("scaled"),
             f"{self.head} is {{value}} times {other}'s",
-            PAGES["scaled"] if self.stage in REDUCED else "",
+            "",
             lambda factor: times(factor, self.its),
             self.mine,
             1.0,
@@ -181,8 +178,9 @@ class _Relations:
         stage = "update" if self.stage == "parameters" else self.stage
         return KEYS.get((stage, kind), kind)
 
-    def _alternative(self, kind: str, text: str, tensors: Tensors) -> Alternative:
-        return Alternative(self._key(kind), f"{self.head} {text}", PAGES.get(kind, ""), tensors)
+    def _alternative(self, kind: str, text: str, tensors: Tensors, page: str = "") -> Alternative:
+        page = page or PAGES.get(kind, "")
+        return Alternative(self._key(kind), f"{self.head} {text}", page, tensors)
 
     def _stale(self) -> Iterator[Alternative]:
         """The tensors of a neighbouring update, or added to those of the update before."""
@@ -209,12 +207,16 @@ class _Relations:
             name: value for name, value in settings.items() if type(value) is int and value > 1
         }
         other = self.right.name
+        is_of_loss = self.stage in ("loss", "gradients")
         for name, count in counts.items():
+            is_of_rows = name == "the rows of the batch"
+            page = "optax-losses-do-not-reduce" if is_of_rows else "accumulation-sum-or-mean"
+            page = page if is_of_loss else ""
             text = f"is {count} times {other}'s: {name}"
-            yield self._alternative("scaled", text, times(count, self.its))
+            yield self._alternative("scaled", text, times(count, self.its), page)
             text = f"is {other}'s divided by {count}: {name}"
             divided = {key: array / count for key, array in self.its.items()}
-            yield self._alternative("scaled", text, divided)
+            yield self._alternative("scaled", text, divided, page)
 
     def _decayed(self) -> Iterator[Alternative]:
         """The other side's plus a multiple of the parameters."""

@@ -30,7 +30,17 @@ __all__ = [
     "parse_page",
 ]
 
-GROUPS = ("schedule", "optimizer", "gradient", "loss", "layer", "init", "precision", "resume")
+GROUPS = (
+    "data",
+    "schedule",
+    "optimizer",
+    "gradient",
+    "loss",
+    "layer",
+    "init",
+    "precision",
+    "resume",
+)
 FRAMEWORKS = tuple(chain.from_iterable(PACKAGES.values()))
 """The packages whose versions decide what a page's code gives."""
 
