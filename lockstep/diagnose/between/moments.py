@@ -182,6 +182,7 @@ def rounded_memory(pair: LoopPair) -> Iterator[Explanation]:
     if remade is None or pair.first.stage != "moments":
         return
     recorded = pair.mine.tensors("moments", pair.update)
+    others = pair.other.tensors("moments", pair.update)
     exact = predicted_of(pair, remade)
     for name in FORMATS:
         rounding = partial(rounded_to, name)
@@ -191,9 +192,12 @@ def rounded_memory(pair: LoopPair) -> Iterator[Explanation]:
                 path: rounding(array) if path.partition("/")[0] in group else array
                 for path, array in exact.items()
             }
-            whole = all(_is_of(name, recorded[p]) for p in low if p.partition("/")[0] in group)
+            paths = [path for path in low if path.partition("/")[0] in group]
+            whole = all(_is_of(name, recorded[path]) for path in paths)
             if not whole:
                 continue  # another cause may come as near, but not with such numbers
+            if all(_is_of(name, others[path]) for path in paths if path in others):
+                continue  # both keep no more bits
             what = "moments" if group == slots else f"{group[0]} moment"
             text = f"{pair.mine.name} keeps its {what} in {name}"
             idea = "moments of fewer bits"

@@ -1,6 +1,6 @@
 """Faults in clipping, and in what an optimizer remembers and does."""
 
-from lockstep.studies.prove.own_loops.faults import ADAMW, STEP, LoopFault, planted
+from lockstep.studies.prove.own_loops.faults import ADAMW, EXACT, STEP, LoopFault, planted
 
 __all__ = ["OPTIMIZER_FAULTS"]
 
@@ -73,6 +73,7 @@ OPTIMIZER_FAULTS: tuple[LoopFault, ...] = (
         "moments-rounded",
         ("perceptron",),
         right=ADAMW | {"optimizer_code": "written"},
+        precisions=EXACT,
         twist="moments-rounded",
     ),
     *planted(

@@ -9,7 +9,7 @@ from lockstep.studies.prove.own_loops.faults import BASES, DTYPES
 from lockstep.studies.prove.own_loops.right_pairs import RIGHT_PAIRS
 from lockstep.studies.prove.own_loops.ways import Loop
 
-__all__ = ["DEFAULT_PAIRS", "ODD_FAULTS", "NamelessPair", "nameless_pairs"]
+__all__ = ["DEFAULT_PAIRS", "ODD_FAULTS", "TRUE_CAUSES", "NamelessPair", "nameless_pairs"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ ODD_FAULTS: dict[str, dict[str, Any]] = {
 
 
 DEFAULT_PAIRS = 40
+
+
+TRUE_CAUSES = {"rates that jitter": {"learning-rate"}}
+"""What is wrong -> keys of causes that are true of it, as a rate at one update is."""
 
 
 def nameless_pairs(number: int) -> tuple[NamelessPair, ...]:

@@ -17,7 +17,7 @@ from lockstep.errors import InputError
 from lockstep.records.trace import Trace
 from lockstep.run.workers import Report, limit_threads
 from lockstep.studies.prove.own_loops.faults import LoopFault
-from lockstep.studies.prove.own_loops.pairs import NamelessPair
+from lockstep.studies.prove.own_loops.pairs import TRUE_CAUSES, NamelessPair
 from lockstep.studies.prove.own_loops.start import map_of
 from lockstep.studies.prove.own_loops.ways import Loop
 
@@ -92,8 +92,8 @@ class PairOutcome:
 
     @property
     def is_named_wrongly(self) -> bool:
-        """Whether a cause is named, although there is none that has a name."""
-        return bool(self.answer.causes)
+        """Whether a cause is named that is not true, as none has a name."""
+        return bool(set(self.answer.causes) - TRUE_CAUSES.get(self.pair.odd, set()))
 
 
 @dataclass(frozen=True)
