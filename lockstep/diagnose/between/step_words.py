@@ -45,6 +45,8 @@ PAGES = {
 MASK_PAGE = "decay-mask-forgotten"
 FORMS_PAGE = "l2-is-not-decoupled-decay"
 MOST_NAMES = 3
+LARGE = 0.5
+"""A weight decay beyond which nobody writes one."""
 NEAR = 1e-4
 """Relative distance of two decays that are one."""
 
@@ -193,7 +195,9 @@ def _without_rate(
         ("a", rules["a"].rates[name], of_a, of_b),
         ("b", rules["b"].rates[name], of_b, of_a),
     ):
-        if other and abs(mine * rate / other - 1) < NEAR and abs(rate - 1) > NEAR:
+        # a decay that somebody may have written, or has stated, is just that
+        is_odd = mine > LARGE and not rules[side].is_stated
+        if other and is_odd and abs(mine * rate / other - 1) < NEAR:
             return side, other
     return None
 
