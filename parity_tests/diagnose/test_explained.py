@@ -213,3 +213,25 @@ def test_what_the_unexplained_does_not_entail_is_named(
     assert content["first"]["stage"] == "forward"
     assert [(cause["key"], cause["stage"]) for cause in content["causes"]] == [("lr-factor", "lr")]
     assert content["to_record"]
+
+
+def test_a_gradient_that_the_optimizer_is_not_given_is_no_clip(tmp_path: Path) -> None:
+    """`.grad` is dropped between backward and step: the parameter stays, and nothing is clipped."""
+    paths = []
+    for side in "ab":
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with lockstep.Recorder(tmp_path / f"{side}.trace", backend="torch") as recorder:
+            recorder.watch(model, optimizer)
+            x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            if side == "b":
+                model[0].weight.grad = None
+            optimizer.step()
+            recorder.update(batch={"x": x, "y": y})
+        paths.append(tmp_path / f"{side}.trace")
+    for sides in (paths, paths[::-1]):
+        cause = lockstep.diagnose(*sides).cause
+        assert cause is not None
+        assert (cause.key, "0.weight" in cause.text) == ("not-trained", True)

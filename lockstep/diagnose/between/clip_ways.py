@@ -146,7 +146,7 @@ def _of_part(gradients: Arrays, clipped: Arrays, near: float) -> Iterator[ClipWa
     if not part or len(part) == len(gradients) or not square:
         return
     factor = sum(float((part[name] * clipped[name]).sum()) for name in part) / square
-    if not factor < 1:
+    if not near < factor < 1:  # a factor of 0 takes a gradient away, which is no clip
         return
     predicted = gradients | scaled(factor, part)
     norm = math.sqrt(square)

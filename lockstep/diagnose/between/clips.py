@@ -9,12 +9,13 @@ import numpy as np
 from lockstep.diagnose.between.clip_ways import ClipWay, clip_way
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
+from lockstep.diagnose.between.step_words import named
 from lockstep.diagnose.local.difference import likely
 from lockstep.diagnose.local.gradient_scale import norm_of
 from lockstep.diagnose.units import coarsest_dtype, unit_of_dtype
 from lockstep.numbers import number, written
 
-__all__ = ["clause_of", "other_clip", "zero_by_zero"]
+__all__ = ["clause_of", "left_out", "other_clip", "zero_by_zero"]
 
 PAGE = "clip-forgotten"
 PAGES = {
@@ -39,6 +40,34 @@ class ClipClause(NamedTuple):
     key: str
     text: str
     page: str
+
+
+def left_out(pair: LoopPair) -> Iterator[Explanation]:
+    """That a side has gradients for some parameters and gives its optimizer none of them."""
+    mine = pair.mine.name
+    gradients = pair.mine.tensors("gradients", pair.update)
+    clipped = pair.mine.tensors("clip", pair.update)
+    differing = pair.differing("clip")
+    missing = [
+        name
+        for name in differing
+        if not clipped[name].any() and name in gradients and gradients[name].any()
+    ]
+    if not missing or not any(array.any() for array in clipped.values()):
+        return
+    what = "has a gradient that its optimizer is" if len(missing) == 1 else "have gradients that"
+    what += " not given" if len(missing) == 1 else " its optimizer is not given"
+    text = f"{mine} does not train {named(missing)}, which {what}"
+    zeros = {name: np.zeros_like(clipped[name]) for name in missing}
+    idea = "gradients that the optimizer is not given"
+    yield Explanation(
+        "not-trained",
+        text,
+        zeros,
+        idea,
+        "parameters-not-trained",
+        is_part=set(missing) != set(differing),
+    )
 
 
 def zero_by_zero(pair: LoopPair) -> Iterator[Explanation]:

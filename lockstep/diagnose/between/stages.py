@@ -94,7 +94,7 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         scaled_gradients.scaled_by_any,
         scaled_gradients.decayed,
     ),
-    "clip": (clips.zero_by_zero, clips.other_clip),
+    "clip": (clips.zero_by_zero, clips.left_out, clips.other_clip),
     "lr": (rates.explain_rates,),
     "moments": STEPS,
     "update": STEPS,

@@ -65,6 +65,8 @@ class _Resizing:
                 str(settings["edge"]),
                 bool(settings["antialias"]),
             )
+            if _is_crop(weights):
+                return None
             y = np.moveaxis(np.tensordot(y, weights, (axis, 1)), -1, axis)
         return back(y, settings["layout"])
 
@@ -108,6 +110,12 @@ def _ways(source: str, layout: str, is_smaller: bool) -> Iterator[dict[str, Any]
             continue
         for antialias, edge in product((False, True), EDGES):
             yield {**frame, "rounding": "", "edge": edge, "antialias": antialias}
+
+
+def _is_crop(weights: Array) -> bool:
+    """Whether neighbours are taken as they are: a crop, and no resizing."""
+    rows, places = np.nonzero(weights)
+    return len(rows) == len(weights) and bool((np.diff(places) == 1).all())
 
 
 @lru_cache(maxsize=512)
