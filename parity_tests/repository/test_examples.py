@@ -20,17 +20,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 CAUSES = {
     "convnet": (
         "b's conv2 pads 0 before and 1 after, a's 1 before and 1 after",
-        "b's forward flatten is a's in another order along its last axis",
+        "b's flatten takes the features of pool in the order (H, W, C), a's (C, H, W)",
         "b's norm1.running_mean moves 0.1 times as far as a's: another momentum",
         "b's norm1.running_var takes in variances over n, a's over n - 1; n is 2048",
         "verdict: rounding",
     ),
     "transformer": (
-        "b's norm1 has an eps of 0.1 times a's",
+        "at norm1 b adds an eps of 1e-06, a 1e-05: 0.1 times a's",
         "attention",
         "attention",
         "b's gelu is gelu_tanh, a's gelu",
-        "another weight decay",
+        "weight decay 0.01 in a and 0.0001 in b",
         "verdict: rounding",
     ),
     "huggingface": (

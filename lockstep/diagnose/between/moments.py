@@ -16,6 +16,7 @@ from lockstep.diagnose.between.pair import Arrays, LoopPair, LoopSide
 from lockstep.diagnose.between.step_rules import Remade, StepInputs, StepRule, inputs_of, remake
 from lockstep.diagnose.between.updates import predicted_of, rule_followed, with_effect
 from lockstep.diagnose.causes.precision import rounded_to
+from lockstep.diagnose.causes.tensors import residual
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
 
@@ -221,7 +222,10 @@ def of_another_gradient(pair: LoopPair) -> Iterator[Explanation]:
     raw = pair.mine.tensors("gradients", pair.update)
     raw = {name: raw[name] for name in inputs.gradients if name in raw}
     idea = "another gradient for the optimizer"
-    if inputs.is_given and raw.keys() == inputs.gradients.keys():
+    is_clipped = raw.keys() == inputs.gradients.keys() and bool(
+        residual(raw, inputs.gradients) > pair.tolerance
+    )
+    if inputs.is_given and is_clipped:
         text = f"{mine} gives its optimizer the gradient as it was before clipping"
         yield _of_gradient(pair, rule, inputs, raw, "clip-missing", text, "clip-forgotten")
     before = _given(pair.mine, pair.update - 1, inputs)

@@ -20,6 +20,7 @@ from lockstep.diagnose.between import (
     missing_gradients,
     moments,
     norms,
+    positions,
     rates,
     rotary,
     scaled_gradients,
@@ -53,6 +54,7 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         spectral_norms.iterated_vectors,
         rotary.frequencies,
         starts.moved_statistics,
+        starts.padding_row,
         starts.constants,
         starts.scaled_draw,
         starts.wider_law,
@@ -69,6 +71,7 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         batches.other_rows,
     ),
     "forward": (
+        positions.counted_from_elsewhere,
         rotary.rotary,
         scores.scores,
         attention.attention,

@@ -14,7 +14,14 @@ from lockstep.diagnose.between.pair import Arrays, LoopPair
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["another_draw", "constants", "moved_statistics", "scaled_draw", "wider_law"]
+__all__ = [
+    "another_draw",
+    "constants",
+    "moved_statistics",
+    "padding_row",
+    "scaled_draw",
+    "wider_law",
+]
 
 FEWEST = 24
 """Values of a tensor from which a correlation says anything."""
@@ -52,6 +59,31 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) > NAMED:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def padding_row(pair: LoopPair) -> Iterator[Explanation]:
+    """That one row of a table begins at 0 on one side, as that of a padding index does."""
+    mine, other, names = _parameters(pair)
+    for name in names:
+        if mine[name].ndim != 2:
+            continue
+        rows = np.flatnonzero(~mine[name].any(axis=1) & other[name].any(axis=1))
+        if len(rows) != 1 or len(mine[name]) < 2:
+            continue
+        predicted = other[name].copy()
+        predicted[rows] = 0
+        text = (
+            f"row {rows[0]} of {name} begins at 0 in {pair.mine.name} (a padding index), in "
+            f"{pair.other.name} it is drawn; all other rows are equal"
+        )
+        yield Explanation(
+            "padding-row-begins-at-0",
+            text,
+            {name: predicted},
+            "a row of zeros",
+            "padding-index-of-an-embedding",
+            is_part=pair.differing("init") != [name],
+        )
 
 
 def moved_statistics(pair: LoopPair) -> Iterator[Explanation]:
