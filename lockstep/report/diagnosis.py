@@ -154,8 +154,8 @@ def _add_cause(rows: Table, diagnosis: Diagnosis) -> None:
         when = "before training" if further.update < 0 else f"update {further.update}"
         rows.add_row("", "")
         _add_evidence(rows, "and", further)
-        place = ", ".join(filter(None, (when, further.stage, further.tensor)))
-        rows.add_row("", printable(f"at {place}"))
+        words = ", ".join(filter(None, (when, further.stage, further.tensor)))
+        rows.add_row("", printable(f"at {words}"))
 
 
 def _add_evidence(rows: Table, word: str, cause: Cause) -> None:

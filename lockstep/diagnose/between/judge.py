@@ -120,12 +120,12 @@ def _cause_at(
                 tried[explanation.idea] = min(error, tried.get(explanation.idea, np.inf))
     exact = [entry for entry in held if not entry.explanation.free]
     if exact:
-        return _chosen(exact, held, pair)
+        return _chosen(exact, pair)
     measured = _measured_cause(pair.first, local) if not explained else None
     if measured is not None:
         return measured, set(), ()
     if held:
-        return _chosen(held, held, pair)
+        return _chosen(held, pair)
     cause = None
     if not explained and not pair.first.quantity:
         cause = find_cause(pair.first, pair.other.trace, pair.mine.trace)
@@ -194,17 +194,18 @@ def _holds(pair: LoopPair, explanation: Explanation, error: float, without: floa
 
 
 def _chosen(
-    candidates: Sequence[_Held], held: Sequence[_Held], pair: LoopPair
+    candidates: Sequence[_Held], pair: LoopPair
 ) -> tuple[Cause, set[str], tuple[RuledOut, ...]]:
     """The first of the explanations that leave least, with the runner-up of another kind."""
     enough = max(min(entry.residual for entry in candidates) * ALIKE, pair.tolerance * FLOOR)
     best = next(entry for entry in candidates if entry.residual <= enough)
     chosen = best.explanation
-    others = [entry for entry in held if entry.explanation.key != chosen.key]
+    # a number that is fitted beside an exact explanation explains anything: it is no rival
+    others = [entry for entry in candidates if entry.explanation.key != chosen.key]
     runner_up = min(others, key=lambda entry: entry.residual, default=None)
     side = chosen.side
     is_open = False
-    if runner_up is not None and runner_up in candidates and runner_up.residual <= enough:
+    if runner_up is not None and runner_up.residual <= enough:
         is_open = True
         side = chosen.side if runner_up.explanation.side == chosen.side else ""
     is_here = not chosen.stage and chosen.update is None

@@ -39,6 +39,9 @@ def memory_of_another_kind(pair: LoopPair) -> Iterator[Explanation]:
     one.
     """
     rule, inputs = _rule_and_inputs(pair)
+    if inputs is None and pair.update:  # a memory that is gone when it should have been recorded
+        inputs = _with_memory_of_other(pair)
+        rule = rule or rule_followed(pair, pair.other)
     if rule is None or inputs is None or not inputs.memory:
         return
     for memories in (_forgotten, _swapped, _older):
@@ -52,6 +55,15 @@ def _rule_and_inputs(pair: LoopPair) -> tuple[StepRule | None, StepInputs | None
         return None, None
     known = {name: one for name, one in rule.optimizers.items() if name in inputs.gradients}
     return replace(rule, optimizers=known, clip_norm=None), inputs
+
+
+def _with_memory_of_other(pair: LoopPair) -> StepInputs | None:
+    """The inputs of a side that recorded no memory, with that of the other side, which agrees up to
+    here.
+    """
+    memory = pair.other.tensors("moments", pair.update - 1)
+    own = pair.mine.tensors("moments", pair.update)
+    return inputs_of(pair.mine, pair.update, memory) if memory and own else None
 
 
 def _forgotten(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterator[Explanation]:

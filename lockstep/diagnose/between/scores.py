@@ -254,7 +254,9 @@ def scale_words(scale: float, place: Place, depth: int) -> Words:
     inverse = 1 / scale
     square = round(inverse**2)
     if square == depth**2 and abs(inverse - depth) < ROUND * depth:
-        return Words(verb, f"1/{depth} (1/sqrt({depth}) twice)", scale)
+        widths = {array.shape[-1] for array in place.inputs.values() if array.ndim == 3}
+        or_width = f", or 1/sqrt({square}) of the width" if square in widths else ""
+        return Words(verb, f"1/{depth} (1/sqrt({depth}) twice{or_width})", scale)
     if square >= 1 and abs(inverse**2 - square) < ROUND * square:
         return Words(verb, f"1/sqrt({square}){_origin(square, place, depth)}", scale)
     if round(inverse) >= 1 and abs(inverse - round(inverse)) < ROUND:

@@ -99,8 +99,14 @@ class Remade:
     memory: Arrays
 
 
-def inputs_of(side: LoopSide, update: int) -> StepInputs | None:
-    """The inputs of an update; None where gradients, parameters or memory were not recorded."""
+def inputs_of(side: LoopSide, update: int, memory: Arrays | None = None) -> StepInputs | None:
+    """The inputs of an update; None where gradients, parameters or memory were not recorded.
+
+    Args:
+        side: the side that steps.
+        update: counted from 0.
+        memory: what the optimizer remembers; None: what the side recorded after the update before.
+    """
     clipped = side.tensors("clip", update)
     gradients = clipped or side.tensors("gradients", update)
     parameters = side.parameters(update)
@@ -109,7 +115,8 @@ def inputs_of(side: LoopSide, update: int) -> StepInputs | None:
         for name, array in gradients.items()
         if name in parameters and parameters[name].shape == array.shape and name not in side.buffers
     ]
-    memory = side.tensors("moments", update - 1) if update else {}
+    if memory is None:
+        memory = side.tensors("moments", update - 1) if update else {}
     if not known or (update and side.tensors("moments", update) and not memory):
         return None
     return StepInputs(
