@@ -25,6 +25,7 @@ from lockstep.diagnose.operations import (
     advice_on_operations,
     first_operation,
 )
+from lockstep.diagnose.pages import page_of
 from lockstep.diagnose.skipped import skipped_before
 from lockstep.diagnose.to_record import to_record
 from lockstep.diagnose.unequal import Unequal, unequal_settings
@@ -270,9 +271,16 @@ def _explained(
     comparison: Comparison,
 ) -> Explained:
     """The causes where no oracle tells who is off."""
-    if is_loop(a):
-        return explain(first, a, b, bounds, comparison)
-    return Explained(_cause(first, "", a, b, oracle))
+    if not is_loop(a):
+        return Explained(_cause(first, "", a, b, oracle))
+    explained = explain(first, a, b, bounds, comparison)
+    cause = None if explained.cause is None else _with_page(explained.cause)
+    return explained._replace(cause=cause, further=tuple(map(_with_page, explained.further)))
+
+
+def _with_page(cause: Cause) -> Cause:
+    """The cause with the page on its kind, where it names none of its own."""
+    return cause if cause.page else replace(cause, page=page_of(cause.key))
 
 
 def _value(trace: Trace, oracle: Trace, at: Difference, bounds: Bounds) -> float:

@@ -439,7 +439,7 @@ def test_moments_that_are_not_corrected_are_named(reports: bool) -> None:
     b = torch_steps(uncorrected, noise=1e-2, reports=reports)
     difference = compare_steps(a, b)[0]
     assert "b does not correct" in difference.text
-    assert difference.page == "bias-correction-in-float32"
+    assert difference.page == "adam-without-its-correction"
 
 
 RIGHT: dict[str, tuple[Callable[[Any], Any], Any]] = {

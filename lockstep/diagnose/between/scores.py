@@ -28,10 +28,10 @@ TOPICS = {
     "mask": Topic("attention-mask", "attention-mask-true"),
     "masked": Topic("attention-mask-value", "attention-mask-true"),
     "split": Topic("attention-heads-layout", "attention-heads-layout"),
-    "groups": Topic("attention-groups", "attention-heads-layout"),
+    "groups": Topic("attention-groups", "query-groups-are-neighbours"),
     "bias": Topic("attention-bias", "attention-scale"),
-    "axis": Topic("softmax-axis", "attention-scale"),
-    "shared": Topic("attention-groups", "attention-heads-layout"),
+    "axis": Topic("softmax-axis", "softmax-over-which-axis"),
+    "shared": Topic("attention-groups", "query-groups-are-neighbours"),
 }
 MASKED = -5e3
 """A score below this, or one that is not finite, is masked."""

@@ -16,7 +16,7 @@ from lockstep.oracle.arithmetic import Exact
 
 __all__ = ["same_rule_with_a_fault", "scaled_step"]
 
-CORRECTION = "bias-correction-in-float32"
+CORRECTION = "adam-without-its-correction"
 FORMS = "l2-is-not-decoupled-decay"
 LEAST_SHARE = 0.01
 """Relative distance of two steps from which their ratio is worth a word."""

@@ -26,7 +26,7 @@ PAGES = {
     "nesterov": "nesterov-needs-its-flag",
     "amsgrad": "amsgrad-of-which-moment",
     "eps in the root": "rmsprop-eps-in-the-root",
-    "bias correction": "bias-correction-in-float32",
+    "bias correction": "adam-without-its-correction",
 }
 MASK = "decay-mask-forgotten"
 FORMS = "l2-is-not-decoupled-decay"
