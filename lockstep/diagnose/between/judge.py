@@ -201,7 +201,12 @@ def _chosen(
     best = next(entry for entry in candidates if entry.residual <= enough)
     chosen = best.explanation
     # a number that is fitted beside an exact explanation explains anything: it is no rival
-    others = [entry for entry in candidates if entry.explanation.key != chosen.key]
+    others = [
+        entry
+        for entry in candidates
+        if entry.explanation.key != chosen.key
+        and not chosen.text.startswith(entry.explanation.text)  # the same, in fewer words
+    ]
     runner_up = min(others, key=lambda entry: entry.residual, default=None)
     side = chosen.side
     is_open = False
@@ -254,7 +259,9 @@ def _later_causes(pair: LoopPair, judged: Comparison, causes: Sequence[Cause]) -
     layers = {(cause.stage, cause.tensor) for cause in causes if cause.stage == "forward"}
     for setting in judged.local:
         is_of_clip = setting.a.stage == pair.first.stage == "clip"
-        if is_of_clip or (setting.a.stage in STEP and not is_step_known):
+        # a relation of the sides' gradients follows from whatever came before it
+        is_entailed = is_of_clip or setting.a.stage == "gradients"
+        if is_entailed or (setting.a.stage in STEP and not is_step_known):
             continue
         if setting.key not in known and (setting.a.stage, setting.a.tensor) not in layers:
             known.add(setting.key)

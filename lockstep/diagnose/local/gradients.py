@@ -52,9 +52,12 @@ def other_gradients(a: Trace, b: Trace, update: int) -> Iterator[LocalDifference
         Measurement("gradients", "grad_norm", update, "norm of the gradient", norm_b, 0.0),
     )
     if abs(times - 1) > LEAST and left < LEFT and abs(times - whole) < NEAR * whole:
-        text = f"b's gradients are {number(whole)} times a's: summed, not averaged"
-        if whole < 1:
-            text = f"a's gradients are {number(1 / whole)} times b's: summed, not averaged"
+        mine_name, other_name = ("b", "a") if whole > 1 else ("a", "b")
+        count = number(max(whole, 1 / whole))
+        text = (
+            f"{mine_name}'s gradients are {count} times {other_name}'s, as where {count} "
+            "micro-batches or processes are summed, not averaged"
+        )
         yield LocalDifference(*values, "gradients-scaled", text, PAGES[0])
         return
     for side, first, second, trace in (("b", other, mine, b), ("a", mine, other, a)):
