@@ -40,7 +40,8 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None, pairs: 
     that each is caught and placed.
 
     WORDS choose the faults whose key, text, stage, cause or function holds each of them; "own
-    loops" chooses those of own loops. The exit status is 1 where a fault survives, or where a right
+    loops" chooses those of own loops, which WORDS plant in both sides, and no WORDS in one side,
+    the sides in turn. The exit status is 1 where a fault survives, or where a right
     run is called wrong.
     """
     from dataclasses import replace
@@ -79,7 +80,8 @@ def prove(words: Sequence[str], out: Path | None, unpatched: int | None, pairs: 
     if loop_faults:
         with training_progress("pairs") as report:
             others = () if words else nameless_pairs(DEFAULT_PAIRS)
-            proof = replace(proof, loops=prove_loops(loop_faults, others, report=report))
+            loops = prove_loops(loop_faults, others, report=report, in_turn=not words)
+            proof = replace(proof, loops=loops)
     print_proof(proof, make_console())
     if out is not None:
         write_file(out, proof_markdown(proof).encode(), PROOF)

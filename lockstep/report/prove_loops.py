@@ -27,11 +27,14 @@ def summarise_loops(proof: LoopProof) -> list[str]:
     if outcomes:
         keys = {outcome.fault.key for outcome in outcomes}
         placed = sum(outcome.is_placed for outcome in outcomes)
-        named = sum(outcome.is_named for outcome in outcomes)
+        nameless = sum(not outcome.fault.cause for outcome in outcomes)
+        named = sum(outcome.is_named and bool(outcome.fault.cause) for outcome in outcomes)
         wrong = sum(bool(outcome.wrong_causes) for outcome in outcomes)
         lines.append(
             f"{len(keys)} faults planted {len(outcomes)} times in own loops: {placed} at their "
-            f"update and stage, {named} with their cause; {wrong} with a wrong cause"
+            f"update and stage, {named} with their cause"
+            + (f", {nameless} known to be placed without one" if nameless else "")
+            + f"; {wrong} with a wrong cause"
         )
     if proof.pairs:
         right = [pair for pair in proof.pairs if not pair.pair.odd]
@@ -57,11 +60,12 @@ def loop_section(proof: LoopProof) -> list[str]:
         "`lockstep.Recorder`: a transformer with learned positions, LayerNorm, GELU and a tied "
         "head; one with rotary positions, RMSNorm and SwiGLU; a perceptron with LayerNorm; a "
         "convolutional net with BatchNorm; an LSTM and a GRU. A fault is planted in one side of "
-        "two that are equal otherwise, then in the other; the precisions (float32, float64, and "
-        "float32 under autocast to bfloat16) take turns over the faults. Nothing is declared, and "
-        "no oracle judges. *placed* counts the pairs that are said to part at the fault's update "
-        "and stage, *named* those of which its cause is said, and no other beside it that is not "
-        "true.",
+        "two that are equal otherwise; the sides, the models and the precisions (float32, float64, "
+        "and float32 under autocast to bfloat16) take turns over the faults. Nothing is declared, "
+        "and no oracle judges. *placed* counts the pairs that are said to part at the fault's "
+        "update and stage, *named* those of which its cause is said, and no other beside it that "
+        "is not true. A fault whose cause is *none* is one that the diagnosis places and cannot "
+        "name so far.",
         "",
         *_by_stage_and_model(proof.outcomes),
         "",
@@ -72,10 +76,12 @@ def loop_section(proof: LoopProof) -> list[str]:
         fault = outcomes[0].fault
         models = ", ".join(dict.fromkeys(outcome.fault.model for outcome in outcomes))
         place = f"{fault.update} {' or '.join(fault.stages)}"
-        cause = " or ".join(filter(None, [f"`{fault.cause}`", _code(fault.mirrored)]))
+        causes = [_code(fault.cause), _code(fault.mirrored)]
+        cause = " or ".join(filter(None, causes)) or "none"
         placed = sum(outcome.is_placed for outcome in outcomes)
         named = sum(outcome.is_named for outcome in outcomes)
-        counts = f"{placed} of {len(outcomes)} | {named} of {len(outcomes)}"
+        names = f"{named} of {len(outcomes)}" if fault.cause else "-"
+        counts = f"{placed} of {len(outcomes)} | {names}"
         lines.append(f"| `{fault.key}` | {fault.text} | {place} | {cause} | {models} | {counts} |")
     missed = [*_missed_faults(proof), *_bad_pairs(proof)]
     if missed:
@@ -99,7 +105,7 @@ def _by_stage_and_model(outcomes: Sequence[LoopOutcome]) -> list[str]:
                 if outcome.fault.model == model and outcome.fault.stages[0] == stage
             ]
             placed = sum(outcome.is_placed for outcome in mine)
-            named = sum(outcome.is_named for outcome in mine)
+            named = sum(outcome.is_named and bool(outcome.fault.cause) for outcome in mine)
             cells.append(f"{placed} placed, {named} named of {len(mine)}" if mine else "")
         if any(cells):
             lines.append(f"| {stage} | {' | '.join(cells)} |")
@@ -120,7 +126,8 @@ def _missed_faults(proof: LoopProof) -> Iterator[str]:
             continue
         fault, answer = outcome.fault, outcome.answer
         place = f"{answer.update} {answer.stage}" if answer.stage else answer.verdict
-        expected = f"{fault.update} {' or '.join(fault.stages)}, {fault.cause_in(outcome.side)}"
+        cause = fault.cause_in(outcome.side) or "no cause"
+        expected = f"{fault.update} {' or '.join(fault.stages)}, {cause}"
         causes = ", ".join(answer.causes) or "; ".join(answer.texts) or "no cause"
         yield f"{fault.name}, in {outcome.side}: {place}, {causes}; not {expected}"
 

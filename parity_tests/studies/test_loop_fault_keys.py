@@ -6,88 +6,46 @@ from lockstep.studies.prove.own_loops.fault_list import LOOP_FAULTS
 from parity_tests.shared.cause_keys import cause_keys
 
 UNPLANTED = {
-    "accumulation-sum",
-    "amsgrad",
-    "another-draw",
-    "ascent",
-    "attention-mask-value",
-    "attention-projection",
-    "clip-missing",
-    "clip-zero-by-zero",
-    "cross-entropy",
-    "dropout-in-evaluation",
-    "dropout-left-on",
-    "features-moved",
-    "features-rounded",
-    "gradient-clipped",
-    "gradient-cut",
-    "gradient-missing",
-    "init-constant",
-    "init-law",
-    "init-rounded",
-    "kernel-norm",
-    "kernel-transposed",
-    "l2-in-gradient",
-    "labels-merged",
-    "labels-not-shifted",
-    "labels-numbered",
-    "labels-offset",
-    "labels-renumbered",
-    "labels-replaced",
-    "labels-shifted",
-    "learning-rate",
-    "linear-scaled",
-    "log-probabilities",
-    "loss-halved",
-    "loss-of-another-crop",
-    "loss-over-pads",
-    "loss-penalty",
-    "loss-reduced",
-    "loss-scaled",
-    "low-precision-matmul",
-    "lr-cycles",
-    "lr-decay",
-    "lr-rounded",
-    "lr-scaled",
-    "lr-warmup-start",
-    "norm-axis",
-    "norm-eps-place",
-    "norm-input",
-    "other-backward",
-    "other-decay",
-    "other-input",
-    "other-kernel",
-    "other-loss",
-    "other-norm",
-    "other-rows",
-    "output-zero",
-    "padding-row",
-    "padding-row-begins-at-0",
-    "padding-side",
-    "position-offset",
-    "rope-base-and-position",
-    "rope-halves-or-pairs",
-    "spectral-norm-iterations",
-    "spectral-norm-start",
-    "state-stale",
-    "statistics-moved",
-    "sum-of-terms",
-    "transposed-convolution",
-    "update-skipped",
-    "gradient-sign",
+    "amsgrad": "the two AMSGrads with another second moment: needs Optax beside PyTorch",
+    "ascent": "a step of the other sign: gradient-sign says the same of what is planted",
+    "attention-mask-value": "two numbers that mask as well are equal",
+    "attention-projection": "needs an attention whose output alone is recorded",
+    "clip-missing": "needs an optimizer that is given other gradients than it holds",
+    "cross-entropy": "no cause: a kind of loss",
+    "dropout-in-evaluation": "needs a loop that records its evaluation",
+    "kernel-norm": "no model here has a kernel with a norm",
+    "kernel-transposed": "needs a step that flattens before the kernel; planted as other-kernel",
+    "labels-merged": "labels that are put into one are said to be replaced, which is tried first",
+    "labels-numbered": "needs labels that are numbered in the loss",
+    "labels-shifted": "needs labels that are shifted in the loss",
+    "learning-rate": "needs a rate that the recorder does not hear",
+    "log-probabilities": "no cause: a kind of loss",
+    "loss-of-another-crop": "no loop here crops its batch",
+    "lr-scaled": "of declared recipes alone",
+    "norm-axis": "needs a norm of another axis with as many channels",
+    "norm-input": "needs a norm of a sum that is recorded",
+    "other-backward": "a GELU that passes its gradient on is placed and not named",
+    "other-decay": "of declared recipes alone",
+    "other-input": "a layer that takes in an earlier output is placed and not named",
+    "padding-row-begins-at-0": "no first table here has a row of 0",
+    "position-offset": "positions that are left out are placed and not named",
+    "spectral-norm-iterations": "no model here has a spectral norm",
+    "spectral-norm-start": "no model here has a spectral norm",
+    "state-stale": "needs a memory of two updates before",
+    "update-skipped": "of declared recipes alone",
 }
-"""Causes without a planted fault so far, and texts with hyphens that are none."""
+"""Cause, or a text with hyphens that is none -> why no fault is planted for it."""
 PLANTED = {
     key for fault in LOOP_FAULTS for key in (fault.cause, fault.mirrored, *fault.also) if key
 }
 
 
 def test_every_cause_has_a_planted_fault() -> None:
-    assert cause_keys() - PLANTED - UNPLANTED == set()
+    assert cause_keys() - PLANTED - UNPLANTED.keys() == set()
 
 
 def test_what_is_planted_is_not_listed_as_missing() -> None:
-    assert not PLANTED & UNPLANTED
+    assert not PLANTED & UNPLANTED.keys()
 
 
 def test_keys_are_read_out_of_the_code() -> None:

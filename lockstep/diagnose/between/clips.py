@@ -125,6 +125,10 @@ def clause_of(pair: LoopPair, way: ClipWay, others: ClipWay) -> ClipClause | Non
         return ClipClause("clip-eps", _text_of_eps(pair, eps, ways), "clip-grad-norm-eps")
     if way.kind == others.kind == "none":
         return None
+    turned = [side for side, one in sorted(ways.items()) if one.factor < 0]
+    if turned:
+        text = f"{' and '.join(turned)} turns the sign of its gradient before the optimizer has it"
+        return ClipClause("gradient-sign", text, "") if len(turned) == 1 else None
     unusual = sorted({way.kind, others.kind} - {"norm", "none"})
     key = f"clip-{unusual[0]}" if unusual else "clip-norm"
     return ClipClause(key, _text(ways), page)

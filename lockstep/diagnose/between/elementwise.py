@@ -113,7 +113,7 @@ def _functions(place: Place) -> Iterator[Way]:
 def _measured(z: Array, target: Array) -> Iterator[tuple[str, Array]]:
     """Functions with a number that the output shows: bounds, a soft cap, a slope, a factor."""
     low, high = float(target.min()), float(target.max())
-    if z.min() < low or z.max() > high:
+    if low < high and (z.min() < low or z.max() > high):
         clipped = np.clip(z, low, high)
         if (clipped == z).mean() < 1 and np.abs(clipped - target).max() <= 1e-5 * np.abs(z).max():
             yield f"its input clipped to {number(low)} and {number(high)}", clipped

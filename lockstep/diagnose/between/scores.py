@@ -321,6 +321,8 @@ def softmax(values: Array, axis: int) -> Array:
 
 def _ways_of_softmax(place: Place) -> Iterator[Way]:
     """The probabilities that recorded scores give, by the axis, the mask and a factor."""
+    if any((target < 0).any() for target in place.targets):
+        return  # no probabilities
     names = {-1: "keys (the last axis)", -2: "queries (the axis before the last)"}
     names |= {1: "heads", 0: "examples"}
     for _, array in _all_floats_or_masked(place):

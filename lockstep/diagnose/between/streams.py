@@ -100,6 +100,8 @@ def _ways(place: Place, terms: Sequence[_Term]) -> Iterator[Way]:
     columns = [term.array.reshape(-1)[picked] for term in terms]
     for target in place.targets:
         y = target.reshape(-1)[picked]
+        if not np.isfinite(y).all():
+            continue
         tried = 0
         for count in range(1, MOST_TERMS + 1):
             held = False
@@ -137,6 +139,8 @@ def _sum(
 ) -> Way | None:
     """The sum of some terms with the factors that come nearest to y; None where it is far off."""
     matrix = np.stack(columns, axis=1)
+    if not np.isfinite(matrix).all():
+        return None
     factors, _, rank, _ = np.linalg.lstsq(matrix, y, rcond=None)
     off = float(np.linalg.norm(matrix @ factors - y))
     is_near = off <= place.tolerance * float(np.linalg.norm(y))

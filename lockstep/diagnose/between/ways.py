@@ -95,6 +95,8 @@ def told_apart(
         for way in _nearest(mine, place)
         for beside in _nearest(other, place)
     ]
+    if any(way.knobs == beside.knobs for _, way, beside in pairs):
+        return None
     pairs = [entry for entry in pairs if entry[0]]
     if not pairs:
         return None

@@ -121,7 +121,8 @@ def _other_dropout(a: Measurement, b: Measurement) -> Iterator[LocalDifference]:
 
 def _other_linear(a: LinearFit, b: LinearFit) -> Iterator[LocalDifference]:
     layer = a.scale.tensor
-    if is_apart(a.scale, b.scale, LEAST_SCALE):
+    # of inputs that are all 0 the factor is not told
+    if a.scale.value and b.scale.value and is_apart(a.scale, b.scale, LEAST_SCALE):
         times = factor(likely(b.scale.value / a.scale.value, b.scale.error), 4)
         text = f"b's {layer} is {times} times its product with the kernel, a's once"
         yield LocalDifference(a.scale, b.scale, "linear-scaled", text, "")

@@ -99,6 +99,57 @@ def _swapped(place: Place) -> None:
                 return
 
 
+def _evaluating(place: Place) -> None:
+    place.model.eval()
+
+
+def _each_gradient(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Change:
+    """What each gradient becomes, of itself and its parameter, before it is added up."""
+
+    def listen(place: Place) -> None:
+        for parameter in place.model.parameters():
+            parameter.register_hook(
+                lambda gradient, parameter=parameter: change(gradient, parameter.detach())
+            )
+
+    return listen
+
+
+def _behind(name: str, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Change:
+    """What the output of a layer becomes, of its input and itself."""
+
+    def listen(place: Place) -> None:
+        layer = place.model.get_submodule(name)
+        layer.register_forward_hook(lambda module, inputs, y: change(inputs[0], y))
+
+    return listen
+
+
+def _into_head(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """What the head takes in becomes."""
+
+    def listen(place: Place) -> None:
+        head = place.model.get_submodule("head")
+        head.register_forward_pre_hook(lambda module, inputs: change(inputs[0]))
+
+    return listen
+
+
+def _reversed(x: torch.Tensor) -> torch.Tensor:
+    x.register_hook(torch.neg)
+    return x
+
+
+def _of_keys(place: Place) -> None:
+    """Queries are made by the kernel of the keys."""
+    attention = place.model.get_submodule("blocks.0.attention")
+    key = attention.get_submodule("key")
+    assert isinstance(key, nn.Linear)
+    attention.get_submodule("query").register_forward_hook(
+        lambda module, inputs, y: nn.functional.linear(inputs[0], key.weight, key.bias)
+    )
+
+
 # ---- faults without a name
 
 
@@ -191,6 +242,14 @@ HOOKS: dict[str, tuple[str, Change]] = {
     "step-skipped": ("clipped", _skipped),
     "state-forgotten": ("clipped", _forgotten),
     "moments-swapped": ("clipped", _swapped),
+    "evaluating": ("built", _evaluating),
+    "each-value-clipped": ("built", _each_gradient(lambda one, _: one.clamp(-1e-3, 1e-3))),
+    "decay-in-gradient": ("built", _each_gradient(lambda one, parameter: one + 0.01 * parameter)),
+    "head-detached": ("built", _into_head(torch.detach)),
+    "head-reversed": ("built", _into_head(_reversed)),
+    "gelu-straight-through": ("built", _behind("gelu1", lambda x, y: x + (y - x).detach())),
+    "output-0": ("built", _behind("blocks.0.gelu", lambda x, y: 0 * y)),
+    "queries-by-keys": ("built", _of_keys),
     "odd-output": ("built", _odd_output),
     "odd-layer": ("built", _odd_layer),
     "odd-loss": ("", lambda place: None),  # in the loop

@@ -32,8 +32,13 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = wide(self.loop, x)
-        centred = y - y.mean(-1, keepdim=True)
-        scaled = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + self.loop.eps)
+        twist = self.loop.twist
+        centred = y if twist == "not-centred" else y - y.mean(-1, keepdim=True)
+        mean_square = centred.pow(2).mean(-1, keepdim=True)
+        if twist == "eps-beside-root":
+            scaled = centred / (torch.sqrt(mean_square) + self.loop.eps)
+        else:
+            scaled = centred / torch.sqrt(mean_square + self.loop.eps)
         return (scaled * self.weight + self.bias).to(x.dtype)
 
 
@@ -89,9 +94,17 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs)
         self.loop = loop
         self.is_without_bias = loop.without_bias == name
+        self.twist = loop.twist if name == "linear2" else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """The product with the weight, and the bias."""
+        if self.twist == "kernel-transposed":
+            return F.linear(x, self.weight.t(), self.bias)
+        if self.twist == "product-doubled":
+            return F.linear(2 * x, self.weight, self.bias)
+        if self.twist == "product-in-bfloat16":
+            left, right = (one.to(torch.bfloat16).to(one) for one in (x, self.weight))
+            return F.linear(left, right, self.bias)
         if self.is_without_bias:
             return F.linear(x, self.weight)
         if self.loop.layers == "library":

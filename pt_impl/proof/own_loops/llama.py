@@ -150,8 +150,7 @@ class Llama(nn.Module):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         sizes = loop.sizes
-        padding = 0 if loop.twist == "padding-row" else None
-        self.token = nn.Embedding(sizes.classes, sizes.width, padding_idx=padding)
+        self.token = nn.Embedding(sizes.classes, sizes.width)
         self.blocks = nn.ModuleList([Block(loop) for _ in range(sizes.blocks)])
         self.norm = nn.RMSNorm(sizes.width, eps=loop.eps)
         self.head = nn.Linear(sizes.width, sizes.classes, bias=False)

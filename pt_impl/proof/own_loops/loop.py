@@ -61,6 +61,8 @@ def _backward(model: nn.Module, batch: Batch, loop: Loop, recorder: Recorder) ->
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(loop.compute)):
             logits = model(x_part)
         loss = loss_of(logits, y_part, loop)
+        if loop.twist == "penalty":
+            loss = loss + 0.01 * sum(one.pow(2).sum() for one in model.parameters())
         (loop.loss_scale * (loss / loop.micro if loop.is_divided else loss)).backward()
         losses.append(loss.detach())
     return logged(torch.stack(losses).mean(), len(x), loop)

@@ -33,6 +33,7 @@ class Mlp(nn.Module):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         sizes = loop.sizes
+        self.twist = loop.twist
         self.linear1 = Linear(sizes.row[0], sizes.width, loop, "linear1")
         self.norm1 = norm_of(sizes.width, loop)
         self.gelu1 = gelu_of(loop)
@@ -44,6 +45,8 @@ class Mlp(nn.Module):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         x_BW = self.drop1(self.gelu1(self.norm1(self.linear1(x_BD))))
+        if self.twist == "linear2-of-norm1":
+            x_BW = self.norm1(self.linear1(x_BD))
         x_BW = self.gelu2(self.norm2(self.linear2(x_BW)))
         logits_BK: Tensor = self.head(x_BW)
         return logits_BK

@@ -112,6 +112,10 @@ def clip(model: nn.Module, loop: Loop) -> None:
     elif loop.twist == "clip-each-tensor":
         for parameter in model.parameters():
             nn.utils.clip_grad_norm_([parameter], loop.clip)
+    elif loop.twist == "clip-of-0":
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        for gradient in gradients:
+            gradient.mul_(loop.clip / norm)
     elif loop.twist == "clip-without-eps":
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         for gradient in gradients:

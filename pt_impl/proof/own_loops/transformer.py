@@ -73,7 +73,10 @@ class Block(nn.Module):
         self.drop = nn.Dropout(loop.dropout)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
-        x_BTW = x_BTW + self.attention(self.norm1(x_BTW))
+        if self.loop.twist == "residual-left-out":
+            x_BTW = self.attention(self.norm1(x_BTW))
+        else:
+            x_BTW = x_BTW + self.attention(self.norm1(x_BTW))
         changed_BTW: Tensor = self.drop(self.down(self.gelu(self.up(self.norm2(x_BTW)))))
         return x_BTW + changed_BTW
 
@@ -84,7 +87,9 @@ class Gpt(nn.Module):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         sizes = loop.sizes
-        self.token = nn.Embedding(sizes.classes, sizes.width)
+        self.twist = loop.twist
+        padding = 0 if loop.twist == "padding-row" else None
+        self.token = nn.Embedding(sizes.classes, sizes.width, padding_idx=padding)
         self.position = nn.Embedding(sizes.row[0], sizes.width)
         self.blocks = nn.ModuleList([Block(loop) for _ in range(sizes.blocks)])
         self.norm = norm_of(sizes.width, loop)
@@ -94,7 +99,11 @@ class Gpt(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """The logits of every place."""
-        x_BTW = self.token(tokens_BT) + self.position(torch.arange(tokens_BT.shape[1]))
+        x_BTW = self.token(tokens_BT)
+        if self.twist == "embedding-scaled":
+            x_BTW = x_BTW * x_BTW.shape[-1] ** 0.5
+        if self.twist != "position-left-out":
+            x_BTW = x_BTW + self.position(torch.arange(tokens_BT.shape[1]))
         for block in self.blocks:
             x_BTW = block(x_BTW)
         logits_BTK: Tensor = self.head(self.norm(x_BTW))

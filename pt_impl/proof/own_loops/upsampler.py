@@ -73,6 +73,11 @@ class Transposed(nn.ConvTranspose2d):
         self.twist = loop.twist
 
     def forward(self, x_BCHW: Tensor, output_size: Any = None) -> Tensor:
+        if self.twist == "up-flipped":
+            flipped = self.weight.flip(2, 3)
+            return F.conv_transpose2d(
+                x_BCHW, flipped, self.bias, stride=2, padding=1, output_padding=1
+            )
         if self.twist == "crop":
             whole = F.conv_transpose2d(x_BCHW, self.weight, self.bias, stride=2)
             return whole[..., :8, :8]

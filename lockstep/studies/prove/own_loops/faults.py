@@ -46,7 +46,7 @@ class LoopFault:
         wrong: the wrong one.
         update: at which the two part, counted from 0; -1 is before training.
         stages: where they may first part; any of these is right.
-        cause: key of the cause.
+        cause: key of the cause; "" where none is known, so that the fault is placed alone.
         also: keys of causes that are true too.
         mirrored: key of the cause where the fault is in side A, if that is another one: what is
             late in b is early in a.

@@ -1,6 +1,6 @@
 """Faults in the loss and its gradients."""
 
-from lockstep.studies.prove.own_loops.faults import LoopFault, planted
+from lockstep.studies.prove.own_loops.faults import EXACT, LoopFault, planted
 
 __all__ = ["LOSS_FAULTS"]
 
@@ -11,6 +11,7 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "loss",
         "loss-reduced",
         ("transformer", "perceptron", "gru"),
+        also=("gradients-scaled",),
         twist="loss-summed",
     ),
     *planted(
@@ -27,6 +28,7 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "loss",
         "loss-scaled",
         ("transformer", "perceptron"),
+        also=("gradients-scaled",),
         twist="loss-tripled",
     ),
     *planted(
@@ -35,6 +37,7 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "loss",
         "loss-halved",
         ("perceptron", "gru"),
+        precisions=EXACT,
         right={"loss": "squares"},
         twist="loss-halved",
     ),
@@ -61,6 +64,7 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "loss",
         "loss-over-pads",
         ("transformer",),
+        precisions=EXACT,
         right={"feed": "padded-on-the-right", "ignored": 0},
         twist="pads-counted",
     ),
@@ -77,7 +81,8 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "loss-scale-not-undone",
         "gradients of 2^16 times the loss",
         "gradients",
-        "loss-scale-not-undone",
+        "gradient-scaled",
+        also=("gradients-scaled",),
         loss_scale=2.0**16,
     ),
     *planted("gradient-negated", "the loss climbs", "gradients", "gradient-sign", loss_scale=-1.0),
@@ -86,7 +91,9 @@ LOSS_FAULTS: tuple[LoopFault, ...] = (
         "the padding's row is not trained",
         "gradients",
         "padding-row",
-        ("rotary",),
+        ("transformer",),
+        right={"is_tied": False},
+        precisions=EXACT,
         twist="padding-row",
     ),
     *planted(

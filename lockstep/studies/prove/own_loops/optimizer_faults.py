@@ -36,7 +36,7 @@ OPTIMIZER_FAULTS: tuple[LoopFault, ...] = (
     *planted(
         "head-left-out",
         "the optimizer does not know the head",
-        f"moments {STEP}",
+        f"clip moments {STEP}",
         "not-trained",
         ("perceptron", "convolutional", "gru"),
         wrong="head-left-out",

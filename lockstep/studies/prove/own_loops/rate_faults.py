@@ -9,7 +9,14 @@ __all__ = ["RATE_FAULTS"]
 
 
 def _planted(
-    key: str, text: str, cause: str, update: int, right: str, mirrored: str = "", **wrong: Any
+    key: str,
+    text: str,
+    cause: str,
+    update: int,
+    right: str,
+    mirrored: str = "",
+    precisions: tuple[str, ...] = ("float32", "float64"),
+    **wrong: Any,
 ) -> Iterator[LoopFault]:
     """A fault in a schedule; the precision of a rate is that of the loop's own arithmetic."""
     loop = {"updates": 40, "is_detailed": False, "schedule": right}
@@ -21,7 +28,7 @@ def _planted(
         ("perceptron",),
         update=update,
         right=loop,
-        precisions=("float32", "float64"),
+        precisions=precisions,
         mirrored=mirrored,
         **wrong,
     )
@@ -156,6 +163,39 @@ RATE_FAULTS: tuple[LoopFault, ...] = (
         21,
         "cosine-20",
         schedule="cosine-20-turning-back",
+    ),
+    *_planted(
+        "cycles-of-8",
+        "restarts after 8 updates for 20",
+        "lr-cycles",
+        1,
+        "restarts",
+        schedule="restarts-of-8",
+    ),
+    *_planted(
+        "decay-faster",
+        "a factor of 0.9 an update for 0.95",
+        "lr-decay",
+        1,
+        "exponential",
+        schedule="exponential-faster",
+    ),
+    *_planted(
+        "warmup-begins-higher",
+        "the warmup begins at 0.3 of the peak, not at 0.1",
+        "lr-warmup-start",
+        0,
+        "line-from-tenth",
+        schedule="line-from-third",
+    ),
+    *_planted(
+        "rates-rounded",
+        "rates are rounded to float32",
+        "lr-rounded",
+        0,
+        "cosine",
+        precisions=("float64",),
+        rates="rounded",
     ),
     *_planted(
         "steps-by-tenths",

@@ -53,6 +53,11 @@ def _steps(t: Array, loop: Loop, every: int = 10, by: float = 0.5) -> Array:
     return by ** (t // every)
 
 
+def _from(t: Array, loop: Loop, first: float) -> Array:
+    """A climb from a share of the peak, and the cosine."""
+    return np.where(t < WARMUP, first + (1 - first) * t / WARMUP, _cosine(t, loop))
+
+
 SCHEDULES: dict[str, Callable[[Array, Loop], Array]] = {
     "climb": _climb,
     "cosine": _cosine,
@@ -71,7 +76,11 @@ SCHEDULES: dict[str, Callable[[Array, Loop], Array]] = {
     "steps-of-8": lambda t, loop: _steps(t, loop, 8),
     "steps-by-tenths": lambda t, loop: _steps(t, loop, 10, 0.1),
     "restarts": lambda t, loop: (1 + np.cos(np.pi * (t % 20) / 20)) / 2,
-    "restarts-of-10": lambda t, loop: (1 + np.cos(np.pi * (t % 10) / 10)) / 2,
+    "exponential": lambda t, loop: 0.95**t,
+    "exponential-faster": lambda t, loop: 0.9**t,
+    "line-from-tenth": lambda t, loop: _from(t, loop, 0.1),
+    "line-from-third": lambda t, loop: _from(t, loop, 0.3),
+    "restarts-of-8": lambda t, loop: (1 + np.cos(np.pi * (t % 8) / 8)) / 2,
 }
 """Name -> the shares of the peak at updates counted from 0."""
 

@@ -62,9 +62,11 @@ class LoopOutcome:
 
     @property
     def is_named(self) -> bool:
-        """Whether the fault's cause is named first, and none that is wrong beside it."""
+        """Whether the fault's cause is named first, and none that is wrong beside it; of a fault
+        that is known to go without a cause, whether none is named.
+        """
         cause = self.fault.cause_in(self.side)
-        return self.answer.causes[:1] == (cause,) and not self.wrong_causes
+        return self.answer.causes[:1] == ((cause,) if cause else ()) and not self.wrong_causes
 
     @property
     def wrong_causes(self) -> tuple[str, ...]:
@@ -125,7 +127,11 @@ class _Task(NamedTuple):
 
 
 def prove_loops(
-    faults: Sequence[LoopFault], pairs: Sequence[NamelessPair] = (), *, report: Report
+    faults: Sequence[LoopFault],
+    pairs: Sequence[NamelessPair] = (),
+    *,
+    report: Report,
+    in_turn: bool = False,
 ) -> LoopProof:
     """Record and diagnose every fault, planted in either side, and every other pair.
 
@@ -133,11 +139,16 @@ def prove_loops(
         faults: from `lockstep.studies.prove.own_loops.faults`.
         pairs: from `lockstep.studies.prove.own_loops.pairs`.
         report: told of the progress.
+        in_turn: plant each fault in one side alone, the sides in turn.
 
     Raises:
         InputError: a framework is not installed, or a process died.
     """
-    planted = [(fault, side, task) for fault in faults for side, task in _sides(fault)]
+    planted = []
+    for place, fault in enumerate(faults):
+        sides = list(_sides(fault))
+        chosen = [sides[place % len(sides)]] if in_turn else sides
+        planted += [(fault, side, task) for side, task in chosen]
     tasks = [task for _, _, task in planted] + [_Task(pair.a, pair.b) for pair in pairs]
     answers = _answers(tasks, report)
     outcomes = [LoopOutcome(fault, side, answers[task]) for fault, side, task in planted]
