@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lockstep.diagnose import pages
-from lockstep.diagnose.between.step_words import KEYS as KNOB_KEYS
-from lockstep.diagnose.between.step_words import UNLIKE_IN_ROUNDING
+from lockstep.diagnose.between.steps.step_words import KEYS as KNOB_KEYS
+from lockstep.diagnose.between.steps.step_words import UNLIKE_IN_ROUNDING
 from lockstep.diagnose.causes import batch, layers, relations
 from lockstep.diagnose.pages import FAMILIES, PAGES, page_of
 from lockstep.recipe import Optimizer

@@ -144,7 +144,7 @@ def test_label_smoothing_is_measured_from_logits_labels_and_losses(tmp_path: Pat
     assert named.first is not None
     assert named.first.stage == "loss"
     assert named.cause is not None
-    assert named.cause.text == "b's label smoothing is 0, a's 0.1"
+    assert named.cause.text == "label smoothing: 0.1 in a, 0 in b"
     assert diagnose(paths[0], paths[2]).cause is None  # nobody writes so; the loss alone is off
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.pair import CHANGES, Arrays, LoopPair, LoopSide
 from lockstep.diagnose.between.stages import EXPLANATIONS
-from lockstep.diagnose.between.step_rules import noise_of
+from lockstep.diagnose.between.steps.step_rules import noise_of
 from lockstep.diagnose.causes.alternatives import ALIKE, BETTER, Cause
 from lockstep.diagnose.causes.find import find_cause
 from lockstep.diagnose.causes.tensors import FLOOR, NO_NOISE, residual

@@ -2,37 +2,27 @@
 
 from collections.abc import Callable, Iterator
 
-from lockstep.diagnose.between import (
+from lockstep.diagnose.between import rates
+from lockstep.diagnose.between.batches import feature_scales, places, selections, values
+from lockstep.diagnose.between.explanation import Explanation
+from lockstep.diagnose.between.gradients import accumulation, backward, missing, scaled
+from lockstep.diagnose.between.layers import (
     attention,
-    backward,
-    batch_places,
-    batch_values,
-    batches,
-    clips,
     crops,
     dropout,
     elementwise,
-    feature_scales,
-    gradients,
-    layers,
     linear,
-    losses,
-    missing_gradients,
-    moments,
     norms,
+    other_layer,
     positions,
-    rates,
     rotary,
-    scaled_gradients,
     scores,
-    spectral_norms,
-    starts,
-    step_faults,
     streams,
-    updates,
 )
-from lockstep.diagnose.between.explanation import Explanation
+from lockstep.diagnose.between.losses import differences
 from lockstep.diagnose.between.pair import LoopPair
+from lockstep.diagnose.between.starts import draws, spectral_norms
+from lockstep.diagnose.between.steps import clips, moments, step_faults, updates
 
 __all__ = ["EXPLANATIONS", "Explain"]
 
@@ -53,22 +43,22 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
     "init": (
         spectral_norms.iterated_vectors,
         rotary.frequencies,
-        starts.moved_statistics,
-        starts.padding_row,
-        starts.constants,
-        starts.scaled_draw,
-        starts.wider_law,
-        starts.another_draw,
+        draws.moved_statistics,
+        draws.padding_row,
+        draws.constants,
+        draws.scaled_draw,
+        draws.wider_law,
+        draws.another_draw,
     ),
     "batch": (
-        batches.reordered,
-        batches.other_selection,
-        batch_values.renumbered,
-        batch_places.padded_otherwise,
-        batch_places.moved,
+        selections.reordered,
+        selections.other_selection,
+        values.renumbered,
+        places.padded_otherwise,
+        places.moved,
         feature_scales.rounded,
         feature_scales.affine,
-        batches.other_rows,
+        selections.other_rows,
     ),
     "forward": (
         positions.counted_from_elsewhere,
@@ -81,21 +71,21 @@ EXPLANATIONS: dict[str, tuple[Explain, ...]] = {
         norms.norms,
         streams.streams,
         streams.nothing,
-        layers.other_layer,
+        other_layer.other_layer,
     ),
-    "loss": (losses.losses_differ, crops.other_crop),
+    "loss": (differences.losses_differ, crops.other_crop),
     "gradients": (
-        gradients.not_cleared,
+        accumulation.not_cleared,
         backward.other_backward,
-        missing_gradients.without_gradient,
-        missing_gradients.rows_without_gradient,
+        missing.without_gradient,
+        missing.rows_without_gradient,
         backward.reversed_before,
-        gradients.accumulated_otherwise,
-        gradients.opposite,
-        scaled_gradients.scaled_by_whole,
-        scaled_gradients.clipped_when_recorded,
-        scaled_gradients.scaled_by_any,
-        scaled_gradients.decayed,
+        accumulation.accumulated_otherwise,
+        accumulation.opposite,
+        scaled.scaled_by_whole,
+        scaled.clipped_when_recorded,
+        scaled.scaled_by_any,
+        scaled.decayed,
     ),
     "clip": (clips.zero_by_zero, clips.left_out, clips.other_clip),
     "lr": (rates.explain_rates,),

@@ -1,0 +1,1 @@
+"""What one loop is fed beside the other."""

@@ -1,0 +1,1 @@
+"""What the gradients of one loop are of the other's."""

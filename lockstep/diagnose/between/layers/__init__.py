@@ -1,0 +1,1 @@
+"""What a layer of one loop computes beside the other's."""

@@ -1,0 +1,1 @@
+"""How one loop takes its loss beside the other."""

@@ -1,0 +1,1 @@
+"""What one loop starts from beside the other."""

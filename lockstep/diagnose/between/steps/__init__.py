@@ -1,0 +1,1 @@
+"""What one loop's optimizer does with its gradients beside the other's."""
