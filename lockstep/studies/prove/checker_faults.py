@@ -325,7 +325,7 @@ CHECKER_FAULTS = (
         _hiding(lambda a, b: np.isinf(a) | np.isinf(b)),
     ),
     CheckerFault(
-        "loose", "a relative tolerance of 1e-3", _with("lockstep.diagnose.compare.SEMANTICS", 1e-3)
+        "loose", "a relative tolerance of 1e-3", _with("lockstep.diagnose.gaps.SEMANTICS", 1e-3)
     ),
     CheckerFault(
         "absolute",
