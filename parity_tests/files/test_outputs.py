@@ -54,7 +54,7 @@ WRITERS = [
     (("recipe", "init"), "", "r.toml"),
     (("bless",), "--out", "gold"),
 ]
-FOLDERS = {"run", "converge"}
+FOLDERS = {"run", "converge", "repro"}
 """Commands whose --out is a folder. It never replaces another: it is numbered or refused."""
 Run = Callable[..., tuple[int, str]]
 

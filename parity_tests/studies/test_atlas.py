@@ -406,7 +406,8 @@ def test_a_figure_of_other_versions_is_not_overwritten() -> None:
 def test_every_page_names_the_versions_that_it_was_measured_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert {number for page in PAGES for number in page.measured["jax"]} == {"0.10.2"}
+    assert all(page.measured for page in PAGES)
+    assert {number for page in PAGES for number in page.measured.get("jax", ())} == {"0.10.2"}
     _, out, _ = atlas(capsys, "clip-gradient-at-the-bound")
     text = " ".join(out.split())
     assert "Measured torch 2.13.0 and 2.14.1, jax 0.10.2" in text

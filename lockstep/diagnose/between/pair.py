@@ -206,4 +206,7 @@ def array_name(stage: str, name: str, update: int) -> str:
 
 
 def _wide(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    """Floats in float64; flags and unsigned numbers as integers that can be subtracted."""
+    if array.dtype.kind == "f":
+        return array.astype(np.float64)
+    return array.astype(np.int64) if array.dtype.kind in "bu" else array

@@ -26,6 +26,8 @@ TOPICS = {
 }
 MOST_KERNELS = 40
 WIDE = Words("multiplies in", "full precision")
+MADE_OF_OTHERS = ("_orig", "_u", "_v", "_g", "original", "original0", "original1")
+"""Ends of the names of what a kernel is made of, as by a spectral or a weight normalisation."""
 TIED = ("embed", "wte", "token")
 
 
@@ -33,6 +35,8 @@ def linear(pair: LoopPair) -> Iterator[Explanation]:
     """That a linear layer uses another kernel, bias, factor or precision on either side."""
     place = place_of(pair) if pair.mine.name == "b" else None
     if place is None or place.mine.ndim < 2:
+        return
+    if any(name.endswith(MADE_OF_OTHERS) for name in place.own):
         return
     if not all(np.isfinite(target).all() for target in place.targets):
         return
