@@ -112,8 +112,9 @@ def _cause_at(
     held: list[_Held] = []
     tried: dict[str, float] = {}
     for side in (pair, pair.swapped):
+        left = set(_to_explain(side)) - explained
         for explanation in _explanations(side):
-            error, without = _residuals(side, explanation, explained)
+            error, without = _residuals(side, explanation, left, explained)
             if _holds(side, explanation, error, without):
                 held.append(_Held(side.mine.name, explanation, error, without))
             elif np.isfinite(error):
@@ -148,17 +149,17 @@ def _to_explain(pair: LoopPair) -> list[str]:
 
 
 def _residuals(
-    pair: LoopPair, explanation: Explanation, explained: set[str]
+    pair: LoopPair, explanation: Explanation, left: set[str], explained: set[str]
 ) -> tuple[float, float]:
-    """The relative error with an explanation and without it; infinite where it leaves out what
-    differs.
+    """The relative error with an explanation and without it; infinite where it leaves out any of
+    what is left to explain.
     """
     stage = explanation.stage or pair.first.stage
     update = pair.update if explanation.update is None else explanation.update
     mine = pair.mine.tensors(stage, update)
     other = pair.other.tensors(stage, update)
     predicted = explanation.predicted
-    must = set(_to_explain(pair)) - explained if not explanation.stage else set()
+    must = set() if explanation.stage else left
     if not predicted or (not explanation.is_part and not must <= predicted.keys()):
         return np.inf, np.inf
     if explanation.is_part and predicted.keys() <= explained:

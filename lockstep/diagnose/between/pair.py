@@ -137,6 +137,11 @@ class LoopPair:
         """The update at which they part, counted from 0; -1 before training."""
         return self.first.update
 
+    @cached_property
+    def memory(self) -> dict[str, Any]:
+        """What explanations have computed of both sides, for the next that asks."""
+        return {}
+
     @property
     def swapped(self) -> "LoopPair":
         """The same with the other side to explain."""

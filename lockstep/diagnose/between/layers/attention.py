@@ -27,7 +27,7 @@ from lockstep.diagnose.between.layers.attention_settings import (
     plain_settings,
 )
 from lockstep.diagnose.between.layers.heads import as_heads, merged
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.rotary import HALVES, PAIRS, rotated, usual_angles
 from lockstep.diagnose.between.layers.scores import NO_BIAS, TOPICS, is_masked, repeated, softmax
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
@@ -47,7 +47,7 @@ ALL_TOPICS = {
 
 def attention(pair: LoopPair) -> Iterator[Explanation]:
     """That two attentions differ in one respect, by what the layer after them gives."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or not 3 <= place.mine.ndim <= 4 or max(place.mine.shape[1:3]) > LONGEST:
         return
     for parts in parts_of(place):

@@ -20,7 +20,7 @@ PAGE = "dropout-left-on"
 def dropped(pair: LoopPair) -> Iterator[Explanation]:
     """That a side drops a share of what the other keeps, or that both drop other elements."""
     place = place_of(pair)
-    if place is None or not all(np.isfinite(target).all() for target in place.targets):
+    if place is None or not place.is_finite:
         return
     mine, other = pair.mine.name, pair.other.name
     drop = drop_between(place.mine, place.other, max(SAME, place.tolerance))

@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.numbers import number
@@ -41,10 +41,10 @@ Function = Callable[[Array], Array]
 
 def elementwise(pair: LoopPair) -> Iterator[Explanation]:
     """That a layer is another function of its elements on either side."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.size < FEWEST:
         return
-    if not all(np.isfinite(target).all() for target in place.targets):
+    if not place.is_finite:
         return
     for ways in (_functions, _gates):
         explanation = told_apart(pair, place, TOPICS, ways(place), IDEA)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
@@ -33,12 +33,12 @@ TIED = ("embed", "wte", "token")
 
 def linear(pair: LoopPair) -> Iterator[Explanation]:
     """That a linear layer uses another kernel, bias, factor or precision on either side."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.ndim < 2:
         return
     if any(name.endswith(MADE_OF_OTHERS) for name in place.own):
         return
-    if not all(np.isfinite(target).all() for target in place.targets):
+    if not place.is_finite:
         return
     explanation = told_apart(pair, place, TOPICS, _ways(place), IDEA)
     if explanation is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.diagnose.local.norms import likely_eps
@@ -57,10 +57,10 @@ class _Affine(NamedTuple):
 
 def norms(pair: LoopPair) -> Iterator[Explanation]:
     """That a layer normalises otherwise on either side."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.ndim < 2 or any(v.ndim > 1 for v in place.own.values()):
         return
-    if not all(np.isfinite(target).all() for target in place.targets):
+    if not place.is_finite:
         return
     explanation = told_apart(pair, place, TOPICS, _ways(place), IDEA)
     if explanation is None:

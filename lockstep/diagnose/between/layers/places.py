@@ -8,7 +8,7 @@ import numpy as np
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["Place", "gap", "place_of"]
+__all__ = ["Place", "contrast_of", "gap", "place_of"]
 
 MOST_ELEMENTS = 2**20
 """Elements of an output that is computed again, at most."""
@@ -46,6 +46,11 @@ class Place:
         """The outputs of both sides."""
         return self.mine, self.other
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether both sides' outputs hold numbers alone."""
+        return all(bool(np.isfinite(target).all()) for target in self.targets)
+
     def floats(self) -> Iterator[tuple[str, Array]]:
         """The inputs that hold finite numbers of floating point: the known one alone, if any."""
         if self.known:
@@ -64,8 +69,22 @@ class Place:
                 yield name, array
 
 
+def contrast_of(pair: LoopPair) -> Place | None:
+    """The layer for explanations that hold both sides' ways against one another, and so need be
+    asked for with b as `mine` alone; None with a.
+    """
+    return place_of(pair) if pair.mine.name == "b" else None
+
+
 def place_of(pair: LoopPair) -> Place | None:
     """The layer at which the loops part; None where its output is not recorded in one shape."""
+    if "place" not in pair.memory:
+        pair.memory["place"] = _place_of(pair)
+    place: Place | None = pair.memory["place"]
+    return place
+
+
+def _place_of(pair: LoopPair) -> Place | None:
     layer, update = pair.first.tensor, pair.update
     outputs, others = (side.tensors("forward", update) for side in (pair.mine, pair.other))
     mine, other = outputs.get(layer), others.get(layer)

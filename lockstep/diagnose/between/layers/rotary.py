@@ -14,7 +14,7 @@ import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.layers.heads import PLAIN, as_heads
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import Arrays, LoopPair
 from lockstep.diagnose.local.difference import likely
@@ -59,10 +59,10 @@ class _Angles(NamedTuple):
 
 def rotary(pair: LoopPair) -> Iterator[Explanation]:
     """That the two sides rotate other pairs, or by other angles."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.ndim < 3:
         return
-    if not all(np.isfinite(target).all() for target in place.targets):
+    if not place.is_finite:
         return
     explanation = told_apart(pair, place, TOPICS, _ways(place), IDEA)
     if explanation is None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.layers.heads import as_heads
 from lockstep.diagnose.between.layers.masks import is_unknown, mask_words, masks
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.numbers import number
@@ -56,7 +56,7 @@ class _Fit(NamedTuple):
 
 def scores(pair: LoopPair) -> Iterator[Explanation]:
     """That two attentions scale, mask or shift their scores otherwise, or norm other axes."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.ndim != 4:
         return
     for ways in (_ways_of_softmax, _ways):

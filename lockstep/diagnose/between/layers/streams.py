@@ -12,7 +12,7 @@ import numpy as np
 
 from lockstep.diagnose.between.explanation import Explanation
 from lockstep.diagnose.between.layers.lookups import lookups
-from lockstep.diagnose.between.layers.places import Place, gap, place_of
+from lockstep.diagnose.between.layers.places import Place, contrast_of, gap, place_of
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.diagnose.causes.precision import rounded_to
@@ -44,10 +44,10 @@ class _Term(NamedTuple):
 
 def streams(pair: LoopPair) -> Iterator[Explanation]:
     """That a sum has other terms, or other factors, on either side."""
-    place = place_of(pair) if pair.mine.name == "b" else None
+    place = contrast_of(pair)
     if place is None or place.mine.ndim < 2:
         return
-    if not all(np.isfinite(target).all() for target in place.targets):
+    if not place.is_finite:
         return
     terms = _terms(place)
     topics = {term.group: _topic(term) for term in terms}
