@@ -10,7 +10,15 @@ from lockstep.diagnose.local.layer_view import LayerView
 from lockstep.diagnose.local.windows import STRIDES, in_words, padded, pads_of, windows_of
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["CONVOLUTION", "OWN", "bias_of", "kernels_of", "turned"]
+__all__ = [
+    "CONVOLUTION",
+    "OWN",
+    "bias_of",
+    "input_and_kernel",
+    "setting_words",
+    "turned",
+    "with_bias",
+]
 
 DILATIONS = (1, 2, 3, 4)
 MODES = ("reflect", "edge", "wrap")
@@ -40,12 +48,40 @@ def kernels_of(view: LayerView) -> Iterator[Array]:
             yield array
 
 
+def input_and_kernel(view: LayerView, settings: Settings) -> tuple[Array, Array] | None:
+    """The input of these settings and the layer's kernel, as they were recorded; None where either
+    lacks, or where they have other numbers of axes.
+    """
+    x = view.inputs.get(str(settings["input"]))
+    kernel = next(kernels_of(view), None)
+    return None if x is None or kernel is None or x.ndim != kernel.ndim else (x, kernel)
+
+
+def with_bias(view: LayerView, y: Array, settings: Settings) -> Array | None:
+    """An output (B, C, ...) with the layer's bias, where the settings add one; None where they do
+    and the layer has none, or one of zeros.
+    """
+    if not settings["bias"]:
+        return y
+    bias = bias_of(view, y.shape[1])
+    return None if bias is None else y + bias.reshape(-1, *([1] * (y.ndim - 2)))
+
+
 def bias_of(view: LayerView, channels: int) -> Array | None:
     """The bias of a layer; None where it has none, or one of zeros."""
     for role, array in view.parameters.items():
         if "bias" in role and array.shape == (channels,) and array.any():
             return array
     return None
+
+
+def setting_words(name: str, value: Any) -> str:
+    """What a convolution of either kind does by a setting, in words."""
+    if name == "bias":
+        return "adds its bias" if value else "is without its bias"
+    if name == "turn":
+        return f"takes its kernel {value}"
+    return f"has a {name} of {value}"
 
 
 def turned(kernel: Array, turn: object) -> Array | None:
@@ -112,14 +148,8 @@ class _Convolution:
             return None
         groups = x.shape[1] // kernel_turned.shape[1]
         y = _convolved(x, kernel_turned, settings, groups)
-        if y is None:
-            return None
-        bias = bias_of(view, kernel.shape[0])
-        if settings["bias"]:
-            if bias is None:
-                return None
-            y = y + bias.reshape(-1, *([1] * (y.ndim - 2)))
-        return back(y, settings["layout"])
+        biased = None if y is None else with_bias(view, y, settings)
+        return None if biased is None else back(biased, settings["layout"])
 
     def words(self, layer: str, a: Settings, b: Settings) -> Words | None:
         """The settings that differ."""
@@ -136,11 +166,7 @@ def _words(name: str, value: Any) -> str:
         return f"pads {in_words(value)}"
     if name == "mode":
         return "pads with zeros" if value == "zeros" else f"pads {MODE_WORDS[value]}"
-    if name == "bias":
-        return "adds its bias" if value else "is without its bias"
-    if name == "turn":
-        return f"takes its kernel {value}"
-    return f"has a {name} of {value}"
+    return setting_words(name, value)
 
 
 def _are_even(pads: Any) -> bool:
@@ -166,10 +192,10 @@ def _frames(view: LayerView) -> Iterator[dict[str, Any]]:
 
 def _parts(view: LayerView, settings: Settings) -> tuple[Array, Array] | None:
     """The input (B, C, ...) and the kernel (out, in, ...) of these layouts."""
-    x = view.inputs.get(str(settings["input"]))
-    kernel = next(kernels_of(view), None)
-    if x is None or kernel is None or x.ndim != kernel.ndim:
+    recorded = input_and_kernel(view, settings)
+    if recorded is None:
         return None
+    x, kernel = recorded
     if settings["kernel"] == "last":
         kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
     x = spatial(x, settings["layout"])

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lockstep.diagnose.local.convolutions import TURNS, bias_of, kernels_of, turned
+from lockstep.diagnose.local.convolutions import (
+    TURNS,
+    input_and_kernel,
+    setting_words,
+    turned,
+    with_bias,
+)
 from lockstep.diagnose.local.forms import Settings, Words, back, side_by_side, spatial
 from lockstep.diagnose.local.layer_view import LayerView
 from lockstep.oracle.arithmetic import Array
@@ -58,12 +64,8 @@ class _TransposedConvolution:
         whole = _whole(x, kernel_turned, stride, dilation)
         lengths = spatial(view.output, settings["layout"]).shape[2:]
         y = _cropped(whole, starts, lengths)
-        bias = bias_of(view, kernel_turned.shape[1])
-        if settings["bias"]:
-            if bias is None:
-                return None
-            y = y + bias.reshape(-1, *([1] * (y.ndim - 2)))
-        return back(y, settings["layout"])
+        biased = with_bias(view, y, settings)
+        return None if biased is None else back(biased, settings["layout"])
 
     def words(self, layer: str, a: Settings, b: Settings) -> Words | None:
         """Another crop, or the settings that differ."""
@@ -79,11 +81,7 @@ class _TransposedConvolution:
 def _words(name: str, value: Any) -> str:
     if name == "start":
         return f"crops from {_place(value)}"
-    if name == "turn":
-        return f"takes its kernel {value}"
-    if name == "bias":
-        return "adds its bias" if value else "is without its bias"
-    return f"has a {name} of {value}"
+    return setting_words(name, value)
 
 
 def _shifted(layer: str, a: Any, b: Any) -> Words:
@@ -117,10 +115,10 @@ def _frames(view: LayerView) -> Iterator[dict[str, Any]]:
 
 def _parts(view: LayerView, settings: Settings) -> tuple[Array, Array] | None:
     """The input (B, C, ...) and the kernel (in, out, ...) of these layouts."""
-    x = view.inputs.get(str(settings["input"]))
-    kernel = next(kernels_of(view), None)
-    if x is None or kernel is None or x.ndim != kernel.ndim:
+    recorded = input_and_kernel(view, settings)
+    if recorded is None:
         return None
+    x, kernel = recorded
     kernel = np.moveaxis(kernel, AXES[str(settings["kernel"])], (0, 1))
     x = spatial(x, settings["layout"])
     return (x, kernel) if x.shape[1] == kernel.shape[0] else None

@@ -25,6 +25,7 @@ from lockstep.diagnose.causes.precision import rounded_to
 from lockstep.diagnose.causes.tensors import residual
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
+from lockstep.recipe import Optimizer
 
 __all__ = ["memory_of_another_kind", "of_another_gradient", "rounded_memory"]
 
@@ -386,14 +387,13 @@ def entered_gradients(pair: LoopPair, side: LoopSide, rule: StepRule, update: in
     return gradients
 
 
-def _shares(optimizer: object, slot: str, inputs: StepInputs) -> tuple[float | None, float]:
+def _shares(optimizer: Optimizer, slot: str, inputs: StepInputs) -> tuple[float | None, float]:
     """What a slot keeps of itself, and the share of the gradient that enters it."""
-    get = optimizer.get  # type: ignore[attr-defined] # of every optimizer
     if slot == "first":
-        beta = get("beta2") if get("name") == "lion" else get("beta1")
+        beta = optimizer.get("beta2" if optimizer.name == "lion" else "beta1")
         return beta, 0.0 if beta is None else 1 - beta
-    momentum = get("momentum")
+    momentum = optimizer.get("momentum")
     if slot == "mean":
         return momentum, 0.0 if momentum is None else 1 - momentum
-    dampening = (get("dampening") or 0.0) if inputs.memory else 0.0
+    dampening = (optimizer.get("dampening") or 0.0) if inputs.memory else 0.0
     return momentum, 1 - dampening

@@ -80,12 +80,12 @@ def follows_at(
     counted.
     """
     inputs = inputs_of(side, another) if another >= 0 else None
-    rates = side.series("lr", update), side.series("lr", another)
+    rate, other_rate = side.series("lr", update), side.series("lr", another)
     if inputs is None or not side.tensors("update", another):
         return True
-    if None not in rates and rates[0]:
-        times = rates[1] / rates[0]  # type: ignore[operator] # neither is None
-        rule = replace(rule, rates={name: times * rate for name, rate in rule.rates.items()})
+    if rate and other_rate is not None:
+        times = other_rate / rate
+        rule = replace(rule, rates={name: times * own for name, own in rule.rates.items()})
     if shift:
         inputs = replace(inputs, count=max(another + shift, 0), product_count=another)
     if remake(rule, inputs, exact) is None:
