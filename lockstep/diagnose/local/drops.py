@@ -70,9 +70,9 @@ def _is_random(kept: NDArray[np.bool_], is_counted: NDArray[np.bool_], other: Ar
         rest = tuple(place for place in range(other.ndim) if place != axis)
         count_s = is_counted.sum(axis=rest)
         off_s = (is_counted & ~kept).sum(axis=rest) - share * count_s
-        told = count_s > 0
-        squares = np.square(off_s[told]) / (share * (1 - share) * count_s[told])
-        if squares.sum() > told.sum() + CHANCE * np.sqrt(2 * told.sum()) + CHANCE**2:
+        is_filled_s = count_s > 0
+        squares = np.square(off_s[is_filled_s]) / (share * (1 - share) * count_s[is_filled_s])
+        if squares.sum() > is_filled_s.sum() + CHANCE * np.sqrt(2 * is_filled_s.sum()) + CHANCE**2:
             return False
     return True
 

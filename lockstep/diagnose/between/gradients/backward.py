@@ -95,15 +95,15 @@ def other_backward(pair: LoopPair) -> Iterator[Explanation]:
     bracket = _bracket(pair)
     if bracket is None or not _is_equal_before(pair):
         return
-    found = {}
+    routes = {}
     for side in (pair.mine, pair.other):
         path = path_to_loss(side, _order(pair), bracket.last, pair.update, pair.tolerance)
         shares = None if path is None else _shares(side, path, bracket.last, pair)
         if path is None or shares is None:
             return
-        found[side.name] = path, shares
-    words = _difference_in_words(found["a"][1], found["b"][1], found["a"][0])
-    path, shares = found[pair.mine.name]
+        routes[side.name] = path, shares
+    words = _difference_in_words(routes["a"][1], routes["b"][1], routes["a"][0])
+    path, shares = routes[pair.mine.name]
     if not words or np.allclose(slopes_of(path), 1.0) or _has_one_factor(pair):
         return  # where nothing lies between, or all is scaled, no step has another backward
     delta = _delta(path, shares)
@@ -115,14 +115,14 @@ def other_backward(pair: LoopPair) -> Iterator[Explanation]:
     if len(bracket.between) == 1:
         where = f"of {bracket.between[0]}, {where},"
     text = f"{BEGIN}the backward {where} differs"
-    kept = {name: array for name, array in predicted.items() if name in names}
+    explained = {name: array for name, array in predicted.items() if name in names}
     yield Explanation(
         "other-backward",
         f"{text} ({words})",
-        kept,
+        explained,
         IDEA,
         PAGE,
-        is_part=not set(names) <= kept.keys(),
+        is_part=not set(names) <= explained.keys(),
     )
 
 

@@ -100,17 +100,17 @@ def _computed(parts: Parts, setting: Setting) -> Iterator[Array]:
     if in_heads is None:
         return
     q, k, v = in_heads
-    seen = parts.seen.get(setting.mask)
-    if seen is None:  # a token that all examples together hold too many beside
+    is_seen = parts.seen.get(setting.mask)
+    if is_seen is None:  # a token that all examples together hold too many beside
         return
     plain = setting.scale * (q @ k.swapaxes(-1, -2))
     axis = {"keys": -1, "queries": -2, "heads": 1}[setting.axis.what.split(" ")[0]]
     if setting.bias != NO_BIAS:
         plain = plain + _alibi(*plain.shape[1:])
-    values = softmax(np.where(seen, plain, -np.inf), axis)
+    values = softmax(np.where(is_seen, plain, -np.inf), axis)
     if plain.shape == parts.place.mine.shape:
         for target in parts.place.targets:
-            yield np.where(seen, plain, np.where(is_masked(target), target, 0.0))
+            yield np.where(is_seen, plain, np.where(is_masked(target), target, 0.0))
     # a row that is masked whole is 0 where the mask is -inf and is mended, and uniform where it is
     # a finite number
     rows = [np.nan_to_num(values)]
@@ -185,15 +185,15 @@ def _turned(parts: Parts, x: Array, which: str) -> Array:
     """Heads (B, h, T, d) rotated as the words say."""
     pairing = HALVES if which.startswith(HALVES.what) else PAIRS
     begin = 1 if "from place 1" in which else 0
-    told = re.search(r"base (\S+?)(,|$)", which)
-    if told is None:
+    base = re.search(r"base (\S+?)(,|$)", which)
+    if base is None:
         if parts.table is None or 2 * parts.table.shape[1] > x.shape[-1]:
             return x
         angles = parts.table
         if begin and len(angles) > 1:
             angles = angles + (angles[1] - angles[0])
     else:
-        turn = usual_angles(2, x.shape[-1], float(told[1]))[1]
+        turn = usual_angles(2, x.shape[-1], float(base[1]))[1]
         angles = (np.arange(x.shape[2])[:, None] + begin) * turn
     return rotated(x, angles[: x.shape[2]], pairing)
 

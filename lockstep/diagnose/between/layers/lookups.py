@@ -43,20 +43,20 @@ def _is_own(table: Array, place: Place) -> bool:
 def _of_tokens(place: Place, name: str, table: Array) -> Iterator[tuple[str, str, Array]]:
     """The rows of tokens; of those beyond the table clipped or wrapped; those of padding as 0."""
     rows = len(table)
-    seen: set[bytes] = set()
+    tried: set[bytes] = set()
     for source, ids in place.integers():
         if ids.shape != place.mine.shape[:-1] or ids.dtype.kind == "b":
             continue
-        if ids.tobytes() in seen:
+        if ids.tobytes() in tried:
             continue
-        seen.add(ids.tobytes())
+        tried.add(ids.tobytes())
         whole = ids.astype(np.int64)
         words = f"rows of {name} by {source.rpartition('/')[2]}"
         if whole.min() >= 0 and whole.max() < rows:
             yield name, words, table[whole]
             for token in _zeroed(place, whole):
-                kept = (whole != token)[..., None]
-                yield name, f"{words}, those of token {token} as 0", table[whole] * kept
+                is_other = (whole != token)[..., None]
+                yield name, f"{words}, those of token {token} as 0", table[whole] * is_other
         else:
             yield name, f"{words}, clipped to the table", table[np.clip(whole, 0, rows - 1)]
             yield name, f"{words}, wrapped around the table", table[whole % rows]
@@ -94,14 +94,14 @@ def _of_places(place: Place, name: str, table: Array) -> Iterator[tuple[str, str
         if mask.shape != place.mine.shape[:-1] or mask.ndim != 2:
             continue
         values = set(np.unique(mask).tolist())
-        kept = mask == 1 if values == {0, 1} else mask != 0
-        if kept.all():
-            kept = mask != 1
-        if kept.all() or not kept.any():
+        is_token = mask == 1 if values == {0, 1} else mask != 0
+        if is_token.all():
+            is_token = mask != 1
+        if is_token.all() or not is_token.any():
             continue
-        counted = np.cumsum(kept, axis=1)
+        counted = np.cumsum(is_token, axis=1)
         for offset in (-1, 0, 1):
-            index = np.where(kept, counted + offset, max(offset, 0))
+            index = np.where(is_token, counted + offset, max(offset, 0))
             if index.min() >= 0 and index.max() < len(table):
                 short = source.rpartition("/")[2]
                 words = f"rows of {name} by place without padding ({short}), from {offset + 1} on"

@@ -72,14 +72,14 @@ def norms(pair: LoopPair) -> Iterator[Explanation]:
 def _ways(place: Place) -> Iterator[Way]:
     affines = list(_affines(place))
     for source, x in _inputs(place):
-        seen = False
+        fits = False
         for kind in _kinds(x.shape):
             for affine in affines:
                 for target in place.targets:
                     for way in _fitted(x, source, kind, affine, target):
-                        seen |= gap(way.array, target) <= place.tolerance
+                        fits |= gap(way.array, target) <= place.tolerance
                         yield way
-        if seen:
+        if fits:
             for affine in affines:
                 words = _knobs(source, NO_NORM, affine.words, 0.0, PLAIN_VARIANCE, INSIDE)
                 yield Way(words, affine.weight * x + affine.bias)

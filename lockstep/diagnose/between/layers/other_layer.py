@@ -46,10 +46,10 @@ def other_layer(pair: LoopPair) -> Iterator[Explanation]:
     layer = pair.first.tensor
     if pair.mine.name != "b":  # both forms are known or none is
         return
-    found = _forms(pair, layer)
-    if found is None:
+    contrast = _forms(pair, layer)
+    if contrast is None:
         return
-    views, forms, words = found
+    views, forms, words = contrast
     form = forms[pair.mine.name]
     predicted = form.kind.output(views[pair.mine.name], form.settings)
     recorded = pair.mine.tensors("forward", pair.update)[layer]
@@ -78,10 +78,10 @@ def _forms(
             if not forms:
                 return of_other_inputs
             words = _words(layer, *forms)
-            found = (views, dict(zip("ab", forms)), words) if words is not None else None
-            if found is None or forms[0].settings["input"] == forms[1].settings["input"]:
-                return found or of_other_inputs
-            of_other_inputs = of_other_inputs or found
+            contrast = (views, dict(zip("ab", forms)), words) if words is not None else None
+            if contrast is None or forms[0].settings["input"] == forms[1].settings["input"]:
+                return contrast or of_other_inputs
+            of_other_inputs = of_other_inputs or contrast
     return of_other_inputs
 
 

@@ -221,10 +221,10 @@ def _bias_words(bias: Array) -> Words:
     length, width = bias.shape[2:]
     distance = np.arange(width)[None, :] - np.arange(length)[:, None]
     for name, ramp in (("j - i", distance), ("-|i - j|", -np.abs(distance))):
-        told = bias[0] != 0
-        squares = (np.square(ramp) * told).sum(axis=(1, 2))
+        is_biased = bias[0] != 0
+        squares = (np.square(ramp) * is_biased).sum(axis=(1, 2))
         slope_h = (bias[0] * ramp).sum(axis=(1, 2)) / np.maximum(squares, 1)
-        left = np.where(told, bias[0] - slope_h[:, None, None] * ramp, 0.0)
+        left = np.where(is_biased, bias[0] - slope_h[:, None, None] * ramp, 0.0)
         if np.linalg.norm(left) <= EXACT * np.linalg.norm(bias):
             slopes = ", ".join(number(slope) for slope in slope_h[:4])
             return Words("adds", f"a bias of {name} times {slopes} by head (ALiBi)")

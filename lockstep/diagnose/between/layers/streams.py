@@ -121,11 +121,11 @@ def _ways(place: Place, terms: Sequence[_Term]) -> Iterator[Way]:
 
 def _plainest(terms: Sequence[_Term]) -> list[int]:
     """The places of the first few terms of each group."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     places: list[int] = []
     for place, term in enumerate(terms):
-        seen[term.group] = seen.get(term.group, 0) + 1
-        if seen[term.group] <= MOST_OF_GROUP:
+        counts[term.group] = counts.get(term.group, 0) + 1
+        if counts[term.group] <= MOST_OF_GROUP:
             places.append(place)
     return places
 

@@ -211,8 +211,8 @@ def _no_step(pair: LoopPair, rule: StepRule, inputs: StepInputs) -> Iterator[Exp
         return
     if pair.first.stage == "moments":
         text = f"{mine} takes no step at update {pair.update}{later}: its moments stay as they were"
-        kept = Remade(still, memory)
-        yield _explained(pair, "step-skipped", text, kept, idea, "step-skipped")
+        unmoved = Remade(still, memory)
+        yield _explained(pair, "step-skipped", text, unmoved, idea, "step-skipped")
         return
     text = f"{mine} takes no step at update {pair.update}{later}: no parameter moves"
     yield _explained(pair, "step-skipped", text, Remade(still, remade.memory), idea, "step-skipped")

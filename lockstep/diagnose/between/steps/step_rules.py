@@ -220,19 +220,19 @@ def _for_rule(
 ) -> dict[str, Array] | None:
     """A parameter's slots by the rule's names; None where one is missing."""
     needed = optimizer.slots(_rows(parameter).shape if parameter.ndim > 1 else parameter.shape)
-    found: dict[str, Array] = {}
+    own: dict[str, Array] = {}
     if "momentum_product" in needed:
-        found["momentum_product"] = slots.pop("momentum_product", np.array(product))
-    if not slots and (is_fresh or needed.keys() <= found.keys()):
-        return found
+        own["momentum_product"] = slots.pop("momentum_product", np.array(product))
+    if not slots and (is_fresh or needed.keys() <= own.keys()):
+        return own
     for slot in needed:
         names = (slot, *SAME_SLOTS.get(slot, ()))
         name = next((one for one in names if one in slots), None)
         if name is not None:
-            found[slot] = slots[name]
-        elif slot not in found:
+            own[slot] = slots[name]
+        elif slot not in own:
             return None
-    return found
+    return own
 
 
 def _product(rule: StepRule, optimizer: Optimizer, inputs: StepInputs) -> float:
