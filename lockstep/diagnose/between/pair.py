@@ -94,11 +94,6 @@ class LoopSide:
         return self.trace.header.get("read") or {}
 
     @cached_property
-    def modules(self) -> Mapping[str, Mapping[str, Any]]:
-        """Layer -> its class and plain hyperparameters, as far as they were read."""
-        return self.reading.get("modules") or {}
-
-    @cached_property
     def memory(self) -> dict[str, Any]:
         """What explanations have computed of this side, for the next that asks."""
         return {}

@@ -14,7 +14,7 @@ from lockstep.diagnose.local.forms import Kind, Settings, Words
 from lockstep.diagnose.local.layer_view import LayerView
 from lockstep.oracle.arithmetic import Array
 
-__all__ = ["NORMED_KERNEL"]
+__all__ = ["NORMED_KERNEL", "kernel_parts"]
 
 ITERATIONS = {
     "one power iteration": 1,
@@ -32,7 +32,7 @@ MOST_INNER = 40
 PAGE = "spectral-norm-start"
 
 
-class _Parts(NamedTuple):
+class KernelParts(NamedTuple):
     """A kernel (out, rest), its shape as it is kept, and its vectors u (out,) and v (rest,) or its
     sizes g (out,); None for what it has not.
     """
@@ -51,7 +51,7 @@ class _NormedKernel:
 
     def settings(self, view: LayerView) -> Iterator[Settings]:
         """One power iteration first, as of a training pass."""
-        parts = _parts(view)
+        parts = kernel_parts(view.nested)
         if parts is None:
             return
         ways = (ROWS, WHOLE, COLUMNS, NONE) if parts.u is None else (*ITERATIONS, EXACT, NONE)
@@ -66,7 +66,7 @@ class _NormedKernel:
 
     def output(self, view: LayerView, settings: Settings) -> Array | None:
         """What the layer gives with its normalised kernel."""
-        parts = _parts(view)
+        parts = kernel_parts(view.nested)
         inner = None if parts is None else _with_kernel(view, parts, str(settings["way"]))
         return None if inner is None else _kind_of(inner).output(inner, settings)
 
@@ -87,9 +87,8 @@ def _kind_of(view: LayerView) -> Kind:
     return LINEAR if any(array.ndim == 2 for array in view.parameters.values()) else CONVOLUTION
 
 
-def _parts(view: LayerView) -> _Parts | None:
-    """The kernel of a layer and what normalises it."""
-    arrays: Mapping[str, Array] = view.nested
+def kernel_parts(arrays: Mapping[str, Array]) -> KernelParts | None:
+    """The kernel among a layer's parameters and what normalises it; None where nothing does."""
     kernels = [array for array in arrays.values() if array.ndim >= 2]
     vectors = {name: array for name, array in arrays.items() if array.ndim == 1}
     u = next((array for name, array in vectors.items() if name.endswith("u")), None)
@@ -97,18 +96,18 @@ def _parts(view: LayerView) -> _Parts | None:
     if u is not None and v is not None and len(kernels) == 1:
         kernel = kernels[0]
         if kernel.shape[0] == len(u) and kernel.size == u.size * v.size:
-            return _Parts(kernel.reshape(len(u), -1), kernel.shape, u, v, None)
+            return KernelParts(kernel.reshape(len(u), -1), kernel.shape, u, v, None)
         return None
     sizes = [array for array in kernels if array.size == array.shape[0]]
     wholes = [array for array in kernels if array.size > array.shape[0]]
     if len(sizes) == 1 and len(wholes) == 1 and len(sizes[0]) == len(wholes[0]):
         kernel = wholes[0]
         flat = kernel.reshape(len(kernel), -1)
-        return _Parts(flat, kernel.shape, None, None, sizes[0].reshape(-1))
+        return KernelParts(flat, kernel.shape, None, None, sizes[0].reshape(-1))
     return None
 
 
-def _with_kernel(view: LayerView, parts: _Parts, way: str) -> LayerView | None:
+def _with_kernel(view: LayerView, parts: KernelParts, way: str) -> LayerView | None:
     """The layer with a kernel that is normalised already."""
     kernel = parts.kernel
     if parts.g is not None:
@@ -130,7 +129,7 @@ def _with_kernel(view: LayerView, parts: _Parts, way: str) -> LayerView | None:
     return replace(view, parameters={"kernel": kernel.reshape(parts.shape), **biases})
 
 
-def _sigma(parts: _Parts, way: str) -> float:
+def _sigma(parts: KernelParts, way: str) -> float:
     kernel, u, v = parts.kernel, parts.u, parts.v
     if way == EXACT or u is None or v is None:
         return float(np.linalg.norm(kernel, 2))

@@ -11,6 +11,7 @@ from lockstep.diagnose.between.layers.places import Place, contrast_of, gap
 from lockstep.diagnose.between.layers.ways import Topic, Way, Words, told_apart
 from lockstep.diagnose.between.pair import LoopPair
 from lockstep.diagnose.causes.precision import FORMATS, rounded_to
+from lockstep.diagnose.local.normed_kernels import kernel_parts
 from lockstep.numbers import number
 from lockstep.oracle.arithmetic import Array
 
@@ -26,8 +27,6 @@ TOPICS = {
 }
 MOST_KERNELS = 40
 WIDE = Words("multiplies in", "full precision")
-MADE_OF_OTHERS = ("_orig", "_u", "_v", "_g", "original", "original0", "original1")
-"""Ends of the names of what a kernel is made of, as by a spectral or a weight normalisation."""
 TIED = ("embed", "wte", "token")
 
 
@@ -36,7 +35,7 @@ def linear(pair: LoopPair) -> Iterator[Explanation]:
     place = contrast_of(pair)
     if place is None or place.mine.ndim < 2:
         return
-    if any(name.endswith(MADE_OF_OTHERS) for name in place.own):
+    if kernel_parts(place.own) is not None:  # its factor is that of the normalisation
         return
     if not place.is_finite:
         return

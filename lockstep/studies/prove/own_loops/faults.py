@@ -26,7 +26,6 @@ DTYPES: dict[str, dict[str, Any]] = {
 }
 """Precision -> the fields that a loop has in it."""
 ALL = ("transformer", "perceptron", "convolutional", "lstm", "gru")
-NETS = ("transformer", "perceptron")
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.1}
 EXACT = ("float32", "float64")
 STEP = "update parameters"
