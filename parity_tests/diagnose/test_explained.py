@@ -235,3 +235,56 @@ def test_a_gradient_that_the_optimizer_is_not_given_is_no_clip(tmp_path: Path) -
         cause = lockstep.diagnose(*sides).cause
         assert cause is not None
         assert (cause.key, "0.weight" in cause.text) == ("not-trained", True)
+
+
+class Clip(torch.autograd.Function):
+    """Half of the positive part, whose backward lets a share through elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, share: float) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.share = share
+        return torch.clamp(x, min=0.0) / 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * torch.where(x > 0, 0.5, ctx.share), None
+
+
+class Clipped(torch.nn.Module):
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = Clip.apply(x, self.share)
+        return result
+
+
+def test_a_layer_without_bias_before_a_loss_of_each_number(tmp_path: Path) -> None:
+    """The labels are as wide as the outputs: each number is a place of its own."""
+    paths = []
+    for side, share in (("a", 0.1), ("b", 0.0)):
+        torch.manual_seed(0)
+        lin = torch.nn.Linear(6, 3, bias=False, dtype=torch.float64)
+        model = torch.nn.Sequential()
+        model.add_module("lin", lin)
+        model.add_module("act", Clipped(share))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        path = tmp_path / f"{side}.trace"
+        with lockstep.Recorder(path, backend="torch") as recorder:
+            recorder.watch(model, optimizer)
+            for _ in range(2):
+                x = torch.randn(16, 6, dtype=torch.float64)
+                y = torch.randn(16, 3, dtype=torch.float64)
+                optimizer.zero_grad()
+                loss = torch.nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                optimizer.step()
+                recorder.update(batch={"x": x, "y": y}, loss=loss)
+        paths.append(path)
+    for sides in (paths, paths[::-1]):
+        cause = lockstep.diagnose(*sides).cause
+        assert cause is not None
+        assert (cause.key, "backward of act" in cause.text) == ("other-backward", True)

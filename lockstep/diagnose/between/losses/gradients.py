@@ -186,6 +186,8 @@ def _inputs(side: LoopSide, layer: LastLayer, places: Places, update: int) -> Ar
         if option.size // wide != outputs[layer.output].size // width or len(option) != rows:
             continue
         flat = option.reshape(rows, -1, wide)
+        if flat.shape[1] < used:  # each number of an output is a place of its own
+            continue
         if kernel is not None and _gives(flat, kernel, side, layer, update):
             return flat[:, :used]
     return None
